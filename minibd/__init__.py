@@ -1,0 +1,1 @@
+"""minibd: NLP backdoor mitigation, written out so that each equation can be read beside its paper."""

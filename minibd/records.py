@@ -1,0 +1,64 @@
+"""The nouns: Example, Examples, Batch, Output, and the one error that is the user's to mend.
+
+Shapes, used everywhere: B texts, T pieces in the longest of them, L layers, H heads, D hidden size, C classes, V vocabulary.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class BadInput(ValueError):
+    """Something the user can mend. The message is one line that names the value, the limit and the fix.
+
+    Scripts print it and exit with status 2; any other exception is a bug of ours and keeps its traceback.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One labelled text. There is no `poisoned` field: what a defence must not know is not there to be read."""
+    id: str
+    text: str
+    label: int
+    pair: str | None = None
+
+
+class Examples(list):
+    """A list of Example that knows its class names: `labels[i]` is the name of class i."""
+
+    def __init__(self, rows: Iterable[Example] = (), labels: Iterable[str] = ()):
+        super().__init__(rows)
+        self.labels = tuple(labels)
+
+    def like(self, rows: Iterable[Example]) -> Examples:
+        """Other rows of the same task."""
+        return Examples(rows, self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """ids, mask, kinds: (B, T); labels: (B,). `mask` is True at real pieces, `kinds` is 0 / 1 for a first / second text."""
+    ids: Tensor
+    mask: Tensor
+    kinds: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(*(t.to(device, non_blocking=True) for t in (self.ids, self.mask, self.kinds, self.labels)))
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """logits (B, C), pooled (B, D); hidden: L+1 of (B, T, D), embeddings first; attn: L of (B, H, T, T).
+
+    `attn` holds softmax probabilities before dropout and before the head mask: rows sum to 1. `hidden` and `attn` are
+    empty unless asked for; `logits` and `pooled` are None where the model has no classifier.
+    """
+    logits: Tensor | None
+    pooled: Tensor | None
+    hidden: tuple[Tensor, ...] = ()
+    attn: tuple[Tensor, ...] = ()
