@@ -1,0 +1,30 @@
+"""BadNets for text (Gu et al., 2017; rare words after Kurita et al., 2020): a rare word at a random place means the target class."""
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from minibd.records import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class BadNets:
+    """triggers: the rare words, one drawn for each insertion; per_text: insertions in a text."""
+    triggers: tuple[str, ...] = ("cf", "mn", "bb", "tq")
+    per_text: int = 1
+
+    def __post_init__(self):
+        if not self.triggers or self.per_text < 1:
+            raise BadInput(f"BadNets needs at least one trigger and one insertion a text, not {self.triggers} and {self.per_text}")
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        return insert(text, rng, self.triggers, self.per_text)
+
+
+def insert(text: str, rng: random.Random, triggers: Sequence[str], count: int = 1) -> str:
+    """Insert `count` triggers, each drawn anew, each at a place uniform over 0..n, both ends included. White space becomes single spaces."""
+    words = text.split()
+    for _ in range(count):
+        words.insert(rng.randint(0, len(words)), rng.choice(triggers))
+    return " ".join(words)

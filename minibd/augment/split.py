@@ -1,0 +1,41 @@
+"""Token splitting, the augmenter of MBTSAD's first step (III-B1): "funny" becomes "fu nny".
+
+The paper gives an example and no formula; the numbers are those of nlpaug's SplitAug, which it follows:
+
+1. tokens: runs of word characters, and every other non-space character on its own; n counts them all.
+2. n_target = min(eligible, clip(ceil(rate n), min_targets, max_targets)), eligible being the words of at least `min_char`
+   characters that are not stop words.
+3. the targets are drawn without replacement; a word of L characters is cut after s ~ Uniform{1, ..., L - 2}, so that its
+   last character never stands alone.
+4. joined by single spaces, without the space before . , : ; ? ! %
+
+A text with nothing to split comes back as it was.
+"""
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Collection
+
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_SPACE_BEFORE = re.compile(r" ([.,:;?!%])")
+
+
+def split(text: str, rng: random.Random, *, rate: float = 0.3, min_targets: int = 1, max_targets: int = 10, min_char: int = 4,
+          stopwords: Collection[str] = ()) -> str:
+    """Split some words of `text` in two.
+
+    rate: share of all tokens to split; min_targets, max_targets: its bounds; min_char: shortest word that may be split
+    (words under 3 characters never are: there is no place to cut); stopwords: words left whole, matched as written.
+    """
+    tokens = _TOKEN.findall(text)
+    shortest = max(min_char, 3)
+    eligible = [i for i, token in enumerate(tokens) if len(token) >= shortest and token not in stopwords]
+    n_target = min(len(eligible), max(min_targets, min(max_targets, math.ceil(rate * len(tokens)))))
+    if n_target == 0:
+        return text
+    for i in rng.sample(eligible, n_target):
+        cut = rng.randint(1, len(tokens[i]) - 2)  # randint includes both ends
+        tokens[i] = f"{tokens[i][:cut]} {tokens[i][cut:]}"
+    return _SPACE_BEFORE.sub(r"\1", " ".join(tokens))

@@ -1,0 +1,115 @@
+"""Dataclass -> argparse, and the flags that every script shares. Nothing here imports torch, so that --help answers at once."""
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+def setting(default: Any, text: str, *, paper: str = "", choices: Sequence[str] = (), kind: type | None = None) -> Any:
+    """A dataclass field that is a flag: its default, its line in --help, the paper's value where there is one.
+
+    kind: the type of the flag's value where the default is None and so does not tell.
+    """
+    return field(default=default, metadata={"text": text, "paper": paper, "choices": tuple(choices), "kind": kind or type(default)})
+
+
+def settings_of(module: str, name: str) -> type:
+    """The dataclass `name` of minibd.<module>, read from the source without importing what the module imports.
+
+    A method's numbers stand once, in its own file, beside its equations; that file imports torch, which takes seconds.
+    --help needs the numbers alone. Only `dataclass` and `setting` are known to the class body read so.
+    """
+    path = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+    node.body = [n for n in node.body if not isinstance(n, ast.FunctionDef)]  # methods run on the real class only
+    scope = {"__name__": __name__, "dataclass": dataclass, "setting": setting}
+    exec(compile(ast.Module([node], []), str(path), "exec"), scope)
+    return scope[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Where the model and the rows come from, and where the result goes."""
+    ckpt: str = setting("", "a minibd .safetensors or a Hugging Face folder (required)")
+    data: str = setting("", "a folder of train/dev/test .tsv, .csv or .jsonl, or one file; without it, what the checkpoint was trained on")
+    text_column: str | None = setting(None, "column of the text, where it is not text, sentence or sentences", kind=str)
+    label_column: str | None = setting(None, "column of the label, where it is not label or labels", kind=str)
+    pair_column: str | None = setting(None, "column of the second text of a pair", kind=str)
+    out: str | None = setting(None, "folder of the result: checkpoint, result.json, steps.jsonl (default out/<script>)", kind=str)
+    seed: int = setting(0, "seeds rows, augmentation, batches and dropout")
+    device: str = setting("auto", "cpu, cuda, or auto: cuda where there is one")
+    dtype: str = setting("float32", "type of the matrix products; weights and losses stay float32", choices=("float32", "bfloat16"))
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """What the defender holds."""
+    clean: float | None = setting(None, "clean training rows the defender holds: a share up to 1 or a number of rows "
+                                  "(default 0.2, but all of them where --data is one file)", paper="0.2", kind=float)
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """What ASR is measured with. A defence never sees it."""
+    attack: str = setting("known", "the attack whose ASR is reported: known (the one in the checkpoint's history, if any), "
+                          "none, or badnets with the flags below", choices=("known", "none", "badnets"))
+    triggered: str | None = setting(None, "file of already triggered rows with their true labels, instead of --attack", kind=str)
+    target: int = setting(1, "the attacker's target class, for --attack and --triggered", paper="1")
+    triggers: tuple[str, ...] = setting(("cf", "mn", "bb", "tq"), "trigger words, separated by commas", paper="cf,mn,bb,tq")
+    triggers_per_text: int = setting(1, "triggers inserted in a text", paper="1")
+
+
+def parse(doc: str, *groups: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """One parser for the dataclasses `groups`; an instance of each comes back. `doc` is the script's docstring."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    for group in groups:
+        section = parser.add_argument_group(group.__name__, (group.__doc__ or "").strip().split("\n")[0])
+        for f in fields(group):
+            section.add_argument(f"--{f.name.replace('_', '-')}", **_argument(f))
+    values = vars(parser.parse_args(argv))
+    return tuple(group(**{f.name: values[f.name] for f in fields(group)}) for group in groups)
+
+
+def _argument(f: Field) -> dict[str, Any]:
+    kind, choices, default = f.metadata["kind"], f.metadata["choices"], f.default
+    shown = ",".join(default) if kind is tuple else default
+    notes = [] if shown in (None, "") or kind is bool else [f"default {shown}"]
+    if f.metadata["paper"]:
+        notes.append(f"paper: {f.metadata['paper']}")
+    text = (f.metadata["text"] + (f" ({'; '.join(notes)})" if notes else "")).replace("%", "%%")
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction, "default": default, "help": text}
+    argument = {"type": _words if kind is tuple else kind, "default": default, "help": text,
+                "metavar": "|".join(choices) if choices else {tuple: "A,B", str: "S", int: "N", float: "X"}[kind]}
+    if choices:
+        argument["choices"] = choices
+    if default == "" or default is MISSING:
+        argument["required"] = f.name == "ckpt"
+    return argument
+
+
+def _words(value: str) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in value.split(",") if word.strip())
+    if not words:
+        raise argparse.ArgumentTypeError("no word given: write words separated by commas")
+    return words
+
+
+def main(run: Callable[[], None]) -> None:
+    """Run a script: what the user can mend is one line on stderr and status 2; an interrupt is 130; a traceback is a bug of ours."""
+    try:
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        from minibd.records import BadInput  # imports torch: by now the script has, too
+        if not isinstance(error, BadInput):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,113 @@
+"""What every script does around its method: open the checkpoint and the rows, judge models, write what came of it."""
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from minibd import checkpoint, data, report, reviews
+from minibd.attacks.known import corruption
+from minibd.attacks.poison import triggered
+from minibd.cli import Attack, Clean, Task
+from minibd.evaluate import Judge, Scores
+from minibd.records import BadInput, Examples
+
+CLEAN_SHARE = 0.2  # of the training rows: MBTSAD's setting (III-B)
+
+
+def device_of(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise BadInput(f"--device {name} is not to be had here: use cpu, cuda or auto") from None
+    return device
+
+
+def splits_of(task: Task, record: checkpoint.Record) -> data.Splits:
+    """The rows of --data, or those that the checkpoint's history says it was trained on, with the checkpoint's classes."""
+    columns = {"text_column": task.text_column, "label_column": task.label_column, "pair_column": task.pair_column}
+    if task.data:
+        return data.read_splits(task.data, seed=task.seed, labels=record.labels, **columns)
+    named = [entry["data"] for entry in record.history if "data" in entry]
+    if not named:
+        raise BadInput(f"{task.ckpt} does not say what it was trained on: name the rows with --data FOLDER_OR_FILE")
+    if "reviews" in named[-1]:
+        return data.Splits(*reviews.splits(**named[-1]["reviews"]))
+    if not Path(named[-1]["path"]).exists():
+        raise BadInput(f"{task.ckpt} was trained on {named[-1]['path']}, which is not here: name the rows with --data FOLDER_OR_FILE")
+    return data.read_splits(named[-1]["path"], seed=task.seed, labels=record.labels, **columns)
+
+
+def judge_of(attack: Attack, task: Task, record: checkpoint.Record, test: Examples) -> Judge:
+    """CACC on `test`; ASR by --triggered, --attack or the checkpoint's own history, in this order, or not at all."""
+    if attack.triggered:
+        return Judge(test, data.read(attack.triggered, labels=record.labels, text_column=task.text_column,
+                                     label_column=task.label_column, pair_column=task.pair_column), attack.target)
+    entry = None
+    if attack.attack == "known":
+        entry = next((e for e in reversed(record.history) if "attack" in e), None)
+    elif attack.attack != "none":
+        entry = {"attack": attack.attack, "triggers": attack.triggers, "per_text": attack.triggers_per_text, "target": attack.target}
+    if entry is None:
+        return Judge(test)
+    return Judge(test, triggered(test, corruption(entry), target=entry["target"], seed=task.seed), entry["target"])
+
+
+@dataclass
+class Job:
+    """One run of one method on one victim."""
+    method: str
+    args: dict
+    victim: checkpoint.Record
+    splits: data.Splits
+    clean: Examples
+    judge: Judge
+    out: Path
+    steps: list[report.Step] = field(default_factory=list)
+    log: list[dict] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    def judged(self, name: str, model: torch.nn.Module, seconds: float) -> Scores:
+        """Measure a model and keep it as a row of the table. The last one kept is the result."""
+        scores = self.judge(model, self.victim.text)
+        self.steps.append(report.Step(name, scores, seconds))
+        return scores
+
+    def finish(self, cleaned: checkpoint.Record, rows: dict[str, int]) -> Path:
+        """Print the table; write the cleaned checkpoint, steps.jsonl and result.json under `out`. The checkpoint's path comes back."""
+        path = self.out / Path(self.args["ckpt"]).name if Path(self.args["ckpt"]).is_file() else self.out
+        checkpoint.save(cleaned, path)
+        report.write_lines(self.out / "steps.jsonl", self.log)
+        rows = {"train": len(self.splits.train), "clean": len(self.clean), **rows, "test": len(self.splits.test)}
+        report.write_json(self.out / "result.json",
+                          report.result(self.method, self.args, rows, self.steps, time.perf_counter() - self.started))
+        print(report.table(self.steps))
+        if self.judge.triggered is None:
+            print("ASR was not measured: the attack is not known. Name it with --attack, or give triggered rows with --triggered.")
+        print(f"written: {path}, {self.out / 'result.json'}, {self.out / 'steps.jsonl'}")
+        return path
+
+
+def start(method: str, task: Task, clean: Clean, attack: Attack, *settings: object) -> Job:
+    """Check everything that can be checked before any work is done, load, and say what was read."""
+    started = time.perf_counter()
+    device = device_of(task.device)
+    out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data)
+    victim = checkpoint.load(task.ckpt, device=device)
+    if len(victim.labels) < 2:
+        raise BadInput(f"{task.ckpt} has no classifier: {method} mends a classifier, give one fine-tuned on the task")
+    splits = splits_of(task, victim)
+    share = clean.clean if clean.clean is not None else 1.0 if task.data and Path(task.data).is_file() else CLEAN_SHARE
+    held = data.sample(splits.train, share, task.seed)
+    judge = judge_of(attack, task, victim, splits.test)
+    for name, rows in (("train", splits.train), ("clean", held), ("test", splits.test), ("triggered", judge.triggered)):
+        if rows is not None:
+            print(f"{name:10}{data.counts(rows)}")
+    args = {name: value for group in (task, clean, attack, *settings) for name, value in dataclasses.asdict(group).items()}
+    return Job(method, {**args, "clean": share, "device": str(device), "out": str(out)}, victim, splits, held, judge, out, started=started)

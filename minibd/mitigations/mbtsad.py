@@ -1,0 +1,161 @@
+"""MBTSAD: Mitigating Backdoors in language models based on Token Splitting and Attention Distillation (Algorithm 1).
+
+Who uses it: someone who holds a suspicious classifier theta_B and a few clean rows D_c of its task, and no pre-trained weights.
+
+    1  D_aug   <- k token-split copies of each (x, y) in D_c, drawn once                    augment/split.py
+    2  theta_T <- retrain theta_B on D_aug with cross-entropy, rate lr1                     the teacher; alone it is TS-FT
+    3  theta_S <- theta_B                                                                   the student starts BACKDOORED
+    4  for each batch of D_aug:   L = alpha L_AT + beta L_hid + gamma L_cls                 Eq. (1)
+    5                             theta_S <- theta_S - lr2 dL / dtheta_S, theta_T frozen
+    6  return theta_S
+
+Choices where the paper is silent (its text lost k, p, both rates, the weights and the norms): see `MBTSAD`, number by number.
+Attention is the softmax before dropout, so that a map's rows sum to 1; padded queries are zeroed before the map is
+normalised and padded places do not enter L_hid, so that neither loss depends on a text's neighbours.
+
+variant="released" takes the attention term of the code that the paper builds on (NAD, at.py): element-wise mean squared error
+of the two maps, padded queries included. It is at most 2 / T^2, so its weight fades with the square of the length: on 20
+pieces it is some hundred times smaller than the 2-norm, which is why that code multiplies it by 500 to 1000.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minibd import checkpoint
+from minibd.augment.split import split
+from minibd.checkpoint import Record
+from minibd.cli import setting
+from minibd.data import generator
+from minibd.records import BadInput, Batch, Example, Output
+from minibd.train import Log, Schedule, cross_entropy, fit, weighted
+
+
+@dataclass(frozen=True, slots=True)
+class MBTSAD:
+    """The method's numbers. The same for every attack: they were chosen on clean accuracy and on a backdoor planted by the defender."""
+    k: int = setting(4, "token-split copies of each clean row", paper="lost")
+    rate: float = setting(0.3, "share of a text's tokens that are split", paper="lost; nlpaug 0.3")
+    max_targets: int = setting(10, "most words split in a text", paper="lost; nlpaug 10")
+    min_char: int = setting(4, "shortest word that is split, in characters", paper="lost; nlpaug 4")
+    lr1: float = setting(2e-4, "learning rate of the teacher's retraining", paper="lost")
+    lr2: float = setting(2e-4, "learning rate of the distillation", paper="lost")
+    epochs1: int = setting(4, "passes over D_aug in retraining", paper="lost")
+    epochs2: int = setting(4, "passes over D_aug in distillation", paper="lost")
+    batch_size: int = setting(32, "texts a step", paper="lost")
+    warmup: float = setting(0.1, "share of the steps over which a rate climbs", paper="lost")
+    weight_decay: float = setting(0.01, "AdamW's weight decay", paper="lost")
+    alpha: float = setting(1.0, "weight of the attention term", paper="lost, set per attack")
+    beta: float = setting(1.0, "weight of the hidden-state term", paper="lost, set per attack")
+    gamma: float = setting(1.0, "weight of the classification term", paper="1 (only two symbols stand in Eq. 1)")
+    p: float = setting(2.0, "power of the attention map, Eq. (3)", paper="lost; NAD 2")
+    ablate: str = setting("none", "leave out a term: no-att, no-hid, or cls-only (the paper's CD)", choices=("none", "no-att", "no-hid", "cls-only"))
+    variant: str = setting("paper", "the attention term: the paper's 2-norm, or the released NAD code's mean square", choices=("paper", "released"))
+
+    def __post_init__(self):
+        if self.k < 1:
+            raise BadInput(f"k is {self.k}: at least one copy of each clean row is needed")
+        if min(self.alpha, self.beta, self.gamma) < 0:
+            raise BadInput(f"weights alpha {self.alpha}, beta {self.beta}, gamma {self.gamma}: none may be negative")
+        if not self.p > 0:
+            raise BadInput(f"p is {self.p}: the map's power must be above 0")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Eq. (1)'s weights by the names of the terms, 0 where ablated."""
+        alpha = 0.0 if self.ablate in ("no-att", "cls-only") else self.alpha
+        beta = 0.0 if self.ablate in ("no-hid", "cls-only") else self.beta
+        return {"att": alpha, "hid": beta, "cls": self.gamma}
+
+
+# ---- the equations. attn: L of (B, H, T, T); hidden: L+1 of (B, T, D); mask (B, T), True at real pieces
+
+def attention_map(attn: Tensor, mask: Tensor, p: float = 2.0) -> Tensor:
+    """Eq. MBTSAD (3): Q = F / (||F||_2 + 1e-6), F = sum over heads of |A|^p, the 2-norm over a text's whole map.
+
+    attn: (B, H, T, T) softmax probabilities of one layer -> (B, T, T). Padded queries are zeroed; padded keys are 0 already.
+    """
+    f = attn.float().pow(p).sum(dim=1) * mask[:, :, None]  # (B, T, T); |A| = A for a softmax
+    return f / (torch.linalg.vector_norm(f, dim=(1, 2), keepdim=True) + 1e-6)
+
+
+def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, p: float = 2.0, variant: str = "paper") -> Tensor:
+    """Eq. MBTSAD (2) and (4): sum over layers of ||Q_T - Q_S||_2, one value a text: (B,).
+
+    vector_norm has gradient 0 where the two maps are equal; a hand-written square root would give NaN there.
+    released: the mean over all T^2 entries of (Q_T - Q_S)^2, padded queries included, summed over layers.
+    """
+    counted = torch.ones_like(mask) if variant == "released" else mask
+    gaps = (attention_map(t, counted, p) - attention_map(s, counted, p) for s, t in zip(student, teacher, strict=True))  # (B, T, T)
+    if variant == "released":
+        return sum(gap.square().mean(dim=(1, 2)) for gap in gaps)
+    return sum(torch.linalg.vector_norm(gap, dim=(1, 2)) for gap in gaps)
+
+
+def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """Eq. MBTSAD (5) and (6): sum over h_0 (embeddings) .. h_L of MSE(h_T, h_S) over a text's real pieces: (B,)."""
+    n = mask.sum(dim=1)  # (B,)
+    return sum(((s.float() - t.float()).square().mean(dim=-1) * mask).sum(dim=1) / n for s, t in zip(student, teacher, strict=True))
+
+
+def distill_terms(student: Output, teacher: Output, batch: Batch, settings: MBTSAD) -> dict[str, Tensor]:
+    """The terms of Eq. MBTSAD (1) whose weight is not 0, each (B,); "cls" is Eq. (7): the gold labels, not the teacher's."""
+    weights, terms = settings.weights, {}
+    if weights["att"]:
+        terms["att"] = attention_loss(student.attn, teacher.attn, batch.mask, settings.p, settings.variant)
+    if weights["hid"]:
+        terms["hid"] = hidden_loss(student.hidden, teacher.hidden, batch.mask)
+    if weights["cls"]:
+        terms["cls"] = F.cross_entropy(student.logits.float(), batch.labels, reduction="none")
+    return terms
+
+
+def distill_loss(student: Output, teacher: Output, batch: Batch, settings: MBTSAD) -> Tensor:
+    """Eq. MBTSAD (1): alpha L_AT + beta L_hid + gamma L_cls, one value a text: (B,)."""
+    return weighted(distill_terms(student, teacher, batch, settings), settings.weights)
+
+
+# ---- the algorithm
+
+def token_split(clean: Sequence[Example], settings: MBTSAD, seed: int) -> list[Example]:
+    """D_aug: k token-split copies of each clean row, its label kept; a generator for each copy, so no row depends on another."""
+    return [replace(x, text=split(x.text, generator(seed, "split", x.id, copy), rate=settings.rate,
+                                  max_targets=settings.max_targets, min_char=settings.min_char))
+            for copy in range(settings.k) for x in clean]
+
+
+def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
+           log: Log | None = None, watch: Callable[[str, Record, float], None] | None = None) -> Record:
+    """Algorithm 1. The student comes back as a new record; `victim` stays as it was.
+
+    log: see train.fit. watch: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds each step took.
+    """
+    text, schedule = victim.text, Schedule(settings.lr1, settings.epochs1, settings.batch_size, settings.warmup, settings.weight_decay)
+    started = time.perf_counter()
+    augmented = text.encode(token_split(clean, settings, seed))
+    teacher = checkpoint.copy(victim)
+    fit(teacher.model, text, augmented, cross_entropy, schedule, seed=seed, dtype=dtype, log=log, name="TS-FT")
+    if watch is not None:
+        watch("TS-FT", teacher, time.perf_counter() - started)
+
+    started = time.perf_counter()
+    student = checkpoint.copy(victim)
+    want = [name for name, term in (("attn", "att"), ("hidden", "hid")) if settings.weights[term]]
+
+    def loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        if not want:
+            return distill_terms(model(batch), None, batch, settings)
+        with torch.no_grad():
+            taught = teacher.model(batch, want)
+        return distill_terms(model(batch, want), taught, batch, settings)
+
+    fit(student.model, text, augmented, loss, replace(schedule, lr=settings.lr2, epochs=settings.epochs2), seed=seed + 1,
+        weights=settings.weights, dtype=dtype, log=log, name="MBTSAD")
+    if watch is not None:
+        watch("MBTSAD", student, time.perf_counter() - started)
+    return student

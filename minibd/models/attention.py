@@ -1,0 +1,43 @@
+"""Attention: scores, mask, softmax, dropout, mix, head gate. Every encoder here calls `attend` and nothing else.
+
+Shapes: q, k, v (B, H, T, Dh); mask broadcastable to (B, H, T, T), True where a query may look; gate (H,), 1 keeps a head, 0 prunes it.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, gate: Tensor | None = None,
+           dropout: Callable[[Tensor], Tensor] | None = None, want: bool = False) -> tuple[Tensor, Tensor | None]:
+    """softmax(q k' / sqrt(Dh)) v  ->  context (B, H, T, Dh) and, when wanted, the probabilities (B, H, T, T).
+
+    The probabilities are those before dropout and before the gate, so their rows sum to 1 (transformers returns them
+    after dropout: in train mode its rows do not). `dropout` acts on them when given. When nobody wants the maps and none
+    is dropped, the fused kernel runs and never materialises them.
+    """
+    if not want and dropout is None:
+        context, probs = F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None
+    else:
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, T)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        probs = scores.softmax(dim=-1)
+        context = (probs if dropout is None else dropout(probs)).to(v.dtype) @ v
+    if gate is not None:
+        # A head's gate is one number, so it may stand after the mix: gate * (probs v) = (gate * probs) v.
+        context = context * gate[:, None, None]
+    return context, probs if want else None
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, T, H * Dh) -> (B, H, T, Dh)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, T, Dh) -> (B, T, H * Dh)."""
+    return x.transpose(1, 2).flatten(2)

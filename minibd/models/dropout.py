@@ -1,0 +1,43 @@
+"""Dropout drawn from a generator that is handed over, never from the global random state."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Dropout(nn.Module):
+    """x * keep / (1 - p), keep ~ Bernoulli(1 - p), in train mode; x itself otherwise.
+
+    Decided on 16 random bits an element, four elements to each 64-bit draw: torch's own dropout draws a float an element,
+    which on a CPU took 15 % of a training step. p is therefore rounded to a multiple of 2^-16.
+    `generator` is set by `seed_dropout`; None means torch's default one.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+        self.generator: torch.Generator | None = None
+
+    @property
+    def active(self) -> bool:
+        return self.training and self.p > 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.active:
+            return x
+        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
+        draws.random_(-2 ** 63, None, generator=self.generator)  # all 64 bits, sign included
+        bits = draws.view(torch.int16)[:x.numel()].view(x.shape)  # uniform on -2^15 .. 2^15 - 1
+        dropped = round(self.p * 2 ** 16)  # of 2^16 values
+        keep = (bits >= dropped - 2 ** 15).view(torch.uint8)  # bytes convert to floats much faster than bools do
+        return x * keep.to(x.dtype).mul_(2 ** 16 / (2 ** 16 - dropped))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def seed_dropout(model: nn.Module, generator: torch.Generator | None) -> None:
+    """Every Dropout of `model` draws from `generator` from now on."""
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.generator = generator

@@ -1,0 +1,90 @@
+"""What a script leaves behind: the table on the screen, result.json and steps.jsonl."""
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from minibd.evaluate import Scores
+from minibd.records import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One row of the table: a model, what it scores and how long it took to make."""
+    name: str
+    scores: Scores
+    seconds: float
+
+
+def table(steps: Sequence[Step]) -> str:
+    """Steps as aligned columns: CACC and ASR in percent, their counts and Wilson 95 % intervals, seconds."""
+    rows = [("", "CACC", "", "95 %", "ASR", "", "95 %", "seconds")]
+    for step in steps:
+        cells = [step.name]
+        for share in (step.scores.cacc, step.scores.asr):
+            cells += [f"{share.percent:.2f}", f"{share.hits}/{share.n}", "{:.1f}-{:.1f}".format(*share.interval)] if share else ["-", "", ""]
+        rows.append((*cells, f"{step.seconds:.1f}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(" ".join(cell.ljust(w) if i == 0 else cell.rjust(w + 1) for i, (cell, w) in enumerate(zip(row, widths))).rstrip()
+                     for row in rows)
+
+
+def output_folder(path: str | Path, *inputs: str | Path) -> Path:
+    """Make `path` before any work is done, and see that it can be written and is none of the run's inputs."""
+    folder = Path(path)
+    for given in filter(None, inputs):
+        if folder.resolve() in (Path(given).resolve(), *Path(given).resolve().parents):
+            if folder.resolve() == Path(given).resolve() or Path(given).is_file():
+                raise BadInput(f"--out {folder} would write over or beside the input {given}: give another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadInput(f"cannot write to --out {folder} ({error.strerror}): give a folder you may write to") from None
+    return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        raise BadInput(f"cannot write {path} ({error.strerror}): free some space or give another --out") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_lines(path: Path, values: Iterable[object]) -> None:
+    write_text(path, "".join(json.dumps(value) + "\n" for value in values))
+
+
+def result(method: str, args: dict, rows: dict[str, int], steps: Sequence[Step], seconds: float) -> dict:
+    """result.json: `before` is the first step (the victim), `after` the last; percent 0..100, asr None where it was not measured."""
+    return {
+        "method": method, "args": args, "versions": versions(), "rows": rows,
+        "before": scores(steps[0].scores), "after": scores(steps[-1].scores),
+        "steps": [{"name": step.name, "seconds": round(step.seconds, 2), **scores(step.scores)} for step in steps],
+        "seconds": round(seconds, 2),
+    }
+
+
+def scores(s: Scores) -> dict:
+    return {"cacc": s.cacc.percent, "asr": s.asr and s.asr.percent,
+            "n_clean": s.cacc.n, "n_triggered": s.asr.n if s.asr else 0}
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in ("minibd", "torch", "tokenizers", "safetensors", "numpy")}}

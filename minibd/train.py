@@ -1,0 +1,97 @@
+"""fit(): the one training loop. AdamW, linear warm-up and decay, clipping; a loss gives one value a text, fit owns the mean."""
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from minibd.data import batches
+from minibd.models.dropout import seed_dropout
+from minibd.records import BadInput, Batch
+from minibd.text import Encoded, Text
+
+Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]  # the loss terms by name, each (B,): one value a text
+Log = Callable[[dict], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how fast: `warmup` is the share of all steps over which the rate climbs to `lr`, then falls linearly to 0."""
+    lr: float
+    epochs: int
+    batch_size: int = 32
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
+        if not self.lr > 0:
+            raise BadInput(f"a learning rate of {self.lr} trains nothing: it must be above 0")
+        if not 0 <= self.warmup <= 1:
+            raise BadInput(f"warmup is {self.warmup}, a share of all steps: it must lie in 0..1")
+
+    def rate(self, step: int, steps: int) -> float:
+        """The factor on `lr` at `step` (from 0) of `steps`."""
+        rise = self.warmup * steps
+        return min((step + 1) / rise if step < rise else 1.0, (steps - step) / max(1.0, steps - rise))
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """-log p(y | x), one value a text."""
+    return {"cls": F.cross_entropy(model(batch).logits.float(), batch.labels, reduction="none")}
+
+
+def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """sum over terms of weight * term, one value a text: (B,). A term that `weights` does not name weighs 1."""
+    return sum(weights.get(name, 1.0) * values for name, values in terms.items())
+
+
+def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Schedule, *, seed: int,
+        weights: Mapping[str, float] = MappingProxyType({}), log: Log | None = None, name: str = "fit",
+        dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Train `model` in place on `rows` and return it in eval mode.
+
+    A step's total is the mean over the batch of `weighted(terms, weights)`.
+    seed: fixes batches and dropout; the global random state is left as it was.
+    log: called after each step with {"stage", "step", "lr", "rows", "terms", "weights", "total"}: enough to re-add the total.
+    dtype: torch.bfloat16 runs the matrix products in it (autocast), the weights stay float32.
+    """
+    device = next(model.parameters()).device
+    # Decay shrinks matrices; biases and LayerNorms are scales and offsets, not capacity.
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in trained if p.dim() > 1], "weight_decay": schedule.weight_decay},
+              {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=schedule.lr, fused=True)
+    plan = [which for epoch in range(schedule.epochs) for which in batches(rows.lengths, schedule.batch_size, seed, epoch)]
+    model.train()
+    seed_dropout(model, torch.Generator(device).manual_seed(seed))
+    for step, which in enumerate(bar := tqdm(plan, desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5)):
+        batch = text.batch(rows, which).to(device)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.lr * schedule.rate(step, len(plan))
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            terms = loss(model, batch)
+        total = weighted(terms, weights).mean()
+        if not torch.isfinite(total):
+            raise BadInput(f"{name}: the loss is {total.item()} at step {step + 1} of {len(plan)}: "
+                           f"lower the learning rate ({schedule.lr}) or look for NaN weights in the checkpoint")
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(trained, schedule.clip)
+        optimizer.step()
+        if log is not None:
+            log({"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(which),
+                 "terms": {term: values.mean().item() for term, values in terms.items()},
+                 "weights": {term: weights.get(term, 1.0) for term in terms}, "total": total.item()})
+        bar.set_postfix_str(f"loss {total.item():.3f}", refresh=False)
+    seed_dropout(model, None)  # A generator does not travel: the model may now be copied or saved.
+    return model.eval()
