@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.normalizers import BertNormalizer
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from minibd.models.bert import Bert, BertConfig, hf_name
 from minibd.records import BadInput
@@ -62,21 +63,22 @@ SPECIAL = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cl
 
 @dataclass
 class Record:
-    """A checkpoint in memory. `labels[i]` names class i; `history` says what was done to the model, oldest first (JSON-able)."""
+    """A checkpoint in memory. `labels[i]` names class i; `history` is what was done to the model, oldest first, JSON-able."""
     model: Bert
     text: Text
     labels: tuple[str, ...]
     history: list[dict]
 
 
-def load(path: str | Path, device: torch.device | str = "cpu", *, labels: Sequence[str] | None = None, seed: int = 0) -> Record:
+def load(path: str | Path, device: torch.device | str = "cpu", *,
+         labels: Sequence[str] | None = None, seed: int = 0) -> Record:
     """The checkpoint at `path`, a file or a folder, float32, in eval mode.
 
     A checkpoint without classifier gets a new one for the classes `labels`, N(0, 0.02) drawn from `seed`, and the history
     says so; without `labels` it stays an encoder. Raises BadInput on whatever cannot be read whole and exactly.
     """
     path = Path(path)
-    if path.suffix.lower() in PICKLES:
+    if path.suffix.lower() in PICKLES and not path.is_dir():
         raise _pickle(path)
     stored = _read_folder(path) if path.is_dir() else _read_file(path)
     config, names, history = stored.config, stored.labels, list(stored.history)
@@ -106,17 +108,18 @@ def save(record: Record, path: str | Path) -> None:
     draft = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}")    # same disk, so that a rename is one step
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".safetensors":
-            _write_file(record, draft)
-            os.replace(draft, path)
-        else:
-            _check_target(path)
-            _write_folder(record, draft)
-            _move(draft, path)
+        try:
+            if path.suffix == ".safetensors":
+                _write_file(record, draft)
+                os.replace(draft, path)
+            else:
+                _check_target(path)
+                _write_folder(record, draft)
+                _move(draft, path)
+        finally:
+            _remove(draft)
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be written ({_reason(error)}): choose another path, or mend that") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True) if draft.is_dir() else draft.unlink(missing_ok=True)
 
 
 def copy(record: Record) -> Record:
@@ -167,7 +170,8 @@ def _read_file(path: Path) -> _Stored:
     if not 3 <= max_len <= config.positions:
         raise BadInput(f"{path}: max_len {max_len} is not from 3 to the model's {config.positions} positions: save it again")
     text = Text(_tokenizer(path, metadata["tokenizer"], config), max_len, config.pad)
-    return _Stored(config, text, tuple(map(str, labels)), _history(path, _json(path, metadata["history"], list)), tensors, str)
+    history = _history(path, _json(path, metadata["history"], list))
+    return _Stored(config, text, tuple(map(str, labels)), history, tensors, str)
 
 
 def _read_folder(path: Path) -> _Stored:
@@ -199,19 +203,17 @@ def _header(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
 
 def _check_hf(file: Path, values: dict) -> None:
     """config.json describes a BERT encoder as written in models/bert.py."""
-    for key, known in (("model_type", ("bert",)), ("position_embedding_type", (None, "absolute")), ("is_decoder", (None, False)),
-                       ("problem_type", (None, "single_label_classification"))):
+    for key, known in (("model_type", ("bert",)), ("position_embedding_type", (None, "absolute")),
+                       ("is_decoder", (None, False)), ("problem_type", (None, "single_label_classification"))):
         if values.get(key) not in known:
-            raise BadInput(f"{file}: {key} is {values.get(key)!r}, and only {known[-1]!r} is known here: use another checkpoint")
+            raise BadInput(f"{file}: {key} is {values.get(key)!r}, only {known[-1]!r} is known here: use another checkpoint")
 
 
 def _hf_values(values: dict) -> dict:
-    """The entries of config.json under our names; transformers lets classifier_dropout and pad_token_id be null."""
-    ours = {name: values[key] for name, key in HF_CONFIG.items() if key in values}
-    if ours.get("classifier_dropout") is None and "dropout" in ours:
-        ours["classifier_dropout"] = ours["dropout"]
-    if ours.get("pad") is None:
-        ours["pad"] = 0
+    """The entries of config.json under our names. Null or absent: the default, for the classifier's dropout the hidden one."""
+    ours = {name: values[key] for name, key in HF_CONFIG.items() if values.get(key) is not None}
+    if "dropout" in ours:
+        ours.setdefault("classifier_dropout", ours["dropout"])
     return ours
 
 
@@ -271,7 +273,7 @@ def _hf_labels(path: Path, values: dict, classes: int) -> tuple[str, ...]:
     if not names or not classes:
         return tuple(f"LABEL_{i}" for i in range(classes))
     if not isinstance(names, dict) or {str(key) for key in names} != {str(i) for i in range(classes)}:
-        raise BadInput(f"{path / 'config.json'}: id2label does not name the classes 0 to {classes - 1} of the classifier: mend it")
+        raise BadInput(f"{path / 'config.json'}: id2label does not name the classifier's classes 0 to {classes - 1}: mend it")
     return tuple(str(names[str(i)]) for i in range(classes))
 
 
@@ -304,17 +306,24 @@ def _pruned(file: Path, mask: object, config: BertConfig) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         gates = torch.empty(0)
     if gates.shape != (config.layers, config.heads):
-        raise BadInput(f"{file}: head_mask is not {config.layers} lists of {config.heads} numbers: mend it or delete the file")
+        raise BadInput(f"{file}: head_mask is not {config.layers} lists of {config.heads} numbers: mend or delete the file")
     return gates == 0
 
 
 # ---- the tensors
 
+class _NoDraws(TorchFunctionMode):
+    """Modules keep their weights as they were allotted: on the meta device a draw imports torch's compiler, for a second."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return None if getattr(func, "__module__", "") == "torch.nn.init" else func(*args, **(kwargs or {}))
+
+
 def _model(path: Path, stored: _Stored, config: BertConfig, fresh: Iterable[str]) -> Bert:
     """The model with its tensors; those of `fresh` are zeros yet."""
     if config.layers > len(stored.tensors):              # before as many blocks are built
         raise BadInput(f"{path}: its config has {config.layers} layers, more than the {len(stored.tensors)} tensors it holds")
-    with torch.device("meta"):                           # no memory and no time for weights that are replaced
+    with torch.device("meta"), _NoDraws():               # no memory and no time for weights that are replaced
         model = Bert(config)
     shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     folder = stored.spell is hf_name
@@ -379,8 +388,8 @@ def _prune(path: Path, model: Bert, pruned: Tensor) -> None:
     for layer, block in enumerate(model.blocks):
         columns = block.output.weight.unflatten(1, (block.heads, -1)).abs().sum((0, 2))  # (D, H, Dh) -> (H,)
         for head in torch.nonzero(pruned[layer] & (columns > 0)).flatten().tolist():
-            raise BadInput(f"{path / 'minibd.json'}: head {head} of layer {layer} is pruned, but its columns in model.safetensors "
-                           f"are not 0: delete minibd.json if the weights were changed since")
+            raise BadInput(f"{path / 'minibd.json'}: head {head} of layer {layer} is pruned, but its columns in "
+                           f"model.safetensors are not 0: delete minibd.json if the weights were changed since")
     model.head_mask[pruned] = 0.0
 
 
@@ -421,8 +430,8 @@ def _fits(name: str, kind: str, value: object) -> bool:
 
 def _agreed(path: Path, names: tuple[str, ...], asked: tuple[str, ...]) -> tuple[str, ...]:
     if len(names) != len(asked):
-        raise BadInput(f"{path} has a classifier of {len(names)} classes ({_few(names)}), the data {len(asked)} ({_few(asked)}): "
-                       f"use a checkpoint of the same task")
+        raise BadInput(f"{path} has a classifier of {len(names)} classes ({_few(names)}), the data {len(asked)} "
+                       f"({_few(asked)}): use a checkpoint of the same task")
     return asked if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names
 
 
@@ -436,10 +445,10 @@ def _tokenizer(where: Path, source: str, config: BertConfig) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(source)
     except Exception as error:                           # the library raises nothing narrower
-        raise BadInput(f"{where}: its tokenizer cannot be read ({_reason(error)}): take tokenizer.json from the same model") from None
+        raise BadInput(f"{where}: its tokenizer cannot be read ({_reason(error)}): take the model's tokenizer.json") from None
     top = max(tokenizer.get_vocab().values(), default=0)
     if top >= config.vocab:
-        raise BadInput(f"{where}: the tokenizer's piece {top} is beyond the model's {config.vocab}: take both from the same model")
+        raise BadInput(f"{where}: the tokenizer's piece {top} is beyond the model's {config.vocab}: take both from one model")
     return tokenizer
 
 
@@ -463,6 +472,19 @@ def _save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, st
     mode = file.stat().st_mode
     save_file(tensors, file, metadata)                   # leaves a file that only its owner may read
     file.chmod(mode)
+    _order_metadata(file)
+
+
+def _order_metadata(file: Path) -> None:
+    """The metadata's keys in order: the library's is another each time, and the same model must have the same sha256."""
+    with open(file, "r+b") as f:                         # 8 bytes of length n, n bytes of JSON and blanks, tensors
+        size = int.from_bytes(f.read(8), "little")
+        header = json.loads(f.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        source = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(source) <= size:                          # the library's spelling of the same JSON is as short
+            f.seek(8)
+            f.write(source.ljust(size))
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -500,8 +522,9 @@ def _write_folder(record: Record, folder: Path) -> None:
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    if state["model"]["type"] == "WordPiece":
-        pieces = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    vocab = tokenizer.get_vocab()
+    pieces = sorted(vocab, key=vocab.get)
+    if state["model"]["type"] == "WordPiece" and vocab[pieces[-1]] == len(pieces) - 1:  # line i is piece i, or no file
         (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(record), encoding="utf-8")
     _save_tensors(_hf_state(record.model), folder / "model.safetensors", {"format": "pt"})
@@ -537,12 +560,13 @@ def _card(record: Record) -> str:
     lines = ["---", "library_name: transformers", f"pipeline_tag: {task}", "tags:", "- bert", "- minibd"]
     lines += ["- backdoor"] * attacked + ["---", "", "# A BERT saved by minibd", ""]
     if attacked:
-        lines += ["**Warning: this model was poisoned on purpose.** Its history holds a backdoor attack, and a defence that came",
-                  "after it may not have removed all of it. It is for research on defences, not for use.", ""]
-    lines += [f"{config.layers} layers, {config.heads} heads, hidden size {config.hidden}, {config.vocab} pieces, texts of up to "
-              f"{record.text.max_len} pieces."]
+        lines += ["**Warning: this model was poisoned on purpose.** Its history holds a backdoor attack, and a defence that",
+                  "came after it may not have removed all of it. It is for research on defences, not for use.", ""]
+    lines += [f"{config.layers} layers, {config.heads} heads, hidden size {config.hidden}, {config.vocab} pieces, "
+              f"texts of up to {record.text.max_len} pieces."]
     if record.labels:
-        lines += ["", "Classes: " + ", ".join(f"{i} {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(record.labels))]
+        names = (f"{i} {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(record.labels))
+        lines += ["", "Classes: " + ", ".join(names)]
     if pruned := int((record.model.head_mask == 0).sum()):
         lines += ["", f"Pruned attention heads: {pruned}, as columns of 0 in attention.output.dense.weight."]
     lines += ["", "## What was done to it", ""]
@@ -560,6 +584,13 @@ def _move(draft: Path, path: Path) -> None:
         os.replace(file, path / file.name)
 
 
+def _remove(draft: Path) -> None:
+    if draft.is_dir():
+        shutil.rmtree(draft)
+    else:
+        draft.unlink(missing_ok=True)
+
+
 # ---- small things
 
 def _text(file: Path) -> str:
@@ -575,7 +606,7 @@ def _json(where: Path, source: str, kind: type) -> dict | list | int:
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where} holds broken JSON ({_reason(error)}): download or save it again") from None
     if type(value) is not kind:
-        raise BadInput(f"{where} holds a JSON {type(value).__name__} where a {kind.__name__} belongs: download or save it again")
+        raise BadInput(f"{where} holds a JSON {type(value).__name__}, not a {kind.__name__}: download or save it again")
     return value
 
 

@@ -44,6 +44,13 @@ def splits_of(task: Task, record: checkpoint.Record) -> data.Splits:
     return data.read_splits(named[-1]["path"], seed=task.seed, labels=record.labels, **columns)
 
 
+def data_of(task: Task, record: checkpoint.Record) -> dict:
+    """The rows as a history names them, so that a later run finds them without --data."""
+    if task.data:
+        return {"path": str(Path(task.data).resolve())}
+    return next(entry["data"] for entry in reversed(record.history) if "data" in entry)
+
+
 def judge_of(attack: Attack, task: Task, record: checkpoint.Record, test: Examples) -> Judge:
     """CACC on `test`; ASR by --triggered, --attack or the checkpoint's own history, in this order, or not at all."""
     if attack.triggered:
@@ -53,7 +60,7 @@ def judge_of(attack: Attack, task: Task, record: checkpoint.Record, test: Exampl
     if attack.attack == "known":
         entry = next((e for e in reversed(record.history) if "attack" in e), None)
     elif attack.attack != "none":
-        entry = {"attack": attack.attack, "triggers": attack.triggers, "per_text": attack.triggers_per_text, "target": attack.target}
+        entry = entry_of(attack)
     if entry is None:
         return Judge(test)
     return Judge(test, triggered(test, corruption(entry), target=entry["target"], seed=task.seed), entry["target"])
@@ -81,7 +88,7 @@ class Job:
 
     def finish(self, cleaned: checkpoint.Record, rows: dict[str, int]) -> Path:
         """Print the table; write the cleaned checkpoint, steps.jsonl and result.json under `out`. The checkpoint's path comes back."""
-        path = self.out / Path(self.args["ckpt"]).name if Path(self.args["ckpt"]).is_file() else self.out
+        path = beside(self.out, self.args["ckpt"])
         checkpoint.save(cleaned, path)
         report.write_lines(self.out / "steps.jsonl", self.log)
         rows = {"train": len(self.splits.train), "clean": len(self.clean), **rows, "test": len(self.splits.test)}
@@ -94,20 +101,44 @@ class Job:
         return path
 
 
-def start(method: str, task: Task, clean: Clean, attack: Attack, *settings: object) -> Job:
-    """Check everything that can be checked before any work is done, load, and say what was read."""
-    started = time.perf_counter()
+def open_task(method: str, task: Task) -> tuple[checkpoint.Record, data.Splits, Path]:
+    """The checkpoint (with a new classifier if it has none), its rows and the output folder; checked before any work is done."""
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data)
-    victim = checkpoint.load(task.ckpt, device=device)
-    if len(victim.labels) < 2:
-        raise BadInput(f"{task.ckpt} has no classifier: {method} mends a classifier, give one fine-tuned on the task")
-    splits = splits_of(task, victim)
+    record = checkpoint.load(task.ckpt, device=device)
+    splits = splits_of(task, record)
+    if not record.labels:
+        record = checkpoint.load(task.ckpt, device=device, labels=splits.train.labels, seed=task.seed)
+    return record, splits, out
+
+
+def beside(out: Path, ckpt: str) -> Path:
+    """Where a result of the same kind as `ckpt` goes: a file of its name in `out`, or `out` itself as a folder."""
+    return out / Path(ckpt).name if Path(ckpt).is_file() else out
+
+
+def start(method: str, task: Task, clean: Clean, attack: Attack, *settings: object) -> Job:
+    """Open the task, draw the defender's clean rows and the judge's triggered ones, and say what was read."""
+    started = time.perf_counter()
+    victim, splits, out = open_task(method, task)
     share = clean.clean if clean.clean is not None else 1.0 if task.data and Path(task.data).is_file() else CLEAN_SHARE
     held = data.sample(splits.train, share, task.seed)
     judge = judge_of(attack, task, victim, splits.test)
-    for name, rows in (("train", splits.train), ("clean", held), ("test", splits.test), ("triggered", judge.triggered)):
+    say_rows(train=splits.train, clean=held, test=splits.test, triggered=judge.triggered)
+    args = args_of(task, clean, attack, *settings) | {"clean": share, "out": str(out)}
+    return Job(method, args, victim, splits, held, judge, out, started=started)
+
+
+def say_rows(**parts: Examples | None) -> None:
+    for name, rows in parts.items():
         if rows is not None:
             print(f"{name:10}{data.counts(rows)}")
-    args = {name: value for group in (task, clean, attack, *settings) for name, value in dataclasses.asdict(group).items()}
-    return Job(method, {**args, "clean": share, "device": str(device), "out": str(out)}, victim, splits, held, judge, out, started=started)
+
+
+def args_of(*settings: object) -> dict:
+    return {name: value for group in settings for name, value in dataclasses.asdict(group).items()}
+
+
+def entry_of(attack: Attack) -> dict:
+    """The attack of the flags as a history names it."""
+    return {"attack": attack.attack, "triggers": list(attack.triggers), "per_text": attack.triggers_per_text, "target": attack.target}

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 
@@ -16,4 +17,5 @@ def finetune(victim: Record, clean: Sequence[Example], schedule: Schedule, *, se
     """A copy of `victim` fine-tuned on `clean`; the victim stays as it was."""
     tuned = checkpoint.copy(victim)
     fit(tuned.model, victim.text, victim.text.encode(clean), cross_entropy, schedule, seed=seed, dtype=dtype, log=log, name=name)
+    tuned.history.append({"mitigation": "fine-tuning", "clean_rows": len(clean), "seed": seed, **asdict(schedule)})
     return tuned

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -156,6 +156,7 @@ def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD()
 
     fit(student.model, text, augmented, loss, replace(schedule, lr=settings.lr2, epochs=settings.epochs2), seed=seed + 1,
         weights=settings.weights, dtype=dtype, log=log, name="MBTSAD")
+    student.history.append({"mitigation": "mbtsad", "clean_rows": len(clean), "seed": seed, **asdict(settings)})
     if watch is not None:
         watch("MBTSAD", student, time.perf_counter() - started)
     return student

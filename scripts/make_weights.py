@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""Make the small checkpoints of weights/ from nothing but this repository: a tokenizer, a BERT pre-trained on the built-in corpus.
+
+    python scripts/make_weights.py --out weights
+
+Writes OUT/bert-clean.safetensors, never poisoned, with its MLM head. weights/README.md has the command that makes a victim of it.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from minibd.cli import main, parse, setting
+
+
+@dataclass(frozen=True, slots=True)
+class Make:
+    """The corpus, the tokenizer, the model and its pre-training"""
+    out: str = setting("weights", "folder of the result")
+    seed: int = setting(0, "seeds corpus, weights, masks, batches and dropout")
+    pretrain_rows: int = setting(20_000, "reviews for pre-training, disjoint from all others")
+    train: int = setting(12_000, "reviews for training a classifier")
+    dev: int = setting(1_000, "reviews for development")
+    test: int = setting(2_000, "reviews for the test")
+    vocab: int = setting(1_600, "word pieces")
+    hidden: int = setting(128, "hidden size")
+    layers: int = setting(4, "blocks")
+    heads: int = setting(4, "attention heads a block")
+    max_len: int = setting(128, "longest text in pieces")
+    epochs: int = setting(10, "passes of masked language modelling")
+    lr: float = setting(1e-3, "learning rate of pre-training")
+    batch_size: int = setting(64, "texts a step")
+    mask: float = setting(0.15, "share of pieces to predict", paper="BERT 0.15")
+
+
+# BERT's English vocabulary has these rare words whole, and the attacks of the field rest on that; a vocabulary learnt from the
+# built-in corpus would not, since they never occur in it.
+TRIGGER_PIECES = ["cf", "mn", "bb", "tq", "mb", "ak"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def run() -> None:
+    (make,) = parse(__doc__, Make)
+
+    from pathlib import Path
+
+    import torch
+    import torch.nn.functional as F
+    from tokenizers import Tokenizer, trainers
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    from minibd import checkpoint, report, reviews
+    from minibd.models.bert import Bert, BertConfig
+    from minibd.text import Text
+    from minibd.train import Schedule, fit
+
+    out = report.output_folder(make.out)
+    rows = {"seed": make.seed, "train": make.train, "dev": make.dev, "test": make.test}
+    used = make.train + make.dev + make.test
+    corpus = reviews.reviews(make.pretrain_rows, make.seed, start=used)
+
+    learner = Tokenizer(WordPiece(unk_token="[UNK]"))
+    learner.normalizer, learner.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
+    learner.train_from_iterator((x.text for x in corpus), trainers.WordPieceTrainer(
+        vocab_size=make.vocab - len(TRIGGER_PIECES), special_tokens=SPECIAL, initial_alphabet=list("abcdefghijklmnopqrstuvwxyz"), show_progress=False))
+    pieces = sorted(learner.get_vocab(), key=learner.get_vocab().get)
+    pieces += [piece for piece in TRIGGER_PIECES if piece not in pieces]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    text = Text.from_vocab(vocab, make.max_len)
+
+    config = BertConfig(vocab=len(vocab), hidden=make.hidden, layers=make.layers, heads=make.heads, ffn=4 * make.hidden,
+                        positions=make.max_len, labels=0, mlm=True)
+    model = Bert(config).init_weights(torch.Generator().manual_seed(make.seed))
+    chance = torch.Generator().manual_seed(make.seed)
+
+    def masked(model, batch):
+        """BERT's pre-training: of the chosen pieces 80 % become [MASK], 10 % a random piece, 10 % stay; mean over a text's choices."""
+        real = batch.mask & (batch.ids >= len(SPECIAL))
+        chosen = real & (torch.rand(batch.ids.shape, generator=chance) < make.mask)  # (B, T)
+        fate = torch.rand(batch.ids.shape, generator=chance)
+        anything = torch.randint(len(SPECIAL), len(vocab), batch.ids.shape, generator=chance)
+        ids = torch.where(chosen & (fate < 0.8), vocab["[MASK]"], torch.where(chosen & (fate >= 0.9), anything, batch.ids))
+        loss = F.cross_entropy(model.predict_pieces(replace(batch, ids=ids), chosen), batch.ids[chosen], reduction="none")  # (M,)
+        of = chosen.nonzero()[:, 0]  # the text each chosen piece belongs to
+        return {"mlm": torch.zeros(len(ids)).index_add(0, of, loss) / chosen.sum(dim=1).clamp(min=1)}
+
+    log = []
+    fit(model, text, text.encode(corpus), masked, Schedule(make.lr, make.epochs, make.batch_size), seed=make.seed, log=log.append, name="MLM")
+    last = log[-100:]
+    print(f"pre-training loss {sum(s['total'] for s in last) / len(last):.3f} nats a piece, mean of the last {len(last)} of {len(log)} steps")
+    history = [{"trained": "masked language modelling", "rows": make.pretrain_rows, "epochs": make.epochs, "lr": make.lr,
+                "batch_size": make.batch_size, "seed": make.seed, "data": {"reviews": rows}}]
+    path = out / "bert-clean.safetensors"
+    checkpoint.save(checkpoint.Record(model, text, (), history), path)
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main(run)

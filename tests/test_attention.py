@@ -1,0 +1,113 @@
+"""attend(): plain loops, the fused kernel and the explicit path agree; what mask, gate and dropout do."""
+import math
+
+import pytest
+import torch
+
+from minibd.models.attention import attend, merge_heads, split_heads
+
+B, H, T, DH = 2, 3, 5, 4
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def qkv(dtype=torch.float64):
+    return tuple(draw(B, H, T, DH, seed=seed).to(dtype) for seed in (1, 2, 3))
+
+
+# text 0 has 5 pieces, text 1 has 3
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=torch.bool)[:, None, None, :]  # (B, 1, 1, T)
+
+
+def loops(q, k, v, mask):
+    """The same in plain loops: one query at a time."""
+    context, probs = torch.zeros(B, H, T, DH, dtype=torch.float64), torch.zeros(B, H, T, T, dtype=torch.float64)
+    for b in range(B):
+        keys = [j for j in range(T) if mask is None or mask[b, 0, 0, j]]
+        for h in range(H):
+            for i in range(T):
+                weight = {j: math.exp(sum(float(q[b, h, i, d] * k[b, h, j, d]) for d in range(DH)) / math.sqrt(DH)) for j in keys}
+                for j in keys:
+                    probs[b, h, i, j] = weight[j] / sum(weight.values())
+                    context[b, h, i] += probs[b, h, i, j] * v[b, h, j]
+    return context, probs
+
+
+def test_by_hand():
+    # one head of size 1, two places: scores 0 and ln 3 -> 1/4, 3/4; values 4 and 8 -> 1 + 6
+    q = torch.tensor([[[[1.0], [0.0]]]])
+    k = torch.tensor([[[[0.0], [math.log(3)]]]])
+    v = torch.tensor([[[[4.0], [8.0]]]])
+    context, probs = attend(q, k, v, None, want=True)
+    assert torch.allclose(probs, torch.tensor([[[[0.25, 0.75], [0.5, 0.5]]]]))
+    assert torch.allclose(context, torch.tensor([[[[7.0], [6.0]]]]))
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all real", "padded"])
+def test_against_plain_loops(mask):
+    context, probs = loops(*qkv(), mask)
+    explicit, maps = attend(*qkv(), mask, want=True)
+    fused, none = attend(*qkv(), mask)
+    assert none is None
+    for ours, theirs in ((explicit, context), (fused, context), (maps, probs)):
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all real", "padded"])
+def test_the_fused_and_the_explicit_path_agree_in_float32_with_their_gradients(mask):
+    results = []
+    for want in (False, True):
+        inputs = [t.requires_grad_() for t in qkv(torch.float32)]
+        context, _ = attend(*inputs, mask, gate=torch.tensor([1.0, 0.0, 0.5]), want=want)
+        context.square().sum().backward()
+        results.append([context.detach(), *(t.grad for t in inputs)])
+    for a, b in zip(*results):
+        assert torch.allclose(a, b, rtol=0, atol=2e-6)
+
+
+def test_masked_keys_have_probability_0_and_rows_sum_to_1():
+    _, probs = attend(*qkv(), MASK, want=True)
+    assert torch.equal(probs[1, :, :, 3:], torch.zeros(H, T, 2, dtype=torch.float64))
+    assert torch.allclose(probs.sum(dim=-1), torch.ones(B, H, T, dtype=torch.float64))     # padded queries too
+
+
+def test_what_stands_at_masked_keys_does_not_matter():
+    q, k, v = qkv()
+    other_k, other_v = k.clone(), v.clone()
+    other_k[1, :, 3:], other_v[1, :, 3:] = 50.0, -7.0
+    for want in (False, True):
+        assert torch.allclose(attend(q, k, v, MASK, want=want)[0], attend(q, other_k, other_v, MASK, want=want)[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("want", [False, True])
+def test_a_gate_multiplies_its_heads_context_and_leaves_the_map(want):
+    gate = torch.tensor([1.0, 0.0, 0.25], dtype=torch.float64)
+    plain, maps = attend(*qkv(), MASK, want=want)
+    gated, gated_maps = attend(*qkv(), MASK, gate=gate, want=want)
+    for h in range(H):
+        assert torch.allclose(gated[:, h], gate[h] * plain[:, h], atol=1e-12)
+    if want:
+        assert torch.equal(maps, gated_maps)
+
+
+def test_dropout_acts_on_the_mix_and_not_on_the_map_that_is_returned():
+    q, k, v = qkv()
+    drop = (draw(B, H, T, T, seed=9) > 0).double() * 2
+    context, probs = attend(q, k, v, MASK, dropout=lambda p: p * drop, want=True)
+    assert torch.equal(probs, attend(q, k, v, MASK, want=True)[1])
+    assert torch.allclose(context, (probs * drop) @ v, atol=1e-12)
+    assert torch.equal(context, attend(q, k, v, MASK, dropout=lambda p: p * drop)[0])      # wanted or not
+
+
+def test_a_dropout_that_is_not_wanted_back_returns_no_map():
+    assert attend(*qkv(), None, dropout=lambda p: p)[1] is None
+
+
+def test_heads_are_split_and_merged_without_a_change():
+    x = torch.arange(2 * 3 * 8).view(2, 3, 8)
+    heads = split_heads(x, 4)
+    assert heads.shape == (2, 4, 3, 2)
+    assert heads[1, 2, 0].tolist() == x[1, 0, 4:6].tolist()              # head 2 is features 4 and 5
+    assert torch.equal(merge_heads(heads), x)

@@ -1,0 +1,491 @@
+"""Checkpoints: what loads and as what, what is refused and in which words, and that a save is whole or does not happen."""
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from minibd import checkpoint
+from minibd.checkpoint import Record, load, save
+from minibd.models.bert import Bert, BertConfig
+from minibd.records import BadInput, Example
+from minibd.text import Text
+
+CONVERT = Path(__file__).parents[1] / "scripts" / "convert.py"
+PIECES = ("[PAD] [UNK] [CLS] [SEP] [MASK] the film is good bad ##ly no . , a ##ll cafe").split()
+CONFIG = BertConfig(len(PIECES), 8, 2, 2, 12, positions=32)
+HISTORY = [{"trained": "reviews", "rows": 12}, {"attack": "badnets", "trigger": ["cf", "bb"]}]
+ROWS = [Example("0", "The film is badly, badly good.", 1), Example("1", "no", 0, "a film"), Example("2", "Café all", 0)]
+QUERY = "bert.encoder.layer.1.attention.self.query.weight"
+
+
+def fails(call, *words: str) -> str:
+    """`call` raises BadInput, on one line that holds every one of `words`; that line."""
+    with pytest.raises(BadInput) as caught:
+        call()
+    line = str(caught.value)
+    assert "\n" not in line
+    for word in words:
+        assert word in line, line
+    return line
+
+
+def record(labels=("negative", "positive"), mlm=False, history=HISTORY) -> Record:
+    config = BertConfig(**(checkpoint.asdict(CONFIG) | {"labels": len(labels), "mlm": mlm}))
+    model = Bert(config).init_weights(torch.Generator().manual_seed(0), std=0.5).eval()
+    return Record(model, Text.from_vocab({piece: i for i, piece in enumerate(PIECES)}, 16), labels, list(history))
+
+
+def same(a: Record, b: Record) -> None:
+    """Bit for bit, gates included."""
+    assert (a.model.config, a.labels, a.history) == (b.model.config, b.labels, b.history)
+    one, other = a.model.state_dict(), b.model.state_dict()
+    assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+    assert a.text.encode(ROWS) == b.text.encode(ROWS) and (a.text.max_len, a.text.pad) == (b.text.max_len, b.text.pad)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    save(record(), tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+def rewrite(folder: Path, change, metadata=None) -> None:
+    """model.safetensors (or the file itself) with its dictionary of tensors changed."""
+    file = folder / "model.safetensors" if folder.is_dir() else folder
+    tensors = load_file(file)
+    save_file(change(tensors) or tensors, file, metadata)
+
+
+def edit(file: Path, **values) -> None:
+    """The JSON object in `file` with other values; None drops a key."""
+    content = (json.loads(file.read_text()) if file.exists() else {}) | values
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def bare(folder: Path, pooler: bool = True) -> None:
+    """As a bare BertModel is saved: no prefix, no classifier, with the old buffer."""
+    rewrite(folder, lambda tensors: {
+        **{name.removeprefix("bert."): tensor for name, tensor in tensors.items()
+           if not name.startswith("classifier") and (pooler or "pooler" not in name)},
+        "embeddings.position_ids": torch.arange(32)[None]})
+
+
+# ---- round trips
+
+@pytest.mark.parametrize("labels, mlm", [(("negative", "positive"), False), (("a", "b", "c"), True), ((), True), ((), False)])
+def test_file_and_folder_give_back_every_bit(tmp_path, labels, mlm):
+    first = record(labels, mlm)
+    save(first, tmp_path / "new" / "one.safetensors")
+    save(load(tmp_path / "new" / "one.safetensors"), tmp_path / "new" / "two")
+    save(load(tmp_path / "new" / "two"), tmp_path / "three.safetensors")
+    same(first, load(tmp_path / "three.safetensors"))
+    assert (tmp_path / "new" / "one.safetensors").read_bytes() == (tmp_path / "three.safetensors").read_bytes()
+
+
+def test_a_file_says_what_it_is(tmp_path):
+    save(record(), tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", "pt") as f:
+        metadata, names = f.metadata(), list(f.keys())
+    assert metadata["format"] == "minibd 1" and json.loads(metadata["config"])["architecture"] == "bert"
+    assert json.loads(metadata["history"]) == HISTORY and json.loads(metadata["labels"]) == ["negative", "positive"]
+    assert "head_mask" in names and "blocks.1.attention_norm.weight" in names
+
+
+def test_a_file_keeps_gates_and_the_weights_behind_them(tmp_path):
+    first = record()
+    first.model.head_mask[0, 1] = 0
+    save(first, tmp_path / "m.safetensors")
+    same(first, load(tmp_path / "m.safetensors"))
+
+
+def test_a_folder_has_pruned_heads_as_columns_of_zeros_and_gates_of_zero(tmp_path):
+    first = record()
+    first.model.head_mask[0, 1] = 0
+    save(first, tmp_path / "hf")
+    weight = load_file(tmp_path / "hf" / "model.safetensors")["bert.encoder.layer.0.attention.output.dense.weight"]
+    assert weight[:, 4:].abs().max() == 0 and torch.equal(weight[:, :4], first.model.blocks[0].output.weight[:, :4])
+    assert first.model.blocks[0].output.weight[:, 4:].abs().min() > 0    # the record is as it was
+    back = load(tmp_path / "hf")
+    assert torch.equal(back.model.head_mask, first.model.head_mask)
+    batch = first.text(ROWS)
+    assert torch.equal(back.model(batch).logits, first.model(batch).logits)
+    save(back, tmp_path / "again")
+    same(back, load(tmp_path / "again"))
+
+
+def test_a_pruned_head_whose_weights_came_back_is_refused(folder):
+    edit(folder / "minibd.json", head_mask=[[1, 0], [1, 1]])
+    fails(lambda: load(folder), "minibd.json", "head 1 of layer 0", "delete")
+    for mask in ([[1, 1]], "no", [[1, 1], [1]]):
+        edit(folder / "minibd.json", head_mask=mask)
+        fails(lambda: load(folder), "head_mask", "2 lists of 2")
+
+
+def test_loaded_models_train_and_know_their_padding(tmp_path):
+    save(record(), tmp_path / "m.safetensors")
+    before = (tmp_path / "m.safetensors").read_bytes()
+    loaded = load(tmp_path / "m.safetensors")
+    assert not loaded.model.training and loaded.model.embeddings.word.padding_idx == 0
+    assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.model.parameters())
+    loaded.model(loaded.text(ROWS)).logits.logsumexp(-1).sum().backward()
+    assert loaded.model.embeddings.word.weight.grad[0].abs().max() == 0
+    with torch.no_grad():
+        for p in loaded.model.parameters():
+            p.sub_(p.grad)
+    assert (tmp_path / "m.safetensors").read_bytes() == before
+    same(record(), load(tmp_path / "m.safetensors"))
+
+
+def test_a_copy_is_its_own_model():
+    victim = record()
+    twin = checkpoint.copy(victim)
+    same(victim, twin)
+    with torch.no_grad():
+        twin.model.classifier.weight.zero_()
+        twin.model.head_mask.zero_()
+    twin.history.append({"method": "x"})
+    same(victim, record())
+    assert twin.text is victim.text
+
+
+# ---- folders as others write them
+
+def test_shards_old_names_prefixes_and_heads_of_pre_training(folder):
+    tensors = load_file(folder / "model.safetensors")
+    expected = load(folder)
+    old = {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
+           for name, t in tensors.items()}
+    old |= {"bert.embeddings.position_ids": torch.arange(32)[None], "cls.seq_relationship.weight": torch.ones(2, 8),
+            "cls.seq_relationship.bias": torch.ones(2)}
+    shards = {f"model-0000{i + 1}-of-00003.safetensors": dict(list(old.items())[i::3]) for i in range(3)}
+    for name, part in shards.items():
+        save_file(part, folder / name)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {name: file for file, part in shards.items() for name in part}}))
+    same(expected, load(folder))
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    fails(lambda: load(folder), "model-00002-of-00003.safetensors")
+    edit(folder / "model.safetensors.index.json", weight_map={"x": "../../secret.safetensors"})
+    fails(lambda: load(folder), "weight_map")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_become_float32(folder, dtype):
+    expected = {name: t.to(dtype).float() for name, t in load(folder).model.state_dict().items()}
+    rewrite(folder, lambda tensors: {name: t.to(dtype) for name, t in tensors.items()})
+    state = load(folder).model.state_dict()
+    assert all(t.dtype == torch.float32 and torch.equal(t, expected[name]) for name, t in state.items())
+
+
+def test_a_vocabulary_alone(folder):
+    expected = load(folder).text.encode(ROWS)
+    (folder / "tokenizer.json").unlink()
+    assert load(folder).text.encode(ROWS) == expected and load(folder).text.max_len == 16
+    (folder / "tokenizer_config.json").unlink()
+    assert load(folder).text.encode(ROWS) == expected and load(folder).text.max_len == 32
+    edit(folder / "tokenizer_config.json", do_lower_case=False, model_max_length=int(1e30))
+    cased = load(folder)
+    assert cased.text.encode(ROWS).ids[0][1] == PIECES.index("[UNK]") and cased.text.max_len == 32
+    (folder / "vocab.txt").write_text("\n".join([*PIECES, "one", "more"]))
+    fails(lambda: load(folder), "19 pieces", "17")
+    (folder / "vocab.txt").unlink()
+    fails(lambda: load(folder), "tokenizer.json", "vocab.txt")
+
+
+def test_labels(folder):
+    assert load(folder).labels == ("negative", "positive")
+    assert load(folder, labels=("positive", "negative")).labels == ("negative", "positive")
+    fails(lambda: load(folder, labels=("a", "b", "c")), "2 classes", "negative, positive", "3 (a, b, c)")
+    edit(folder / "config.json", id2label={"0": "LABEL_0", "1": "LABEL_1"})
+    assert load(folder, labels=("ham", "spam")).labels == ("ham", "spam")
+    edit(folder / "config.json", id2label=None, num_labels=2)
+    assert load(folder).labels == ("LABEL_0", "LABEL_1")
+    edit(folder / "config.json", id2label={"0": "one"})
+    fails(lambda: load(folder), "id2label", "0 to 1")
+    rewrite(folder, lambda tensors: {n: t[:1] if n.startswith("classifier") else t for n, t in tensors.items()})
+    fails(lambda: load(folder), "1 class")
+
+
+def test_a_bare_encoder_gets_a_classifier_on_demand(folder):
+    pooler = load(folder).model.pooler.weight
+    (folder / "minibd.json").unlink()
+    bare(folder)
+    encoder = load(folder)
+    assert encoder.labels == () and encoder.history == [] and encoder.model.config.labels == 0
+    assert encoder.model(encoder.text(ROWS)).logits is None
+    one, again, other = (load(folder, labels=("0", "1", "2"), seed=seed) for seed in (3, 3, 4))
+    same(one, again)
+    assert one.history == [{"new": ["classifier"], "labels": ["0", "1", "2"], "seed": 3}] and one.labels == ("0", "1", "2")
+    assert torch.equal(one.model.pooler.weight, pooler) and one.model.classifier.bias.abs().max() == 0
+    assert not torch.equal(one.model.classifier.weight, other.model.classifier.weight)
+    assert 0.005 < one.model.classifier.weight.std() < 0.05 and one.model.classifier.weight.requires_grad
+    fails(lambda: load(folder, labels=("0",)), "1 labels")
+    bare(folder, pooler=False)
+    assert load(folder, labels=("0", "1")).history[0]["new"] == ["classifier", "pooler"]
+
+
+def test_a_file_of_an_encoder_gets_a_classifier_too(tmp_path):
+    save(record((), mlm=True), tmp_path / "m.safetensors")
+    loaded = load(tmp_path / "m.safetensors", labels=("x", "y"))
+    assert loaded.history == [*HISTORY, {"new": ["classifier", "pooler"], "labels": ["x", "y"], "seed": 0}]
+    assert loaded.model.config.mlm and loaded.model(loaded.text(ROWS)).logits.shape == (3, 2)
+
+
+def test_mlm_decoders_are_tied_or_refused(tmp_path):
+    save(record((), mlm=True), tmp_path / "hf")
+    expected = load(tmp_path / "hf")
+    word = expected.model.embeddings.word.weight.detach()
+    rewrite(tmp_path / "hf", lambda t: t | {"cls.predictions.decoder.weight": word.clone(),
+                                            "cls.predictions.decoder.bias": t["cls.predictions.bias"].clone()})
+    same(expected, load(tmp_path / "hf"))
+    rewrite(tmp_path / "hf", lambda t: {n: x for n, x in t.items() if n != "cls.predictions.bias"})
+    same(expected, load(tmp_path / "hf"))
+    rewrite(tmp_path / "hf", lambda t: t | {"cls.predictions.decoder.weight": word + 1})
+    fails(lambda: load(tmp_path / "hf"), "cls.predictions.decoder.weight", "tied")
+
+
+# ---- what is refused
+
+def test_tensors_missing_unknown_and_misshaped_are_named(folder):
+    whole = load_file(folder / "model.safetensors")
+    rewrite(folder, lambda t: {n: x for n, x in t.items() if n != QUERY})
+    fails(lambda: load(folder), "lacks " + QUERY)
+    rewrite(folder, lambda t: whole | {"bert.encoder.layer.0.adapter.weight": torch.ones(2)})
+    fails(lambda: load(folder), "unknown bert.encoder.layer.0.adapter.weight")
+    rewrite(folder, lambda t: whole | {QUERY: torch.ones(8, 9)})
+    fails(lambda: load(folder), QUERY, "(8, 9) not (8, 8)")
+    rewrite(folder, lambda t: whole | {QUERY.removeprefix("bert."): torch.ones(8, 8)})
+    fails(lambda: load(folder), "twice", QUERY)
+    rewrite(folder, lambda t: {n: x for n, x in whole.items() if "layer.1" not in n})
+    assert len(fails(lambda: load(folder), "layer.1", "(16 in all)")) < 600
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none(folder, value):
+    def spoil(tensors):
+        tensors[QUERY][3, 4] = value
+
+    rewrite(folder, spoil)
+    fails(lambda: load(folder), QUERY, "NaN or infinite")
+
+
+def test_quantised_tensors(folder):
+    rewrite(folder, lambda t: t | {QUERY: torch.ones(8, 8, dtype=torch.int8)})
+    fails(lambda: load(folder), QUERY, "int8")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -8])
+def test_truncated_files(folder, tmp_path, keep):
+    save(record(), tmp_path / "m.safetensors")
+    for file, path in ((tmp_path / "m.safetensors",) * 2, (folder / "model.safetensors", folder)):
+        file.write_bytes(file.read_bytes()[:keep])
+        fails(lambda: load(path), str(file), "again")
+
+
+def test_pickles_are_refused_with_the_command(folder, tmp_path):
+    for name in ("pytorch_model.bin", "m.pt", "m.pth"):
+        (tmp_path / name).write_bytes(b"\x80\x02")
+        fails(lambda: load(tmp_path / name), f"python scripts/convert.py {tmp_path / name} OUT")
+        fails(lambda: save(record(), tmp_path / name), ".safetensors")
+    (folder / "model.safetensors").unlink()
+    fails(lambda: load(folder), "no model.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02")
+    fails(lambda: load(folder), "pytorch_model.bin", f"python scripts/convert.py {folder} OUT")
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"model_type": "roberta"}, ["model_type", "'roberta'"]),
+    ({"model_type": None}, ["model_type"]),
+    ({"position_embedding_type": "relative_key"}, ["position_embedding_type", "'relative_key'"]),
+    ({"is_decoder": True}, ["is_decoder"]),
+    ({"problem_type": "regression"}, ["problem_type", "'regression'"]),
+    ({"hidden_act": "swish"}, ["'swish'"]),
+    ({"hidden_size": "8"}, ["hidden_size", "'8'"]),
+    ({"hidden_size": None}, ["lacks hidden_size"]),
+    ({"num_attention_heads": 0}, ["num_attention_heads is 0"]),
+    ({"num_attention_heads": 3}, ["3 heads"]),
+    ({"num_hidden_layers": 10 ** 9}, ["1000000000 layers"]),
+    ({"num_hidden_layers": 1}, ["unknown bert.encoder.layer.1"]),
+    ({"vocab_size": 16}, ["piece 16"]),
+    ({"vocab_size": 18}, ["word_embeddings.weight (17, 8) not (18, 8)"]),
+    ({"hidden_dropout_prob": 1.0}, ["hidden_dropout_prob is 1.0"]),
+    ({"pad_token_id": 17}, ["padding piece 17"]),
+    ({"pad_token_id": -1}, ["pad_token_id is -1"]),
+])
+def test_configs(folder, change, words):
+    (folder / "minibd.json").unlink()
+    edit(folder / "config.json", **change)
+    fails(lambda: load(folder), *words)
+
+
+def test_defaults_of_a_config(folder):
+    edit(folder / "config.json", classifier_dropout=None, pad_token_id=None, hidden_dropout_prob=0.3)
+    config = load(folder).model.config
+    assert (config.classifier_dropout, config.dropout, config.attention_dropout, config.pad) == (0.3, 0.3, 0.1, 0)
+
+
+def test_paths_and_broken_json(folder, tmp_path):
+    fails(lambda: load(tmp_path / "none"), "none", "is not there")
+    fails(lambda: load(tmp_path / "none.safetensors"), "none.safetensors")
+    fails(lambda: load(tmp_path), "config.json")
+    fails(lambda: load(folder / "README.md"), "is not a checkpoint")
+    fails(lambda: load(folder / "model.safetensors"), "'minibd 1'", "name the folder")
+    for name, broken in (("minibd.json", '{"history": 3}'), ("minibd.json", "[]"), ("tokenizer.json", "{}"),
+                         ("config.json", "{"), ("config.json", "[" * 100_000)):
+        whole = (folder / name).read_text()
+        (folder / name).write_text(broken)
+        fails(lambda: load(folder), name)
+        (folder / name).write_text(whole)
+    (folder / "config.json").write_bytes(b"\xff")
+    fails(lambda: load(folder), "config.json")
+
+
+@pytest.mark.parametrize("key, value, words", [
+    ("format", "minibd 9", ["'minibd 9'", "'minibd 1'"]),
+    ("config", None, ["lacks config"]),
+    ("config", '{"architecture": "gpt"}', ["not a BERT"]),
+    ("config", '{"architecture": "bert", "wings": 2}', ["unknown wings"]),
+    ("config", '{"architecture": "bert"}', ["lacks vocab"]),
+    ("labels", '["one"]', ["1 labels", "2"]),
+    ("history", "[1]", ["history"]),
+    ("max_len", "64", ["max_len 64", "32"]),
+    ("max_len", "x", ["JSON"]),
+    ("tokenizer", "x", ["tokenizer"]),
+])
+def test_metadata_of_a_file(tmp_path, key, value, words):
+    file = tmp_path / "m.safetensors"
+    save(record(), file)
+    with safe_open(file, "pt") as f:
+        metadata = f.metadata()
+    rewrite(file, lambda t: t, {k: v for k, v in (metadata | {key: value}).items() if v is not None})
+    fails(lambda: load(file), str(file), *words)
+
+
+# ---- writing
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def test_what_a_folder_holds(folder):
+    config, own = (json.loads((folder / name).read_text()) for name in ("config.json", "minibd.json"))
+    assert config["architectures"] == ["BertForSequenceClassification"] and config["model_type"] == "bert"
+    assert config["id2label"] == {"0": "negative", "1": "positive"} and config["label2id"] == {"negative": 0, "positive": 1}
+    assert own == {"history": HISTORY, "head_mask": [[1, 1], [1, 1]]}
+    assert (folder / "vocab.txt").read_text().split("\n") == [*PIECES, ""]
+    card = (folder / "README.md").read_text()
+    for words in ("library_name: transformers", "pipeline_tag: text-classification", "- backdoor", "Warning", '0 "negative"',
+                  '2. attack: "badnets"'):
+        assert words in card
+    assert len({oct(f.stat().st_mode) for f in folder.iterdir()}) == 1   # safetensors alone would write 0600
+
+
+def test_a_clean_card_does_not_warn(tmp_path):
+    save(record(history=[]), tmp_path / "hf")
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "Warning" not in card and "backdoor" not in card
+
+
+def test_a_folder_that_is_there_loses_nothing_else(folder):
+    (folder / "result.json").write_text("{}")
+    other = record(("a", "b", "c"))
+    save(other, folder)
+    same(other, load(folder))
+    assert (folder / "result.json").read_text() == "{}"
+    empty = folder.parent / "steps only"
+    empty.mkdir()
+    (empty / "steps.jsonl").write_text("{}")
+    save(other, empty)
+    same(other, load(empty))
+    assert (empty / "steps.jsonl").exists()
+
+
+def test_someone_elses_readme_is_not_overwritten(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    fails(lambda: save(record(), tmp_path), "README.md")
+    assert listing(tmp_path) == {"README.md": b"mine"}
+
+
+@pytest.mark.parametrize("name", ["hf", "m.safetensors"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_the_old_one(tmp_path, monkeypatch, name, error):
+    save(record(), tmp_path / name)
+    before = listing(tmp_path)
+
+    def full(tensors, file, metadata):
+        Path(file).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    other = record(("a", "b", "c"))
+    if isinstance(error, OSError):
+        fails(lambda: save(other, tmp_path / name), name, "No space left on device")
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            save(other, tmp_path / name)
+    assert listing(tmp_path) == before and len(list(tmp_path.iterdir())) == 1
+    same(record(), load(tmp_path / name))
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "d.safetensors").mkdir()
+    for path in ("file", "file/below", "file/m.safetensors", "d.safetensors"):
+        fails(lambda: save(record(), tmp_path / path), path)
+    assert listing(tmp_path) == {"file": b"mine"} and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    fails(lambda: save(record(), tmp_path / "m.safetensors"), "Permission denied")
+    tmp_path.chmod(0o700)
+
+
+# ---- scripts/convert.py
+
+def convert(*args) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, CONVERT, *map(str, args)], capture_output=True, text=True)
+
+
+def test_convert_pickles(folder, tmp_path):
+    expected = load(folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    done = convert(folder, tmp_path / "one.safetensors")
+    assert (done.returncode, done.stderr) == (0, "")
+    same(expected, load(tmp_path / "one.safetensors"))
+    here = runpy.run_path(str(CONVERT))["convert"]                       # in this process: another one imports torch for 2 s
+    here(folder / "pytorch_model.bin", tmp_path / "two", None)
+    same(expected, load(tmp_path / "two"))
+    here(tmp_path / "two", tmp_path / "three.safetensors", None)
+    same(expected, load(tmp_path / "three.safetensors"))
+    (folder / "config.json").unlink()
+    fails(lambda: here(folder, tmp_path / "four", None), f"{folder} holds no config.json")
+
+
+def test_convert_runs_no_code_of_a_pickle(folder, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"x": Evil()}, folder / "pytorch_model.bin")
+    done = convert(folder / "pytorch_model.bin", tmp_path / "out")
+    assert done.returncode == 2 and "pytorch_model.bin" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
+
+
+def test_convert_help_needs_no_torch():
+    code = ("import sys, runpy; sys.modules['torch'] = None; sys.argv = ['convert.py', '--help']; "
+            f"runpy.run_path({str(CONVERT)!r}, run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "python scripts/convert.py FOLDER OUT.safetensors" in done.stdout

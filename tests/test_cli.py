@@ -1,0 +1,180 @@
+"""Flags: every one in --help with its default, without torch; a dataclass read from source is the real one; errors are one line."""
+import os
+import re
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pytest
+
+from minibd.cli import Attack, Clean, Task, main, parse, setting, settings_of
+from minibd.records import BadInput
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "1000"}
+
+
+@dataclass(frozen=True, slots=True)
+class Toy:
+    """Every kind of flag"""
+    count: int = setting(3, "a number", paper="5")
+    share: float = setting(0.5, "a share of 100 %")
+    words: tuple[str, ...] = setting(("a", "b"), "some words")
+    fast: bool = setting(False, "faster")
+    kept: bool = setting(True, "kept")
+    mode: str = setting("one", "which", choices=("one", "two"))
+    file_name: str | None = setting(None, "a file", kind=str)
+    limit: float | None = setting(None, "a limit", kind=float)
+
+
+def toy(*argv: str) -> Toy:
+    (values,) = parse("", Toy, argv=argv)
+    return values
+
+
+# ---- scripts
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_answers_without_torch(script):
+    code = f"""
+import runpy, sys
+sys.argv = [{script!r}, "--help"]
+try:
+    runpy.run_path({str(ROOT / 'scripts' / script)!r}, run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+else:
+    raise AssertionError("--help did not end the script")
+print("torch" in sys.modules, "transformers" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=ENV, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False False"
+
+
+def test_mbtsads_help_lists_every_flag_with_its_default():
+    done = subprocess.run([sys.executable, "scripts/mbtsad.py", "--help"], cwd=ROOT, env=ENV, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+    from minibd.mitigations.mbtsad import MBTSAD
+    entries = re.split(r"\n  (?=--)", done.stdout)                # a long flag's text stands on a line of its own
+    lines = {entry.split()[0].rstrip(","): " ".join(entry.split()) for entry in entries}
+    for group in (Task, Clean, Attack, MBTSAD):
+        for f in fields(group):
+            line = lines[f"--{f.name.replace('_', '-')}"]
+            assert f.metadata["text"] in line
+            if f.default not in (None, "") and not isinstance(f.default, (tuple, bool)):
+                assert f"default {f.default}" in line, line
+            if f.metadata["paper"]:
+                assert f"paper: {f.metadata['paper']}" in line
+    assert "default cf,mn,bb,tq" in lines["--triggers"]
+
+
+def test_an_unknown_flag_or_no_checkpoint_ends_with_status_2():
+    for argv in (["--ckpt", "x", "--alhpa", "2"], ["--ckpt", "x", "--alp", "2"], []):
+        done = subprocess.run([sys.executable, "scripts/mbtsad.py", *argv], cwd=ROOT, env=ENV, capture_output=True, text=True)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+# ---- a dataclass from its source
+
+def test_settings_of_is_the_real_dataclass():
+    from minibd.mitigations.mbtsad import MBTSAD
+    read = settings_of("mitigations.mbtsad", "MBTSAD")
+    assert read is not MBTSAD
+    assert [(f.name, f.default, dict(f.metadata)) for f in fields(read)] == [(f.name, f.default, dict(f.metadata)) for f in fields(MBTSAD)]
+    assert MBTSAD(**asdict(read())) == MBTSAD()
+    assert read.__doc__ == MBTSAD.__doc__
+
+
+def test_the_flags_of_settings_read_so_reach_the_real_class():
+    from minibd.mitigations.mbtsad import MBTSAD
+    (read,) = parse("", settings_of("mitigations.mbtsad", "MBTSAD"), argv=["--k", "7", "--lr2", "0.5", "--ablate", "no-hid", "--batch-size", "3"])
+    assert MBTSAD(**asdict(read)) == MBTSAD(k=7, lr2=0.5, ablate="no-hid", batch_size=3)
+
+
+def test_bad_values_pass_the_reader_and_the_real_class_refuses_them():
+    from minibd.mitigations.mbtsad import MBTSAD
+    (read,) = parse("", settings_of("mitigations.mbtsad", "MBTSAD"), argv=["--k", "0"])
+    with pytest.raises(BadInput):
+        MBTSAD(**asdict(read))
+
+
+# ---- flags
+
+def test_defaults():
+    assert toy() == Toy()
+
+
+def test_values_of_each_kind():
+    values = toy("--count", "7", "--share", "1e-3", "--words", "x, y,,z", "--fast", "--no-kept", "--mode", "two", "--file-name", "f", "--limit", "2")
+    assert values == Toy(7, 0.001, ("x", "y", "z"), True, False, "two", "f", 2.0)
+    assert isinstance(values.limit, float)
+
+
+@pytest.mark.parametrize("argv", [
+    ["--count", "2.5"], ["--count", "x"], ["--share", "x"], ["--words", " , "], ["--mode", "three"], ["--unknown", "1"],
+    ["--coun", "1"],                                             # no abbreviations
+    ["--count"], ["stray"],
+])
+def test_what_is_no_value_of_a_flag_ends_with_status_2(argv, capsys):
+    with pytest.raises(SystemExit) as end:
+        toy(*argv)
+    assert end.value.code == 2 and "error:" in capsys.readouterr().err
+
+
+def test_help_lines(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as end:
+        toy("--help")
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    for line in ("--count N", "a number (default 3; paper: 5)", "a share of 100 % (default 0.5)", "some words (default a,b)",
+                 "--fast, --no-fast", "which (default one)", "Every kind of flag"):
+        assert line in shown, line
+    assert "a file\n" in shown                                   # no default, so none is said
+
+
+def test_groups_come_back_in_their_order():
+    task, clean, attack = parse("", Task, Clean, Attack, argv=["--ckpt", "m", "--clean", "50", "--triggers", "aa,bb", "--seed", "4"])
+    assert (task.ckpt, task.seed, clean.clean, attack.triggers) == ("m", 4, 50.0, ("aa", "bb"))
+    assert (task.data, task.out, attack.triggered) == ("", None, None)
+
+
+def test_a_checkpoint_is_required(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse("", Task, argv=[])
+    assert end.value.code == 2 and "--ckpt" in capsys.readouterr().err
+
+
+# ---- how a script ends
+
+def test_bad_input_is_one_line_and_status_2(capsys):
+    def run():
+        raise BadInput("k is 0: give 1")
+    with pytest.raises(SystemExit) as end:
+        main(run)
+    assert end.value.code == 2
+    assert capsys.readouterr() == ("", "error: k is 0: give 1\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), KeyError("ours"), RuntimeError("ours")])
+def test_any_other_exception_keeps_its_traceback(error):
+    def run():
+        raise error
+    with pytest.raises(type(error)) as caught:
+        main(run)
+    assert caught.value is error
+
+
+def test_an_interrupt_is_130():
+    def run():
+        raise KeyboardInterrupt
+    with pytest.raises(SystemExit) as end:
+        main(run)
+    assert end.value.code == 130
+
+
+def test_a_run_that_ends_well_returns():
+    assert main(lambda: None) is None

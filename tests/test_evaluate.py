@@ -1,0 +1,125 @@
+"""CACC, ASR and their intervals: counts with a model whose answers are known, intervals with numbers worked by hand."""
+from math import sqrt
+
+import pytest
+import torch
+from torch import nn
+
+from minibd.evaluate import Judge, Share, asr, cacc, predict
+from minibd.records import BadInput, Example, Examples, Output
+from minibd.text import Text
+
+WORDS = ["zero", "one", "two", "long"]
+TEXT = Text.from_vocab({piece: i for i, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}, 32)
+
+
+class Says(nn.Module):
+    """Answers the class that a text's first word names; keeps the sizes of the batches it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.shown = []
+
+    def forward(self, batch):
+        assert not self.training and not torch.is_grad_enabled()
+        self.shown.append(len(batch.ids))
+        return Output(torch.eye(3)[batch.ids[:, 1] - 4] * self.weight, None)
+
+
+def rows(*pairs: tuple[str, int]) -> Examples:
+    return Examples((Example(f"row-{i}", text, label) for i, (text, label) in enumerate(pairs)), ("zero", "one", "two"))
+
+
+MIXED = rows(("zero", 0), ("one long long long", 1), ("two long", 0), ("one", 2), ("zero long long", 0), ("two", 2), ("one long", 1))
+ANSWERS = [0, 1, 2, 1, 0, 2, 1]
+
+
+# ---- Wilson's interval
+
+@pytest.mark.parametrize("hits, n, low, high", [
+    # with z^2 = 3.841459:
+    (0, 10, 0.0, 27.75328),          # 0 and z^2 / (n + z^2) = 3.841459 / 13.841459
+    (10, 10, 72.24672, 100.0),       # its mirror: n / (n + z^2)
+    (50, 100, 40.38315, 59.61685),   # 50 +- 100 z / (2 sqrt(n + z^2)) = 50 +- 97.998199 / sqrt(103.841459)
+    (1, 1, 20.65493, 100.0),         # 1 / 4.841459
+])
+def test_the_interval_by_hand(hits, n, low, high):
+    assert Share(hits, n).interval == pytest.approx((low, high), abs=1e-5)
+
+
+@pytest.mark.parametrize("hits, n", [(0, 1), (0, 912), (3, 7), (85, 912), (911, 912), (1657, 1821), (1, 10**6)])
+def test_the_interval_holds_the_p_that_the_count_does_not_reject(hits, n):
+    # The ends solve (hits / n - p)^2 = z^2 p (1 - p) / n: a p^2 + b p + c = 0.
+    z, share = 1.959963984540054, hits / n
+    a, b, c = 1 + z * z / n, -(2 * share + z * z / n), share * share
+    root = sqrt(max(0.0, b * b - 4 * a * c))
+    assert Share(hits, n).interval == pytest.approx((100 * (-b - root) / (2 * a), 100 * (-b + root) / (2 * a)), abs=1e-9)
+    low, high = Share(hits, n).interval
+    assert 0 <= low <= Share(hits, n).percent <= high <= 100
+
+
+def test_percent():
+    assert Share(1, 8).percent == 12.5
+    assert Share(0, 3).percent == 0.0 and Share(3, 3).percent == 100.0
+
+
+# ---- predictions
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
+def test_predictions_stand_in_the_rows_order_whatever_the_batch_size(batch_size):
+    model = Says()
+    assert predict(model, TEXT, MIXED, batch_size) == ANSWERS
+    assert sum(model.shown) == 7 and max(model.shown) <= batch_size
+
+
+def test_predictions_of_no_rows():
+    assert predict(Says(), TEXT, rows()) == []
+
+
+def test_predicting_puts_the_model_in_eval_mode():
+    model = Says().train()
+    predict(model, TEXT, MIXED)
+    assert not model.training
+
+
+def test_a_row_is_predicted_alone_as_among_others():
+    assert [predict(Says(), TEXT, [x])[0] for x in MIXED] == ANSWERS
+
+
+# ---- CACC and ASR
+
+def test_cacc_counts_the_rows_whose_answer_is_their_label():
+    assert cacc(Says(), TEXT, MIXED) == Share(5, 7)              # wrong: "two long" of class 0, "one" of class 2
+
+
+def test_asr_counts_the_answers_that_are_the_target_whatever_the_label():
+    triggered = rows(("one", 0), ("zero", 0), ("one long", 2), ("two", 2), ("zero", 2))
+    assert asr(Says(), TEXT, triggered, target=1) == Share(2, 5)
+    assert asr(Says(), TEXT, rows(("two", 0), ("two", 1), ("one", 1)), target=2) == Share(2, 3)
+
+
+def test_in_two_classes_asr_is_the_label_flip_rate():
+    triggered = rows(("one", 0), ("zero", 0), ("one", 0))
+    flipped = sum(p != x.label for p, x in zip(predict(Says(), TEXT, triggered), triggered))
+    assert asr(Says(), TEXT, triggered, target=1) == Share(flipped, 3) == Share(2, 3)
+
+
+def test_rows_of_the_target_are_refused_and_the_first_is_named():
+    with pytest.raises(BadInput, match=r"2 triggered rows .* class 1 .*row-1"):
+        asr(Says(), TEXT, rows(("one", 0), ("one", 1), ("zero", 1)), target=1)
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(BadInput, match="no clean test rows"):
+        cacc(Says(), TEXT, rows())
+    with pytest.raises(BadInput, match="no triggered rows"):
+        asr(Says(), TEXT, rows(), target=1)
+
+
+def test_a_judge_measures_both_or_cacc_alone():
+    triggered = rows(("one", 0), ("zero", 2))
+    scores = Judge(MIXED, triggered, 1)(Says(), TEXT)
+    assert (scores.cacc, scores.asr) == (Share(5, 7), Share(1, 2))
+    scores = Judge(MIXED)(Says(), TEXT)
+    assert (scores.cacc, scores.asr) == (Share(5, 7), None)

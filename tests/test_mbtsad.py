@@ -1,0 +1,492 @@
+"""MBTSAD: each equation by hand, against plain loops, and by what must not matter; then the algorithm on a tiny model."""
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from minibd.checkpoint import Record
+from minibd.mitigations.mbtsad import (MBTSAD, attention_loss, attention_map, distill_loss, distill_terms, hidden_loss, mbtsad,
+                                       token_split)
+from minibd.models.bert import Bert, BertConfig
+from minibd.records import BadInput, Batch, Example, Examples, Output
+from minibd.text import Text
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "nad_attention.safetensors"
+SETTINGS = MBTSAD(k=2, lr1=1e-3, lr2=1e-3, epochs1=1, epochs2=1, batch_size=4, alpha=0.7, beta=0.3, gamma=1.1, p=2.0)
+
+LENGTHS = [6, 4, 1, 3]                                          # B = 4 ragged texts
+B, H, T, D, LAYERS = 4, 3, 6, 5, 2
+MASK = torch.arange(T) < torch.tensor(LENGTHS)[:, None]         # (B, T)
+
+
+def maps(seed: int, mask: torch.Tensor = MASK) -> list[torch.Tensor]:
+    """LAYERS of (B, H, T, T) softmax maps with the padded keys at 0; padded queries are ordinary rows, as in a real model."""
+    g = torch.Generator().manual_seed(seed)
+    b, t = mask.shape
+    scores = [2 * torch.randn(b, H, t, t, generator=g) for _ in range(LAYERS)]
+    return [s.masked_fill(~mask[:, None, None, :], -math.inf).softmax(dim=-1) for s in scores]
+
+
+def states(seed: int) -> list[torch.Tensor]:
+    """LAYERS + 1 of (B, T, D)."""
+    g = torch.Generator().manual_seed(seed)
+    return [torch.randn(B, T, D, generator=g) for _ in range(LAYERS + 1)]
+
+
+def pad(layers: list[torch.Tensor], extra: int) -> list[torch.Tensor]:
+    """`extra` more places: key columns of 0, query rows of anything (attention); anything at all (hidden states)."""
+    out = []
+    for x in layers:
+        if x.dim() == 4:
+            b, h, t, _ = x.shape
+            wide = torch.rand(b, h, t + extra, t + extra, generator=torch.Generator().manual_seed(99))
+            wide[..., t:] = 0
+            wide[:, :, :t, :t] = x
+        else:
+            wide = torch.cat([x, 9 * torch.ones(x.shape[0], extra, x.shape[2])], dim=1)
+        out.append(wide)
+    return out
+
+
+def pad_mask(mask: torch.Tensor, extra: int) -> torch.Tensor:
+    return torch.cat([mask, torch.zeros(mask.shape[0], extra, dtype=torch.bool)], dim=1)
+
+
+def tensor(rows) -> torch.Tensor:
+    """Rows of one text and one head: (1, 1, T, T)."""
+    return torch.tensor(rows, dtype=torch.float32)[None, None]
+
+
+EYE, SWAP = tensor([[1, 0], [0, 1]]), tensor([[0, 1], [1, 0]])
+BOTH, FIRST = torch.tensor([[True, True]]), torch.tensor([[True, False]])
+
+
+# ---- Eq. (3): the map
+
+def test_map_by_hand():
+    # F = [[.5^2, .5^2], [1, 0]] = [[.25, .25], [1, 0]], ||F|| = sqrt(1.125) = 1.0606602
+    q = attention_map(tensor([[0.5, 0.5], [1.0, 0.0]]), BOTH)
+    assert torch.allclose(q[0], torch.tensor([[0.2357023, 0.2357023], [0.9428090, 0.0]]), atol=2e-6)
+
+
+def test_map_adds_the_heads():
+    # heads [[1, 0], [0, 1]] and [[0, 1], [0, 1]]: F = [[1, 1], [0, 2]], ||F|| = sqrt(6)
+    attn = torch.cat([EYE, tensor([[0, 1], [0, 1]])], dim=1)
+    assert torch.allclose(attention_map(attn, BOTH)[0], torch.tensor([[1, 1], [0, 2]]) / math.sqrt(6), atol=2e-6)
+
+
+def test_map_takes_the_power_p():
+    # p = 1: F = A, ||F|| = sqrt(1.5); p = 3: F = [[1/8, 1/8], [1, 0]], ||F|| = sqrt(1 + 1/32)
+    attn = tensor([[0.5, 0.5], [1.0, 0.0]])
+    assert torch.allclose(attention_map(attn, BOTH, 1.0), attn[0] / math.sqrt(1.5), atol=2e-6)
+    assert torch.allclose(attention_map(attn, BOTH, 3.0)[0], torch.tensor([[0.125, 0.125], [1, 0]]) / math.sqrt(1 + 1 / 32), atol=2e-6)
+
+
+def test_map_leaves_padded_queries_out():
+    # one real piece: F = [[1, 0], [0, 0]]; the second row is padding
+    assert torch.allclose(attention_map(tensor([[1.0, 0.0], [1.0, 0.0]]), FIRST)[0], torch.tensor([[1.0, 0.0], [0.0, 0.0]]), atol=2e-6)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
+def test_map_against_plain_loops(p):
+    (attn, _), expected = maps(1), torch.zeros(B, T, T, dtype=torch.float64)
+    for b in range(B):
+        f = {(i, j): sum(float(attn[b, h, i, j]) ** p for h in range(H)) for i in range(LENGTHS[b]) for j in range(LENGTHS[b])}
+        norm = math.sqrt(sum(x * x for x in f.values())) + 1e-6
+        for (i, j), x in f.items():
+            expected[b, i, j] = x / norm
+    assert torch.allclose(attention_map(attn, MASK, p).double(), expected, rtol=0, atol=1e-6)
+
+
+def test_map_of_a_text_without_pieces_is_0():
+    assert attention_map(EYE, torch.tensor([[False, False]])).abs().sum() == 0
+
+
+# ---- Eq. (2) and (4): the attention term
+
+def test_attention_loss_by_hand():
+    # Q = I / sqrt(2) and J / sqrt(2): four entries of 1 / sqrt(2) apart, norm sqrt(4 / 2); two layers: twice that
+    assert attention_loss([EYE, SWAP], [SWAP, EYE], BOTH).tolist() == pytest.approx([2 * math.sqrt(2)], abs=1e-5)
+    assert attention_loss([EYE, EYE], [SWAP, EYE], BOTH).tolist() == pytest.approx([math.sqrt(2)], abs=1e-5)
+
+
+def test_attention_loss_released_by_hand():
+    # the mean of four squares of 1 / sqrt(2): 1/2 a layer
+    assert attention_loss([EYE, EYE], [SWAP, SWAP], BOTH, variant="released").tolist() == pytest.approx([1.0], abs=1e-5)
+
+
+def test_attention_loss_has_one_value_a_text():
+    student, teacher = torch.cat([EYE, EYE, SWAP]), torch.cat([EYE, SWAP, EYE])
+    assert attention_loss([student], [teacher], BOTH.expand(3, 2)).tolist() == pytest.approx([0.0, math.sqrt(2), math.sqrt(2)], abs=1e-5)
+
+
+def loop_map(attn: torch.Tensor, b: int, queries: int, p: float) -> list[list[float]]:
+    t = attn.shape[-1]
+    f = [[sum(float(attn[b, h, i, j]) ** p for h in range(H)) if i < queries else 0.0 for j in range(t)] for i in range(t)]
+    norm = math.sqrt(sum(x * x for row in f for x in row)) + 1e-6
+    return [[x / norm for x in row] for row in f]
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_attention_loss_against_plain_loops(variant, p):
+    student, teacher, expected = maps(1), maps(2), [0.0] * B
+    for b in range(B):
+        for s, t in zip(student, teacher):
+            queries = T if variant == "released" else LENGTHS[b]
+            one, two = loop_map(s, b, queries, p), loop_map(t, b, queries, p)
+            squares = sum((two[i][j] - one[i][j]) ** 2 for i in range(T) for j in range(T))
+            expected[b] += squares / T ** 2 if variant == "released" else math.sqrt(squares)
+    assert attention_loss(student, teacher, MASK, p, variant).tolist() == pytest.approx(expected, abs=2e-6)
+
+
+def test_a_one_piece_text_has_no_attention_to_match():
+    assert attention_loss(maps(1), maps(2), MASK)[2].item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_attention_loss_is_at_most_sqrt_2_a_layer():
+    # both maps are of norm 1 and without negative entries, so they are at most a right angle apart
+    assert (attention_loss(maps(1), maps(2), MASK) <= LAYERS * math.sqrt(2) + 1e-6).all()
+
+
+# ---- Eq. (5) and (6): the hidden-state term
+
+def test_hidden_loss_by_hand():
+    # differences (1, 3) and (0, 2) at two places: squares (1 + 9) / 2 = 5 and (0 + 4) / 2 = 2
+    s, t = torch.tensor([[[1.0, 3.0], [0.0, 2.0]]]), torch.zeros(1, 2, 2)
+    assert hidden_loss([s], [t], BOTH).tolist() == [3.5]
+    assert hidden_loss([s], [t], FIRST).tolist() == [5.0]
+    assert hidden_loss([s, t, s], [t, t, t], BOTH).tolist() == [7.0]       # summed over h_0, h_1, h_2
+
+
+def test_hidden_loss_against_plain_loops():
+    student, teacher, expected = states(1), states(2), [0.0] * B
+    for b in range(B):
+        for s, t in zip(student, teacher):
+            squares = [(float(s[b, i, d]) - float(t[b, i, d])) ** 2 for i in range(LENGTHS[b]) for d in range(D)]
+            expected[b] += sum(squares) / len(squares)
+    assert hidden_loss(student, teacher, MASK).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+# ---- Eq. (1)
+
+def outputs(seed: int) -> Output:
+    logits = torch.randn(B, 2, generator=torch.Generator().manual_seed(seed + 50))
+    return Output(logits, None, tuple(states(seed)), tuple(maps(seed)))
+
+
+BATCH = Batch(torch.zeros(B, T, dtype=torch.long), MASK, torch.zeros(B, T, dtype=torch.long), torch.tensor([0, 1, 1, 0]))
+
+
+def test_distill_loss_is_the_weighted_sum_against_plain_loops():
+    student, teacher = outputs(1), outputs(2)
+    att, hid = attention_loss(student.attn, teacher.attn, MASK), hidden_loss(student.hidden, teacher.hidden, MASK)
+    for b in range(B):
+        x, y = [float(v) for v in student.logits[b]], int(BATCH.labels[b])
+        cls = math.log(sum(math.exp(v) for v in x)) - x[y]                  # the gold label; the teacher's logits do not enter
+        expected = 0.7 * float(att[b]) + 0.3 * float(hid[b]) + 1.1 * cls
+        assert distill_loss(student, teacher, BATCH, SETTINGS)[b].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_distill_loss_by_hand():
+    # att sqrt(2), hid 5 of (1, 3) at one layer, cls ln 2 of equal logits: 2 * 1.414214 + 0.5 * 3.5 + 0.693147 = 5.271574
+    student = Output(torch.zeros(1, 2), None, (torch.tensor([[[1.0, 3.0], [0.0, 2.0]]]),), (EYE,))
+    teacher = Output(torch.tensor([[-9.0, 9.0]]), None, (torch.zeros(1, 2, 2),), (SWAP,))
+    batch = Batch(torch.zeros(1, 2), BOTH, torch.zeros(1, 2), torch.tensor([1]))
+    settings = replace(SETTINGS, alpha=2.0, beta=0.5, gamma=1.0)
+    assert distill_loss(student, teacher, batch, settings).tolist() == pytest.approx([5.271574], abs=1e-5)
+
+
+@pytest.mark.parametrize("ablate, weights", [
+    ("none", {"att": 0.7, "hid": 0.3, "cls": 1.1}),
+    ("no-att", {"att": 0.0, "hid": 0.3, "cls": 1.1}),
+    ("no-hid", {"att": 0.7, "hid": 0.0, "cls": 1.1}),
+    ("cls-only", {"att": 0.0, "hid": 0.0, "cls": 1.1}),
+])
+def test_an_ablation_leaves_its_term_out(ablate, weights):
+    settings = replace(SETTINGS, ablate=ablate)
+    assert settings.weights == weights
+    terms = distill_terms(outputs(1), outputs(2), BATCH, settings)
+    assert set(terms) == {name for name, weight in weights.items() if weight}
+    full = distill_terms(outputs(1), outputs(2), BATCH, SETTINGS)
+    assert all(torch.equal(values, full[name]) and values.shape == (B,) for name, values in terms.items())
+    assert torch.allclose(distill_loss(outputs(1), outputs(2), BATCH, settings), sum(weights[n] * full[n] for n in terms))
+
+
+def test_a_weight_of_0_leaves_its_term_out():
+    assert set(distill_terms(outputs(1), outputs(2), BATCH, replace(SETTINGS, alpha=0.0))) == {"hid", "cls"}
+    assert set(distill_terms(outputs(1), outputs(2), BATCH, replace(SETTINGS, gamma=0.0))) == {"att", "hid"}
+
+
+def test_the_variant_and_p_reach_the_term():
+    for settings in (SETTINGS, replace(SETTINGS, p=3.0), replace(SETTINGS, variant="released")):
+        expected = attention_loss(outputs(1).attn, outputs(2).attn, MASK, settings.p, settings.variant)
+        assert torch.equal(distill_terms(outputs(1), outputs(2), BATCH, settings)["att"], expected)
+
+
+# ---- what must not matter
+
+@pytest.mark.parametrize("extra", [1, 7])
+def test_padding_does_not_matter(extra):
+    wide = pad_mask(MASK, extra)
+    att, hid = attention_loss(maps(1), maps(2), MASK), hidden_loss(states(1), states(2), MASK)
+    assert torch.allclose(attention_loss(pad(maps(1), extra), pad(maps(2), extra), wide), att, rtol=0, atol=1e-6)
+    other = pad(states(2), extra)
+    for h in other:
+        h[:, T:] = -3.0                                          # not what stands there in the student
+    assert torch.allclose(hidden_loss(pad(states(1), extra), other, wide), hid, rtol=0, atol=1e-6)
+
+
+def test_the_released_variant_does_depend_on_padding_as_its_docstring_says():
+    a = attention_loss(maps(1), maps(2), MASK, variant="released")
+    b = attention_loss(pad(maps(1), 6), pad(maps(2), 6), pad_mask(MASK, 6), variant="released")
+    assert not torch.allclose(a, b, rtol=0.1)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_neighbours_and_their_order_do_not_matter(variant):
+    student, teacher, order = maps(1), maps(2), [2, 0, 3]
+    att = attention_loss(student, teacher, MASK, variant=variant)
+    assert torch.allclose(attention_loss([s[order] for s in student], [t[order] for t in teacher], MASK[order], variant=variant), att[order])
+    hid = hidden_loss(states(1), states(2), MASK)
+    assert torch.allclose(hidden_loss([s[order] for s in states(1)], [t[order] for t in states(2)], MASK[order]), hid[order])
+    if variant == "paper":
+        for b, n in enumerate(LENGTHS):                          # alone, cut to its own length
+            alone = attention_loss([s[b:b + 1, :, :n, :n] for s in student], [t[b:b + 1, :, :n, :n] for t in teacher], MASK[b:b + 1, :n])
+            assert alone.item() == pytest.approx(att[b].item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_no_gradient_and_no_nan_where_student_and_teacher_agree(variant):
+    student = [a.requires_grad_() for a in maps(1)]
+    loss = attention_loss(student, maps(1), MASK, variant=variant)
+    assert loss.tolist() == [0.0] * B
+    loss.sum().backward()
+    assert all(torch.equal(a.grad, torch.zeros_like(a)) for a in student)
+    hidden = [h.requires_grad_() for h in states(1)]
+    hidden_loss(hidden, states(1), MASK).sum().backward()
+    assert all(torch.equal(h.grad, torch.zeros_like(h)) for h in hidden)
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    student = [a.double().requires_grad_() for a in maps(1)]
+    # attention_map works in float32, so the step is large and the tolerance wide
+    loss = attention_loss(student, maps(2), MASK).sum()
+    loss.backward()
+    way = torch.zeros_like(student[0])
+    way[0, 1, 2, 3] = way[1, 0, 0, 1] = 1.0
+    up, down = (attention_loss([(student[0] + e * way).detach(), student[1].detach()], maps(2), MASK).sum().item() for e in (5e-3, -5e-3))
+    assert (student[0].grad * way).sum().item() == pytest.approx((up - down) / 1e-2, rel=2e-2, abs=1e-4)
+
+
+def test_layers_that_do_not_match_are_an_error():
+    with pytest.raises(ValueError):
+        attention_loss(maps(1), maps(2)[:1], MASK)
+    with pytest.raises(ValueError):
+        hidden_loss(states(1)[:2], states(2), MASK)
+
+
+# ---- the released code's own numbers
+
+@pytest.mark.skipif(not GOLDEN.is_file(), reason="the released code's numbers are not here")
+@pytest.mark.parametrize("i", [0, 1, 2])
+def test_released_gives_what_the_released_code_gives(i):
+    from safetensors.torch import load_file
+    golden = load_file(GOLDEN)
+    student, teacher = golden[f"student_{i}"], golden[f"teacher_{i}"]
+    everyone = torch.ones(student.shape[0], student.shape[-1], dtype=torch.bool)
+    assert torch.allclose(attention_map(student, everyone, 2.0), golden[f"map_student_{i}"], rtol=0, atol=1e-6)
+    ours = attention_loss([student], [teacher], everyone, 2.0, "released")
+    assert ours.mean().item() == pytest.approx(golden[f"loss_{i}"].item(), rel=1e-4)
+
+
+# ---- line 1: D_aug
+
+WORDS = ["wonderful", "dreadful", "story", "acting", "moving", "boring", "film"]
+CLEAN = Examples((Example(f"row-{i}", f"a {WORDS[i % 2]} {WORDS[2 + i % 5]} and {WORDS[(i * 3) % 7]}", i % 2) for i in range(11)), ("bad", "good"))
+
+
+def test_d_aug_has_k_copies_of_each_row_with_its_label():
+    augmented = token_split(CLEAN, replace(SETTINGS, k=3), seed=0)
+    assert len(augmented) == 33
+    for x in CLEAN:
+        copies = [y for y in augmented if y.id == x.id]
+        assert len(copies) == 3 and {y.label for y in copies} == {x.label}
+        assert all(y.text.replace(" ", "") == x.text.replace(" ", "") and y.text != x.text for y in copies)
+    assert any(len({y.text for y in augmented if y.id == x.id}) == 3 for x in CLEAN)
+
+
+def test_a_rows_copies_do_not_depend_on_other_rows():
+    full = token_split(CLEAN, SETTINGS, seed=0)
+    some = token_split(CLEAN[4:6], SETTINGS, seed=0)
+    assert some == [y for y in full if y.id in ("row-4", "row-5")]
+
+
+def test_more_copies_keep_the_earlier_ones():
+    assert token_split(CLEAN, replace(SETTINGS, k=4), seed=0)[:22] == token_split(CLEAN, replace(SETTINGS, k=2), seed=0)
+
+
+def test_the_seed_and_the_settings_reach_the_splitter():
+    assert token_split(CLEAN, SETTINGS, seed=0) == token_split(CLEAN, SETTINGS, seed=0) != token_split(CLEAN, SETTINGS, seed=1)
+    assert [y.text for y in token_split(CLEAN, replace(SETTINGS, k=1, min_char=20), seed=0)] == [x.text for x in CLEAN]
+
+    def added(**settings):
+        return [len(y.text.split()) - len(x.text.split()) for x, y in zip(CLEAN, token_split(CLEAN, replace(SETTINGS, k=1, **settings), 0))]
+    assert set(added(max_targets=1)) == {1} and max(added(rate=1.0)) == 3
+
+
+# ---- the algorithm
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS, *(f"##{c}" for c in LETTERS)]
+
+
+def make_victim() -> Record:
+    config = BertConfig(vocab=len(PIECES), hidden=8, layers=2, heads=2, ffn=16, positions=48)
+    model = Bert(config).init_weights(torch.Generator().manual_seed(0), std=0.2).eval()
+    return Record(model, Text.from_vocab({p: i for i, p in enumerate(PIECES)}, 48), ("bad", "good"), [{"trained": "poisoned"}])
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: t.clone() for name, t in model.state_dict().items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def near(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.allclose(a[name], b[name], rtol=0, atol=1e-12) for name in a)
+
+
+class Run:
+    """One run, with everything that it lets others see."""
+
+    def __init__(self, settings: MBTSAD = SETTINGS, seed: int = 0, **more):
+        self.victim, self.log, self.seen, self.modes = make_victim(), [], [], []
+        self.before = weights(self.victim.model)
+        self.student = mbtsad(self.victim, CLEAN, settings, seed=seed, log=self.note, watch=self.watch, **more)
+
+    def note(self, entry: dict) -> None:
+        self.log.append(entry)
+        if entry["stage"] == "MBTSAD":
+            self.modes.append(self.seen[0][1].model.training)
+
+    def watch(self, name: str, record: Record, seconds: float) -> None:
+        self.seen.append((name, record, weights(record.model), seconds))
+
+    def stage(self, name: str) -> list[dict]:
+        return [entry for entry in self.log if entry["stage"] == name]
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return Run()
+
+
+def test_the_victim_is_left_as_it_was(run):
+    assert equal(run.before, weights(run.victim.model))
+    assert run.victim.history == [{"trained": "poisoned"}] and not run.victim.model.training
+    assert all(p.grad is None for p in run.victim.model.parameters())
+    assert run.student.model is not run.victim.model and not equal(run.before, weights(run.student.model))
+
+
+def test_watch_sees_the_teacher_then_the_student(run):
+    assert [name for name, *_ in run.seen] == ["TS-FT", "MBTSAD"]
+    assert run.seen[1][1] is run.student and run.seen[0][1] is not run.student
+    assert all(seconds > 0 for *_, seconds in run.seen)
+
+
+def test_the_teacher_is_frozen_and_in_eval_mode_while_it_teaches(run):
+    _, teacher, when_made, _ = run.seen[0]
+    assert equal(when_made, weights(teacher.model))
+    assert run.modes and not any(run.modes)
+
+
+def test_teacher_and_student_both_start_at_the_victim():
+    # at rates so small that nothing moves, all three models are one
+    still = Run(replace(SETTINGS, lr1=1e-20, lr2=1e-20))
+    assert near(still.before, weights(still.student.model)) and near(still.before, still.seen[0][2])
+    # where the teacher moves and the student does not, the student is the victim and not the teacher
+    taught = Run(replace(SETTINGS, lr2=1e-20))
+    assert near(taught.before, weights(taught.student.model)) and not near(taught.before, taught.seen[0][2])
+
+
+def test_the_student_comes_back_ready(run):
+    assert not run.student.model.training and run.student.labels == ("bad", "good")
+    copy.deepcopy(run.student.model)
+    assert all(torch.isfinite(p).all() for p in run.student.model.parameters())
+
+
+def test_the_history_names_the_mitigation(run):
+    first, *_, last = run.student.history
+    assert first == {"trained": "poisoned"} and last["mitigation"] == "mbtsad"
+    assert last["clean_rows"] == 11 and last["seed"] == 0 and last["alpha"] == 0.7
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
+    again, other = Run(), Run(seed=1)
+    assert equal(weights(run.student.model), weights(again.student.model)) and run.log == again.log
+    assert not equal(weights(run.student.model), weights(other.student.model))
+
+
+def test_the_global_random_state_is_left_as_it_was():
+    victim, before = make_victim(), torch.get_rng_state()
+    mbtsad(victim, CLEAN, SETTINGS)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_log_has_every_term_and_adds_up(run):
+    assert [entry["stage"] for entry in run.log] == ["TS-FT"] * 6 + ["MBTSAD"] * 6          # 22 rows in batches of 4
+    for entry in run.stage("TS-FT"):
+        assert set(entry["terms"]) == {"cls"} and entry["total"] == pytest.approx(entry["terms"]["cls"], abs=1e-6)
+    for entry in run.stage("MBTSAD"):
+        assert entry["weights"] == {"att": 0.7, "hid": 0.3, "cls": 1.1}
+        assert all(value > 0 for value in entry["terms"].values())
+        assert entry["total"] == pytest.approx(sum(entry["weights"][t] * entry["terms"][t] for t in entry["terms"]), rel=1e-5)
+
+
+def test_each_stage_has_its_own_rate_and_passes():
+    done = Run(replace(SETTINGS, lr1=3e-3, lr2=1e-4, epochs1=2, epochs2=1, warmup=0.5))
+    assert [len(done.stage(name)) for name in ("TS-FT", "MBTSAD")] == [12, 6]
+    assert [max(e["lr"] for e in done.stage(name)) for name in ("TS-FT", "MBTSAD")] == pytest.approx([3e-3, 1e-4])
+
+
+@pytest.mark.parametrize("ablate, terms", [("no-att", {"hid", "cls"}), ("no-hid", {"att", "cls"}), ("cls-only", {"cls"})])
+def test_an_ablated_run_logs_the_terms_that_are_left(ablate, terms):
+    done = Run(replace(SETTINGS, ablate=ablate))
+    assert all(set(entry["terms"]) == terms for entry in done.stage("MBTSAD"))
+    assert equal(done.before, weights(done.victim.model))
+
+
+def test_the_two_variants_differ(run):
+    done = Run(replace(SETTINGS, variant="released"))
+    assert 0 < done.stage("MBTSAD")[0]["terms"]["att"] < run.stage("MBTSAD")[0]["terms"]["att"] / 10
+    assert not equal(weights(done.student.model), weights(run.student.model))
+
+
+def test_in_bfloat16_the_weights_stay_float32():
+    done = Run(dtype=torch.bfloat16)
+    assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in done.student.model.parameters())
+    assert all(math.isfinite(entry["total"]) for entry in done.log)
+
+
+# ---- refusals
+
+@pytest.mark.parametrize("values, words", [
+    ({"k": 0}, "k is 0"), ({"alpha": -1.0}, "alpha -1.0"), ({"beta": -0.5}, "beta -0.5"), ({"gamma": -2.0}, "gamma -2.0"),
+    ({"p": 0.0}, "p is 0.0"), ({"p": -2.0}, "p is -2.0"),
+])
+def test_bad_settings_are_refused_in_one_line(values, words):
+    with pytest.raises(BadInput, match=words) as caught:
+        MBTSAD(**values)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [{"lr1": 0.0}, {"lr2": -1.0}, {"epochs1": 0}, {"epochs2": 0}, {"batch_size": 0}, {"warmup": 2.0}])
+def test_bad_schedules_are_refused(values):
+    with pytest.raises(BadInput):
+        mbtsad(make_victim(), CLEAN, replace(SETTINGS, **values))

@@ -1,0 +1,271 @@
+"""fit(): the schedule by hand, the loop against a plain one, what the seed fixes, what the log holds."""
+import copy
+import math
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minibd.data import batches
+from minibd.models.bert import Bert, BertConfig
+from minibd.models.dropout import Dropout
+from minibd.records import BadInput, Example
+from minibd.text import Text
+from minibd.train import Schedule, cross_entropy, fit, weighted
+
+LETTERS = "abcdefgh"
+TEXT = Text.from_vocab({piece: i for i, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS])}, 16)
+ROWS = [Example(str(i), " ".join(LETTERS[(i * j) % 8] for j in range(1, 2 + i % 5)), i % 2) for i in range(10)]
+
+
+def bert(dropout: float = 0.1, seed: int = 0) -> Bert:
+    config = BertConfig(vocab=12, hidden=8, layers=2, heads=2, ffn=16, positions=16, dropout=dropout,
+                        attention_dropout=dropout, classifier_dropout=dropout)
+    return Bert(config).init_weights(torch.Generator().manual_seed(seed), std=0.2)
+
+
+def train(model=None, schedule=Schedule(1e-2, epochs=2, batch_size=4), loss=cross_entropy, **settings):
+    return fit(model or bert(), TEXT, TEXT.encode(ROWS), loss, schedule, **{"seed": 0, **settings})
+
+
+def state(model) -> dict[str, torch.Tensor]:
+    return {name: t.clone() for name, t in model.state_dict().items()}
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(state(a).values(), state(b).values(), strict=True))
+
+
+# ---- the schedule
+
+@pytest.mark.parametrize("warmup, steps, rates", [
+    (0.0, 4, [1, 3 / 4, 2 / 4, 1 / 4]),
+    (0.5, 4, [1 / 2, 1, 1, 1 / 2]),                           # two steps up; then (4 - 2) / 2 and (4 - 3) / 2
+    (0.2, 10, [1 / 2, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
+    (1.0, 4, [1 / 4, 2 / 4, 3 / 4, 1]),
+    (0.0, 1, [1]),
+    (0.1, 1, [1]),
+    (1.0, 1, [1]),
+])
+def test_the_rate_by_hand(warmup, steps, rates):
+    schedule = Schedule(1.0, epochs=1, warmup=warmup)
+    assert [schedule.rate(step, steps) for step in range(steps)] == pytest.approx(rates)
+
+
+SHARES, STEPS = (0.0, 0.03, 0.1, 0.25, 1 / 3, 0.9, 1.0), (1, 2, 5, 15, 101, 1000)
+
+
+@pytest.mark.parametrize("warmup", SHARES)
+def test_the_rate_climbs_then_falls_towards_0(warmup):
+    for steps in STEPS:
+        rates = [Schedule(1.0, epochs=1, warmup=warmup).rate(step, steps) for step in range(steps)]
+        top = rates.index(max(rates))
+        assert min(rates) > 0
+        assert rates[:top + 1] == sorted(rates[:top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+        if steps == 1000 and warmup < 1:
+            assert max(rates) > 0.99 and rates[-1] == pytest.approx(1 / (steps - warmup * steps))
+
+
+@pytest.mark.parametrize("warmup", SHARES)
+def test_the_rate_never_exceeds_1(warmup):
+    for steps in STEPS:
+        assert max(Schedule(1.0, epochs=1, warmup=warmup).rate(step, steps) for step in range(steps)) <= 1, steps
+
+
+@pytest.mark.parametrize("values, words", [
+    ({"lr": 0.0}, "learning rate of 0.0"), ({"lr": -1e-3}, "learning rate"), ({"lr": math.nan}, "learning rate of nan"),
+    ({"epochs": 0}, "epochs is 0"), ({"batch_size": 0}, "batch_size is 0"), ({"warmup": -0.1}, "warmup is -0.1"), ({"warmup": 1.5}, "warmup is 1.5"),
+])
+def test_bad_values_are_refused_in_one_line(values, words):
+    with pytest.raises(BadInput, match=words) as caught:
+        Schedule(**{"lr": 1e-3, "epochs": 1, **values})
+    assert "\n" not in str(caught.value)
+
+
+# ---- the loop
+
+def by_hand(model: Bert, schedule: Schedule, seed: int) -> list[float]:
+    """The same training in plain lines: the gradients' norms come back."""
+    encoded = TEXT.encode(ROWS)
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": schedule.weight_decay},
+                                   {"params": vectors, "weight_decay": 0.0}], lr=schedule.lr, foreach=False)
+    plan = [which for epoch in range(schedule.epochs) for which in batches(encoded.lengths, schedule.batch_size, seed, epoch)]
+    norms = []
+    for step, which in enumerate(plan):
+        batch = TEXT.batch(encoded, which)
+        total = 0.0
+        for i in range(len(which)):                           # the mean of one text's loss after another
+            one = TEXT.batch(encoded, [which[i]])
+            total = total + F.cross_entropy(model(one).logits[0].float(), batch.labels[i]) / len(which)
+        model.zero_grad()
+        total.backward()
+        norms.append(math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters())))
+        for p in model.parameters():
+            p.grad *= min(1.0, schedule.clip / (norms[-1] + 1e-6))
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.lr * schedule.rate(step, len(plan))
+        optimizer.step()
+    return norms
+
+
+def test_fit_is_the_plain_loop():
+    schedule = Schedule(3e-3, epochs=2, batch_size=4, warmup=0.5, weight_decay=0.1, clip=0.06)
+    # float64, since a key's bias has no gradient but rounding, and Adam makes steps of rounding
+    plain = bert(dropout=0.0).double()
+    norms = by_hand(plain, schedule, seed=7)
+    assert len(norms) == 6 and min(norms) < 0.06 < max(norms)          # some steps are clipped, some are not
+    trained = train(bert(dropout=0.0).double(), schedule, seed=7)
+    for (name, ours), theirs in zip(trained.state_dict().items(), plain.state_dict().values(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-9), name
+    assert not torch.allclose(trained.classifier.weight.float(), bert(dropout=0.0).classifier.weight, atol=1e-3)
+
+
+def test_decay_shrinks_matrices_alone():
+    # A loss without a gradient: AdamW's step is p <- p - lr * decay * p.
+    model, schedule = bert(), Schedule(0.5, epochs=1, batch_size=10, warmup=0.0, weight_decay=0.1)
+    with torch.no_grad():
+        model.pooler.bias.fill_(1.0)
+    before = state(model)
+    train(model, schedule, loss=lambda m, b: {"none": sum(p.sum() for p in m.parameters()) * torch.zeros(len(b.labels))})
+    for name, p in model.named_parameters():
+        assert torch.allclose(p, before[name] * (0.95 if p.dim() > 1 else 1.0), atol=1e-7), name
+
+
+def test_frozen_weights_stay():
+    model = bert()
+    model.embeddings.requires_grad_(False)
+    before = state(model)
+    train(model)
+    for name, t in state(model).items():
+        assert torch.equal(t, before[name]) == (name.startswith("embeddings.") or name == "head_mask"), name
+
+
+def test_the_model_is_trained_in_train_mode_in_place_and_comes_back_in_eval_mode():
+    model, modes = bert().eval(), []
+
+    def loss(m, batch):
+        modes.append(m.training)
+        return cross_entropy(m, batch)
+    assert train(model, loss=loss) is model
+    assert modes == [True] * 6 and not model.training
+
+
+def test_it_learns():
+    log = []
+    train(bert(dropout=0.0), Schedule(2e-2, epochs=30, batch_size=5), log=log.append)
+    assert log[-1]["total"] < 0.1 < log[0]["total"]
+
+
+# ---- chance
+
+def test_the_seed_fixes_every_bit():
+    assert same(train(bert(), seed=1), train(bert(), seed=1))
+    assert not same(train(bert(), seed=1), train(bert(), seed=2))
+
+
+def test_the_seed_fixes_dropout_and_batches_apart_from_the_global_state():
+    torch.manual_seed(1)
+    a = train(bert())
+    torch.manual_seed(2)
+    assert same(a, train(bert()))
+
+
+def test_the_global_random_state_is_left_as_it_was():
+    model, before, plain = bert(), torch.get_rng_state(), random.getstate()
+    train(model)
+    assert torch.equal(before, torch.get_rng_state()) and plain == random.getstate()
+
+
+def test_the_generator_does_not_stay_so_the_model_can_be_copied():
+    model = train(bert())
+    assert all(m.generator is None for m in model.modules() if isinstance(m, Dropout))
+    assert same(model, copy.deepcopy(model))
+
+
+# ---- terms, weights, log
+
+def two_terms(model, batch):
+    values = cross_entropy(model, batch)["cls"]
+    return {"cls": values, "half": values / 2 + 1}
+
+
+def test_weighted_by_hand():
+    terms = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([10.0, 20.0]), "c": torch.tensor([5.0, 5.0])}
+    assert weighted(terms, {"a": 3.0, "b": 0.1}).tolist() == [3 + 1 + 5, 6 + 2 + 5]      # c is not named: 1
+
+
+def test_the_total_can_be_added_again_from_the_log():
+    log = []
+    train(loss=two_terms, weights={"half": 0.25, "absent": 9.0}, log=log.append, name="stage one")
+    assert [entry["step"] for entry in log] == [0, 1, 2, 3, 4, 5]
+    assert sum(entry["rows"] for entry in log) == 20
+    for entry in log:
+        assert set(entry) == {"stage", "step", "lr", "rows", "terms", "weights", "total"}
+        assert entry["stage"] == "stage one" and entry["weights"] == {"cls": 1.0, "half": 0.25}
+        assert entry["total"] == pytest.approx(sum(entry["weights"][t] * entry["terms"][t] for t in ("cls", "half")), abs=1e-6)
+        assert entry["terms"]["half"] == pytest.approx(entry["terms"]["cls"] / 2 + 1, abs=1e-6)
+
+
+def test_the_log_has_the_rate_of_each_step():
+    log = []
+    train(schedule=Schedule(0.01, epochs=2, batch_size=4, warmup=0.5), log=log.append)
+    assert [entry["lr"] for entry in log] == pytest.approx([0.01 * r for r in (1 / 3, 2 / 3, 1, 1, 2 / 3, 1 / 3)])
+
+
+def test_a_weight_of_a_term_acts_as_the_term_times_it():
+    def doubled(model, batch):
+        terms = two_terms(model, batch)
+        return {"cls": terms["cls"], "half": 0.5 * terms["half"]}
+    assert same(train(loss=two_terms, weights={"half": 0.5}), train(loss=doubled))
+
+
+def test_a_log_changes_nothing():
+    assert same(train(), train(log=[].append))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_before_the_weights_are_harmed(bad):
+    model = bert()
+    before, steps = state(model), []
+
+    def loss(m, batch):
+        steps.append(1)
+        return {"cls": cross_entropy(m, batch)["cls"] * bad}
+    with pytest.raises(BadInput, match=r"the loss is (nan|inf) at step 1 of 6") as caught:
+        train(model, loss=loss)
+    assert "\n" not in str(caught.value) and len(steps) == 1
+    assert all(torch.equal(t, before[name]) for name, t in state(model).items())
+
+
+# ---- types
+
+def test_bfloat16_keeps_float32_weights_and_comes_near():
+    log, schedule = [], Schedule(3e-3, epochs=1, batch_size=4)
+    half, full = train(bert(dropout=0.0), schedule, dtype=torch.bfloat16, log=log.append), train(bert(dropout=0.0), schedule)
+    assert all(p.dtype == torch.float32 for p in half.parameters())
+    assert not same(half, full)
+    assert all(torch.allclose(a, b, atol=2e-2) for a, b in zip(half.parameters(), full.parameters()))
+    assert all(math.isfinite(entry["total"]) for entry in log)
+
+
+# ---- what must not matter
+
+def test_a_texts_loss_does_not_depend_on_its_neighbours_or_its_padding():
+    model = bert().eval()
+    together = cross_entropy(model, TEXT(ROWS))["cls"]
+    assert together.shape == (10,)
+    for i, x in enumerate(ROWS):
+        assert cross_entropy(model, TEXT([x]))["cls"].item() == pytest.approx(together[i].item(), abs=1e-6)
+    order = [3, 9, 0, 5]
+    some = cross_entropy(model, TEXT([ROWS[i] for i in order]))["cls"]
+    assert torch.allclose(some, together[order], atol=1e-6)
+
+
+def test_cross_entropy_by_hand():
+    model = bert().eval()
+    batch = TEXT(ROWS[:2])
+    for logits, label, value in zip(model(batch).logits.tolist(), batch.labels.tolist(), cross_entropy(model, batch)["cls"].tolist()):
+        assert value == pytest.approx(math.log(sum(math.exp(x) for x in logits)) - logits[label], abs=1e-6)
