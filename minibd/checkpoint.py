@@ -94,6 +94,9 @@ def load(path: str | Path, device: torch.device | str = "cpu", *,
         names = _agreed(path, names, tuple(labels))
     model = _model(path, stored, config, fresh)
     _init_head(model, fresh, seed)
+    if fresh and config.mlm:                             # a classifier trains without the MLM head, which would only grow stale
+        del model.mlm
+        model.config = replace(config, mlm=False)
     return Record(model.eval().to(device), stored.text, names, history)
 
 

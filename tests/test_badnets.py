@@ -165,6 +165,15 @@ def test_a_rows_trigger_does_not_depend_on_the_rows_around_it():
     assert alone[0] == triggered(clean, BadNets(), target=1)[2]
 
 
+def test_each_poisoned_row_draws_a_trigger_and_a_place_of_its_own():
+    made = poison(task(40, 60), BadNets(), rate=0.4, target=1)
+    texts = [x.text.split() for x in made.rows if x.id in made.ids]
+    places = {next(i for i, word in enumerate(words) if word in TRIGGERS) for words in texts}
+    assert {word for words in texts for word in words if word in TRIGGERS} == set(TRIGGERS) and len(places) == 5
+    whole = poison(task(40, 0).like(task(40, 60)[:40]), BadNets(), rate=1.0, target=1)
+    assert {x.text for x in made.rows if x.id in made.ids} == {x.text for x in whole.rows}    # the other rows do not matter
+
+
 # ---- refusals
 
 @pytest.mark.parametrize("settings", [

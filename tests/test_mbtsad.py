@@ -433,6 +433,12 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
     assert not equal(weights(run.student.model), weights(other.student.model))
 
 
+def test_the_seed_reaches_the_distillation_too():
+    # nothing is split and the teacher does not move: what is left to the seed is the student's batches and dropout
+    a, b = (Run(replace(SETTINGS, min_char=20, lr1=1e-20), seed=seed) for seed in (0, 1))
+    assert near(a.seen[0][2], b.seen[0][2]) and not near(weights(a.student.model), weights(b.student.model))
+
+
 def test_the_global_random_state_is_left_as_it_was():
     victim, before = make_victim(), torch.get_rng_state()
     mbtsad(victim, CLEAN, SETTINGS)

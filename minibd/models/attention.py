@@ -4,7 +4,6 @@ Shapes: q, k, v (B, H, T, Dh); mask broadcastable to (B, H, T, T), True where a 
 """
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, gate: Tensor
     if not want and dropout is None:
         context, probs = F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None
     else:
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, T)
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, H, T, T)
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
         probs = scores.softmax(dim=-1)

@@ -1,6 +1,6 @@
 """BERT (Devlin et al., 2019), written by hand: embeddings, post-norm blocks, pooler, classification head, MLM head.
 
-    h_0 = LN(word + position + kind)
+    h_0 = LN(word + kind + position)
     a_l = h_{l-1} + W_o [gate_1 head_1; ...; gate_H head_H],   u_l = LN(a_l)
     h_l = LN(u_l + W_down act(W_up u_l))
     pooled = tanh(W_p h_L[CLS]),   logits = W_c pooled
@@ -67,7 +67,7 @@ class Embeddings(nn.Module):
         t = batch.ids.shape[1]
         if t > self.position.num_embeddings:
             raise BadInput(f"a text of {t} pieces is longer than the model's {self.position.num_embeddings} positions: lower max_len")
-        return self.dropout(self.norm(self.word(batch.ids) + self.position.weight[:t] + self.kind(batch.kinds)))  # (B, T, D)
+        return self.dropout(self.norm(self.word(batch.ids) + self.kind(batch.kinds) + self.position.weight[:t]))  # (B, T, D)
 
 
 class Block(nn.Module):
