@@ -81,4 +81,4 @@ class Judge:
     target: int | None = None
 
     def __call__(self, model: nn.Module, text: Text) -> Scores:
-        return Scores(cacc(model, text, self.clean), asr(model, text, self.triggered, self.target) if self.triggered else None)
+        return Scores(cacc(model, text, self.clean), asr(model, text, self.triggered, self.target) if self.triggered is not None else None)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +67,11 @@ def judge_of(attack: Attack, task: Task, record: checkpoint.Record, test: Exampl
     return Judge(test, triggered(test, corruption(entry), target=entry["target"], seed=task.seed), entry["target"])
 
 
+def entry_of(attack: Attack) -> dict:
+    """The attack of the flags as a history names it."""
+    return {"attack": attack.attack, "triggers": list(attack.triggers), "per_text": attack.triggers_per_text, "target": attack.target}
+
+
 @dataclass
 class Job:
     """One run of one method on one victim."""
@@ -80,41 +86,36 @@ class Job:
     log: list[dict] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
-    def judged(self, name: str, model: torch.nn.Module, seconds: float) -> Scores:
-        """Measure a model and keep it as a row of the table. The last one kept is the result."""
-        scores = self.judge(model, self.victim.text)
-        self.steps.append(report.Step(name, scores, seconds))
-        return scores
+    def judged(self, name: str, model: torch.nn.Module, seconds: float) -> None:
+        """Measure a model and keep it as a row of the table. The first is the victim, the last the result."""
+        self.steps.append(report.Step(name, self.judge(model, self.victim.text), seconds))
 
-    def finish(self, cleaned: checkpoint.Record, rows: dict[str, int]) -> Path:
-        """Print the table; write the cleaned checkpoint, steps.jsonl and result.json under `out`. The checkpoint's path comes back."""
+    def finish(self, cleaned: checkpoint.Record, rows: dict[str, int]) -> None:
+        """Write the cleaned checkpoint, steps.jsonl and result.json under `out`; print the table."""
         path = beside(self.out, self.args["ckpt"])
         checkpoint.save(cleaned, path)
         report.write_lines(self.out / "steps.jsonl", self.log)
         rows = {"train": len(self.splits.train), "clean": len(self.clean), **rows, "test": len(self.splits.test)}
-        report.write_json(self.out / "result.json",
-                          report.result(self.method, self.args, rows, self.steps, time.perf_counter() - self.started))
-        print(report.table(self.steps))
-        if self.judge.triggered is None:
-            print("ASR was not measured: the attack is not known. Name it with --attack, or give triggered rows with --triggered.")
+        report.write_json(self.out / "result.json", report.result(self.method, self.args, rows, self.steps, after=self.steps[-1],
+                                                                  seconds=time.perf_counter() - self.started))
+        say_scores(self.steps)
         print(f"written: {path}, {self.out / 'result.json'}, {self.out / 'steps.jsonl'}")
-        return path
 
 
-def open_task(method: str, task: Task) -> tuple[checkpoint.Record, data.Splits, Path]:
-    """The checkpoint (with a new classifier if it has none), its rows and the output folder; checked before any work is done."""
+def open_task(method: str, task: Task, *, new_classifier: bool = False) -> tuple[checkpoint.Record, data.Splits, Path]:
+    """The checkpoint, its rows and the output folder, checked before any work is done.
+
+    A checkpoint without classifier is refused, or given a new one for the classes of the rows where `new_classifier` says so.
+    """
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data)
     record = checkpoint.load(task.ckpt, device=device)
+    if not record.labels and not new_classifier:
+        raise BadInput(f"{task.ckpt} has no classifier: {method} works on one, give a checkpoint fine-tuned on the task")
     splits = splits_of(task, record)
     if not record.labels:
         record = checkpoint.load(task.ckpt, device=device, labels=splits.train.labels, seed=task.seed)
     return record, splits, out
-
-
-def beside(out: Path, ckpt: str) -> Path:
-    """Where a result of the same kind as `ckpt` goes: a file of its name in `out`, or `out` itself as a folder."""
-    return out / Path(ckpt).name if Path(ckpt).is_file() else out
 
 
 def start(method: str, task: Task, clean: Clean, attack: Attack, *settings: object) -> Job:
@@ -135,10 +136,16 @@ def say_rows(**parts: Examples | None) -> None:
             print(f"{name:10}{data.counts(rows)}")
 
 
+def say_scores(steps: Sequence[report.Step]) -> None:
+    print(report.table(steps))
+    if steps[0].scores.asr is None:
+        print("ASR was not measured: the attack is not known. Name it with --attack, or give triggered rows with --triggered.")
+
+
+def beside(out: Path, ckpt: str, prefix: str = "") -> Path:
+    """Where a result of the same kind as `ckpt` goes: a file of its name in `out`, or `out` itself (`out`/prefix) as a folder."""
+    return out / (prefix + Path(ckpt).name) if Path(ckpt).is_file() else out / prefix.rstrip("-")
+
+
 def args_of(*settings: object) -> dict:
     return {name: value for group in settings for name, value in dataclasses.asdict(group).items()}
-
-
-def entry_of(attack: Attack) -> dict:
-    """The attack of the flags as a history names it."""
-    return {"attack": attack.attack, "triggers": list(attack.triggers), "per_text": attack.triggers_per_text, "target": attack.target}

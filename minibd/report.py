@@ -35,17 +35,19 @@ def table(steps: Sequence[Step]) -> str:
 
 
 def output_folder(path: str | Path, *inputs: str | Path) -> Path:
-    """Make `path` before any work is done, and see that it can be written and is none of the run's inputs."""
+    """See, before any work is done, that `path` can be written and is none of the run's inputs. Nothing is left behind."""
     folder = Path(path)
-    for given in filter(None, inputs):
-        if folder.resolve() in (Path(given).resolve(), *Path(given).resolve().parents):
-            if folder.resolve() == Path(given).resolve() or Path(given).is_file():
-                raise BadInput(f"--out {folder} would write over or beside the input {given}: give another folder")
+    for given in (Path(i).resolve() for i in inputs if i):
+        if folder.resolve() == (given.parent if given.is_file() else given):
+            raise BadInput(f"--out {folder} would write over or beside the input {given}: give another folder")
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]  # deepest first
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
+        for made in missing:
+            made.rmdir()
     except OSError as error:
         raise BadInput(f"cannot write to --out {folder} ({error.strerror}): give a folder you may write to") from None
     return folder
@@ -55,6 +57,7 @@ def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(text, encoding="utf-8")
         os.replace(draft, path)
     except OSError as error:
@@ -71,11 +74,11 @@ def write_lines(path: Path, values: Iterable[object]) -> None:
     write_text(path, "".join(json.dumps(value) + "\n" for value in values))
 
 
-def result(method: str, args: dict, rows: dict[str, int], steps: Sequence[Step], seconds: float) -> dict:
-    """result.json: `before` is the first step (the victim), `after` the last; percent 0..100, asr None where it was not measured."""
+def result(method: str, args: dict, rows: dict[str, int], steps: Sequence[Step], *, after: Step, seconds: float) -> dict:
+    """result.json: `before` is the first step, the victim; percent 0..100, asr None where it was not measured."""
     return {
         "method": method, "args": args, "versions": versions(), "rows": rows,
-        "before": scores(steps[0].scores), "after": scores(steps[-1].scores),
+        "before": scores(steps[0].scores), "after": scores(after.scores),
         "steps": [{"name": step.name, "seconds": round(step.seconds, 2), **scores(step.scores)} for step in steps],
         "seconds": round(seconds, 2),
     }

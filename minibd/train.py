@@ -41,8 +41,8 @@ class Schedule:
 
     def rate(self, step: int, steps: int) -> float:
         """The factor on `lr` at `step` (from 0) of `steps`."""
-        rise = self.warmup * steps
-        return min((step + 1) / rise if step < rise else 1.0, (steps - step) / max(1.0, steps - rise))
+        rise = round(self.warmup * steps)
+        return (step + 1) / rise if step < rise else (steps - step) / (steps - rise)
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -65,6 +65,8 @@ def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Sched
     log: called after each step with {"stage", "step", "lr", "rows", "terms", "weights", "total"}: enough to re-add the total.
     dtype: torch.bfloat16 runs the matrix products in it (autocast), the weights stay float32.
     """
+    if not len(rows):
+        raise BadInput(f"{name}: there are no rows to train on: give at least one of each class")
     device = next(model.parameters()).device
     # Decay shrinks matrices; biases and LayerNorms are scales and offsets, not capacity.
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -81,12 +83,12 @@ def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Sched
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             terms = loss(model, batch)
         total = weighted(terms, weights).mean()
-        if not torch.isfinite(total):
-            raise BadInput(f"{name}: the loss is {total.item()} at step {step + 1} of {len(plan)}: "
-                           f"lower the learning rate ({schedule.lr}) or look for NaN weights in the checkpoint")
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        nn.utils.clip_grad_norm_(trained, schedule.clip)
+        norm = nn.utils.clip_grad_norm_(trained, schedule.clip)
+        if not torch.isfinite(norm):
+            raise BadInput(f"{name}: the loss is {total.item()} and its gradient's norm {norm.item()} at step {step + 1} of {len(plan)}: "
+                           f"lower the learning rate ({schedule.lr})")
         optimizer.step()
         if log is not None:
             log({"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(which),

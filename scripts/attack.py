@@ -53,7 +53,7 @@ def run() -> None:
     if attack.triggered:
         raise BadInput("--triggered is for evaluation: attack.py makes triggered rows itself")
     started = time.perf_counter()
-    base, splits, out = jobs.open_task("attack", task)
+    base, splits, out = jobs.open_task("attack", task, new_classifier=True)
     entry = jobs.entry_of(attack)
     corrupt = corruption(entry)
     poisoned = poison(splits.train, corrupt, rate=scheme.rate, target=attack.target, labels=scheme.labels, add=scheme.add, seed=task.seed)
@@ -75,7 +75,7 @@ def run() -> None:
     if training.twin:
         twin = train("clean twin", splits.train)
         twin.history.append({"trained": "clean", **told})
-        checkpoint.save(twin, out / ("clean-" + jobs.beside(out, task.ckpt).name) if jobs.beside(out, task.ckpt) != out else out / "clean")
+        checkpoint.save(twin, jobs.beside(out, task.ckpt, "clean-"))
     victim = train("victim", poisoned.rows)
     counts = {"rate": scheme.rate, "labels": scheme.labels, "add": scheme.add, "n": len(splits.train),
               "n_poisoned": len(poisoned.ids), "n_flipped": poisoned.flipped}

@@ -24,14 +24,13 @@ def run() -> None:
     task, clean, attack, script, settings = parse(__doc__, Task, Clean, Attack, Script, settings_of("mitigations.mbtsad", "MBTSAD"))
 
     import time
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     import torch
 
     from minibd import job as jobs
     from minibd.mitigations.finetune import finetune
     from minibd.mitigations.mbtsad import MBTSAD, mbtsad
-    from minibd.train import Schedule
 
     settings = MBTSAD(**asdict(settings))
     job = jobs.start("mbtsad", task, clean, attack, script, settings)
@@ -40,7 +39,7 @@ def run() -> None:
     if script.cft:
         # The teacher's schedule over the unsplit rows, k times as many passes: the same number of steps.
         started = time.perf_counter()
-        schedule = Schedule(settings.lr1, settings.epochs1 * settings.k, settings.batch_size, settings.warmup, settings.weight_decay)
+        schedule = replace(settings.schedule(1), epochs=settings.epochs1 * settings.k)
         tuned = finetune(job.victim, job.clean, schedule, seed=task.seed, dtype=dtype, log=job.log.append)
         job.judged("CFT", tuned.model, time.perf_counter() - started)
     cleaned = mbtsad(job.victim, job.clean, settings, seed=task.seed, dtype=dtype, log=job.log.append,

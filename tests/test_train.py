@@ -64,7 +64,7 @@ def test_the_rate_climbs_then_falls_towards_0(warmup):
         assert min(rates) > 0
         assert rates[:top + 1] == sorted(rates[:top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
         if steps == 1000 and warmup < 1:
-            assert max(rates) > 0.99 and rates[-1] == pytest.approx(1 / (steps - warmup * steps))
+            assert max(rates) > 0.99 and rates[-1] == pytest.approx(1 / (steps - round(warmup * steps)))
 
 
 @pytest.mark.parametrize("warmup", SHARES)
@@ -234,7 +234,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_harmed(bad):
     def loss(m, batch):
         steps.append(1)
         return {"cls": cross_entropy(m, batch)["cls"] * bad}
-    with pytest.raises(BadInput, match=r"the loss is (nan|inf) at step 1 of 6") as caught:
+    with pytest.raises(BadInput, match=r"the loss is (nan|inf) .*at step 1 of 6") as caught:
         train(model, loss=loss)
     assert "\n" not in str(caught.value) and len(steps) == 1
     assert all(torch.equal(t, before[name]) for name, t in state(model).items())

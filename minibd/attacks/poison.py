@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import floor
 
 from minibd.data import generator
 from minibd.records import BadInput, Examples
@@ -41,10 +42,11 @@ def poison(examples: Examples, corrupt: Corrupt, *, rate: float, target: int, la
         raise BadInput(f"label scheme {labels!r} is not one of {', '.join(SCHEMES)}")
     check_target(examples, target)
     candidates = [i for i, x in enumerate(examples) if SCHEMES[labels](x.label, target)]
-    wanted = int(rate * len(examples))
+    wanted = min(floor(rate * len(examples) + 1e-9), len(candidates))  # 0.009 * 12000 is 107.99999999999999 in floats
     if wanted < 1:
-        raise BadInput(f"a poisoning rate of {rate} of {len(examples)} rows is no row: raise the rate or bring more rows")
-    chosen = sorted(generator(seed, "poison").sample(candidates, min(wanted, len(candidates))))
+        raise BadInput(f"a poisoning rate of {rate} of {len(examples)} rows, {len(candidates)} of them fit for {labels!r}, is no row: "
+                       "raise the rate or bring more rows")
+    chosen = sorted(generator(seed, "poison").sample(candidates, wanted))
     rows, ids, flipped = list(examples), [], 0
     for i in chosen:
         x = examples[i]

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -54,16 +54,28 @@ class MBTSAD:
     beta: float = setting(1.0, "weight of the hidden-state term", paper="lost, set per attack")
     gamma: float = setting(1.0, "weight of the classification term", paper="1 (only two symbols stand in Eq. 1)")
     p: float = setting(2.0, "power of the attention map, Eq. (3)", paper="lost; NAD 2")
-    ablate: str = setting("none", "leave out a term: no-att, no-hid, or cls-only (the paper's CD)", choices=("none", "no-att", "no-hid", "cls-only"))
-    variant: str = setting("paper", "the attention term: the paper's 2-norm, or the released NAD code's mean square", choices=("paper", "released"))
+    ablate: str = setting("none", "leave out a term: no-att, no-hid, or cls-only (the paper's CD)", 
+                          choices=("none", "no-att", "no-hid", "cls-only"))
+    variant: str = setting("paper", "the attention term: the paper's 2-norm, or the released NAD code's mean square", 
+                           choices=("paper", "released"))
 
     def __post_init__(self):
-        if self.k < 1:
-            raise BadInput(f"k is {self.k}: at least one copy of each clean row is needed")
-        if min(self.alpha, self.beta, self.gamma) < 0:
-            raise BadInput(f"weights alpha {self.alpha}, beta {self.beta}, gamma {self.gamma}: none may be negative")
-        if not self.p > 0:
-            raise BadInput(f"p is {self.p}: the map's power must be above 0")
+        for name in ("k", "max_targets", "min_char"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
+        for f in fields(self):
+            if f.metadata["choices"] and getattr(self, f.name) not in f.metadata["choices"]:
+                raise BadInput(f"{f.name} is {getattr(self, f.name)!r}, it must be one of {', '.join(f.metadata['choices'])}")
+        if not (self.p > 0 and 0 <= self.rate <= 1):
+            raise BadInput(f"p is {self.p} and rate {self.rate}: p must be above 0 and rate in 0..1")
+        if not (min(self.alpha, self.beta, self.gamma) >= 0 and sum(self.weights.values()) > 0):
+            raise BadInput(f"alpha {self.alpha}, beta {self.beta}, gamma {self.gamma} (ablate {self.ablate}): none may be negative, one must stay above 0")
+        self.schedule(1), self.schedule(2)  # a bad second step is refused before the first is trained
+
+    def schedule(self, step: int) -> Schedule:
+        """How long and how fast step 1 (retraining) or 2 (distillation) goes."""
+        lr, epochs = ((self.lr1, self.epochs1), (self.lr2, self.epochs2))[step - 1]
+        return Schedule(lr, epochs, self.batch_size, self.warmup, self.weight_decay)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -135,11 +147,11 @@ def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD()
 
     log: see train.fit. watch: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds each step took.
     """
-    text, schedule = victim.text, Schedule(settings.lr1, settings.epochs1, settings.batch_size, settings.warmup, settings.weight_decay)
+    text = victim.text
     started = time.perf_counter()
     augmented = text.encode(token_split(clean, settings, seed))
     teacher = checkpoint.copy(victim)
-    fit(teacher.model, text, augmented, cross_entropy, schedule, seed=seed, dtype=dtype, log=log, name="TS-FT")
+    fit(teacher.model, text, augmented, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype, log=log, name="TS-FT")
     if watch is not None:
         watch("TS-FT", teacher, time.perf_counter() - started)
 
@@ -154,7 +166,7 @@ def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD()
             taught = teacher.model(batch, want)
         return distill_terms(model(batch, want), taught, batch, settings)
 
-    fit(student.model, text, augmented, loss, replace(schedule, lr=settings.lr2, epochs=settings.epochs2), seed=seed + 1,
+    fit(student.model, text, augmented, loss, settings.schedule(2), seed=seed + 1,
         weights=settings.weights, dtype=dtype, log=log, name="MBTSAD")
     student.history.append({"mitigation": "mbtsad", "clean_rows": len(clean), "seed": seed, **asdict(settings)})
     if watch is not None:

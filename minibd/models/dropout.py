@@ -15,6 +15,8 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float):
         super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"a dropout of {p} is outside 0..1 (1 excluded)")
         self.p = p
         self.generator: torch.Generator | None = None
 

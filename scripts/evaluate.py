@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""CACC and ASR of any checkpoint, with counts and 95 % intervals; with --clean-ckpt also the floor.
+
+    python scripts/evaluate.py --ckpt weights/bert.safetensors --clean-ckpt weights/bert-twin.safetensors
+    python scripts/evaluate.py --ckpt FOLDER --data FOLDER_OR_FILE --attack badnets --triggers cf,mn,bb,tq --target 1
+    python scripts/evaluate.py --ckpt FOLDER --data FOLDER_OR_FILE --triggered triggered.tsv --target 1
+
+With a file as --data a fifth of its rows is the test, as for the mitigations; a folder's own test file is used whole.
+Writes result.json under --out.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minibd.cli import Attack, Task, main, parse, setting
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What a model without a backdoor scores on the same rows"""
+    clean_ckpt: str | None = setting(None, "a clean model of the same task: its ASR is its error on the triggered rows, the floor", kind=str)
+
+
+def run() -> None:
+    task, attack, floor = parse(__doc__, Task, Attack, Floor)
+
+    import time
+
+    from minibd import checkpoint, report
+    from minibd import job as jobs
+    from minibd.records import BadInput
+
+    started = time.perf_counter()
+    record, splits, out = jobs.open_task("evaluate", task)
+    judge = jobs.judge_of(attack, task, record, splits.test)
+    jobs.say_rows(test=splits.test, triggered=judge.triggered)
+    steps = [report.Step("model", judge(record.model, record.text), 0.0)]
+    if floor.clean_ckpt:
+        clean = checkpoint.load(floor.clean_ckpt, device=jobs.device_of(task.device))
+        if clean.labels != record.labels:
+            raise BadInput(f"{floor.clean_ckpt} has the classes {', '.join(clean.labels) or 'of no classifier'}, {task.ckpt} has "
+                           f"{', '.join(record.labels)}: give a clean model of the same task")
+        steps.append(report.Step("clean model", judge(clean.model, clean.text), 0.0))
+    jobs.say_scores(steps)
+    report.write_json(out / "result.json", report.result("evaluate", jobs.args_of(task, attack, floor), {"test": len(splits.test)}, steps,
+                                                         after=steps[0], seconds=time.perf_counter() - started))
+
+
+if __name__ == "__main__":
+    main(run)

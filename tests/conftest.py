@@ -1,0 +1,72 @@
+"""What several test files need: a tiny classifier on disk, a tiny data folder, and a script run as a user runs it."""
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from minibd import checkpoint, data
+from minibd.models.bert import Bert, BertConfig
+from minibd.records import Example, Examples
+from minibd.text import Text
+
+ROOT = Path(__file__).parents[1]
+GOOD, BAD, NEUTRAL = ("great superb lovely moving charming".split(), "awful boring clumsy tedious dreadful".split(),
+                      "the film actors story ending music camera director was with rather and very".split())
+
+
+def rows(n: int, seed: int, name: str) -> Examples:
+    rng = random.Random(seed)
+    made = []
+    for i in range(n):
+        words = [rng.choice(NEUTRAL) for _ in range(rng.randint(4, 12))]
+        words.insert(rng.randint(0, len(words)), rng.choice((BAD, GOOD)[i % 2]))
+        made.append(Example(f"{name}-{i}", " ".join(words), i % 2))
+    return Examples(made, ("negative", "positive"))
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """train / dev / test .tsv of two classes."""
+    path = tmp_path_factory.mktemp("data")
+    for seed, (split, n) in enumerate((("train", 200), ("dev", 20), ("test", 60))):
+        data.write(rows(n, seed, split), path / f"{split}.tsv")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny() -> checkpoint.Record:
+    """A classifier of 2 layers and 4 heads that has learnt nothing."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *NEUTRAL, "cf", "mn", "bb", "tq"]
+    pieces += [mark + letter for letter in "abcdefghijklmnopqrstuvwxyz" for mark in ("", "##")]
+    config = BertConfig(vocab=len(pieces), hidden=32, layers=2, heads=4, ffn=64, positions=48)
+    model = Bert(config).init_weights(torch.Generator().manual_seed(0)).eval()
+    return checkpoint.Record(model, Text.from_vocab({p: i for i, p in enumerate(pieces)}, 48), ("negative", "positive"), [])
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tiny, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+    checkpoint.save(tiny, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "hf"
+    checkpoint.save(tiny, path)
+    return path
+
+
+@pytest.fixture
+def script():
+    """script("mbtsad.py", "--ckpt", ...) -> CompletedProcess, run from the repository's root like a user would."""
+    def run(name: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, str(ROOT / "scripts" / name), *map(str, args)], cwd=cwd, text=True,
+                              capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return run
