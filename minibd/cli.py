@@ -72,8 +72,8 @@ def parse(doc: str, *groups: type, argv: Sequence[str] | None = None) -> tuple[A
         section = parser.add_argument_group(group.__name__, (group.__doc__ or "").strip().split("\n")[0])
         for f in fields(group):
             section.add_argument(f"--{f.name.replace('_', '-')}", **_argument(f))
-    values = vars(parser.parse_args(argv))
-    return tuple(group(**{f.name: values[f.name] for f in fields(group)}) for group in groups)
+    values = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    return tuple(group(**{f.name: values[f.name] for f in fields(group) if f.name in values}) for group in groups)
 
 
 def _argument(f: Field) -> dict[str, Any]:
@@ -83,6 +83,8 @@ def _argument(f: Field) -> dict[str, Any]:
     if f.metadata["paper"]:
         notes.append(f"paper: {f.metadata['paper']}")
     text = (f.metadata["text"] + (f" ({'; '.join(notes)})" if notes else "")).replace("%", "%%")
+    if kind is list:
+        return {"action": "append", "default": None, "help": text, "metavar": "S"}
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction, "default": default, "help": text}
     argument = {"type": _words if kind is tuple else kind, "default": default, "help": text,

@@ -122,12 +122,20 @@ def start(method: str, task: Task, clean: Clean, attack: Attack, *settings: obje
     """Open the task, draw the defender's clean rows and the judge's triggered ones, and say what was read."""
     started = time.perf_counter()
     victim, splits, out = open_task(method, task)
-    share = clean.clean if clean.clean is not None else 1.0 if task.data and Path(task.data).is_file() else CLEAN_SHARE
-    held = data.sample(splits.train, share, task.seed)
+    held = clean_rows(task, clean, splits.train)
     judge = judge_of(attack, task, victim, splits.test)
     say_rows(train=splits.train, clean=held, test=splits.test, triggered=judge.triggered)
-    args = args_of(task, clean, attack, *settings) | {"clean": share, "out": str(out)}
+    args = args_of(task, clean, attack, *settings) | {"clean": clean_share(task, clean), "out": str(out)}
     return Job(method, args, victim, splits, held, judge, out, started=started)
+
+
+def clean_share(task: Task, clean: Clean) -> float:
+    return clean.clean if clean.clean is not None else 1.0 if task.data and Path(task.data).is_file() else CLEAN_SHARE
+
+
+def clean_rows(task: Task, clean: Clean, train: Examples) -> Examples:
+    """The rows that the defender holds: --clean of them, drawn by the seed."""
+    return data.sample(train, clean_share(task, clean), task.seed)
 
 
 def say_rows(**parts: Examples | None) -> None:

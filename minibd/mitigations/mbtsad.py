@@ -32,6 +32,7 @@ from minibd.augment.split import split
 from minibd.checkpoint import Record
 from minibd.cli import setting
 from minibd.data import generator
+from minibd.models.dropout import attention_dropout
 from minibd.records import BadInput, Batch, Example, Output
 from minibd.train import Log, Schedule, cross_entropy, fit, weighted
 
@@ -40,11 +41,13 @@ from minibd.train import Log, Schedule, cross_entropy, fit, weighted
 class MBTSAD:
     """The method's numbers. The same for every attack: they were chosen on clean accuracy and on a backdoor planted by the defender."""
     k: int = setting(4, "token-split copies of each clean row", paper="lost")
+    originals: bool = setting(True, "keep the unsplit rows in D_aug beside their copies", paper="unclear")
     rate: float = setting(0.3, "share of a text's tokens that are split", paper="lost; nlpaug 0.3")
     max_targets: int = setting(10, "most words split in a text", paper="lost; nlpaug 10")
     min_char: int = setting(4, "shortest word that is split, in characters", paper="lost; nlpaug 4")
     lr1: float = setting(2e-4, "learning rate of the teacher's retraining", paper="lost")
     lr2: float = setting(2e-4, "learning rate of the distillation", paper="lost")
+    attention_dropout: float = setting(0.5, "dropout of the attention probabilities in both trainings", paper="not mentioned; BERT 0.1")
     epochs1: int = setting(4, "passes over D_aug in retraining", paper="lost")
     epochs2: int = setting(4, "passes over D_aug in distillation", paper="lost")
     batch_size: int = setting(32, "texts a step", paper="lost")
@@ -66,6 +69,8 @@ class MBTSAD:
         for f in fields(self):
             if f.metadata["choices"] and getattr(self, f.name) not in f.metadata["choices"]:
                 raise BadInput(f"{f.name} is {getattr(self, f.name)!r}, it must be one of {', '.join(f.metadata['choices'])}")
+        if not 0 <= self.attention_dropout < 1:
+            raise BadInput(f"attention_dropout is {self.attention_dropout}, a probability: it must lie in 0..1, 1 excluded")
         if not (self.p > 0 and 0 <= self.rate <= 1):
             raise BadInput(f"p is {self.p} and rate {self.rate}: p must be above 0 and rate in 0..1")
         if not (min(self.alpha, self.beta, self.gamma) >= 0 and sum(self.weights.values()) > 0):
@@ -135,10 +140,13 @@ def distill_loss(student: Output, teacher: Output, batch: Batch, settings: MBTSA
 # ---- the algorithm
 
 def token_split(clean: Sequence[Example], settings: MBTSAD, seed: int) -> list[Example]:
-    """D_aug: k token-split copies of each clean row, its label kept; a generator for each copy, so no row depends on another."""
-    return [replace(x, text=split(x.text, generator(seed, "split", x.id, copy), rate=settings.rate,
-                                  max_targets=settings.max_targets, min_char=settings.min_char))
-            for copy in range(settings.k) for x in clean]
+    """D_aug: k token-split copies of each clean row, labels kept, and the row itself where `originals` says so.
+
+    A generator for each copy, so that no row's copies depend on which other rows there are.
+    """
+    copies = [replace(x, text=split(x.text, generator(seed, "split", x.id, copy), rate=settings.rate, max_targets=settings.max_targets,
+                                    min_char=settings.min_char)) for copy in range(settings.k) for x in clean]
+    return [*clean, *copies] if settings.originals else copies
 
 
 def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
@@ -151,7 +159,8 @@ def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD()
     started = time.perf_counter()
     augmented = text.encode(token_split(clean, settings, seed))
     teacher = checkpoint.copy(victim)
-    fit(teacher.model, text, augmented, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype, log=log, name="TS-FT")
+    with attention_dropout(teacher.model, settings.attention_dropout):
+        fit(teacher.model, text, augmented, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype, log=log, name="TS-FT")
     if watch is not None:
         watch("TS-FT", teacher, time.perf_counter() - started)
 
@@ -166,8 +175,9 @@ def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD()
             taught = teacher.model(batch, want)
         return distill_terms(model(batch, want), taught, batch, settings)
 
-    fit(student.model, text, augmented, loss, settings.schedule(2), seed=seed + 1,
-        weights=settings.weights, dtype=dtype, log=log, name="MBTSAD")
+    with attention_dropout(student.model, settings.attention_dropout):
+        fit(student.model, text, augmented, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights, dtype=dtype,
+            log=log, name="MBTSAD")
     student.history.append({"mitigation": "mbtsad", "clean_rows": len(clean), "seed": seed, **asdict(settings)})
     if watch is not None:
         watch("MBTSAD", student, time.perf_counter() - started)

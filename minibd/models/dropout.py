@@ -1,6 +1,9 @@
 """Dropout drawn from a generator that is handed over, never from the global random state."""
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +39,19 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+@contextmanager
+def attention_dropout(model: nn.Module, p: float) -> Iterator[None]:
+    """Inside, every `attention_dropout` of `model` drops with probability p; afterwards with its own again."""
+    own = {module: module.p for name, module in model.named_modules() if name.endswith("attention_dropout")}
+    for module in own:
+        module.p = p
+    try:
+        yield
+    finally:
+        for module, before in own.items():
+            module.p = before
 
 
 def seed_dropout(model: nn.Module, generator: torch.Generator | None) -> None:

@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Choose MBTSAD's settings as a defender can: plant a backdoor of one's own in a copy of the victim, and see which setting removes it.
+
+    python scripts/choose.py --ckpt VICTIM --data FOLDER --vary attention_dropout=0.1,0.5 --vary lr1=1e-4,2e-4
+
+The planted backdoor has triggers and a target of the defender's; nothing here reads those of the attacker. Each cell (a combination
+of the values, CFT's row aside) is appended to --results as it ends, with the dev accuracy and the planted backdoor's ASR on dev after
+each step, and skipped when it is there already. Choose the lowest ASR among the cells whose dev accuracy you accept.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minibd.cli import Clean, Task, main, parse, setting, settings_of
+
+
+@dataclass(frozen=True, slots=True)
+class Plant:
+    """The defender's own backdoor, and what is tried against it"""
+    plant_triggers: tuple[str, ...] = setting(("mb", "ak"), "rare words that occur in no clean row")
+    plant_target: int = setting(0, "the class they mean")
+    plant_rate: float = setting(0.5, "share of the clean rows that are copied, triggered and relabelled")
+    plant_lr: float = setting(5e-5, "learning rate of the planting")
+    plant_epochs: int = setting(3, "passes of the planting")
+    vary: tuple[str, ...] = setting(("k=4",), "setting=value,value,...: tried in every combination; may be given again", kind=list)
+    results: str = setting("scripts/results/choose.jsonl", "file the cells are appended to")
+
+
+def run() -> None:
+    task, clean, plant, settings = parse(__doc__, Task, Clean, Plant, settings_of("mitigations.mbtsad", "MBTSAD"))
+
+    import itertools
+    import time
+    from dataclasses import asdict, fields, replace
+    from pathlib import Path
+
+    import torch
+
+    from minibd import checkpoint, data
+    from minibd import job as jobs
+    from minibd.attacks.badnets import BadNets
+    from minibd.attacks.poison import poison, triggered
+    from minibd.cells import Cells
+    from minibd.evaluate import Judge
+    from minibd.mitigations.mbtsad import MBTSAD, mbtsad
+    from minibd.records import BadInput
+    from minibd.train import Schedule, cross_entropy, fit
+
+    kinds = {f.name: f.metadata["kind"] for f in fields(MBTSAD)}
+    axes = {}
+    for axis in plant.vary:
+        name, _, values = axis.partition("=")
+        if name not in kinds or not values:
+            raise BadInput(f"--vary {axis}: write setting=value,value with one of {', '.join(kinds)}")
+        axes[name] = [value in ("True", "true", "1") if kinds[name] is bool else kinds[name](value) for value in values.split(",")]
+    grid = [MBTSAD(**asdict(settings) | dict(zip(axes, values))) for values in itertools.product(*axes.values())]
+
+    victim, splits, _ = jobs.open_task("choose", task)
+    held, dev = jobs.clean_rows(task, clean, splits.train), splits.dev or splits.test
+    jobs.say_rows(clean=held, dev=dev)
+    own = BadNets(plant.plant_triggers)
+    rows = poison(held, own, rate=plant.plant_rate, target=plant.plant_target, add=True, seed=task.seed + 1).rows
+    planted, dtype = checkpoint.copy(victim), getattr(torch, task.dtype)
+    fit(planted.model, victim.text, victim.text.encode(rows), cross_entropy, Schedule(plant.plant_lr, plant.plant_epochs), seed=task.seed,
+        dtype=dtype, name="plant")
+    judge = Judge(dev, triggered(dev, own, target=plant.plant_target, seed=task.seed), plant.plant_target)
+
+    def measured(name: str, record: checkpoint.Record, seconds: float) -> dict:
+        scores = judge(record.model, record.text)
+        step = {"name": name, "dev": scores.cacc.percent, "n_dev": scores.cacc.n, "planted_asr": scores.asr.percent, "n_planted": scores.asr.n,
+                "seconds": round(seconds, 1)}
+        print(f"{name:8} dev {step['dev']:6.2f}  planted ASR {step['planted_asr']:6.2f}  {seconds:6.1f} s")
+        return step
+
+    cells = Cells(plant.results)
+    victims = [measured("victim", victim, 0.0), measured("planted", planted, 0.0)]
+    for chosen in grid:
+        cell = {"ckpt": Path(task.ckpt).name, "seed": task.seed, "dtype": task.dtype, "clean": len(held),
+                "plant": {k: v for k, v in asdict(plant).items() if k.startswith("plant_")}, "settings": asdict(chosen)}
+        if cells.get(cell) is not None:
+            continue
+        print(" ".join(f"{name}={getattr(chosen, name)}" for name in axes))
+        steps = list(victims)
+        mbtsad(planted, held, chosen, seed=task.seed, dtype=dtype,
+               watch=lambda name, record, seconds: steps.append(measured(name, record, seconds)))
+        cells.add(cell, {"steps": steps})
+
+
+if __name__ == "__main__":
+    main(run)
