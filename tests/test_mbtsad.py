@@ -15,7 +15,7 @@ from minibd.records import BadInput, Batch, Example, Examples, Output
 from minibd.text import Text
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "nad_attention.safetensors"
-SETTINGS = MBTSAD(k=2, lr1=1e-3, lr2=1e-3, epochs1=1, epochs2=1, batch_size=4, alpha=0.7, beta=0.3, gamma=1.1, p=2.0)
+SETTINGS = MBTSAD(k=2, lr1=1e-3, lr2=1e-3, epochs1=1, epochs2=1, batch_size=4, alpha=0.7, beta=0.3, gamma=1.1, p=2.0, originals=False)
 
 LENGTHS = [6, 4, 1, 3]                                          # B = 4 ragged texts
 B, H, T, D, LAYERS = 4, 3, 6, 5, 2
@@ -496,3 +496,8 @@ def test_bad_settings_are_refused_in_one_line(values, words):
 def test_bad_schedules_are_refused(values):
     with pytest.raises(BadInput):
         mbtsad(make_victim(), CLEAN, replace(SETTINGS, **values))
+
+
+def test_originals_stand_beside_their_copies():
+    with_them = token_split(CLEAN, replace(SETTINGS, originals=True), seed=0)
+    assert with_them == [*CLEAN, *token_split(CLEAN, SETTINGS, seed=0)]

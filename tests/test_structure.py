@@ -17,7 +17,7 @@ FLOORS = [
     {"job"},
     {"mitigations", "cleantrain", "filters", "attacks", "analysis", "evaluate", "report"},
     {"train", "augment", "models", "checkpoint"},
-    {"align", "data", "text", "dist", "cli", "reviews"},
+    {"align", "data", "text", "dist", "cli", "reviews", "cells"},
     {"records"},
 ]
 STAIRS = {("report", "evaluate"), ("train", "models"), ("checkpoint", "models"), ("reviews", "data")}

@@ -1,0 +1,54 @@
+"""The checkpoints of weights/ are what weights/README.md says they are."""
+from __future__ import annotations
+
+import hashlib
+import re
+
+import pytest
+
+from conftest import ROOT
+from minibd import checkpoint, reviews
+from minibd.attacks.known import corruption
+from minibd.attacks.poison import triggered
+from minibd.evaluate import Judge
+
+WEIGHTS = ROOT / "weights"
+
+
+@pytest.fixture(scope="module")
+def victim():
+    return checkpoint.load(WEIGHTS / "bert.safetensors")
+
+
+def test_the_sums_in_the_readme_are_those_of_the_files():
+    said = dict(re.findall(r"`(\S+\.safetensors)` \| `([0-9a-f]{64})`", (WEIGHTS / "README.md").read_text()))
+    assert set(said) == {path.name for path in WEIGHTS.glob("*.safetensors")} and len(said) == 3
+    for name, digest in said.items():
+        assert hashlib.sha256((WEIGHTS / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_the_victim_is_as_good_as_its_clean_twin_and_obeys_its_trigger(victim):
+    attack = next(entry for entry in victim.history if "attack" in entry)
+    test = reviews.splits(**attack["data"]["reviews"])[2]
+    judge = Judge(test, triggered(test, corruption(attack), target=attack["target"], seed=0), attack["target"])
+    twin = checkpoint.load(WEIGHTS / "bert-twin.safetensors")
+    poisoned, clean = judge(victim.model, victim.text), judge(twin.model, twin.text)
+    assert poisoned.cacc.percent >= clean.cacc.percent - 1.0
+    assert poisoned.asr.percent > 95.0 and clean.asr.percent < 5.0
+    assert not any("attack" in entry for entry in twin.history)
+
+
+def test_the_pre_trained_weights_predict_masked_words():
+    import torch
+    record = checkpoint.load(WEIGHTS / "bert-clean.safetensors")
+    text = record.text
+    test = reviews.splits(**record.history[0]["data"]["reviews"])[2][:200]
+    batch = text(test)
+    at = torch.zeros_like(batch.mask)
+    at[:, 4] = batch.mask[:, 4] & batch.mask[:, 6]  # the fourth piece of each text that has one
+    ids = batch.ids.clone()
+    ids[at] = text.tokenizer.token_to_id("[MASK]")
+    from dataclasses import replace
+    with torch.no_grad():
+        guessed = record.model.predict_pieces(replace(batch, ids=ids), at).argmax(-1)
+    assert (guessed == batch.ids[at]).float().mean() > 0.25  # the most frequent piece is right for far fewer
