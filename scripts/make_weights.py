@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""Make the small checkpoints of weights/ from nothing but this repository: a tokenizer, a BERT pre-trained on the built-in corpus.
+"""Make the small checkpoints of weights/ from nothing but this repository.
 
     python scripts/make_weights.py --out weights
 
-Writes OUT/bert-clean.safetensors, never poisoned, with its MLM head. weights/README.md has the command that makes a victim of it.
+1. a tokenizer and a BERT, pre-trained by masked language modelling on the built-in corpus   OUT/bert-clean.safetensors
+2. its fine-tuning on labelled reviews: the clean twin                                       OUT/bert-twin.safetensors
+3. the twin after BadNets, by scripts/attack.py with its defaults but the learning rate      OUT/bert.safetensors
+
+One thread throughout, so that sums are added in one order and the files come out the same, byte for byte.
 """
 from __future__ import annotations
 
@@ -30,6 +34,9 @@ class Make:
     lr: float = setting(1e-3, "learning rate of pre-training")
     batch_size: int = setting(64, "texts a step")
     mask: float = setting(0.15, "share of pieces to predict", paper="BERT 0.15")
+    twin_epochs: int = setting(14, "passes of the twin's fine-tuning")
+    twin_lr: float = setting(4e-4, "learning rate of the twin's fine-tuning")
+    attack_lr: float = setting(1e-4, "learning rate of the attack")
 
 
 # BERT's English vocabulary has these rare words whole, and the attacks of the field rest on that; a vocabulary learnt from the
@@ -41,6 +48,10 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 def run() -> None:
     (make,) = parse(__doc__, Make)
 
+    import os
+    import subprocess
+    import sys
+    import tempfile
     from pathlib import Path
 
     import torch
@@ -53,8 +64,9 @@ def run() -> None:
     from minibd import checkpoint, report, reviews
     from minibd.models.bert import Bert, BertConfig
     from minibd.text import Text
-    from minibd.train import Schedule, fit
+    from minibd.train import Schedule, cross_entropy, fit
 
+    torch.set_num_threads(1)
     out = report.output_folder(make.out)
     rows = {"seed": make.seed, "train": make.train, "dev": make.dev, "test": make.test}
     used = make.train + make.dev + make.test
@@ -91,9 +103,23 @@ def run() -> None:
     print(f"pre-training loss {sum(s['total'] for s in last) / len(last):.3f} nats a piece, mean of the last {len(last)} of {len(log)} steps")
     history = [{"trained": "masked language modelling", "rows": make.pretrain_rows, "epochs": make.epochs, "lr": make.lr,
                 "batch_size": make.batch_size, "seed": make.seed, "data": {"reviews": rows}}]
-    path = out / "bert-clean.safetensors"
-    checkpoint.save(checkpoint.Record(model, text, (), history), path)
-    print(f"written: {path}")
+    clean, twin, victim = (out / f"{name}.safetensors" for name in ("bert-clean", "bert-twin", "bert"))
+    checkpoint.save(checkpoint.Record(model, text, (), history), clean)
+    print(f"written: {clean}")
+
+    train = reviews.splits(**rows)[0]
+    record = checkpoint.load(clean, labels=train.labels, seed=make.seed)
+    fit(record.model, text, text.encode(train), cross_entropy, Schedule(make.twin_lr, make.twin_epochs), seed=make.seed, name="twin")
+    record.history.append({"trained": "clean", "rows": len(train), "epochs": make.twin_epochs, "lr": make.twin_lr, "seed": make.seed,
+                           "data": {"reviews": rows}})
+    checkpoint.save(record, twin)
+    print(f"written: {twin}")
+
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        subprocess.run([sys.executable, str(Path(__file__).parent / "attack.py"), "--ckpt", str(twin), "--lr", str(make.attack_lr),
+                        "--seed", str(make.seed), "--device", "cpu", "--out", folder], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        os.replace(Path(folder, twin.name), victim)
+    print(f"written: {victim}")
 
 
 if __name__ == "__main__":
