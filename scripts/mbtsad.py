@@ -34,17 +34,19 @@ def run() -> None:
 
     settings = MBTSAD(**asdict(settings))
     job = jobs.start("mbtsad", task, clean, attack, script, settings)
+    settings = settings.sized(job.victim.model.config.hidden, job.victim.model.config.heads)
+    job.args |= asdict(settings)
     dtype = getattr(torch, task.dtype)
     job.judged("victim", job.victim.model, 0.0)
     if script.cft:
-        # The teacher's schedule over the unsplit rows, k times as many passes: the same number of steps.
+        # The teacher's schedule over the unsplit rows alone, with as many more passes: the same number of steps.
         started = time.perf_counter()
-        schedule = replace(settings.schedule(1), epochs=settings.epochs1 * settings.k)
+        schedule = replace(settings.schedule(1), epochs=settings.epochs1 * (settings.k + settings.originals))
         tuned = finetune(job.victim, job.clean, schedule, seed=task.seed, dtype=dtype, log=job.log.append)
         job.judged("CFT", tuned.model, time.perf_counter() - started)
     cleaned = mbtsad(job.victim, job.clean, settings, seed=task.seed, dtype=dtype, log=job.log.append,
                      watch=lambda name, record, seconds: job.judged(name, record.model, seconds))
-    job.finish(cleaned, {"augmented": settings.k * len(job.clean)})
+    job.finish(cleaned, {"augmented": (settings.k + settings.originals) * len(job.clean)})
 
 
 if __name__ == "__main__":

@@ -103,3 +103,15 @@ def test_the_type_is_kept_and_the_mask_is_that_of_float32(dtype):
     y = seeded(0.5)(torch.ones(101, dtype=dtype))
     assert y.dtype == dtype
     assert torch.equal(y.float(), seeded(0.5)(torch.ones(101)))
+
+
+def test_attention_dropout_is_lent_and_given_back():
+    from minibd.models.bert import Bert, BertConfig
+    from minibd.models.dropout import attention_dropout
+    model = Bert(BertConfig(vocab=9, hidden=8, layers=2, heads=2, ffn=8, attention_dropout=0.1, dropout=0.2))
+    with pytest.raises(RuntimeError, match="midway"):
+        with attention_dropout(model, 0.7):
+            assert [block.attention_dropout.p for block in model.blocks] == [0.7, 0.7]
+            assert model.blocks[0].dropout.p == 0.2 and model.embeddings.dropout.p == 0.2
+            raise RuntimeError("midway")
+    assert [block.attention_dropout.p for block in model.blocks] == [0.1, 0.1]

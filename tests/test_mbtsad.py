@@ -501,3 +501,19 @@ def test_bad_schedules_are_refused(values):
 def test_originals_stand_beside_their_copies():
     with_them = token_split(CLEAN, replace(SETTINGS, originals=True), seed=0)
     assert with_them == [*CLEAN, *token_split(CLEAN, SETTINGS, seed=0)]
+
+
+def test_sized_fills_in_what_scales_with_the_model_and_nothing_else():
+    filled = MBTSAD().sized(hidden=384, heads=12)
+    assert (filled.lr1, filled.lr2) == pytest.approx((2e-4, 1e-4)) and filled.attention_dropout == pytest.approx(0.8)
+    wide = MBTSAD().sized(hidden=768, heads=16)
+    assert (wide.lr1, wide.lr2) == pytest.approx((1e-4, 5e-5)) and wide.attention_dropout == pytest.approx(0.85)
+    given = MBTSAD(lr1=3e-5, attention_dropout=0.0).sized(hidden=384, heads=12)
+    assert given.lr1 == 3e-5 and given.attention_dropout == 0.0 and given.lr2 == pytest.approx(1e-4)
+    assert MBTSAD().sized(hidden=8, heads=2).attention_dropout == 0.0
+
+
+def test_a_bad_number_of_either_step_is_refused_before_any_training():
+    for bad in ({"lr2": -1.0, "lr1": 1e-4}, {"epochs2": 0, "lr1": 1e-4, "lr2": 1e-4}):
+        with pytest.raises(BadInput):
+            MBTSAD(**bad)

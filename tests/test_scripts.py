@@ -45,7 +45,7 @@ def test_result_json_keeps_its_contract(done):
     result = json.loads((out / "result.json").read_text())
     assert list(result) == ["method", "args", "versions", "rows", "before", "after", "steps", "seconds"]
     assert result["method"] == "mbtsad" and result["args"]["k"] == 2 and result["args"]["seed"] == 0
-    assert result["rows"] == {"train": 200, "clean": 40, "augmented": 80, "test": 60}
+    assert result["rows"] == {"train": 200, "clean": 40, "augmented": 120, "test": 60}
     for part in (result["before"], result["after"]):
         assert set(part) == {"cacc", "asr", "n_clean", "n_triggered"}
         assert 0 <= part["cacc"] <= 100 and 0 <= part["asr"] <= 100 and (part["n_clean"], part["n_triggered"]) == (60, 30)
@@ -194,3 +194,30 @@ def test_an_output_on_top_of_the_victim(script, tiny_folder, folder):
 
 def test_a_checkpoint_that_names_no_data(script, tiny_file, tmp_path):
     refused(script("mbtsad.py", "--ckpt", tiny_file, "--out", tmp_path / "out"), "--data")
+
+
+def test_choose_plants_a_backdoor_and_skips_cells_that_are_there(script, tiny_file, folder, tmp_path):
+    results = tmp_path / "choose.jsonl"
+    common = ("--ckpt", tiny_file, "--data", folder, "--plant-triggers", "mn,bb", "--plant-lr", 1e-3, "--results", results,
+              "--epochs1", 1, "--epochs2", 1, "--lr1", 1e-3, "--lr2", 1e-3)
+    first = script("choose.py", *common, "--vary", "k=1,2")
+    assert first.returncode == 0, first.stderr
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [row["cell"]["settings"]["k"] for row in rows] == [1, 2]
+    assert [step["name"] for step in rows[0]["steps"]] == ["victim", "planted", "TS-FT", "MBTSAD"]
+    assert all(0 <= step["planted_asr"] <= 100 and step["n_planted"] == 10 for step in rows[0]["steps"])
+    again = script("choose.py", *common, "--vary", "k=1,2", "--vary", "p=2.0,3.0")
+    assert again.returncode == 0 and len(results.read_text().splitlines()) == 4
+    refused(script("choose.py", *common, "--vary", "nothing=1"), "--vary nothing=1")
+
+
+def test_tables_runs_its_cells_once(script, tiny_file, folder, tmp_path):
+    results = tmp_path / "table.jsonl"
+    common = ("--base", tiny_file, "--data", folder, "--attack-epochs", 1, "--results", results, "--work", tmp_path / "work")
+    first = script("tables.py", *common, "--seeds", "0")
+    assert first.returncode == 0, first.stderr
+    assert "MBTSAD" in first.stdout and "CACC" in first.stdout
+    row = json.loads(results.read_text())
+    assert row["cell"]["seed"] == 0 and not {"ckpt", "data", "out"} & set(row["result"]["args"])
+    again = script("tables.py", *common, "--seeds", "0")
+    assert again.returncode == 0 and len(results.read_text().splitlines()) == 1

@@ -37,29 +37,34 @@ from minibd.records import BadInput, Batch, Example, Output
 from minibd.train import Log, Schedule, cross_entropy, fit, weighted
 
 
+LR1, LR2 = 2e-4 * 384, 1e-4 * 384  # learning rate times hidden size D
+EDGES = 2.4                        # of the H attention edges between two pieces in a layer, those that step 1's dropout keeps on average
+
+
 @dataclass(frozen=True, slots=True)
 class MBTSAD:
-    """The method's numbers. The same for every attack: they were chosen on clean accuracy and on a backdoor planted by the defender."""
+    """The method's numbers, the same for every attack. Three of them scale with the model where they are not given; see `sized`."""
     k: int = setting(4, "token-split copies of each clean row", paper="lost")
     originals: bool = setting(True, "keep the unsplit rows in D_aug beside their copies", paper="unclear")
     rate: float = setting(0.3, "share of a text's tokens that are split", paper="lost; nlpaug 0.3")
     max_targets: int = setting(10, "most words split in a text", paper="lost; nlpaug 10")
     min_char: int = setting(4, "shortest word that is split, in characters", paper="lost; nlpaug 4")
-    lr1: float = setting(2e-4, "learning rate of the teacher's retraining", paper="lost")
-    lr2: float = setting(2e-4, "learning rate of the distillation", paper="lost")
-    attention_dropout: float = setting(0.5, "dropout of the attention probabilities in both trainings", paper="not mentioned; BERT 0.1")
-    epochs1: int = setting(4, "passes over D_aug in retraining", paper="lost")
-    epochs2: int = setting(4, "passes over D_aug in distillation", paper="lost")
+    lr1: float | None = setting(None, "learning rate of the teacher's retraining (default 2e-4 * 384 / hidden size)", paper="lost", kind=float)
+    lr2: float | None = setting(None, "learning rate of the distillation (default 1e-4 * 384 / hidden size)", paper="lost", kind=float)
+    epochs1: int = setting(3, "passes over D_aug in retraining", paper="lost")
+    epochs2: int = setting(3, "passes over D_aug in distillation", paper="lost")
     batch_size: int = setting(32, "texts a step", paper="lost")
     warmup: float = setting(0.1, "share of the steps over which a rate climbs", paper="lost")
     weight_decay: float = setting(0.01, "AdamW's weight decay", paper="lost")
-    alpha: float = setting(1.0, "weight of the attention term", paper="lost, set per attack")
-    beta: float = setting(1.0, "weight of the hidden-state term", paper="lost, set per attack")
+    attention_dropout: float | None = setting(None, "dropout of the attention probabilities while the teacher is retrained; the student "
+                                              "keeps its own (default 1 - 2.4 / heads)", paper="not mentioned; BERT 0.1", kind=float)
+    alpha: float = setting(5.0, "weight of the attention term", paper="lost, set per attack")
+    beta: float = setting(20.0, "weight of the hidden-state term", paper="lost, set per attack")
     gamma: float = setting(1.0, "weight of the classification term", paper="1 (only two symbols stand in Eq. 1)")
     p: float = setting(2.0, "power of the attention map, Eq. (3)", paper="lost; NAD 2")
-    ablate: str = setting("none", "leave out a term: no-att, no-hid, or cls-only (the paper's CD)", 
+    ablate: str = setting("none", "leave out a term: no-att, no-hid, or cls-only (the paper's CD)",
                           choices=("none", "no-att", "no-hid", "cls-only"))
-    variant: str = setting("paper", "the attention term: the paper's 2-norm, or the released NAD code's mean square", 
+    variant: str = setting("paper", "the attention term: the paper's 2-norm, or the released NAD code's mean square",
                            choices=("paper", "released"))
 
     def __post_init__(self):
@@ -69,13 +74,23 @@ class MBTSAD:
         for f in fields(self):
             if f.metadata["choices"] and getattr(self, f.name) not in f.metadata["choices"]:
                 raise BadInput(f"{f.name} is {getattr(self, f.name)!r}, it must be one of {', '.join(f.metadata['choices'])}")
-        if not 0 <= self.attention_dropout < 1:
+        if self.attention_dropout is not None and not 0 <= self.attention_dropout < 1:
             raise BadInput(f"attention_dropout is {self.attention_dropout}, a probability: it must lie in 0..1, 1 excluded")
         if not (self.p > 0 and 0 <= self.rate <= 1):
             raise BadInput(f"p is {self.p} and rate {self.rate}: p must be above 0 and rate in 0..1")
         if not (min(self.alpha, self.beta, self.gamma) >= 0 and sum(self.weights.values()) > 0):
             raise BadInput(f"alpha {self.alpha}, beta {self.beta}, gamma {self.gamma} (ablate {self.ablate}): none may be negative, one must stay above 0")
-        self.schedule(1), self.schedule(2)  # a bad second step is refused before the first is trained
+        if None not in (self.lr1, self.lr2):
+            self.schedule(1), self.schedule(2)  # a bad second step is refused before the first is trained
+
+    def sized(self, hidden: int, heads: int) -> MBTSAD:
+        """These settings with every number filled in for a model of hidden size D and H heads.
+
+        A wider model takes smaller steps (lr ~ 1 / D). With more heads a pair of pieces keeps more ways to meet, so more of
+        them may be dropped: p = 1 - EDGES / H.
+        """
+        return replace(self, lr1=LR1 / hidden if self.lr1 is None else self.lr1, lr2=LR2 / hidden if self.lr2 is None else self.lr2,
+                       attention_dropout=max(0.0, 1 - EDGES / heads) if self.attention_dropout is None else self.attention_dropout)
 
     def schedule(self, step: int) -> Schedule:
         """How long and how fast step 1 (retraining) or 2 (distillation) goes."""
@@ -155,7 +170,7 @@ def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD()
 
     log: see train.fit. watch: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds each step took.
     """
-    text = victim.text
+    settings, text = settings.sized(victim.model.config.hidden, victim.model.config.heads), victim.text
     started = time.perf_counter()
     augmented = text.encode(token_split(clean, settings, seed))
     teacher = checkpoint.copy(victim)
@@ -175,9 +190,8 @@ def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD()
             taught = teacher.model(batch, want)
         return distill_terms(model(batch, want), taught, batch, settings)
 
-    with attention_dropout(student.model, settings.attention_dropout):
-        fit(student.model, text, augmented, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights, dtype=dtype,
-            log=log, name="MBTSAD")
+    fit(student.model, text, augmented, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights, dtype=dtype, log=log,
+        name="MBTSAD")
     student.history.append({"mitigation": "mbtsad", "clean_rows": len(clean), "seed": seed, **asdict(settings)})
     if watch is not None:
         watch("MBTSAD", student, time.perf_counter() - started)
