@@ -34,7 +34,7 @@ def splits_of(task: Task, record: checkpoint.Record) -> data.Splits:
     """The rows of --data, or those that the checkpoint's history says it was trained on, with the checkpoint's classes."""
     columns = {"text_column": task.text_column, "label_column": task.label_column, "pair_column": task.pair_column}
     if task.data:
-        return data.read_splits(task.data, seed=task.seed, labels=record.labels, **columns)
+        return data.read_splits(task.data, seed=task.seed, labels=record.labels or None, **columns)
     named = [entry["data"] for entry in record.history if "data" in entry]
     if not named:
         raise BadInput(f"{task.ckpt} does not say what it was trained on: name the rows with --data FOLDER_OR_FILE")
@@ -42,7 +42,7 @@ def splits_of(task: Task, record: checkpoint.Record) -> data.Splits:
         return data.Splits(*reviews.splits(**named[-1]["reviews"]))
     if not Path(named[-1]["path"]).exists():
         raise BadInput(f"{task.ckpt} was trained on {named[-1]['path']}, which is not here: name the rows with --data FOLDER_OR_FILE")
-    return data.read_splits(named[-1]["path"], seed=task.seed, labels=record.labels, **columns)
+    return data.read_splits(named[-1]["path"], seed=task.seed, labels=record.labels or None, **columns)
 
 
 def data_of(task: Task, record: checkpoint.Record) -> dict:

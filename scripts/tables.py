@@ -55,8 +55,9 @@ def run() -> None:
                 "dtype": table.dtype, "attack_lr": table.attack_lr, "attack_epochs": table.attack_epochs}
         if cells.get(cell) is None:
             victim, cleaned = Path(table.work, table.name, f"victim-{seed}"), Path(table.work, table.name, f"cleaned-{seed}")
-            script("attack.py", ckpt=table.base, data=table.data, out=victim, seed=seed, dtype=table.dtype, rate=table.rate,
-                   lr=table.attack_lr, epochs=table.attack_epochs)
+            if not (victim / "attack.json").exists():  # written last: a victim without it is half made
+                script("attack.py", ckpt=table.base, data=table.data, out=victim, seed=seed, dtype=table.dtype, rate=table.rate,
+                       lr=table.attack_lr, epochs=table.attack_epochs)
             ckpt = victim / Path(table.base).name if Path(table.base).is_file() else victim
             script("mbtsad.py", ckpt=ckpt, data=table.data, out=cleaned, seed=seed, dtype=table.dtype)
             result = json.loads((cleaned / "result.json").read_text())

@@ -221,3 +221,14 @@ def test_tables_runs_its_cells_once(script, tiny_file, folder, tmp_path):
     assert row["cell"]["seed"] == 0 and not {"ckpt", "data", "out"} & set(row["result"]["args"])
     again = script("tables.py", *common, "--seeds", "0")
     assert again.returncode == 0 and len(results.read_text().splitlines()) == 1
+
+
+def test_attack_gives_an_encoder_a_classifier_for_the_classes_of_the_rows(script, tiny, folder, tmp_path):
+    from dataclasses import replace
+    from minibd.models.bert import Bert
+    encoder = checkpoint.Record(Bert(replace(tiny.model.config, labels=0)), tiny.text, (), [])
+    checkpoint.save(encoder, tmp_path / "encoder")
+    run = script("attack.py", "--ckpt", tmp_path / "encoder", "--data", folder, "--out", tmp_path / "victim", "--epochs", 1)
+    assert run.returncode == 0, run.stderr
+    assert checkpoint.load(tmp_path / "victim").labels == ("negative", "positive")
+    refused(script("mbtsad.py", "--ckpt", tmp_path / "encoder", "--data", folder, "--out", tmp_path / "out"), "no classifier")

@@ -38,7 +38,7 @@ from minibd.train import Log, Schedule, cross_entropy, fit, weighted
 
 
 LR1, LR2 = 2e-4 * 384, 1e-4 * 384  # learning rate times hidden size D
-EDGES = 2.4                        # of the H attention edges between two pieces in a layer, those that step 1's dropout keeps on average
+EDGES = 1.2                        # of the H attention edges between two pieces in a layer, those that step 1's dropout keeps on average
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ class MBTSAD:
     min_char: int = setting(4, "shortest word that is split, in characters", paper="lost; nlpaug 4")
     lr1: float | None = setting(None, "learning rate of the teacher's retraining (default 2e-4 * 384 / hidden size)", paper="lost", kind=float)
     lr2: float | None = setting(None, "learning rate of the distillation (default 1e-4 * 384 / hidden size)", paper="lost", kind=float)
-    epochs1: int = setting(3, "passes over D_aug in retraining", paper="lost")
-    epochs2: int = setting(3, "passes over D_aug in distillation", paper="lost")
+    epochs1: int = setting(2, "passes over D_aug in retraining", paper="lost")
+    epochs2: int = setting(2, "passes over D_aug in distillation", paper="lost")
     batch_size: int = setting(32, "texts a step", paper="lost")
     warmup: float = setting(0.1, "share of the steps over which a rate climbs", paper="lost")
     weight_decay: float = setting(0.01, "AdamW's weight decay", paper="lost")
     attention_dropout: float | None = setting(None, "dropout of the attention probabilities while the teacher is retrained; the student "
-                                              "keeps its own (default 1 - 2.4 / heads)", paper="not mentioned; BERT 0.1", kind=float)
+                                              "keeps its own (default 1 - 1.2 / heads)", paper="not mentioned; BERT 0.1", kind=float)
     alpha: float = setting(5.0, "weight of the attention term", paper="lost, set per attack")
     beta: float = setting(20.0, "weight of the hidden-state term", paper="lost, set per attack")
     gamma: float = setting(1.0, "weight of the classification term", paper="1 (only two symbols stand in Eq. 1)")
