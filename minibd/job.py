@@ -13,7 +13,7 @@ from minibd import checkpoint, data, report, reviews
 from minibd.attacks.known import corruption
 from minibd.attacks.poison import triggered
 from minibd.cli import Attack, Clean, Task
-from minibd.evaluate import Judge, Scores
+from minibd.evaluate import Judge
 from minibd.records import BadInput, Examples
 
 CLEAN_SHARE = 0.2  # of the training rows: MBTSAD's setting (III-B)

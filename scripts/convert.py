@@ -1,16 +1,20 @@
-"""python scripts/convert.py pytorch_model.bin OUT.safetensors     a pickle, config.json and tokenizer beside it -> one file
-python scripts/convert.py FOLDER OUT.safetensors                a Hugging Face folder, of pickles or not -> one file
-python scripts/convert.py FILE.safetensors OUT                  one file -> a Hugging Face folder
+#!/usr/bin/env python3
+"""Between a pickle, a Hugging Face folder and one .safetensors.
+
+    python scripts/convert.py pytorch_model.bin OUT.safetensors     a pickle, config.json and tokenizer beside it -> one file
+    python scripts/convert.py FOLDER OUT.safetensors                a Hugging Face folder, of pickles or not -> one file
+    python scripts/convert.py FILE.safetensors OUT                  one file -> a Hugging Face folder
 
 A pickle is opened by torch.load(weights_only=True) and by nothing else: that makes tensors and runs no code of the file's.
 """
+from __future__ import annotations
+
 import argparse
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))     # the checkout this script lies in, installed or not
+from minibd.cli import main
 
 
 def unpickle(path: Path, folder: Path) -> None:
@@ -51,19 +55,14 @@ def convert(path: Path, out: Path, labels: list[str] | None) -> None:
     checkpoint.save(record, out)
 
 
-def main() -> None:
+def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path, help="a pickle, a .safetensors, or a Hugging Face folder")
     parser.add_argument("out", type=Path, help="one file if it ends in .safetensors, else a folder")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="the classes of a new classifier, if there is none")
     args = parser.parse_args()
-    from minibd.records import BadInput                          # imports torch, so only once --help has been answered
-    try:
-        convert(args.path, args.out, args.labels)
-    except BadInput as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    convert(args.path, args.out, args.labels)
 
 
 if __name__ == "__main__":
-    main()
+    main(run)

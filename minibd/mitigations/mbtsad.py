@@ -36,7 +36,6 @@ from minibd.models.dropout import attention_dropout
 from minibd.records import BadInput, Batch, Example, Output
 from minibd.train import Log, Schedule, cross_entropy, fit, weighted
 
-
 LR1, LR2 = 2e-4 * 384, 1e-4 * 384  # learning rate times hidden size D
 EDGES = 1.2                        # of the H attention edges between two pieces in a layer, those that step 1's dropout keeps on average
 
@@ -79,7 +78,8 @@ class MBTSAD:
         if not (self.p > 0 and 0 <= self.rate <= 1):
             raise BadInput(f"p is {self.p} and rate {self.rate}: p must be above 0 and rate in 0..1")
         if not (min(self.alpha, self.beta, self.gamma) >= 0 and sum(self.weights.values()) > 0):
-            raise BadInput(f"alpha {self.alpha}, beta {self.beta}, gamma {self.gamma} (ablate {self.ablate}): none may be negative, one must stay above 0")
+            raise BadInput(f"alpha {self.alpha}, beta {self.beta}, gamma {self.gamma} (ablate {self.ablate}): none may be negative, "
+                           "one must stay above 0")
         if None not in (self.lr1, self.lr2):
             self.schedule(1), self.schedule(2)  # a bad second step is refused before the first is trained
 
