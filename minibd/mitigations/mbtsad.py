@@ -116,23 +116,26 @@ def attention_map(attn: Tensor, mask: Tensor, p: float = 2.0) -> Tensor:
     return f / (torch.linalg.vector_norm(f, dim=(1, 2), keepdim=True) + 1e-6)
 
 
-def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, p: float = 2.0, variant: str = "paper") -> Tensor:
+def attention_loss(student_attn: Sequence[Tensor], teacher_attn: Sequence[Tensor], mask: Tensor, p: float = 2.0,
+                   variant: str = "paper") -> Tensor:
     """Eq. MBTSAD (2) and (4): sum over layers of ||Q_T - Q_S||_2, one value a text: (B,).
 
     vector_norm has gradient 0 where the two maps are equal; a hand-written square root would give NaN there.
     released: the mean over all T^2 entries of (Q_T - Q_S)^2, padded queries included, summed over layers.
     """
     counted = torch.ones_like(mask) if variant == "released" else mask
-    gaps = (attention_map(t, counted, p) - attention_map(s, counted, p) for s, t in zip(student, teacher, strict=True))  # (B, T, T)
+    gaps = (attention_map(t, counted, p) - attention_map(s, counted, p)  # (B, T, T)
+            for s, t in zip(student_attn, teacher_attn, strict=True))
     if variant == "released":
         return sum(gap.square().mean(dim=(1, 2)) for gap in gaps)
     return sum(torch.linalg.vector_norm(gap, dim=(1, 2)) for gap in gaps)
 
 
-def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
+def hidden_loss(student_hidden: Sequence[Tensor], teacher_hidden: Sequence[Tensor], mask: Tensor) -> Tensor:
     """Eq. MBTSAD (5) and (6): sum over h_0 (embeddings) .. h_L of MSE(h_T, h_S) over a text's real pieces: (B,)."""
     n = mask.sum(dim=1)  # (B,)
-    return sum(((s.float() - t.float()).square().mean(dim=-1) * mask).sum(dim=1) / n for s, t in zip(student, teacher, strict=True))
+    return sum(((s.float() - t.float()).square().mean(dim=-1) * mask).sum(dim=1) / n
+               for s, t in zip(student_hidden, teacher_hidden, strict=True))
 
 
 def distill_terms(student: Output, teacher: Output, batch: Batch, settings: MBTSAD) -> dict[str, Tensor]:
