@@ -9,6 +9,9 @@ Who uses it: someone who holds a suspicious classifier theta_B and a few clean r
     5                             theta_S <- theta_S - lr2 dL / dtheta_S, theta_T frozen
     6  return theta_S
 
+Departure: while the teacher is retrained most attention edges are dropped (`attention_dropout`, which the paper does not mention).
+A rare-word trigger acts through few strong edges, a sentiment through many; README.md has what it changes.
+
 Choices where the paper is silent (its text lost k, p, both rates, the weights and the norms): see `MBTSAD`, number by number.
 Attention is the softmax before dropout, so that a map's rows sum to 1; padded queries are zeroed before the map is
 normalised and padded places do not enter L_hid, so that neither loss depends on a text's neighbours.
@@ -36,10 +39,6 @@ from minibd.models.dropout import attention_dropout
 from minibd.records import BadInput, Batch, Example, Output
 from minibd.train import Log, Schedule, cross_entropy, fit, weighted
 
-LR1, LR2 = 2e-4 * 384, 1e-4 * 384  # learning rate times hidden size D
-EDGES = 1.2                        # of the H attention edges between two pieces in a layer, those that step 1's dropout keeps on average
-
-
 @dataclass(frozen=True, slots=True)
 class MBTSAD:
     """The method's numbers, the same for every attack. Three of them scale with the model where they are not given; see `sized`."""
@@ -48,15 +47,15 @@ class MBTSAD:
     rate: float = setting(0.3, "share of a text's tokens that are split", paper="lost; nlpaug 0.3")
     max_targets: int = setting(10, "most words split in a text", paper="lost; nlpaug 10")
     min_char: int = setting(4, "shortest word that is split, in characters", paper="lost; nlpaug 4")
-    lr1: float | None = setting(None, "learning rate of the teacher's retraining (default 2e-4 * 384 / hidden size)", paper="lost", kind=float)
-    lr2: float | None = setting(None, "learning rate of the distillation (default 1e-4 * 384 / hidden size)", paper="lost", kind=float)
+    lr1: float | None = setting(None, "learning rate of the teacher's retraining (default 2e-4 * sqrt(384 / hidden size))", paper="lost", kind=float)
+    lr2: float | None = setting(None, "learning rate of the distillation (default 1e-4 * sqrt(384 / hidden size))", paper="lost", kind=float)
     epochs1: int = setting(2, "passes over D_aug in retraining", paper="lost")
     epochs2: int = setting(2, "passes over D_aug in distillation", paper="lost")
     batch_size: int = setting(32, "texts a step", paper="lost")
     warmup: float = setting(0.1, "share of the steps over which a rate climbs", paper="lost")
     weight_decay: float = setting(0.01, "AdamW's weight decay", paper="lost")
     attention_dropout: float | None = setting(None, "dropout of the attention probabilities while the teacher is retrained; the student "
-                                              "keeps its own (default 1 - 1.2 / heads)", paper="not mentioned; BERT 0.1", kind=float)
+                                              "keeps its own (default heads / 10, at most 0.9)", paper="not mentioned; BERT 0.1", kind=float)
     alpha: float = setting(5.0, "weight of the attention term", paper="lost, set per attack")
     beta: float = setting(20.0, "weight of the hidden-state term", paper="lost, set per attack")
     gamma: float = setting(1.0, "weight of the classification term", paper="1 (only two symbols stand in Eq. 1)")
@@ -86,11 +85,12 @@ class MBTSAD:
     def sized(self, hidden: int, heads: int) -> MBTSAD:
         """These settings with every number filled in for a model of hidden size D and H heads.
 
-        A wider model takes smaller steps (lr ~ 1 / D). With more heads a pair of pieces keeps more ways to meet, so more of
-        them may be dropped: p = 1 - EDGES / H.
+        A wider model takes smaller steps, lr ~ 1 / sqrt(D); with more heads two pieces have more ways to meet, so more of their
+        edges may be dropped, p = H / 10 up to 0.9. Measured at D = 384, H = 12 (2e-4, 0.9) and D = 128, H = 4 (3.5e-4, 0.4).
         """
-        return replace(self, lr1=LR1 / hidden if self.lr1 is None else self.lr1, lr2=LR2 / hidden if self.lr2 is None else self.lr2,
-                       attention_dropout=max(0.0, 1 - EDGES / heads) if self.attention_dropout is None else self.attention_dropout)
+        scale = (384 / hidden) ** 0.5
+        return replace(self, lr1=2e-4 * scale if self.lr1 is None else self.lr1, lr2=1e-4 * scale if self.lr2 is None else self.lr2,
+                       attention_dropout=min(0.9, heads / 10) if self.attention_dropout is None else self.attention_dropout)
 
     def schedule(self, step: int) -> Schedule:
         """How long and how fast step 1 (retraining) or 2 (distillation) goes."""
