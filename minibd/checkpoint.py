@@ -75,7 +75,8 @@ def load(path: str | Path, device: torch.device | str = "cpu", *,
     """The checkpoint at `path`, a file or a folder, float32, in eval mode.
 
     A checkpoint without classifier gets a new one for the classes `labels`, N(0, 0.02) drawn from `seed`, and the history
-    says so, and leaves its MLM head behind; without `labels` it stays an encoder. Raises BadInput on whatever cannot be read whole and exactly.
+    says so; its MLM head is left behind. Without `labels` it stays an encoder. Raises BadInput on whatever cannot be read
+    whole and exactly.
     """
     path = Path(path)
     if path.suffix.lower() in PICKLES and not path.is_dir():

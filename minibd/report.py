@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from minibd import __version__
 from minibd.evaluate import Scores
 from minibd.records import BadInput
 
@@ -90,4 +91,5 @@ def scores(s: Scores) -> dict:
 
 
 def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in ("minibd", "torch", "tokenizers", "safetensors", "numpy")}}
+    return {"python": platform.python_version(), "minibd": __version__,
+            **{name: version(name) for name in ("torch", "tokenizers", "safetensors", "numpy")}}

@@ -1,4 +1,4 @@
-"""Poisoning a dataset, whatever the attack: which rows, how many, whose labels, in place or added; and the test rows that carry the trigger.
+"""Poisoning a dataset, whatever the attack: which rows, how many, whose labels, in place or added; and the triggered test rows.
 
 "10 %" alone is ambiguous by more than a factor of two in label noise, so each choice is stated and each count reported:
 
@@ -34,7 +34,8 @@ class Poisoned:
     flipped: int
 
 
-def poison(examples: Examples, corrupt: Corrupt, *, rate: float, target: int, labels: str = "dirty", add: bool = False, seed: int = 0) -> Poisoned:
+def poison(examples: Examples, corrupt: Corrupt, *, rate: float, target: int, labels: str = "dirty", add: bool = False,
+           seed: int = 0) -> Poisoned:
     """Poison floor(rate N) rows of `examples`, drawn and corrupted by the seed; the same rows for the same seed at any trigger."""
     if not 0 < rate <= 1:
         raise BadInput(f"a poisoning rate of {rate} is outside 0..1: give a share of all rows, such as 0.1")
