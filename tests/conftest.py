@@ -12,12 +12,23 @@ import torch
 
 from minibd import checkpoint, data
 from minibd.models.bert import Bert, BertConfig
-from minibd.records import Example, Examples
+from minibd.records import BadInput, Example, Examples
 from minibd.text import Text
 
 ROOT = Path(__file__).parents[1]
 GOOD, BAD, NEUTRAL = ("great superb lovely moving charming".split(), "awful boring clumsy tedious dreadful".split(),
                       "the film actors story ending music camera director was with rather and very".split())
+
+
+def fails(call, *words: str) -> str:
+    """`call` raises BadInput, on one line that holds every one of `words`; that line."""
+    with pytest.raises(BadInput) as caught:
+        call()
+    line = str(caught.value)
+    assert "\n" not in line
+    for word in words:
+        assert word in line, line
+    return line
 
 
 def rows(n: int, seed: int, name: str) -> Examples:
@@ -63,7 +74,7 @@ def tiny_folder(tiny, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def script():
     """script("mbtsad.py", "--ckpt", ...) -> CompletedProcess, run from the repository's root like a user would."""
     def run(name: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:

@@ -11,10 +11,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from conftest import fails
 from minibd import checkpoint
 from minibd.checkpoint import Record, load, save
 from minibd.models.bert import Bert, BertConfig
-from minibd.records import BadInput, Example
+from minibd.records import Example
 from minibd.text import Text
 
 CONVERT = Path(__file__).parents[1] / "scripts" / "convert.py"
@@ -23,17 +24,6 @@ CONFIG = BertConfig(len(PIECES), 8, 2, 2, 12, positions=32)
 HISTORY = [{"trained": "reviews", "rows": 12}, {"attack": "badnets", "trigger": ["cf", "bb"]}]
 ROWS = [Example("0", "The film is badly, badly good.", 1), Example("1", "no", 0, "a film"), Example("2", "Café all", 0)]
 QUERY = "bert.encoder.layer.1.attention.self.query.weight"
-
-
-def fails(call, *words: str) -> str:
-    """`call` raises BadInput, on one line that holds every one of `words`; that line."""
-    with pytest.raises(BadInput) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line
-    for word in words:
-        assert word in line, line
-    return line
 
 
 def record(labels=("negative", "positive"), mlm=False, history=HISTORY) -> Record:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from conftest import fails
 from minibd.data import Splits, batches, counts, generator, in_order, read, read_splits, sample, write
-from minibd.records import BadInput, Example, Examples
+from minibd.records import Example, Examples
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real data is not here")
@@ -25,17 +26,6 @@ def put(folder: Path, name: str, content: str | bytes) -> Path:
 
 def pairs(examples: Examples) -> list[tuple[str, int]]:
     return [(e.text, e.label) for e in examples]
-
-
-def fails(call, *words: str) -> str:
-    """`call` raises BadInput, on one line that holds every one of `words`; that line."""
-    with pytest.raises(BadInput) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line
-    for word in words:
-        assert word in line, line
-    return line
 
 
 def task(*sizes: int) -> Examples:

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 
 import pytest
 import torch
@@ -20,13 +19,10 @@ def tree(path):
 
 
 @pytest.fixture(scope="module")
-def done(tiny_file, folder, tmp_path_factory):
+def done(script, tiny_file, folder, tmp_path_factory):
     """One full run on a file; several tests read what it left."""
-    from conftest import ROOT  # a module-scoped fixture cannot use the function-scoped `script`
-    import sys
     out, before = tmp_path_factory.mktemp("run") / "out", tiny_file.read_bytes()
-    run = subprocess.run([sys.executable, str(ROOT / "scripts/mbtsad.py"), "--ckpt", tiny_file, "--data", folder, "--attack", "badnets",
-                          "--out", out, *map(str, QUICK)], text=True, capture_output=True, cwd=ROOT)
+    run = script("mbtsad.py", "--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", out, *QUICK)
     assert run.returncode == 0, run.stderr
     assert tiny_file.read_bytes() == before, "the victim's file was touched"
     return run, out
