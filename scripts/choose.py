@@ -4,8 +4,9 @@
     python scripts/choose.py --ckpt VICTIM --data FOLDER --vary attention_dropout=0.1,0.5 --vary lr1=1e-4,2e-4
 
 The planted backdoor has triggers and a target of the defender's; nothing here reads those of the attacker. Each cell (a combination
-of the values, CFT's row aside) is appended to --results as it ends, with the dev accuracy and the planted backdoor's ASR on dev after
-each step, and skipped when it is there already. Choose the lowest ASR among the cells whose dev accuracy you accept.
+of the values) is appended to --results as it ends, with the dev accuracy and the planted backdoor's ASR on dev after each step, and
+skipped when it is there already; cells that differ in the distillation alone share their teacher. Choose the lowest ASR among the
+cells whose dev accuracy you accept.
 """
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ class Plant:
     plant_lr: float = setting(5e-5, "learning rate of the planting")
     plant_epochs: int = setting(3, "passes of the planting")
     vary: tuple[str, ...] = setting(("k=4",), "setting=value,value,...: tried in every combination; may be given again", kind=list)
+    teachers: bool = setting(False, "stop at the teacher: the distillation, two thirds of the time, is left out")
     results: str = setting("scripts/results/choose.jsonl", "file the cells are appended to")
 
 
@@ -42,7 +44,7 @@ def run() -> None:
     from minibd.attacks.poison import poison, triggered
     from minibd.cells import Cells
     from minibd.evaluate import Judge
-    from minibd.mitigations.mbtsad import MBTSAD, mbtsad
+    from minibd.mitigations.mbtsad import MBTSAD, distil, retrain, token_split
     from minibd.records import BadInput
     from minibd.train import Schedule, cross_entropy, fit
 
@@ -65,24 +67,40 @@ def run() -> None:
         dtype=dtype, name="plant")
     judge = Judge(dev, triggered(dev, own, target=plant.plant_target, seed=task.seed), plant.plant_target)
 
-    def measured(name: str, record: checkpoint.Record, seconds: float) -> dict:
+    def measured(name: str, record: checkpoint.Record, started: float) -> dict:
+        seconds = time.perf_counter() - started
         scores = judge(record.model, record.text)
         step = {"name": name, "dev": scores.cacc.percent, "n_dev": scores.cacc.n, "planted_asr": scores.asr.percent, "n_planted": scores.asr.n,
                 "seconds": round(seconds, 1)}
-        print(f"{name:8} dev {step['dev']:6.2f}  planted ASR {step['planted_asr']:6.2f}  {seconds:6.1f} s")
+        print(f"{name:8} dev {step['dev']:6.2f}  planted ASR {step['planted_asr']:6.2f}  {seconds:6.1f} s", flush=True)
         return step
 
     cells = Cells(plant.results)
-    victims = [measured("victim", victim, 0.0), measured("planted", planted, 0.0)]
-    for chosen in grid:
+    victims = [measured("victim", victim, time.perf_counter()), measured("planted", planted, time.perf_counter())]
+    def of_teacher(chosen: MBTSAD) -> str:
+        """What the teacher depends on: every setting but those that the distillation alone reads."""
+        return str({name: value for name, value in asdict(chosen).items()
+                    if name not in ("lr2", "epochs2", "alpha", "beta", "gamma", "p", "ablate", "variant")})
+
+    taught = {}  # the last teacher by the settings that made it: cells of one teacher come one after another
+    for chosen in sorted(grid, key=of_teacher):
         cell = {"ckpt": Path(task.ckpt).name, "seed": task.seed, "dtype": task.dtype, "clean": len(held),
-                "plant": {k: v for k, v in asdict(plant).items() if k.startswith("plant_")}, "settings": asdict(chosen)}
+                **({"teachers": True} if plant.teachers else {}), "plant": {k: v for k, v in asdict(plant).items() if k.startswith("plant_")}, "settings": asdict(chosen)}
         if cells.get(cell) is not None:
             continue
-        print(" ".join(f"{name}={getattr(chosen, name)}" for name in axes))
-        steps = list(victims)
-        mbtsad(planted, held, chosen, seed=task.seed, dtype=dtype,
-               watch=lambda name, record, seconds: steps.append(measured(name, record, seconds)))
+        print(" ".join(f"{name}={getattr(chosen, name)}" for name in axes), flush=True)
+        key = of_teacher(chosen)
+        if key not in taught:
+            taught.clear()
+            started = time.perf_counter()
+            augmented = victim.text.encode(token_split(held, chosen, task.seed))
+            teacher = retrain(planted, augmented, chosen, seed=task.seed, dtype=dtype)
+            taught[key] = augmented, teacher, measured("TS-FT", teacher, started)
+        augmented, teacher, step = taught[key]
+        steps = [*victims, step]
+        if not plant.teachers:
+            started = time.perf_counter()
+            steps.append(measured("MBTSAD", distil(planted, teacher, augmented, chosen, seed=task.seed, dtype=dtype), started))
         cells.add(cell, {"steps": steps})
 
 

@@ -37,7 +37,9 @@ from minibd.cli import setting
 from minibd.data import generator
 from minibd.models.dropout import attention_dropout
 from minibd.records import BadInput, Batch, Example, Output
+from minibd.text import Encoded
 from minibd.train import Log, Schedule, cross_entropy, fit, weighted
+
 
 @dataclass(frozen=True, slots=True)
 class MBTSAD:
@@ -167,22 +169,20 @@ def token_split(clean: Sequence[Example], settings: MBTSAD, seed: int) -> list[E
     return [*clean, *copies] if settings.originals else copies
 
 
-def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
-           log: Log | None = None, watch: Callable[[str, Record, float], None] | None = None) -> Record:
-    """Algorithm 1. The student comes back as a new record; `victim` stays as it was.
-
-    log: see train.fit. watch: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds each step took.
-    """
-    settings, text = settings.sized(victim.model.config.hidden, victim.model.config.heads), victim.text
-    started = time.perf_counter()
-    augmented = text.encode(token_split(clean, settings, seed))
+def retrain(victim: Record, augmented: Encoded, settings: MBTSAD, *, seed: int = 0, dtype: torch.dtype = torch.float32,
+            log: Log | None = None) -> Record:
+    """Line 2 of Algorithm 1: the teacher, a copy of `victim` retrained on D_aug, most of its attention edges dropped meanwhile."""
+    settings = settings.sized(victim.model.config.hidden, victim.model.config.heads)
     teacher = checkpoint.copy(victim)
     with attention_dropout(teacher.model, settings.attention_dropout):
-        fit(teacher.model, text, augmented, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype, log=log, name="TS-FT")
-    if watch is not None:
-        watch("TS-FT", teacher, time.perf_counter() - started)
+        fit(teacher.model, victim.text, augmented, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype, log=log, name="TS-FT")
+    return teacher
 
-    started = time.perf_counter()
+
+def distil(victim: Record, teacher: Record, augmented: Encoded, settings: MBTSAD, *, seed: int = 0, dtype: torch.dtype = torch.float32,
+           log: Log | None = None) -> Record:
+    """Lines 3 to 6 of Algorithm 1: the student, a copy of `victim` that learns from the frozen `teacher` on D_aug."""
+    settings = settings.sized(victim.model.config.hidden, victim.model.config.heads)
     student = checkpoint.copy(victim)
     want = [name for name, term in (("attn", "att"), ("hidden", "hid")) if settings.weights[term]]
 
@@ -193,8 +193,26 @@ def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD()
             taught = teacher.model(batch, want)
         return distill_terms(model(batch, want), taught, batch, settings)
 
-    fit(student.model, text, augmented, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights, dtype=dtype, log=log,
+    fit(student.model, victim.text, augmented, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights, dtype=dtype, log=log,
         name="MBTSAD")
+    return student
+
+
+def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
+           log: Log | None = None, watch: Callable[[str, Record, float], None] | None = None) -> Record:
+    """Algorithm 1. The student comes back as a new record; `victim` stays as it was.
+
+    log: see train.fit. watch: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds each step took.
+    """
+    settings = settings.sized(victim.model.config.hidden, victim.model.config.heads)
+    started = time.perf_counter()
+    augmented = victim.text.encode(token_split(clean, settings, seed))
+    teacher = retrain(victim, augmented, settings, seed=seed, dtype=dtype, log=log)
+    if watch is not None:
+        watch("TS-FT", teacher, time.perf_counter() - started)
+
+    started = time.perf_counter()
+    student = distil(victim, teacher, augmented, settings, seed=seed, dtype=dtype, log=log)
     student.history.append({"mitigation": "mbtsad", "clean_rows": len(clean), "seed": seed, **asdict(settings)})
     if watch is not None:
         watch("MBTSAD", student, time.perf_counter() - started)
