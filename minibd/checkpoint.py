@@ -1,18 +1,25 @@
 """Checkpoints in and out: one self-describing .safetensors file, or a Hugging Face folder. Pickles are refused.
 
 The file    tensors under our own names, head_mask among them; the metadata holds, as strings: "format" ("minibd 1"),
-            "config" (JSON of BertConfig and "architecture"), "tokenizer" (the tokenizers library's JSON), "max_len",
+            "config" (JSON of the model's config and "architecture"), "tokenizer" (the tokenizers library's JSON), "max_len",
             "labels" and "history" (JSON lists).
-The folder  config.json, model.safetensors (or shards and their index), tokenizer.json (or vocab.txt alone), as transformers
-            writes and reads them. `save` adds minibd.json, {"history": [...], "head_mask": L lists of H}.
+The folder  config.json, model.safetensors (or shards and their index), tokenizer.json (or vocab.txt, or vocab.json and
+            merges.txt), as transformers writes and reads them. `save` adds minibd.json, {"history": [...], "head_mask": L
+            lists of H}.
 
-Three choices:
-1. A gate is folded into the columns of attention.output.dense.weight on the way into a folder, so that transformers gives
-   the same logits. minibd.json keeps which gates were 0; those columns must be 0 when the folder is read again.
-2. A model without classifier has no pooler either (BertConfig.labels = 0): a bare encoder's pooler weights are used when
-   `labels` asks for a classifier at loading, and left out otherwise.
+How transformers spells an architecture stands in its own file (models/bert.py: SPELLING); nothing here knows one by name.
+
+Five choices:
+1. A gate is folded into its columns of the output projection on the way into a folder, so that transformers gives the same
+   logits. minibd.json keeps which gates were 0; those columns must be 0 when the folder is read again.
+2. A model without classifier has no pooler either (labels = 0): a bare encoder's pooler weights are used when `labels` asks
+   for a classifier at loading, and left out otherwise.
 3. The names of a trained classifier's classes are the checkpoint's: `labels` given beside it must agree in number, and
    names the classes only where the checkpoint calls them LABEL_0, LABEL_1, ...
+4. Tensors are read file by file, each one straight into memory of its own and its final type: at its peak, loading holds
+   the model and one shard. A folder of more than SHARD bytes is written in shards.
+5. Llama's two-layer head is two matrices without anything between them: a folder, where transformers knows one, holds
+   their product. The logits are the same; the head that comes back has one layer.
 """
 from __future__ import annotations
 
@@ -20,7 +27,8 @@ import copy as copying
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -32,51 +40,41 @@ from tokenizers.normalizers import BertNormalizer
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from minibd.models.bert import Bert, BertConfig, hf_name
+from minibd.models import bert, distilbert, gpt2, llama, roberta
+from minibd.models.encoder import Encoder, Foreign, Spelling
 from minibd.records import BadInput
 from minibd.text import Text
 
 FORMAT = "minibd 1"
+SPELLINGS = {spelling.model_type: spelling for spelling in (m.SPELLING for m in (bert, roberta, distilbert, llama, gpt2))}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+HEADS = ("pooler", "classifier", "mlm", "lm")   # parts that a model may lack, or have only for another purpose
 FEW = 5                                  # names shown in an error line
-HEAD = ("pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias")
-# In old and in pre-training folders, and of no use here: a buffer 0, 1, 2, ... and the next-sentence head.
-IGNORED = ("bert.embeddings.position_ids", "cls.seq_relationship.weight", "cls.seq_relationship.bias")
-HF_CONFIG = {                            # our name of a number -> the name in config.json
-    "vocab": "vocab_size",
-    "hidden": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "ffn": "intermediate_size",
-    "positions": "max_position_embeddings",
-    "kinds": "type_vocab_size",
-    "dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-    "classifier_dropout": "classifier_dropout",
-    "activation": "hidden_act",
-    "eps": "layer_norm_eps",
-    "pad": "pad_token_id",
-}
-SPECIAL = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+SHARD = 5_000_000_000                    # bytes of a folder's largest weight file, as transformers has it
+# The pieces that a tokenizer may have for each purpose; the first that is there is named in the folder's tokenizer_config.json.
+SPECIAL = {"unk_token": ("[UNK]", "<unk>"), "sep_token": ("[SEP]", "</s>"), "cls_token": ("[CLS]", "<s>"), "mask_token": ("[MASK]", "<mask>")}
+CAUSAL_SPECIAL = {"unk_token": ("<unk>",), "bos_token": ("<|begin_of_text|>", "<s>", "<|endoftext|>"),
+                  "eos_token": ("<|end_of_text|>", "</s>", "<|endoftext|>")}
 
 
 @dataclass
 class Record:
     """A checkpoint in memory. `labels[i]` names class i; `history` is what was done to the model, oldest first, JSON-able."""
-    model: Bert
+    model: Encoder
     text: Text
     labels: tuple[str, ...]
     history: list[dict]
 
 
-def load(path: str | Path, device: torch.device | str = "cpu", *,
-         labels: Sequence[str] | None = None, seed: int = 0) -> Record:
-    """The checkpoint at `path`, a file or a folder, float32, in eval mode.
+def load(path: str | Path, device: torch.device | str = "cpu", *, labels: Sequence[str] | None = None, seed: int = 0,
+         bottleneck: int = 0, dtype: torch.dtype = torch.float32) -> Record:
+    """The checkpoint at `path`, a file or a folder, in eval mode, its weights in `dtype`.
 
     A checkpoint without classifier gets a new one for the classes `labels`, N(0, 0.02) drawn from `seed`, and the history
-    says so; its MLM head is left behind. Without `labels` it stays an encoder. Raises BadInput on whatever cannot be read
-    whole and exactly.
+    says so; its language-model head is left behind, unless it is the word embedding itself. Without `labels` it stays an encoder.
+    bottleneck: the width of a new two-layer head, D -> bottleneck -> C without anything between (Llama; MuScleLoRA has 16).
+    Raises BadInput on whatever cannot be read whole and exactly.
     """
     path = Path(path)
     if path.suffix.lower() in PICKLES and not path.is_dir():
@@ -88,17 +86,30 @@ def load(path: str | Path, device: torch.device | str = "cpu", *,
         names = tuple(labels)
         if len(names) < 2:
             raise BadInput(f"{path}: {len(names)} labels for a new classifier: give two or more")
-        config = replace(config, labels=len(names))
-        fresh = [name for name in HEAD if stored.spell(name) not in stored.tensors]
+        config = _headed(path, stored, len(names), bottleneck)
+        fresh = [name for name in _shapes(stored.spelling, config)
+                 if name.startswith(("pooler.", "classifier.")) and stored.spell(name).name not in stored.tensors]
         history.append({"new": sorted({name.split(".")[0] for name in fresh}), "labels": list(names), "seed": seed})
+    elif bottleneck:
+        raise BadInput(f"{path}: a bottleneck of {bottleneck} is for a new classifier: "
+                       + ("this checkpoint has one already" if config.labels else "name its classes too"))
     elif labels is not None:
         names = _agreed(path, names, tuple(labels))
-    model = _model(path, stored, config, fresh)
+    model = _model(path, stored, config, fresh, dtype)
     _init_head(model, fresh, seed)
-    if fresh and config.mlm:                             # a classifier trains without the MLM head, which would only grow stale
-        del model.mlm
-        model.config = replace(config, mlm=False)
     return Record(model.eval().to(device), stored.text, names, history)
+
+
+def _headed(path: Path, stored: _Stored, classes: int, bottleneck: int) -> object:
+    """The config with a classifier and without a language-model head of its own, which would only grow stale beside it."""
+    config = replace(stored.config, labels=classes)
+    if hasattr(config, stored.spelling.lm):
+        config = replace(config, **{stored.spelling.lm: False})
+    if bottleneck:
+        if not hasattr(config, "bottleneck"):
+            raise BadInput(f"{path} is a {stored.spelling.model_type}, whose head has two layers already: leave the bottleneck out")
+        config = replace(config, bottleneck=bottleneck)
+    return config
 
 
 def save(record: Record, path: str | Path) -> None:
@@ -143,13 +154,14 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """`tensors` by the name that `spell` gives to our own. `pruned` (L, H) is True at the gates that minibd.json has at 0."""
-    config: BertConfig
+    """`tensors` by their names on disk; `spell` says where one of ours lies. `pruned` (L, H) is True at the gates that minibd.json has at 0."""
+    spelling: Spelling
+    config: object
     text: Text
     labels: tuple[str, ...]
     history: list[dict]
     tensors: dict[str, _Place]
-    spell: Callable[[str], str]
+    spell: Callable[[str], Foreign]
     pruned: Tensor | None = None
 
 
@@ -164,34 +176,47 @@ def _read_file(path: Path) -> _Stored:
     if absent := [key for key in ("config", "tokenizer", "max_len", "labels", "history") if key not in metadata]:
         raise BadInput(f"{path} lacks {', '.join(absent)} in its metadata: save it again")
     values = _json(path, metadata["config"], dict)
-    if values.pop("architecture", None) != "bert":
-        raise BadInput(f"{path} is not a BERT: the architecture in its config must be 'bert'")
-    config = _config(path, values)
+    spelling = _spelling(path, "architecture", values.pop("architecture", None))
+    config = _config(path, spelling, values)
     labels = _json(path, metadata["labels"], list)
     if len(labels) != config.labels:
         raise BadInput(f"{path} names {len(labels)} labels, its config {config.labels}: save it again")
     max_len = _json(path, metadata["max_len"], int)
-    if not 3 <= max_len <= config.positions:
-        raise BadInput(f"{path}: max_len {max_len} is not from 3 to the model's {config.positions} positions: save it again")
+    if not 3 <= max_len <= config.longest:
+        raise BadInput(f"{path}: max_len {max_len} is not from 3 to the model's {config.longest} positions: save it again")
     text = Text(_tokenizer(path, metadata["tokenizer"], config), max_len, config.pad)
     history = _history(path, _json(path, metadata["history"], list))
-    return _Stored(config, text, tuple(map(str, labels)), history, tensors, str)
+    return _Stored(spelling, config, text, tuple(map(str, labels)), history, tensors, Foreign)
 
 
 def _read_folder(path: Path) -> _Stored:
     if not (path / "config.json").is_file():
         raise BadInput(f"{path} holds no config.json: name a Hugging Face folder or a .safetensors file")
-    values = _json(path / "config.json", _text(path / "config.json"), dict)
-    _check_hf(path / "config.json", values)
-    tensors = _hf_tensors(path)
-    mlm = _drop_decoder(path, tensors)
-    classes = tensors["classifier.weight"].shape[0] if "classifier.weight" in tensors else 0
-    config = _config(path / "config.json", _hf_values(values) | {"labels": classes, "mlm": mlm})
+    file = path / "config.json"
+    values = _json(file, _text(file), dict)
+    spelling = _spelling(file, "model_type", values.get("model_type"))
+    _check_hf(file, spelling, values)
+    tensors = _hf_tensors(path, spelling)
+    ours = {name: values[key] for name, key in spelling.config.items() if values.get(key) is not None} | spelling.from_hf(values)
+    if ours.get("tied", True):
+        _drop_copies(path, spelling, tensors)
+    if spelling.lm in {field.name for field in fields(spelling.shape)}:
+        theirs = tuple(name for module, name in spelling.names.items() if module.split(".")[0] == spelling.lm)
+        ours[spelling.lm] = any(name.startswith(theirs) for name in tensors)
+    head = spelling.foreign("classifier.weight").name
+    ours["labels"] = tensors[head].shape[0] if head in tensors else 0
+    config = _config(file, spelling, ours)
     own = path / "minibd.json"
     extra = _json(own, _text(own), dict) if own.exists() else {}
     pruned = _pruned(own, extra["head_mask"], config) if "head_mask" in extra else None
-    return _Stored(config, _hf_text(path, config), _hf_labels(path, values, classes), _history(own, extra.get("history", [])),
-                   tensors, hf_name, pruned)
+    return _Stored(spelling, config, _hf_text(path, spelling, config), _hf_labels(path, values, config.labels),
+                   _history(own, extra.get("history", [])), tensors, spelling.foreign, pruned)
+
+
+def _spelling(where: Path, key: str, name: object) -> Spelling:
+    if name not in SPELLINGS:
+        raise BadInput(f"{where}: {key} is {name!r}, only {', '.join(SPELLINGS)} are known here: use another checkpoint")
+    return SPELLINGS[name]
 
 
 def _header(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
@@ -205,31 +230,22 @@ def _header(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
 
 # ---- Hugging Face folders
 
-def _check_hf(file: Path, values: dict) -> None:
-    """config.json describes a BERT encoder as written in models/bert.py."""
-    for key, known in (("model_type", ("bert",)), ("position_embedding_type", (None, "absolute")),
-                       ("is_decoder", (None, False)), ("problem_type", (None, "single_label_classification"))):
+def _check_hf(file: Path, spelling: Spelling, values: dict) -> None:
+    """config.json asks for nothing that the architecture's file does not compute."""
+    for key, known in {**spelling.known, "problem_type": ("single_label_classification", None)}.items():
         if values.get(key) not in known:
-            raise BadInput(f"{file}: {key} is {values.get(key)!r}, only {known[-1]!r} is known here: use another checkpoint")
+            raise BadInput(f"{file}: {key} is {values.get(key)!r}, only {known[0]!r} is known here: use another checkpoint")
 
 
-def _hf_values(values: dict) -> dict:
-    """The entries of config.json under our names. Null or absent: the default, for the classifier's dropout the hidden one."""
-    ours = {name: values[key] for name, key in HF_CONFIG.items() if values.get(key) is not None}
-    if "dropout" in ours:
-        ours.setdefault("classifier_dropout", ours["dropout"])
-    return ours
-
-
-def _hf_tensors(path: Path) -> dict[str, _Place]:
-    """{name as BertForSequenceClassification has it: place}, IGNORED left out."""
+def _hf_tensors(path: Path, spelling: Spelling) -> dict[str, _Place]:
+    """{name as the architecture's class with a head has it: place}, without what is ignored."""
     tensors: dict[str, _Place] = {}
     for file in _hf_files(path):
         for name, place in _header(file)[0].items():
-            name = _modern(name)
+            name = _modern(spelling, name)
             if name in tensors:
                 raise BadInput(f"{path} holds {name} twice, as {tensors[name].name} and {place.name}: drop one")
-            if name not in IGNORED:
+            if not name.endswith(spelling.ignored):
                 tensors[name] = place
     return tensors
 
@@ -249,24 +265,22 @@ def _hf_files(path: Path) -> list[Path]:
     raise BadInput(f"{path} holds no model.safetensors: put it there, or the shards with model.safetensors.index.json")
 
 
-def _modern(name: str) -> str:
-    """Old LayerNorm leaves are gamma and beta; a bare BertModel's names lack "bert."."""
+def _modern(spelling: Spelling, name: str) -> str:
+    """Old LayerNorm leaves are gamma and beta; a bare model's names lack the prefix."""
     name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-    return name if name.startswith(("bert.", "cls.", "classifier.")) else f"bert.{name}"
+    return name if name.startswith((spelling.prefix, *spelling.outside)) else spelling.prefix + name
 
 
-def _drop_decoder(path: Path, tensors: dict[str, _Place]) -> bool:
-    """Whether there is an MLM head. Its decoder's copies of the word embedding and of the bias leave `tensors`."""
-    mlm = any(name.startswith("cls.predictions.") for name in tensors)
-    if mlm and "cls.predictions.bias" not in tensors and "cls.predictions.decoder.bias" in tensors:
-        tensors["cls.predictions.bias"] = tensors.pop("cls.predictions.decoder.bias")
-    for name, twin in (("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
-                       ("cls.predictions.decoder.bias", "cls.predictions.bias")):
+def _drop_copies(path: Path, spelling: Spelling, tensors: dict[str, _Place]) -> None:
+    """A tied tensor is stored once, or twice and equal; under whichever name, it stays in `tensors` under its twin's."""
+    for name, twin in spelling.tied.items():
         if name in tensors and twin in tensors:
-            both = _tensors({"a": tensors.pop(name), "b": tensors[twin]})
-            if not torch.equal(both["a"], both["b"]):
-                raise BadInput(f"{path}: {name} differs from {twin}, and only a tied MLM head is known here: tie them")
-    return mlm
+            copy, original = (_values(tensors[n]) for n in (name, twin))
+            if not torch.equal(copy, original):
+                raise BadInput(f"{path}: {name} differs from {twin}, and only a tied language-model head is known here: tie them")
+            del tensors[name]
+        elif name in tensors:
+            tensors[twin] = tensors.pop(name)
 
 
 def _hf_labels(path: Path, values: dict, classes: int) -> tuple[str, ...]:
@@ -281,18 +295,29 @@ def _hf_labels(path: Path, values: dict, classes: int) -> tuple[str, ...]:
     return tuple(str(names[str(i)]) for i in range(classes))
 
 
-def _hf_text(path: Path, config: BertConfig) -> Text:
+def _hf_text(path: Path, spelling: Spelling, config: object) -> Text:
     file = path / "tokenizer_config.json"
     values = _json(file, _text(file), dict) if file.exists() else {}
     limit = values.get("model_max_length")               # often 10^30, which says "unknown"
-    sane = isinstance(limit, int) and 3 <= limit <= config.positions
-    max_len = limit if sane else config.positions
+    max_len = limit if isinstance(limit, int) and 3 <= limit <= config.longest else config.longest
     if (path / "tokenizer.json").is_file():
         file = path / "tokenizer.json"
         return Text(_tokenizer(file, _text(file), config), max_len, config.pad)
-    file = path / "vocab.txt"
-    if not file.is_file():
-        raise BadInput(f"{path} holds neither tokenizer.json nor vocab.txt: put one of them there")
+    if (path / "vocab.txt").is_file():
+        return _wordpiece(path / "vocab.txt", values, config, max_len)
+    if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
+        vocab = _json(path / "vocab.json", _text(path / "vocab.json"), dict)
+        merges = [tuple(line.split()) for line in _text(path / "merges.txt").split("\n") if line.strip() and not line.startswith("#version")]
+        text = Text.from_merges(vocab, merges, max_len, config.pad, not spelling.model.causal, bool(values.get("add_prefix_space")))
+        return Text(_tokenizer(path / "vocab.json", text.tokenizer.to_str(), config), max_len, config.pad)
+    if (path / "tokenizer.model").is_file():
+        raise BadInput(f"{path} holds a SentencePiece tokenizer.model alone: write its tokenizer.json with transformers, "
+                       f"AutoTokenizer.from_pretrained(...).save_pretrained(...)")
+    raise BadInput(f"{path} holds no tokenizer.json, vocab.txt, or vocab.json with merges.txt: put one of them there")
+
+
+def _wordpiece(file: Path, values: dict, config: object, max_len: int) -> Text:
+    """The tokenizer of an old folder's vocab.txt, with what its tokenizer_config.json says of case and accents."""
     pieces = _text(file).removesuffix("\n").split("\n")  # not splitlines, which cuts at pieces such as U+2028
     if len(pieces) > config.vocab:
         raise BadInput(f"{file} has {len(pieces)} pieces, the model {config.vocab}: take both from the same checkpoint")
@@ -304,7 +329,7 @@ def _hf_text(path: Path, config: BertConfig) -> Text:
     return text
 
 
-def _pruned(file: Path, mask: object, config: BertConfig) -> Tensor:
+def _pruned(file: Path, mask: object, config: object) -> Tensor:
     try:
         gates = torch.tensor(mask, dtype=torch.float32)  # (L, H)
     except (TypeError, ValueError, RuntimeError):
@@ -323,36 +348,56 @@ class _NoDraws(TorchFunctionMode):
         return None if getattr(func, "__module__", "") == "torch.nn.init" else func(*args, **(kwargs or {}))
 
 
-def _model(path: Path, stored: _Stored, config: BertConfig, fresh: Iterable[str]) -> Bert:
+def _empty(spelling: Spelling, config: object) -> Encoder:
+    """The model without memory for its weights, and without the time to draw them."""
+    with torch.device("meta"), _NoDraws():
+        return spelling.model(config)
+
+
+def _shapes(spelling: Spelling, config: object) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in _empty(spelling, config).state_dict().items()}
+
+
+def _model(path: Path, stored: _Stored, config: object, fresh: Iterable[str], dtype: torch.dtype) -> Encoder:
     """The model with its tensors; those of `fresh` are zeros yet."""
     if config.layers > len(stored.tensors):              # before as many blocks are built
         raise BadInput(f"{path}: its config has {config.layers} layers, more than the {len(stored.tensors)} tensors it holds")
-    with torch.device("meta"), _NoDraws():               # no memory and no time for weights that are replaced
-        model = Bert(config)
-    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    folder = stored.spell is hf_name
-    wanted = {stored.spell(name): name for name in shapes if name not in fresh and not (folder and name == "head_mask")}
-    there = dict(stored.tensors)
-    if not config.labels:
-        for name in ("pooler.weight", "pooler.bias"):
-            there.pop(stored.spell(name), None)
-    _check_names(path, wanted, there)
-    _check_shapes(path, {name: shapes[ours] for name, ours in wanted.items()}, there)
-    tensors = {wanted[name]: tensor for name, tensor in _tensors(there).items()}
-    tensors |= {name: torch.zeros(shapes[name]) for name in fresh}
+    model = _empty(stored.spelling, config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    folder = stored.spell is not Foreign                 # a file holds head_mask; a folder's is in minibd.json
+    wanted = {name: stored.spell(name) for name in shapes if name not in fresh and not (folder and name == "head_mask")}
+    left = _left_behind(stored, config)
+    there = {name: place for name, place in stored.tensors.items() if name not in left}
+    _check_names(path, stored.spelling, {foreign.name for foreign in wanted.values()}, there)
+    _check_shapes(path, {foreign.name: _shape_there(shapes[name], foreign) for name, foreign in wanted.items()}, there)
+    tensors = _read(there, wanted, dtype)
+    tensors |= {name: torch.zeros(shapes[name], dtype=dtype) for name in fresh}
     if folder:
-        tensors["head_mask"] = torch.ones(config.layers, config.heads)
+        tensors["head_mask"] = torch.ones(config.layers, config.heads, dtype=dtype)
     model.load_state_dict(tensors, assign=True)
     if stored.pruned is not None:
         _prune(path, model, stored.pruned)
     return model
 
 
-def _check_names(path: Path, wanted: Iterable[str], there: Iterable[str]) -> None:
-    missing, unknown = [n for n in wanted if n not in there], [n for n in there if n not in wanted]
+def _left_behind(stored: _Stored, config: object) -> set[str]:
+    """Names on disk of what the checkpoint has and `config` does not ask for: a bare encoder's pooler, a replaced LM head."""
+    parts = {f"{part}.{leaf}" for part in HEADS if part in stored.spelling.names for leaf in ("weight", "bias")}
+    held = (parts | set(_shapes(stored.spelling, stored.config))) - set(_shapes(stored.spelling, config))
+    return {stored.spell(name).name for name in held if name.split(".")[0] in HEADS}
+
+
+def _shape_there(shape: tuple[int, ...], foreign: Foreign) -> tuple[int, ...]:
+    """The shape on disk of the tensor that one of ours, of `shape`, lies in."""
+    shape = (shape[0] * foreign.of, *shape[1:])
+    return shape[::-1] if foreign.transposed else shape
+
+
+def _check_names(path: Path, spelling: Spelling, wanted: Iterable[str], there: Iterable[str]) -> None:
+    missing, unknown = sorted(n for n in wanted if n not in there), [n for n in there if n not in wanted]
     said = [f"{word} {_few(names)}" for word, names in (("lacks", missing), ("has the unknown", unknown)) if names]
     if said:
-        raise BadInput(f"{path} {' and '.join(said)}: it is not the BERT that its config describes")
+        raise BadInput(f"{path} {' and '.join(said)}: it is not the {spelling.model_type} that its config describes")
 
 
 def _check_shapes(path: Path, wanted: dict[str, tuple[int, ...]], there: dict[str, _Place]) -> None:
@@ -361,25 +406,39 @@ def _check_shapes(path: Path, wanted: dict[str, tuple[int, ...]], there: dict[st
         raise BadInput(f"{path} has tensors of another shape than its config says, {_few(wrong)}: mend the config")
 
 
-def _tensors(places: dict[str, _Place]) -> dict[str, Tensor]:
-    """{name: float32 tensor}, file by file, each read once into memory of its own: the file may change afterwards."""
+def _read(there: dict[str, _Place], wanted: dict[str, Foreign], dtype: torch.dtype) -> dict[str, Tensor]:
+    """{our name: tensor}, file by file and each file open once, so that no more than one of them is ever in memory."""
     tensors: dict[str, Tensor] = {}
-    for file in dict.fromkeys(place.file for place in places.values()):
-        try:
-            with safe_open(file, framework="pt") as f:
-                for name, place in places.items():
-                    if place.file == file:
-                        tensors[name] = _float(place, f.get_tensor(place.name))
-        except (OSError, SafetensorError) as error:
-            raise BadInput(f"{file} cannot be read ({_reason(error)}): download or save it again") from None
+    for file in dict.fromkeys(place.file for place in there.values()):
+        with _opened(file) as f:
+            for ours, foreign in wanted.items():
+                if there[foreign.name].file == file:
+                    tensors[ours] = _float(there[foreign.name], f.get_tensor(there[foreign.name].name), foreign, dtype)
     return tensors
 
 
-def _float(place: _Place, tensor: Tensor) -> Tensor:
+def _values(place: _Place) -> Tensor:
+    """One tensor as it is on disk."""
+    with _opened(place.file) as f:
+        return f.get_tensor(place.name)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[safe_open]:
+    try:
+        with safe_open(file, framework="pt") as f:
+            yield f
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{file} cannot be read ({_reason(error)}): download or save it again") from None
+
+
+def _float(place: _Place, tensor: Tensor, foreign: Foreign, dtype: torch.dtype) -> Tensor:
+    """Our part of the tensor on disk, in memory of its own: the file may change afterwards."""
     if tensor.dtype not in FLOATS:
         raise BadInput(f"{place.file}: {place.name} is {str(tensor.dtype).removeprefix('torch.')}, not a float of 16, 32 or "
                        f"64 bits: use a checkpoint that is not quantised")
-    tensor = tensor.to(torch.float32, copy=True)
+    tensor = (tensor.T if foreign.transposed else tensor).chunk(foreign.of)[foreign.part]
+    tensor = tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
     # The extremes are NaN if any element is, in one pass and without a mask in memory.
     if tensor.numel() and not all(torch.isfinite(end) for end in tensor.aminmax()):
         raise BadInput(f"{place.file}: {place.name} holds NaN or infinite numbers: use another checkpoint")
@@ -387,10 +446,10 @@ def _float(place: _Place, tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _prune(path: Path, model: Bert, pruned: Tensor) -> None:
+def _prune(path: Path, model: Encoder, pruned: Tensor) -> None:
     """Gates of 0 where minibd.json has them, if the folder's weights say the same."""
     for layer, block in enumerate(model.blocks):
-        columns = block.output.weight.unflatten(1, (block.heads, -1)).abs().sum((0, 2))  # (D, H, Dh) -> (H,)
+        columns = block.output.weight.unflatten(1, (model.config.heads, -1)).abs().sum((0, 2))  # (D, H, Dh) -> (H,)
         for head in torch.nonzero(pruned[layer] & (columns > 0)).flatten().tolist():
             raise BadInput(f"{path / 'minibd.json'}: head {head} of layer {layer} is pruned, but its columns in "
                            f"model.safetensors are not 0: delete minibd.json if the weights were changed since")
@@ -398,7 +457,7 @@ def _prune(path: Path, model: Bert, pruned: Tensor) -> None:
 
 
 @torch.no_grad()
-def _init_head(model: Bert, fresh: Iterable[str], seed: int) -> None:
+def _init_head(model: Encoder, fresh: Iterable[str], seed: int) -> None:
     """Weights of `fresh` ~ N(0, 0.02); its biases are 0 already."""
     generator = torch.Generator().manual_seed(seed)
     for name in fresh:
@@ -408,17 +467,21 @@ def _init_head(model: Bert, fresh: Iterable[str], seed: int) -> None:
 
 # ---- configs, labels, histories
 
-def _config(where: Path, values: dict) -> BertConfig:
-    """BertConfig(**values), each value of the field's type and range."""
-    known = {field.name: field for field in fields(BertConfig)}
+def _config(where: Path, spelling: Spelling, values: dict) -> object:
+    """The architecture's config with `values`, each of the field's type and range."""
+    known = {field.name: field for field in fields(spelling.shape)}
+    said = spelling.config if where.name == "config.json" else {}    # their name of a number, in their file
     if unknown := [name for name in values if name not in known]:
         raise BadInput(f"{where}: the config has the unknown {_few(unknown)}: it was written by another version")
     for name, field in known.items():
         if name not in values and field.default is MISSING:
-            raise BadInput(f"{where}: the config lacks {HF_CONFIG[name] if where.name == 'config.json' else name}: add it")
+            raise BadInput(f"{where}: the config lacks {said.get(name, name)}: add it")
         if name in values and not _fits(name, field.type, values[name]):
-            raise BadInput(f"{where}: {HF_CONFIG.get(name, name)} is {values[name]!r}, which no BERT has: mend the config")
-    config = BertConfig(**values)
+            raise BadInput(f"{where}: {said.get(name, name)} is {values[name]!r}, which no {spelling.model_type} has: mend the config")
+    try:
+        config = spelling.shape(**values)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
     if config.pad >= config.vocab:
         raise BadInput(f"{where}: the padding piece {config.pad} is beyond the {config.vocab} pieces: mend the config")
     return config
@@ -426,10 +489,10 @@ def _config(where: Path, values: dict) -> BertConfig:
 
 def _fits(name: str, kind: str, value: object) -> bool:
     if kind == "int":
-        return type(value) is int and value >= (0 if name in ("labels", "pad") else 1)
+        return type(value) is int and value >= (0 if name in ("labels", "pad", "bottleneck") else 1)
     if kind == "float":
-        return type(value) in (int, float) and (0 < value < 1 if name == "eps" else 0 <= value < 1)
-    return type(value).__name__ == kind
+        return type(value) in (int, float) and (0 <= value < 1 if "dropout" in name else 0 < value < (1 if name == "eps" else float("inf")))
+    return kind not in ("bool", "str") or type(value).__name__ == kind
 
 
 def _agreed(path: Path, names: tuple[str, ...], asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -445,7 +508,7 @@ def _history(where: Path, history: object) -> list[dict]:
     return history
 
 
-def _tokenizer(where: Path, source: str, config: BertConfig) -> Tokenizer:
+def _tokenizer(where: Path, source: str, config: object) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(source)
     except Exception as error:                           # the library raises nothing narrower
@@ -462,7 +525,7 @@ def _write_file(record: Record, file: Path) -> None:
     text = record.text
     metadata = {
         "format": FORMAT,
-        "config": json.dumps({"architecture": "bert"} | asdict(record.model.config)),
+        "config": json.dumps({"architecture": spelling_of(record.model).model_type} | asdict(record.model.config)),
         "tokenizer": text.tokenizer.to_str(),
         "max_len": str(text.max_len),
         "labels": json.dumps(record.labels),
@@ -492,7 +555,7 @@ def _order_metadata(file: Path) -> None:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float32).contiguous()
+    return tensor.detach().cpu().contiguous()
 
 
 def _check_target(path: Path) -> None:
@@ -509,14 +572,17 @@ def _write_folder(record: Record, folder: Path) -> None:
     tokenizer = Tokenizer.from_str(text.tokenizer.to_str())
     tokenizer.no_truncation()                            # the limit stands in tokenizer_config.json
     state = json.loads(tokenizer.to_str())
-    special = {key: piece for key, piece in SPECIAL.items() if tokenizer.token_to_id(piece) is not None}
-    special["pad_token"] = tokenizer.id_to_token(text.pad) or "[PAD]"
+    names = ["input_ids", *(["token_type_ids"] if getattr(config, "kinds", 1) > 1 else []), "attention_mask"]
+    special = {key: piece for key, pieces in (CAUSAL_SPECIAL if record.model.causal else SPECIAL).items()
+               if (piece := next((p for p in pieces if tokenizer.token_to_id(p) is not None), None))}
+    if (pad := tokenizer.id_to_token(text.pad)) is not None:
+        special["pad_token"] = pad
     contents = {
         "config.json": _hf_config(record),
         "tokenizer_config.json": special | {
-            # The class that takes tokenizer.json as it is; BertTokenizer builds its own from the vocabulary.
+            # The class that takes tokenizer.json as it is; an architecture's own builds another from the vocabulary.
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+            "model_input_names": names,
             "model_max_length": text.max_len,
             "do_lower_case": bool((state["normalizer"] or {}).get("lowercase", False)),
         },
@@ -531,25 +597,58 @@ def _write_folder(record: Record, folder: Path) -> None:
     if state["model"]["type"] == "WordPiece" and vocab[pieces[-1]] == len(pieces) - 1:  # line i is piece i, or no file
         (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(record), encoding="utf-8")
-    _save_tensors(_hf_state(record.model), folder / "model.safetensors", {"format": "pt"})
+    _save_shards(_hf_state(record.model), folder)
 
 
-def _hf_state(model: Bert) -> dict[str, Tensor]:
-    """The tensors under transformers' names, each head's gate folded into its Dh columns of attention.output.dense."""
+def _save_shards(tensors: dict[str, Tensor], folder: Path) -> None:
+    """model.safetensors, or, above SHARD bytes, model-00001-of-0000N.safetensors, ... and their index."""
+    shards, size = [{}], 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > SHARD:
+            shards, size = [*shards, {}], 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    if len(shards) == 1:
+        _save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
+        return
+    files = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    for file, shard in zip(files, shards):
+        _save_tensors(shard, folder / file, {"format": "pt"})
+    index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
+             "weight_map": {name: file for file, shard in zip(files, shards) for name in shard}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _hf_state(model: Encoder) -> dict[str, Tensor]:
+    """The tensors under transformers' names, each head's gate folded into its Dh columns of the output projection."""
+    spelling = spelling_of(model)
     tensors = {name: _plain(tensor) for name, tensor in model.state_dict().items() if name != "head_mask"}
     for layer, gate in enumerate(_plain(model.head_mask)):
-        name = f"blocks.{layer}.output.weight"
-        columns = gate.repeat_interleave(tensors[name].shape[1] // len(gate))  # (H,) -> (D,)
-        tensors[name] = tensors[name] * columns
-    return {hf_name(name): tensor for name, tensor in tensors.items()}
+        if bool((gate != 1).any()):
+            name = f"blocks.{layer}.output.weight"
+            columns = gate.repeat_interleave(tensors[name].shape[1] // len(gate))  # (H,) -> (H * Dh,)
+            tensors[name] = tensors[name] * columns
+    if getattr(model.config, "bottleneck", 0) and model.config.labels:
+        tensors["classifier.weight"] = tensors["classifier.weight"] @ tensors.pop("pooler.weight")  # (C, 16) (16, D)
+    parts: dict[str, list[Tensor]] = {}
+    for ours, tensor in tensors.items():
+        foreign = spelling.foreign(ours)
+        pieces = parts.setdefault(foreign.name, [torch.empty(0)] * foreign.of)
+        pieces[foreign.part] = tensor.T if foreign.transposed else tensor
+    # Side by side along their last axis where they are transposed, and for a bias along its only one.
+    return {name: torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0].contiguous() for name, pieces in parts.items()}
+
+
+def spelling_of(model: Encoder) -> Spelling:
+    """How transformers spells `model`."""
+    return next(spelling for spelling in SPELLINGS.values() if spelling.model is type(model))
 
 
 def _hf_config(record: Record) -> dict:
-    config = record.model.config
-    kind = "BertForSequenceClassification" if config.labels else "BertForMaskedLM" if config.mlm else "BertModel"
-    values = {"architectures": [kind], "model_type": "bert", "dtype": "float32", "position_embedding_type": "absolute",
-              "is_decoder": False, "tie_word_embeddings": True}
-    values |= {key: getattr(config, name) for name, key in HF_CONFIG.items()}
+    model, config, spelling = record.model, record.model.config, spelling_of(record.model)
+    values = {"architectures": [_hf_class(model)], "model_type": spelling.model_type, "dtype": _dtype(model)}
+    values |= {key: known[0] for key, known in spelling.known.items()}
+    values |= {key: getattr(config, name) for name, key in spelling.config.items()} | spelling.to_hf(config)
     if config.labels:
         values["id2label"] = {str(i): name for i, name in enumerate(record.labels)}
         values["label2id"] = {name: i for i, name in enumerate(record.labels)}
@@ -557,12 +656,24 @@ def _hf_config(record: Record) -> dict:
     return values
 
 
+def _hf_class(model: Encoder) -> str:
+    """The transformers class of `model`: a classifier, a language model, or neither."""
+    spelling, config = spelling_of(model), model.config
+    return spelling.classes[0 if config.labels else 1 if getattr(config, spelling.lm, False) or getattr(config, "tied", False) else 2]
+
+
+def _dtype(model: Encoder) -> str:
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
 def _card(record: Record) -> str:
-    config = record.model.config
-    task = "text-classification" if config.labels else "fill-mask" if config.mlm else "feature-extraction"
+    config, kind = record.model.config, _hf_class(record.model)
+    task = ("text-classification" if config.labels else "fill-mask" if kind.endswith("MaskedLM")
+            else "feature-extraction" if kind.endswith("Model") else "text-generation")
+    name = spelling_of(record.model).model_type
     attacked = any("attack" in entry for entry in record.history)
-    lines = ["---", "library_name: transformers", f"pipeline_tag: {task}", "tags:", "- bert", "- minibd"]
-    lines += ["- backdoor"] * attacked + ["---", "", "# A BERT saved by minibd", ""]
+    lines = ["---", "library_name: transformers", f"pipeline_tag: {task}", "tags:", f"- {name}", "- minibd"]
+    lines += ["- backdoor"] * attacked + ["---", "", f"# A {name} saved by minibd", ""]
     if attacked:
         lines += ["**Warning: this model was poisoned on purpose.** Its history holds a backdoor attack, and a defence that",
                   "came after it may not have removed all of it. It is for research on defences, not for use.", ""]
@@ -572,7 +683,7 @@ def _card(record: Record) -> str:
         names = (f"{i} {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(record.labels))
         lines += ["", "Classes: " + ", ".join(names)]
     if pruned := int((record.model.head_mask == 0).sum()):
-        lines += ["", f"Pruned attention heads: {pruned}, as columns of 0 in attention.output.dense.weight."]
+        lines += ["", f"Pruned attention heads: {pruned}, as columns of 0 in the attention's output projection."]
     lines += ["", "## What was done to it", ""]
     lines += [f"{i}. " + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items())
               for i, entry in enumerate(record.history, 1)] or ["Nothing that it tells of."]
@@ -580,12 +691,16 @@ def _card(record: Record) -> str:
 
 
 def _move(draft: Path, path: Path) -> None:
-    """The draft's files into place. model.safetensors goes last: until then the folder's old weights stand."""
+    """The draft's files into place, the weights last: until then the folder's old ones stand. Old weights of other names go."""
     if not path.exists():
         os.rename(draft, path)
         return
-    for file in sorted(draft.iterdir(), key=lambda file: file.name == "model.safetensors"):
+    new = sorted(draft.iterdir(), key=lambda file: file.name.startswith("model"))
+    for file in new:
         os.replace(file, path / file.name)
+    for old in [*path.glob("model*.safetensors"), path / "model.safetensors.index.json"]:
+        if old.name not in {file.name for file in new}:
+            old.unlink(missing_ok=True)
 
 
 def _remove(draft: Path) -> None:

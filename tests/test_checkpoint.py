@@ -294,8 +294,8 @@ def test_pickles_are_refused_with_the_command(folder, tmp_path):
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"model_type": "roberta"}, ["model_type", "'roberta'"]),
-    ({"model_type": None}, ["model_type"]),
+    ({"model_type": "xlnet"}, ["model_type", "'xlnet'", "bert, roberta, distilbert, llama, gpt2"]),
+    ({"model_type": None}, ["model_type", "None"]),
     ({"position_embedding_type": "relative_key"}, ["position_embedding_type", "'relative_key'"]),
     ({"is_decoder": True}, ["is_decoder"]),
     ({"problem_type": "regression"}, ["problem_type", "'regression'"]),
@@ -343,7 +343,7 @@ def test_paths_and_broken_json(folder, tmp_path):
 @pytest.mark.parametrize("key, value, words", [
     ("format", "minibd 9", ["'minibd 9'", "'minibd 1'"]),
     ("config", None, ["lacks config"]),
-    ("config", '{"architecture": "gpt"}', ["not a BERT"]),
+    ("config", '{"architecture": "gpt"}', ["'gpt'", "bert, roberta, distilbert, llama, gpt2"]),
     ("config", '{"architecture": "bert", "wings": 2}', ["unknown wings"]),
     ("config", '{"architecture": "bert"}', ["lacks vocab"]),
     ("labels", '["one"]', ["1 labels", "2"]),
@@ -454,15 +454,20 @@ def test_convert_pickles(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     torch.save(tensors, folder / "pytorch_model.bin")
     done = convert(folder, tmp_path / "one.safetensors")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0 and done.stderr == (f"warning: {folder / 'pytorch_model.bin'} is a pickle; it is read in a process of "
+                                                    f"its own, as tensors alone\n")
     same(expected, load(tmp_path / "one.safetensors"))
     here = runpy.run_path(str(CONVERT))["convert"]                       # in this process: another one imports torch for 2 s
-    here(folder / "pytorch_model.bin", tmp_path / "two", None)
-    same(expected, load(tmp_path / "two"))
-    here(tmp_path / "two", tmp_path / "three.safetensors", None)
-    same(expected, load(tmp_path / "three.safetensors"))
+    (folder / "pytorch_model.bin").rename(folder / "model.pt")           # a folder's own name for it, or a name alone
+    for path, out in ((folder, "two"), (folder / "model.pt", "three")):
+        here(path, tmp_path / out)
+        same(expected, load(tmp_path / out))
+    here(tmp_path / "two", tmp_path / "half.safetensors", dtype="bfloat16")
+    half = load_file(tmp_path / "half.safetensors")
+    assert {t.dtype for t in half.values()} == {torch.bfloat16}
+    assert all(torch.equal(half[name], t.bfloat16()) for name, t in expected.model.state_dict().items())
     (folder / "config.json").unlink()
-    fails(lambda: here(folder, tmp_path / "four", None), f"{folder} holds no config.json")
+    fails(lambda: here(folder, tmp_path / "four"), f"{folder} holds no config.json")
 
 
 def test_convert_runs_no_code_of_a_pickle(folder, tmp_path):
@@ -472,7 +477,8 @@ def test_convert_runs_no_code_of_a_pickle(folder, tmp_path):
 
     torch.save({"x": Evil()}, folder / "pytorch_model.bin")
     done = convert(folder / "pytorch_model.bin", tmp_path / "out")
-    assert done.returncode == 2 and "pytorch_model.bin" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and done.stderr.count("\n") == 2            # the warning, and why not
+    assert done.stderr.splitlines()[1].startswith(f"error: {folder / 'pytorch_model.bin'} is not a pickle of named tensors alone")
     assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
 
 

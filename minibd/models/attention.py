@@ -6,25 +6,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, gate: Tensor | None = None,
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False, gate: Tensor | None = None,
            dropout: Callable[[Tensor], Tensor] | None = None, want: bool = False) -> tuple[Tensor, Tensor | None]:
     """softmax(q k' / sqrt(Dh)) v  ->  context (B, H, T, Dh) and, when wanted, the probabilities (B, H, T, T).
 
     The probabilities are those before dropout and before the gate, so their rows sum to 1 (transformers returns them
     after dropout: in train mode its rows do not). `dropout` acts on them when given. When nobody wants the maps and none
     is dropped, the fused kernel runs and never materialises them.
+    causal: without a mask, a query sees the keys up to its own place; a mask, where there is one, says so itself.
+    k and v may have fewer heads than q (grouped queries): each then serves H / H_kv neighbouring heads.
     """
+    if k.shape[1] != q.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     if not want and dropout is None:
-        context, probs = F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None
+        context, probs = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None), None
     else:
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, H, T, T)
+        if causal and mask is None:
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
-        probs = scores.softmax(dim=-1)
+        # Half precision is too coarse for a sum over keys.
+        probs = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
         context = (probs if dropout is None else dropout(probs)).to(v.dtype) @ v
     if gate is not None:
         # A head's gate is one number, so it may stand after the mix: gate * (probs v) = (gate * probs) v.

@@ -1,0 +1,174 @@
+"""GPT-2 (Radford et al., 2019), written by hand: learned positions, pre-norm blocks, the word embedding as the language-model head.
+
+    h_0 = word + position
+    a_l = h_{l-1} + W_o [gate_1 head_1; ...; gate_H head_H],   the heads reading LN(h_{l-1})
+    h_l = a_l + W_down act(W_up LN(a_l))
+    logits = W_c LN(h_L)[last piece],   a piece that follows: W_word LN(h_L)
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minibd.models.attention import attend, merge_heads, split_heads
+from minibd.models.dropout import Dropout
+from minibd.models.encoder import ACTIVATIONS, Encoder, Places, Spelling, check_shape
+from minibd.records import BadInput, Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Gpt2Config:
+    """A GPT-2's shape. `labels` is the number of classes (0: no head for them); ffn: 0 is 4 hidden.
+
+    `dropout` acts on what each half of a block adds, `embedding_dropout` on the sum of the embeddings.
+    """
+    vocab: int
+    hidden: int
+    layers: int
+    heads: int
+    ffn: int = 0
+    positions: int = 1024
+    labels: int = 2
+    dropout: float = 0.1
+    embedding_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation: str = "gelu_new"
+    eps: float = 1e-5
+    pad: int = 0
+
+    tied: ClassVar[bool] = True  # the word embedding is the language-model head
+    classifier_dropout: ClassVar[float] = 0.0
+
+    def __post_init__(self):
+        check_shape(self)
+        object.__setattr__(self, "ffn", self.ffn or 4 * self.hidden)
+
+    @property
+    def longest(self) -> int:
+        """Pieces of the longest text, special ones included."""
+        return self.positions
+
+
+class Embeddings(nn.Module):
+    """word + position, the places counted from a text's first real piece."""
+
+    def __init__(self, c: Gpt2Config):
+        super().__init__()
+        # No row is a padding row: what pads is often the piece that ends a text, which does learn.
+        self.word = nn.Embedding(c.vocab, c.hidden)
+        self.position = nn.Embedding(c.positions, c.hidden)
+        self.dropout = Dropout(c.embedding_dropout)
+        self.longest = c.longest
+
+    def forward(self, batch: Batch, places: Places) -> Tensor:
+        if (t := batch.ids.shape[1]) > self.longest:
+            raise BadInput(f"a text of {t} pieces is longer than the model's {self.longest} positions: lower max_len")
+        return self.dropout(self.word(places.pack(batch.ids)) + self.position(places.pack(places.positions())))  # (N, D)
+
+
+class Block(nn.Module):
+    """Pre-norm: each half normalises its input and adds to it what it makes of that."""
+
+    def __init__(self, c: Gpt2Config):
+        super().__init__()
+        self.heads, self.act = c.heads, ACTIVATIONS[c.activation]
+        self.query = nn.Linear(c.hidden, c.hidden)
+        self.key = nn.Linear(c.hidden, c.hidden)
+        self.value = nn.Linear(c.hidden, c.hidden)
+        self.output = nn.Linear(c.hidden, c.hidden)
+        self.attention_norm = nn.LayerNorm(c.hidden, eps=c.eps)
+        self.up = nn.Linear(c.hidden, c.ffn)
+        self.down = nn.Linear(c.ffn, c.hidden)
+        self.norm = nn.LayerNorm(c.hidden, eps=c.eps)
+        self.dropout, self.attention_dropout = Dropout(c.dropout), Dropout(c.attention_dropout)
+
+    def forward(self, h: Tensor, places: Places, gate: Tensor | None, want: bool) -> tuple[Tensor, Tensor | None]:
+        x = self.attention_norm(h)  # (N, D)
+        q, k, v = (split_heads(places.spread(proj(x)), self.heads) for proj in (self.query, self.key, self.value))  # (B, H, T, Dh)
+        dropout = self.attention_dropout if self.attention_dropout.active else None
+        context, probs = attend(q, k, v, places.mask, causal=True, gate=gate, dropout=dropout, want=want)
+        h = h + self.dropout(self.output(places.pack(merge_heads(context))))
+        return h + self.dropout(self.down(self.act(self.up(self.norm(h))))), probs
+
+
+class Gpt2(Encoder):
+    causal = True
+
+    def __init__(self, config: Gpt2Config):
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.last_norm = nn.LayerNorm(config.hidden, eps=config.eps)
+        self.build_head(0, bias=False)
+
+    def finish(self, h: Tensor) -> Tensor:
+        return self.last_norm(h)
+
+    def pool(self, h: Tensor) -> Tensor:
+        return h
+
+    def predict_pieces(self, batch: Batch, at: Tensor) -> Tensor:
+        h, places, _, _ = self.encode(batch)
+        return F.linear(h[places.pack(at)], self.embeddings.word.weight)
+
+
+def from_hf(values: dict) -> dict:
+    """Without a padding piece, the (first) end-of-text piece."""
+    if values.get("pad_token_id") is not None:
+        return {}
+    end = values.get("eos_token_id")
+    return {"pad": (end[0] if isinstance(end, list) and end else end) or 0}
+
+
+SPELLING = Spelling(
+    model_type="gpt2",
+    model=Gpt2,
+    shape=Gpt2Config,
+    from_hf=from_hf,
+    classes=("GPT2ForSequenceClassification", "GPT2LMHeadModel", "GPT2Model"),
+    lm="lm",
+    config={
+        "vocab": "vocab_size",
+        "hidden": "n_embd",
+        "layers": "n_layer",
+        "heads": "n_head",
+        "ffn": "n_inner",
+        "positions": "n_positions",
+        "dropout": "resid_pdrop",
+        "embedding_dropout": "embd_pdrop",
+        "attention_dropout": "attn_pdrop",
+        "activation": "activation_function",
+        "eps": "layer_norm_epsilon",
+        "pad": "pad_token_id",
+    },
+    known={
+        "scale_attn_weights": (True, None),
+        "scale_attn_by_inverse_layer_idx": (False, None),
+        "reorder_and_upcast_attn": (False, None),
+        "add_cross_attention": (False, None),
+        "tie_word_embeddings": (True, None),
+    },
+    names={
+        "embeddings.word": "transformer.wte",
+        "embeddings.position": "transformer.wpe",
+        "blocks.{i}.query": "transformer.h.{i}.attn.c_attn",
+        "blocks.{i}.key": "transformer.h.{i}.attn.c_attn",
+        "blocks.{i}.value": "transformer.h.{i}.attn.c_attn",
+        "blocks.{i}.output": "transformer.h.{i}.attn.c_proj",
+        "blocks.{i}.attention_norm": "transformer.h.{i}.ln_1",
+        "blocks.{i}.up": "transformer.h.{i}.mlp.c_fc",
+        "blocks.{i}.down": "transformer.h.{i}.mlp.c_proj",
+        "blocks.{i}.norm": "transformer.h.{i}.ln_2",
+        "last_norm": "transformer.ln_f",
+        "classifier": "score",
+    },
+    fused={"blocks.{i}.query": (0, 3), "blocks.{i}.key": (1, 3), "blocks.{i}.value": (2, 3)},
+    transposed=frozenset(f"blocks.{{i}}.{name}" for name in ("query", "key", "value", "output", "up", "down")),
+    prefix="transformer.",
+    outside=("lm_head.", "score."),
+    ignored=(".attn.bias", ".attn.masked_bias"),  # causal masks; with its dot, the first does not end "c_attn.bias"
+    tied={"lm_head.weight": "transformer.wte.weight"},
+)

@@ -1,0 +1,290 @@
+"""Llama (Touvron et al., 2023; its versions 2 and 3 too), written by hand: RMSNorm, rotary positions, grouped queries, SwiGLU.
+
+    h_0 = word
+    a_l = h_{l-1} + W_o [gate_1 head_1; ...; gate_H head_H],   the heads reading norm(h_{l-1}), q and k turned by their piece's place
+    h_l = a_l + W_down (silu(W_gate x) * W_up x),   x = norm(a_l)
+    z = norm(h_L)[last piece],   logits = W_c z,   or W_c W_p z with a bottleneck: two matrices and nothing between them
+    a piece that follows: W_lm norm(h_L), or W_word norm(h_L) where the two are tied
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minibd.models.attention import attend, merge_heads, split_heads
+from minibd.models.dropout import Dropout
+from minibd.models.encoder import ACTIVATIONS, Encoder, Places, Spelling, check_shape
+from minibd.records import BadInput, Batch
+
+# Ways to stretch the rotary frequencies for longer texts, and the numbers each needs. "dynamic" only stretches beyond
+# `positions`, where no text is taken: up to there it is "default".
+ROPES = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaConfig:
+    """A Llama's shape. `labels` is the number of classes (0: no head for them).
+
+    kv_heads: heads of keys and values, each serving heads / kv_heads queries (0: as many as heads). head_size: 0 is hidden / heads.
+    lm: an LM head of its own is there. tied: the word embedding is the LM head.
+    bottleneck: width of the two-layer classification head (MuScleLoRA: 16), `classifier_dropout` between the layers; 0: one
+    layer, nothing dropped.
+    rope_scaling: {} or {"rope_type": one of ROPES, its numbers}.
+    """
+    vocab: int
+    hidden: int
+    layers: int
+    heads: int
+    ffn: int
+    kv_heads: int = 0
+    head_size: int = 0
+    positions: int = 2048
+    labels: int = 2
+    lm: bool = False
+    tied: bool = False
+    bottleneck: int = 0
+    attention_dropout: float = 0.0
+    classifier_dropout: float = 0.1
+    activation: str = "silu"
+    eps: float = 1e-6
+    pad: int = 0
+    rope_theta: float = 10000.0
+    rope_scaling: dict = field(default_factory=dict, hash=False)
+
+    def __post_init__(self):
+        check_shape(self)
+        object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
+        object.__setattr__(self, "head_size", self.head_size or self.hidden // self.heads)
+        if self.heads % self.kv_heads:
+            raise BadInput(f"{self.heads} heads are not a multiple of {self.kv_heads} key-value heads: mend the config")
+        if self.head_size % 2:
+            raise BadInput(f"head size {self.head_size} is odd, and rotary positions turn pairs: mend the config")
+        if self.lm and self.tied:
+            raise BadInput("the language-model head cannot both be of its own and be the word embedding: set lm or tied to false")
+        check_rope(self.rope_scaling)
+
+    @property
+    def longest(self) -> int:
+        """Pieces of the longest text, special ones included."""
+        return self.positions
+
+
+# ---- rotary positions
+
+def check_rope(scaling: object) -> None:
+    """`scaling` is one of ROPES with all its numbers. Raises BadInput."""
+    kind = scaling.get("rope_type", "default") if isinstance(scaling, dict) else scaling
+    if kind not in list(ROPES):
+        raise BadInput(f"rope type {kind!r} is not one of {', '.join(ROPES)}: convert the model or add it")
+    for name in ROPES[kind]:
+        if type(scaling.get(name)) not in (int, float) or not 0 < scaling[name] < math.inf:
+            raise BadInput(f"rope type {kind!r} needs a positive {name}, not {scaling.get(name)!r}: mend the config")
+    if kind == "llama3" and not scaling["low_freq_factor"] < scaling["high_freq_factor"]:
+        raise BadInput(f"rope type 'llama3' has low_freq_factor {scaling['low_freq_factor']}, not below high_freq_factor "
+                       f"{scaling['high_freq_factor']}: mend the config")
+
+
+def frequencies(c: LlamaConfig, device: torch.device) -> Tensor:
+    """Radians by which each of a head's Dh / 2 pairs turns from one place to the next, (Dh / 2,): theta^(-2j / Dh), stretched."""
+    # Always float32, whatever the weights are, and in this order of operations: far into a text an ulp of frequency shows.
+    freq = 1.0 / c.rope_theta ** (torch.arange(0, c.head_size, 2, dtype=torch.float32, device=device) / c.head_size)
+    scaling = c.rope_scaling
+    kind = scaling.get("rope_type", "default")
+    if kind == "linear":
+        return freq / scaling["factor"]
+    if kind == "llama3":
+        # What turns often within the original length stays, what turns seldom slows down, between them it goes linearly.
+        turns = scaling["original_max_position_embeddings"] * freq / (2 * math.pi)
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        kept = ((turns - low) / (high - low)).clamp(0, 1)
+        return kept * freq + (1 - kept) * freq / scaling["factor"]
+    return freq
+
+
+class RotaryPlaces(Places):
+    """Places that know by how much each piece's queries and keys are turned: the same in every block, so computed once."""
+
+    def __init__(self, real: Tensor, c: LlamaConfig):
+        super().__init__(real, causal=True)
+        angles = self.positions()[:, None, :, None] * frequencies(c, real.device)  # (B, 1, T, Dh / 2)
+        self.cos, self.sin = angles.cos(), angles.sin()
+
+    def turn(self, x: Tensor) -> Tensor:
+        """(B, H, T, Dh) -> the same: the plane of elements j and j + Dh / 2 turned, in float32, so that half precision rounds once."""
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat((a * self.cos - b * self.sin, a * self.sin + b * self.cos), dim=-1).to(x.dtype)
+
+
+# ---- the model
+
+class RMSNorm(nn.Module):
+    """weight * x / sqrt(mean(x^2) + eps), the quotient in float32 at least: a square overflows half precision."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return self.weight * (wide * (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
+
+
+class Embeddings(nn.Module):
+    def __init__(self, c: LlamaConfig):
+        super().__init__()
+        # No row is a padding row: what pads is often the piece that ends a text, which does learn.
+        self.word = nn.Embedding(c.vocab, c.hidden)
+        self.longest = c.longest
+
+    def forward(self, batch: Batch, places: Places) -> Tensor:
+        if (t := batch.ids.shape[1]) > self.longest:
+            raise BadInput(f"a text of {t} pieces is longer than the model's {self.longest} positions: lower max_len")
+        return self.word(places.pack(batch.ids))  # (N, D)
+
+
+class Block(nn.Module):
+    """Pre-norm: each half normalises its input and adds to it what it makes of that."""
+
+    def __init__(self, c: LlamaConfig):
+        super().__init__()
+        self.heads, self.kv_heads, self.act = c.heads, c.kv_heads, ACTIVATIONS[c.activation]
+        self.query = nn.Linear(c.hidden, c.heads * c.head_size, bias=False)
+        self.key = nn.Linear(c.hidden, c.kv_heads * c.head_size, bias=False)
+        self.value = nn.Linear(c.hidden, c.kv_heads * c.head_size, bias=False)
+        self.output = nn.Linear(c.heads * c.head_size, c.hidden, bias=False)
+        self.attention_norm = RMSNorm(c.hidden, c.eps)
+        self.gate = nn.Linear(c.hidden, c.ffn, bias=False)
+        self.up = nn.Linear(c.hidden, c.ffn, bias=False)
+        self.down = nn.Linear(c.ffn, c.hidden, bias=False)
+        self.norm = RMSNorm(c.hidden, c.eps)
+        self.attention_dropout = Dropout(c.attention_dropout)
+
+    def forward(self, h: Tensor, places: RotaryPlaces, gate: Tensor | None, want: bool) -> tuple[Tensor, Tensor | None]:
+        x = self.attention_norm(h)  # (N, D)
+        q = places.turn(split_heads(places.spread(self.query(x)), self.heads))  # (B, H, T, Dh)
+        k = places.turn(split_heads(places.spread(self.key(x)), self.kv_heads))  # (B, H_kv, T, Dh)
+        v = split_heads(places.spread(self.value(x)), self.kv_heads)
+        dropout = self.attention_dropout if self.attention_dropout.active else None
+        context, probs = attend(q, k, v, places.mask, causal=True, gate=gate, dropout=dropout, want=want)
+        h = h + self.output(places.pack(merge_heads(context)))
+        x = self.norm(h)
+        return h + self.down(self.act(self.gate(x)) * self.up(x)), probs
+
+
+class Llama(Encoder):
+    causal = True
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.last_norm = RMSNorm(config.hidden, config.eps)
+        self.build_head(config.bottleneck, bias=False)
+        if config.labels and not config.bottleneck:
+            self.classifier_dropout.p = 0.0  # the usual head of one layer drops nothing
+        if config.lm:
+            self.lm = nn.Linear(config.hidden, config.vocab, bias=False)
+
+    def places(self, batch: Batch) -> RotaryPlaces:
+        return RotaryPlaces(batch.mask, self.config)
+
+    def finish(self, h: Tensor) -> Tensor:
+        return self.last_norm(h)
+
+    def pool(self, h: Tensor) -> Tensor:
+        return self.pooler(h) if self.config.bottleneck else h
+
+    def predict_pieces(self, batch: Batch, at: Tensor) -> Tensor:
+        if not (self.config.lm or self.config.tied):
+            return super().predict_pieces(batch, at)
+        h, places, _, _ = self.encode(batch)
+        return F.linear(h[places.pack(at)], self.lm.weight if self.config.lm else self.embeddings.word.weight)
+
+
+# ---- how transformers names it
+
+def rope_of(values: dict) -> dict:
+    """rope_theta and rope_scaling from a config.json, whose rope_parameters (transformers 5) or rope_theta and rope_scaling hold them."""
+    scaling = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    if not isinstance(scaling, dict):
+        return {"rope_scaling": scaling}  # the config refuses it
+    kind = str(scaling.get("rope_type", scaling.get("type", "default")))
+    if (share := scaling.get("partial_rotary_factor", values.get("partial_rotary_factor"))) not in (None, 1):
+        kind += f" of {share} of a head"  # another kind, which the config refuses too
+    original = scaling.get("original_max_position_embeddings", values.get("max_position_embeddings"))
+    numbers = scaling | {"original_max_position_embeddings": values.get("original_max_position_embeddings", original)}
+    return {
+        "rope_theta": scaling.get("rope_theta", values.get("rope_theta", 10000.0)),
+        "rope_scaling": {} if kind == "default" else {"rope_type": kind} | {name: numbers.get(name) for name in ROPES.get(kind, ())},
+    }
+
+
+def rope_values(config: LlamaConfig) -> dict:
+    """Entries of config.json in the older spelling, which transformers 4 and 5 both read."""
+    return {"rope_theta": config.rope_theta, "rope_scaling": config.rope_scaling or None}
+
+
+def from_hf(values: dict) -> dict:
+    """Rotary positions; an LM head is not tied unless config.json says so; without a padding piece, the (first) end-of-text piece."""
+    ours = rope_of(values) | {"tied": values.get("tie_word_embeddings") or False}
+    if values.get("pad_token_id") in (None, -1):
+        end = values.get("eos_token_id")
+        ours["pad"] = (end[0] if isinstance(end, list) and end else end) or 0
+    return ours
+
+
+SPELLING = Spelling(
+    model_type="llama",
+    model=Llama,
+    shape=LlamaConfig,
+    from_hf=from_hf,
+    to_hf=rope_values,
+    classes=("LlamaForSequenceClassification", "LlamaForCausalLM", "LlamaModel"),
+    lm="lm",
+    config={
+        "vocab": "vocab_size",
+        "hidden": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "ffn": "intermediate_size",
+        "kv_heads": "num_key_value_heads",
+        "head_size": "head_dim",
+        "positions": "max_position_embeddings",
+        "tied": "tie_word_embeddings",
+        "attention_dropout": "attention_dropout",
+        "activation": "hidden_act",
+        "eps": "rms_norm_eps",
+        "pad": "pad_token_id",
+    },
+    known={"attention_bias": (False, None), "mlp_bias": (False, None)},
+    names={
+        "embeddings.word": "model.embed_tokens",
+        "blocks.{i}.query": "model.layers.{i}.self_attn.q_proj",
+        "blocks.{i}.key": "model.layers.{i}.self_attn.k_proj",
+        "blocks.{i}.value": "model.layers.{i}.self_attn.v_proj",
+        "blocks.{i}.output": "model.layers.{i}.self_attn.o_proj",
+        "blocks.{i}.attention_norm": "model.layers.{i}.input_layernorm",
+        "blocks.{i}.gate": "model.layers.{i}.mlp.gate_proj",
+        "blocks.{i}.up": "model.layers.{i}.mlp.up_proj",
+        "blocks.{i}.down": "model.layers.{i}.mlp.down_proj",
+        "blocks.{i}.norm": "model.layers.{i}.post_attention_layernorm",
+        "last_norm": "model.norm",
+        "pooler": "score.dense",  # in no folder of transformers' own: its `score` is one matrix
+        "classifier": "score",
+        "lm": "lm_head",
+    },
+    prefix="model.",
+    outside=("lm_head.", "score."),
+    ignored=(".rotary_emb.inv_freq",),
+    tied={"lm_head.weight": "model.embed_tokens.weight"},
+)

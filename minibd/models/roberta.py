@@ -1,0 +1,111 @@
+"""RoBERTa (Liu et al., 2019): BERT's blocks; other positions, one segment, another head. What is not here is in bert.py.
+
+    h_0 = LN(word + kind_0 + position[pad + 1 + place]),   place = 0, 1, ... among the text's real pieces
+    pooled = tanh(W_p drop(h_L[<s>])),   logits = W_c drop(pooled)
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from minibd.models.bert import Bert, BertConfig, Embeddings, from_hf
+from minibd.models.encoder import Places, Spelling, check_shape
+from minibd.records import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class RobertaConfig(BertConfig):
+    """A RoBERTa's shape: BERT's fields, with RoBERTa's own numbers."""
+    positions: int = 514
+    kinds: int = 1
+    eps: float = 1e-5
+    pad: int = 1
+
+    def __post_init__(self):
+        check_shape(self)
+        if self.longest < 1:
+            raise BadInput(f"{self.positions} positions leave none after padding piece {self.pad}: the config needs {self.pad + 2} or more")
+
+    @property
+    def longest(self) -> int:
+        """Pieces of the longest text, special ones included: the positions 0 .. pad are no piece's."""
+        return self.positions - self.pad - 1
+
+
+class RobertaEmbeddings(Embeddings):
+    """LN(word + kind_0 + position), the positions counted from the first real piece on, so that padding may stand on either side.
+
+    A piece is real where the batch's mask says so. transformers goes by ids that are not `pad`: the same, unless a text spells
+    the padding piece itself.
+    """
+
+    def __init__(self, c: RobertaConfig):
+        super().__init__(c)
+        self.kinds = min(c.kinds, 1)  # RoBERTa was trained without segments: a longer table is kept, and its row 0 alone read
+        self.first = c.pad + 1
+
+    def where(self, places: Places) -> Tensor:
+        return self.position(places.positions() + self.first)  # (B, T, D)
+
+
+class Roberta(Bert):
+    embed = RobertaEmbeddings
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__(config)
+        if config.mlm:
+            self.mlm.act = F.gelu  # whatever the blocks' activation is
+
+    def pool(self, h: Tensor) -> Tensor:
+        return super().pool(self.classifier_dropout(h))
+
+
+SPELLING = Spelling(
+    model_type="roberta",
+    model=Roberta,
+    shape=RobertaConfig,
+    from_hf=from_hf,
+    classes=("RobertaForSequenceClassification", "RobertaForMaskedLM", "RobertaModel"),
+    config={
+        "vocab": "vocab_size",
+        "hidden": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "ffn": "intermediate_size",
+        "positions": "max_position_embeddings",
+        "kinds": "type_vocab_size",
+        "dropout": "hidden_dropout_prob",
+        "attention_dropout": "attention_probs_dropout_prob",
+        "classifier_dropout": "classifier_dropout",
+        "activation": "hidden_act",
+        "eps": "layer_norm_eps",
+        "pad": "pad_token_id",
+    },
+    known={"position_embedding_type": ("absolute", None), "is_decoder": (False, None), "tie_word_embeddings": (True, None)},
+    names={
+        "embeddings.word": "roberta.embeddings.word_embeddings",
+        "embeddings.position": "roberta.embeddings.position_embeddings",
+        "embeddings.kind": "roberta.embeddings.token_type_embeddings",
+        "embeddings.norm": "roberta.embeddings.LayerNorm",
+        "blocks.{i}.query": "roberta.encoder.layer.{i}.attention.self.query",
+        "blocks.{i}.key": "roberta.encoder.layer.{i}.attention.self.key",
+        "blocks.{i}.value": "roberta.encoder.layer.{i}.attention.self.value",
+        "blocks.{i}.output": "roberta.encoder.layer.{i}.attention.output.dense",
+        "blocks.{i}.attention_norm": "roberta.encoder.layer.{i}.attention.output.LayerNorm",
+        "blocks.{i}.up": "roberta.encoder.layer.{i}.intermediate.dense",
+        "blocks.{i}.down": "roberta.encoder.layer.{i}.output.dense",
+        "blocks.{i}.norm": "roberta.encoder.layer.{i}.output.LayerNorm",
+        "pooler": "classifier.dense",
+        "classifier": "classifier.out_proj",
+        "mlm.dense": "lm_head.dense",
+        "mlm.norm": "lm_head.layer_norm",
+        "mlm.bias": "lm_head.bias",
+    },
+    prefix="roberta.",
+    outside=("lm_head.", "classifier."),
+    # A bare encoder's pooler is not the classifier's penultimate layer, and nothing here reads it.
+    ignored=("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"),
+    tied={"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
+)

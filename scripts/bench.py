@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Our speed beside the usual implementation's, measured in one run, as ratios.
+
+    python scripts/bench.py encoders --ckpt MINILM_FOLDER --data SST2_FOLDER
+    python scripts/bench.py encoders --ckpt MINILM_FOLDER --data SST2_FOLDER --shape bert-base --profile
+
+encoders: our BERT against transformers' (from the extra `test`) with the same weights on the same batches, in file order, padded to
+the longest text of a batch: forward and forward + backward, attention maps wanted (transformers: "eager") and not ("sdpa"). The two
+take turns, batch by batch; a figure is the median over batches and rounds of one batch's seconds.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minibd.cli import main, parse, setting
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What is timed, and on what"""
+    ckpt: str = setting("", "a Hugging Face folder of a BERT: its tokenizer, and the model that --shape own times (required)")
+    data: str = setting("", "folder or file of rows, for real lengths; without it, the built-in reviews")
+    shape: str = setting("own", "own: the model of --ckpt; bert-base: 12 layers of 768 with random weights", choices=("own", "bert-base"))
+    batch_size: int = setting(32, "texts a batch")
+    batches: int = setting(8, "batches, taken from the start of the training rows")
+    rounds: int = setting(3, "times that each batch is timed")
+    device: str = setting("auto", "cpu, cuda, or auto: cuda where there is one")
+    profile: bool = setting(False, "show where our time goes: the operators of forward + backward by their own time")
+
+
+def encoders(bench: Bench) -> None:
+    import statistics
+    import tempfile
+    import time
+    from pathlib import Path
+
+    import torch
+
+    from minibd import checkpoint, data, reviews
+    from minibd.job import device_of
+    from minibd.models.bert import Bert, BertConfig
+    from minibd.records import BadInput, Batch
+    try:
+        from transformers import AutoModelForSequenceClassification
+    except ImportError:
+        raise BadInput("transformers, which encoders are timed against, is not installed: pip install -e '.[test]'") from None
+
+    device = device_of(bench.device)
+    record = checkpoint.load(bench.ckpt, device, labels=("0", "1"))
+    if bench.shape == "bert-base":
+        config = BertConfig(record.model.config.vocab, hidden=768, layers=12, heads=12, ffn=3072)
+        record.model = Bert(config).init_weights(torch.Generator().manual_seed(0)).to(device).eval()
+    rows = data.read_splits(bench.data).train if bench.data else reviews.reviews(bench.batches * bench.batch_size, seed=0)
+    encoded = record.text.encode(rows[:bench.batches * bench.batch_size])
+    batches = [record.text.batch(encoded, range(i, i + bench.batch_size)).to(device)
+               for i in range(0, len(encoded) - bench.batch_size + 1, bench.batch_size)]
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(record, Path(folder) / "model")
+        theirs = {want: AutoModelForSequenceClassification.from_pretrained(Path(folder) / "model", attn_implementation=kind).to(device).eval()
+                  for want, kind in ((False, "sdpa"), (True, "eager"))}
+
+    def ours(batch: Batch, want: bool) -> tuple:
+        output = record.model(batch, ("attn", "hidden") if want else ())
+        return output.logits, output.attn, output.hidden
+
+    def transformers(batch: Batch, want: bool) -> tuple:
+        output = theirs[want](input_ids=batch.ids, attention_mask=batch.mask.long(), token_type_ids=batch.kinds,
+                              output_attentions=want, output_hidden_states=want)
+        return output.logits, output.attentions or (), output.hidden_states or ()
+
+    def seconds(run, batch: Batch, want: bool, backward: bool) -> float:
+        started = time.perf_counter()
+        with torch.set_grad_enabled(backward):
+            logits, maps, hidden = run(batch, want)
+            if backward:
+                # A loss of the kind that distillation has: it reaches every map and every hidden state that was asked for.
+                (logits.square().sum() + sum(x.square().mean() for x in (*maps, *hidden))).backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    real = sum(int(b.mask.sum()) for b in batches) / sum(b.mask.numel() for b in batches)
+    print(f"{bench.shape}: {record.model.config.layers} layers of {record.model.config.hidden}, {len(batches)} batches of {bench.batch_size}, "
+          f"{statistics.mean(b.ids.shape[1] for b in batches):.0f} pieces wide, {100 * real:.0f} % of them real; {device}, "
+          f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{'':28}{'ours':>10}{'transformers':>14}{'ratio':>8}")
+    for backward in (False, True):
+        for want in (False, True):
+            times: dict = {ours: [], transformers: []}
+            for run in times:
+                seconds(run, batches[0], want, backward)  # warm: memory is allotted, kernels are chosen
+            for _ in range(bench.rounds):
+                for batch in batches:
+                    for run, taken in times.items():
+                        taken.append(seconds(run, batch, want, backward))
+            mine, other = map(statistics.median, times.values())
+            name = ("forward + backward" if backward else "forward") + (", maps" if want else "")
+            print(f"{name:28}{mine:9.4f}s{other:13.4f}s{other / mine:8.2f}", flush=True)
+
+    if bench.profile:
+        with torch.profiler.profile() as profile:
+            for batch in batches:
+                seconds(ours, batch, True, True)
+        rows = sorted(profile.key_averages(), key=lambda row: -row.self_cpu_time_total)
+        whole = sum(row.self_cpu_time_total for row in rows)
+        print("where our time goes, forward + backward with maps")
+        for row in rows[:8]:
+            print(f"  {100 * row.self_cpu_time_total / whole:5.1f} %  {row.count:6} calls  {row.key}")
+
+
+def run() -> None:
+    import sys
+    names = ("encoders",)
+    if len(sys.argv) > 1 and sys.argv[1] in names:
+        (bench,) = parse(__doc__, Bench, argv=sys.argv[2:])
+        encoders(bench)
+    else:
+        parse(__doc__, Bench)  # --help, or the flags' own complaint
+        from minibd.records import BadInput
+        raise BadInput(f"name what to time first: bench.py {' | '.join(names)}")
+
+
+if __name__ == "__main__":
+    main(run)

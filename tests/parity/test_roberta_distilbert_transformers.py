@@ -1,0 +1,277 @@
+"""models/roberta.py and models/distilbert.py against transformers: small random models, batches with much, little and no padding."""
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import fails
+from torch import Tensor, nn
+
+from minibd.models import distilbert, roberta
+from minibd.models.dropout import seed_dropout
+from minibd.models.encoder import Encoder, Places, Spelling, part
+from minibd.records import Batch
+
+transformers = pytest.importorskip("transformers")
+
+LONGEST = 13
+SHAPE = dict(vocab=61, hidden=24, layers=3, heads=4, ffn=37, dropout=0.0, attention_dropout=0.0, classifier_dropout=0.5)
+OWN = {  # the positions come to LONGEST pieces; an epsilon this large shows where it is forgotten
+    "roberta": dict(positions=LONGEST + 2, pad=1, eps=0.01, kinds=1),
+    "distilbert": dict(positions=LONGEST, pad=0),
+}
+SPELLINGS = {"roberta": roberta.SPELLING, "distilbert": distilbert.SPELLING}
+LENGTHS = {"packed": (LONGEST, 1, 4, 7), "padded": (LONGEST, 12, 9, LONGEST), "full": (LONGEST,) * 3}
+
+both = pytest.mark.parametrize("name", SPELLINGS)
+every_batch = pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+
+
+def build(name: str, head: int = 0, **more) -> tuple[Encoder, nn.Module]:
+    """Ours and transformers' with the same random weights, in eval mode. head: of SPELLING.classes (0 classifier, 1 LM, 2 bare)."""
+    torch.manual_seed(1)
+    spelling, shape = SPELLINGS[name], SHAPE | OWN[name] | more
+    labels = shape.pop("labels", 3)
+    theirs = getattr(transformers, spelling.classes[head])(getattr(transformers, spelling.shape.__name__)(
+        **{spelling.config[key]: value for key, value in shape.items()}, num_labels=labels, attn_implementation="eager")).eval()
+    mine = spelling.model(spelling.shape(**shape, labels=0 if head else labels, mlm=head == 1)).eval()
+    state = {with_prefix(spelling, key): tensor for key, tensor in theirs.state_dict().items()}
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.add_(torch.randn_like(p) * (0.2 if p.dim() > 1 else 0.1))  # or no score, no bias and no norm would matter
+        used = set()
+        for ours, p in mine.named_parameters():
+            there = spelling.foreign(ours)
+            assert (there.part, there.of, there.transposed) == (0, 1, False) and p.shape == state[there.name].shape
+            p.copy_(state[there.name])
+            used.add(there.name)
+    for tensor in set(state) - used:
+        assert tensor.endswith(spelling.ignored) or torch.equal(state[tensor], state[spelling.tied[tensor]]), tensor
+    return mine, theirs
+
+
+def with_prefix(spelling: Spelling, tensor: str) -> str:
+    """A tensor's name as a model with a head has it: a bare model's lack the prefix."""
+    return tensor if tensor.startswith((spelling.prefix, *spelling.outside)) else spelling.prefix + tensor
+
+
+def batch_of(name: str, lengths: tuple[int, ...], left: bool = False) -> Batch:
+    """Random pieces, none of them padding, and random kinds, which neither model may look at."""
+    random = torch.Generator().manual_seed(2)
+    b, t, pad = len(lengths), max(lengths), OWN[name]["pad"]
+    ids, mask = torch.full((b, t), pad), torch.zeros(b, t, dtype=torch.bool)
+    for i, n in enumerate(lengths):
+        where = slice(t - n, t) if left else slice(n)
+        ids[i, where] = torch.randint(2, SHAPE["vocab"], (n,), generator=random)
+        mask[i, where] = True
+    return Batch(ids, mask, torch.randint(0, 2, (b, t), generator=random), torch.zeros(b, dtype=torch.long))
+
+
+def one(batch: Batch, i: int) -> Batch:
+    """Text i alone, without padding."""
+    real = batch.mask[i]
+    return Batch(batch.ids[i:i + 1, real], batch.mask[i:i + 1, real], batch.kinds[i:i + 1, real], batch.labels[i:i + 1])
+
+
+def ask(theirs: nn.Module, batch: Batch):
+    return theirs(input_ids=batch.ids, attention_mask=batch.mask.long(), output_hidden_states=True, output_attentions=True)
+
+
+def rows(maps: Tensor, batch: Batch) -> Tensor:
+    """(B, H, T, T) -> the rows of real queries, (N, H, T)."""
+    return maps.transpose(1, 2)[batch.mask]
+
+
+def far(a: Tensor, b: Tensor) -> float:
+    assert a.shape == b.shape
+    return (a - b).abs().max().item()
+
+
+def same_states(out, ref, batch: Batch) -> None:
+    """Hidden states at real pieces and attention maps at real queries, all layers."""
+    assert len(out.hidden) == len(ref.hidden_states) == SHAPE["layers"] + 1 and len(out.attn) == len(ref.attentions) == SHAPE["layers"]
+    for a, b in zip(out.hidden, ref.hidden_states):
+        assert far(a[batch.mask], b[batch.mask]) < 1e-5
+    for a, b in zip(out.attn, ref.attentions):
+        assert far(rows(a, batch), rows(b, batch)) < 1e-5
+
+
+def same_gradients(mine: Encoder, theirs: nn.Module, spelling: Spelling) -> None:
+    """Every parameter's, and none of transformers' left over."""
+    reference = {name: p.grad for name, p in theirs.named_parameters()}
+    for name, p in mine.named_parameters():
+        other = reference.pop(spelling.foreign(name).name)
+        # A softmax does not see what is added to all its scores alike, so a key's bias has no gradient.
+        assert name.endswith("key.bias") or p.grad.abs().max() > 1e-3, name
+        assert far(p.grad, other) < 1e-4, name
+    assert not reference
+
+
+def test_the_batches_take_all_paths():
+    packed, padded, full = (Places(batch_of("roberta", lengths).mask) for lengths in LENGTHS.values())
+    assert packed.at is not None and padded.at is None and padded.mask is not None and full.mask is None
+
+
+# ---- the same numbers as transformers
+
+@both
+@every_batch
+@pytest.mark.parametrize("labels", [2, 3])
+@torch.no_grad()
+def test_logits_hidden_states_and_attention(name, lengths, labels):
+    mine, theirs = build(name, labels=labels)
+    batch = batch_of(name, lengths)
+    out, ref = mine(batch, want=("attn", "hidden")), ask(theirs, batch)
+    assert out.logits.shape == (len(lengths), labels) and far(out.logits, ref.logits) < 1e-5
+    same_states(out, ref, batch)
+    assert far(part(mine, "classifier")(out.pooled), out.logits) == 0
+
+
+@both
+@torch.no_grad()
+def test_a_bare_encoder(name):
+    mine, theirs = build(name, head=2)
+    batch = batch_of(name, LENGTHS["packed"])
+    out = mine(batch, want=("attn", "hidden"))
+    assert out.logits is None and out.pooled is None
+    same_states(out, ask(theirs, batch), batch)
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS["packed"], LENGTHS["padded"]], ids=["packed", "padded"])
+@torch.no_grad()
+def test_roberta_with_padding_on_the_left(lengths):
+    mine, theirs = build("roberta")
+    left, right = batch_of("roberta", lengths, left=True), batch_of("roberta", lengths)
+    assert torch.equal(left.ids[left.mask], right.ids[right.mask])
+    out = mine(left, want=("attn", "hidden"))
+    same_states(out, ask(theirs, left), left)
+    # transformers' head reads column 0, which is padding here: it must be asked with padding on the right.
+    assert far(out.logits, ask(theirs, right).logits) < 1e-5
+
+
+@torch.no_grad()
+def test_roberta_reads_the_first_row_of_a_longer_kind_table():
+    mine, theirs = build("roberta", kinds=2)
+    batch = batch_of("roberta", LENGTHS["packed"])
+    assert len(mine.embeddings.kind.weight) == 2 and far(mine(batch).logits, ask(theirs, batch).logits) < 1e-5
+
+
+@both
+@pytest.mark.parametrize("activation", ["gelu", "relu"])  # RoBERTa's head is a gelu whatever its blocks are, DistilBERT's is not
+@every_batch
+def test_masked_lm_logits_and_gradients(name, activation, lengths):
+    mine, theirs = build(name, head=1, activation=activation)
+    batch = batch_of(name, lengths)
+    at = batch.mask & (torch.rand(batch.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.5)
+    out, ref = mine.predict_pieces(batch, at), ask(theirs, batch).logits[at]
+    assert far(out, ref) < 1e-5
+    for logits in (out, ref):
+        logits.square().mean().backward()
+    same_gradients(mine, theirs, SPELLINGS[name])
+
+
+@both
+@every_batch
+def test_gradients_of_logits_hidden_and_attention(name, lengths):
+    mine, theirs = build(name)
+    batch = batch_of(name, lengths)
+
+    def loss(logits, hidden, attn):
+        return (logits.logsumexp(-1).sum() + sum(h[batch.mask].pow(3).mean() for h in hidden)
+                + sum(rows(a, batch).square().sum() for a in attn))
+
+    out, ref = mine(batch, want=("hidden", "attn")), ask(theirs, batch)
+    loss(out.logits, out.hidden, out.attn).backward()
+    loss(ref.logits, ref.hidden_states, ref.attentions).backward()
+    same_gradients(mine, theirs, SPELLINGS[name])
+
+
+# ---- what must not matter, and what must
+
+@both
+@every_batch
+@torch.no_grad()
+def test_fused_path_equals_the_explicit_one(name, lengths):
+    mine, _ = build(name)
+    batch = batch_of(name, lengths)
+    fused, explicit = mine(batch, want=("hidden",)), mine(batch, want=("hidden", "attn"))
+    assert far(mine(batch).logits, explicit.logits) < 1e-5 and far(fused.pooled, explicit.pooled) < 1e-5
+    assert all(far(a[batch.mask], b[batch.mask]) < 1e-5 for a, b in zip(fused.hidden, explicit.hidden))
+
+
+@both
+@pytest.mark.parametrize("lengths", [LENGTHS["packed"], LENGTHS["padded"]], ids=["packed", "padded"])
+@torch.no_grad()
+def test_padding_and_neighbours_do_not_matter(name, lengths):
+    mine, _ = build(name)
+    batch = batch_of(name, lengths)
+    together = mine(batch, want=("attn",))
+    backwards = mine(Batch(*(t.flip(0) for t in (batch.ids, batch.mask, batch.kinds, batch.labels))))
+    assert far(backwards.logits.flip(0), together.logits) < 1e-5
+    for i, t in enumerate(lengths):
+        alone = mine(one(batch, i), want=("attn",))
+        assert far(alone.logits[0], together.logits[i]) < 1e-5
+        assert far(alone.attn[-1][0], together.attn[-1][i, :, :t, :t]) < 1e-5
+
+
+@both
+@torch.no_grad()
+def test_a_masked_head_changes_the_logits_and_not_its_own_map(name):
+    mine, _ = build(name)
+    batch = batch_of(name, LENGTHS["packed"])
+    before = mine(batch, want=("attn",))
+    mine.head_mask[1, 2] = 0
+    after, fused = mine(batch, want=("attn",)), mine(batch)
+    assert far(before.logits, after.logits) > 1e-3 and far(after.logits, fused.logits) < 1e-5
+    assert far(before.attn[1], after.attn[1]) == 0 and far(rows(before.attn[2], batch), rows(after.attn[2], batch)) > 1e-4
+
+
+@both
+@torch.no_grad()
+def test_the_head_in_train_mode(name):
+    mine, _ = build(name)
+    batch = batch_of(name, LENGTHS["packed"])
+    seed_dropout(mine.train(), torch.Generator().manual_seed(3))
+    out = mine(batch, want=("hidden",))
+    seed_dropout(mine, torch.Generator().manual_seed(3))  # only the head drops here: see SHAPE
+    drop, first = mine.classifier_dropout, out.hidden[-1][:, 0]
+    pooled = torch.tanh(mine.pooler(drop(first))) if name == "roberta" else torch.relu(mine.pooler(first))
+    assert far(out.pooled, pooled) < 1e-6 and far(out.logits, mine.classifier(drop(pooled))) < 1e-6
+
+
+@both
+def test_too_long_a_batch(name):
+    mine, _ = build(name)
+    assert mine.config.longest == LONGEST
+    fails(lambda: mine(batch_of(name, (LONGEST + 1, 2))), str(LONGEST + 1), str(LONGEST), "max_len")
+
+
+@both
+def test_parts(name):
+    mine, _ = build(name)
+    assert part(mine, "penultimate") is mine.pooler and part(mine, "classifier") is mine.classifier
+    assert part(mine, "word") is mine.embeddings.word and part(mine, "query", 1) is mine.blocks[1].query
+    foreign = SPELLINGS[name].foreign
+    assert foreign("blocks.1.query.weight").name == {"roberta": "roberta.encoder.layer.1.attention.self.query.weight",
+                                                     "distilbert": "distilbert.transformer.layer.1.attention.q_lin.weight"}[name]
+    assert foreign("pooler.bias").name == {"roberta": "classifier.dense.bias", "distilbert": "pre_classifier.bias"}[name]
+
+
+@both
+def test_init_weights_hang_on_the_seed_alone(name):
+    mine, _ = build(name)
+    other = SPELLINGS[name].model(mine.config)
+    mine.init_weights(torch.Generator().manual_seed(4))
+    other.init_weights(torch.Generator().manual_seed(4))
+    assert all(torch.equal(a, b) for a, b in zip(mine.state_dict().values(), other.state_dict().values(), strict=True))
+    assert mine.embeddings.word.weight[OWN[name]["pad"]].abs().max() == 0 and 0.01 < mine.pooler.weight.std() < 0.03
+    other.init_weights(torch.Generator().manual_seed(5))
+    assert far(mine.pooler.weight, other.pooler.weight) > 0.01
+
+
+def test_configs_that_cannot_be():
+    config, shape = roberta.RobertaConfig, dict(vocab=9, hidden=8, layers=1, heads=2, ffn=8)
+    assert config(**shape).longest == 512 and config(**shape, positions=3).longest == 1
+    fails(lambda: config(**shape, positions=2), "2 positions", "3")
+    fails(lambda: config(**shape | {"heads": 3}), "8", "3 heads")
+    fails(lambda: distilbert.DistilBertConfig(**shape | {"heads": 3}), "8", "3 heads")
+    fails(lambda: distilbert.DistilBertConfig(**shape, activation="tanhh"), "tanhh", "gelu")

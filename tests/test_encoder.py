@@ -1,0 +1,144 @@
+"""Places: packing loses nothing and changes nothing; part() finds the same parts in every architecture; names there and back."""
+import pytest
+import torch
+
+from conftest import fails
+from minibd.models import bert, distilbert, encoder, gpt2, llama, roberta
+from minibd.models.bert import Bert, BertConfig
+from minibd.models.distilbert import DistilBert, DistilBertConfig
+from minibd.models.encoder import Foreign, Places, part
+from minibd.models.gpt2 import Gpt2, Gpt2Config
+from minibd.models.llama import Llama, LlamaConfig
+from minibd.models.roberta import Roberta, RobertaConfig
+from minibd.records import Batch
+
+SHAPE = {"vocab": 30, "hidden": 12, "layers": 2, "heads": 3, "ffn": 20}
+MODELS = {
+    "bert": lambda **more: Bert(BertConfig(**SHAPE, **more)),
+    "roberta": lambda **more: Roberta(RobertaConfig(**SHAPE, **more)),
+    "distilbert": lambda **more: DistilBert(DistilBertConfig(**SHAPE, **more)),
+    "llama": lambda **more: Llama(LlamaConfig(**SHAPE, kv_heads=1, bottleneck=4, **more)),
+    "gpt2": lambda **more: Gpt2(Gpt2Config(**SHAPE, **more)),
+}
+
+
+def made(name: str, **more) -> encoder.Encoder:
+    return MODELS[name](**more).init_weights(torch.Generator().manual_seed(0), std=0.3).eval()
+
+
+def padded(lengths: list[int], left: bool = False) -> Batch:
+    t = max(lengths)
+    ids = torch.randint(2, 30, (len(lengths), t), generator=torch.Generator().manual_seed(1))
+    at, n = torch.arange(t), torch.tensor(lengths)[:, None]
+    mask = at >= t - n if left else at < n
+    return Batch(torch.where(mask, ids, 1), mask, torch.zeros_like(ids), torch.zeros(len(lengths), dtype=torch.long))
+
+
+# ---- Places
+
+def test_packed_rows_by_hand():
+    places = Places(torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool))
+    x = torch.arange(8.0).reshape(2, 4, 1)
+    assert places.pack(x).flatten().tolist() == [0, 4, 5]
+    assert places.spread(places.pack(x)).flatten().tolist() == [0, 0, 0, 0, 4, 5, 0, 0]
+    assert places.ends.tolist() == [0, 1] and places.positions().tolist() == [[0, 0, 0, 0], [0, 1, 1, 1]]
+
+
+def test_a_full_batch_and_one_with_little_padding_are_not_moved():
+    for mask in (torch.ones(2, 4, dtype=torch.bool), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]], dtype=torch.bool)):
+        places = Places(mask)
+        x = torch.arange(8.0).reshape(2, 4, 1)
+        assert places.at is None and places.pack(x).data_ptr() == x.data_ptr() and torch.equal(places.spread(places.pack(x)), x)
+    assert Places(torch.ones(2, 4, dtype=torch.bool)).mask is None
+
+
+@pytest.mark.parametrize("lengths", [[4, 4], [4, 3], [4, 1, 1]], ids=["full", "little padding", "packed"])
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_ends_are_first_or_last_real_pieces(lengths, left, causal):
+    batch = padded(lengths, left)
+    places = Places(batch.mask, causal)
+    for b, ids in enumerate(places.pack(batch.ids)[places.ends].tolist()):
+        real = batch.ids[b][batch.mask[b]]
+        assert ids == real[-1 if causal else 0]
+        assert places.positions()[b][batch.mask[b]].tolist() == list(range(len(real)))
+
+
+def test_who_sees_whom_in_a_causal_model():
+    mask = Places(torch.tensor([[0, 1, 1], [1, 1, 0]], dtype=torch.bool), causal=True).mask[:, 0].int().tolist()
+    assert mask == [[[1, 0, 0], [0, 1, 0], [0, 1, 1]],           # left padding sees itself alone
+                    [[1, 0, 0], [1, 1, 0], [1, 1, 1]]]
+
+
+# BERT's and DistilBERT's positions are columns: their padding belongs on the right.
+@pytest.mark.parametrize("name, left", [*((name, False) for name in MODELS), ("roberta", True), ("llama", True), ("gpt2", True)])
+def test_packing_changes_no_number_and_no_gradient(name, left, monkeypatch):
+    batch, results = padded([9, 2, 4, 1], left), []
+    for share in (0.0, 1.0):                                     # never packed, always packed
+        monkeypatch.setattr(encoder, "PACK", share)
+        model = made(name)
+        out = model(batch, ("attn", "hidden"))
+        real = [h[batch.mask] for h in out.hidden] + [a.transpose(1, 2)[batch.mask] for a in out.attn]
+        sum(x.square().sum() for x in (out.logits, *real)).backward()
+        results.append([out.logits, out.pooled, *real, *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(results[0]) == len(results[1]) > 20
+    for a, b in zip(*results):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_stands_at_padding(name):
+    batch = padded([9, 2, 4])
+    out = made(name)(batch, ("attn", "hidden"))
+    assert all(h[~batch.mask].abs().max() == 0 for h in out.hidden)
+    for maps in out.attn:
+        assert torch.allclose(maps.sum(-1), torch.ones(3, 3, 9)) and (maps >= 0).all()
+        assert maps.transpose(1, 2)[batch.mask].masked_select(~batch.mask.repeat_interleave(batch.mask.sum(1), 0)[:, None]).abs().max() == 0
+
+
+def test_only_maps_and_hidden_states_can_be_wanted():
+    with pytest.raises(ValueError, match="attention"):
+        made("bert")(padded([3]), ("attention",))
+
+
+# ---- one name for a part, in every architecture
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parts(name):
+    model = made(name)
+    for layer in (0, 1, -1):
+        for which in ("query", "key", "value", "output", "up", "down", "attention_norm", "norm"):
+            assert part(model, which, layer) is getattr(model.blocks[layer], which)
+    assert part(model, "word") is model.embeddings.word and part(model, "classifier").out_features == 2
+    if name == "gpt2":
+        fails(lambda: part(model, "penultimate"), "this model has no part 'penultimate'", "word, classifier")
+    else:
+        assert part(model, "penultimate").in_features == 12
+        assert part(model, "penultimate").out_features == part(model, "classifier").in_features
+    fails(lambda: part(model, "query", 2), "no layer 2", "the model has 2")
+    fails(lambda: part(model, "gating", 1), "layer 1 has no part 'gating'", "query, key, value")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_without_classes_has_no_head(name):
+    model = MODELS[name](labels=0).eval()
+    out = model(padded([3, 2]))
+    assert out.logits is None and out.pooled is None and not hasattr(model, "classifier")
+
+
+# ---- transformers' names
+
+def test_names_by_hand():
+    assert bert.SPELLING.foreign("blocks.3.up.bias") == Foreign("bert.encoder.layer.3.intermediate.dense.bias")
+    assert bert.SPELLING.foreign("mlm.bias") == Foreign("cls.predictions.bias")
+    assert gpt2.SPELLING.foreign("blocks.11.value.weight") == Foreign("transformer.h.11.attn.c_attn.weight", 2, 3, True)
+    assert gpt2.SPELLING.foreign("blocks.11.value.bias") == Foreign("transformer.h.11.attn.c_attn.bias", 2, 3, False)
+    assert llama.SPELLING.foreign("classifier.weight") == Foreign("score.weight")
+
+
+@pytest.mark.parametrize("module", [bert, roberta, distilbert, llama, gpt2])
+def test_no_two_of_our_tensors_lie_in_one_place(module):
+    state = made(module.SPELLING.model_type).state_dict()
+    places = [module.SPELLING.foreign(name) for name in state if name != "head_mask"]
+    assert len(set(places)) == len(places) == len(state) - 1
+    assert {name.split(".")[0] for name in module.SPELLING.names} >= {name.split(".")[0] for name in state} - {"head_mask"}
