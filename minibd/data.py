@@ -15,7 +15,6 @@ import codecs
 import csv
 import io
 import json
-import os
 import random
 import re
 from collections import Counter
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minibd.records import BadInput, Example, Examples
+from minibd.writing import drafted
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 SPELLINGS = {                            # of a column that nobody named, in lower case
@@ -117,19 +117,13 @@ def write(examples: Examples, path: str | Path) -> None:
     rows = [(e.id, e.text, examples.labels[e.label], e.pair)[:width] for e in examples]
     if suffix == ".tsv":
         _check_tabs(path, rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")            # same folder, so that os.replace is one step
-    try:
-        with open(draft, "w", encoding="utf-8", newline="") as file:
-            if suffix == ".csv":
-                csv.writer(file).writerows([columns, *rows])
-            elif suffix == ".tsv":
-                file.writelines("\t".join(field or "" for field in row) + "\n" for row in [columns, *rows])
-            else:
-                file.writelines(json.dumps(dict(zip(columns, row)), ensure_ascii=False) + "\n" for row in rows)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with drafted(path) as draft, open(draft, "w", encoding="utf-8", newline="") as file:
+        if suffix == ".csv":
+            csv.writer(file).writerows([columns, *rows])
+        elif suffix == ".tsv":
+            file.writelines("\t".join(field or "" for field in row) + "\n" for row in [columns, *rows])
+        else:
+            file.writelines(json.dumps(dict(zip(columns, row)), ensure_ascii=False) + "\n" for row in rows)
 
 
 def _check_tabs(path: Path, rows: Iterable[tuple[str | None, ...]]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from minibd import __version__
 from minibd.evaluate import Scores
 from minibd.records import BadInput
+from minibd.writing import drafted
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,8 @@ def output_folder(path: str | Path, *inputs: str | Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with drafted(path) as draft:
         draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as error:
-        raise BadInput(f"cannot write {path} ({error.strerror}): free some space or give another --out") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:
