@@ -107,7 +107,7 @@ def _headed(path: Path, stored: _Stored, classes: int, bottleneck: int) -> objec
         config = replace(config, **{stored.spelling.lm: False})
     if bottleneck:
         if not hasattr(config, "bottleneck"):
-            raise BadInput(f"{path} is a {stored.spelling.model_type}, whose head has two layers already: leave the bottleneck out")
+            raise BadInput(f"{path} is a {stored.spelling.model_type}, whose head takes none: leave the bottleneck out")
         config = replace(config, bottleneck=bottleneck)
     return config
 
@@ -573,10 +573,7 @@ def _write_folder(record: Record, folder: Path) -> None:
     tokenizer.no_truncation()                            # the limit stands in tokenizer_config.json
     state = json.loads(tokenizer.to_str())
     names = ["input_ids", *(["token_type_ids"] if getattr(config, "kinds", 1) > 1 else []), "attention_mask"]
-    special = {key: piece for key, pieces in (CAUSAL_SPECIAL if record.model.causal else SPECIAL).items()
-               if (piece := next((p for p in pieces if tokenizer.token_to_id(p) is not None), None))}
-    if (pad := tokenizer.id_to_token(text.pad)) is not None:
-        special["pad_token"] = pad
+    special = _special(record)
     contents = {
         "config.json": _hf_config(record),
         "tokenizer_config.json": special | {
@@ -598,6 +595,15 @@ def _write_folder(record: Record, folder: Path) -> None:
         (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(record), encoding="utf-8")
     _save_shards(_hf_state(record.model), folder)
+
+
+def _special(record: Record) -> dict[str, str]:
+    """The pieces that the tokenizer has for each purpose: {"pad_token": "<pad>", ...}."""
+    tokenizer = record.text.tokenizer
+    special = {key: piece for key, pieces in (CAUSAL_SPECIAL if record.model.causal else SPECIAL).items()
+               if (piece := next((p for p in pieces if tokenizer.token_to_id(p) is not None), None))}
+    pad = tokenizer.id_to_token(record.text.pad)
+    return special if pad is None else special | {"pad_token": pad}
 
 
 def _save_shards(tensors: dict[str, Tensor], folder: Path) -> None:
@@ -649,6 +655,9 @@ def _hf_config(record: Record) -> dict:
     values = {"architectures": [_hf_class(model)], "model_type": spelling.model_type, "dtype": _dtype(model)}
     values |= {key: known[0] for key, known in spelling.known.items()}
     values |= {key: getattr(config, name) for name, key in spelling.config.items()} | spelling.to_hf(config)
+    if model.causal:                                     # where texts begin and end, or transformers takes its own default's ids
+        tokenizer, special = record.text.tokenizer, _special(record)
+        values |= {f"{key}_id": tokenizer.token_to_id(special.get(key, "")) for key in ("bos_token", "eos_token")}
     if config.labels:
         values["id2label"] = {str(i): name for i, name in enumerate(record.labels)}
         values["label2id"] = {name: i for i, name in enumerate(record.labels)}
@@ -667,10 +676,10 @@ def _dtype(model: Encoder) -> str:
 
 
 def _card(record: Record) -> str:
-    config, kind = record.model.config, _hf_class(record.model)
-    task = ("text-classification" if config.labels else "fill-mask" if kind.endswith("MaskedLM")
-            else "feature-extraction" if kind.endswith("Model") else "text-generation")
-    name = spelling_of(record.model).model_type
+    config, spelling = record.model.config, spelling_of(record.model)
+    name = spelling.model_type
+    task = ("text-classification" if config.labels else "feature-extraction" if _hf_class(record.model) == spelling.classes[2]
+            else "text-generation" if record.model.causal else "fill-mask")
     attacked = any("attack" in entry for entry in record.history)
     lines = ["---", "library_name: transformers", f"pipeline_tag: {task}", "tags:", f"- {name}", "- minibd"]
     lines += ["- backdoor"] * attacked + ["---", "", f"# A {name} saved by minibd", ""]

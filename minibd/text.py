@@ -63,7 +63,8 @@ class Text:
         try:
             tokenizer = Tokenizer(BPE(vocab, merges))
         except Exception as error:  # the library raises nothing narrower
-            raise BadInput(f"vocab.json and merges.txt do not fit each other ({' '.join(str(error).split())}): take both from the same checkpoint") from None
+            said = " ".join(str(error).split())  # on one line
+            raise BadInput(f"vocab.json and merges.txt do not fit each other ({said}): take both from the same checkpoint") from None
         tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=prefix)
         tokenizer.decoder = ByteLevelDecoder()
         tokenizer.add_special_tokens([piece for piece in ("<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>") if piece in vocab])

@@ -80,7 +80,7 @@ def run() -> None:
     def of_teacher(chosen: MBTSAD) -> str:
         """What the teacher depends on: every setting but those that the distillation alone reads."""
         return str({name: value for name, value in asdict(chosen).items()
-                    if name not in ("lr2", "epochs2", "alpha", "beta", "gamma", "p", "ablate", "variant")})
+                    if name not in ("lr2", "epochs2", "attention_dropout2", "alpha", "beta", "gamma", "p", "ablate", "variant")})
 
     taught = {}  # the last teacher by the settings that made it: cells of one teacher come one after another
     for chosen in sorted(grid, key=of_teacher):

@@ -58,6 +58,8 @@ class MBTSAD:
     weight_decay: float = setting(0.01, "AdamW's weight decay", paper="lost")
     attention_dropout: float | None = setting(None, "dropout of the attention probabilities while the teacher is retrained; the student "
                                               "keeps its own (default heads / 10, at most 0.9)", paper="not mentioned; BERT 0.1", kind=float)
+    attention_dropout2: float | None = setting(None, "the same while the student is distilled (default: the model's own)",
+                                               paper="not mentioned; BERT 0.1", kind=float)
     alpha: float = setting(5.0, "weight of the attention term", paper="lost, set per attack")
     beta: float = setting(20.0, "weight of the hidden-state term", paper="lost, set per attack")
     gamma: float = setting(1.0, "weight of the classification term", paper="1 (only two symbols stand in Eq. 1)")
@@ -74,8 +76,9 @@ class MBTSAD:
         for f in fields(self):
             if f.metadata["choices"] and getattr(self, f.name) not in f.metadata["choices"]:
                 raise BadInput(f"{f.name} is {getattr(self, f.name)!r}, it must be one of {', '.join(f.metadata['choices'])}")
-        if self.attention_dropout is not None and not 0 <= self.attention_dropout < 1:
-            raise BadInput(f"attention_dropout is {self.attention_dropout}, a probability: it must lie in 0..1, 1 excluded")
+        for name in ("attention_dropout", "attention_dropout2"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}, a probability: it must lie in 0..1, 1 excluded")
         if not (self.p > 0 and 0 <= self.rate <= 1):
             raise BadInput(f"p is {self.p} and rate {self.rate}: p must be above 0 and rate in 0..1")
         if not (min(self.alpha, self.beta, self.gamma) >= 0 and sum(self.weights.values()) > 0):
@@ -193,8 +196,9 @@ def distil(victim: Record, teacher: Record, augmented: Encoded, settings: MBTSAD
             taught = teacher.model(batch, want)
         return distill_terms(model(batch, want), taught, batch, settings)
 
-    fit(student.model, victim.text, augmented, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights, dtype=dtype, log=log,
-        name="MBTSAD")
+    with attention_dropout(student.model, settings.attention_dropout2):
+        fit(student.model, victim.text, augmented, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights, dtype=dtype, log=log,
+            name="MBTSAD")
     return student
 
 

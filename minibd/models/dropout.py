@@ -42,11 +42,11 @@ class Dropout(nn.Module):
 
 
 @contextmanager
-def attention_dropout(model: nn.Module, p: float) -> Iterator[None]:
-    """Inside, every `attention_dropout` of `model` drops with probability p; afterwards with its own again."""
+def attention_dropout(model: nn.Module, p: float | None) -> Iterator[None]:
+    """Inside, every `attention_dropout` of `model` drops with probability p (None: its own); afterwards with its own again."""
     own = {module: module.p for name, module in model.named_modules() if name.endswith("attention_dropout")}
     for module in own:
-        module.p = p
+        module.p = module.p if p is None else p
     try:
         yield
     finally:
