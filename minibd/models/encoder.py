@@ -138,8 +138,13 @@ class Encoder(nn.Module):
         h, places, hidden, attn = self.encode(batch, want)
         if not self.config.labels:
             return Output(None, None, hidden, attn)
-        pooled = self.pool(h[places.ends])
-        return Output(self.classifier(self.classifier_dropout(pooled)), pooled, hidden, attn)
+        logits, pooled = self.classify(h[places.ends])
+        return Output(logits, pooled, hidden, attn)
+
+    def classify(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) and pooled (B, width) from the hidden state (B, D) of each text's first (last) piece, of whichever layer."""
+        pooled = self.pool(h)
+        return self.classifier(self.classifier_dropout(pooled)), pooled
 
     def build_head(self, width: int, bias: bool = True) -> None:
         """The penultimate layer D -> width (0: none) and the classifier, where there are classes."""
