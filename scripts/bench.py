@@ -2,11 +2,12 @@
 """Our speed beside the usual implementation's, measured in one run, as ratios.
 
     python scripts/bench.py encoders --ckpt MINILM_FOLDER --data SST2_FOLDER
+    python scripts/bench.py encoders --ckpt MINILM_FOLDER --data SST2_FOLDER --order length
     python scripts/bench.py encoders --ckpt MINILM_FOLDER --data SST2_FOLDER --shape bert-base --profile
 
-encoders: our BERT against transformers' (from the extra `test`) with the same weights on the same batches, in file order, padded to
-the longest text of a batch: forward and forward + backward, attention maps wanted (transformers: "eager") and not ("sdpa"). The two
-take turns, batch by batch; a figure is the median over batches and rounds of one batch's seconds.
+encoders: our BERT against transformers' (from the extra `test`) with the same weights on the same batches, padded to the longest text
+of a batch: forward and forward + backward, attention maps wanted (transformers: "eager") and not ("sdpa"). The two take turns, batch
+by batch; a figure is the median over batches and rounds of one batch's seconds.
 """
 from __future__ import annotations
 
@@ -23,6 +24,8 @@ class Bench:
     shape: str = setting("own", "own: the model of --ckpt; bert-base: 12 layers of 768 with random weights", choices=("own", "bert-base"))
     batch_size: int = setting(32, "texts a batch")
     batches: int = setting(8, "batches, taken from the start of the training rows")
+    order: str = setting("file", "which texts share a batch: file, neighbours in the file; length, texts of like length, so that hardly any "
+                         "padding is left to save", choices=("file", "length"))
     rounds: int = setting(3, "times that each batch is timed")
     device: str = setting("auto", "cpu, cuda, or auto: cuda where there is one")
     profile: bool = setting(False, "show where our time goes: the operators of forward + backward by their own time")
@@ -52,7 +55,8 @@ def encoders(bench: Bench) -> None:
         record.model = Bert(config).init_weights(torch.Generator().manual_seed(0)).to(device).eval()
     rows = data.read_splits(bench.data).train if bench.data else reviews.reviews(bench.batches * bench.batch_size, seed=0)
     encoded = record.text.encode(rows[:bench.batches * bench.batch_size])
-    batches = [record.text.batch(encoded, range(i, i + bench.batch_size)).to(device)
+    order = sorted(range(len(encoded)), key=encoded.lengths.__getitem__) if bench.order == "length" else range(len(encoded))
+    batches = [record.text.batch(encoded, order[i:i + bench.batch_size]).to(device)
                for i in range(0, len(encoded) - bench.batch_size + 1, bench.batch_size)]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(record, Path(folder) / "model")
@@ -80,7 +84,7 @@ def encoders(bench: Bench) -> None:
         return time.perf_counter() - started
 
     real = sum(int(b.mask.sum()) for b in batches) / sum(b.mask.numel() for b in batches)
-    print(f"{bench.shape}: {record.model.config.layers} layers of {record.model.config.hidden}, {len(batches)} batches of {bench.batch_size}, "
+    print(f"{bench.shape}, {bench.order} order: {record.model.config.layers} layers of {record.model.config.hidden}, {len(batches)} batches of {bench.batch_size}, "
           f"{statistics.mean(b.ids.shape[1] for b in batches):.0f} pieces wide, {100 * real:.0f} % of them real; {device}, "
           f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{'':28}{'ours':>10}{'transformers':>14}{'ratio':>8}")
