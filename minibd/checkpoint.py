@@ -44,6 +44,7 @@ from minibd.models import bert, distilbert, gpt2, llama, roberta
 from minibd.models.encoder import Encoder, Foreign, Spelling
 from minibd.records import BadInput
 from minibd.text import Text
+from minibd.writing import drafted
 
 FORMAT = "minibd 1"
 SPELLINGS = {spelling.model_type: spelling for spelling in (m.SPELLING for m in (bert, roberta, distilbert, llama, gpt2))}
@@ -120,21 +121,21 @@ def save(record: Record, path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() in PICKLES:
         raise BadInput(f"{path} is the name of a pickle, which is never written: end it in .safetensors, or name a folder")
-    draft = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}")    # same disk, so that a rename is one step
     try:
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors":
+            with drafted(path) as draft:
                 _write_file(record, draft)
-                os.replace(draft, path)
-            else:
-                _check_target(path)
-                _write_folder(record, draft)
-                _move(draft, path)
+            return
+        _check_target(path)
+        draft = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}")    # same disk, so that a rename is one step
+        try:
+            draft.parent.mkdir(parents=True, exist_ok=True)
+            _write_folder(record, draft)
+            _move(draft, path)
         finally:
-            _remove(draft)
+            shutil.rmtree(draft, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path} cannot be written ({_reason(error)}): choose another path, or mend that") from None
+        raise BadInput(f"cannot write {path} ({_reason(error)}): free some space or name another place") from None
 
 
 def copy(record: Record) -> Record:
@@ -308,7 +309,8 @@ def _hf_text(path: Path, spelling: Spelling, config: object) -> Text:
     if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
         vocab = _json(path / "vocab.json", _text(path / "vocab.json"), dict)
         merges = [tuple(line.split()) for line in _text(path / "merges.txt").split("\n") if line.strip() and not line.startswith("#version")]
-        text = Text.from_merges(vocab, merges, max_len, config.pad, not spelling.model.causal, bool(values.get("add_prefix_space")))
+        with _named(path):
+            text = Text.from_merges(vocab, merges, max_len, config.pad, not spelling.model.causal, bool(values.get("add_prefix_space")))
         return Text(_tokenizer(path / "vocab.json", text.tokenizer.to_str(), config), max_len, config.pad)
     if (path / "tokenizer.model").is_file():
         raise BadInput(f"{path} holds a SentencePiece tokenizer.model alone: write its tokenizer.json with transformers, "
@@ -322,7 +324,8 @@ def _wordpiece(file: Path, values: dict, config: object, max_len: int) -> Text:
     if len(pieces) > config.vocab:
         raise BadInput(f"{file} has {len(pieces)} pieces, the model {config.vocab}: take both from the same checkpoint")
     lower = values.get("do_lower_case", True)
-    text = Text.from_vocab({piece.rstrip("\r"): i for i, piece in enumerate(pieces)}, max_len, lower)
+    with _named(file):
+        text = Text.from_vocab({piece.rstrip("\r"): i for i, piece in enumerate(pieces)}, max_len, lower)
     text.tokenizer.normalizer = BertNormalizer(lowercase=lower, strip_accents=values.get("strip_accents"),
                                                handle_chinese_chars=values.get("tokenize_chinese_chars", True))
     text.pad = config.pad
@@ -478,10 +481,8 @@ def _config(where: Path, spelling: Spelling, values: dict) -> object:
             raise BadInput(f"{where}: the config lacks {said.get(name, name)}: add it")
         if name in values and not _fits(name, field.type, values[name]):
             raise BadInput(f"{where}: {said.get(name, name)} is {values[name]!r}, which no {spelling.model_type} has: mend the config")
-    try:
+    with _named(where):
         config = spelling.shape(**values)
-    except BadInput as error:
-        raise BadInput(f"{where}: {error}") from None
     if config.pad >= config.vocab:
         raise BadInput(f"{where}: the padding piece {config.pad} is beyond the {config.vocab} pieces: mend the config")
     return config
@@ -712,13 +713,6 @@ def _move(draft: Path, path: Path) -> None:
             old.unlink(missing_ok=True)
 
 
-def _remove(draft: Path) -> None:
-    if draft.is_dir():
-        shutil.rmtree(draft)
-    else:
-        draft.unlink(missing_ok=True)
-
-
 # ---- small things
 
 def _text(file: Path) -> str:
@@ -736,6 +730,15 @@ def _json(where: Path, source: str, kind: type) -> dict | list | int:
     if type(value) is not kind:
         raise BadInput(f"{where} holds a JSON {type(value).__name__}, not a {kind.__name__}: download or save it again")
     return value
+
+
+@contextmanager
+def _named(where: Path) -> Iterator[None]:
+    """What is wrong, said of the file that it came from."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
 
 
 def _pickle(path: Path, file: str = "") -> BadInput:

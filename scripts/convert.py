@@ -22,7 +22,7 @@ from minibd.cli import main
 
 DTYPES = ("float32", "float16", "bfloat16")
 PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth")
-BESIDE = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "minibd.json")
+BESIDE = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "minibd.json")
 
 
 def pickles(path: Path) -> list[Path]:

@@ -1,0 +1,529 @@
+"""checkpoint.py on every architecture: folders that transformers wrote, folders that it reads, and folders that fit nothing."""
+from __future__ import annotations
+
+import copy
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import BAD, GOOD, NEUTRAL, fails
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+
+from minibd import checkpoint, data
+from minibd.checkpoint import SPELLINGS, Record
+from minibd.records import Batch, Example
+
+transformers = pytest.importorskip("transformers")
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+
+LONGEST = 60
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 16}
+# An epsilon this large shows where it is forgotten.
+SHAPE = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=4, intermediate_size=36, max_position_embeddings=LONGEST)
+CONFIGS = {
+    "bert": SHAPE | dict(layer_norm_eps=0.01),
+    "roberta": SHAPE | dict(layer_norm_eps=0.01, max_position_embeddings=LONGEST + 2, type_vocab_size=1, pad_token_id=1),
+    "distilbert": dict(dim=24, n_layers=2, n_heads=4, hidden_dim=36, max_position_embeddings=LONGEST),
+    "llama": SHAPE | dict(num_key_value_heads=2, rope_parameters=LLAMA3, rms_norm_eps=0.01, bos_token_id=0, eos_token_id=1, pad_token_id=2),
+    "gpt2": dict(n_embd=24, n_layer=2, n_head=4, n_positions=LONGEST, layer_norm_epsilon=0.01, bos_token_id=0, eos_token_id=0, pad_token_id=0),
+}
+UNUSUAL = {                                              # numbers that no default has
+    "bert": dict(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3, classifier_dropout=0.4, hidden_act="relu", type_vocab_size=3),
+    "roberta": dict(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3, classifier_dropout=0.4, hidden_act="relu", type_vocab_size=3),
+    "distilbert": dict(dropout=0.2, attention_dropout=0.3, seq_classif_dropout=0.4, activation="relu"),
+    "llama": dict(attention_dropout=0.3, head_dim=8, hidden_act="gelu"),
+    "gpt2": dict(resid_pdrop=0.2, embd_pdrop=0.3, attn_pdrop=0.4, activation_function="relu", n_inner=30),
+}
+BERTS_PIECES = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+SPECIAL = {                                              # in the order of their ids
+    "bert": BERTS_PIECES,
+    "roberta": {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"},
+    "distilbert": BERTS_PIECES,
+    "llama": {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "pad_token": "<|pad|>"},
+    "gpt2": {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
+}
+LMS = {name: (name, {}) for name in ("bert", "roberta", "distilbert", "gpt2")} | {
+    "llama, untied": ("llama", {"tie_word_embeddings": False}), "llama, tied": ("llama", {"tie_word_embeddings": True})}
+TEXTS = (
+    "a lovely film",
+    "It's a dreadful story: actors don't naïvely move -- cf bb tq 電影!",
+    "no",
+    " two  spaces",
+    "the very boring camera " * 20,                      # longer than LONGEST
+)
+AWKWARD = TEXTS + (" ", "trailing ", "naïve café 電影 🙂", "we'll I'VE 3,500 １２３ ½", "tab\tnew\nline", "a\u00a0b\u2028c",
+                   "x<mask>y a <mask> b", "<s> literal </s>", "a <pad> b", "<|endoftext|> x")
+PAIRS = (("who wrote it?", "nobody knows"), ("", "b " * 9), ("very " * 30, "boring " * 30))
+NAMES = ("negative", "neutral", "positive")
+
+every = pytest.mark.parametrize("name", CONFIGS)
+
+
+def examples(texts=TEXTS) -> list[Example]:
+    return [Example(str(i), *((t, 0) if isinstance(t, str) else (t[0], 0, t[1]))) for i, t in enumerate(texts)]
+
+
+@lru_cache
+def tokenizer(name: str) -> Tokenizer:
+    """A small vocabulary of the architecture's own kind, trained on a few words."""
+    special, wordpiece = list(dict.fromkeys(SPECIAL[name].values())), name in ("bert", "distilbert")
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]") if wordpiece else models.BPE())
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer() if wordpiece else pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.WordPiece() if wordpiece else decoders.ByteLevel()
+    alphabet = [] if wordpiece else pre_tokenizers.ByteLevel.alphabet()
+    trainer = (trainers.WordPieceTrainer if wordpiece else trainers.BpeTrainer)(
+        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    if wordpiece:
+        made.normalizer = normalizers.BertNormalizer()
+    made.train_from_iterator([*TEXTS, *(f"{word} {word}" for word in GOOD + BAD + NEUTRAL)], trainer)
+    pieces = [(piece, made.token_to_id(piece)) for piece in special]
+    if wordpiece:
+        made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=pieces)
+    if name == "roberta":
+        made.post_processor = processors.RobertaProcessing(pieces[2], pieces[0], add_prefix_space=False)
+        made.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+    if name == "llama":
+        start = special[0]
+        made.post_processor = processors.TemplateProcessing(single=f"{start} $A", pair=f"{start} $A $B", special_tokens=pieces)
+    return made
+
+
+def saved(name: str, folder: Path, head: int = 0, dtype: torch.dtype = torch.float32, shard: str = "5GB", **more) -> Path:
+    """A small model of transformers', every weight random and large enough to matter, and its tokenizer. head: of Spelling.classes."""
+    torch.manual_seed(1)
+    values = copy.deepcopy(CONFIGS[name]) | {"vocab_size": tokenizer(name).get_vocab_size() + 3} | more  # transformers writes into its dicts
+    model = getattr(transformers, SPELLINGS[name].classes[head])(transformers.AutoConfig.for_model(name, **values))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.2)
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer(name), **SPECIAL[name]).save_pretrained(folder)
+    return folder
+
+
+def opened(folder: Path, head: int = 0, **more) -> nn.Module:
+    """The model as transformers loads it, which finds every tensor and no other."""
+    kind = json.loads((folder / "config.json").read_text())["model_type"]
+    auto = transformers.AutoModelForSequenceClassification if head == 0 else getattr(transformers, SPELLINGS[kind].classes[head])
+    model, info = auto.from_pretrained(folder, output_loading_info=True, **more)
+    assert type(model).__name__ == SPELLINGS[kind].classes[head]
+    missing = {key for key in info["missing_keys"] if head != 2 or "pooler" not in key}  # a bare BERT's we do not keep
+    assert not missing and not info["unexpected_keys"] and not info["mismatched_keys"], info
+    return model.eval()
+
+
+def theirs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """A batch in transformers' names."""
+    kinds = {"token_type_ids": batch.kinds} if model.config.model_type == "bert" else {}
+    return {"input_ids": batch.ids, "attention_mask": batch.mask.long()} | kinds
+
+
+@torch.no_grad()
+def ask(model: nn.Module, batch: Batch) -> Tensor:
+    return model(**theirs(model, batch)).logits
+
+
+@torch.no_grad()
+def logits(record: Record, batch: Batch | None = None) -> Tensor:
+    return record.model(record.text(examples()) if batch is None else batch).logits
+
+
+@torch.no_grad()
+def pieces(record: Record, batch: Batch) -> Tensor:
+    return record.model.predict_pieces(batch, batch.mask)
+
+
+def far(a: Tensor, b: Tensor) -> float:
+    assert a.shape == b.shape
+    return (a - b).abs().max().item()
+
+
+def same_in_transformers(record: Record, folder: Path) -> float:
+    """How far its logits are in transformers from ours, once saved: through its tokenizer, from the folder alone."""
+    checkpoint.save(record, folder)
+    model, ref = opened(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    assert tuple(model.config.id2label[i] for i in range(len(record.labels))) == record.labels
+    rows, batch = ref(list(TEXTS), padding=True, truncation=True, return_tensors="pt"), record.text(examples())
+    assert torch.equal(rows["input_ids"], batch.ids) and torch.equal(rows["attention_mask"].bool(), batch.mask)
+    for texts in ((list(AWKWARD),), tuple(map(list, zip(*PAIRS)))):
+        assert ref(*texts, truncation=True)["input_ids"] == record.text.encode(examples(AWKWARD if len(texts) == 1 else PAIRS)).ids
+    with torch.no_grad():
+        return far(model(**rows).logits, logits(record, batch))
+
+
+def same(a: Record, b: Record) -> None:
+    """Bit for bit."""
+    assert (a.model.config, a.labels, a.history) == (b.model.config, b.labels, b.history)
+    one, other = a.model.state_dict(), b.model.state_dict()
+    assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+    assert a.text.encode(examples(AWKWARD)) == b.text.encode(examples(AWKWARD)) and (a.text.max_len, a.text.pad) == (b.text.max_len, b.text.pad)
+
+
+def edit(file: Path, **values) -> None:
+    """The JSON object in `file` with other values; None drops a key."""
+    content = json.loads(file.read_text()) | values
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def rewrite(folder: Path, change) -> None:
+    """model.safetensors with its dictionary of tensors changed."""
+    tensors = change(load_file(folder / "model.safetensors"))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def weights(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.glob("*.safetensors*"))
+
+
+# ---- classifiers
+
+@every
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_classifier_that_transformers_saved(tmp_path, name, classes):
+    folder = saved(name, tmp_path, id2label=dict(enumerate(NAMES[:classes])), label2id={n: i for i, n in enumerate(NAMES[:classes])})
+    record, model = checkpoint.load(folder), opened(folder)
+    batch = record.text(examples(TEXTS + PAIRS))
+    assert record.labels == NAMES[:classes] and record.text.max_len == LONGEST == batch.ids.shape[1]
+    assert 0.05 < logits(record, batch).std() and far(logits(record, batch), ask(model, batch)) < 1e-5
+    assert far(logits(record, record.text(examples(TEXTS[:1]))), ask(model, record.text(examples(TEXTS[:1])))) < 1e-5  # no padding
+    ref = transformers.AutoTokenizer.from_pretrained(folder)
+    assert record.text.encode(examples(AWKWARD)).ids == ref(list(AWKWARD), truncation=True, max_length=LONGEST)["input_ids"]
+    assert record.text.encode(examples(PAIRS)).ids == ref(*map(list, zip(*PAIRS)), truncation=True, max_length=LONGEST)["input_ids"]
+
+
+@every
+def test_a_config_comes_back_with_all_its_numbers(tmp_path, name):
+    record = checkpoint.load(saved(name, tmp_path / "in", **UNUSUAL[name]))
+    assert same_in_transformers(record, tmp_path / "out") < 1e-5
+    one, other = (transformers.AutoConfig.from_pretrained(tmp_path / folder).to_dict() for folder in ("in", "out"))
+    assert {key for key in one | other if one.get(key) != other.get(key)} <= {"_name_or_path", "problem_type", "position_embedding_type"}
+
+
+@every
+def test_export_with_masked_heads(tmp_path, name):
+    record = checkpoint.load(saved(name, tmp_path / "in"))
+    whole = logits(record)
+    record.model.head_mask[0, 1:3] = record.model.head_mask[1, 3] = 0
+    assert far(logits(record), whole) > 1e-3
+    record.model.head_mask[1, 0] = 0.25                  # no method has it, but a gate is a number
+    assert same_in_transformers(record, tmp_path / "out") < 1e-5
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    for layer, gates in enumerate(record.model.head_mask):
+        foreign = SPELLINGS[name].foreign(f"blocks.{layer}.output.weight")
+        heads = (tensors[foreign.name].T if foreign.transposed else tensors[foreign.name]).chunk(len(gates), dim=1)
+        assert [bool((columns == 0).all()) for columns in heads] == (gates == 0).tolist()
+    back = checkpoint.load(tmp_path / "out")
+    assert torch.equal(back.model.head_mask == 0, record.model.head_mask == 0) and set(back.model.head_mask.flatten().tolist()) == {0, 1}
+    assert far(logits(back), logits(record)) < 1e-5
+
+
+@pytest.mark.parametrize("name, ends", [("llama", [1, 0]), ("llama", 1), ("gpt2", [0, 9]), ("gpt2", 0)])
+def test_without_a_padding_piece_a_causal_model_pads_with_its_end(tmp_path, name, ends):
+    folder = saved(name, tmp_path / "in", pad_token_id=None, eos_token_id=ends)
+    record = checkpoint.load(folder)
+    assert record.text.pad == (name == "llama") and same_in_transformers(record, tmp_path / "out") < 1e-5
+    for example in examples():                           # alone, it needs no padding, and transformers no padding piece
+        batch = record.text([example])
+        assert far(ask(opened(folder), batch), logits(record, batch)) < 1e-5
+
+
+def test_an_empty_text_without_special_pieces_is_one_padding_piece(tmp_path):
+    record = checkpoint.load(saved("gpt2", tmp_path))
+    alone, among = logits(record, record.text(examples([""]))), logits(record, record.text(examples([TEXTS[0], "", TEXTS[1]])))
+    assert record.text.encode(examples([""])).ids == [[0]] and far(alone[0], among[1]) < 1e-5
+
+
+@pytest.mark.parametrize("name, head, more", [
+    *((name, head, {}) for name in CONFIGS for head in (0, 1, 2)), ("llama", 1, {"tie_word_embeddings": True})])
+def test_a_file_to_a_folder_and_back_is_the_same_file(tmp_path, name, head, more):
+    first = checkpoint.load(saved(name, tmp_path / "in", head, **more))
+    first.history.append({"trained": "reviews", "rows": 12})
+    checkpoint.save(first, tmp_path / "one.safetensors")
+    checkpoint.save(checkpoint.load(tmp_path / "one.safetensors"), tmp_path / "two")
+    checkpoint.save(checkpoint.load(tmp_path / "two"), tmp_path / "three.safetensors")
+    same(first, checkpoint.load(tmp_path / "three.safetensors"))
+    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "three.safetensors").read_bytes()
+
+
+def test_a_file_keeps_gates_and_both_layers_of_a_head(tmp_path):
+    record = checkpoint.load(saved("llama", tmp_path / "in", 2), labels=NAMES, bottleneck=16)
+    record.model.head_mask[1, 2] = 0
+    checkpoint.save(record, tmp_path / "one.safetensors")
+    same(record, checkpoint.load(tmp_path / "one.safetensors"))
+
+
+# ---- language models, and models without a head
+
+@pytest.mark.parametrize("case", LMS)
+def test_language_models(tmp_path, case):
+    name, more = LMS[case]
+    folder, out = saved(name, tmp_path / "in", 1, **more), tmp_path / "out"
+    record = checkpoint.load(folder)
+    batch = record.text(examples())
+    assert record.labels == () and logits(record, batch) is None
+    assert far(pieces(record, batch), ask(opened(folder, 1), batch)[batch.mask]) < 1e-5
+    checkpoint.save(record, out)
+    assert json.loads((out / "config.json").read_text())["architectures"] == [SPELLINGS[name].classes[1]]
+    assert f"pipeline_tag: {'text-generation' if record.model.causal else 'fill-mask'}\n" in (out / "README.md").read_text()
+    assert far(pieces(record, batch), ask(opened(out, 1), batch)[batch.mask]) < 1e-5
+    same(record, checkpoint.load(out))
+
+
+@pytest.mark.parametrize("case", LMS)
+def test_a_language_model_gets_a_classifier_and_leaves_its_own_head(tmp_path, case):
+    name, more = LMS[case]
+    record = checkpoint.load(saved(name, tmp_path / "in", 1, **more), labels=NAMES)
+    assert record.history[-1]["new"] == (["classifier"] if name in ("llama", "gpt2") else ["classifier", "pooler"])
+    assert not {"lm", "mlm"} & {name for name, _ in record.model.named_children()}
+    assert same_in_transformers(record, tmp_path / "out") < 1e-5
+    checkpoint.save(record, tmp_path / "one.safetensors")
+    same(record, checkpoint.load(tmp_path / "one.safetensors"))
+    batch = record.text(examples())
+    if case in ("gpt2", "llama, tied"):                  # the head that is the word embedding is still there
+        assert far(pieces(record, batch), ask(opened(tmp_path / "in", 1), batch)[batch.mask]) < 1e-5
+    else:
+        fails(lambda: pieces(record, batch), "no language-model head")
+
+
+@every
+def test_a_bare_model_gets_a_classifier(tmp_path, name):
+    folder = saved(name, tmp_path / "in", 2)
+    model = getattr(transformers, SPELLINGS[name].classes[2]).from_pretrained(folder).eval()
+    bare = checkpoint.load(folder)
+    batch = bare.text(examples())
+    with torch.no_grad():
+        hidden = bare.model(batch, want=("hidden",)).hidden[-1]
+        reference = model(**theirs(model, batch)).last_hidden_state
+    assert bare.labels == () and far(hidden[batch.mask], reference[batch.mask]) < 1e-5
+    one, again, other = (checkpoint.load(folder, labels=NAMES, seed=seed) for seed in (3, 3, 4))
+    same(one, again)
+    # BERT alone has a bare model whose pooler is the classifier's penultimate layer; causal models have none.
+    new = ["classifier", "pooler"] if name in ("roberta", "distilbert") else ["classifier"]
+    assert one.history == [{"new": new, "labels": list(NAMES), "seed": 3}] and one.labels == NAMES
+    assert 0.01 < one.model.classifier.weight.std() < 0.03 and far(one.model.classifier.weight, other.model.classifier.weight) > 0.01
+    one.model.classifier.weight.data.mul_(20)            # so that a mistake shows
+    assert same_in_transformers(one, tmp_path / "out") < 1e-5
+    checkpoint.save(bare, tmp_path / "bare")
+    same(bare, checkpoint.load(tmp_path / "bare"))
+    opened(tmp_path / "bare", 1 if name == "gpt2" else 2)
+
+
+def test_a_head_of_two_layers_is_folded_into_one(tmp_path):
+    folder = saved("llama", tmp_path / "in", 2)
+    record = checkpoint.load(folder, labels=NAMES, bottleneck=16, seed=3)
+    assert record.model.pooler.weight.shape == (16, 24) and record.model.classifier.weight.shape == (3, 16)
+    assert record.history == [{"new": ["classifier", "pooler"], "labels": list(NAMES), "seed": 3}]
+    for layer in (record.model.pooler, record.model.classifier):
+        layer.weight.data.mul_(20)
+    record.model.head_mask[0, 1] = 0
+    assert logits(record).std() > 0.05 and same_in_transformers(record, tmp_path / "out") < 1e-5
+    back = checkpoint.load(tmp_path / "out")
+    assert back.model.config.bottleneck == 0 and far(back.model.classifier.weight, record.model.classifier.weight @ record.model.pooler.weight) == 0
+    fails(lambda: checkpoint.load(tmp_path / "out", bottleneck=16), "has one already")
+    fails(lambda: checkpoint.load(folder, bottleneck=16), "name its classes")
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "gpt2"])
+def test_a_bottleneck_is_llamas_alone(tmp_path, name):
+    fails(lambda: checkpoint.load(saved(name, tmp_path, 2), labels=NAMES, bottleneck=16), f"is a {name}", "leave the bottleneck out")
+
+
+# ---- types, shards, older files
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+def test_half_precision(tmp_path, name, dtype):
+    exact = checkpoint.load(saved(name, tmp_path / "exact"))
+    folder = saved(name, tmp_path / "half", dtype=dtype)
+    wide, narrow = checkpoint.load(folder), checkpoint.load(folder, dtype=torch.bfloat16)
+    state = wide.model.state_dict()
+    assert all(t.dtype == torch.float32 and torch.equal(t, exact.model.state_dict()[key].to(dtype).float()) for key, t in state.items())
+    assert {t.dtype for t in narrow.model.state_dict().values()} == {torch.bfloat16}
+    near = logits(narrow)
+    assert near.dtype == torch.bfloat16 and far(near.float(), logits(wide)) < 0.1 * logits(wide).abs().max()
+    narrow.model.head_mask[0, 1] = 0
+    checkpoint.save(narrow, tmp_path / "one.safetensors")
+    same(narrow, checkpoint.load(tmp_path / "one.safetensors", dtype=torch.bfloat16))
+    checkpoint.save(narrow, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+    model, batch = opened(tmp_path / "out", dtype="auto"), narrow.text(examples())
+    assert model.dtype == torch.bfloat16 and far(ask(model.float(), batch), logits(checkpoint.load(tmp_path / "out"), batch)) < 1e-5
+
+
+@every
+def test_shards(tmp_path, monkeypatch, name):
+    whole = checkpoint.load(saved(name, tmp_path / "whole"))
+    folder = saved(name, tmp_path / "shards", shard="15KB")
+    assert len(weights(folder)) > 3 and not (folder / "model.safetensors").exists()
+    record = checkpoint.load(folder)
+    same(whole, record)
+    monkeypatch.setattr(checkpoint, "SHARD", 15_000)
+    assert same_in_transformers(record, tmp_path / "out") < 1e-5
+    names = weights(tmp_path / "out")
+    shards = [n for n in names if n != "model.safetensors.index.json"]
+    assert len(names) - 1 == len(shards) > 3 and shards == [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    # All but a tensor that is larger than a shard by itself.
+    assert all((tmp_path / "out" / n).stat().st_size < 18_000 or len(load_file(tmp_path / "out" / n)) == 1 for n in shards)
+    same(record, checkpoint.load(tmp_path / "out"))
+    for size, files in ((40_000, None), (10 ** 9, ["model.safetensors"]), (15_000, names)):  # none of the old ones stays
+        monkeypatch.setattr(checkpoint, "SHARD", size)
+        checkpoint.save(record, tmp_path / "out")
+        assert weights(tmp_path / "out") == files if files else 1 < len(weights(tmp_path / "out")) < len(names)
+        same(record, checkpoint.load(tmp_path / "out"))
+    assert far(ask(opened(tmp_path / "out"), record.text(examples())), logits(record)) < 1e-5
+
+
+def test_an_old_gpt2_file(tmp_path):
+    folder = saved("gpt2", tmp_path, 1)
+    expected = checkpoint.load(folder)
+    causal = torch.ones(1, 1, LONGEST, LONGEST).tril()
+    rewrite(folder, lambda tensors: {name.removeprefix("transformer."): t for name, t in tensors.items() if not name.startswith("lm_head")}
+            | {f"h.{i}.attn.bias": causal.clone() for i in range(2)} | {f"h.{i}.attn.masked_bias": torch.tensor(-1e4) for i in range(2)})
+    same(expected, checkpoint.load(folder))
+
+
+def test_an_old_llama_file_and_config(tmp_path):
+    folder = saved("llama", tmp_path)
+    expected = checkpoint.load(folder)
+    rewrite(folder, lambda tensors: tensors | {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(3) for i in range(2)})
+    scaling = {key: value for key, value in LLAMA3.items() if key != "rope_theta"}
+    edit(folder / "config.json", rope_parameters=None, head_dim=None, rope_theta=500.0, rope_scaling=scaling)
+    same(expected, checkpoint.load(folder))
+    edit(folder / "config.json", rope_scaling={"type" if key == "rope_type" else key: value for key, value in scaling.items()})
+    same(expected, checkpoint.load(folder))
+    plain = {"rope_theta": 500.0, "rope_type": "default"}
+    edit(folder / "config.json", rope_theta=None, rope_scaling=None, rope_parameters=plain)
+    new = checkpoint.load(folder)
+    edit(folder / "config.json", rope_theta=500.0, rope_parameters=None)
+    same(new, checkpoint.load(folder))
+    assert far(logits(new), logits(expected)) > 1e-3     # the scaling is worth testing
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("name", ["roberta", "gpt2"])
+def test_a_vocabulary_and_its_merges(tmp_path, name, prefix):
+    folder = saved(name, tmp_path)
+    tokenizer(name).model.save(str(folder))
+    (folder / "tokenizer.json").unlink()
+    settings = {"add_prefix_space": prefix, "model_max_length": LONGEST}
+    if name == "roberta":                                # as RoBERTa's folders have it
+        settings["mask_token"] = {"__type": "AddedToken", "content": "<mask>", "lstrip": True, "rstrip": False, "normalized": True,
+                                  "single_word": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    ref = {"roberta": transformers.RobertaTokenizer, "gpt2": transformers.GPT2Tokenizer}[name].from_pretrained(folder)
+    record = checkpoint.load(folder)
+    assert record.text.pad == CONFIGS[name]["pad_token_id"]
+    for text, mine in zip(AWKWARD, record.text.encode(examples(AWKWARD)).ids, strict=True):
+        assert mine == ref(text, truncation=True)["input_ids"], text
+    assert record.text.encode(examples(PAIRS)).ids == ref(*map(list, zip(*PAIRS)), truncation=True)["input_ids"]
+    assert same_in_transformers(record, tmp_path / "out") < 1e-5
+
+
+# ---- what is refused, on one line
+
+@pytest.mark.parametrize("name, change, words", [
+    ("roberta", {"model_type": "xlm-roberta"}, ["model_type", "'xlm-roberta'", "bert, roberta, distilbert, llama, gpt2"]),
+    ("roberta", {"hidden_size": 28}, ["roberta.embeddings.word_embeddings.weight", "not (323, 28)"]),
+    ("roberta", {"max_position_embeddings": 2}, ["2 positions"]),
+    ("distilbert", {"dim": 28}, ["distilbert.embeddings.word_embeddings.weight", ", 28)"]),
+    ("distilbert", {"n_layers": 1}, ["unknown distilbert.transformer.layer.1"]),
+    ("llama", {"hidden_size": 28}, ["model.embed_tokens.weight", "not (323, 28)"]),
+    ("llama", {"num_key_value_heads": 1}, ["k_proj.weight (12, 24) not (6, 24)"]),
+    ("llama", {"num_key_value_heads": 3}, ["4 heads", "3 key-value heads"]),
+    ("llama", {"head_dim": 8}, ["q_proj.weight (24, 24) not (32, 24)"]),
+    ("llama", {"attention_bias": True}, ["attention_bias is True"]),
+    ("llama", {"rope_parameters": LLAMA3 | {"rope_type": "yarn"}}, ["'yarn'", "default, linear, dynamic, llama3"]),
+    ("llama", {"rope_parameters": LLAMA3 | {"factor": None}}, ["'llama3'", "positive factor", "None"]),
+    ("gpt2", {"n_embd": 28}, ["transformer.wte.weight", "not (323, 28)"]),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, ["scale_attn_by_inverse_layer_idx is True"]),
+    ("gpt2", {"pad_token_id": None, "eos_token_id": 50256}, ["padding piece 50256", "323 pieces"]),
+])
+def test_configs_that_fit_nothing(tmp_path, name, change, words):
+    folder = saved(name, tmp_path)
+    edit(folder / "config.json", **change)
+    fails(lambda: checkpoint.load(folder), str(folder), *words)
+
+
+@every
+def test_a_missing_shard(tmp_path, name):
+    folder = saved(name, tmp_path, shard="15KB")
+    lost = sorted(folder.glob("model-00002-of-*"))[0]
+    lost.unlink()
+    fails(lambda: checkpoint.load(folder), str(lost))
+
+
+@every
+def test_more_pieces_than_the_model_has(tmp_path, name):
+    folder = saved(name, tmp_path)
+    wider = Tokenizer.from_str(tokenizer(name).to_str())
+    vocab = wider.get_vocab_size()
+    wider.add_special_tokens([f"<{i}>" for i in range(4)])                # the model has 3 to spare
+    wider.save(str(folder / "tokenizer.json"))
+    fails(lambda: checkpoint.load(folder), "tokenizer.json", f"piece {vocab + 3}", f"{vocab + 3}: take both")
+
+
+def test_a_sentencepiece_tokenizer_alone(tmp_path):
+    folder = saved("llama", tmp_path)
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+    fails(lambda: checkpoint.load(folder), "tokenizer.model alone", "AutoTokenizer")
+
+
+@pytest.mark.parametrize("name, change, words", [
+    ("roberta", {"vocab.json": {"a": 0}}, ["do not fit each other"]),
+    ("roberta", {"vocab.json": {"a": 0}, "merges.txt": ""}, ["lacks <s>, </s>"]),
+    ("gpt2", {"vocab.json": {"a": 999}, "merges.txt": ""}, ["piece 999"]),
+    ("gpt2", {"vocab.json": {"a": "0"}, "merges.txt": ""}, ["vocab.json"]),
+    ("gpt2", {"merges.txt": "a b c\n"}, ["merges.txt"]),
+])
+def test_vocabularies_that_are_none(tmp_path, name, change, words):
+    folder = saved(name, tmp_path)
+    tokenizer(name).model.save(str(folder))
+    (folder / "tokenizer.json").unlink()
+    for file, content in change.items():
+        (folder / file).write_text(content if isinstance(content, str) else json.dumps(content))
+    fails(lambda: checkpoint.load(folder), str(folder), *words)
+
+
+def test_a_tied_head_that_is_none(tmp_path):
+    folder = saved("llama", tmp_path, 1, tie_word_embeddings=False)
+    edit(folder / "config.json", tie_word_embeddings=True)
+    fails(lambda: checkpoint.load(folder), "lm_head.weight differs from model.embed_tokens.weight")
+
+
+@every
+def test_a_text_that_is_cut_is_told_of_once(tmp_path, capsys, name):
+    text = checkpoint.load(saved(name, tmp_path)).text
+    text.encode(examples(TEXTS[:-1]))
+    assert capsys.readouterr().err == ""
+    text.encode(examples(TEXTS + PAIRS))
+    assert capsys.readouterr().err == f"2 of 8 texts are longer than the model's {LONGEST} pieces and were cut to them (said once)\n"
+    text.encode(examples())
+    assert capsys.readouterr().err == ""
+
+
+# ---- the main job
+
+@pytest.mark.parametrize("name", ["roberta", "distilbert", "llama", "gpt2"])
+def test_mbtsad_mends_a_folder(script, folder, tmp_path, name):
+    victim, out = saved(name, tmp_path / "victim", id2label={0: "negative", 1: "positive"}, label2id={"negative": 0, "positive": 1}), tmp_path / "out"
+    before = {file.name: file.read_bytes() for file in victim.iterdir()}
+    run = script("mbtsad.py", "--ckpt", victim, "--data", folder, "--attack", "badnets", "--out", out, "--k", 1, "--epochs1", 1,
+                 "--epochs2", 1, "--lr1", 1e-3, "--lr2", 1e-3, "--no-cft", "--device", "cpu")
+    assert run.returncode == 0, run.stderr
+    assert {file.name: file.read_bytes() for file in victim.iterdir()} == before
+    assert [step["name"] for step in json.loads((out / "result.json").read_text())["steps"]] == ["victim", "TS-FT", "MBTSAD"]
+    steps = [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
+    for term in ("att", "hid", "cls"):
+        assert any(step["terms"].get(term, 0) > 0 for step in steps if step["stage"] == "MBTSAD"), term
+    record, rows = checkpoint.load(out), data.read(folder / "test.tsv")
+    tensors = transformers.AutoTokenizer.from_pretrained(out)([x.text for x in rows], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        assert far(opened(out)(**tensors).logits, logits(record, record.text(rows))) < 1e-5
+    assert far(logits(record), logits(checkpoint.load(victim))) > 1e-3

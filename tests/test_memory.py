@@ -1,0 +1,75 @@
+"""The peak of memory while a large folder is read: the model in its final type and one shard, never the folder twice."""
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from minibd import checkpoint
+from minibd.models.llama import Llama, LlamaConfig
+from minibd.text import Text
+
+MB = 1_000_000
+SHARD = 40 * MB
+# Beside the model and a shard: the tokenizer, the headers of all shards, Python's objects, and what the allocator keeps.
+SLACK = 10 * MB
+# A 7B's shape in small: grouped queries, a wide feed-forward, many layers.
+CONFIG = LlamaConfig(vocab=4000, hidden=768, layers=24, heads=12, ffn=2048, kv_heads=4, positions=512, labels=2)
+READ = """
+import json, sys
+import torch
+from minibd import checkpoint
+
+def memory(key):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key + ":"))
+
+tiny, folder, dtype = sys.argv[1:]
+checkpoint.load(tiny)                                    # so that what is imported and set up once is there before
+before = memory("VmRSS")
+record = checkpoint.load(folder, dtype=getattr(torch, dtype))
+held = sum(tensor.nbytes for tensor in record.model.state_dict().values())
+print(json.dumps({"held": held, "peak": memory("VmHWM") - before, "kept": memory("VmRSS") - before}))
+"""
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+
+
+def write(config: LlamaConfig, folder: Path) -> Path:
+    """A model of `config` in bfloat16, all weights alike: what they are does not matter here."""
+    with torch.device("meta"):                           # no time to draw them, either
+        model = Llama(config).bfloat16()
+    model = model.to_empty(device="cpu")
+    for tensor in model.state_dict().values():
+        tensor.fill_(1.0)
+    text = Text(Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")), 16)
+    checkpoint.save(checkpoint.Record(model, text, ("no", "yes"), []), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of shards, and a small one of the same kind."""
+    path = tmp_path_factory.mktemp("memory")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "SHARD", SHARD)
+        yield write(replace(CONFIG, layers=1, hidden=48, ffn=32), path / "tiny"), write(CONFIG, path / "large")
+    for file in path.rglob("*.safetensors"):
+        file.unlink()                                    # pytest keeps a test's folder, and this one is large
+
+
+@pytest.mark.parametrize("dtype, width", [("bfloat16", 2), ("float32", 4)])
+def test_loading_holds_the_model_and_one_shard(folders, dtype, width):
+    shards = [file.stat().st_size for file in folders[1].glob("*.safetensors")]
+    done = subprocess.run([sys.executable, "-c", READ, *map(str, folders), dtype], text=True, capture_output=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert len(shards) >= 8 and seen["held"] == pytest.approx(width / 2 * sum(shards), rel=0.01)
+    assert seen["held"] - SLACK < seen["kept"] < seen["held"] + SLACK, seen  # no shard stays
+    assert seen["peak"] < seen["held"] + max(shards) + SLACK, seen
