@@ -34,7 +34,7 @@ def run() -> None:
 
     settings = MBTSAD(**asdict(settings))
     job = jobs.start("mbtsad", task, clean, attack, script, settings)
-    settings = settings.sized(job.victim.model.config.hidden, job.victim.model.config.heads)
+    settings = settings.sized(job.victim.model.config.hidden)
     job.args |= asdict(settings)
     dtype = getattr(torch, task.dtype)
     job.judged("victim", job.victim.model, 0.0)

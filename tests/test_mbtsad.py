@@ -504,13 +504,13 @@ def test_originals_stand_beside_their_copies():
 
 
 def test_sized_fills_in_what_scales_with_the_model_and_nothing_else():
-    filled = MBTSAD().sized(hidden=384, heads=12)
-    assert (filled.lr1, filled.lr2) == pytest.approx((2e-4, 1e-4)) and filled.attention_dropout == pytest.approx(0.9)
-    wide = MBTSAD().sized(hidden=1536, heads=24)  # four times as wide: half the rate
-    assert (wide.lr1, wide.lr2) == pytest.approx((1e-4, 5e-5)) and wide.attention_dropout == pytest.approx(0.9)
-    given = MBTSAD(lr1=3e-5, attention_dropout=0.0).sized(hidden=384, heads=12)
-    assert given.lr1 == 3e-5 and given.attention_dropout == 0.0 and given.lr2 == pytest.approx(1e-4)
-    assert MBTSAD().sized(hidden=8, heads=2).attention_dropout == pytest.approx(0.2)
+    filled = MBTSAD().sized(hidden=384)
+    assert (filled.lr1, filled.lr2) == pytest.approx((2e-4, 2e-4)) and replace(filled, lr1=None, lr2=None) == MBTSAD()
+    wide = MBTSAD().sized(hidden=1536)  # four times as wide: half the rate
+    assert (wide.lr1, wide.lr2) == pytest.approx((1e-4, 1e-4))
+    given = MBTSAD(lr1=3e-5).sized(hidden=384)
+    assert given.lr1 == 3e-5 and given.lr2 == pytest.approx(2e-4)
+
 
 
 def test_a_bad_number_of_either_step_is_refused_before_any_training():

@@ -9,7 +9,7 @@ Who uses it: someone who holds a suspicious classifier theta_B and a few clean r
     5                             theta_S <- theta_S - lr2 dL / dtheta_S, theta_T frozen
     6  return theta_S
 
-Departure: while the teacher is retrained most attention edges are dropped (`attention_dropout`, which the paper does not mention).
+Departure: while the teacher is retrained half of the attention edges are dropped (`attention_dropout`; the paper does not mention it).
 A rare-word trigger acts through few strong edges, a sentiment through many; README.md has what it changes.
 
 Choices where the paper is silent (its text lost k, p, both rates, the weights and the norms): see `MBTSAD`, number by number.
@@ -43,21 +43,21 @@ from minibd.train import Log, Schedule, cross_entropy, fit, weighted
 
 @dataclass(frozen=True, slots=True)
 class MBTSAD:
-    """The method's numbers, the same for every attack. Three of them scale with the model where they are not given; see `sized`."""
+    """The method's numbers, the same for every attack. The rates scale with the model where they are not given; see `sized`."""
     k: int = setting(4, "token-split copies of each clean row", paper="lost")
     originals: bool = setting(True, "keep the unsplit rows in D_aug beside their copies", paper="unclear")
     rate: float = setting(0.3, "share of a text's tokens that are split", paper="lost; nlpaug 0.3")
     max_targets: int = setting(10, "most words split in a text", paper="lost; nlpaug 10")
     min_char: int = setting(4, "shortest word that is split, in characters", paper="lost; nlpaug 4")
     lr1: float | None = setting(None, "learning rate of the teacher's retraining (default 2e-4 * sqrt(384 / hidden size))", paper="lost", kind=float)
-    lr2: float | None = setting(None, "learning rate of the distillation (default 1e-4 * sqrt(384 / hidden size))", paper="lost", kind=float)
+    lr2: float | None = setting(None, "learning rate of the distillation (default 2e-4 * sqrt(384 / hidden size))", paper="lost", kind=float)
     epochs1: int = setting(2, "passes over D_aug in retraining", paper="lost")
     epochs2: int = setting(2, "passes over D_aug in distillation", paper="lost")
     batch_size: int = setting(32, "texts a step", paper="lost")
     warmup: float = setting(0.1, "share of the steps over which a rate climbs", paper="lost")
     weight_decay: float = setting(0.01, "AdamW's weight decay", paper="lost")
-    attention_dropout: float | None = setting(None, "dropout of the attention probabilities while the teacher is retrained; the student "
-                                              "keeps its own (default heads / 10, at most 0.9)", paper="not mentioned; BERT 0.1", kind=float)
+    attention_dropout: float = setting(0.5, "dropout of the attention probabilities while the teacher is retrained",
+                                       paper="not mentioned; BERT 0.1")
     attention_dropout2: float | None = setting(None, "the same while the student is distilled (default: the model's own)",
                                                paper="not mentioned; BERT 0.1", kind=float)
     alpha: float = setting(5.0, "weight of the attention term", paper="lost, set per attack")
@@ -77,7 +77,7 @@ class MBTSAD:
             if f.metadata["choices"] and getattr(self, f.name) not in f.metadata["choices"]:
                 raise BadInput(f"{f.name} is {getattr(self, f.name)!r}, it must be one of {', '.join(f.metadata['choices'])}")
         for name in ("attention_dropout", "attention_dropout2"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
+            if not 0 <= (getattr(self, name) or 0.0) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, a probability: it must lie in 0..1, 1 excluded")
         if not (self.p > 0 and 0 <= self.rate <= 1):
             raise BadInput(f"p is {self.p} and rate {self.rate}: p must be above 0 and rate in 0..1")
@@ -87,15 +87,13 @@ class MBTSAD:
         if None not in (self.lr1, self.lr2):
             self.schedule(1), self.schedule(2)  # a bad second step is refused before the first is trained
 
-    def sized(self, hidden: int, heads: int) -> MBTSAD:
-        """These settings with every number filled in for a model of hidden size D and H heads.
+    def sized(self, hidden: int) -> MBTSAD:
+        """These settings with both rates filled in for a model of hidden size D: a wider model takes smaller steps, lr ~ 1 / sqrt(D).
 
-        A wider model takes smaller steps, lr ~ 1 / sqrt(D); with more heads two pieces have more ways to meet, so more of their
-        edges may be dropped, p = H / 10 up to 0.9. Measured at D = 384, H = 12 (2e-4, 0.9) and D = 128, H = 4 (3.5e-4, 0.4).
+        Measured at D = 384 (2e-4) and D = 128 (3.5e-4).
         """
-        scale = (384 / hidden) ** 0.5
-        return replace(self, lr1=2e-4 * scale if self.lr1 is None else self.lr1, lr2=1e-4 * scale if self.lr2 is None else self.lr2,
-                       attention_dropout=min(0.9, heads / 10) if self.attention_dropout is None else self.attention_dropout)
+        lr = 2e-4 * (384 / hidden) ** 0.5
+        return replace(self, lr1=lr if self.lr1 is None else self.lr1, lr2=lr if self.lr2 is None else self.lr2)
 
     def schedule(self, step: int) -> Schedule:
         """How long and how fast step 1 (retraining) or 2 (distillation) goes."""
@@ -175,7 +173,7 @@ def token_split(clean: Sequence[Example], settings: MBTSAD, seed: int) -> list[E
 def retrain(victim: Record, augmented: Encoded, settings: MBTSAD, *, seed: int = 0, dtype: torch.dtype = torch.float32,
             log: Log | None = None) -> Record:
     """Line 2 of Algorithm 1: the teacher, a copy of `victim` retrained on D_aug, most of its attention edges dropped meanwhile."""
-    settings = settings.sized(victim.model.config.hidden, victim.model.config.heads)
+    settings = settings.sized(victim.model.config.hidden)
     teacher = checkpoint.copy(victim)
     with attention_dropout(teacher.model, settings.attention_dropout):
         fit(teacher.model, victim.text, augmented, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype, log=log, name="TS-FT")
@@ -185,7 +183,7 @@ def retrain(victim: Record, augmented: Encoded, settings: MBTSAD, *, seed: int =
 def distil(victim: Record, teacher: Record, augmented: Encoded, settings: MBTSAD, *, seed: int = 0, dtype: torch.dtype = torch.float32,
            log: Log | None = None) -> Record:
     """Lines 3 to 6 of Algorithm 1: the student, a copy of `victim` that learns from the frozen `teacher` on D_aug."""
-    settings = settings.sized(victim.model.config.hidden, victim.model.config.heads)
+    settings = settings.sized(victim.model.config.hidden)
     student = checkpoint.copy(victim)
     want = [name for name, term in (("attn", "att"), ("hidden", "hid")) if settings.weights[term]]
 
@@ -208,7 +206,7 @@ def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD()
 
     log: see train.fit. watch: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds each step took.
     """
-    settings = settings.sized(victim.model.config.hidden, victim.model.config.heads)
+    settings = settings.sized(victim.model.config.hidden)
     started = time.perf_counter()
     augmented = victim.text.encode(token_split(clean, settings, seed))
     teacher = retrain(victim, augmented, settings, seed=seed, dtype=dtype, log=log)
