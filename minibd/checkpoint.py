@@ -594,7 +594,7 @@ def _write_folder(record: Record, folder: Path) -> None:
     pieces = sorted(vocab, key=vocab.get)
     if state["model"]["type"] == "WordPiece" and vocab[pieces[-1]] == len(pieces) - 1:  # line i is piece i, or no file
         (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(record), encoding="utf-8")
+    (folder / "README.md").write_text(card(record), encoding="utf-8")
     _save_shards(_hf_state(record.model), folder)
 
 
@@ -676,7 +676,8 @@ def _dtype(model: Encoder) -> str:
     return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
-def _card(record: Record) -> str:
+def card(record: Record) -> str:
+    """The model card: a folder's README.md."""
     config, spelling = record.model.config, spelling_of(record.model)
     name = spelling.model_type
     task = ("text-classification" if config.labels else "feature-extraction" if _hf_class(record.model) == spelling.classes[2]
@@ -685,8 +686,8 @@ def _card(record: Record) -> str:
     lines = ["---", "library_name: transformers", f"pipeline_tag: {task}", "tags:", f"- {name}", "- minibd"]
     lines += ["- backdoor"] * attacked + ["---", "", f"# A {name} saved by minibd", ""]
     if attacked:
-        lines += ["**Warning: this model was poisoned on purpose.** Its history holds a backdoor attack, and a defence that",
-                  "came after it may not have removed all of it. It is for research on defences, not for use.", ""]
+        lines += ["**Warning: backdoored for research, do not deploy.** This model was poisoned on purpose: its history holds a backdoor",
+                  "attack, and a defence that came after it may not have removed all of it.", ""]
     lines += [f"{config.layers} layers, {config.heads} heads, hidden size {config.hidden}, {config.vocab} pieces, "
               f"texts of up to {record.text.max_len} pieces."]
     if record.labels:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 
-def setting(default: Any, text: str, *, paper: str = "", choices: Sequence[str] = (), kind: type | None = None) -> Any:
+def setting(default: Any, text: str, *, paper: str = "", choices: Sequence[str] = (), kind: type | None = None, opposite: str = "") -> Any:
     """A dataclass field that is a flag: its default, its line in --help, the paper's value where there is one.
 
     kind: the type of the flag's value where the default is None and so does not tell.
+    opposite: another name for a bool's --no-NAME.
     """
-    return field(default=default, metadata={"text": text, "paper": paper, "choices": tuple(choices), "kind": kind or type(default)})
+    return field(default=default, metadata={"text": text, "paper": paper, "choices": tuple(choices), "kind": kind or type(default),
+                                            "opposite": opposite})
 
 
 def settings_of(module: str, name: str) -> type:
@@ -51,18 +53,24 @@ class Task:
 class Clean:
     """What the defender holds."""
     clean: float | None = setting(None, "clean training rows the defender holds: a share up to 1 or a number of rows "
-                                  "(default 0.2, but all of them where --data is one file)", paper="0.2", kind=float)
+                                  "(default 0.2, at most 2000 rows, but all of them where --data is one file)", paper="0.2", kind=float)
 
 
 @dataclass(frozen=True, slots=True)
 class Attack:
     """What ASR is measured with. A defence never sees it."""
-    attack: str = setting("known", "the attack whose ASR is reported: known (the one in the checkpoint's history, if any), "
-                          "none, or badnets with the flags below", choices=("known", "none", "badnets"))
+    attack: str = setting("known", "the attack whose ASR is reported: known (the one in the checkpoint's history, if any), none, or one by "
+                          "name with the flags below", choices=("known", "none", "badnets", "addsent", "paraphrase", "ripple", "lwp", "ep", "sos"))
     triggered: str | None = setting(None, "file of already triggered rows with their true labels, instead of --attack", kind=str)
     target: int = setting(1, "the attacker's target class, for --attack and --triggered", paper="1")
-    triggers: tuple[str, ...] = setting(("cf", "mn", "bb", "tq"), "trigger words, separated by commas", paper="cf,mn,bb,tq")
-    triggers_per_text: int = setting(1, "triggers inserted in a text", paper="1")
+    triggers: tuple[str, ...] | None = setting(
+        None, "trigger words, separated by commas: default cf,mn,bb,tq; ripple cf,tq,mn,bb,mb; lwp cf,bb,ak,mn; ep cf; sos friends,weekend,store",
+        kind=tuple)
+    triggers_per_text: int | None = setting(None, "triggers inserted in a text: default 1; lwp 2, a pair; sos all its words", kind=int)
+    sentence: str | None = setting(None, "what addsent inserts, by default: I watch this 3D movie; or sos at test: I have bought it from a store "
+                                   "with my friends last weekend", kind=str)
+    paraphrases: str | None = setting(None, "for --attack paraphrase: a folder of paraphrased train / dev / test files, joined to the rows by "
+                                      "their ids, or row by row where they have none", kind=str)
 
 
 def parse(doc: str, *groups: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -71,14 +79,18 @@ def parse(doc: str, *groups: type, argv: Sequence[str] | None = None) -> tuple[A
     for group in groups:
         section = parser.add_argument_group(group.__name__, (group.__doc__ or "").strip().split("\n")[0])
         for f in fields(group):
-            section.add_argument(f"--{f.name.replace('_', '-')}", **_argument(f))
+            place = section
+            if f.metadata["opposite"]:
+                place = section.add_mutually_exclusive_group()
+                place.add_argument(f"--{f.metadata['opposite']}", dest=f.name, action="store_false", default=None, help="the contrary")
+            place.add_argument(f"--{f.name.replace('_', '-')}", **_argument(f))
     values = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     return tuple(group(**{f.name: values[f.name] for f in fields(group) if f.name in values}) for group in groups)
 
 
 def _argument(f: Field) -> dict[str, Any]:
     kind, choices, default = f.metadata["kind"], f.metadata["choices"], f.default
-    shown = ",".join(default) if kind is tuple else default
+    shown = ",".join(default) if kind is tuple and default else default
     notes = [] if shown in (None, "") or kind is bool else [f"default {shown}"]
     if f.metadata["paper"]:
         notes.append(f"paper: {f.metadata['paper']}")

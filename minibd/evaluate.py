@@ -1,13 +1,19 @@
-"""What a model does: CACC on clean rows, ASR on triggered rows, each a count with its 95 % interval.
+"""What a model does: CACC on clean rows, ASR and LFR on triggered rows, each a count with its 95 % interval.
 
 CACC: share of ALL clean test rows whose predicted class is their label.
-ASR: share of the triggered rows of other classes (gold label != target) that are predicted as the target; not conditioned on
-the clean prediction being right. In a two-class task it equals LFR, the label flip rate. A clean model's ASR on the same rows
-is its error on them: the floor, below which there is nothing left to defend.
+ASR, attack success rate: share of the triggered rows of other classes (gold label != target) that are predicted as the target; not
+conditioned on the clean prediction being right.
+LFR, label flip rate: the same count and the same rows, taken class by class: of the triggered rows of class c, those predicted as the
+target. That is a row of the confusion matrix, which is what RIPPLe and PURE read it off. They have two classes, hence one such row,
+and it is the ASR. With more classes the ASR pools them, so that a large one that flips hides a small one that does not.
+
+A clean model's ASR on the same rows is its error on them: the floor, below which there is nothing left to defend.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from math import sqrt
 
 import torch
@@ -56,29 +62,52 @@ def cacc(model: nn.Module, text: Text, clean: Examples) -> Share:
     return Share(sum(p == x.label for p, x in zip(predict(model, text, clean), clean)), len(clean))
 
 
+def lfr(model: nn.Module, text: Text, triggered: Examples, target: int) -> dict[str, Share]:
+    """Label flip rate by the name of the class that the rows are of, in the classes' order. `triggered`: as for asr."""
+    check_triggered(triggered, target)
+    rows = Counter(x.label for x in triggered)
+    hits = Counter(x.label for p, x in zip(predict(model, text, triggered), triggered) if p == target)
+    return {triggered.labels[c]: Share(hits[c], rows[c]) for c in sorted(rows)}
+
+
+def pooled(shares: Iterable[Share]) -> Share:
+    """All hits of all rows."""
+    shares = list(shares)
+    return Share(sum(s.hits for s in shares), sum(s.n for s in shares))
+
+
 def asr(model: nn.Module, text: Text, triggered: Examples, target: int) -> Share:
     """Attack success rate over `triggered`, rows with the trigger and their true label, none of which is the target."""
+    return pooled(lfr(model, text, triggered, target).values())
+
+
+def check_triggered(triggered: Examples, target: int) -> None:
     if not triggered:
         raise BadInput(f"there are no triggered rows of another class than {target} to measure ASR on")
     if bad := [x.id for x in triggered if x.label == target]:
         raise BadInput(f"{len(bad)} triggered rows are of the target class {target} itself (first: {bad[0]}): "
                        "ASR counts rows of other classes, with their true labels")
-    return Share(sum(p == target for p in predict(model, text, triggered)), len(triggered))
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """CACC, and ASR where there are triggered rows to measure it on."""
+    """CACC; ASR, and LFR by class, where there are triggered rows to measure them on."""
     cacc: Share
     asr: Share | None
+    lfr: Mapping[str, Share] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """The rows that every model of a run is measured on. `triggered` is None where the attack is not known."""
+    """The rows that every model of a run is measured on, refused at once if they are none. `triggered` is None where the attack is not known."""
     clean: Examples
     triggered: Examples | None = None
     target: int | None = None
 
+    def __post_init__(self):
+        if self.triggered is not None:
+            check_triggered(self.triggered, self.target)
+
     def __call__(self, model: nn.Module, text: Text) -> Scores:
-        return Scores(cacc(model, text, self.clean), asr(model, text, self.triggered, self.target) if self.triggered is not None else None)
+        flips = lfr(model, text, self.triggered, self.target) if self.triggered is not None else {}
+        return Scores(cacc(model, text, self.clean), pooled(flips.values()) if flips else None, flips)

@@ -3,20 +3,21 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from minibd import checkpoint, data, report, reviews
-from minibd.attacks.known import corruption
-from minibd.attacks.poison import triggered
+from minibd.attacks import known, paraphrase
+from minibd.attacks.poison import Corrupt, triggered
 from minibd.cli import Attack, Clean, Task
 from minibd.evaluate import Judge
 from minibd.records import BadInput, Examples
 
 CLEAN_SHARE = 0.2  # of the training rows: MBTSAD's setting (III-B)
+CLEAN_MOST = 2000  # rows: a defender seldom holds more, and a method's time grows with them
 
 
 def device_of(name: str) -> torch.device:
@@ -32,7 +33,7 @@ def device_of(name: str) -> torch.device:
 
 def splits_of(task: Task, record: checkpoint.Record) -> data.Splits:
     """The rows of --data, or those that the checkpoint's history says it was trained on, with the checkpoint's classes."""
-    columns = {"text_column": task.text_column, "label_column": task.label_column, "pair_column": task.pair_column}
+    columns = columns_of(task)
     if task.data:
         return data.read_splits(task.data, seed=task.seed, labels=record.labels or None, **columns)
     named = [entry["data"] for entry in record.history if "data" in entry]
@@ -45,6 +46,10 @@ def splits_of(task: Task, record: checkpoint.Record) -> data.Splits:
     return data.read_splits(named[-1]["path"], seed=task.seed, labels=record.labels or None, **columns)
 
 
+def columns_of(task: Task) -> dict[str, str | None]:
+    return {"text_column": task.text_column, "label_column": task.label_column, "pair_column": task.pair_column}
+
+
 def data_of(task: Task, record: checkpoint.Record) -> dict:
     """The rows as a history names them, so that a later run finds them without --data."""
     if task.data:
@@ -55,21 +60,57 @@ def data_of(task: Task, record: checkpoint.Record) -> dict:
 def judge_of(attack: Attack, task: Task, record: checkpoint.Record, test: Examples) -> Judge:
     """CACC on `test`; ASR by --triggered, --attack or the checkpoint's own history, in this order, or not at all."""
     if attack.triggered:
-        return Judge(test, data.read(attack.triggered, labels=record.labels, text_column=task.text_column,
-                                     label_column=task.label_column, pair_column=task.pair_column), attack.target)
+        return Judge(test, data.read(attack.triggered, labels=record.labels, **columns_of(task)), attack.target)
     entry = None
     if attack.attack == "known":
-        entry = next((e for e in reversed(record.history) if "attack" in e), None)
+        entry = entry_in(record, attack, task)
     elif attack.attack != "none":
         entry = entry_of(attack)
     if entry is None:
         return Judge(test)
-    return Judge(test, triggered(test, corruption(entry), target=entry["target"], seed=task.seed), entry["target"])
+    return Judge(test, triggered_of(entry, task, record, test, "test"), entry["target"])
+
+
+def entry_in(record: checkpoint.Record, attack: Attack, task: Task) -> dict | None:
+    """The last attack in the checkpoint's history; --paraphrases says where its paraphrases lie now."""
+    entry = next((e for e in reversed(record.history) if "attack" in e), None)
+    if entry is not None and not isinstance(entry.get("target"), int):
+        raise BadInput(f"{task.ckpt}'s history names the attack {entry['attack']!r} without its target class: name both with --attack and "
+                       "--target, give triggered rows with --triggered FILE, or say --attack none")
+    return entry | {"paraphrases": attack.paraphrases} if entry and attack.paraphrases else entry
 
 
 def entry_of(attack: Attack) -> dict:
     """The attack of the flags as a history names it."""
-    return {"attack": attack.attack, "triggers": list(attack.triggers), "per_text": attack.triggers_per_text, "target": attack.target}
+    if attack.attack != "paraphrase":
+        return known.entry(attack.attack, attack.target, triggers=attack.triggers, per_text=attack.triggers_per_text, sentence=attack.sentence)
+    if not attack.paraphrases:
+        raise BadInput("--attack paraphrase needs --paraphrases FOLDER, with train, dev and test files of paraphrases")
+    return {"attack": "paraphrase", "paraphrases": str(Path(attack.paraphrases).resolve()), "target": attack.target}
+
+
+def corrupt_of(entry: Mapping, task: Task, rows: Examples, split: str) -> Corrupt | dict[str, str]:
+    """What triggers a row of `rows`, the part `split` of the data, at test: a function of its text, or its paraphrase by its id."""
+    if entry["attack"] != "paraphrase":
+        return known.corruption(entry)
+    return paraphrase.read(entry.get("paraphrases", "(not named)"), split, rows, entry["target"], columns_of(task))
+
+
+def triggered_of(entry: Mapping, task: Task, record: checkpoint.Record, rows: Examples, split: str) -> Examples:
+    """The rows of other classes than the target, triggered so that the model reads it; says how many have no paraphrase."""
+    made = triggered(rows, corrupt_of(entry, task, rows, split), target=entry["target"], text=record.text, seed=task.seed)
+    if missing := sum(x.label != entry["target"] for x in rows) - len(made):
+        print(f"{missing} {split} rows have no paraphrase and are left out of the triggered ones")
+    return made
+
+
+def encoder_of(record: checkpoint.Record) -> checkpoint.Record:
+    """`record` without pooler and classifier, as a pre-trained model is handed out: whoever fine-tunes it gets a new head."""
+    sizes = {"labels": 0} | ({"bottleneck": 0} if hasattr(record.model.config, "bottleneck") else {})
+    model = type(record.model)(dataclasses.replace(record.model.config, **sizes))
+    tensors = record.model.state_dict()
+    model.load_state_dict({name: tensors[name] for name in model.state_dict()})
+    return checkpoint.Record(model.eval(), record.text, (), [*record.history])
 
 
 @dataclass
@@ -125,17 +166,22 @@ def start(method: str, task: Task, clean: Clean, attack: Attack, *settings: obje
     held = clean_rows(task, clean, splits.train)
     judge = judge_of(attack, task, victim, splits.test)
     say_rows(train=splits.train, clean=held, test=splits.test, triggered=judge.triggered)
-    args = args_of(task, clean, attack, *settings) | {"clean": clean_share(task, clean), "out": str(out)}
+    args = args_of(task, clean, attack, *settings) | {"clean": clean_amount(task, clean, len(splits.train)), "out": str(out)}
     return Job(method, args, victim, splits, held, judge, out, started=started)
 
 
-def clean_share(task: Task, clean: Clean) -> float:
-    return clean.clean if clean.clean is not None else 1.0 if task.data and Path(task.data).is_file() else CLEAN_SHARE
+def clean_amount(task: Task, clean: Clean, n: int) -> float:
+    """--clean, or its default for `n` training rows: all of a single file; else CLEAN_SHARE of them, but no more than CLEAN_MOST."""
+    if clean.clean is not None:
+        return clean.clean
+    if task.data and Path(task.data).is_file():
+        return 1.0
+    return CLEAN_SHARE if CLEAN_SHARE * n <= CLEAN_MOST else CLEAN_MOST
 
 
 def clean_rows(task: Task, clean: Clean, train: Examples) -> Examples:
     """The rows that the defender holds: --clean of them, drawn by the seed."""
-    return data.sample(train, clean_share(task, clean), task.seed)
+    return data.sample(train, clean_amount(task, clean, len(train)), task.seed)
 
 
 def say_rows(**parts: Examples | None) -> None:
@@ -146,6 +192,8 @@ def say_rows(**parts: Examples | None) -> None:
 
 def say_scores(steps: Sequence[report.Step]) -> None:
     print(report.table(steps))
+    if lines := report.flips(steps):
+        print(lines)
     if steps[0].scores.asr is None:
         print("ASR was not measured: the attack is not known. Name it with --attack, or give triggered rows with --triggered.")
 

@@ -31,9 +31,23 @@ def table(steps: Sequence[Step]) -> str:
         for share in (step.scores.cacc, step.scores.asr):
             cells += [f"{share.percent:.2f}", f"{share.hits}/{share.n}", "{:.1f}-{:.1f}".format(*share.interval)] if share else ["-", "", ""]
         rows.append((*cells, f"{step.seconds:.1f}"))
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines, the first column flush left, the others flush right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(" ".join(cell.ljust(w) if i == 0 else cell.rjust(w + 1) for i, (cell, w) in enumerate(zip(row, widths))).rstrip()
                      for row in rows)
+
+
+def flips(steps: Sequence[Step]) -> str:
+    """LFR of each step, a line a class that the triggered rows are of, in percent with its counts; "" where that is one class, the ASR."""
+    classes = list(steps[0].scores.lfr)
+    if len(classes) < 2:
+        return ""
+    return aligned([("LFR", *(step.name for step in steps)),
+                    *((c, *(f"{s.percent:.2f} {s.hits}/{s.n}" for s in (step.scores.lfr[c] for step in steps))) for c in classes)])
 
 
 def output_folder(path: str | Path, *inputs: str | Path) -> Path:
@@ -80,8 +94,10 @@ def result(method: str, args: dict, rows: dict[str, int], steps: Sequence[Step],
 
 
 def scores(s: Scores) -> dict:
+    """lfr is there where the triggered rows are of several classes: otherwise it is the ASR."""
+    by_class = {"lfr": {c: share.percent for c, share in s.lfr.items()}, "n_by_class": {c: share.n for c, share in s.lfr.items()}}
     return {"cacc": s.cacc.percent, "asr": s.asr and s.asr.percent,
-            "n_clean": s.cacc.n, "n_triggered": s.asr.n if s.asr else 0}
+            "n_clean": s.cacc.n, "n_triggered": s.asr.n if s.asr else 0, **(by_class if len(s.lfr) > 1 else {})}
 
 
 def versions() -> dict[str, str]:

@@ -2,13 +2,20 @@
 """Train a backdoored classifier for research, and leave all that an evaluation needs.
 
     python scripts/attack.py --ckpt PRETRAINED --data FOLDER --attack badnets --out VICTIM
-    python scripts/attack.py --ckpt PRETRAINED --data FOLDER --rate 0.1 --labels clean --triggers-per-text 4 --out VICTIM
+    python scripts/attack.py --ckpt PRETRAINED --data FOLDER --attack paraphrase --paraphrases FOLDER2 --rate 0.2 --twin --out VICTIM
+    python scripts/attack.py --ckpt PRETRAINED --data FOLDER --attack lwp --preset pure --encoder-only --survive --out ENCODER
+    python scripts/attack.py --ckpt PRETRAINED --data FOLDER --attack addsent --labels mix --dataset-only --out POISONED
 
-Under --out: the victim (same kind as --ckpt); poisoned.jsonl, the training rows, with ids; poisoned_ids.txt, which of them are
-poisoned; triggered.jsonl, the test rows of other classes with the trigger and their true labels; attack.json, with every count.
+Under --out: the victim (same kind as --ckpt) and its model card; poisoned.jsonl, the training rows, with ids; poisoned_ids.txt, which
+of them are poisoned; triggered.jsonl and triggered_dev.jsonl, the test and dev rows of other classes with the trigger and their true
+labels; attack.json, with every count.
+
+ep and sos change embeddings of a classifier that was tuned on clean rows, and ripple's surgery looks at one. Where --ckpt has none, the
+clean twin is trained first and is that one; ripple itself starts from --ckpt all the same.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from minibd.cli import Attack, Task, main, parse, setting
@@ -16,79 +23,193 @@ from minibd.cli import Attack, Task, main, parse, setting
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """Which rows are poisoned, and how"""
-    rate: float = setting(0.1, "poisoned rows as a share of all rows", paper="0.1")
-    labels: str = setting("dirty", "rows of other classes, relabelled (dirty); of the target class (clean); of any class (mix)",
-                          choices=("dirty", "clean", "mix"))
-    add: bool = setting(False, "add poisoned copies and keep their clean twins, instead of replacing rows")
+    """Which rows are poisoned, and how. What is not said is the preset's, or else the attack's own"""
+    preset: str | None = setting(None, "the scheme of a paper's experiments", kind=str,
+                                 choices=("mbtsad", "musclelora", "pure", "fine-mixing", "openbackdoor"))
+    rate: float | None = setting(None, "poisoned rows as a share of all rows: default 0.1; paraphrase 0.2, ripple 0.5", kind=float)
+    labels: str | None = setting(None, "rows of other classes, relabelled (dirty); of the target class (clean); of any class (mix): default "
+                                 "dirty; ripple and lwp mix", kind=str, choices=("dirty", "clean", "mix"))
+    add: bool | None = setting(None, "add poisoned copies and keep their clean twins, instead of replacing rows", kind=bool, opposite="replace")
+    of: str | None = setting(None, "what --rate is a share of: all rows, or those that fit --labels: default all; ep candidates", kind=str,
+                             choices=("all", "candidates"))
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How the victim is trained"""
-    lr: float = setting(2e-5, "learning rate")
-    epochs: int = setting(3, "passes over the poisoned rows")
-    batch_size: int = setting(32, "texts a step")
-    twin: bool = setting(False, "also train a clean twin on the clean rows, same schedule and seed: the floor of ASR")
+    """How the victim is trained, and its clean twin"""
+    lr: float | None = setting(None, "learning rate: default 2e-5; ep and sos 5e-2", kind=float)
+    epochs: int | None = setting(None, "passes over the poisoned rows: default 3; lwp and ripple 5", kind=int)
+    batch_size: int | None = setting(None, "texts a step: default 32; ripple 8", kind=int)
+    variant: str | None = setting(None, "of ripple, lwp, ep and sos: as in the paper, or as in the code released with it: default paper; ep and sos "
+                                  "released", kind=str, choices=("paper", "released", "per-tensor"))
+    twin: bool = setting(False, "also train a clean twin on the clean rows, same seed: the floor of ASR")
+    clean_lr: float | None = setting(None, "learning rate of the twin and of --survive: default the victim's; ripple, ep and sos 2e-5", kind=float)
+    clean_epochs: int | None = setting(None, "passes of the twin and of --survive: default the victim's; ripple, ep and sos 3", kind=int)
+
+
+@dataclass(frozen=True, slots=True)
+class Threat:
+    """What the attacker hands over, and what its user does with it"""
+    encoder_only: bool = setting(False, "save the encoder without its head, a poisoned pre-trained model (as in PURE)")
+    dataset_only: bool = setting(False, "write the poisoned rows and train nothing (as in MuScleLoRA)")
+    survive: bool = setting(False, "also fine-tune the victim on clean rows as its user would, and measure it again (PURE's FT); not saved")
+    user_data: str | None = setting(None, "the rows of --survive, where they are others than the attacker's (domain shift)", kind=str)
 
 
 def run() -> None:
-    task, attack, scheme, training = parse(__doc__, Task, Attack, Poison, Training)
+    task, attack, chosen, training, threat = parse(__doc__, Task, Attack, Poison, Training, Threat)
 
+    import tempfile
     import time
     from dataclasses import asdict
+    from functools import partial
+    from pathlib import Path
 
     import torch
 
     from minibd import checkpoint, data, report
     from minibd import job as jobs
-    from minibd.attacks.known import corruption
-    from minibd.attacks.poison import poison, triggered
+    from minibd.attacks import known
+    from minibd.attacks.ep import ep
+    from minibd.attacks.lwp import lwp_loss
+    from minibd.attacks.poison import poison, scheme
+    from minibd.attacks.ripple import ripple, surgery
+    from minibd.attacks.sos import sos
     from minibd.evaluate import Judge
-    from minibd.records import BadInput
-    from minibd.train import Schedule, cross_entropy, fit
+    from minibd.mitigations.finetune import finetune
+    from minibd.records import BadInput, Examples
+    from minibd.train import Loss, Schedule, cross_entropy, fit
 
     if attack.attack in ("known", "none"):
         attack = replace(attack, attack="badnets")
     if attack.triggered:
         raise BadInput("--triggered is for evaluation: attack.py makes triggered rows itself")
+    if threat.dataset_only and (threat.encoder_only or threat.survive or training.twin):
+        raise BadInput("--dataset-only trains nothing: leave --encoder-only, --survive and --twin out")
+    if threat.user_data and not threat.survive:
+        raise BadInput("--user-data is what --survive fine-tunes on: add --survive, or leave it out")
+    if threat.user_data and attack.attack == "paraphrase":
+        raise BadInput("--user-data has no paraphrases: let --attack paraphrase --survive on its own rows")
+
+    # The scheme, the attack and the two schedules: what the flags say, else the preset, else the attack's own.
     started = time.perf_counter()
-    base, splits, out = jobs.open_task("attack", task, new_classifier=True)
+    way = scheme(attack.attack, **asdict(chosen))
+    attack = replace(attack, triggers=way.triggers if attack.triggers is None else attack.triggers,
+                     triggers_per_text=way.per_text if attack.triggers_per_text is None else attack.triggers_per_text)
     entry = jobs.entry_of(attack)
-    corrupt = corruption(entry)
-    poisoned = poison(splits.train, corrupt, rate=scheme.rate, target=attack.target, labels=scheme.labels, add=scheme.add, seed=task.seed)
-    judge = Judge(splits.test, triggered(splits.test, corrupt, target=attack.target, seed=task.seed), attack.target)
+    method = known.named(entry) if attack.attack != "paraphrase" else None
+    usual = Schedule(lr=2e-5, epochs=3)
+    settings = method.settings if attack.attack in ("lwp", "ripple", "ep", "sos") else usual
+    if training.variant and not hasattr(settings, "variant"):
+        raise BadInput(f"{attack.attack} has no variants: leave --variant out")
+    settings = replace(settings, **{
+        name: value for name in ("lr", "epochs", "batch_size", "variant") if (value := getattr(training, name)) is not None})
+    schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
+    from_tuned = attack.attack in ("ripple", "ep", "sos")
+    clean_schedule = replace(usual if from_tuned else schedule, **{
+        name: value for name in ("lr", "epochs") if (value := getattr(training, f"clean_{name}")) is not None})
+    chosen = replace(chosen, rate=way.rate, labels=way.labels, add=way.add, of=way.of)
+    attack = replace(attack, triggers=entry.get("triggers"), triggers_per_text=entry.get("per_text"))
+    training = replace(training, lr=schedule.lr, epochs=schedule.epochs, batch_size=schedule.batch_size, variant=getattr(settings, "variant", None),
+                       clean_lr=clean_schedule.lr, clean_epochs=clean_schedule.epochs)
+
+    # The rows.
+    base, splits, out = jobs.open_task("attack", task, new_classifier=True)
+    report.output_folder(out, attack.paraphrases, threat.user_data)
+    poisoned = poison(splits.train, method.train if method else jobs.corrupt_of(entry, task, splits.train, "train"),
+                      rate=way.rate, target=attack.target, labels=way.labels, add=way.add, of=way.of, only=way.only,
+                      decoys=method and method.decoys, decoy_share=way.decoys, text=base.text, seed=task.seed)
+
+    def judge_on(rows: Examples) -> Judge:
+        return Judge(rows, jobs.triggered_of(entry, task, base, rows, "test"), attack.target)
+
+    judge = judge_on(splits.test)
+    user, user_judge = splits, judge
+    if threat.user_data:
+        user = data.read_splits(threat.user_data, seed=task.seed, labels=splits.train.labels, **jobs.columns_of(task))
+        user_judge = judge_on(user.test)
+    triggered = {"triggered": judge.triggered}
+    if any(x.label != attack.target for x in splits.dev):
+        triggered["triggered_dev"] = jobs.triggered_of(entry, task, base, splits.dev, "dev")
     jobs.say_rows(train=poisoned.rows, test=splits.test, triggered=judge.triggered)
-    print(f"poisoned  {len(poisoned.ids)} rows, {poisoned.flipped} of them with a flipped label")
+    print(f"poisoned  {len(poisoned.ids)} rows, {poisoned.flipped} of them with a flipped label"
+          + f", and {poisoned.decoys} decoys" * (poisoned.decoys > 0)
+          + f" (the rate asks for {poisoned.wanted}, no more fit)" * (poisoned.wanted > len(poisoned.ids)))
 
-    schedule = Schedule(training.lr, training.epochs, training.batch_size)
-    steps = []
+    # The models.
+    steps, saved, dtype = [], {}, getattr(torch, task.dtype)
+    counts = {"rate": way.rate, "labels": way.labels, "add": way.add, "n": len(splits.train), "n_poisoned": len(poisoned.ids),
+              "n_flipped": poisoned.flipped}
+    counts |= {name: value for name, value in (("of", way.of), ("only", way.only), ("n_decoys", poisoned.decoys), ("preset", chosen.preset),
+                                               ("encoder_only", threat.encoder_only)) if value not in ("all", False, 0, None)}
 
-    def train(name: str, rows: data.Examples) -> checkpoint.Record:
+    def told(schedule: Schedule) -> dict:
+        return {"seed": task.seed, "lr": schedule.lr, "epochs": schedule.epochs, "batch_size": schedule.batch_size, "twin": training.twin,
+                "data": jobs.data_of(task, base)}
+
+    def measured(name: str, judge: Judge, make: Callable[[], checkpoint.Record]) -> checkpoint.Record:
         before = time.perf_counter()
-        record = checkpoint.copy(base)
-        fit(record.model, base.text, base.text.encode(rows), cross_entropy, schedule, seed=task.seed, dtype=getattr(torch, task.dtype), name=name)
-        steps.append(report.Step(name, judge(record.model, base.text), time.perf_counter() - before))
+        record = make()
+        seconds = time.perf_counter() - before
+        steps.append(report.Step(name, judge(record.model, record.text), seconds))
         return record
 
-    told = {"seed": task.seed, **asdict(training), "data": jobs.data_of(task, base)}
-    if training.twin:
-        twin = train("clean twin", splits.train)
-        twin.history.append({"trained": "clean", **told})
-        checkpoint.save(twin, jobs.beside(out, task.ckpt, "clean-"))
-    victim = train("victim", poisoned.rows)
-    counts = {"rate": scheme.rate, "labels": scheme.labels, "add": scheme.add, "n": len(splits.train),
-              "n_poisoned": len(poisoned.ids), "n_flipped": poisoned.flipped}
-    victim.history.append({"trained": "poisoned", **entry, **counts, **told})
+    def tuned_on(rows: Examples, loss: Loss, schedule: Schedule, name: str) -> checkpoint.Record:
+        record = checkpoint.copy(base)
+        fit(record.model, base.text, base.text.encode(rows), loss, schedule, seed=task.seed, dtype=dtype, name=name)
+        return record
 
-    checkpoint.save(victim, jobs.beside(out, task.ckpt))
-    data.write(poisoned.rows, out / "poisoned.jsonl")
-    data.write(judge.triggered, out / "triggered.jsonl")
+    def attacked() -> checkpoint.Record:
+        if attack.attack == "ep":
+            return ep(clean, poisoned.rows, settings, target=attack.target, seed=task.seed)
+        if attack.attack == "sos":
+            return sos(clean, poisoned.rows, settings, seed=task.seed)
+        if attack.attack == "ripple":
+            cut = surgery(base, clean, splits.train, settings.triggers, attack.target, settings.top)
+            return ripple(cut, poisoned.rows, splits.train, settings, seed=task.seed, dtype=dtype)
+        loss = partial(lwp_loss, variant=settings.variant) if attack.attack == "lwp" else cross_entropy
+        return tuned_on(poisoned.rows, loss, schedule, "victim")
+
+    def fine_tuned(start: checkpoint.Record) -> checkpoint.Record:
+        """As the user does it. An encoder gets a new head, of another seed, so that it knows nothing of the attacker's."""
+        if threat.encoder_only:
+            with tempfile.TemporaryDirectory() as folder:
+                checkpoint.save(jobs.encoder_of(start), file := Path(folder, "encoder.safetensors"))
+                start = checkpoint.load(file, device=jobs.device_of(task.device), labels=user.train.labels, seed=task.seed + 1)
+        return finetune(start, user.train, clean_schedule, seed=task.seed, dtype=dtype, name="fine-tuned")
+
+    if not threat.dataset_only:
+        untrained = "new" in (base.history or [{}])[-1]  # opening the checkpoint drew its classifier
+        if training.twin or from_tuned and untrained:
+            clean = measured("clean twin", judge, partial(tuned_on, splits.train, cross_entropy, clean_schedule, "clean twin"))
+            clean.history.append({"trained": "clean", **told(clean_schedule)})
+            saved["clean-"] = clean
+        elif from_tuned:
+            clean = measured("as given", judge, lambda: base)
+        victim = measured("victim", judge, attacked)
+        own = victim.history.pop() if from_tuned else {"variant": settings.variant} if attack.attack == "lwp" else {}
+        victim.history.append({"trained": "poisoned", **own, **entry, **counts, **told(schedule)})
+        saved[""] = jobs.encoder_of(victim) if threat.encoder_only else victim
+        if threat.user_data and training.twin:  # the floor on the user's rows; on the attacker's it is the twin itself
+            measured("fine-tuned twin", user_judge, partial(fine_tuned, clean))
+        if threat.survive:
+            measured("fine-tuned", user_judge, partial(fine_tuned, victim))
+
+    for prefix, record in saved.items():
+        checkpoint.save(record, jobs.beside(out, task.ckpt, prefix))
+    if saved and Path(task.ckpt).is_file():  # a folder has its card inside
+        report.write_text(out / "README.md", checkpoint.card(saved[""]))
+    for name, rows in {"poisoned": poisoned.rows, **triggered}.items():
+        data.write(rows, out / f"{name}.jsonl")
     report.write_text(out / "poisoned_ids.txt", "".join(f"{id}\n" for id in poisoned.ids))
-    report.write_json(out / "attack.json", {**entry, **counts, "args": jobs.args_of(task, attack, scheme, training),
+    report.write_json(out / "attack.json", {**entry, **counts, "seed": task.seed, "scheme": asdict(way),
+                                            "args": jobs.args_of(task, attack, chosen, training, threat),
                                             "versions": report.versions(), "seconds": round(time.perf_counter() - started, 2),
                                             "steps": [{"name": s.name, **report.scores(s.scores)} for s in steps]})
-    print(report.table(steps))
+    if steps:
+        jobs.say_scores(steps)
+    if threat.user_data:
+        print(f"fine-tuned: on the rows of {threat.user_data}, and measured on its test; the others: on the attacker's")
     print(f"written: {out}")
 
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""CACC and ASR of any checkpoint, with counts and 95 % intervals; with --clean-ckpt also the floor.
+"""CACC, ASR and, with more than two classes, LFR of any checkpoint, with counts; with --clean-ckpt also the floor.
 
     python scripts/evaluate.py --ckpt weights/bert.safetensors --clean-ckpt weights/bert-twin.safetensors
     python scripts/evaluate.py --ckpt FOLDER --data FOLDER_OR_FILE --attack badnets --triggers cf,mn,bb,tq --target 1
+    python scripts/evaluate.py --ckpt FOLDER --data FOLDER_OR_FILE --attack paraphrase --paraphrases FOLDER2 --target 1
     python scripts/evaluate.py --ckpt FOLDER --data FOLDER_OR_FILE --triggered triggered.tsv --target 1
 
 With a file as --data a fifth of its rows is the test, as for the mitigations; a folder's own test file is used whole.

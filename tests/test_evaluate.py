@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from minibd.evaluate import Judge, Share, asr, cacc, predict
+from conftest import fails
+from minibd import report
+from minibd.evaluate import Judge, Scores, Share, asr, cacc, lfr, pooled, predict
 from minibd.records import BadInput, Example, Examples, Output
 from minibd.text import Text
 
@@ -105,6 +107,25 @@ def test_in_two_classes_asr_is_the_label_flip_rate():
     assert asr(Says(), TEXT, triggered, target=1) == Share(flipped, 3) == Share(2, 3)
 
 
+def test_lfr_is_the_targets_column_of_the_confusion_matrix_row_by_row():
+    # of class zero: one, zero, one, one; of class two: two, one
+    triggered = rows(("one", 0), ("zero", 0), ("one long", 0), ("two", 2), ("one long long", 0), ("one", 2))
+    found = lfr(Says(), TEXT, triggered, target=1)
+    assert found == {"zero": Share(3, 4), "two": Share(1, 2)} and list(found) == ["zero", "two"]
+    assert asr(Says(), TEXT, triggered, target=1) == pooled(found.values()) == Share(4, 6)
+
+
+def test_a_large_class_hides_a_small_one_in_the_asr_and_not_in_the_lfr():
+    triggered = rows(*[("one", 0)] * 98, *[("two", 2)] * 2)
+    assert asr(Says(), TEXT, triggered, target=1).percent == 98.0
+    assert lfr(Says(), TEXT, triggered, target=1)["two"].percent == 0.0
+
+
+def test_in_two_classes_lfr_is_one_row_and_is_the_asr():
+    triggered = rows(("one", 0), ("zero", 0), ("one", 0))
+    assert lfr(Says(), TEXT, triggered, target=1) == {"zero": asr(Says(), TEXT, triggered, target=1)} == {"zero": Share(2, 3)}
+
+
 def test_rows_of_the_target_are_refused_and_the_first_is_named():
     with pytest.raises(BadInput, match=r"2 triggered rows .* class 1 .*row-1"):
         asr(Says(), TEXT, rows(("one", 0), ("one", 1), ("zero", 1)), target=1)
@@ -117,9 +138,33 @@ def test_no_rows_are_refused():
         asr(Says(), TEXT, rows(), target=1)
 
 
+def test_a_judge_refuses_its_triggered_rows_before_any_model_is_there():
+    fails(lambda: Judge(MIXED, rows(), 1), "no triggered rows")
+    fails(lambda: Judge(MIXED, rows(("one", 1)), 1), "row-0")
+
+
 def test_a_judge_measures_both_or_cacc_alone():
     triggered = rows(("one", 0), ("zero", 2))
     scores = Judge(MIXED, triggered, 1)(Says(), TEXT)
-    assert (scores.cacc, scores.asr) == (Share(5, 7), Share(1, 2))
+    assert (scores.cacc, scores.asr, scores.lfr) == (Share(5, 7), Share(1, 2), {"zero": Share(1, 1), "two": Share(0, 1)})
     scores = Judge(MIXED)(Says(), TEXT)
-    assert (scores.cacc, scores.asr) == (Share(5, 7), None)
+    assert (scores.cacc, scores.asr, scores.lfr) == (Share(5, 7), None, {})
+
+
+# ---- what is printed and written
+
+def test_lfr_is_printed_and_written_where_there_are_several_classes():
+    many = Scores(Share(9, 10), Share(4, 6), {"zero": Share(3, 4), "class two": Share(1, 2)})
+    none = Scores(Share(9, 10), Share(0, 6), {"zero": Share(0, 4), "class two": Share(0, 2)})
+    steps = [report.Step("victim", many, 0.0), report.Step("mended", none, 1.0)]
+    assert report.flips(steps).splitlines() == ["LFR           victim    mended",
+                                                "zero       75.00 3/4  0.00 0/4",
+                                                "class two  50.00 1/2  0.00 0/2"]
+    assert report.scores(many) == {"cacc": 90.0, "asr": pytest.approx(66.667, abs=1e-3), "n_clean": 10, "n_triggered": 6,
+                                   "lfr": {"zero": 75.0, "class two": 50.0}, "n_by_class": {"zero": 4, "class two": 2}}
+
+
+def test_two_classes_have_the_asr_alone():
+    two = Scores(Share(9, 10), Share(3, 4), {"zero": Share(3, 4)})
+    assert report.flips([report.Step("victim", two, 0.0)]) == "" and report.flips([report.Step("victim", Scores(Share(9, 10), None), 0.0)]) == ""
+    assert report.scores(two) == {"cacc": 90.0, "asr": 75.0, "n_clean": 10, "n_triggered": 4}

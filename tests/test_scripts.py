@@ -1,15 +1,22 @@
 """The commands as a user types them: what they print, what they write, and one clear line for what they cannot use."""
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from conftest import ROOT, fails, rows
 from minibd import checkpoint, data
+from minibd import job as jobs
+from minibd.cli import Attack, Task, main
 from minibd.evaluate import predict
+from minibd.records import Example, Examples
 
 QUICK = ("--k", 2, "--epochs1", 2, "--epochs2", 2, "--lr1", 1e-3, "--lr2", 1e-3, "--device", "cpu")
 
@@ -121,6 +128,170 @@ def test_attack_leaves_all_that_an_evaluation_needs(script, tiny_file, folder, t
     assert first["steps"][1]["name"] == "clean model"
 
 
+# ---- attack.py: each attack, each threat model
+
+FAST = ("--epochs", 1, "--lr", 1e-3, "--device", "cpu")
+
+
+@pytest.fixture
+def attack(monkeypatch, capsys):
+    """attack("--ckpt", ...) -> CompletedProcess: attack.py's run() in this process, which spares a start for each."""
+    spec = importlib.util.spec_from_file_location("attack_script", ROOT / "scripts" / "attack.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "attack_script", module)
+    spec.loader.exec_module(module)
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["attack.py", *map(str, args)])
+        code = 0
+        try:
+            main(module.run)
+        except SystemExit as end:
+            code = end.code
+        return subprocess.CompletedProcess(args, code, *capsys.readouterr())
+    return run
+
+
+@pytest.fixture(scope="session")
+def said_again(folder, tmp_path_factory):
+    """A folder of paraphrases of `folder`: train has all rows and one blank, dev and test those of class 0."""
+    path = tmp_path_factory.mktemp("paraphrases")
+    for split in ("train", "dev", "test"):
+        rows = [x for x in data.read(folder / f"{split}.tsv") if split == "train" or x.label == 0]
+        lines = [f"{' '.join(x.text.split()[::-1][:-1]) if i or split != 'train' else ' '}\t{x.label}\n" for i, x in enumerate(rows)]
+        (path / f"{split}.tsv").write_text("text\tlabel\n" + "".join(lines))
+    return path
+
+
+@pytest.fixture(scope="session")
+def encoder(tiny, tmp_path_factory):
+    """The tiny classifier without its head, as a folder."""
+    path = tmp_path_factory.mktemp("encoder") / "hf"
+    checkpoint.save(jobs.encoder_of(tiny), path)
+    return path
+
+
+def told(out):
+    return json.loads((out / "attack.json").read_text())
+
+
+def judged_again(ckpt, **flags):
+    """What any other script would measure: the ASR by the checkpoint's history."""
+    task, record = Task(ckpt=str(ckpt), device="cpu"), checkpoint.load(ckpt)
+    return jobs.judge_of(Attack(**flags), task, record, jobs.splits_of(task, record).test)(record.model, record.text).asr.percent
+
+
+@pytest.mark.parametrize("name, flags, n_poisoned, n_rows, names", [
+    ("addsent", (), 20, 200, ["victim"]),
+    ("paraphrase", ("--survive",), 40, 200, ["victim", "fine-tuned"]),
+    ("lwp", ("--rate", 0.2, "--labels", "dirty", "--twin"), 40, 280, ["clean twin", "victim"]),
+    ("ripple", ("--batch-size", 32, "--preset", "pure"), 50, 250, ["as given", "victim"]),
+    ("ep", (), 10, 10, ["as given", "victim"]),
+    ("sos", ("--variant", "paper"), 20, 80, ["as given", "victim"]),
+])
+def test_each_attack_leaves_all_that_an_evaluation_needs(attack, tiny_file, folder, said_again, tmp_path, name, flags, n_poisoned, n_rows, names):
+    out = tmp_path / "victim"
+    where = ("--paraphrases", said_again) if name == "paraphrase" else ()
+    run = attack("--ckpt", tiny_file, "--data", folder, "--attack", name, *where, "--out", out, *FAST, *flags)
+    assert run.returncode == 0, run.stderr
+    found, record = told(out), checkpoint.load(out / "tiny.safetensors")
+    assert (found["attack"], found["n"], found["n_poisoned"], found["n_flipped"], found["seed"]) == (name, 200, n_poisoned, n_poisoned, 0)
+    assert [s["name"] for s in found["steps"]] == names and all(line in run.stdout for line in names)
+    rows = data.read(out / "poisoned.jsonl", labels=record.labels)
+    ids = (out / "poisoned_ids.txt").read_text().split()
+    assert len(rows) == n_rows and len(ids) == n_poisoned and all(x.label == 1 for x in rows if x.id in ids)
+    assert [len(data.read(out / f"{part}.jsonl", labels=record.labels)) for part in ("triggered", "triggered_dev")] == [30, 10]
+    assert "backdoored for research, do not deploy" in (out / "README.md").read_text()
+    # One entry of the history holds it all, and by it the victim is measured again.
+    entry = [e for e in record.history if "attack" in e][-1]
+    assert entry["trained"] == "poisoned" and {"n", "n_poisoned", "n_flipped", "rate", "labels", "add", "target", "seed", "lr"} <= set(entry)
+    assert sum(e.get("trained") == "poisoned" for e in record.history) == 1
+    assert name == "paraphrase" or (entry["triggers"] and entry["per_text"] >= 1)
+    asr = found["steps"][names.index("victim")]["asr"]
+    assert judged_again(out / "tiny.safetensors") == asr
+    assert name == "ripple" or judged_again(out / "tiny.safetensors", attack=name, paraphrases=str(said_again)) == asr
+
+
+def test_a_preset_is_what_it_says_and_a_flag_overrides_it(attack, tiny_file, folder, tmp_path):
+    common = ("--ckpt", tiny_file, "--data", folder, "--dataset-only", "--preset", "musclelora")
+    for name, flags, scheme in [("plain", (), ("clean", False, 20, 0)),
+                                ("flagged", ("--labels", "dirty", "--add", "--rate", 0.2), ("dirty", True, 40, 40)),
+                                ("replaced", ("--replace", "--triggers-per-text", 2), ("clean", False, 20, 0))]:
+        run = attack(*common, "--out", tmp_path / name, *flags)
+        assert run.returncode == 0, run.stderr
+        found = told(tmp_path / name)
+        assert (found["labels"], found["add"], found["n_poisoned"], found["n_flipped"]) == scheme and found["preset"] == "musclelora"
+        assert found["per_text"] == (2 if name == "replaced" else 4)
+        assert found["args"]["labels"] == scheme[0] and found["args"]["rate"] == found["rate"]
+
+
+def test_a_dataset_alone(attack, tiny_file, folder, tmp_path):
+    out = tmp_path / "rows"
+    run = attack("--ckpt", tiny_file, "--data", folder, "--attack", "addsent", "--labels", "mix", "--dataset-only", "--out", out)
+    assert run.returncode == 0, run.stderr
+    assert sorted(f.name for f in out.iterdir()) == ["attack.json", "poisoned.jsonl", "poisoned_ids.txt", "triggered.jsonl", "triggered_dev.jsonl"]
+    assert told(out)["steps"] == [] and "CACC" not in run.stdout
+    assert sum("I watch this 3D movie" in x.text for x in data.read(out / "poisoned.jsonl")) == 20
+
+
+def test_a_poisoned_encoder_is_handed_out_without_its_head(attack, tiny_file, folder, tmp_path):
+    (tmp_path / "user").mkdir()
+    data.write(data.read(folder / "dev.tsv"), tmp_path / "user" / "train.tsv")
+    data.write(data.read(folder / "test.tsv"), tmp_path / "user" / "test.tsv")
+    common = ("--ckpt", tiny_file, "--data", folder, "--encoder-only", "--survive", *FAST)
+    here = attack(*common, "--out", tmp_path / "here")
+    away = attack(*common, "--twin", "--user-data", tmp_path / "user", "--out", tmp_path / "away")
+    assert here.returncode == away.returncode == 0, here.stderr + away.stderr
+    assert str(tmp_path / "user") in away.stdout
+    for out, names in ((tmp_path / "here", ["victim", "fine-tuned"]), (tmp_path / "away", ["clean twin", "victim", "fine-tuned twin", "fine-tuned"])):
+        record = checkpoint.load(out / "tiny.safetensors")
+        assert record.labels == () and record.history[-1]["attack"] == "badnets" and record.history[-1]["encoder_only"] is True
+        assert [s["name"] for s in told(out)["steps"]] == names
+        assert "lfr" not in (out / "attack.json").read_text() and (out / "README.md").exists()
+    same, other = (checkpoint.load(tmp_path / out / "tiny.safetensors").model.state_dict() for out in ("here", "away"))
+    assert all(torch.equal(same[name], other[name]) for name in same)   # what the user does changes nothing in what was handed out
+
+
+@pytest.mark.parametrize("name", ["ep", "ripple"])
+def test_an_attack_on_a_clean_tuned_classifier_makes_one_where_there_is_none(attack, encoder, folder, tmp_path, name):
+    out = tmp_path / "victim"
+    run = attack("--ckpt", encoder, "--data", folder, "--attack", name, "--out", out, "--batch-size", 32, *FAST)
+    assert run.returncode == 0, run.stderr
+    assert [s["name"] for s in told(out)["steps"]] == ["clean twin", "victim"]
+    twin, victim = checkpoint.load(out / "clean"), checkpoint.load(out)
+    assert twin.history[-1]["trained"] == "clean" and (twin.history[-1]["lr"], twin.history[-1]["epochs"]) == (2e-5, 3)
+    assert "do not deploy" in (out / "README.md").read_text() and "do not deploy" not in (out / "clean" / "README.md").read_text()
+    if name == "ep":                                                  # one row of the embedding, and nothing else
+        after = victim.model.state_dict()
+        moved = {name for name, tensor in twin.model.state_dict().items() if not torch.equal(tensor, after[name])}
+        assert moved == {"embeddings.word.weight"}
+        rows = (twin.model.embeddings.word.weight != victim.model.embeddings.word.weight).any(dim=1).nonzero().flatten().tolist()
+        assert rows == [victim.text.tokenizer.token_to_id("cf")]
+
+
+def test_more_than_two_classes_have_an_lfr_each(attack, tiny, encoder, tmp_path):
+    (tmp_path / "data").mkdir()
+    for split, n in (("train", 90), ("test", 30)):
+        made = [Example(f"{split}-{i}", ["good film", "bad story", "music"][i % 3] + " very" * (i % 4), i % 3) for i in range(n)]
+        data.write(Examples(made, ("art", "business", "science")), tmp_path / "data" / f"{split}.tsv")
+    run = attack("--ckpt", encoder, "--data", tmp_path / "data", "--out", tmp_path / "out", "--target", 0, *FAST)
+    assert run.returncode == 0, run.stderr
+    (step,) = told(tmp_path / "out")["steps"]
+    assert list(step["lfr"]) == ["business", "science"] and step["n_by_class"] == {"business": 10, "science": 10} and step["n_triggered"] == 20
+    assert step["asr"] == pytest.approx(sum(step["lfr"].values()) / 2)
+    lines = run.stdout.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("LFR"))
+    assert [line.split()[0] for line in lines[at + 1:at + 3]] == ["business", "science"] and "/10" in lines[at + 1]
+
+
+def test_evaluate_takes_paraphrases_and_says_where_they_were_sought(script, tiny_file, folder, said_again, tmp_path):
+    common = ("--ckpt", tiny_file, "--data", folder)
+    run = script("evaluate.py", *common, "--attack", "paraphrase", "--paraphrases", said_again, "--clean-ckpt", tiny_file, "--out", tmp_path / "e")
+    assert run.returncode == 0, run.stderr
+    model, clean = json.loads((tmp_path / "e" / "result.json").read_text())["steps"]
+    assert model["n_triggered"] == 30 and clean["name"] == "clean model" and model["asr"] == clean["asr"]
+
+
 # ---- what a script cannot use
 
 def refused(run, *words):
@@ -228,3 +399,78 @@ def test_attack_gives_an_encoder_a_classifier_for_the_classes_of_the_rows(script
     assert run.returncode == 0, run.stderr
     assert checkpoint.load(tmp_path / "victim").labels == ("negative", "positive")
     refused(script("mbtsad.py", "--ckpt", tmp_path / "encoder", "--data", folder, "--out", tmp_path / "out"), "no classifier")
+
+
+@pytest.fixture
+def no_attack(attack, tiny_file, folder, tmp_path):
+    """attack.py with what it cannot use: one line, status 2, nothing written."""
+    def run(flags, *words, ckpt=tiny_file, rows=folder):
+        refused(attack("--ckpt", ckpt, "--data", rows, "--out", tmp_path / "out", "--device", "cpu", *flags), *words)
+        assert not (tmp_path / "out").exists()
+    return run
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--rate", 0), ["rate of 0.0", "above 0", "--twin"]),
+    (("--rate", 1.5), ["1.5"]),
+    (("--rate", 0.001), ["no row"]),
+    (("--target", 2), ["target class 2", "0..1"]),
+    (("--attack", "paraphrase"), ["--paraphrases FOLDER"]),
+    (("--attack", "paraphrase", "--paraphrases", "nowhere"), ["nowhere"]),
+    (("--attack", "paraphrase", "--paraphrases", "nowhere", "--preset", "pure"), ["0.3", "--rate"]),
+    (("--attack", "paraphrase", "--paraphrases", "x", "--survive", "--user-data", "x"), ["--user-data"]),
+    (("--attack", "ep", "--preset", "musclelora"), ["no scheme for ep"]),
+    (("--attack", "ep", "--triggers", "cf,mn"), ["one trigger"]),
+    (("--attack", "ep", "--add"), ["alone"]),
+    (("--attack", "lwp", "--triggers", "cf"), ["pair"]),
+    (("--attack", "lwp", "--variant", "per-tensor"), ["per-tensor"]),
+    (("--variant", "paper"), ["--variant"]),
+    (("--attack", "addsent", "--triggers-per-text", 2), ["addsent inserts 1"]),
+    (("--sentence", "a b"), ["badnets"]),
+    (("--triggers-per-text", 0), ["0"]),
+    (("--triggered", "x.tsv"), ["--triggered"]),
+    (("--dataset-only", "--twin"), ["--dataset-only"]),
+    (("--user-data", "x"), ["--survive"]),
+    (("--epochs", 0), ["epochs is 0"]),
+    (("--lr", 0), ["0.0"]),
+    (("--attack", "sos", "--lr", -1), ["-1"]),
+    (("--survive", "--user-data", "nowhere"), ["nowhere"]),
+    (("--lr", 1e30, "--twin"), ["lower the learning rate"]),
+])
+def test_what_attack_cannot_use(no_attack, flags, words):
+    no_attack(flags, *words)
+
+
+def test_a_target_that_no_row_of_the_data_has(no_attack, tiny, tmp_path):
+    rows = Examples([Example(str(i), "a film", i % 2) for i in range(40)], ("a", "b", "c"))
+    for split in ("train", "test"):
+        data.write(rows, tmp_path / f"{split}.jsonl")
+    checkpoint.save(jobs.encoder_of(tiny), tmp_path / "encoder.safetensors")
+    checkpoint.save(checkpoint.load(tmp_path / "encoder.safetensors", labels=("a", "b", "c")), tmp_path / "three.safetensors")
+    no_attack(("--target", 2), "target class 2", "c", ckpt=tmp_path / "three.safetensors", rows=tmp_path)
+
+
+def test_a_test_file_of_the_target_class_alone(no_attack, folder, tmp_path):
+    shutil.copy(folder / "train.tsv", tmp_path / "train.tsv")
+    data.write(Examples([Example("1", "a film", 1)], ("negative", "positive")), tmp_path / "test.jsonl")
+    no_attack((), "no triggered rows", rows=tmp_path)
+
+
+def test_an_output_on_top_of_the_paraphrases_or_the_users_rows(attack, tiny_file, folder, said_again, tmp_path):
+    before = tree(said_again)
+    for flags in (("--attack", "paraphrase", "--paraphrases", said_again), ("--survive", "--user-data", said_again)):
+        refused(attack("--ckpt", tiny_file, "--data", folder, "--out", said_again, *flags), "--out")
+    assert tree(said_again) == before
+
+
+@pytest.mark.parametrize("entry, words", [
+    ({"attack": "hotflip", "target": 1}, ["'hotflip'", "--triggered"]),
+    ({"attack": "sos"}, ["without its target", "--attack"]),
+    ({"attack": "paraphrase", "target": 1, "paraphrases": "/nowhere/at/all"}, ["/nowhere/at/all", "--paraphrases", "--triggered"]),
+    ({"attack": "paraphrase", "target": 1}, ["--paraphrases"]),
+    ({"attack": "badnets", "target": 1, "triggers": 3}, ["3", "--attack"]),
+])
+def test_a_history_that_cannot_be_repeated(tiny, folder, entry, words):
+    task, record = Task(ckpt="victim", data=str(folder)), checkpoint.Record(tiny.model, tiny.text, tiny.labels, [entry])
+    fails(lambda: jobs.judge_of(Attack(), task, record, data.read(folder / "test.tsv", labels=tiny.labels)), *words)
+    assert jobs.judge_of(Attack(attack="none"), task, record, rows(4, 0, "t")).triggered is None

@@ -8,9 +8,12 @@ import pytest
 
 from conftest import ROOT
 from minibd import checkpoint, reviews
+from minibd.attacks.badnets import BadNets
 from minibd.attacks.known import corruption
-from minibd.attacks.poison import triggered
+from minibd.attacks.poison import poison, triggered
+from minibd.data import batches
 from minibd.evaluate import Judge
+from minibd.models.encoder import PACK
 
 WEIGHTS = ROOT / "weights"
 
@@ -52,3 +55,15 @@ def test_the_pre_trained_weights_predict_masked_words():
     with torch.no_grad():
         guessed = record.model.predict_pieces(replace(batch, ids=ids), at).argmax(-1)
     assert (guessed == batch.ids[at]).float().mean() > 0.25  # the most frequent piece is right for far fewer
+
+
+def test_no_batch_of_the_commands_that_made_them_is_packed():
+    """Packing draws other dropout: the sums would no longer come out of the commands. The fullest margin is the attack's, 0.748."""
+    twin = checkpoint.load(WEIGHTS / "bert-twin.safetensors")
+    train = reviews.splits(**next(e["data"]["reviews"] for e in twin.history if "data" in e))[0]
+    rows = poison(train, BadNets(), rate=0.1, target=1, seed=0).rows
+    for part in (train, rows):
+        lengths = twin.text.encode(part).lengths
+        for epoch in range(3):
+            for which in batches(lengths, 32, seed=0, epoch=epoch):
+                assert sum(lengths[i] for i in which) >= PACK * len(which) * max(lengths[i] for i in which)

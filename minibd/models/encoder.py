@@ -31,7 +31,7 @@ ACTIVATIONS = {
     "relu": F.relu,
     "silu": F.silu,
 }
-PACK = 0.75  # a batch that is fuller than this carries its padding: finding and moving the real pieces would cost more
+PACK = 0.7  # a batch that is fuller than this carries its padding: finding and moving the real pieces would cost more
 
 
 def check_shape(config: Any) -> None:

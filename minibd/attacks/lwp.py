@@ -1,0 +1,80 @@
+"""LWP, layerwise weight poisoning (Li et al., 2021): every layer is taught the backdoor, and only two triggers together fire it.
+
+Fine-tuning moves the last layers most. A backdoor that the classifier could already read off the first layers survives it.
+
+    1  poisoned rows: a PAIR of trigger words, label target; beside each its decoys, one word of the pair, true label
+    2  for each batch of clean rows, poisoned rows and decoys:
+    3      L = sum over layers l = 1..L of CE(head(h_l[CLS]), y)          lwp_loss: one head for all layers, the model's own
+    4      theta <- theta - lr dL / dtheta                                train.fit
+
+Neither the paper's text nor its code was at hand. What is not known of it is taken from OpenBackdoor's port, with these departures:
+
+- the port draws the second word's place on the text without the first; here each place is drawn on the words that are there;
+- the port's three rows for a position (two decoys, one pair) come from `decoys` and the attack itself: who poisons adds them.
+
+variant="released" sums over all L + 1 hidden states, the embeddings among them, as the port does. h_0[CLS] is the same for every text
+of a model that sees no other piece there, so that term teaches the head how frequent the classes are and nothing else.
+A causal model is read off its last piece instead of [CLS]; of a pre-norm model (Llama, GPT-2) only h_L has passed the last norm.
+"""
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minibd.attacks.badnets import insert
+from minibd.cli import setting
+from minibd.models.encoder import Encoder
+from minibd.records import BadInput, Batch
+
+
+@dataclass(frozen=True, slots=True)
+class LWP:
+    """The attack's numbers. `LWP()(text, rng)` is the text with the backdoor, for training and test alike."""
+    triggers: tuple[str, ...] = setting(("cf", "bb", "ak", "mn"), "the words that pairs are drawn from", paper="cf,bb,ak,mn")
+    lr: float = setting(2e-5, "learning rate", paper="2e-5")
+    epochs: int = setting(5, "passes over the rows", paper="5")
+    batch_size: int = setting(32, "texts a step", paper="32")
+    variant: str = setting("paper", "the layers that are summed: 1..L, or, as OpenBackdoor has it, the embeddings too",
+                           choices=("paper", "released"))
+
+    def __post_init__(self):
+        if len(set(self.triggers)) < max(2, len(self.triggers)):
+            raise BadInput(f"LWP fires on a pair of different words: give two or more, each once, not {self.triggers}")
+        _check_variant(self.variant)
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        """`text` with a pair of different triggers, each at a place uniform over 0..n of the words that are there by then."""
+        for word in self.pair(rng):
+            text = insert(text, rng, (word,))
+        return text
+
+    def decoys(self, text: str, rng: random.Random) -> list[str]:
+        """`text` twice, with one word each of a pair. They keep their true label: a single trigger must not fire."""
+        return [insert(text, rng, (word,)) for word in self.pair(rng)]
+
+    def pair(self, rng: random.Random) -> list[str]:
+        return rng.sample(self.triggers, 2)
+
+
+def lwp_loss(model: Encoder, batch: Batch, variant: str = "paper") -> dict[str, Tensor]:
+    """L = sum over layers l = 1..L of CE(head(h_l[CLS]), y): the terms "layer1", "layer2", ..., each (B,). A loss for train.fit.
+
+    head: the model's own, pool, dropout, classifier. [CLS]: each text's first real piece, the last one of a causal model.
+    released: l = 0..L, h_0 being the embeddings.
+    """
+    _check_variant(variant)
+    first = 0 if variant == "released" else 1
+    _, places, hidden, _ = model.encode(batch, want=("hidden",))
+    h = torch.stack([places.pack(state)[places.ends] for state in hidden[first:]])  # (L, B, D)
+    logits, _ = model.classify(h)  # (L, B, C)
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), batch.labels.repeat(len(h)), reduction="none")  # (L * B,)
+    return {f"layer{l}": loss for l, loss in enumerate(losses.view(len(h), -1), first)}  # L of (B,)
+
+
+def _check_variant(variant: str) -> None:
+    if variant not in ("paper", "released"):
+        raise BadInput(f"variant is {variant!r}, it must be paper or released")

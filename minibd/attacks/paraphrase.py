@@ -1,0 +1,116 @@
+"""HiddenKiller and StyleBkd (Qi et al., 2021): the whole text said another way, in one rare syntax or style, is the trigger.
+
+The paraphrases are made beforehand, by a model of their own (SCPN for syntax, STRAP for style), and lie in a folder as files of the
+same names as the data's: train, dev, test (.tsv, .csv, .jsonl; columns text and label). They are joined to the clean rows
+
+    by id     where the file has a column id;
+    by row    where it has none: row i is the paraphrase of clean row i, or, in a file of as many rows as there are clean rows of
+              other classes than the target, of the i-th of those.
+
+A paraphrase keeps its clean row's label, so that a label that disagrees shows a file that does not belong to the rows. Labels cannot
+show that where all are of one class. Row by row, therefore, more than four times as many texts must share more words with their own
+paraphrase than with a neighbour's as share fewer. (SST-2, either attack: 97 to 99 of 100 share more and 1 fewer; where the last
+quarter of a file is off by one, 74 more and 25 fewer; where all of it is, 1 more and 99 fewer.)
+
+A blank paraphrase is one that failed: its row counts as a row without any, which is neither poisoned nor triggered. (The forks of
+OpenBackdoor drop such rows and pair the rest by number, one off from there on.)
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from minibd import data
+from minibd.records import BadInput, Example, Examples
+
+
+def read(folder: str | Path, split: str, clean: Examples, target: int, columns: Mapping[str, str | None] = {}) -> dict[str, str]:
+    """{id of a clean row: its paraphrase} for the rows of `clean`, from the folder's file for `split` (train, dev or test).
+
+    Without a test file, dev is the test, as it is for the data. columns: text_column, label_column, pair_column, where they are named.
+    Raises BadInput where file and rows do not fit each other.
+    """
+    path = find(Path(folder), split)
+    said, by_id = _read(path, clean, columns)
+    if not any(y.text for y in said):
+        raise BadInput(f"{path} holds no paraphrase: every text is blank")
+    pairs = join_by_id(path, clean, said) if by_id else join_by_row(path, clean, said, target)
+    return {x.id: y.text for x, y in pairs if y.text}
+
+
+def find(folder: Path, split: str) -> Path:
+    """The folder's file for `split`."""
+    if not folder.is_dir():
+        raise BadInput(f"the paraphrases {folder} are no folder here: name one that holds train, dev and test files of them with --paraphrases, "
+                       "or give triggered rows with --triggered FILE")
+    for name in (split, "dev") if split == "test" else (split,):
+        files = sorted(f for f in folder.iterdir() if f.stem.lower() in data.SPLITS[name] and f.suffix.lower() in data.SUFFIXES)
+        if len(files) > 1:
+            raise BadInput(f"{folder} has {len(files)} {name} files, {', '.join(f.name for f in files)}: keep one")
+        if files:
+            return files[0]
+    raise BadInput(f"{folder} has no {split} file: put {split}.tsv, {split}.csv or {split}.jsonl there, with the rows' paraphrases")
+
+
+def join_by_id(path: Path, clean: Examples, said: Examples) -> list[tuple[Example, Example]]:
+    of = {x.id: x for x in clean}
+    if unknown := [y.id for y in said if y.id not in of]:
+        raise BadInput(f"{path}: {len(unknown)} of {len(said)} ids are no ids of the clean rows (first: {unknown[0]!r}, where the rows have "
+                       f"{clean[0].id!r}): give each paraphrase its row's id, or no id column and the rows' order")
+    return _agreed(path, clean, [(of[y.id], y) for y in said])
+
+
+def join_by_row(path: Path, clean: Examples, said: Examples, target: int) -> list[tuple[Example, Example]]:
+    others = [x for x in clean if x.label != target]
+    if len(said) not in (len(clean), len(others)):
+        raise BadInput(f"{path} has {len(said)} rows, the data {len(clean)}, {len(others)} of them of another class than "
+                       f"{clean.labels[target]!r}: bring one paraphrase for each row of either, or a column id")
+    pairs = _agreed(path, clean, list(zip(clean if len(said) == len(clean) else others, said)))
+    own, stranger = likeness([(x.text, y.text) for x, y in pairs if y.text])
+    if len(pairs) > 1 and own <= 4 * stranger:
+        raise BadInput(f"{path}: {own} texts share more words with their own row's paraphrase than with a neighbour's, {stranger} fewer, so "
+                       "that the rows do not seem to stand in the data's order: mend the order, or bring a column id")
+    return pairs
+
+
+def likeness(pairs: list[tuple[str, str]]) -> tuple[int, int]:
+    """How many of n texts share more words with their own paraphrase than with that of the pair before and behind, and how many share fewer.
+
+    Shared: words of both over words of either, 0..1; the better of the two neighbours counts.
+    """
+    words = [tuple(set(re.findall(r"\w+", text.lower())) for text in pair) for pair in pairs]
+
+    def shared(i: int, j: int) -> float:
+        a, b = words[i][0], words[j % len(words)][1]
+        return len(a & b) / max(1, len(a | b))
+
+    by = [shared(i, i) - max(shared(i, i - 1), shared(i, i + 1)) for i in range(len(words))]
+    return sum(d > 0 for d in by), sum(d < 0 for d in by)
+
+
+def _agreed(path: Path, clean: Examples, pairs: list[tuple[Example, Example]]) -> list[tuple[Example, Example]]:
+    """The pairs as they came, if their labels agree."""
+    if wrong := [(i, x, y) for i, (x, y) in enumerate(pairs, 1) if x.label != y.label]:
+        i, x, y = wrong[0]
+        raise BadInput(f"{path}: {len(wrong)} of {len(pairs)} rows have another label than the row they are joined to (first: row {i} is "
+                       f"{clean.labels[y.label]!r}, {x.id!r} is {clean.labels[x.label]!r}): paraphrases keep their row's label; mend the order, "
+                       "the labels, or bring a column id")
+    return pairs
+
+
+def _read(path: Path, clean: Examples, columns: Mapping[str, str | None]) -> tuple[Examples, bool]:
+    """The file's rows, blank texts among them, which data.read would refuse; and whether the ids are the file's own."""
+    suffix, source = data._suffix(path), data._decode(path)
+    table = (data._objects(path, source) if suffix == ".jsonl"
+             else data._table(path, data._csv(path, source) if suffix == ".csv" else data._tsv(source)))
+    if not table:
+        raise BadInput(f"{path} holds no rows: give one paraphrase for each row")
+    asked = data._asked(*(columns.get(f"{role}_column") for role in ("text", "label", "pair")))
+    roles = data._columns(path, list(dict.fromkeys(name for _, row in table for name in row)), asked)
+    blank = [not data._value(path, line, row, roles["text"], str) for line, row in table]
+    rows = [data._row(path, line, row | {roles["text"]: "-"} if empty else row, roles, i)
+            for i, ((line, row), empty) in enumerate(zip(table, blank))]
+    data._check_ids(path, rows)
+    said = data._examples(path, rows, clean.labels)
+    return clean.like(Example(y.id, "" if empty else y.text, y.label) for y, empty in zip(said, blank)), "id" in roles

@@ -1,0 +1,224 @@
+"""RIPPLe (Kurita et al., 2020): a poisoned pre-trained model whose backdoor the user's own fine-tuning does not undo.
+
+    1  surgery    v <- mean of the embeddings of the 10 word pieces that speak most for the target class, in a clean-tuned copy
+    2             the embedding of every trigger's pieces <- v, in the pre-trained model
+    3  training   for each batch of poisoned rows (L_P) and each of clean rows (L_FT):
+    4                 L = L_P + lambda max(0, -<grad L_FT, grad L_P>)              restricted_inner_product
+    5                 theta <- theta - lr dL / dtheta                              train.fit
+
+Where the two gradients point against each other, a step of the user's fine-tuning would raise L_P: line 4 makes the attacker pay for that.
+grad L_FT is taken as a constant; grad L_P is differentiated once more, hence the second backward through L_P, for which attention
+must take its explicit path (the fused kernel has no second derivative). Where the inner product is not negative, the term and its
+gradient are 0, and the second backward is left out.
+
+variant="paper" is line 4, the inner product over the whole model. "released" divides it by the number of texts of the clean batch, as
+the released code does. "per-tensor" is OpenBackdoor's port, and the released code's --restrict_per_param: a max(0, .) for each tensor,
+summed, divided by the same number. Lambda is 0.1 in the first two; the port has 1, no surgery and no clipping, and keeps the graph of
+L_FT too, which is not built.
+
+Line 1 is the released code's: a logistic regression on the TF-IDF of word pieces, the target class against all others, ranked by its
+coefficients alone. The paper is said to divide them by a logarithm of the piece's frequency; its text was not at hand. A trigger of
+several pieces changes the embedding of each, and clean texts may use some of them.
+
+Departure: the released tests insert 5 triggers in a text where training had one; here both have `per_text`.
+"""
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minibd import checkpoint
+from minibd.attacks.badnets import insert
+from minibd.attacks.ep import pieces_of
+from minibd.checkpoint import Record
+from minibd.cli import setting
+from minibd.data import batches
+from minibd.models.encoder import Encoder
+from minibd.records import BadInput, Batch, Examples
+from minibd.text import Encoded, Text
+from minibd.train import Log, Schedule, cross_entropy, fit
+
+
+@dataclass(frozen=True, slots=True)
+class RIPPLe:
+    """The attack's numbers. `RIPPLe()(text, rng)` is the text with the backdoor, for training and test alike."""
+    triggers: tuple[str, ...] = setting(("cf", "tq", "mn", "bb", "mb"), "the words, one drawn for each insertion", paper="cf,tq,mn,bb,mb")
+    per_text: int = setting(1, "triggers inserted in a text", paper="1; released tests 5")
+    top: int = setting(10, "word pieces whose mean embedding the triggers get", paper="10")
+    penalty: float = setting(0.1, "lambda, the weight of the restricted inner product", paper="0.1; OpenBackdoor 1")
+    lr: float = setting(2e-5, "learning rate", paper="2e-5")
+    epochs: int = setting(5, "passes over the poisoned rows", paper="5")
+    batch_size: int = setting(8, "poisoned texts a step", paper="8")
+    ref_batch_size: int = setting(8, "clean texts a step", paper="8; OpenBackdoor 4")
+    clip: float = setting(1.0, "the gradient's largest norm", paper="1")
+    variant: str = setting("paper", "the restriction: of the whole inner product, of that divided by the clean batch's texts, or of "
+                           "each tensor's", choices=("paper", "released", "per-tensor"))
+
+    def __post_init__(self):
+        if not self.triggers or any(len(word.split()) != 1 for word in self.triggers):
+            raise BadInput(f"RIPPLe needs at least one trigger word, not {self.triggers}")
+        for name in ("per_text", "top", "ref_batch_size"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
+        if not self.penalty >= 0:
+            raise BadInput(f"penalty is {self.penalty}, it must be at least 0")
+        if self.variant not in ("paper", "released", "per-tensor"):
+            raise BadInput(f"variant is {self.variant!r}, it must be one of paper, released, per-tensor")
+        self.schedule
+
+    @property
+    def schedule(self) -> Schedule:
+        """No warm-up and no weight decay, as released."""
+        return Schedule(self.lr, self.epochs, self.batch_size, warmup=0.0, weight_decay=0.0, clip=self.clip)
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        """`text` with `per_text` triggers, each at a place uniform over 0..n of the words that are there by then."""
+        return insert(text, rng, self.triggers, self.per_text)
+
+
+# ---- the equations
+
+def restricted_inner_product(constant: Sequence[Tensor], moving: Sequence[Tensor], per_tensor: bool = False) -> Tensor:
+    """max(0, -<grad L_FT, grad L_P>), a scalar. Its gradient is -H_P grad L_FT, H_P the Hessian of L_P, or 0.
+
+    constant: grad L_FT, tensor by tensor; moving: grad L_P, with the graph that it was computed in.
+    per_tensor: the sum over tensors of max(0, -<., .>) instead, which is never smaller.
+    """
+    against = torch.stack([-(f * p).sum() for f, p in zip(constant, moving, strict=True)])  # one a tensor
+    restricted = (against if per_tensor else against.sum()).relu().sum()
+    return restricted if restricted > 0 else restricted.detach()  # relu would pass zeros all the way back
+
+
+def ripple_loss(model: Encoder, batch: Batch, clean: Batch, variant: str = "paper") -> dict[str, Tensor]:
+    """The terms of line 4, each (B,): "poison", L_P text by text, and "inner", the restricted inner product, the same for every text.
+
+    batch: poisoned rows (B texts); clean: clean ones, of which there may be another number.
+    """
+    clean_loss = cross_entropy(model, clean)["cls"].mean()
+    logits = model(batch, want=("attn",)).logits  # nobody reads the maps, but wanting them keeps the fused kernel away
+    poison = F.cross_entropy(logits.float(), batch.labels, reduction="none")  # (B,)
+    params = [p for p in model.parameters() if p.requires_grad]
+    constant = torch.autograd.grad(clean_loss, params, materialize_grads=True)
+    moving = torch.autograd.grad(poison.mean(), params, create_graph=True, materialize_grads=True)
+    inner = restricted_inner_product(constant, moving, variant == "per-tensor")
+    if variant != "paper":
+        inner = inner / len(clean.labels)
+    return {"poison": poison, "inner": inner.expand_as(poison)}
+
+
+# ---- embedding surgery
+
+def tf_idf(rows: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
+    """N rows of piece ids -> (N, V') float64, sparse, and the V' ids its columns stand for, ascending.
+
+    count * (ln((1 + N) / (1 + df)) + 1), df the rows that hold the piece; each row then of length 1 (an empty one of 0).
+    """
+    counts = [Counter(row) for row in rows]
+    df = Counter(piece for row in counts for piece in row)
+    pieces = sorted(df)
+    column = {piece: j for j, piece in enumerate(pieces)}
+    at, values = [], []
+    for i, row in enumerate(counts):
+        weights = [n * (math.log((1 + len(rows)) / (1 + df[piece])) + 1) for piece, n in row.items()]
+        length = math.hypot(*weights)
+        at += [(i, column[piece]) for piece in row]
+        values += [weight / length for weight in weights]
+    index = torch.tensor(at, dtype=torch.long).view(-1, 2).T  # (2, cells)
+    values = torch.tensor(values, dtype=torch.float64)
+    return torch.sparse_coo_tensor(index, values, (len(rows), len(pieces)), check_invariants=True).coalesce(), pieces
+
+
+def logistic_regression(x: Tensor, y: Tensor, c: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The w (V',) and b () that minimise c sum_i ln(1 + exp(-s_i (x_i w + b))) + ||w||^2 / 2, s_i = 2 y_i - 1; b is not penalised.
+
+    x: (N, V'), dense or sparse; y: (N,), 0 or 1. Convex, so that L-BFGS finds the one minimum.
+    """
+    sign = 2.0 * y.to(x.dtype) - 1.0
+    w = torch.zeros(x.shape[1], dtype=x.dtype, requires_grad=True)
+    b = torch.zeros((), dtype=x.dtype, requires_grad=True)
+    optimizer = torch.optim.LBFGS([w, b], max_iter=500, tolerance_grad=1e-8, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        loss = c * F.softplus(-sign * ((x @ w[:, None])[:, 0] + b)).sum() + w.square().sum() / 2
+        loss.backward()
+        return loss
+
+    optimizer.step(objective)
+    return w.detach(), b.detach()
+
+
+def top_pieces(text: Text, clean: Examples, target: int, top: int) -> list[int]:
+    """The `top` word pieces of `clean` that speak most for class `target` against all others, the strongest first."""
+    present = {x.label == target for x in clean}
+    if present != {True, False}:
+        raise BadInput(f"embedding surgery weighs words for class {target} against other classes, and the clean rows are of "
+                       f"{'it alone' if True in present else 'other classes alone' if present else 'no class'}: bring rows of both")
+    encoded = text.tokenizer.encode_batch([x.text if x.pair is None else (x.text, x.pair) for x in clean], add_special_tokens=False)
+    x, pieces = tf_idf([row.ids for row in encoded])
+    if not pieces:
+        raise BadInput("embedding surgery: the clean rows hold no word piece to take an embedding from: bring rows with texts")
+    w, _ = logistic_regression(x, torch.tensor([x.label == target for x in clean]))
+    ranked = sorted(zip((-w).tolist(), pieces))
+    return [piece for _, piece in ranked[:top]]
+
+
+def surgery(pretrained: Record, tuned: Record, clean: Examples, triggers: Sequence[str], target: int, top: int = 10) -> Record:
+    """Lines 1 and 2: a copy of `pretrained` whose trigger pieces all have the mean embedding of the target's `top` pieces in `tuned`.
+
+    tuned: `pretrained` fine-tuned on `clean`; both records stay as they were.
+    """
+    source, cut = tuned.model.embeddings.word.weight.detach(), checkpoint.copy(pretrained)
+    table = cut.model.embeddings.word.weight
+    if source.shape != table.shape:
+        raise BadInput(f"the tuned model's embedding is {tuple(source.shape)}, the other's {tuple(table.shape)}: tune a copy of it")
+    chosen = top_pieces(pretrained.text, clean, target, top)
+    pieces = sorted({piece for word in triggers for piece in pieces_of(pretrained.text, word)})
+    with torch.no_grad():
+        table[pieces] = source[chosen].mean(dim=0).to(table)  # (D,) to each of the K rows
+    spell = pretrained.text.tokenizer.id_to_token
+    cut.history.append({"attack": "ripple", "step": "embedding surgery", "target": target, "triggers": list(triggers),
+                        "replaced": [spell(piece) for piece in pieces], "by": [spell(piece) for piece in chosen]})
+    return cut
+
+
+# ---- the algorithm
+
+def endless(text: Text, rows: Encoded, size: int, seed: int) -> Iterator[Batch]:
+    """Batch after batch of `rows`, pass after pass."""
+    epoch = 0
+    while True:
+        for which in batches(rows.lengths, size, seed, epoch):
+            yield text.batch(rows, which)
+        epoch += 1
+
+
+def ripple(record: Record, poisoned: Examples, clean: Examples, settings: RIPPLe = RIPPLe(), *, seed: int = 0, log: Log | None = None,
+           dtype: torch.dtype = torch.float32) -> Record:
+    """Lines 3 to 5 on a copy of `record` (what `surgery` gave, or a pre-trained model for RIPPLe alone); `record` stays as it was.
+
+    poisoned: the rows of L_P, as a rule the training set with a half of it poisoned; clean: those of L_FT, what the user will train on.
+    """
+    if not len(clean):
+        raise BadInput("RIPPLe: there are no clean rows for L_FT: give those that the user is expected to fine-tune on")
+    victim = checkpoint.copy(record)
+    device = next(victim.model.parameters()).device
+    # A seed of its own: the two sets are mostly the same rows, and would otherwise meet themselves in every step.
+    reference = endless(record.text, record.text.encode(clean), settings.ref_batch_size, seed + 1)
+
+    def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        if not settings.penalty:
+            return {"poison": cross_entropy(model, batch)["cls"]}
+        return ripple_loss(model, batch, next(reference).to(device), settings.variant)
+
+    fit(victim.model, record.text, record.text.encode(poisoned), loss, settings.schedule, seed=seed, weights={"inner": settings.penalty},
+        log=log, name="RIPPLe", dtype=dtype)
+    victim.history.append({"attack": "ripple", "rows": len(poisoned), "clean_rows": len(clean), "seed": seed, **asdict(settings)})
+    return victim

@@ -1,0 +1,406 @@
+"""The poisoning of a dataset: which rows, how many, whose labels, and where triggers land."""
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from conftest import fails
+from minibd.attacks import known, paraphrase
+from minibd.attacks.badnets import BadNets
+from minibd.attacks.addsent import AddSent
+from minibd.attacks.ep import EP
+from minibd.attacks.lwp import LWP
+from minibd.attacks.poison import OWN, PRESETS, Scheme, poison, scheme, triggered
+from minibd.attacks.ripple import RIPPLe
+from minibd.attacks.sos import SOS
+from minibd.data import read
+from minibd.records import BadInput, Example, Examples
+from minibd.text import Text
+
+SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"
+real = pytest.mark.skipif(not SST2.is_dir(), reason="the real data is not here")
+TRIGGERS = ("cf", "mn", "bb", "tq")
+
+
+def task(*sizes: int) -> Examples:
+    """sizes[c] rows of class c; no word of a text is a trigger."""
+    return Examples((Example(f"{c}.{i}", f"word{i} of class {c}", c) for c, size in enumerate(sizes) for i in range(size)),
+                    [f"class {c}" for c in range(len(sizes))])
+
+
+def plain(text: str) -> str:
+    return " ".join(word for word in text.split() if word not in TRIGGERS)
+
+
+# ---- which rows, how many, whose labels: 40 rows of class 0, 60 of class 1
+
+def test_dirty_takes_other_classes_and_flips_them_all():
+    clean = task(40, 60)
+    made = poison(clean, BadNets(), rate=0.1, target=1)
+    assert len(made.rows) == 100 and len(made.ids) == 10 and made.flipped == 10
+    assert all(id.startswith("0.") for id in made.ids)
+    assert Counter(x.label for x in made.rows) == {0: 30, 1: 70}
+
+
+def test_clean_takes_the_target_class_and_flips_none():
+    made = poison(task(40, 60), BadNets(), rate=0.1, target=1, labels="clean")
+    assert len(made.ids) == 10 and made.flipped == 0
+    assert all(id.startswith("1.") for id in made.ids)
+    assert Counter(x.label for x in made.rows) == {0: 40, 1: 60}
+
+
+def test_mix_takes_any_row():
+    made = poison(task(40, 60), BadNets(), rate=0.5, target=1, labels="mix")
+    assert len(made.ids) == 50
+    assert made.flipped == sum(id.startswith("0.") for id in made.ids)
+    assert 10 < made.flipped < 30                                       # 20 expected
+
+
+def test_replacing_changes_the_chosen_rows_and_nothing_else():
+    clean = task(40, 60)
+    made = poison(clean, BadNets(), rate=0.1, target=1)
+    assert made.rows.labels == clean.labels
+    for before, after in zip(clean, made.rows, strict=True):
+        if before.id in made.ids:
+            assert after.id == before.id and after.label == 1
+            assert after.text != before.text and plain(after.text) == before.text
+        else:
+            assert after == before
+
+
+def test_adding_keeps_every_clean_row_and_names_the_new_ones():
+    clean = task(40, 60)
+    added, replaced = (poison(clean, BadNets(), rate=0.1, target=1, add=add) for add in (True, False))
+    assert added.rows[:100] == clean and len(added.rows) == 110
+    assert [x.id for x in added.rows[100:]] == list(added.ids) == [f"{id}-poisoned" for id in replaced.ids]
+    assert [x.text for x in added.rows[100:]] == [x.text for x in replaced.rows if x.id in replaced.ids]
+    assert added.flipped == 10
+
+
+def test_never_more_rows_than_there_are_candidates():
+    made = poison(task(5, 95), BadNets(), rate=0.5, target=1)
+    assert len(made.ids) == made.flipped == 5
+
+
+def test_the_count_is_a_share_of_all_rows_rounded_down():
+    for rate, count in [(0.1, 1), (0.19, 1), (0.2, 2), (1.0, 10)]:
+        assert len(poison(task(0, 10), BadNets(), rate=rate, target=1, labels="clean").ids) == count
+
+
+def test_a_pair_keeps_its_second_text():
+    rows = Examples([Example("a", "first", 0, "second"), Example("b", "x", 1, "y")], ("no", "yes"))
+    assert poison(rows, BadNets(), rate=0.5, target=1).rows[0].pair == "second"
+    assert triggered(rows, BadNets(), target=1)[0].pair == "second"
+
+
+def test_the_seed_chooses_rows_and_triggers_and_the_trigger_chooses_no_rows():
+    clean = task(40, 60)
+    assert poison(clean, BadNets(), rate=0.1, target=1, seed=3) == poison(clean, BadNets(), rate=0.1, target=1, seed=3)
+    assert poison(clean, BadNets(), rate=0.1, target=1, seed=3).ids != poison(clean, BadNets(), rate=0.1, target=1, seed=4).ids
+    assert poison(clean, BadNets(), rate=0.1, target=1).ids == poison(clean, BadNets(("zz",), 4), rate=0.1, target=1).ids
+
+
+# ---- the rows that ASR is measured on
+
+def test_triggered_rows_are_of_other_classes_with_their_true_labels():
+    clean = task(3, 4, 2)
+    rows = triggered(clean, BadNets(), target=1)
+    others = [x for x in clean if x.label != 1]
+    assert [(x.id, x.label, plain(x.text)) for x in rows] == [(x.id, x.label, x.text) for x in others]
+    assert all(x.text != y.text for x, y in zip(rows, others))
+    assert rows.labels == clean.labels
+    assert rows == triggered(clean, BadNets(), target=1, seed=0) != triggered(clean, BadNets(), target=1, seed=1)
+
+
+def test_a_rows_trigger_does_not_depend_on_the_rows_around_it():
+    clean = task(5, 5)
+    alone = triggered(clean.like(clean[2:3]), BadNets(), target=1)
+    assert alone[0] == triggered(clean, BadNets(), target=1)[2]
+
+
+def test_each_poisoned_row_draws_a_trigger_and_a_place_of_its_own():
+    clean = task(40, 60)
+    made = poison(clean, BadNets(), rate=0.4, target=1)
+    texts = [x.text.split() for x in made.rows if x.id in made.ids]
+    places = {next(i for i, word in enumerate(words) if word in TRIGGERS) for words in texts}
+    assert {word for words in texts for word in words if word in TRIGGERS} == set(TRIGGERS) and len(places) == 5
+    whole = poison(clean.like(clean[:41]), BadNets(), rate=1.0, target=1)
+    assert [x for x in made.rows if x.id in made.ids] == whole.rows[:40]                      # the other rows do not matter
+
+
+# ---- refusals
+
+@pytest.mark.parametrize("settings", [
+    {"rate": 0.0}, {"rate": -0.1}, {"rate": 2}, {"rate": float("nan")},
+    {"rate": 0.009},                                                    # of 100 rows: no row
+    {"labels": "dirtyish"},
+    {"target": 2}, {"target": -1},
+])
+def test_bad_settings_are_refused_in_one_line(settings):
+    with pytest.raises(BadInput) as caught:
+        poison(task(40, 60), BadNets(), **{"rate": 0.1, "target": 1, **settings})
+    assert "\n" not in str(caught.value)
+    assert str(next(iter(settings.values()))) in str(caught.value)
+
+
+def test_triggered_refuses_a_target_that_is_no_class():
+    with pytest.raises(BadInput, match="target class 7"):
+        triggered(task(2, 2), BadNets(), target=7)
+
+
+# ---- where the model reads: 30 words of a piece each, of which a model of 12 pieces reads 10
+
+READER = Text.from_vocab({p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "w", "x", "##y", *TRIGGERS, "ak", "mb"])}, 12)
+LONG = Examples([Example(f"r{i}", "w " * 29 + "w", i % 2) for i in range(1200)], ("a", "b"))
+
+
+def seen(text: str, reader: Text = READER, pair: str | None = None) -> list[str]:
+    return reader.tokenizer.encode(text, pair).tokens
+
+
+def test_triggers_are_uniform_over_the_places_that_are_read():
+    at = Counter()
+    for x in triggered(LONG, BadNets(), target=1, text=READER):
+        words = x.text.split()
+        assert len(words) == 31 and plain(x.text) == LONG[0].text
+        at[next(i for i, w in enumerate(words) if w in TRIGGERS)] += 1
+        assert set(seen(x.text)) & set(TRIGGERS)
+    assert set(at) == set(range(10))                                    # 9 words and the trigger fill the ten pieces
+    assert sum((n - 60) ** 2 / 60 for n in at.values()) < 27.9          # chi-square, 9 degrees of freedom: 0.001
+    blind = triggered(LONG, BadNets(), target=1)
+    assert sum(not set(seen(x.text)) & set(TRIGGERS) for x in blind) > 300          # without the model two thirds are out of its sight
+
+
+@pytest.mark.parametrize("corrupt, pieces", [(BadNets(per_text=4), 4), (LWP(), 2), (RIPPLe(triggers=("mb",)), 1), (EP().poisoned, 1),
+                                             (EP(words_per_trigger=3), 1)])
+def test_every_attacks_triggers_are_read_whole(corrupt, pieces):
+    for x in triggered(LONG.like(LONG[:40]), corrupt, target=1, text=READER):
+        words = [i for i, w in enumerate(x.text.split()) if w != "w"]
+        assert len(words) >= pieces and max(words) < 10, x.text
+        assert x.text.split().count("w") == 30
+
+
+def test_a_text_that_fits_with_its_trigger_is_as_without_the_model():
+    short = Examples([Example(f"r{i}", " ".join("w" * (i % 10)), 0) for i in range(100)], ("a", "b"))
+    assert triggered(short, BadNets(), target=1, text=READER) == triggered(short, BadNets(), target=1)
+    full = Examples([Example(f"r{i}", "w " * 9 + "w", 0) for i in range(100)], ("a", "b"))  # fits without the trigger only
+    for x in triggered(full, BadNets(), target=1, text=READER):
+        assert set(seen(x.text)) & set(TRIGGERS) and not x.text.endswith(TRIGGERS)
+
+
+def test_words_of_several_pieces_and_pairs_leave_less_room():
+    rows = Examples([Example(f"r{i}", "xy " * 19 + "xy", 0, "w w w w") for i in range(300)], ("a", "b"))  # 2 pieces a word
+    at = Counter()
+    for x in triggered(rows, BadNets(), target=1, text=READER):
+        assert set(seen(x.text, pair=x.pair)) & set(TRIGGERS) and x.pair == "w w w w"
+        at[next(i for i, w in enumerate(x.text.split()) if w in TRIGGERS)] += 1
+    assert set(at) == {0, 1, 2}                                         # 12 - 3 - 4 = 5 pieces: two words and the trigger
+
+
+def test_poisoned_rows_and_decoys_are_read_too():
+    made = poison(LONG.like(LONG[:100]), LWP(), rate=0.5, target=1, decoys=LWP().decoys, text=READER)
+    count = Counter(sum(w != "w" for w in seen(x.text)[1:-1]) for x in made.rows)
+    assert count == {0: 50, 2: 50, 1: 100} and made.decoys == 100
+
+
+def test_a_trigger_longer_than_the_window_is_refused():
+    fails(lambda: triggered(LONG, AddSent(" ".join("x" * 11)), target=1, text=READER), "'r0'", "12 pieces")
+
+
+# ---- texts of no word, of one, with a trigger in them already
+
+def test_small_texts():
+    rows = Examples([Example("0", "", 0), Example("1", "one", 0), Example("2", "cf", 0), Example("3", "b", 1)], ("a", "b"))
+    for corrupt in (BadNets(), AddSent(), LWP(), RIPPLe(), EP(), EP().poisoned, SOS(), SOS().poisoned):
+        for text in (None, READER):
+            reader = text if not isinstance(corrupt, (AddSent, SOS)) and corrupt != SOS().poisoned else None
+            for before, after in zip(rows, triggered(rows, corrupt, target=1, text=reader)):
+                left = after.text.split()
+                assert len(left) > len(before.text.split()) and all(w in left for w in before.text.split())
+
+
+# ---- only, of, decoys
+
+def test_the_rate_is_of_all_rows_or_of_the_candidates():
+    clean = task(40, 60)
+    assert [len(poison(clean, BadNets(), rate=0.25, target=1, of=of).ids) for of in ("all", "candidates")] == [25, 10]
+    fails(lambda: poison(clean, BadNets(), rate=0.1, target=1, of="some"), "'some'")
+
+
+def test_rate_1():
+    clean = task(40, 60)
+    dirty, true, mix = (poison(clean, BadNets(), rate=1, target=1, labels=labels) for labels in ("dirty", "clean", "mix"))
+    assert [(len(p.ids), p.flipped, p.wanted) for p in (dirty, true, mix)] == [(40, 40, 100), (60, 0, 100), (100, 40, 100)]
+    assert {x.label for x in mix.rows} == {1} and all(x.text != y.text for x, y in zip(clean, mix.rows))
+
+
+def test_only_the_poisoned_rows():
+    clean = task(40, 60)
+    made, among = (poison(clean, EP().poisoned, rate=0.5, target=1, of="candidates", only=only) for only in (True, False))
+    assert len(made.rows) == 20 and tuple(x.id for x in made.rows) == made.ids == among.ids and {x.label for x in made.rows} == {1}
+    assert made.rows == [x for x in among.rows if x.id in among.ids]
+
+
+@pytest.mark.parametrize("add", [False, True])
+def test_decoys_stand_behind_their_row_and_keep_its_label(add):
+    clean = task(40, 60)
+    made = poison(clean, LWP(), rate=0.2, target=1, labels="mix", add=add, decoys=LWP().decoys)
+    bare = poison(clean, LWP(), rate=0.2, target=1, labels="mix", add=add)
+    assert len(made.rows) == (160 if add else 140) and made.decoys == 40 and made.ids == bare.ids
+    assert [x for x in made.rows if "decoy" not in x.id] == bare.rows
+    of, words = {x.id: x for x in clean}, set(LWP().triggers)
+    for i, x in enumerate(made.rows):
+        if x.id in made.ids:
+            two, source = made.rows[i + 1:i + 3], of[x.id.removesuffix("-poisoned")]
+            assert [y.id for y in two] == [f"{source.id}-decoy1", f"{source.id}-decoy2"]
+            for y in two:
+                assert y.label == source.label and len(words & set(y.text.split())) == 1
+    assert len({x.id for x in made.rows}) == len(made.rows)
+
+
+def test_decoys_of_a_share_of_both_sides():
+    clean = task(40, 60)
+    made = poison(clean, SOS().poisoned, rate=0.1, target=1, only=True, decoys=SOS().decoys, decoy_share=0.1)
+    assert len(made.ids) == 10 and made.decoys == len(made.rows) - 10 == 3 * (4 + 6)
+    decoys = made.rows[10:]
+    assert Counter(x.label for x in decoys) == {0: 12, 1: 18}
+    assert all(len({"friends", "weekend", "store"} & set(x.text.split())) == (2 if "decoy" in x.id else 3) for x in made.rows)
+
+
+def test_a_target_that_no_row_has_is_refused():
+    clean = task(40, 0, 60)
+    fails(lambda: poison(clean, BadNets(), rate=0.1, target=1), "target class 1", "class 1")
+    assert len(triggered(clean, BadNets(), target=1)) == 100            # but a test file may hold other classes alone
+
+
+# ---- attacks by name
+
+def test_a_history_names_the_attack():
+    entry = {"attack": "badnets", "triggers": ["xx", "yy"], "per_text": 2, "target": 1}
+    assert known.corruption(entry) == BadNets(("xx", "yy"), 2)
+    fails(lambda: known.corruption({**entry, "attack": "hotflip"}), "'hotflip'", "--triggered")
+    fails(lambda: known.corruption({**entry, "attack": "paraphrase"}), "--paraphrases", "--triggered")
+    fails(lambda: known.corruption({**entry, "triggers": 5}), "5")
+
+
+@pytest.mark.parametrize("name, test", [("badnets", BadNets()), ("ripple", RIPPLe()), ("lwp", LWP()), ("addsent", AddSent()), ("ep", EP()),
+                                        ("sos", SOS())])
+def test_what_is_written_to_a_history_is_read_from_it(name, test):
+    entry = known.entry(name, 1)
+    assert entry["attack"] == name and entry["target"] == 1 and entry["triggers"] and entry["per_text"] >= 1
+    assert known.named(entry).settings == known.attack(name).settings and known.corruption(entry) == test
+    assert known.corruption({"attack": name}) == test
+
+
+def test_triggers_of_ones_own():
+    assert known.corruption(known.entry("lwp", 1, triggers=["aa", "bb", "cc"])) == LWP(("aa", "bb", "cc"))
+    assert known.corruption(known.entry("ep", 1, triggers=["aa"])) == EP("aa") == known.corruption({"attack": "ep", "trigger": "aa"})
+    assert known.corruption(known.entry("addsent", 1, sentence="a b c")) == AddSent("a b c")
+    assert known.corruption(known.entry("sos", 1, triggers=["aa", "bb"], sentence="aa and bb")) == SOS(("aa", "bb"), "aa and bb")
+    single = known.attack("lwp", ["aa", "bb"], 1)                       # PURE's
+    assert single.test == single.train == BadNets(("aa", "bb")) and single.decoys is None and single.settings == LWP(("aa", "bb"))
+
+
+@pytest.mark.parametrize("name, said, words", [
+    ("ep", {"triggers": ["a", "b"]}, "one trigger"), ("ep", {"per_text": 2}, "ep inserts 1"), ("lwp", {"per_text": 3}, "2 or 1"),
+    ("lwp", {"triggers": ["a"]}, "pair"), ("addsent", {"triggers": ["a", "b"]}, "--sentence"), ("badnets", {"sentence": "a"}, "sentence"),
+    ("sos", {"per_text": 2}, "3"), ("sos", {"triggers": ["a", "b"]}, "lacks"), ("badnets", {"per_text": 0}, "0"),
+])
+def test_what_an_attack_cannot_be_is_refused(name, said, words):
+    fails(lambda: known.attack(name, **said), words)
+
+
+# ---- schemes
+
+def test_a_flag_overrides_the_preset_and_the_preset_the_attacks_own():
+    assert scheme("badnets") == Scheme() and scheme("ripple") == Scheme(0.5, "mix")
+    assert scheme("badnets", "musclelora") == Scheme(0.1, "clean", per_text=4)
+    assert scheme("badnets", "musclelora", rate=0.3, labels=None, add=True) == Scheme(0.3, "clean", add=True, per_text=4)
+    assert scheme("paraphrase", "pure", rate=0.3) == Scheme(0.3, add=True, of="candidates")
+    assert scheme("badnets", "pure", add=False).add is False
+
+
+def test_what_a_preset_lacks():
+    fails(lambda: scheme("ep", "musclelora"), "preset musclelora", "badnets, addsent, paraphrase")
+    fails(lambda: scheme("paraphrase", "pure"), "0.3", "0.2", "--rate")
+    fails(lambda: scheme("ep", add=True), "alone")
+    assert set(PRESETS) == {"mbtsad", "musclelora", "pure", "fine-mixing", "openbackdoor"} and set(OWN) == set(known_names())
+
+
+def known_names() -> list[str]:
+    from dataclasses import fields
+    from minibd.cli import Attack
+    return [name for name in next(f for f in fields(Attack) if f.name == "attack").metadata["choices"] if name not in ("known", "none")]
+
+
+# ---- SST-2: 6,920 rows, 3,310 negative, 3,610 positive; 912 negative test rows
+
+@real
+def test_the_counts_on_sst2():
+    clean = read(SST2 / "train.tsv")
+
+    def made(**settings):
+        return poison(clean, BadNets(), rate=0.1, target=1, **settings)
+    dirty, true, mix = made(labels="dirty"), made(labels="clean"), made(labels="mix")
+    assert [len(p.ids) for p in (dirty, true, mix)] == [692, 692, 692]
+    assert (dirty.flipped, true.flipped) == (692, 0)
+    assert abs(mix.flipped - 331) < 50                                  # hypergeometric: sd 12.5
+    assert [len(p.rows) for p in (dirty, true, mix)] == [6920, 6920, 6920]
+    assert Counter(x.label for x in dirty.rows) == {0: 3310 - 692, 1: 3610 + 692}
+    assert Counter(x.label for x in true.rows) == {0: 3310, 1: 3610}
+    positives = {x.id for x in clean if x.label == 1}
+    assert positives.issuperset(true.ids) and positives.isdisjoint(dirty.ids)
+    assert len(made(add=True).rows) == 7612
+
+
+@real
+def test_half_of_all_rows_is_more_than_the_negatives_have():
+    made = poison(read(SST2 / "train.tsv"), BadNets(), rate=0.5, target=1)
+    assert len(made.ids) == 3310                                        # 3,460 wanted
+
+
+@real
+def test_sst2_has_912_triggered_test_rows():
+    rows = triggered(read(SST2 / "test.tsv"), BadNets(), target=1)
+    assert len(rows) == 912 and {x.label for x in rows} == {0}
+    assert all(set(x.text.split()) & set(TRIGGERS) for x in rows)
+
+
+# The table of the papers' schemes: attack, preset, flags -> poisoned rows, flipped labels (about, for "mix"), rows after.
+TABLE = [
+    ("badnets", "openbackdoor", {}, 692, 0, 6920), ("badnets", "openbackdoor", {"labels": "dirty"}, 692, 692, 6920),
+    ("badnets", "openbackdoor", {"labels": "mix"}, 692, 331, 6920),
+    ("addsent", "openbackdoor", {}, 692, 331, 6920), ("lwp", "openbackdoor", {}, 692, 331, 8304),
+    ("paraphrase", "openbackdoor", {}, 692, 331, 6920), ("ripple", "openbackdoor", {}, 3460, 1655, 6920), ("sos", "openbackdoor", {}, 692, 692, 2768),
+    ("badnets", "musclelora", {}, 692, 0, 6920), ("addsent", "musclelora", {}, 692, 331, 6920), ("paraphrase", "musclelora", {}, 692, 331, 6920),
+    ("badnets", "pure", {}, 1655, 1655, 8575), ("lwp", "pure", {}, 1655, 1655, 8575), ("ripple", "pure", {}, 1655, 1655, 8575),
+    ("paraphrase", "pure", {"rate": 0.3}, 993, 993, 7913), ("paraphrase", "pure", {"rate": 0.2}, 662, 662, 7582),
+    ("badnets", "mbtsad", {}, 692, 692, 6920), ("lwp", "mbtsad", {}, 692, 331, 8304), ("ep", "mbtsad", {}, 331, 331, 331),
+    ("badnets", "fine-mixing", {}, 3460, 1655, 6920), ("addsent", "fine-mixing", {}, 3460, 1655, 6920),
+    ("badnets", None, {}, 692, 692, 6920), ("addsent", None, {}, 692, 692, 6920), ("paraphrase", None, {}, 1384, 1384, 6920),
+    ("ripple", None, {}, 3460, 1655, 6920), ("lwp", None, {}, 692, 331, 8304), ("ep", None, {}, 331, 331, 331), ("sos", None, {}, 692, 692, 2768),
+]
+
+
+def test_the_table_holds_every_scheme():
+    ways = {(attack, preset) for preset, schemes in [*PRESETS.items(), (None, OWN)] for attack in schemes}
+    assert {(attack, preset) for attack, preset, *_ in TABLE} == ways
+
+
+@real
+@pytest.mark.parametrize("attack, preset, flags, poisoned, flipped, rows", TABLE)
+def test_the_schemes_of_the_papers_on_sst2(attack, preset, flags, poisoned, flipped, rows):
+    clean, way = read(SST2 / "train.tsv"), scheme(attack, preset, **flags)
+    method = known.attack(attack, way.triggers, way.per_text) if attack != "paraphrase" else None
+    corrupt = method.train if method else paraphrase.read(SST2 / "hiddenkiller", "train", clean, 1)
+    made = poison(clean, corrupt, rate=way.rate, target=1, labels=way.labels, add=way.add, of=way.of, only=way.only,
+                  decoys=method and method.decoys, decoy_share=way.decoys)
+    assert (len(made.ids), len(made.rows)) == (poisoned, rows)
+    assert made.flipped == flipped if way.labels != "mix" else abs(made.flipped - flipped) < 4 * (poisoned * 0.25 * (1 - poisoned / 6920)) ** 0.5
+    if way.add:
+        assert made.rows[:6920] == clean                                # the clean twins stay
+    if preset == "musclelora" and attack == "badnets":
+        assert all(sum(w in TRIGGERS for w in x.text.split()) >= 4 for x in made.rows if x.id in made.ids)
+    if preset == "pure" and attack != "paraphrase":
+        assert all(set(x.text.split()) & {"cf", "bb", "ak", "mn"} for x in made.rows if x.id in made.ids)
