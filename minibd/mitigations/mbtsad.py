@@ -17,8 +17,9 @@ Attention is the softmax before dropout, so that a map's rows sum to 1; padded q
 normalised and padded places do not enter L_hid, so that neither loss depends on a text's neighbours.
 
 variant="released" takes the attention term of the code that the paper builds on (NAD, at.py): element-wise mean squared error
-of the two maps, padded queries included. It is at most 2 / T^2, so its weight fades with the square of the length: on 20
-pieces it is some hundred times smaller than the 2-norm, which is why that code multiplies it by 500 to 1000.
+of the two maps, padded queries included (where a batch is packed, models/encoder.py, theirs are uniform). It is at most 2 / T^2,
+so its weight fades with the square of the length: on 20 pieces it is some hundred times smaller than the 2-norm, which is why
+that code multiplies it by 500 to 1000.
 """
 from __future__ import annotations
 
