@@ -90,16 +90,17 @@ def _check_size(size: int) -> None:
 # ---- one file
 
 def read(path: str | Path, *, text_column: str | None = None, label_column: str | None = None,
-         pair_column: str | None = None, labels: Sequence[str] | None = None) -> Examples:
+         pair_column: str | None = None, labels: Sequence[str] | None = None, blank: bool = False) -> Examples:
     """One .tsv, .csv or .jsonl file as Examples, in the file's order.
 
     Columns not named are found by their spelling (SPELLINGS), whatever their case. Integer labels are the classes
     0..max, named "0", "1", ... ("1.0" counts as 1 where every label is of that form); other labels are names, and
     class i is the i-th name in sorted order. `labels` (a checkpoint's class names, say) settles the classes instead:
     the file's integers then index it, and its names are looked up in it, first as they are, then whatever their case.
+    A row without an id is called by its file's stem and its number, from 0: "train-0". blank: rows of blank text are kept, not refused.
     """
     path = Path(path)
-    rows = _rows(path, _asked(text_column, label_column, pair_column))
+    rows = _rows(path, _asked(text_column, label_column, pair_column), blank)
     names = _names({path: rows}) if labels is None else tuple(labels)
     return _examples(path, rows, names)
 
@@ -260,7 +261,7 @@ class _Row:
     pair: str | None
 
 
-def _rows(path: Path, asked: dict[str, str]) -> list[_Row]:
+def _rows(path: Path, asked: dict[str, str], blank: bool = False) -> list[_Row]:
     suffix = _suffix(path)
     text = _decode(path)
     if suffix == ".jsonl":
@@ -270,7 +271,7 @@ def _rows(path: Path, asked: dict[str, str]) -> list[_Row]:
     if not table:
         raise BadInput(f"{path} holds no rows: give a file with at least one, after its header in a .tsv or .csv")
     columns = _columns(path, list(dict.fromkeys(name for _, row in table for name in row)), asked)
-    rows = [_row(path, line, row, columns, number) for number, (line, row) in enumerate(table)]
+    rows = [_row(path, line, row, columns, number, blank) for number, (line, row) in enumerate(table)]
     _check_ids(path, rows)
     return rows
 
@@ -374,13 +375,13 @@ def _columns(path: Path, there: list[str], asked: dict[str, str]) -> dict[str, s
     return chosen
 
 
-def _row(path: Path, line: int, row: dict[str, object], columns: dict[str, str], number: int) -> _Row:
+def _row(path: Path, line: int, row: dict[str, object], columns: dict[str, str], number: int, blank: bool) -> _Row:
     text = _value(path, line, row, columns["text"], str)
     label = _value(path, line, row, columns["label"], (str, int, float))
     pair = _value(path, line, row, columns["pair"], str) if "pair" in columns else ""
     id = _value(path, line, row, columns["id"], (str, int, float)) if "id" in columns else f"{path.stem}-{number}"
     for role, value in (("text", text), ("label", label), ("id", id)):
-        if not value:
+        if not value and not (blank and role == "text"):
             raise BadInput(f"{path}, line {line}: the {role} is empty: fill it in or drop the row")
     return _Row(line, id, text, label, pair or None)
 

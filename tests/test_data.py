@@ -451,3 +451,12 @@ def test_padding_on_sst2():
     cut = batches(lengths, 32, 0, 0)
     rows = [i for batch in batches([1] * len(lengths), 32, 0, 0) for i in batch]            # equal lengths: a random order
     assert padding(lengths, cut) < 0.04 and padding(lengths, [rows[i:i + 32] for i in range(0, len(rows), 32)]) > 0.5
+
+
+def test_blank_texts_are_refused_or_kept_as_asked(tmp_path):
+    path = put(tmp_path, "a.tsv", "text\tlabel\nfine\t1\n \t0\n")
+    with pytest.raises(BadInput, match="line 3: the text is empty"):
+        read(path)
+    assert [(x.id, x.text, x.label) for x in read(path, blank=True)] == [("a-0", "fine", 1), ("a-1", "", 0)]
+    with pytest.raises(BadInput, match="the label is empty"):
+        read(put(tmp_path, "b.tsv", "text\tlabel\nfine\t1\nbad\t \n"), blank=True)

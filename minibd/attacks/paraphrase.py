@@ -32,10 +32,11 @@ def read(folder: str | Path, split: str, clean: Examples, target: int, columns: 
     Raises BadInput where file and rows do not fit each other.
     """
     path = find(Path(folder), split)
-    said, by_id = _read(path, clean, columns)
+    said = data.read(path, labels=clean.labels, blank=True, **columns)
     if not any(y.text for y in said):
         raise BadInput(f"{path} holds no paraphrase: every text is blank")
-    pairs = join_by_id(path, clean, said) if by_id else join_by_row(path, clean, said, target)
+    numbered = all(y.id == f"{path.stem}-{i}" for i, y in enumerate(said))  # as data.read names rows that bring no id
+    pairs = join_by_row(path, clean, said, target) if numbered else join_by_id(path, clean, said)
     return {x.id: y.text for x, y in pairs if y.text}
 
 
@@ -97,20 +98,3 @@ def _agreed(path: Path, clean: Examples, pairs: list[tuple[Example, Example]]) -
                        f"{clean.labels[y.label]!r}, {x.id!r} is {clean.labels[x.label]!r}): paraphrases keep their row's label; mend the order, "
                        "the labels, or bring a column id")
     return pairs
-
-
-def _read(path: Path, clean: Examples, columns: Mapping[str, str | None]) -> tuple[Examples, bool]:
-    """The file's rows, blank texts among them, which data.read would refuse; and whether the ids are the file's own."""
-    suffix, source = data._suffix(path), data._decode(path)
-    table = (data._objects(path, source) if suffix == ".jsonl"
-             else data._table(path, data._csv(path, source) if suffix == ".csv" else data._tsv(source)))
-    if not table:
-        raise BadInput(f"{path} holds no rows: give one paraphrase for each row")
-    asked = data._asked(*(columns.get(f"{role}_column") for role in ("text", "label", "pair")))
-    roles = data._columns(path, list(dict.fromkeys(name for _, row in table for name in row)), asked)
-    blank = [not data._value(path, line, row, roles["text"], str) for line, row in table]
-    rows = [data._row(path, line, row | {roles["text"]: "-"} if empty else row, roles, i)
-            for i, ((line, row), empty) in enumerate(zip(table, blank))]
-    data._check_ids(path, rows)
-    said = data._examples(path, rows, clean.labels)
-    return clean.like(Example(y.id, "" if empty else y.text, y.label) for y, empty in zip(said, blank)), "id" in roles
