@@ -455,8 +455,6 @@ def test_padding_on_sst2():
 
 def test_blank_texts_are_refused_or_kept_as_asked(tmp_path):
     path = put(tmp_path, "a.tsv", "text\tlabel\nfine\t1\n \t0\n")
-    with pytest.raises(BadInput, match="line 3: the text is empty"):
-        read(path)
+    fails(lambda: read(path), "line 3: the text is empty")
     assert [(x.id, x.text, x.label) for x in read(path, blank=True)] == [("a-0", "fine", 1), ("a-1", "", 0)]
-    with pytest.raises(BadInput, match="the label is empty"):
-        read(put(tmp_path, "b.tsv", "text\tlabel\nfine\t1\nbad\t \n"), blank=True)
+    fails(lambda: read(put(tmp_path, "b.tsv", "text\tlabel\nfine\t1\nbad\t \n"), blank=True), "the label is empty")
