@@ -33,12 +33,12 @@ def run() -> None:
 
     import itertools
     import time
-    from dataclasses import asdict, fields, replace
+    from dataclasses import asdict, fields
     from pathlib import Path
 
     import torch
 
-    from minibd import checkpoint, data
+    from minibd import checkpoint
     from minibd import job as jobs
     from minibd.attacks.badnets import BadNets
     from minibd.attacks.poison import poison, triggered

@@ -1,7 +1,6 @@
 """The poisoning of a dataset: which rows, how many, whose labels, and where triggers land."""
 from collections import Counter
 from pathlib import Path
-from random import Random
 
 import pytest
 

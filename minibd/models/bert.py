@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from minibd.models.attention import attend, merge_heads, split_heads
 from minibd.models.dropout import Dropout
-from minibd.models.encoder import ACTIVATIONS, Encoder, Places, Spelling, check_shape
-from minibd.records import BadInput, Batch
+from minibd.models.encoder import ACTIVATIONS, Encoder, Places, Shape, Spelling, check_shape
+from minibd.records import Batch
 
 
 @dataclass(frozen=True, slots=True)
-class BertConfig:
+class BertConfig(Shape):
     """A BERT's shape. `labels` is the number of classes (0: no pooler and no classifier); `mlm` says whether the MLM head is there."""
     vocab: int
     hidden: int
@@ -41,11 +41,6 @@ class BertConfig:
     def __post_init__(self):
         check_shape(self)
 
-    @property
-    def longest(self) -> int:
-        """Pieces of the longest text, special ones included."""
-        return self.positions
-
 
 class Embeddings(nn.Module):
     """LN(word + kind + position). Without `kinds` there are no segments; a table of one row gives every piece the same."""
@@ -58,15 +53,13 @@ class Embeddings(nn.Module):
             self.kind = nn.Embedding(c.kinds, c.hidden)
         self.norm = nn.LayerNorm(c.hidden, eps=c.eps)
         self.dropout = Dropout(c.dropout)
-        self.kinds, self.longest = c.kinds, c.longest
+        self.kinds = c.kinds
 
     def where(self, places: Places) -> Tensor:
         """The position vectors, broadcastable to (B, T, D)."""
         return self.position.weight[:places.real.shape[1]]
 
     def forward(self, batch: Batch, places: Places) -> Tensor:
-        if (t := batch.ids.shape[1]) > self.longest:
-            raise BadInput(f"a text of {t} pieces is longer than the model's {self.longest} positions: lower max_len")
         h = self.word(batch.ids)  # (B, T, D)
         if self.kinds:
             h = h + (self.kind(batch.kinds) if self.kinds > 1 else self.kind.weight[0])
@@ -122,11 +115,8 @@ class Bert(Encoder):
         if config.mlm:
             self.mlm = MLMHead(config)
 
-    def predict_pieces(self, batch: Batch, at: Tensor) -> Tensor:
-        if not self.config.mlm:
-            return super().predict_pieces(batch, at)
-        h, places, _, _ = self.encode(batch)
-        return self.mlm(h[places.pack(at)], self.embeddings.word.weight)
+    def read_pieces(self, h: Tensor) -> Tensor:
+        return self.mlm(h, self.embeddings.word.weight) if self.config.mlm else super().read_pieces(h)
 
 
 def from_hf(values: dict) -> dict:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from minibd.models.bert import Bert
-from minibd.models.encoder import Spelling, check_shape
+from minibd.models.encoder import Shape, Spelling, check_shape
 
 
 @dataclass(frozen=True, slots=True)
-class DistilBertConfig:
+class DistilBertConfig(Shape):
     """A DistilBERT's shape, in BERT's names. What every DistilBERT has alike is no field: no config.json holds it."""
     vocab: int
     hidden: int
@@ -37,11 +37,6 @@ class DistilBertConfig:
 
     def __post_init__(self):
         check_shape(self)
-
-    @property
-    def longest(self) -> int:
-        """Pieces of the longest text, special ones included."""
-        return self.positions
 
 
 class DistilBert(Bert):

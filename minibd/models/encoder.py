@@ -34,7 +34,17 @@ ACTIVATIONS = {
 PACK = 0.7  # a batch that is fuller than this carries its padding: finding and moving the real pieces would cost more
 
 
-def check_shape(config: Any) -> None:
+class Shape:
+    """What every architecture's config has beside its fields."""
+    __slots__ = ()
+
+    @property
+    def longest(self) -> int:
+        """Pieces of the longest text, special ones included."""
+        return self.positions
+
+
+def check_shape(config: Shape) -> None:
     """What every architecture's config must hold, beyond each number's own range. Raises BadInput."""
     if config.hidden % config.heads:
         raise BadInput(f"hidden size {config.hidden} is not a multiple of {config.heads} heads: mend the config")
@@ -90,11 +100,11 @@ class Encoder(nn.Module):
     """`model(batch, want=())` -> Output; `want` is any of "attn", "hidden". `head_mask[l, i] = 0` prunes head i of layer l.
 
     A subclass builds `embeddings(batch, places) -> (N, D)`, `blocks`, each (h, places, gate, want) -> (h, maps or None), and,
-    where `config.labels` is not 0, the head (`build_head`); it may override `places`, `pool`, `finish` and `predict_pieces`.
+    where `config.labels` is not 0, the head (`build_head`); it may override `places`, `pool`, `finish` and `read_pieces`.
     """
     causal = False  # whether a piece sees only those before it, and a text is read off its last one
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Shape):
         super().__init__()
         self.config = config
         self.register_buffer("head_mask", torch.ones(config.layers, config.heads))
@@ -121,6 +131,8 @@ class Encoder(nn.Module):
         """The last hidden state (N, D) and its places, the hidden states and the attention maps, the last two empty unless wanted."""
         if unknown := set(want) - {"attn", "hidden"}:
             raise ValueError(f"want={sorted(unknown)}: only 'attn' and 'hidden' can be wanted")
+        if (t := batch.ids.shape[1]) > self.config.longest:
+            raise BadInput(f"a text of {t} pieces is longer than the model's {self.config.longest} positions: lower max_len")
         places = self.places(batch)
         # A model without pruned heads needs no gate.
         gates = [None] * len(self.blocks) if bool((self.head_mask == 1).all()) else list(self.head_mask)
@@ -168,6 +180,11 @@ class Encoder(nn.Module):
 
         Of a masked LM: for the piece at the place. Of a causal LM: for the piece that follows it.
         """
+        h, places, _, _ = self.encode(batch)
+        return self.read_pieces(h[places.pack(at)])
+
+    def read_pieces(self, h: Tensor) -> Tensor:
+        """The language-model head: hidden states (M, D) -> logits (M, V)."""
         raise BadInput("this checkpoint has no language-model head: use one saved with it")
 
 
@@ -243,3 +260,9 @@ class Spelling:
         module, leaf = pattern.rsplit(".", 1)
         part, of = self.fused.get(module, (0, 1))
         return Foreign(f"{self.names[module].format(i=layer and layer[1])}.{leaf}", part, of, module in self.transposed and leaf == "weight")
+
+
+def end_of_text(values: dict) -> int:
+    """The (first) end-of-text piece that a config.json names, 0 where it names none: what pads a causal model that has no padding piece."""
+    end = values.get("eos_token_id")
+    return (end[0] if isinstance(end, list) and end else end) or 0

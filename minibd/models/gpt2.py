@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from minibd.models.attention import attend, merge_heads, split_heads
 from minibd.models.dropout import Dropout
-from minibd.models.encoder import ACTIVATIONS, Encoder, Places, Spelling, check_shape
-from minibd.records import BadInput, Batch
+from minibd.models.encoder import ACTIVATIONS, Encoder, Places, Shape, Spelling, check_shape, end_of_text
+from minibd.records import Batch
 
 
 @dataclass(frozen=True, slots=True)
-class Gpt2Config:
+class Gpt2Config(Shape):
     """A GPT-2's shape. `labels` is the number of classes (0: no head for them); ffn: 0 is 4 hidden.
 
     `dropout` acts on what each half of a block adds, `embedding_dropout` on the sum of the embeddings.
@@ -46,11 +46,6 @@ class Gpt2Config:
         check_shape(self)
         object.__setattr__(self, "ffn", self.ffn or 4 * self.hidden)
 
-    @property
-    def longest(self) -> int:
-        """Pieces of the longest text, special ones included."""
-        return self.positions
-
 
 class Embeddings(nn.Module):
     """word + position, the places counted from a text's first real piece."""
@@ -61,11 +56,8 @@ class Embeddings(nn.Module):
         self.word = nn.Embedding(c.vocab, c.hidden)
         self.position = nn.Embedding(c.positions, c.hidden)
         self.dropout = Dropout(c.embedding_dropout)
-        self.longest = c.longest
 
     def forward(self, batch: Batch, places: Places) -> Tensor:
-        if (t := batch.ids.shape[1]) > self.longest:
-            raise BadInput(f"a text of {t} pieces is longer than the model's {self.longest} positions: lower max_len")
         return self.dropout(self.word(places.pack(batch.ids)) + self.position(places.pack(places.positions())))  # (N, D)
 
 
@@ -110,17 +102,13 @@ class Gpt2(Encoder):
     def pool(self, h: Tensor) -> Tensor:
         return h
 
-    def predict_pieces(self, batch: Batch, at: Tensor) -> Tensor:
-        h, places, _, _ = self.encode(batch)
-        return F.linear(h[places.pack(at)], self.embeddings.word.weight)
+    def read_pieces(self, h: Tensor) -> Tensor:
+        return F.linear(h, self.embeddings.word.weight)
 
 
 def from_hf(values: dict) -> dict:
     """Without a padding piece, the (first) end-of-text piece."""
-    if values.get("pad_token_id") is not None:
-        return {}
-    end = values.get("eos_token_id")
-    return {"pad": (end[0] if isinstance(end, list) and end else end) or 0}
+    return {} if values.get("pad_token_id") is not None else {"pad": end_of_text(values)}
 
 
 SPELLING = Spelling(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from minibd.models.attention import attend, merge_heads, split_heads
 from minibd.models.dropout import Dropout
-from minibd.models.encoder import ACTIVATIONS, Encoder, Places, Spelling, check_shape
+from minibd.models.encoder import ACTIVATIONS, Encoder, Places, Shape, Spelling, check_shape, end_of_text
 from minibd.records import BadInput, Batch
 
 # Ways to stretch the rotary frequencies for longer texts, and the numbers each needs. "dynamic" only stretches beyond
@@ -31,7 +31,7 @@ ROPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class LlamaConfig:
+class LlamaConfig(Shape):
     """A Llama's shape. `labels` is the number of classes (0: no head for them).
 
     kv_heads: heads of keys and values, each serving heads / kv_heads queries (0: as many as heads). head_size: 0 is hidden / heads.
@@ -71,11 +71,6 @@ class LlamaConfig:
         if self.lm and self.tied:
             raise BadInput("the language-model head cannot both be of its own and be the word embedding: set lm or tied to false")
         check_rope(self.rope_scaling)
-
-    @property
-    def longest(self) -> int:
-        """Pieces of the longest text, special ones included."""
-        return self.positions
 
 
 # ---- rotary positions
@@ -144,11 +139,8 @@ class Embeddings(nn.Module):
         super().__init__()
         # No row is a padding row: what pads is often the piece that ends a text, which does learn.
         self.word = nn.Embedding(c.vocab, c.hidden)
-        self.longest = c.longest
 
     def forward(self, batch: Batch, places: Places) -> Tensor:
-        if (t := batch.ids.shape[1]) > self.longest:
-            raise BadInput(f"a text of {t} pieces is longer than the model's {self.longest} positions: lower max_len")
         return self.word(places.pack(batch.ids))  # (N, D)
 
 
@@ -204,11 +196,10 @@ class Llama(Encoder):
     def pool(self, h: Tensor) -> Tensor:
         return self.pooler(h) if self.config.bottleneck else h
 
-    def predict_pieces(self, batch: Batch, at: Tensor) -> Tensor:
+    def read_pieces(self, h: Tensor) -> Tensor:
         if not (self.config.lm or self.config.tied):
-            return super().predict_pieces(batch, at)
-        h, places, _, _ = self.encode(batch)
-        return F.linear(h[places.pack(at)], self.lm.weight if self.config.lm else self.embeddings.word.weight)
+            return super().read_pieces(h)
+        return F.linear(h, self.lm.weight if self.config.lm else self.embeddings.word.weight)
 
 
 # ---- how transformers names it
@@ -238,8 +229,7 @@ def from_hf(values: dict) -> dict:
     """Rotary positions; an LM head is not tied unless config.json says so; without a padding piece, the (first) end-of-text piece."""
     ours = rope_of(values) | {"tied": values.get("tie_word_embeddings") or False}
     if values.get("pad_token_id") in (None, -1):
-        end = values.get("eos_token_id")
-        ours["pad"] = (end[0] if isinstance(end, list) and end else end) or 0
+        ours["pad"] = end_of_text(values)
     return ours
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from minibd.models import bert
 from minibd.models.bert import Bert, BertConfig, Embeddings, from_hf
 from minibd.models.encoder import Places, Spelling, check_shape
 from minibd.records import BadInput
@@ -68,35 +69,11 @@ SPELLING = Spelling(
     shape=RobertaConfig,
     from_hf=from_hf,
     classes=("RobertaForSequenceClassification", "RobertaForMaskedLM", "RobertaModel"),
-    config={
-        "vocab": "vocab_size",
-        "hidden": "hidden_size",
-        "layers": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "ffn": "intermediate_size",
-        "positions": "max_position_embeddings",
-        "kinds": "type_vocab_size",
-        "dropout": "hidden_dropout_prob",
-        "attention_dropout": "attention_probs_dropout_prob",
-        "classifier_dropout": "classifier_dropout",
-        "activation": "hidden_act",
-        "eps": "layer_norm_eps",
-        "pad": "pad_token_id",
-    },
-    known={"position_embedding_type": ("absolute", None), "is_decoder": (False, None), "tie_word_embeddings": (True, None)},
+    config=bert.SPELLING.config,
+    known=bert.SPELLING.known,
     names={
-        "embeddings.word": "roberta.embeddings.word_embeddings",
-        "embeddings.position": "roberta.embeddings.position_embeddings",
-        "embeddings.kind": "roberta.embeddings.token_type_embeddings",
-        "embeddings.norm": "roberta.embeddings.LayerNorm",
-        "blocks.{i}.query": "roberta.encoder.layer.{i}.attention.self.query",
-        "blocks.{i}.key": "roberta.encoder.layer.{i}.attention.self.key",
-        "blocks.{i}.value": "roberta.encoder.layer.{i}.attention.self.value",
-        "blocks.{i}.output": "roberta.encoder.layer.{i}.attention.output.dense",
-        "blocks.{i}.attention_norm": "roberta.encoder.layer.{i}.attention.output.LayerNorm",
-        "blocks.{i}.up": "roberta.encoder.layer.{i}.intermediate.dense",
-        "blocks.{i}.down": "roberta.encoder.layer.{i}.output.dense",
-        "blocks.{i}.norm": "roberta.encoder.layer.{i}.output.LayerNorm",
+        # Embeddings and blocks are spelled as BERT's, under their own prefix.
+        **{ours: theirs.replace("bert.", "roberta.", 1) for ours, theirs in bert.SPELLING.names.items() if ours.startswith(("embeddings.", "blocks."))},
         "pooler": "classifier.dense",
         "classifier": "classifier.out_proj",
         "mlm.dense": "lm_head.dense",
