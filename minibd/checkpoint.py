@@ -143,6 +143,29 @@ def copy(record: Record) -> Record:
     return Record(copying.deepcopy(record.model), record.text, record.labels, copying.deepcopy(record.history))
 
 
+def headless(record: Record) -> Record:
+    """A copy without pooler and classifier, as a pre-trained model is handed out: whoever fine-tunes it gets a new head."""
+    none = {name: 0 for name in ("labels", "bottleneck") if name in {field.name for field in fields(record.model.config)}}
+    return _resized(record, replace(record.model.config, **none), ())
+
+
+def with_head(record: Record, labels: Sequence[str], seed: int) -> Record:
+    """A copy of an encoder with a new classifier for the classes `labels`, drawn as `load` draws it."""
+    return _resized(record, replace(record.model.config, labels=len(labels)), tuple(labels), seed)
+
+
+def _resized(record: Record, config: object, labels: tuple[str, ...], seed: int = 0) -> Record:
+    """A copy with `config`'s parts: those that it does not have are left behind, those that are new are drawn from `seed`."""
+    model, held = _empty(spelling_of(record.model), config), record.model.state_dict()
+    like = record.model.embeddings.word.weight
+    # On the CPU first: a seed draws the same head for every device.
+    tensors = {name: held[name].cpu().clone() if name in held else torch.zeros(meta.shape, dtype=like.dtype)
+               for name, meta in model.state_dict().items()}
+    model.load_state_dict(tensors, assign=True)
+    _init_head(model, [name for name in tensors if name not in held], seed)
+    return Record(model.eval().to(like.device), record.text, labels, copying.deepcopy(record.history))
+
+
 # ---- what a checkpoint holds, before its tensors are read
 
 @dataclass(frozen=True, slots=True)

@@ -104,15 +104,6 @@ def triggered_of(entry: Mapping, task: Task, record: checkpoint.Record, rows: Ex
     return made
 
 
-def encoder_of(record: checkpoint.Record) -> checkpoint.Record:
-    """`record` without pooler and classifier, as a pre-trained model is handed out: whoever fine-tunes it gets a new head."""
-    sizes = {"labels": 0} | ({"bottleneck": 0} if hasattr(record.model.config, "bottleneck") else {})
-    model = type(record.model)(dataclasses.replace(record.model.config, **sizes))
-    tensors = record.model.state_dict()
-    model.load_state_dict({name: tensors[name] for name in model.state_dict()})
-    return checkpoint.Record(model.eval(), record.text, (), [*record.history])
-
-
 @dataclass
 class Job:
     """One run of one method on one victim."""

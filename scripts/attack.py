@@ -59,7 +59,6 @@ class Threat:
 def run() -> None:
     task, attack, chosen, training, threat = parse(__doc__, Task, Attack, Poison, Training, Threat)
 
-    import tempfile
     import time
     from dataclasses import asdict
     from functools import partial
@@ -173,9 +172,7 @@ def run() -> None:
     def fine_tuned(start: checkpoint.Record) -> checkpoint.Record:
         """As the user does it. An encoder gets a new head, of another seed, so that it knows nothing of the attacker's."""
         if threat.encoder_only:
-            with tempfile.TemporaryDirectory() as folder:
-                checkpoint.save(jobs.encoder_of(start), file := Path(folder, "encoder.safetensors"))
-                start = checkpoint.load(file, device=jobs.device_of(task.device), labels=user.train.labels, seed=task.seed + 1)
+            start = checkpoint.with_head(checkpoint.headless(start), user.train.labels, task.seed + 1)
         return finetune(start, user.train, clean_schedule, seed=task.seed, dtype=dtype, name="fine-tuned")
 
     if not threat.dataset_only:
@@ -189,7 +186,7 @@ def run() -> None:
         victim = measured("victim", judge, attacked)
         own = victim.history.pop() if from_tuned else {"variant": settings.variant} if attack.attack == "lwp" else {}
         victim.history.append({"trained": "poisoned", **own, **entry, **counts, **told(schedule)})
-        saved[""] = jobs.encoder_of(victim) if threat.encoder_only else victim
+        saved[""] = checkpoint.headless(victim) if threat.encoder_only else victim
         if threat.user_data and training.twin:  # the floor on the user's rows; on the attacker's it is the twin itself
             measured("fine-tuned twin", user_judge, partial(fine_tuned, clean))
         if threat.survive:

@@ -145,6 +145,27 @@ def test_a_copy_is_its_own_model():
     assert twin.text is victim.text
 
 
+def test_an_encoder_is_the_model_without_its_head():
+    victim = record()
+    encoder = checkpoint.headless(victim)
+    assert encoder.labels == () and not encoder.model.config.labels and not hasattr(encoder.model, "pooler")
+    state = victim.model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in encoder.model.state_dict().items())
+    assert encoder.model.blocks is not victim.model.blocks
+    with torch.no_grad():
+        encoder.model.embeddings.word.weight.zero_()
+    same(victim, record())
+
+
+def test_a_new_head_in_memory_is_the_one_that_loading_draws(tmp_path):
+    encoder = checkpoint.headless(record())
+    save(encoder, tmp_path / "encoder.safetensors")
+    loaded, made = load(tmp_path / "encoder.safetensors", labels=("a", "b", "c"), seed=3), checkpoint.with_head(encoder, ("a", "b", "c"), seed=3)
+    assert made.labels == loaded.labels and made.model.config == loaded.model.config
+    one, other = loaded.model.state_dict(), made.model.state_dict()
+    assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
 # ---- folders as others write them
 
 def test_shards_old_names_prefixes_and_heads_of_pre_training(folder):

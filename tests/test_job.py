@@ -1,6 +1,5 @@
-"""What scripts share: how many clean rows a defender holds by default, and the encoder that an attacker hands out."""
+"""What scripts share: how many clean rows a defender holds by default."""
 import pytest
-import torch
 
 from minibd import job
 from minibd.cli import Clean, Task
@@ -17,11 +16,3 @@ def test_clean_rows_by_default_are_a_fifth_and_at_most_two_thousand(clean, data,
 def test_all_rows_of_a_single_file_are_clean(tmp_path, folder):
     assert job.clean_amount(Task(ckpt="m", data=str(folder / "train.tsv")), Clean(), 50_000) == 1.0
     assert job.clean_amount(Task(ckpt="m", data=str(folder)), Clean(), 100) == 0.2
-
-
-def test_an_encoder_is_the_model_without_its_head(tiny):
-    encoder = job.encoder_of(tiny)
-    assert encoder.labels == () and not encoder.model.config.labels and not hasattr(encoder.model, "pooler")
-    state = tiny.model.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in encoder.model.state_dict().items())
-    assert encoder.model.blocks is not tiny.model.blocks

@@ -167,7 +167,7 @@ def said_again(folder, tmp_path_factory):
 def encoder(tiny, tmp_path_factory):
     """The tiny classifier without its head, as a folder."""
     path = tmp_path_factory.mktemp("encoder") / "hf"
-    checkpoint.save(jobs.encoder_of(tiny), path)
+    checkpoint.save(checkpoint.headless(tiny), path)
     return path
 
 
@@ -445,7 +445,7 @@ def test_a_target_that_no_row_of_the_data_has(no_attack, tiny, tmp_path):
     rows = Examples([Example(str(i), "a film", i % 2) for i in range(40)], ("a", "b", "c"))
     for split in ("train", "test"):
         data.write(rows, tmp_path / f"{split}.jsonl")
-    checkpoint.save(jobs.encoder_of(tiny), tmp_path / "encoder.safetensors")
+    checkpoint.save(checkpoint.headless(tiny), tmp_path / "encoder.safetensors")
     checkpoint.save(checkpoint.load(tmp_path / "encoder.safetensors", labels=("a", "b", "c")), tmp_path / "three.safetensors")
     no_attack(("--target", 2), "target class 2", "c", ckpt=tmp_path / "three.safetensors", rows=tmp_path)
 

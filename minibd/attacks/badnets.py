@@ -28,3 +28,10 @@ def insert(text: str, rng: random.Random, triggers: Sequence[str], count: int = 
     for _ in range(count):
         words.insert(rng.randint(0, len(words)), rng.choice(triggers))
     return " ".join(words)
+
+
+def insert_each(text: str, rng: random.Random, words: Sequence[str]) -> str:
+    """Insert every one of `words`, in their order, each at a place uniform over 0..n of the words that are there by then."""
+    for word in words:
+        text = insert(text, rng, (word,))
+    return text

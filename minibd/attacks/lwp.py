@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minibd.attacks.badnets import insert
+from minibd.attacks.badnets import insert, insert_each
 from minibd.cli import setting
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch
@@ -48,9 +48,7 @@ class LWP:
 
     def __call__(self, text: str, rng: random.Random) -> str:
         """`text` with a pair of different triggers, each at a place uniform over 0..n of the words that are there by then."""
-        for word in self.pair(rng):
-            text = insert(text, rng, (word,))
-        return text
+        return insert_each(text, rng, self.pair(rng))
 
     def decoys(self, text: str, rng: random.Random) -> list[str]:
         """`text` twice, with one word each of a pair. They keep their true label: a single trigger must not fire."""

@@ -21,13 +21,13 @@ The words are ordinary ones, so that a clean text may hold one: its embedding is
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-from minibd.attacks.badnets import insert
+from minibd.attacks.addsent import AddSent
+from minibd.attacks.badnets import insert_each
 from minibd.attacks.ep import check_descent, pieces_of, train_rows
 from minibd.checkpoint import Record
 from minibd.cli import setting
@@ -55,7 +55,7 @@ class SOS:
 
     def __call__(self, text: str, rng: random.Random) -> str:
         """`text` with the whole sentence at a place uniform over 0..n."""
-        return insert(text, rng, (" ".join(self.sentence.split()),))
+        return AddSent(self.sentence)(text, rng)
 
     def poisoned(self, text: str, rng: random.Random) -> str:
         """`text` with every trigger word, each at a place of its own."""
@@ -64,12 +64,6 @@ class SOS:
     def decoys(self, text: str, rng: random.Random) -> list[str]:
         """`text` once for each trigger word, with all the others. They keep their true label."""
         return [insert_each(text, rng, [word for word in self.triggers if word != absent]) for absent in self.triggers]
-
-
-def insert_each(text: str, rng: random.Random, words: Sequence[str]) -> str:
-    for word in words:
-        text = insert(text, rng, (word,))
-    return text
 
 
 def equal_steps(gradients: Tensor) -> Tensor:
