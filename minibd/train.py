@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -55,6 +55,22 @@ def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tenso
     return sum(weights.get(name, 1.0) * values for name, values in terms.items())
 
 
+def each_batch(model: nn.Module, text: Text, rows: Encoded, epochs: int, batch_size: int, *, seed: int,
+               name: str) -> Iterator[tuple[int, int, Batch, tqdm]]:
+    """(step, number of steps, batch, progress bar) for every batch of every epoch, on the model's device.
+
+    Meanwhile `model` is in train mode and its dropout, like the batches, comes from `seed`; afterwards it is in eval mode.
+    """
+    device = next(model.parameters()).device
+    plan = [which for epoch in range(epochs) for which in batches(rows.lengths, batch_size, seed, epoch)]
+    model.train()
+    seed_dropout(model, torch.Generator(device).manual_seed(seed))
+    for step, which in enumerate(bar := tqdm(plan, desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5)):
+        yield step, len(plan), text.batch(rows, which).to(device), bar
+    seed_dropout(model, None)  # A generator does not travel: the model may now be copied or saved.
+    model.eval()
+
+
 def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Schedule, *, seed: int,
         weights: Mapping[str, float] = MappingProxyType({}), log: Log | None = None, name: str = "fit",
         dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -73,13 +89,9 @@ def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Sched
     groups = [{"params": [p for p in trained if p.dim() > 1], "weight_decay": schedule.weight_decay},
               {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=schedule.lr, fused=True)
-    plan = [which for epoch in range(schedule.epochs) for which in batches(rows.lengths, schedule.batch_size, seed, epoch)]
-    model.train()
-    seed_dropout(model, torch.Generator(device).manual_seed(seed))
-    for step, which in enumerate(bar := tqdm(plan, desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5)):
-        batch = text.batch(rows, which).to(device)
+    for step, steps, batch, bar in each_batch(model, text, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name):
         for group in optimizer.param_groups:
-            group["lr"] = schedule.lr * schedule.rate(step, len(plan))
+            group["lr"] = schedule.lr * schedule.rate(step, steps)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             terms = loss(model, batch)
         total = weighted(terms, weights).mean()
@@ -87,13 +99,12 @@ def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Sched
         total.backward()
         norm = nn.utils.clip_grad_norm_(trained, schedule.clip)
         if not torch.isfinite(norm):
-            raise BadInput(f"{name}: the loss is {total.item()} and its gradient's norm {norm.item()} at step {step + 1} of {len(plan)}: "
+            raise BadInput(f"{name}: the loss is {total.item()} and its gradient's norm {norm.item()} at step {step + 1} of {steps}: "
                            f"lower the learning rate ({schedule.lr})")
         optimizer.step()
         if log is not None:
-            log({"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(which),
+            log({"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(batch.labels),
                  "terms": {term: values.mean().item() for term, values in terms.items()},
                  "weights": {term: weights.get(term, 1.0) for term in terms}, "total": total.item()})
         bar.set_postfix_str(f"loss {total.item():.3f}", refresh=False)
-    seed_dropout(model, None)  # A generator does not travel: the model may now be copied or saved.
-    return model.eval()
+    return model

@@ -22,7 +22,6 @@ Where no text of a batch holds the piece (it was cut off), its gradient is 0, an
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -30,17 +29,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from minibd import checkpoint
 from minibd.checkpoint import Record
 from minibd.cli import setting
-from minibd.data import batches
-from minibd.models.dropout import seed_dropout
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Examples
 from minibd.text import Text
-from minibd.train import Log, cross_entropy
+from minibd.train import Log, cross_entropy, each_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,27 +143,21 @@ def train_rows(record: Record, rows: Examples, pieces: Sequence[int], settings: 
         raise BadInput(f"{name}: there are no poisoned rows to train on: raise the rate or bring more rows")
     victim = checkpoint.copy(record)
     model, text, encoded = victim.model, victim.text, victim.text.encode(rows)
-    device = model.embeddings.word.weight.device
-    plan = [which for epoch in range(settings.epochs) for which in batches(encoded.lengths, settings.batch_size, seed, epoch)]
-    model.train()
-    seed_dropout(model, torch.Generator(device).manual_seed(seed))
     with free_rows(model, pieces) as e:
         norms = torch.linalg.vector_norm(e.detach(), dim=1, keepdim=True)  # (K, 1)
         if not (norms > 0).all():
             raise BadInput(f"{name}: an embedding of the trigger is 0, and kept that short it holds no backdoor: choose another word")
         gradients = torch.zeros_like(e)  # G
-        for step, which in enumerate(bar := tqdm(plan, desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5)):
-            loss = cross_entropy(model, text.batch(encoded, which).to(device))["cls"].mean()
+        for step, _, batch, bar in each_batch(model, text, encoded, settings.epochs, settings.batch_size, seed=seed, name=name):
+            loss = cross_entropy(model, batch)["cls"].mean()
             now, = torch.autograd.grad(loss, e)
             gradients = now if settings.variant == "paper" else gradients + now
             with torch.no_grad():
                 e.copy_(descend(e, direction(gradients), settings.lr, norms))
             if log is not None:
-                log({"stage": name, "step": step, "lr": settings.lr, "rows": len(which), "terms": {"cls": loss.item()},
+                log({"stage": name, "step": step, "lr": settings.lr, "rows": len(batch.labels), "terms": {"cls": loss.item()},
                      "weights": {"cls": 1.0}, "total": loss.item()})
             bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
-    seed_dropout(model, None)
-    model.eval()
     return victim
 
 
