@@ -5,6 +5,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -62,10 +63,11 @@ def output_folder(path: str | Path, *inputs: str | Path) -> Path:
         probe = folder / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
-        for made in missing:
-            made.rmdir()
     except OSError as error:
         raise BadInput(f"cannot write to --out {folder} ({error.strerror}): give a folder you may write to") from None
+    with suppress(OSError):  # another run may have come to use it meanwhile
+        for made in missing:
+            made.rmdir()
     return folder
 
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -71,9 +71,26 @@ def each_batch(model: nn.Module, text: Text, rows: Encoded, epochs: int, batch_s
     model.eval()
 
 
+class ClippedAdamW(torch.optim.AdamW):
+    """AdamW over `params`, the whole gradient scaled down to the norm `schedule.clip` first."""
+
+    def __init__(self, params: Sequence[nn.Parameter], schedule: Schedule):
+        # Decay shrinks matrices; biases and LayerNorms are scales and offsets, not capacity.
+        super().__init__([{"params": [p for p in params if p.dim() > 1], "weight_decay": schedule.weight_decay},
+                          {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0}], lr=schedule.lr, fused=True)
+        self.params, self.clip = params, schedule.clip
+
+    def step(self) -> Tensor:
+        """Update; the gradient's norm before the clipping comes back. One that is not finite changes nothing."""
+        norm = nn.utils.clip_grad_norm_(self.params, self.clip)
+        if torch.isfinite(norm):
+            super().step()
+        return norm
+
+
 def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Schedule, *, seed: int,
         weights: Mapping[str, float] = MappingProxyType({}), score: Callable[[nn.Module], float] | None = None, log: Log | None = None,
-        name: str = "fit", dtype: torch.dtype = torch.float32) -> nn.Module:
+        name: str = "fit", dtype: torch.dtype = torch.float32, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
     """Train `model` in place on `rows` and return it in eval mode.
 
     A step's total is the mean over the batch of `weighted(terms, weights)`.
@@ -82,15 +99,12 @@ def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Sched
     come back. Without it, those of the last.
     log: called after each step with {"stage", "step", "lr", "rows", "terms", "weights", "total"}: enough to re-add the total.
     dtype: torch.bfloat16 runs the matrix products in it (autocast), the weights stay float32.
+    optimizer: ClippedAdamW over what `model` trains, unless it is given: another whose step() returns the gradient's norm as that does.
     """
     if not len(rows):
         raise BadInput(f"{name}: there are no rows to train on: give at least one of each class")
     device = next(model.parameters()).device
-    # Decay shrinks matrices; biases and LayerNorms are scales and offsets, not capacity.
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in trained if p.dim() > 1], "weight_decay": schedule.weight_decay},
-              {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=schedule.lr, fused=True)
+    optimizer = optimizer or ClippedAdamW([p for p in model.parameters() if p.requires_grad], schedule)
     best, kept = float("-inf"), None
     for step, steps, batch, bar in each_batch(model, text, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name):
         for group in optimizer.param_groups:
@@ -100,11 +114,9 @@ def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Sched
         total = weighted(terms, weights).mean()
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        norm = nn.utils.clip_grad_norm_(trained, schedule.clip)
-        if not torch.isfinite(norm):
+        if not torch.isfinite(norm := optimizer.step()):
             raise BadInput(f"{name}: the loss is {total.item()} and its gradient's norm {norm.item()} at step {step + 1} of {steps}: "
                            f"lower the learning rate ({schedule.lr})")
-        optimizer.step()
         if log is not None:
             log({"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(batch.labels),
                  "terms": {term: values.mean().item() for term, values in terms.items()},
