@@ -90,7 +90,8 @@ class ClippedAdamW(torch.optim.AdamW):
 
 def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Schedule, *, seed: int,
         weights: Mapping[str, float] = MappingProxyType({}), score: Callable[[nn.Module], float] | None = None, log: Log | None = None,
-        name: str = "fit", dtype: torch.dtype = torch.float32, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
+        name: str = "fit", dtype: torch.dtype = torch.float32, optimizer: torch.optim.Optimizer | None = None,
+        look: Callable[[nn.Module, int], None] | None = None) -> nn.Module:
     """Train `model` in place on `rows` and return it in eval mode.
 
     A step's total is the mean over the batch of `weighted(terms, weights)`.
@@ -100,6 +101,7 @@ def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Sched
     log: called after each step with {"stage", "step", "lr", "rows", "terms", "weights", "total"}: enough to re-add the total.
     dtype: torch.bfloat16 runs the matrix products in it (autocast), the weights stay float32.
     optimizer: ClippedAdamW over what `model` trains, unless it is given: another whose step() returns the gradient's norm as that does.
+    look: called after each step with the model, in train mode, and the number of steps taken; it leaves the model as it was.
     """
     if not len(rows):
         raise BadInput(f"{name}: there are no rows to train on: give at least one of each class")
@@ -122,6 +124,8 @@ def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Sched
                  "terms": {term: values.mean().item() for term, values in terms.items()},
                  "weights": {term: weights.get(term, 1.0) for term in terms}, "total": total.item()})
         bar.set_postfix_str(f"loss {total.item():.3f}", refresh=False)
+        if look is not None:
+            look(model, step + 1)
         if score is not None and (step + 1) % (steps // schedule.epochs) == 0:
             if (value := score(model.eval())) > best:
                 best, kept = value, {key: tensor.clone() for key, tensor in model.state_dict().items()}

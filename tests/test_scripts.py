@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import fails, rows
-from minibd import checkpoint, data
+from minibd import checkpoint, data, report
 from minibd import job as jobs
 from minibd.cli import Attack, Task
 from minibd.predict import predict
@@ -309,6 +310,17 @@ def bad(tmp_path, script, tiny_file, folder):
 def test_a_folder_that_cannot_be_written(bad, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     bad("cannot write to --out", out=tmp_path / "file" / "out")
+
+
+def test_a_run_that_comes_to_use_the_same_place_meanwhile_does_not_matter(tmp_path, monkeypatch):
+    unlink = Path.unlink
+
+    def unlink_late(path, *args, **kwargs):
+        unlink(path, *args, **kwargs)
+        (tmp_path / "runs" / "other").mkdir()                            # between the look and the tidying up
+    monkeypatch.setattr(Path, "unlink", unlink_late)
+    report.output_folder(tmp_path / "runs" / "mine")
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["other"]
 
 
 def test_a_truncated_checkpoint(bad, tiny_file, tmp_path):

@@ -13,7 +13,7 @@ from minibd.models.dropout import Dropout
 from minibd.predict import accuracy
 from minibd.records import BadInput, Example
 from minibd.text import Text
-from minibd.train import Schedule, cross_entropy, fit, weighted
+from minibd.train import ClippedAdamW, Schedule, cross_entropy, fit, weighted
 
 LETTERS = "abcdefgh"
 TEXT = Text.from_vocab({piece: i for i, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS])}, 16)
@@ -239,6 +239,46 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_harmed(bad):
         train(model, loss=loss)
     assert "\n" not in str(caught.value) and len(steps) == 1
     assert all(torch.equal(t, before[name]) for name, t in state(model).items())
+
+
+# ---- what may be handed over
+
+class Halving(ClippedAdamW):
+    """Takes back half of each step."""
+
+    def step(self):
+        before = [p.detach().clone() for p in self.params]
+        norm = super().step()
+        with torch.no_grad():
+            for p, b in zip(self.params, before):
+                p.lerp_(b, 0.5)
+        return norm
+
+
+def test_another_optimizer_takes_the_place_of_the_usual_one():
+    schedule = Schedule(1e-2, epochs=1, batch_size=10)                   # one step
+    model, start = bert(), state(bert())
+    usual = state(train(schedule=schedule))
+    train(model, schedule, optimizer=Halving(list(model.parameters()), schedule))
+    for name, t in state(model).items():
+        assert torch.allclose(t, (usual[name] + start[name]) / 2, atol=1e-7), name
+    assert not same(model, bert())
+
+
+def test_the_usual_optimizer_may_be_given_too():
+    schedule, model = Schedule(1e-2, epochs=2, batch_size=4), bert()
+    assert same(train(model, schedule, optimizer=ClippedAdamW(list(model.parameters()), schedule)), train(schedule=schedule))
+
+
+def test_whoever_looks_sees_the_model_after_each_step():
+    seen, last = [], []
+
+    def look(model, step):
+        seen.append((step, model.training))
+        last[:] = [state(model)]
+    trained = train(look=look)
+    assert seen == [(step, True) for step in range(1, 7)]
+    assert is_(trained, last[0]) and same(trained, train())
 
 
 # ---- the best epoch
