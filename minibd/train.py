@@ -111,10 +111,10 @@ def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Sched
     for step, steps, batch, bar in each_batch(model, text, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name):
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr * schedule.rate(step, steps)
+        optimizer.zero_grad(set_to_none=True)  # before the forward pass: the last step's gradients need not lie beside its activations
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             terms = loss(model, batch)
         total = weighted(terms, weights).mean()
-        optimizer.zero_grad(set_to_none=True)
         total.backward()
         if not torch.isfinite(norm := optimizer.step()):
             raise BadInput(f"{name}: the loss is {total.item()} and its gradient's norm {norm.item()} at step {step + 1} of {steps}: "

@@ -91,7 +91,8 @@ TABLES = {
     "pure": tuple(row for name, (attack, paper) in ENCODERS.items() for row in pure_rows(name, attack, paper))
     + pure_rows("clean", "", {"FT": "92.1 / 8.3", "FTH": "91.9 / 7.0", "MEFT": "89.1 / 11.3", "PURE": "90.9 / 10.3"},
                 " --attack badnets --triggers cf,bb,ak,mn")
-    + (Row("badnets, released", ENCODERS["badnets"][0], "pure.py --variant released --data {data} --drop 7"),),
+    + (Row("badnets, released", ENCODERS["badnets"][0], "pure.py --variant released --data {data} --drop 7"),
+       Row("badnets, groups of 10", ENCODERS["badnets"][0], "pure.py --prune-only --group 10 --data {data} --drop 7")),
     # PURE's Figures 4 and 5, with --base a victim that is there; drawn by plot.py.
     "pure-4": tuple(Row(f"c = {c}", "", f"pure.py --prune-only --floor {c}") for c in (0.55, 0.65, 0.75, 0.85, 0.95)),
     "pure-5": tuple(Row(f"mu = {mu}{even.replace(' --', ', ')}", "", f"pure.py --norm-only --mu {mu}{even}")
