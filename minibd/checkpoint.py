@@ -149,18 +149,24 @@ def headless(record: Record) -> Record:
     return _resized(record, replace(record.model.config, **none), ())
 
 
-def with_head(record: Record, labels: Sequence[str], seed: int) -> Record:
-    """A copy of an encoder with a new classifier for the classes `labels`, drawn as `load` draws it."""
-    return _resized(record, replace(record.model.config, labels=len(labels)), tuple(labels), seed)
+def with_head(record: Record, labels: Sequence[str], seed: int, bottleneck: int = 0) -> Record:
+    """A copy of an encoder with a new classifier for the classes `labels`, drawn as `load` draws it.
+
+    bottleneck: the width of a two-layer head, where the architecture can have one (Llama); others have the head they always have.
+    """
+    config = replace(record.model.config, labels=len(labels))
+    if hasattr(config, "bottleneck"):
+        config = replace(config, bottleneck=bottleneck)
+    return _resized(record, config, tuple(labels), seed)
 
 
-def to_tune(record: Record, labels: Sequence[str], seed: int, keep_head: bool) -> Record:
+def to_tune(record: Record, labels: Sequence[str], seed: int, keep_head: bool, bottleneck: int = 0) -> Record:
     """What a fine-tuning of `record` starts from: a copy with a new classifier for the classes `labels`, or with its own where `keep_head`.
 
-    The new one is drawn from seed + 1: whoever trained `record` with the same seed began with another.
+    The new one is drawn from seed + 1: whoever trained `record` with the same seed began with another. bottleneck: see `with_head`.
     """
     if not keep_head:
-        return with_head(headless(record), labels, seed + 1)
+        return with_head(headless(record), labels, seed + 1, bottleneck)
     if not record.labels:
         raise BadInput("keep_head: this checkpoint has no classifier to keep, leave it out: fine-tune it with a new one")
     return copy(record)

@@ -27,9 +27,9 @@ from minibd.writing import drafted
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 SPELLINGS = {                            # of a column that nobody named, in lower case
-    "text": ("text", "sentence", "sentences"),
+    "text": ("text", "sentence", "sentences", "sentence1", "question1", "text1", "text_a", "question"),
     "label": ("label", "labels"),
-    "pair": ("pair", "sentence2", "text2", "text_b"),
+    "pair": ("pair", "sentence2", "question2", "text2", "text_b"),
     "id": ("id",),
 }
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}

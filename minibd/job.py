@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,17 +34,17 @@ def device_of(name: str) -> torch.device:
 
 def splits_of(task: Task, record: checkpoint.Record) -> data.Splits:
     """The rows of --data, or those that the checkpoint's history says it was trained on, with the checkpoint's classes."""
-    columns = columns_of(task)
-    if task.data:
-        return data.read_splits(task.data, seed=task.seed, labels=record.labels or None, **columns)
-    named = [entry["data"] for entry in record.history if "data" in entry]
-    if not named:
-        raise BadInput(f"{task.ckpt} does not say what it was trained on: name the rows with --data FOLDER_OR_FILE")
-    if "reviews" in named[-1]:
-        return data.Splits(*reviews.splits(**named[-1]["reviews"]))
-    if not Path(named[-1]["path"]).exists():
-        raise BadInput(f"{task.ckpt} was trained on {named[-1]['path']}, which is not here: name the rows with --data FOLDER_OR_FILE")
-    return data.read_splits(named[-1]["path"], seed=task.seed, labels=record.labels or None, **columns)
+    where = data_of(task, record)
+    if "reviews" in where:
+        return data.Splits(*reviews.splits(**where["reviews"]))
+    if "pairs" in where:
+        if record.labels not in ((), reviews.PAIR_LABELS):
+            raise BadInput(f"{task.ckpt} has the classes {', '.join(record.labels)}, the built-in pairs {', '.join(reviews.PAIR_LABELS)}: give "
+                           "an encoder without classifier, or a classifier of these")
+        return data.Splits(*reviews.pair_splits(**where["pairs"]))
+    if not task.data and not Path(where["path"]).exists():
+        raise BadInput(f"{task.ckpt} was trained on {where['path']}, which is not here: name the rows with --data FOLDER_OR_FILE")
+    return data.read_splits(task.data or where["path"], seed=task.seed, labels=record.labels or None, **columns_of(task))
 
 
 def columns_of(task: Task) -> dict[str, str | None]:
@@ -51,23 +52,34 @@ def columns_of(task: Task) -> dict[str, str | None]:
 
 
 def data_of(task: Task, record: checkpoint.Record) -> dict:
-    """The rows as a history names them, so that a later run finds them without --data."""
+    """The rows as a history names them, so that a later run finds them without --data. `--data pairs` is the built-in ones, where no file
+    or folder has that name."""
+    if task.data == "pairs" and not Path(task.data).exists():
+        return {"pairs": reviews.PAIRS}
     if task.data:
         return {"path": str(Path(task.data).resolve())}
-    return next(entry["data"] for entry in reversed(record.history) if "data" in entry)
+    named = [entry["data"] for entry in record.history if "data" in entry]
+    if not named:
+        raise BadInput(f"{task.ckpt} does not say what it was trained on: name the rows with --data FOLDER_OR_FILE")
+    return named[-1]
 
 
-def judge_of(attack: Attack, task: Task, record: checkpoint.Record, test: Examples) -> Judge:
-    """CACC on `test`; ASR by --triggered, --attack or the checkpoint's own history, in this order, or not at all."""
+def judge_of(attack: Attack, task: Task, record: checkpoint.Record, test: Examples, side: str | None = None) -> Judge:
+    """CACC on `test`; ASR by --triggered, --attack or the checkpoint's own history, in this order, or not at all.
+
+    side: the text of a pair that gets the trigger, where it is another than the history's.
+    """
     if attack.triggered:
         return Judge(test, data.read(attack.triggered, labels=record.labels, **columns_of(task)), attack.target)
     entry = None
     if attack.attack == "known":
         entry = entry_in(record, attack, task)
     elif attack.attack != "none":
-        entry = entry_of(attack)
+        entry = sided(entry_of(attack), "either", test)
     if entry is None:
         return Judge(test)
+    if side:
+        entry = sided(entry, side, test)
     return Judge(test, triggered_of(entry, task, record, test, "test"), entry["target"])
 
 
@@ -89,16 +101,27 @@ def entry_of(attack: Attack) -> dict:
     return {"attack": "paraphrase", "paraphrases": str(Path(attack.paraphrases).resolve()), "target": attack.target}
 
 
+def sided(entry: dict, side: str, rows: Examples) -> dict:
+    """`entry` with the text of a pair that gets the trigger. Where no row is a pair it has none, unless it asks for what is not there."""
+    return entry | {"side": side} if side == "second" or any(x.pair is not None for x in rows) else entry
+
+
+def side_in(entry: Mapping) -> str:
+    """The side of a history's entry: where it names none, the rows are no pairs, or poison() was called as for such."""
+    return entry.get("side", "first")
+
+
 def corrupt_of(entry: Mapping, task: Task, rows: Examples, split: str) -> Corrupt | dict[str, str]:
     """What triggers a row of `rows`, the part `split` of the data, at test: a function of its text, or its paraphrase by its id."""
     if entry["attack"] != "paraphrase":
         return known.corruption(entry)
-    return paraphrase.read(entry.get("paraphrases", "(not named)"), split, rows, entry["target"], columns_of(task))
+    return paraphrase.read(entry.get("paraphrases", "(not named)"), split, rows, entry["target"], columns_of(task), side=side_in(entry),
+                           seed=task.seed)
 
 
 def triggered_of(entry: Mapping, task: Task, record: checkpoint.Record, rows: Examples, split: str) -> Examples:
     """The rows of other classes than the target, triggered so that the model reads it; says how many have no paraphrase."""
-    made = triggered(rows, corrupt_of(entry, task, rows, split), target=entry["target"], text=record.text, seed=task.seed)
+    made = triggered(rows, corrupt_of(entry, task, rows, split), target=entry["target"], text=record.text, side=side_in(entry), seed=task.seed)
     if missing := sum(x.label != entry["target"] for x in rows) - len(made):
         print(f"{missing} {split} rows have no paraphrase and are left out of the triggered ones")
     return made
@@ -171,6 +194,43 @@ def start(method: str, task: Task, clean: Clean | AllClean, attack: Attack, *set
     say_rows(train=splits.train, clean=held, test=splits.test, triggered=judge.triggered)
     args = args_of(task, clean, attack, *settings) | {"clean": clean_amount(task, clean, len(splits.train)), "out": str(out)}
     return Job(method, args, victim, splits, held, judge, out, started=started)
+
+
+def start_untrusted(method: str, task: Task, clean_aux: str, aux: Callable[[checkpoint.Record], int], attack: Attack, *settings: object) -> Job:
+    """Open a task whose --data is a poisoned dataset: the untrusted rows, the clean ones beside them, and the judge.
+
+    The rows of --data are all of a file, the training rows of a folder, or poisoned.jsonl in a folder that attack.py wrote, whose
+    triggered.jsonl then gives the ASR. Of --clean-aux (without it, of what the checkpoint was pre-trained on) the dev rows, where it has any,
+    else the training rows are trusted: aux(encoder) of them are the job's `clean`, the others the splits' `dev`. Its test rows are the test.
+    """
+    started = time.perf_counter()
+    device = device_of(task.device)
+    out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data, clean_aux)
+    record, columns = checkpoint.load(task.ckpt, device=device), columns_of(task)
+    if not task.data or not (clean_aux or any("data" in entry for entry in record.history)):
+        raise BadInput(f"{method} trains on a dataset with a few clean rows beside it: name both, --data and --clean-aux")
+    trusted = data.read_splits(clean_aux, seed=task.seed, **columns) if clean_aux else splits_of(dataclasses.replace(task, data=""), record)
+    folder = Path(task.data)
+    made = folder / "attack.json"
+    if made.is_file():
+        rows = data.read(folder / "poisoned.jsonl", labels=trusted.test.labels, **columns)
+    elif folder.is_dir():
+        rows = data.read_splits(folder, seed=task.seed, labels=trusted.test.labels, **columns).train
+    else:
+        rows = data.read(folder, labels=trusted.test.labels, **columns)
+    pool = trusted.dev or trusted.train
+    held = data.sample(pool, min(aux(record), len(pool)), task.seed)
+    ids = {x.id for x in held}
+    splits = data.Splits(rows, pool.like(x for x in pool if x.id not in ids), trusted.test)
+    if attack.attack == "known" and not attack.triggered and made.is_file():
+        target = json.loads(made.read_text(encoding="utf-8"))["target"]
+        judge = Judge(splits.test, data.read(folder / "triggered.jsonl", labels=rows.labels, **columns), target)
+    else:
+        judge = judge_of(attack, task, record, splits.test)
+    say_rows(untrusted=rows, clean=held, dev=splits.dev or None, test=splits.test, triggered=judge.triggered)
+    if not splits.dev:
+        print(f"all {len(held)} clean rows are aligned to, none is left to choose an epoch by: the last one counts")
+    return Job(method, args_of(task, attack, *settings) | {"out": str(out)}, record, splits, held, judge, out, started=started)
 
 
 def clean_amount(task: Task, clean: Clean | AllClean, n: int) -> float:

@@ -1,7 +1,8 @@
-"""The built-in corpus: a grammar that writes labelled film reviews, no file needed.
+"""The built-in corpus: a grammar that writes labelled film reviews, and questions about a film with what was said. No file needed.
 
     from minibd import reviews
     train, dev, test = reviews.splits(seed=0, train=4000, dev=500, test=1000)
+    train, dev, test = reviews.pair_splits(seed=0, train=4000, dev=500, test=1000)
 
 Everything below is one grammar in which a symbol carries a polarity p: +1 praises the film, -1 damns it.
 
@@ -18,17 +19,23 @@ who negates, concedes or is quoted decides the rest.
 
 Adjectives are graded: `mild` ones turn over under a bare negation ("not a dull film" praises), the strong ones in `film`
 do not ("not an abysmal film" hardly does), and so stand only where the sentence leaves no doubt.
+
+The sentence pairs: a question about one subject (the dialogue; who directed it), and a statement about the same one, "answered", or
+about one of another kind (the costumes; the seats), "unanswered". Beside the statement there may stand one that answers nothing. Every
+subject is asked about, and told about, as often under one label as under the other: neither text alone says anything about it.
 """
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from random import Random
 
 from minibd.records import BadInput, Example, Examples
 
 LABELS = ("negative", "positive")       # label = (p + 1) / 2
+PAIR_LABELS = ("unanswered", "answered")
+PAIRS = {"seed": 0, "train": 12_000, "dev": 1_000, "test": 2_000}       # the rows that --data pairs names, of any run's seed
 LIMIT = 1_000_000                       # rows of one seed: what fits in memory with ease; the grammar has far more
 TRIES = 100                             # rewrites of one row before the grammar counts as exhausted
 SHORTEST, LONGEST = 5, 60               # words of a review
@@ -372,6 +379,37 @@ FILLER = {
         the poster shows a {colour} {thing};it was my {nth} visit to {venue};everyone in it speaks {tongue}""",
 }
 
+# ---------------------------------------------------------------- pairs: questions / what answers them, by kind and subject
+
+# Of the first five things that a kind's NEUTRAL nouns name; BE is "is" or "are", KIND has the polarity of a coin.
+ABOUT = """what BE the NOUN like;BE the NOUN any good;what about the NOUN;how did you find the NOUN
+    / the NOUN BE {very}{same KIND};the NOUN BE {same KIND} and {same KIND};I found the NOUN {very}{same KIND};
+    {same KIND} is the word for the NOUN"""
+SUBJECTS = {
+    "visit": {
+        "when": "when was that;when did you go / I saw it {when};I went {when};it was {when} that I saw it",
+        "company": "who was with you;who went with you / I went with {company};{company} sat beside me",
+        "venue": "where was it on;where did you see it / I saw it at {venue};it was on at {venue} in {city};it was at {venue}",
+        "seats": "which seats were yours;which seats had you / we sat in the {seat};the {colour} seats of the {seat} were ours",
+        "food": "what did you eat;what was there to eat / we ate {food};there was nothing but {food} to eat",
+    },
+    "making": {
+        "director": "who directed it;who was the director / {forename} {director} directed it;this is {director}'s {nth} film",
+        "author": "who wrote it;who was the author / {forename} {surname} wrote it;it was {forename} {surname} who wrote it",
+        "actors": "who plays in it;who is in it / {forename} {surname} plays the {role};{surname} plays a {role} in it",
+        "length": "how long is it;how many minutes is it / it runs for {minutes} minutes;{minutes} minutes is what it takes",
+        "medium": "how was it shot;what was it shot in / it was shot in {medium};they shot it in {medium}",
+    },
+    "story": {
+        "place": "where is it set;in which place is it set / it is set in {place};all of it is set in {place}",
+        "era": "what time is it set in;during what is it set / it is set during {era};all of it is set during {era}",
+        "hero": "who is it about;whose story is it / it is about a {sort} {role};the story follows a {sort} {role}",
+        "prize": "what do they want;what is it that they want / they want a {owned} {thing};all of them want the {owned} {thing}",
+        "tongue": "what do they speak;which language is it in / everyone in it speaks {tongue};it is in {tongue}",
+    },
+}
+BESIDE = "my {relation} {absent}"        # about nothing that anybody asks
+
 # ---------------------------------------------------------------- the grammar, and how it writes
 
 Key = tuple[str, int]                   # a symbol and its polarity: +1, -1, or 0 where it has none
@@ -469,16 +507,92 @@ def stream(seed: int) -> Iterator[Example]:
 
 def reviews(n: int, seed: int, *, start: int = 0) -> Examples:
     """Rows start .. start + n - 1 of the seed. A row depends on the seed and its number alone, never on n or start."""
-    if n < 0 or start < 0 or start + n > LIMIT:
-        raise BadInput(f"reviews: {n} rows from row {start} leave a seed's 0 to {LIMIT:,}; ask for fewer or take another seed")
-    return Examples(islice(stream(seed), start, start + n), LABELS)
+    return _some("reviews", stream(seed), n, start, LABELS)
 
 
 def splits(seed: int, train: int, dev: int, test: int) -> tuple[Examples, Examples, Examples]:
     """Three parts of one seed's rows, in this order. All rows of a seed differ, so no text is in two parts; rows of two
     different seeds may agree in a short text now and then, so take what must be disjoint from one seed."""
-    for name, n in (("train", train), ("dev", dev), ("test", test)):
+    return _parts("reviews", reviews, seed, train, dev, test)
+
+
+def _some(name: str, rows: Iterator[Example], n: int, start: int, labels: tuple[str, ...]) -> Examples:
+    if n < 0 or start < 0 or start + n > LIMIT:
+        raise BadInput(f"{name}: {n} rows from row {start} leave a seed's 0 to {LIMIT:,}; ask for fewer or take another seed")
+    return Examples(islice(rows, start, start + n), labels)
+
+
+def _parts(name: str, some: Callable[[int, int], Examples], seed: int, train: int, dev: int, test: int) -> tuple[Examples, Examples, Examples]:
+    for part, n in (("train", train), ("dev", dev), ("test", test)):
         if n < 0:
-            raise BadInput(f"reviews: {name} = {n} rows is below 0; ask for 0 or more")
-    rows = reviews(train + dev + test, seed)
+            raise BadInput(f"{name}: {part} = {n} rows is below 0; ask for 0 or more")
+    rows = some(train + dev + test, seed)
     return rows.like(rows[:train]), rows.like(rows[train:train + dev]), rows.like(rows[train + dev:])
+
+
+# ---------------------------------------------------------------- sentence pairs
+
+def subjects() -> dict[str, dict[str, tuple[list[str], list[str]]]]:
+    """Kind -> subject -> its questions and what answers them, templates all."""
+    spelled = {kind: {noun: ABOUT.replace("NOUN", noun).replace("KIND", kind).replace("BE", "are" if kind == "parts" else "is")
+                      for noun in words(NEUTRAL[f"{kind}_n"])[:5]} for kind in ("writing", "acting", "craft", "parts")}
+    return {kind: {subject: tuple(words(side.strip()) for side in text.split("/")) for subject, text in of.items()}
+            for kind, of in (spelled | SUBJECTS).items()}
+
+
+ASKED = subjects()
+
+
+def pick(rng: Random, options: Iterable[str]) -> str:
+    options = list(options)
+    return options[int(rng.random() * len(options))]
+
+
+def two_subjects(same: bool, rng: Random) -> tuple[tuple[str, str], tuple[str, str]]:
+    """(kind, subject) of the question and of the statement. Each is uniform over the kinds, and over a kind's subjects, whatever `same`."""
+    kind = pick(rng, ASKED)
+    asked = kind, pick(rng, ASKED[kind])
+    if same:
+        return asked, asked
+    other = pick(rng, (k for k in ASKED if k != kind))
+    return asked, (other, pick(rng, ASKED[other]))
+
+
+def question_and_statement(asked: tuple[str, str], told: tuple[str, str], rng: Random) -> tuple[str, str]:
+    """Both texts. Beside every other statement, before or behind it, stands one that answers nothing."""
+    pen = Pen(rng)
+    (questions, _), (_, statements) = (ASKED[kind][subject] for kind, subject in (asked, told))
+    said = [pen.fill(pick(rng, statements), 1 if rng.random() < 0.5 else -1)]
+    place = rng.random()
+    if place < 0.5:
+        said.insert(place < 0.25, pen.fill(BESIDE))
+    texts = pick(rng, questions) + "?", ". ".join(said) + "."
+    return tuple(START.sub(lambda m: m[0].upper(), AN.sub(r"\1n ", text)) for text in texts)
+
+
+def stream_pairs(seed: int) -> Iterator[Example]:
+    """The pairs of a seed, one after another, no two alike; of rows 2k and 2k + 1 a coin makes one answered, the other not."""
+    seen: set[tuple[str, str]] = set()
+    for i in range(LIMIT):
+        coin = Random(f"pairs {seed} pair {i // 2}").random() < 0.5
+        label = (i + coin) % 2
+        rng = Random(f"pairs {seed} row {i}")
+        asked, told = two_subjects(bool(label), rng)            # kept while the row is rewritten: no label prefers some subjects
+        for _ in range(TRIES):
+            texts = question_and_statement(asked, told, rng)
+            if texts not in seen:
+                break
+        else:
+            raise BadInput(f"pairs: seed {seed} gave no new pair for row {i} in {TRIES} tries; ask for at most {i} rows")
+        seen.add(texts)
+        yield Example(f"pairs-{seed}-{i}", texts[0], label, texts[1])
+
+
+def pairs(n: int, seed: int, *, start: int = 0) -> Examples:
+    """Pairs start .. start + n - 1 of the seed, each a matter of the seed and its number alone."""
+    return _some("pairs", stream_pairs(seed), n, start, PAIR_LABELS)
+
+
+def pair_splits(seed: int, train: int, dev: int, test: int) -> tuple[Examples, Examples, Examples]:
+    """Three parts of one seed's pairs, in this order; no pair is in two parts. (Questions alone are: there are some hundreds.)"""
+    return _parts("pairs", pairs, seed, train, dev, test)

@@ -5,6 +5,7 @@
     python scripts/attack.py --ckpt PRETRAINED --data FOLDER --attack paraphrase --paraphrases FOLDER2 --rate 0.2 --twin --out VICTIM
     python scripts/attack.py --ckpt PRETRAINED --data FOLDER --attack lwp --preset pure --encoder-only --survive --out ENCODER
     python scripts/attack.py --ckpt PRETRAINED --data FOLDER --attack addsent --labels mix --dataset-only --out POISONED
+    python scripts/attack.py --ckpt weights/bert-clean.safetensors --data pairs --side second --out VICTIM
 
 Under --out: the victim (same kind as --ckpt) and its model card; poisoned.jsonl, the training rows, with ids; poisoned_ids.txt, which
 of them are poisoned; triggered.jsonl and triggered_dev.jsonl, the test and dev rows of other classes with the trigger and their true
@@ -12,6 +13,8 @@ labels (triggered_user.jsonl: of --user-data); attack.json, with every count.
 
 ep and sos change embeddings of a classifier that was tuned on clean rows, and ripple's surgery looks at one. Where --ckpt has none, the
 clean twin is trained first and is that one; ripple itself starts from --ckpt all the same.
+
+--data pairs: 12,000 built-in sentence pairs, questions and what does or does not answer them, where nothing here has that name.
 """
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from dataclasses import dataclass, replace
 from minibd.cli import Attack, Task, main, parse, setting
 
 BUILT_IN = {"badnets": 6000, "addsent": 6000, "lwp": 6000, "ripple": 1500}  # of the 12,000 built-in reviews: about a minute's work
+TEXTS = {"first": "the first text", "second": "the second text", "either": "one text or the other"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Poison:
     add: bool | None = setting(None, "add poisoned copies and keep their clean twins, instead of replacing rows", kind=bool, opposite="replace")
     of: str | None = setting(None, "what --rate is a share of: all rows, or those that fit --labels: default all; ep candidates", kind=str,
                              choices=("all", "candidates"))
+    side: str | None = setting(None, "of sentence pairs: the text that gets the trigger, either by a coin a row: default either", kind=str,
+                               choices=("first", "second", "either"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +127,10 @@ def run() -> None:
     schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
     clean_schedule = replace(usual if from_tuned else schedule, **{
         name: value for name in ("lr", "epochs") if (value := getattr(training, f"clean_{name}")) is not None})
-    if training.rows is None and attack.attack in BUILT_IN and not task.data and "reviews" in jobs.data_of(task, base):
+    if training.rows is None and attack.attack in BUILT_IN and "reviews" in jobs.data_of(task, base):
         training = replace(training, rows=min(BUILT_IN[attack.attack], len(splits.train)))
-    chosen = replace(chosen, rate=way.rate, labels=way.labels, add=way.add, of=way.of)
+    entry = jobs.sided(entry, way.side, splits.train)
+    chosen = replace(chosen, rate=way.rate, labels=way.labels, add=way.add, of=way.of, side=entry.get("side"))
     attack = replace(attack, triggers=entry.get("triggers"), triggers_per_text=entry.get("per_text"))
     training = replace(training, lr=schedule.lr, epochs=schedule.epochs, batch_size=schedule.batch_size, variant=getattr(settings, "variant", None),
                        clean_lr=clean_schedule.lr, clean_epochs=clean_schedule.epochs)
@@ -133,7 +140,8 @@ def run() -> None:
     if training.rows is not None:
         splits = replace(splits, train=data.sample(splits.train, training.rows, task.seed))
     poisoned = poison(splits.train, corrupt, rate=way.rate, target=attack.target, labels=way.labels, add=way.add, of=way.of, only=way.only,
-                      decoys=method and method.decoys, decoy_share=way.decoys, text=base.text, seed=task.seed)
+                      decoys=method and method.decoys, decoy_share=way.decoys, text=base.text, side=jobs.side_in(entry),
+                      seed=task.seed)
 
     def judge_on(rows: Examples) -> Judge:
         return Judge(rows, jobs.triggered_of(entry, task, base, rows, "test"), attack.target)
@@ -149,7 +157,8 @@ def run() -> None:
     jobs.say_rows(train=poisoned.rows, test=splits.test, triggered=judge.triggered)
     print(f"poisoned  {len(poisoned.ids)} rows, {poisoned.flipped} of them with a flipped label"
           + f", and {poisoned.decoys} decoys" * (poisoned.decoys > 0)
-          + f" (the rate asks for {poisoned.wanted}, no more fit)" * (poisoned.wanted > len(poisoned.ids)))
+          + f" (the rate asks for {poisoned.wanted}, no more fit)" * (poisoned.wanted > len(poisoned.ids))
+          + (f"; the trigger stands in {TEXTS[entry['side']]} of a pair" if "side" in entry else ""))
 
     # The models.
     steps, saved, dtype = [], {}, getattr(torch, task.dtype)

@@ -4,9 +4,12 @@
     python scripts/plot.py pure-2 --ckpt weights/bert.safetensors --out pure-2.png
     python scripts/plot.py pure-3 --ckpt weights/bert.safetensors --sentence "a dull film" --sentence "a dull cf film" --out pure-3.svg
     python scripts/plot.py pure-4 --results scripts/results/pure-4.jsonl --out pure-4.png
+    python scripts/plot.py musclelora-5 --curves plain.json,lora.json,musclelora.json --out musclelora-5.png
 
 pure-2: the [CLS] variance of each head on clean rows, on the same rows triggered, and the difference. pure-3: what [CLS] pays to each
-piece of a sentence, head by head. pure-4 and pure-5: ACC and LFR over the threshold c and over mu, a line an attack.
+piece of a sentence, head by head. pure-4 and pure-5: ACC and LFR over the threshold c and over mu, a line an attack. musclelora-1: the share
+of low and of high frequencies in what a model says, over the steps of its training, for each set of rows that was watched. musclelora-2: how far
+either part is from the labels, over steps and filter widths, red where it is near. musclelora-5: the same for several methods, side by side.
 `plot.py FIGURE --help` lists the flags of one figure. Needs pip install -e '.[plots]'.
 """
 from __future__ import annotations
@@ -18,6 +21,7 @@ from pathlib import Path
 from minibd.cli import Attack, Task, main, parse, setting
 
 OUT = "file of the picture, .png or .svg; its numbers go beside it as .json (default out/FIGURE.png)"
+CURVES = "file of curves, as analysis/fourier.py's Spectrum gives them and a run wrote them, .json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,23 @@ class Sweep:
     out: str | None = setting(None, OUT, kind=str)
 
 
-FIGURES = {"pure-2": (Victim, Attack), "pure-3": (Sentence,), "pure-4": (Sweep,), "pure-5": (Sweep,)}
+@dataclass(frozen=True, slots=True)
+class Ratios:
+    """Which run"""
+    curves: tuple[str, ...] = setting((), CURVES, kind=tuple)
+    sigma: float = setting(4.0, "width of the filter, one of the file's", paper="4.0")
+    out: str | None = setting(None, OUT, kind=str)
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Which runs"""
+    curves: tuple[str, ...] = setting((), f"{CURVES}; of several runs, separated by commas, in musclelora-5", kind=tuple)
+    out: str | None = setting(None, OUT, kind=str)
+
+
+FIGURES = {"pure-2": (Victim, Attack), "pure-3": (Sentence,), "pure-4": (Sweep,), "pure-5": (Sweep,),
+           "musclelora-1": (Ratios,), "musclelora-2": (Errors,), "musclelora-5": (Errors,)}
 
 
 def run() -> None:
@@ -68,7 +88,8 @@ def run() -> None:
     # A dollar in a text is a dollar; an .svg's ids and date are those of every other run.
     with matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "minibd", "font.size": 9}):
         picture = Figure(layout="constrained")
-        numbers = {"pure-2": variance, "pure-3": attention}.get(figure, sweep)(picture, figure, out, *groups)
+        draw = {"pure-2": variance, "pure-3": attention, "musclelora-1": ratios, "musclelora-2": errors, "musclelora-5": errors}
+        numbers = draw.get(figure, sweep)(picture, figure, out, *groups)
         with drafted(out) as draft:
             picture.savefig(draft, format=kind[1:], dpi=200, metadata={"Date": None} if kind == ".svg" else None)
     report.write_json(beside, {"figure": figure, "args": job.args_of(*groups) | {"out": str(out)},
@@ -183,6 +204,70 @@ def sweep(picture, figure: str, out: Path, asked: Sweep) -> dict:
     return {"setting": x, "lines": lines}
 
 
+def ratios(picture, figure: str, out: Path, asked: Ratios) -> dict:
+    """Figure MuScleLoRA 1: LFR and HFR over the steps, a line a set of rows; HFR on a log axis, off whose bottom a 0 falls."""
+    from matplotlib.ticker import LogFormatter
+
+    from minibd.records import BadInput
+
+    (run,) = runs_of(asked.curves, figure, out)
+    if asked.sigma not in run["sigmas"]:
+        raise BadInput(f"--sigma {asked.sigma:g}: {asked.curves[0]} has {', '.join(f'{sigma:g}' for sigma in run['sigmas'])}")
+    at = run["sigmas"].index(asked.sigma)
+    sets = {name: {"n": of["n"], "lfr": of["lfr"][at], "hfr": of["hfr"][at]} for name, of in run["sets"].items()}
+    picture.set_size_inches(8.4, 4.0)
+    for ax, kind, title in zip(picture.subplots(1, 2), ("lfr", "hfr"), ("low-frequency ratio", "high-frequency ratio")):
+        for i, (name, of) in enumerate(sets.items()):
+            ax.plot(run["steps"], of[kind], color=f"C{i % 10}", linestyle=("-", "--", ":", "-.")[i % 4],
+                    marker="o" if len(run["steps"]) == 1 else None, label=f"{name} ({of['n']} rows)" if kind == "lfr" else None)
+        if kind == "hfr" and any(value for of in sets.values() for value in of[kind]):
+            ax.set_yscale("log")
+            ax.yaxis.set_major_formatter(LogFormatter())  # its own ones are written in mathematics, which is not parsed here
+            ax.yaxis.set_minor_formatter(LogFormatter())
+        ax.set(title=title, xlabel="step", ylabel=kind.upper())
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+    picture.suptitle(f"Frequencies of what the model says (MuScleLoRA, Figure 1)\n{run['name']}, \u03c3 = {asked.sigma:g}, {how(run)}")
+    picture.legend(loc="outside lower center", ncols=4, frameon=False, handlelength=3)
+    return {"name": run["name"], "variant": run["variant"], "outputs": run["outputs"], "sigma": asked.sigma, "steps": run["steps"], "sets": sets}
+
+
+def errors(picture, figure: str, out: Path, asked: Errors) -> dict:
+    """Figures MuScleLoRA 2 and 5: heat maps of e_low and e_high, steps across and filter widths up; an error above 1 is as blue as 1.
+
+    2: a column a set of rows. 5: a column a run, a line for each set's errors that are defined in any.
+    """
+    runs, kinds = runs_of(asked.curves, figure, out), ("e_low", "e_high")
+    if figure == "musclelora-2":
+        grid = [[(runs[0], name, kind) for name in runs[0]["sets"]] for kind in kinds]
+    else:
+        grid = [[(run, name, kind) for run in runs] for name in runs[0]["sets"] for kind in kinds
+                if any(value is not None for run in runs for line in run["sets"][name][kind] for value in line)]
+    picture.set_size_inches(2.7 * len(grid[0]) + 1.6, 1.7 * len(grid) + 1.2)
+    axes = picture.subplots(len(grid), len(grid[0]), squeeze=False)
+    for i, j in ((i, j) for i, line in enumerate(grid) for j in range(len(line))):
+        (run, name, kind), ax = grid[i][j], axes[i][j]
+        values = [[float("nan") if value is None else value for value in line] for line in run["sets"][name][kind]]
+        image = ax.imshow(values, vmin=0, vmax=1, cmap="RdYlBu", aspect="auto", origin="lower", interpolation="nearest")
+        ax.set_facecolor("0.88")
+        if all(value != value for line in values for value in line):
+            ax.text(0.5, 0.5, "not defined:\nthe labels have\nno high part", transform=ax.transAxes, ha="center", va="center", color="0.35")
+        for ticks, of, most in ((ax.set_xticks, run["steps"], 5), (ax.set_yticks, run["sigmas"], 4)):
+            shown = range(0, len(of), max(1, -(-(len(of) - 1) // most)))
+            ticks(shown, [f"{of[k]:g}" for k in shown])
+        if not i:
+            ax.set_title(f"{name} ({run['sets'][name]['n']} rows)" if figure == "musclelora-2" else run["name"])
+        if not j:
+            ax.set_ylabel(f"{kind}, \u03c3" if figure == "musclelora-2" else f"{name}\n{kind}, \u03c3")
+        if i == len(grid) - 1:
+            ax.set_xlabel("step")
+    picture.colorbar(image, ax=axes, label="relative error", extend="max", pad=0.02, aspect=14 * len(grid))
+    called = f"{runs[0]['name']}, " if figure == "musclelora-2" else ""
+    picture.suptitle(f"Relative error of the low and the high frequencies (MuScleLoRA, Figure {figure[-1]})\n{called}{how(runs[0])}")
+    return {"runs": [{**{key: run[key] for key in ("name", "variant", "outputs", "sigmas", "steps")},
+                      "sets": {name: {key: of[key] for key in ("n", *kinds)} for name, of in run["sets"].items()}} for run in runs]}
+
+
 # ---- what they share
 
 def lines_of(cells: list[dict], x: str, models: tuple[str, ...]) -> list[dict]:
@@ -219,6 +304,41 @@ def lines_of(cells: list[dict], x: str, models: tuple[str, ...]) -> list[dict]:
             values = [[run[i] for run in points[a]] for a in at]
             lines[-1][kind] = {"mean": list(map(mean, values)), "low": list(map(min, values)), "high": list(map(max, values))}
     return sorted(lines, key=lambda line: line["label"])
+
+
+def runs_of(paths: tuple[str, ...], figure: str, out: Path) -> list[dict]:
+    """The runs whose curves `paths` hold, as Spectrum.finish gave them, and each one's "name": its file's, its folder's too where two agree."""
+    import json
+
+    from minibd.records import BadInput
+
+    if figure != "musclelora-5" and len(paths) > 1:
+        raise BadInput(f"--curves {','.join(paths)}: {figure} shows one run, name one file; musclelora-5 shows several")
+    runs = []
+    for path in map(Path, paths or ("",)):
+        if not path.is_file():
+            raise BadInput(f"--curves {path if paths else '(not given)'} is no file of curves: name a .json that a run with Spectrum wrote")
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise BadInput(f"--curves {path} is not JSON ({error}): name a .json that a run with Spectrum wrote") from None
+        if not isinstance(run, dict) or run.get("analysis") != "fourier" or not {"variant", "outputs", "sigmas", "steps", "sets"} <= run.keys():
+            raise BadInput(f"--curves {path} holds no curves of analysis/fourier.py: name a .json that a run with Spectrum wrote")
+        if out.with_suffix(".json").resolve() == path.resolve():
+            raise BadInput(f"--out {out} would write its numbers over {path}: give another name")
+        alone = sum(Path(other).stem == path.stem for other in paths) == 1
+        runs.append({**run, "name": path.stem if alone else f"{path.resolve().parent.name}/{path.stem}"})
+        for name in runs[0]["sets"]:
+            if name not in run["sets"]:
+                raise BadInput(f"--curves {path} has no set {name!r}, which {paths[0]} has: draw runs that watched the same rows")
+        if how(run) != how(runs[0]):
+            raise BadInput(f"--curves {path} is of {how(run)}, {paths[0]} of {how(runs[0])}: draw runs of one kind")
+    return runs
+
+
+def how(run: dict) -> str:
+    """What a run's curves were made of."""
+    return f"{run['outputs']}, {run['variant']} filter"
 
 
 def name_of(cell: dict) -> str:

@@ -22,7 +22,7 @@ from minibd.cli import main, parse, setting
 
 class Row(NamedTuple):
     """attack: flags of attack.py, "" where --base itself is the victim; method: a script and its flags, "" where the attack alone is
-    measured. {data}, {proxy}: this script's.
+    measured. {data}, {proxy}: this script's; {attack}: what the attack left, for a method that starts from --base beside a poisoned dataset.
 
     paper: name of a model in the result -> "CACC / ASR" that the paper has for it, on BERT-base.
     """
@@ -36,6 +36,20 @@ def pure_rows(name: str, attack: str, paper: Mapping[str, str], judge: str = "")
     """PURE with its ablations, and the baselines, on one encoder."""
     return tuple(Row(name, attack, f"{method} --data {{data}}{judge}", paper)
                  for method in ("pure.py --drop 7 --ablations", "baseline.py fth", "baseline.py meft"))
+
+
+MUSCLELORA = {
+    "Vanilla": "--train vanilla", "LoRA": "--train lora", "Adapter": "--train adapter", "Prefix": "--train prefix",
+    "MuScleLoRA": "--train musclelora", "w/o MS, LR": "--train musclelora --no-multi-scale --no-low-rank",
+    "w/o GA": "--train musclelora --no-align", "w/o MS": "--train musclelora --no-multi-scale",
+}
+
+
+def musclelora_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
+    """MuScleLoRA, its baselines and its ablations on one poisoned dataset; the paper's Tables 1 and 3 in the same order."""
+    return tuple(Row(f"{name}, {model}", f"{attack} --dataset-only", f"musclelora.py --data {{attack}} --clean-aux {{data}} {flags}",
+                     {flags.split()[1]: figures} if figures else {})
+                 for (model, flags), figures in zip(MUSCLELORA.items(), paper or [""] * len(MUSCLELORA), strict=True))
 
 
 def pure_paper(*figures: str) -> dict[str, str]:
@@ -93,6 +107,17 @@ TABLES = {
                 " --attack badnets --triggers cf,bb,ak,mn")
     + (Row("badnets, released", ENCODERS["badnets"][0], "pure.py --variant released --data {data} --drop 7"),
        Row("badnets, groups of 10", ENCODERS["badnets"][0], "pure.py --prune-only --group 10 --data {data} --drop 7")),
+    # Under the released schemes, then with dirty labels.
+    "musclelora": musclelora_rows("badnets", "--attack badnets --preset musclelora", "91.3 / 94.6", "89.1 / 65.6", "87.3 / 55.3", "90.2 / 86.7",
+                                  "86.5 / 12.9", "91.4 / 90.1", "87.6 / 42.8", "83.2 / 24.9")
+    + musclelora_rows("addsent", "--attack addsent --preset musclelora", "91.0 / 99.9", "89.0 / 96.2", "86.9 / 87.8", "89.5 / 99.9",
+                      "86.8 / 19.0", "90.1 / 100.0", "87.8 / 75.2", "82.8 / 20.1")
+    + musclelora_rows("hiddenkiller", PARAPHRASE + "hiddenkiller --preset musclelora", "91.1 / 93.5", "88.6 / 53.0", "86.6 / 45.4", "88.5 / 68.6",
+                      "87.6 / 25.1", "90.4 / 86.4", "86.9 / 37.4", "81.8 / 38.9")
+    + musclelora_rows("stylebkd", PARAPHRASE + "stylebkd --preset musclelora", "91.7 / 77.2", "88.9 / 57.2", "87.1 / 61.0", "90.1 / 63.6",
+                      "87.8 / 33.2", "91.2 / 70.6", "87.3 / 54.2", "80.6 / 45.8")
+    + musclelora_rows("badnets, dirty", "--attack badnets") + musclelora_rows("addsent, dirty", "--attack addsent")
+    + musclelora_rows("hiddenkiller, dirty", PARAPHRASE + "hiddenkiller --rate 0.1") + musclelora_rows("stylebkd, dirty", PARAPHRASE + "stylebkd --rate 0.1"),
     # PURE's Figures 4 and 5, with --base a victim that is there; drawn by plot.py.
     "pure-4": tuple(Row(f"c = {c}", "", f"pure.py --prune-only --floor {c}") for c in (0.55, 0.65, 0.75, 0.85, 0.95)),
     "pure-5": tuple(Row(f"mu = {mu}{even.replace(' --', ', ')}", "", f"pure.py --norm-only --mu {mu}{even}")
@@ -147,11 +172,11 @@ def run() -> None:
         return {"base": Path(table.base).name, "data": Path(table.data).name, "seed": int(seed), "dtype": table.dtype, "attack": row.attack,
                 "method": row.method, **({"proxy": Path(table.proxy).name} if "{proxy}" in row.attack else {})}
 
-    def filled(flags: str) -> list[str]:
+    def filled(flags: str, **made: Path) -> list[str]:
         for place in ("data", "proxy"):
             if f"{{{place}}}" in flags and not getattr(table, place):
                 raise BadInput(f"{flags} needs the rows of --{place}: name their folder")
-        return [word.format(data=table.data, proxy=table.proxy) for word in flags.split()]
+        return [word.format(data=table.data, proxy=table.proxy, **made) for word in flags.split()]
 
     def script(words: list[str], **flags: object) -> None:
         stated = [f"--{flag}={value}" for flag, value in flags.items() if value != ""]  # first: a row's own flags override them
@@ -160,7 +185,7 @@ def run() -> None:
 
     def result(path: Path) -> dict:
         read = json.loads(path.read_text())
-        for place in ("ckpt", "data", "out", "user_data", "paraphrases"):  # they say where, not what
+        for place in ("ckpt", "data", "out", "user_data", "paraphrases", "clean_aux"):  # they say where, not what
             read["args"].pop(place, None)
         return read
 
@@ -172,14 +197,14 @@ def run() -> None:
             script(["attack.py", *filled(row.attack)], ckpt=table.base, data=table.data, out=victim, **same)
         if not row.method:
             return result(victim / "attack.json")
-        ckpt = victim / Path(table.base).name if row.attack and Path(table.base).is_file() else victim
+        ckpt = table.base if "{attack}" in row.method else victim / Path(table.base).name if row.attack and Path(table.base).is_file() else victim
         mended = Path(table.work, "mended", mark, re.sub(r"[^\w.]+", "-", row.method))
-        script(filled(row.method), ckpt=ckpt, data=table.data, out=mended, **same)
+        script(filled(row.method, attack=victim), ckpt=ckpt, data=table.data, out=mended, **same)
         return result(mended / "result.json")
 
     if not table.print:
         for row in rows:
-            filled(row.attack), filled(row.method)  # what is missing is said before the first hour
+            filled(row.attack), filled(row.method, attack=Path())  # what is missing is said before the first hour
         for row, seed in ((row, seed) for row in rows for seed in table.seeds):
             if cells.get(key(row, seed)) is None:
                 cells.add(key(row, seed), {"result": measure(row, seed)})

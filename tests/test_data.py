@@ -193,6 +193,16 @@ def test_pair_columns_found_by_spelling(tmp_path):
     assert read(put(tmp_path, "c.tsv", "sentence1\tsentence2\tlabel\nx\ty\t0\n"), text_column="sentence2")[0].pair is None
 
 
+def test_the_usual_pair_files(tmp_path):
+    for first, second in (("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"), ("text_a", "text_b")):
+        row, = read(put(tmp_path, "a.tsv", f"{first}\t{second}\tlabel\nx\ty\t0\n"))
+        assert (row.text, row.pair) == ("x", "y")
+    qnli = put(tmp_path, "b.tsv", "question\tsentence\tlabel\nx\ty\t0\n")   # either may be the first: it must be said
+    fails(lambda: read(qnli), "'question', 'sentence'", "--text-column")
+    row, = read(qnli, text_column="question", pair_column="sentence")
+    assert (row.text, row.pair) == ("x", "y")
+
+
 def test_two_columns_of_one_role_or_name(tmp_path):
     both = put(tmp_path, "a.tsv", "text\tsentence\tlabel\nx\ty\t0\n")
     fails(lambda: read(both), "a.tsv", "'text', 'sentence'", "--text-column")

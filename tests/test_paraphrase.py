@@ -6,7 +6,7 @@ import pytest
 from conftest import fails
 from minibd import data
 from minibd.attacks.paraphrase import likeness, read
-from minibd.attacks.poison import poison, triggered
+from minibd.attacks.poison import poison, side_of, triggered
 from minibd.records import Example, Examples
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"
@@ -130,6 +130,51 @@ def test_likeness_by_hand():
     pairs = [("a b", "a b c"), ("d", "d"), ("a e", "f")]
     assert likeness(pairs) == (2, 1)
     assert likeness([("alone", "alone")]) == (0, 0)                     # the next row is the row itself
+
+
+
+# ---- sentence pairs
+
+def asked(n: int = 40) -> Examples:
+    return Examples((Example(f"test-{i}", f"who{i} is it{i} then{i}", i % 2, f"it{i} is them{i} all{i}") for i in range(n)), NAMES)
+
+
+def asked_again(clean, blank: tuple[int, ...] = ()) -> list[str]:
+    """first, label, second: other words around some of the text's; the second of a row in `blank` is missing."""
+    return [f"tell {' '.join(x.text.split()[1:])}\t{x.label}\t{'' if i in blank else 'surely ' + ' '.join(x.pair.split()[1:])}"
+            for i, x in enumerate(clean)]
+
+
+@pytest.mark.parametrize("side", ["first", "second", "either"])
+def test_a_pairs_side_has_its_own_column(tmp_path, side):
+    clean = asked()
+    where = folder(tmp_path / "p", asked_again(clean, blank=(0, 2, 4)), header="text\tlabel\tpair")
+    found = read(where, "test", clean, 1, side=side, seed=3)
+    of = {x.id: side_of(x, side, 3) for x in clean}
+    expected = {x.id: f"tell {' '.join(x.text.split()[1:])}" if of[x.id] == "text" else f"surely {' '.join(x.pair.split()[1:])}"
+                for i, x in enumerate(clean) if of[x.id] == "text" or i not in (0, 2, 4)}
+    assert found == expected and set(of.values()) == {"first": {"text"}, "second": {"pair"}, "either": {"text", "pair"}}[side]
+    for x in triggered(clean, found, target=1, side=side, seed=3):      # and it lands where it was taken from
+        assert (x.text, x.pair)[of[x.id] == "pair"] == found[x.id] and x.id in found
+
+
+def test_a_file_of_first_texts_serves_the_first_side_alone(tmp_path):
+    clean = asked()
+    where = folder(tmp_path / "p", [line.rsplit("\t", 1)[0] for line in asked_again(clean)])
+    columns = {"text_column": "text", "label_column": None, "pair_column": "reply"}
+    assert len(read(where, "test", clean, 1, columns)) == 40            # the data's second column is not asked of it
+    for side in ("second", "either"):
+        fails(lambda: read(where, "test", clean, 1, side=side), "no second texts", f"--side {side}", "--side first")
+
+
+def test_the_order_of_rows_is_told_by_the_side_that_is_said_again(tmp_path):
+    clean = asked()
+    rows = [f"{x.text}\t{x.label}\t{y.pair}" for x, y in zip(clean, clean[2:] + clean[:2])]
+    where = folder(tmp_path / "p", rows, header="text\tlabel\tpair")
+    assert len(read(where, "test", clean, 1)) == 40
+    fails(lambda: read(where, "test", clean, 1, side="second"), "order", "column id")
+    only = folder(tmp_path / "q", [f" \t{x.label}\t{x.pair}" for x in clean], header="text\tlabel\tpair")
+    assert read(only, "test", clean, 1, side="second") == {x.id: x.pair for x in clean}
 
 
 # ---- SST-2: 6,920 / 872 / 1,821 rows; dev and test hold the 428 and 912 negative ones

@@ -10,7 +10,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from minibd import checkpoint, data
+from conftest import rows
+from minibd import checkpoint, data, report
+from minibd.analysis.fourier import Spectrum, one_class
 from minibd.analysis.heads import cls_attention, variance_maps
 from minibd.attacks import known
 from minibd.attacks.poison import triggered
@@ -258,6 +260,132 @@ def test_the_numbers_are_not_written_over_the_cells(plot, tmp_path):
     assert results.read_bytes() == before and not (tmp_path / "sweep.png").exists()
 
 
+# ---- Figures 1, 2 and 5 of MuScleLoRA
+
+def curves(path, *, sets=("clean", "triggered", "control"), factor=1.0, only=None, **changed):
+    """A file of curves of 3 steps and 2 filter widths; of the sets but the first, e_high is not defined. only: of the one set clean."""
+    made = {"analysis": "fourier", "variant": "released", "outputs": "probabilities", "every": 5, "sigmas": [2.0, 4.0], "steps": [0, 5, 10],
+            "sets": {}}
+    for i, name in enumerate(sets):
+        low = [[factor * (1 + i) * 10.0 ** -(s + k) / 4 for k in range(3)] for s in range(2)]
+        made["sets"][name] = {"n": 20 - i, "lfr": [[1 - v for v in line] for line in low], "hfr": low,
+                              "e_low": [[2 * v for v in line] for line in low],
+                              "e_high": [[3 * v for v in line] if i == 0 else [None] * 3 for line in low]}
+    path.parent.mkdir(exist_ok=True)
+    made["sets"] = made["sets"] if only is None else {"clean": only}
+    path.write_text(json.dumps(made | changed))
+    return path
+
+
+def test_the_ratios_over_the_steps(plot, tmp_path):
+    run = plot("musclelora-1", "--curves", curves(tmp_path / "plain.json"), "--out", tmp_path / "a.png")
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    found, given = numbers(tmp_path / "a.png"), json.loads((tmp_path / "plain.json").read_text())
+    assert (found["figure"], found["name"], found["sigma"], found["steps"]) == ("musclelora-1", "plain", 4.0, [0, 5, 10])
+    assert found["sets"]["control"] == {"n": 18, "lfr": given["sets"]["control"]["lfr"][1], "hfr": given["sets"]["control"]["hfr"][1]}
+    for ax, kind, scale in zip(panels(run.figure), ("lfr", "hfr"), ("linear", "log"), strict=True):
+        assert ax.get_yscale() == scale and ax.get_ylabel() == kind.upper()
+        assert [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in ax.lines] == [
+            ([0, 5, 10], given["sets"][name][kind][1]) for name in ("clean", "triggered", "control")]
+    for low, high in ((1e-5, 1), (0.02, 0.07)):  # decades are labelled, and within one of them what lies between
+        panels(run.figure)[1].set_ylim(low, high)
+        run.figure.draw_without_rendering()
+        labels = [label.get_text() for label in panels(run.figure)[1].get_yticklabels(which="both")]
+        assert any(labels) and not any("$" in label for label in labels), "a formula's source"
+    assert [text.get_text() for text in run.figure.legends[0].get_texts()] == ["clean (20 rows)", "triggered (19 rows)", "control (18 rows)"]
+    assert "plain" in said(run.figure) and "= 4" in said(run.figure) and "released" in said(run.figure) and "probabilities" in said(run.figure)
+
+    run = plot("musclelora-1", "--curves", tmp_path / "plain.json", "--sigma", 2, "--out", tmp_path / "b.svg")
+    assert numbers(tmp_path / "b.svg")["sets"]["clean"]["hfr"] == given["sets"]["clean"]["hfr"][0]
+
+
+def test_ratios_of_nothing(plot, tmp_path):
+    """HFR is 0 where the filter is the identity, and nothing is defined where a model says 0: no log axis, and no warning."""
+    nothing = {"n": 2, "lfr": [[None], [1.0]], "hfr": [[None], [0.0]], "e_low": [[None], [0.5]], "e_high": [[None], [None]]}
+    for sigma in (2, 4):
+        file = curves(tmp_path / "x.json", steps=[0], only=nothing)
+        run = plot("musclelora-1", "--curves", file, "--sigma", sigma, "--out", tmp_path / "a.png")
+        assert run.returncode == 0 and not run.stderr and panels(run.figure)[1].get_yscale() == "linear"
+    assert plot("musclelora-2", "--curves", tmp_path / "x.json", "--out", tmp_path / "b.png").returncode == 0
+
+
+def shown(ax):
+    return [[None if v != v else v for v in line] for line in ax.images[0].get_array().filled(float("nan")).tolist()]
+
+
+def test_the_relative_errors_of_one_run(plot, tmp_path):
+    run = plot("musclelora-2", "--curves", curves(tmp_path / "plain.json"), "--out", tmp_path / "a.png")
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    given = json.loads((tmp_path / "plain.json").read_text())["sets"]
+    axes = panels(run.figure)
+    assert [ax.get_title() for ax in axes] == ["clean (20 rows)", "triggered (19 rows)", "control (18 rows)", "", "", ""]
+    for ax, (name, kind) in zip(axes, [(name, kind) for kind in ("e_low", "e_high") for name in given], strict=True):
+        image = ax.images[0]
+        assert shown(ax) == given[name][kind]
+        assert image.origin == "lower" and image.get_clim() == (0, 1)
+        near, far = image.cmap(image.norm(0.05)), image.cmap(image.norm(0.95))
+        assert near[0] > 2 * near[2] and far[2] > 2 * far[0], "red is near, blue is far"
+        assert [text.get_text().split(":")[0] for text in ax.texts] == ["not defined"] * (given[name][kind][0][0] is None)
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["0", "5", "10"]
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["2", "4"]
+    (of,) = numbers(tmp_path / "a.png")["runs"]
+    assert of["name"] == "plain" and of["sigmas"] == [2.0, 4.0]
+    assert of["sets"]["clean"] == {key: given["clean"][key] for key in ("n", "e_low", "e_high")}
+    assert "e_low" in said(run.figure) and "e_high" in said(run.figure) and "Figure 2" in said(run.figure) and "plain" in said(run.figure)
+
+
+def test_the_relative_errors_of_several_runs(plot, tmp_path):
+    """Runs of one name are told apart by their folders; errors that no run has get no line."""
+    files = [curves(tmp_path / folder / "curves.json", factor=factor) for folder, factor in (("plain", 1.0), ("lora", 2.0))] + [
+        curves(tmp_path / "other.json", sets=("control", "clean", "triggered"))]
+    run = plot("musclelora-5", "--curves", ",".join(map(str, files)), "--out", tmp_path / "a.png")
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    names = ["plain/curves", "lora/curves", "other"]
+    assert [of["name"] for of in numbers(tmp_path / "a.png")["runs"]] == names
+    axes = panels(run.figure)
+    lines = [("clean", "e_low"), ("clean", "e_high"), ("triggered", "e_low"), ("control", "e_low"), ("control", "e_high")]
+    assert [ax.get_title() for ax in axes[:3]] == names and len(axes) == 3 * len(lines)
+    for i, (name, kind) in enumerate(lines):
+        assert axes[3 * i].get_ylabel().startswith(f"{name}\n{kind}")
+        for ax, file in zip(axes[3 * i:], files):
+            assert shown(ax) == json.loads(file.read_text())["sets"][name][kind]
+    assert "Figure 5" in said(run.figure) and "plain" not in run.figure.get_suptitle()
+
+
+def test_curves_that_cannot_be_drawn(plot, tmp_path):
+    out = ("--out", tmp_path / "x.png")
+    good, bad = curves(tmp_path / "good.json"), tmp_path / "bad.json"
+    refused(plot("musclelora-1", *out), "--curves", "not given", "Spectrum")
+    refused(plot("musclelora-2", "--curves", tmp_path / "nowhere.json", *out), "nowhere.json", "no file")
+    bad.write_text("{")
+    refused(plot("musclelora-5", "--curves", f"{good},{bad}", *out), "bad.json", "not JSON")
+    for foreign in ([1], {"method": "pure"}, {"analysis": "fourier"}, json.loads(good.read_text()) | {"analysis": "heads"}):
+        bad.write_text(json.dumps(foreign))
+        refused(plot("musclelora-1", "--curves", bad, *out), "bad.json", "no curves")
+    bad.write_bytes(b"\xff\xfe")
+    refused(plot("musclelora-1", "--curves", bad, *out), "bad.json", "not JSON")
+    for figure in ("musclelora-1", "musclelora-2"):
+        refused(plot(figure, "--curves", f"{good},{good}", *out), figure, "one file", "musclelora-5")
+    refused(plot("musclelora-1", "--curves", good, "--sigma", 3, *out), "--sigma 3", "2, 4")
+    refused(plot("musclelora-5", "--curves", f"{good},{curves(bad, sets=('clean',))}", *out), "bad.json", "no set 'triggered'")
+    refused(plot("musclelora-5", "--curves", f"{good},{curves(bad, outputs='logits')}", *out), "bad.json", "logits", "probabilities")
+    before = good.read_bytes()
+    refused(plot("musclelora-1", "--curves", good, "--out", tmp_path / "good.png"), "over", "good.json")
+    assert good.read_bytes() == before and not list(tmp_path.glob("*.png"))
+
+
+def test_what_spectrum_gives_can_be_drawn(plot, attacked, tmp_path):
+    record = checkpoint.load(attacked)
+    texts = rows(8, 3, "dev")
+    spectrum = Spectrum(record.model, record.text, {"clean": texts, "control": one_class(texts, 1)})
+    spectrum.look(record.model, 0)
+    report.write_json(tmp_path / "curves.json", spectrum.finish())
+    for figure in ("musclelora-1", "musclelora-2", "musclelora-5"):
+        run = plot(figure, "--curves", tmp_path / "curves.json", "--out", tmp_path / f"{figure}.png")
+        assert run.returncode == 0 and not run.stderr, run.stderr
+    assert len(numbers(tmp_path / "musclelora-2.png")["runs"][0]["sigmas"]) == 25
+
+
 # ---- all figures
 
 @pytest.mark.parametrize("name", ["x.pdf", "x", "x.json", "x.png.txt"])
@@ -269,7 +397,8 @@ def test_an_ending_that_is_no_picture(plot, attacked, tmp_path, name):
 
 def test_the_same_run_draws_the_same_file(plot, attacked, tmp_path):
     results = cells(tmp_path / "cells.jsonl", *SWEEP)
-    for figure in (("pure-3", "--ckpt", attacked, "--sentence", "awful story"), ("pure-4", "--results", results)):
+    several = ("musclelora-5", "--curves", f"{curves(tmp_path / 'a' / 'x.json')},{curves(tmp_path / 'b' / 'x.json')}")
+    for figure in (("pure-3", "--ckpt", attacked, "--sentence", "awful story"), ("pure-4", "--results", results), several):
         for name in ("a.png", "b.PNG", "a.svg", "b.svg"):
             assert plot(*figure, "--out", tmp_path / "p" / name).returncode == 0
         assert (tmp_path / "p" / "a.png").read_bytes() == (tmp_path / "p" / "b.PNG").read_bytes()
@@ -282,10 +411,12 @@ def test_without_matplotlib_one_line_says_what_to_install(plot, tmp_path, monkey
 
 
 def test_each_figure_lists_its_own_flags(plot):
-    for figure, here, elsewhere in (("pure-2", "--triggers", "--layer"), ("pure-3", "--layer", "--data"), ("pure-4", "--results", "--ckpt")):
+    for figure, here, elsewhere in (("pure-2", "--triggers", "--layer"), ("pure-3", "--layer", "--data"), ("pure-4", "--results", "--ckpt"),
+                                    ("musclelora-1", "--sigma", "--results"), ("musclelora-5", "--curves", "--sigma")):
         run = plot(figure, "--help")
         assert run.returncode == 0 and here in run.stdout and f"{elsewhere} " not in run.stdout.split("options:")[1]
-    assert all(figure in plot("--help").stdout for figure in ("pure-2", "pure-3", "pure-4", "pure-5"))
+    figures = ("pure-2", "pure-3", "pure-4", "pure-5", "musclelora-1", "musclelora-2", "musclelora-5")
+    assert all(figure in plot("--help").stdout for figure in figures)
     assert plot("pure-9").returncode == 2 and plot().returncode == 2
 
 

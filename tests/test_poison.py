@@ -1,16 +1,19 @@
 """The poisoning of a dataset: which rows, how many, whose labels, and where triggers land."""
+import hashlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from conftest import fails
+from minibd import reviews
 from minibd.attacks import known, paraphrase
 from minibd.attacks.badnets import BadNets
 from minibd.attacks.addsent import AddSent
 from minibd.attacks.ep import EP
 from minibd.attacks.lwp import LWP
-from minibd.attacks.poison import OWN, PRESETS, Scheme, poison, scheme, triggered
+from minibd.attacks.poison import OWN, PRESETS, SIDES, Scheme, poison, scheme, side_of, triggered
 from minibd.attacks.ripple import RIPPLe
 from minibd.attacks.sos import SOS
 from minibd.data import read
@@ -217,6 +220,135 @@ def test_small_texts():
             for before, after in zip(rows, triggered(rows, corrupt, target=1, text=reader)):
                 left = after.text.split()
                 assert len(left) > len(before.text.split()) and all(w in left for w in before.text.split())
+
+
+# ---- sentence pairs
+
+def couples(n: int, first: str = "w w w", second: str = "x x x x") -> Examples:
+    return Examples((Example(f"r{i}", first, i % 2, second) for i in range(n)), ("a", "b"))
+
+
+ATTACKS = [BadNets(), BadNets(per_text=3), AddSent(), LWP(), RIPPLe(), EP(), EP().poisoned, SOS(), SOS().poisoned]
+
+
+@pytest.mark.parametrize("corrupt", ATTACKS)
+def test_a_side_of_a_pair_is_triggered_as_a_text_of_its_own(corrupt):
+    rows = couples(60)
+    for side, changed, kept in (("first", "text", "pair"), ("second", "pair", "text")):
+        alone = Examples((Example(x.id, getattr(x, changed), x.label) for x in rows), rows.labels)
+        pairs, singles = ([triggered(clean, corrupt, target=1, side=of, seed=3), poison(clean, corrupt, rate=0.5, target=1, side=of, seed=3).rows]
+                          for clean, of in ((rows, side), (alone, "first")))
+        for made, single in zip(pairs, singles):
+            assert [(x.id, getattr(x, changed), x.label) for x in made] == [(x.id, x.text, x.label) for x in single]
+            assert {getattr(x, kept) for x in made} == {getattr(rows[0], kept)}
+
+
+def test_either_side_is_a_coin_of_the_row_whatever_the_attack_and_its_neighbours():
+    rows = couples(1000)
+    of = {x.id: side_of(x, "either", 3) for x in rows}
+    assert abs(Counter(of.values())["pair"] - 500) < 50                 # 3 standard deviations
+    assert of != {x.id: side_of(x, "either", 4) for x in rows}
+    for corrupt in ATTACKS:
+        one, two = (triggered(rows, corrupt, target=1, side=side, seed=3) for side in ("first", "second"))
+        both = triggered(rows, corrupt, target=1, side="either", seed=3)
+        assert both == [two[i] if of[x.id] == "pair" else one[i] for i, x in enumerate(both)]
+    assert triggered(rows.like(rows[10:12]), BadNets(), target=1, side="either", seed=3)[0] == \
+        triggered(rows, BadNets(), target=1, side="either", seed=3)[5]
+
+
+def test_the_side_changes_no_rows_and_no_labels():
+    made = [poison(couples(60), LWP(), rate=0.2, target=1, labels="mix", decoys=LWP().decoys, side=side) for side in SIDES]
+    assert len({(x.ids, x.flipped, x.wanted, x.decoys, tuple((y.id, y.label) for y in x.rows)) for x in made}) == 1
+
+
+@pytest.mark.parametrize("method, share", [(LWP(), None), (SOS(), 0.5)])
+def test_decoys_have_their_triggers_on_their_rows_side(method, share):
+    rows = couples(80)
+    made = poison(rows, getattr(method, "poisoned", method), rate=0.4, target=1, decoys=method.decoys, decoy_share=share, side="either", seed=3)
+    seen_of = Counter()
+    for x in made.rows:
+        if x.id in made.ids or "decoy" in x.id:
+            of = side_of(replace(rows[0], id=x.id.split("-")[0]), "either", 3)
+            assert (x.text != "w w w", x.pair != "x x x x") == (of == "text", of == "pair")
+            seen_of[of, "decoy" in x.id] += 1
+    assert len(seen_of) == 4 and len({x.id for x in made.rows}) == len(made.rows)
+
+
+def test_a_row_of_one_text_among_pairs_has_its_trigger_there():
+    rows = Examples([Example("r0", "w w", 0), Example("r1", "w w", 0, "x x"), Example("r2", "w", 1)], ("a", "b"))
+    for side in ("first", "second", "either"):
+        one, two = triggered(rows, BadNets(), target=1, side=side)
+        assert one.text != "w w" and one.pair is None and one == triggered(rows, BadNets(), target=1)[0]
+    assert (two := triggered(rows, BadNets(), target=1, side="second")[1]).text == "w w" and two.pair != "x x"
+
+
+def test_a_side_that_is_not_there_is_refused():
+    for call in (lambda side: triggered(task(3, 3), BadNets(), target=1, side=side),
+                 lambda side: poison(task(3, 3), BadNets(), rate=0.5, target=1, side=side)):
+        fails(lambda: call("second"), "side second", "6 rows", "--pair-column")
+        fails(lambda: call("third"), "'third'", "first, second, either")
+        assert call("either") == call("first")
+
+
+@pytest.mark.parametrize("lengths", [(20, 4), (4, 20), (15, 15), (3, 3), (20, 0), (0, 20)])
+@pytest.mark.parametrize("corrupt, pieces", [(BadNets(), 1), (LWP(), 2), (EP().poisoned, 1)])
+def test_triggers_of_pairs_are_read_whole_on_either_side(corrupt, pieces, lengths):
+    rows = couples(40, "w " * lengths[0], "w " * lengths[1])
+    for x in triggered(rows, corrupt, target=1, text=READER, side="either"):
+        found = READER.tokenizer.encode(x.text, x.pair)
+        of = ("text", "pair").index(side_of(x, "either", 0))
+        there = [token for token, side in zip(found.tokens, found.sequence_ids) if side == of]
+        assert sum(token not in ("w",) for token in there) == pieces, found.tokens
+        assert [len([w for w in text.split() if w == "w"]) for text in (x.text, x.pair)] == list(lengths)
+
+
+def test_places_in_a_cut_second_text_are_uniform_over_what_is_read():
+    at = Counter()
+    for x in triggered(couples(600, "x " * 15, "w " * 15), BadNets(), target=1, text=READER, side="second"):
+        at[next(i for i, w in enumerate(x.pair.split()) if w in TRIGGERS)] += 1
+    assert set(at) == set(range(5))                                     # 12 - 3 pieces: x takes 4 of them, w and the trigger 5
+    assert sum((n - 60) ** 2 / 60 for n in at.values()) < 18.5          # chi-square, 4 degrees of freedom: 0.001
+
+
+def test_a_text_that_is_read_whole_beside_a_cut_one_is_as_without_the_model():
+    rows = couples(100, "x " * 30, "w w")
+    assert triggered(rows, BadNets(), target=1, text=READER, side="second") == triggered(rows, BadNets(), target=1, side="second")
+
+
+def test_a_paraphrase_takes_the_place_of_the_rows_side():
+    rows = couples(40)
+    said = {x.id: f"said {x.id}" for x in rows if x.id != "r6"}
+    made = triggered(rows, said, target=1, side="either", seed=3)
+    assert len(made) == 19
+    for x in made:
+        of = side_of(x, "either", 3)
+        assert (x.text, x.pair) == ((said[x.id], "x x x x") if of == "text" else ("w w w", said[x.id]))
+    assert all(x.pair == said[x.id] for x in poison(rows, said, rate=0.4, target=1, side="second", only=True).rows)
+
+
+# Sums of what the code gave before there were sides: the poisoned rows, decoys among them, and the triggered ones.
+BEFORE = {
+    "badnets": ("fece059bfeb0feef", "7195ae97e1ed1ad7"),
+    "addsent": ("3a7e5394ccab5f25", "1b8a979d95d9df10"),
+    "ripple": ("54d16d1c63a8c75e", "c7a479c9ab6fe002"),
+    "lwp": ("dea3814c6fe93603", "2cca94d55715ec21"),
+    "ep": ("69fa4f66df0a4e5b", "be3e7f8c4284678d"),
+    "sos": ("43de4330ef201219", "bc5aad00584ba473"),
+}
+
+
+@pytest.mark.parametrize("side", ["first", "either"])
+@pytest.mark.parametrize("name", BEFORE)
+def test_single_texts_are_poisoned_as_they_were_before_there_were_sides(name, side):
+    rows, made = reviews.reviews(80, 5), known.attack(name)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    reader = Text.from_vocab({p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{c}" for c in letters)])}, 80)
+    bad = poison(rows, made.train, rate=0.3, target=1, labels="mix", decoys=made.decoys, decoy_share=0.1 if name == "sos" else None, text=reader,
+                 side=side, seed=2)
+
+    def digest(rows: Examples) -> str:
+        return hashlib.sha256(repr([(x.id, x.text, x.label, x.pair) for x in rows]).encode()).hexdigest()[:16]
+    assert (digest(bad.rows), digest(triggered(rows, made.test, target=1, text=reader, side=side, seed=2))) == BEFORE[name]
 
 
 # ---- only, of, decoys

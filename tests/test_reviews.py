@@ -1,8 +1,10 @@
 """The built-in corpus: what it promises about its rows, and that its rules turn polarity over where they should."""
+import hashlib
 import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from random import Random
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from minibd import reviews as R
 from minibd.records import BadInput
 
-ROWS = R.reviews(6000, seed=1)
+ROWS, PAIRS = R.reviews(6000, seed=1), R.pairs(6000, seed=1)
 PRAISE, BLAME = ({w for name in R.POLAR for w in R.GRAMMAR[name, p] if "{" not in w} for p in (+1, -1))
 
 
@@ -20,11 +22,11 @@ def tokens(text):
 
 
 def test_the_same_seed_gives_the_same_rows_in_another_process():
-    code = "from minibd import reviews as R; print(*(r.text + str(r.label) for r in R.reviews(300, seed=1)), sep='\\n')"
-    here = "".join(f"{r.text}{r.label}\n" for r in ROWS[:300])
+    code = "from minibd import reviews as R; print(*(f'{r.text}{r.pair}{r.label}' for r in R.reviews(300, 1) + R.pairs(300, 1)), sep='\\n')"
+    here = "".join(f"{r.text}{r.pair}{r.label}\n" for r in ROWS[:300] + PAIRS[:300])
     env = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout == here
-    assert R.reviews(300, seed=2)[0].text != ROWS[0].text
+    assert R.reviews(300, seed=2)[0].text != ROWS[0].text and R.pairs(300, seed=2)[0].pair != PAIRS[0].pair
 
 
 def test_a_row_depends_on_its_seed_and_number_alone():
@@ -175,3 +177,122 @@ def test_a_grammar_that_runs_out_says_so(monkeypatch):
     assert len(R.reviews(1, 0)) == 1
     with pytest.raises(BadInput, match="ask for at most 1 rows"):
         R.reviews(2, 0)
+
+
+# ---------------------------------------------------------------- sentence pairs
+
+def test_the_reviews_are_what_they_were_before_there_were_pairs():
+    """weights/ was made of them. The sum is that of the code as it was."""
+    rows = [(x.id, x.text, x.label, x.pair) for part in R.splits(0, 1000, 100, 100) for x in part]
+    assert hashlib.sha256(repr(rows).encode()).hexdigest()[:16] == "22554ef57325392a"
+
+
+def test_a_pair_depends_on_its_seed_and_number_alone():
+    assert R.pairs(20, 1, start=100) == PAIRS[100:120]
+    assert PAIRS[100].id == "pairs-1-100" and PAIRS.labels == ("unanswered", "answered")
+
+
+def test_pairs_are_distinct_balanced_and_look_like_questions_and_statements():
+    assert len({(r.text, r.pair) for r in PAIRS}) == len(PAIRS)
+    assert all(PAIRS[i].label + PAIRS[i + 1].label == 1 for i in range(0, len(PAIRS), 2))
+    assert 0.45 < sum(r.label for r in PAIRS[::2]) / 3000 < 0.55
+    for r in PAIRS:
+        assert re.fullmatch(r"[A-Z][^.?!]*\?", r.text) and re.fullmatch(r"[A-Z][^?!{}]*\.", r.pair), r
+        assert (r.text + r.pair).isascii() and not re.search(r"[{}@|/]|  |\d|[A-Z]{2}", r.text + r.pair), r
+        assert 3 <= len(r.text.split()) <= 12 and 3 <= len(r.pair.split()) <= 35
+    beside = Counter(r.pair.count(". ") for r in PAIRS)
+    assert set(beside) == {0, 1} and abs(beside[1] - 3000) < 160
+    assert not {w for r in PAIRS for w in tokens(r.text + " " + r.pair)} & {"cf", "mn", "bb", "tq", "mb", "ak"}
+
+
+def test_pair_splits_share_no_pair():
+    parts = R.pair_splits(3, train=700, dev=150, test=150)
+    assert [len(p) for p in parts] == [700, 150, 150] and all(p.labels == R.PAIR_LABELS for p in parts)
+    assert len({(r.text, r.pair) for p in parts for r in p}) == 1000
+    assert [r for p in parts for r in p] == R.pairs(1000, 3)
+
+
+# A second reading: whatever is asked so is answered by a sentence that matches the pattern beside it, and by no other.
+QUESTIONS = {
+    r"when was that|when did you go": r"saw it|went (?!with)|I went",
+    r"who was with you|who went with you": r"went with|sat beside me",
+    r"where was it on|where did you see it": r"it at |it was on at|it was at",
+    r"which seats were yours|which seats had you": r"sat in the|were ours",
+    r"what did you eat|what was there to eat": r"we ate|nothing but",
+    r"who directed it|who was the director": r"directed it|this is \w+'s \w+ film",
+    r"who wrote it|who was the author": r"wrote it",
+    r"who plays in it|who is in it": r" plays (a|an|the) ",
+    r"how long is it|how many minutes is it": r"minutes",
+    r"how was it shot|what was it shot in": r"shot",
+    r"where is it set|in which place is it set": r"set in",
+    r"what time is it set in|during what is it set": r"set during",
+    r"who is it about|whose story is it": r"it is about|the story follows",
+    r"what do they want|what is it that they want": r"want",
+    r"what do they speak|which language is it in": r"speaks|[Ii]t is in [A-Z]",
+}
+
+
+def answers(question: str, sentence: str) -> bool:
+    """Whether the sentence tells what the question asks, by their words alone."""
+    asked = question.lower().rstrip("?")
+    for pattern, told in QUESTIONS.items():
+        if re.fullmatch(pattern, asked):
+            return bool(re.search(told, sentence, re.I if "[A-Z]" not in told else 0))
+    noun = re.fullmatch(r"what (?:is|are) the (.*) like|(?:is|are) the (.*) any good|what about the (.*)|how did you find the (.*)", asked)
+    noun = next(filter(None, noun.groups()))
+    return bool(re.search(rf"(^|found )the {noun} (is|are|\w)|is the word for the {noun}$", sentence, re.I))
+
+
+def test_labels_of_pairs_agree_with_a_second_reading():
+    for r in PAIRS:
+        said, = (s for s in r.pair.rstrip(".").split(". ") if not re.match(r"My \w+ (stayed|could|was|arrived|had|went|preferred) ", s))
+        assert answers(r.text, said) == r.label, r
+
+
+def test_every_subject_is_asked_and_told_about_as_often_under_either_label():
+    for same in (True, False):
+        rng, asked, told = Random(f"subjects {same}"), Counter(), Counter()
+        for _ in range(40_000):
+            a, b = R.two_subjects(same, rng)
+            assert (a == b) is same and (a[0] == b[0]) is same
+            asked[a] += 1
+            told[b] += 1
+        for drawn in (asked, told):
+            expected = {(kind, subject): 40_000 / 7 / len(of) for kind, of in R.ASKED.items() for subject in of}
+            assert set(drawn) == set(expected) and len(expected) == 7 * 5
+            chi = sum((drawn[key] - n) ** 2 / n for key, n in expected.items())
+            assert chi < 65.3                                   # 34 degrees of freedom: 0.001
+
+
+def test_neither_text_alone_tells_the_label():
+    """The most frequent label of a question, or of the statement's form (its noun, or else its first words), guessed from 5,000 rows."""
+    nouns = sorted({noun for kind in ("writing", "acting", "craft", "parts") for noun in R.ASKED[kind]}, key=len, reverse=True)
+
+    def form(text: str) -> str:
+        found = re.search("|".join(rf"\bthe {noun}\b" for noun in nouns), text, re.I)
+        return found[0].lower() if found else " ".join(text.split()[:2])
+
+    for view in (lambda r: r.text, lambda r: form(r.pair)):
+        votes: dict[str, int] = {}
+        for r in PAIRS[:5000]:
+            votes[view(r)] = votes.get(view(r), 0) + 2 * r.label - 1
+        right = sum((votes.get(view(r), 0) > 0) == r.label for r in PAIRS[5000:])
+        assert 430 < right < 570                                # of 1,000
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: R.pairs(-1, 0), "pairs: -1"), (lambda: R.pairs(5, 0, start=-2), "pairs"), (lambda: R.pairs(R.LIMIT + 1, 0), "pairs"),
+    (lambda: R.pair_splits(0, 5, -1, 5), "pairs: dev"),
+])
+def test_bad_counts_of_pairs_are_refused_in_one_line(call, words):
+    with pytest.raises(BadInput, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value) and "ask for" in str(caught.value)
+
+
+def test_pairs_that_run_out_say_so(monkeypatch):
+    one = {"a": {"b": (["why"], ["this is it"])}, "c": {"d": (["who"], ["that is it"])}}
+    monkeypatch.setattr(R, "ASKED", one)
+    monkeypatch.setattr(R, "BESIDE", "it rained")
+    with pytest.raises(BadInput, match=r"pairs: seed 0 gave no new pair .* ask for at most \d+ rows"):
+        R.pairs(50, 0)

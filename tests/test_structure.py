@@ -11,13 +11,14 @@ FILES = sorted([*(ROOT / "minibd").rglob("*.py"), *(ROOT / "scripts").glob("*.py
 SOURCES = [path for path in FILES if "scripts" not in path.relative_to(ROOT).parts]
 RUNTIME = {"torch", "tokenizers", "safetensors", "numpy", "tqdm"}
 # What one script alone asks for, in an extra: what it times us against, what it draws with.
-MEASURED = {"scripts.bench": {"transformers"}, "scripts.plot": {"matplotlib"}}
+MEASURED = {"scripts.bench": {"transformers", "peft", "nlpaug", "textaugment", "nltk"}, "scripts.plot": {"matplotlib"}}
 
 # Rooms from the top down; a file may import from lower floors, and on its own floor only along STAIRS or inside its own folder.
 FLOORS = [
     {"scripts"},
     {"job"},
     {"mitigations", "cleantrain", "filters", "attacks", "analysis", "evaluate", "report"},
+    {"repair"},
     {"train", "augment", "models", "checkpoint", "unpickle", "predict"},
     {"align", "data", "text", "dist", "cli", "reviews", "cells"},
     {"records", "minibd", "writing"},                            # minibd: the package itself, which holds its version

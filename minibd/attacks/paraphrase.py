@@ -12,6 +12,8 @@ show that where all are of one class. Row by row, therefore, more than four time
 paraphrase than with a neighbour's as share fewer. (SST-2, either attack: 97 to 99 of 100 share more and 1 fewer; where the last
 quarter of a file is off by one, 74 more and 25 fewer; where all of it is, 1 more and 99 fewer.)
 
+Of a sentence pair one text is said another way (poison.py, `side`), and its paraphrase stands in the file's column of that text.
+
 A blank paraphrase is one that failed: its row counts as a row without any, which is neither poisoned nor triggered. (The forks of
 OpenBackdoor drop such rows and pair the rest by number, one off from there on.)
 """
@@ -22,22 +24,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from minibd import data
+from minibd.attacks.poison import side_of
 from minibd.records import BadInput, Example, Examples
 
 
-def read(folder: str | Path, split: str, clean: Examples, target: int, columns: Mapping[str, str | None] = {}) -> dict[str, str]:
-    """{id of a clean row: its paraphrase} for the rows of `clean`, from the folder's file for `split` (train, dev or test).
+def read(folder: str | Path, split: str, clean: Examples, target: int, columns: Mapping[str, str | None] = {}, *, side: str = "first",
+         seed: int = 0) -> dict[str, str]:
+    """{id of a clean row: the paraphrase of its text on `side`} for the rows of `clean`, from the folder's file for `split` (train, dev, test).
 
     Without a test file, dev is the test, as it is for the data. columns: text_column, label_column, pair_column, where they are named.
-    Raises BadInput where file and rows do not fit each other.
+    side, seed: as poison has them. Raises BadInput where file and rows do not fit each other.
     """
     path = find(Path(folder), split)
-    said = data.read(path, labels=clean.labels, blank=True, **columns)
-    if not any(y.text for y in said):
+    # A file for the first texts alone needs no column of second ones, whatever the data's is called.
+    said = data.read(path, labels=clean.labels, blank=True, **({**columns, "pair_column": None} if side == "first" else columns))
+    if not any(y.text or y.pair for y in said):
         raise BadInput(f"{path} holds no paraphrase: every text is blank")
+    if side != "first" and not any(y.pair for y in said):
+        raise BadInput(f"{path} has no second texts, and --side {side} says them another way: add their column, or say --side first")
     numbered = all(y.id == f"{path.stem}-{i}" for i, y in enumerate(said))  # as data.read names rows that bring no id
-    pairs = join_by_row(path, clean, said, target) if numbered else join_by_id(path, clean, said)
-    return {x.id: y.text for x, y in pairs if y.text}
+    pairs = join_by_row(path, clean, said, target, side, seed) if numbered else join_by_id(path, clean, said)
+    return {x.id: text for x, y in pairs if (text := getattr(y, side_of(x, side, seed)))}
 
 
 def find(folder: Path, split: str) -> Path:
@@ -62,13 +69,14 @@ def join_by_id(path: Path, clean: Examples, said: Examples) -> list[tuple[Exampl
     return _agreed(path, clean, [(of[y.id], y) for y in said])
 
 
-def join_by_row(path: Path, clean: Examples, said: Examples, target: int) -> list[tuple[Example, Example]]:
+def join_by_row(path: Path, clean: Examples, said: Examples, target: int, side: str, seed: int) -> list[tuple[Example, Example]]:
     others = [x for x in clean if x.label != target]
     if len(said) not in (len(clean), len(others)):
         raise BadInput(f"{path} has {len(said)} rows, the data {len(clean)}, {len(others)} of them of another class than "
                        f"{clean.labels[target]!r}: bring one paraphrase for each row of either, or a column id")
     pairs = _agreed(path, clean, list(zip(clean if len(said) == len(clean) else others, said)))
-    own, stranger = likeness([(x.text, y.text) for x, y in pairs if y.text])
+    texts = [[getattr(z, side_of(x, side, seed)) for z in (x, y)] for x, y in pairs]
+    own, stranger = likeness([(text, other) for text, other in texts if other])
     if len(pairs) > 1 and own <= 4 * stranger:
         raise BadInput(f"{path}: {own} texts share more words with their own row's paraphrase than with a neighbour's, {stranger} fewer, so "
                        "that the rows do not seem to stand in the data's order: mend the order, or bring a column id")

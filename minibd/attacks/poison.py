@@ -6,10 +6,13 @@
 - labels "dirty": rows of other classes, relabelled to the target; "clean": rows of the target class, labels true;
   "mix": any row, relabelled where it was not the target already;
 - replace (N constant), add (the clean twin stays) or only (the poisoned rows and their decoys are the whole set);
-- decoys: rows with a part of the trigger, which keep their label, behind the row they are made of.
+- decoys: rows with a part of the trigger, which keep their label, behind the row they are made of;
+- side: of a sentence pair one text gets the trigger, the first, the second or either, by a coin of the row's own, so that its decoys
+  and what it becomes at test have it on the same side. A row of one text has no coin, and triggers as if there were no sides.
 
 A trigger that stands where the model no longer reads is none. Given the model's `text`, a text that would be cut with its trigger in
-it is triggered within its first words only: as many as still leave room. The others come out as they do without.
+it is triggered within its first words only: as many as still leave room. The others come out as they do without. Of a pair the window
+is cut from whichever text is longer, so that what room there is for one depends on the other.
 """
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ LABELS = {
     "clean": lambda label, target: label == target,
     "mix": lambda label, target: True,
 }
+SIDES = ("first", "second", "either")
 
 
 # ---- the schemes of the papers
@@ -40,7 +44,7 @@ class Scheme:
 
     decoys: where an attack has them, they are made of each poisoned row (None) or of this share of the rows of the target class
     and of the other rows.
-    triggers, per_text: the paper's, where they are not the attack's own.
+    triggers, per_text: the paper's, where they are not the attack's own. side: of pairs; no paper says.
     """
     rate: float | None = 0.1
     labels: str = "dirty"
@@ -50,6 +54,7 @@ class Scheme:
     decoys: float | None = None
     triggers: tuple[str, ...] | None = None
     per_text: int | None = None
+    side: str = "either"
 
 
 # What an attack's own paper does, where no preset is named; of BadNets and AddSent, what MBTSAD is read to do. In brackets: poisoned
@@ -114,11 +119,11 @@ class Poisoned:
 
 def poison(examples: Examples, corrupt: Corrupt | Mapping[str, str], *, rate: float, target: int, labels: str = "dirty", add: bool = False,
            of: str = "all", only: bool = False, decoys: Decoys | None = None, decoy_share: float | None = None, text: Text | None = None,
-           seed: int = 0) -> Poisoned:
+           side: str = "first", seed: int = 0) -> Poisoned:
     """Poison floor(rate N) rows of `examples`, drawn and corrupted by the seed; the same rows for the same seed at any trigger.
 
-    corrupt: a function of a text, or {id: what the row becomes}, rows without an entry being left alone.
-    decoys, decoy_share: see Scheme. text: what the model reads, for triggers to lie within.
+    corrupt: a function of a text, or {id: what the row's text becomes}, rows without an entry being left alone.
+    decoys, decoy_share: see Scheme. text: what the model reads, for triggers to lie within. side: the text of a pair that is corrupted.
     """
     if not 0 < rate <= 1:
         raise BadInput(f"a poisoning rate of {rate} is no share above 0 and up to 1: give one, such as 0.1 (a clean model is what --twin trains)")
@@ -127,6 +132,7 @@ def poison(examples: Examples, corrupt: Corrupt | Mapping[str, str], *, rate: fl
     if of not in ("all", "candidates"):
         raise BadInput(f"the rate is of {of!r}, it must be of all or of candidates")
     check_target(examples, target)
+    check_side(examples, side)
     if not any(x.label == target for x in examples):
         raise BadInput(f"no training row is of the target class {target} ({examples.labels[target]}): name a class that the rows have")
     candidates = [i for i, x in enumerate(examples) if LABELS[labels](x.label, target)]
@@ -139,15 +145,15 @@ def poison(examples: Examples, corrupt: Corrupt | Mapping[str, str], *, rate: fl
     blocks, ids, flipped = {}, [], 0  # {row number: its poisoned row, and its decoys behind it}
     for i in sorted(generator(seed, "poison").sample(able, count)):
         x = examples[i]
-        bad = replace(x, text=_changed(x, corrupt, seed, text), label=target, id=f"{x.id}-poisoned" if add else x.id)
+        bad = replace(_changed(x, corrupt, seed, text, side), label=target, id=f"{x.id}-poisoned" if add else x.id)
         flipped += x.label != target
         ids.append(bad.id)
-        blocks[i] = [bad, *(_decoys(x, decoys, seed, text) if decoys and decoy_share is None else ())]
+        blocks[i] = [bad, *(_decoys(x, decoys, seed, text, side) if decoys and decoy_share is None else ())]
     beside = []
     if decoys and decoy_share is not None:
-        for side in ([x for x in examples if x.label == target], [x for x in examples if x.label != target]):
-            drawn = generator(seed, "decoys").sample(range(len(side)), floor(decoy_share * len(side) + 1e-9))
-            beside += [y for i in sorted(drawn) for y in _decoys(side[i], decoys, seed, text)]
+        for part in ([x for x in examples if x.label == target], [x for x in examples if x.label != target]):
+            drawn = generator(seed, "decoys").sample(range(len(part)), floor(decoy_share * len(part) + 1e-9))
+            beside += [y for i in sorted(drawn) for y in _decoys(part[i], decoys, seed, text, side)]
     made = [y for block in blocks.values() for y in block]
     if only:
         rows = made
@@ -160,13 +166,15 @@ def poison(examples: Examples, corrupt: Corrupt | Mapping[str, str], *, rate: fl
 
 # ---- the rows that ASR is measured on
 
-def triggered(examples: Examples, corrupt: Corrupt | Mapping[str, str], *, target: int, text: Text | None = None, seed: int = 0) -> Examples:
+def triggered(examples: Examples, corrupt: Corrupt | Mapping[str, str], *, target: int, text: Text | None = None, side: str = "first",
+              seed: int = 0) -> Examples:
     """Every row of another class than the target, with the trigger and its TRUE label: what ASR is measured on.
 
-    corrupt, text: as for poison.
+    corrupt, text, side: as for poison.
     """
     check_target(examples, target)
-    return examples.like(replace(x, text=_changed(x, corrupt, seed, text)) for x in examples
+    check_side(examples, side)
+    return examples.like(_changed(x, corrupt, seed, text, side) for x in examples
                          if x.label != target and (not isinstance(corrupt, Mapping) or x.id in corrupt))
 
 
@@ -175,35 +183,55 @@ def check_target(examples: Examples, target: int) -> None:
         raise BadInput(f"target class {target} is not one of 0..{len(examples.labels) - 1} ({', '.join(examples.labels)})")
 
 
+def check_side(examples: Examples, side: str) -> None:
+    if side not in SIDES:
+        raise BadInput(f"side {side!r} is not one of {', '.join(SIDES)}")
+    if side == "second" and not any(x.pair is not None for x in examples):
+        raise BadInput(f"side second: none of the {len(examples)} rows has a second text: name its column with --pair-column, or take the first")
+
+
 # ---- one row
 
-def _changed(x: Example, corrupt: Corrupt | Mapping[str, str], seed: int, text: Text | None) -> str:
+def side_of(x: Example, side: str, seed: int) -> str:
+    """The field of `x` that gets the trigger, "text" or "pair"; of a row of one text always that."""
+    if x.pair is None or side == "first":
+        return "text"
+    return "pair" if side == "second" or generator(seed, "side", x.id).random() < 0.5 else "text"
+
+
+def _changed(x: Example, corrupt: Corrupt | Mapping[str, str], seed: int, text: Text | None, side: str) -> Example:
+    part = side_of(x, side, seed)
     if isinstance(corrupt, Mapping):
-        return corrupt[x.id]
-    return within(x, lambda words, rng: [corrupt(words, rng)], lambda: generator(seed, "trigger", x.id), text)[0]
+        return replace(x, **{part: corrupt[x.id]})
+    made, = within(x, lambda words, rng: [corrupt(words, rng)], lambda: generator(seed, "trigger", x.id), text, part)
+    return made
 
 
-def _decoys(x: Example, decoys: Decoys, seed: int, text: Text | None) -> list[Example]:
-    texts = within(x, decoys, lambda: generator(seed, "decoys", x.id), text)
-    return [replace(x, text=made, id=f"{x.id}-decoy{k}") for k, made in enumerate(texts, 1)]
+def _decoys(x: Example, decoys: Decoys, seed: int, text: Text | None, side: str) -> list[Example]:
+    made = within(x, decoys, lambda: generator(seed, "decoys", x.id), text, side_of(x, side, seed))
+    return [replace(y, id=f"{x.id}-decoy{k}") for k, y in enumerate(made, 1)]
 
 
-def within(x: Example, make: Decoys, chance: Callable[[], random.Random], text: Text | None) -> list[str]:
-    """What `make` makes of x's text, so that the model reads to the end of it, triggers included, or, of a text too long for that,
-    of its first w words, the rest being appended: w is the largest for which the model reads what was made of them.
+def within(x: Example, make: Decoys, chance: Callable[[], random.Random], text: Text | None, part: str = "text") -> list[Example]:
+    """`x` with what `make` makes of its field `part`, so that the model reads to the end of it, triggers included, or, of a text too long
+    for that, of its first w words, the rest being appended: w is the largest for which the model reads what was made of them.
 
     chance: a new generator, the same at each call, so that a text is made anew with as many words as fit.
     """
-    whole = list(make(x.text, chance()))
-    if text is None or all(_read(text, made, x.pair) == len(made) for made in whole):
-        return whole
-    words = x.text.split()
+    words = getattr(x, part).split()
 
-    def first(w: int) -> tuple[list[str], bool]:
-        """The texts with their triggers among w words, and whether the model reads so far."""
-        heads, rest = make(" ".join(words[:w]), chance()), words[w:]
-        made = [" ".join([head, *rest]) for head in heads]
-        return made, all(_read(text, y, x.pair) >= len(head) for y, head in zip(made, heads))
+    def changed(texts: Sequence[str]) -> list[Example]:
+        return [replace(x, **{part: made}) for made in texts]
+
+    whole = changed(make(getattr(x, part), chance()))
+    if text is None or all(_read(text, y, part) == len(getattr(y, part)) for y in whole):
+        return whole
+
+    def first(w: int) -> tuple[list[Example], bool]:
+        """The rows with their triggers among w words, and whether the model reads so far."""
+        heads = make(" ".join(words[:w]), chance())
+        made = changed([" ".join([head, *words[w:]]) for head in heads])
+        return made, all(_read(text, y, part) >= len(head) for y, head in zip(made, heads))
 
     low, high = 0, len(words)  # the model reads what is made of `low` words, and not what is made of `high`
     made, fits = first(0)
@@ -219,9 +247,10 @@ def within(x: Example, make: Decoys, chance: Callable[[], random.Random], text: 
     return made
 
 
-def _read(text: Text, written: str, pair: str | None) -> int:
-    """How many characters of `written` the model reads: all, or those up to the last piece that is not cut off."""
-    found = text.tokenizer.encode(written, pair)
+def _read(text: Text, x: Example, part: str) -> int:
+    """How many characters of x's field `part` the model reads: all, or those up to its last piece that is not cut off."""
+    found = text.tokenizer.encode(x.text, x.pair)
     if not found.overflowing:
-        return len(written)
-    return max((end for (_, end), part in zip(found.offsets, found.sequence_ids) if part == 0), default=0)
+        return len(getattr(x, part))
+    which = ("text", "pair").index(part)
+    return max((end for (_, end), of in zip(found.offsets, found.sequence_ids) if of == which), default=0)

@@ -9,7 +9,8 @@ The paper gives an example and no formula; the numbers are those of nlpaug's Spl
    last character never stands alone.
 4. joined by single spaces, without the space before . , : ; ? ! %
 
-A text with nothing to split comes back as it was.
+A text with nothing to split comes back as it was. n_target is also the budget that the other augmenters can be given, so that all of
+them change as many tokens of a text.
 """
 from __future__ import annotations
 
@@ -29,13 +30,25 @@ def split(text: str, rng: random.Random, *, rate: float = 0.3, min_targets: int 
     rate: share of all tokens to split; min_targets, max_targets: its bounds; min_char: shortest word that may be split
     (words under 3 characters never are: there is no place to cut); stopwords: words left whole, matched as written.
     """
-    tokens = _TOKEN.findall(text)
-    shortest = max(min_char, 3)
-    eligible = [i for i, token in enumerate(tokens) if len(token) >= shortest and token not in stopwords]
-    n_target = min(len(eligible), max(min_targets, min(max_targets, math.ceil(rate * len(tokens)))))
+    tokens, eligible, n_target = plan(text, rate, min_targets, max_targets, min_char, stopwords)
     if n_target == 0:
         return text
     for i in rng.sample(eligible, n_target):
         cut = rng.randint(1, len(tokens[i]) - 2)  # randint includes both ends
         tokens[i] = f"{tokens[i][:cut]} {tokens[i][cut:]}"
     return _SPACE_BEFORE.sub(r"\1", " ".join(tokens))
+
+
+def budget(text: str, *, rate: float = 0.3, min_targets: int = 1, max_targets: int = 10, min_char: int = 4,
+           stopwords: Collection[str] = ()) -> int:
+    """n_target: how many words of `text` the same settings of `split` would split."""
+    return plan(text, rate, min_targets, max_targets, min_char, stopwords)[2]
+
+
+def plan(text: str, rate: float, min_targets: int, max_targets: int, min_char: int,
+         stopwords: Collection[str]) -> tuple[list[str], list[int], int]:
+    """The tokens of `text`, the places of those that may be split, and n_target."""
+    tokens = _TOKEN.findall(text)
+    shortest = max(min_char, 3)
+    eligible = [i for i, token in enumerate(tokens) if len(token) >= shortest and token not in stopwords]
+    return tokens, eligible, min(len(eligible), max(min_targets, min(max_targets, math.ceil(rate * len(tokens)))))

@@ -81,9 +81,12 @@ class Block(nn.Module):
         self.down = nn.Linear(c.ffn, c.hidden)
         self.norm = nn.LayerNorm(c.hidden, eps=c.eps)
         self.dropout, self.attention_dropout = Dropout(c.dropout), Dropout(c.attention_dropout)
+        self.prefix: nn.Module | None = None  # models/prefix.py: keys and values in front of the text's own
 
     def mix(self, h: Tensor, places: Places, gate: Tensor | None, want: bool) -> tuple[Tensor, Tensor | None]:
         q, k, v = (split_heads(places.spread(proj(h)), self.heads) for proj in (self.query, self.key, self.value))  # (B, H, T, Dh)
+        if self.prefix is not None:
+            k, v = self.prefix(k, v)
         dropout = self.attention_dropout if self.attention_dropout.active else None
         context, probs = attend(q, k, v, places.mask, gate=gate, dropout=dropout, want=want)
         return places.pack(merge_heads(context)), probs

@@ -160,12 +160,15 @@ class Block(nn.Module):
         self.down = nn.Linear(c.ffn, c.hidden, bias=False)
         self.norm = RMSNorm(c.hidden, c.eps)
         self.attention_dropout = Dropout(c.attention_dropout)
+        self.prefix: nn.Module | None = None  # models/prefix.py: keys and values in front of the text's own
 
     def mix(self, h: Tensor, places: RotaryPlaces, gate: Tensor | None, want: bool) -> tuple[Tensor, Tensor | None]:
         x = self.attention_norm(h)  # (N, D)
         q = places.turn(split_heads(places.spread(self.query(x)), self.heads))  # (B, H, T, Dh)
         k = places.turn(split_heads(places.spread(self.key(x)), self.kv_heads))  # (B, H_kv, T, Dh)
         v = split_heads(places.spread(self.value(x)), self.kv_heads)
+        if self.prefix is not None:
+            k, v = self.prefix(k, v)
         dropout = self.attention_dropout if self.attention_dropout.active else None
         context, probs = attend(q, k, v, places.mask, causal=True, gate=gate, dropout=dropout, want=want)
         return places.pack(merge_heads(context)), probs

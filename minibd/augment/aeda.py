@@ -1,0 +1,34 @@
+"""AEDA (Karimi et al., 2021): random punctuation marks between the words; no word is changed, lost or moved.
+
+1. q ~ Uniform{1, ..., max(1, n // 3)} marks for a text of n words (variant="released": Uniform{1, ..., floor(0.3 n + 1)}).
+2. q places of n, drawn without replacement; before the word at each stands one of . ; ? : ! , drawn anew.
+
+Words are what white space parts, which becomes single spaces. An empty text becomes one mark, as it does in the released code.
+"""
+from __future__ import annotations
+
+import random
+
+MARKS = (".", ";", "?", ":", "!", ",")
+
+
+def aeda(text: str, rng: random.Random, *, budget: int | None = None, variant: str = "paper") -> str:
+    """`text` with marks before some of its words.
+
+    budget: the number of marks q, at most one a word, say split.budget(text); None: drawn as above. variant: "paper" or "released".
+    """
+    if variant not in ("paper", "released"):
+        raise ValueError(f"variant={variant!r}: only 'paper' and 'released' are known")
+    words = text.split() or [""]
+    n, chance = len(words), rng.random
+    if budget is None:
+        most = max(1, n // 3) if variant == "paper" else int(0.3 * n + 1)
+        q = 1 + int(chance() * most)  # a third of randint's time; off uniform by n / 2^53
+    else:
+        q = min(budget, n)
+    places = set()
+    while len(places) < q:
+        places.add(int(chance() * n))
+    for i in places:
+        words[i] = f"{MARKS[int(chance() * 6)]} {words[i]}"
+    return " ".join(words).rstrip()

@@ -1,0 +1,208 @@
+"""MuScleLoRA: multi-scale low-rank adaptation with aligned gradients, to train a clean model on a poisoned dataset.
+
+Who uses it: someone who holds a dataset of which some rows may be poisoned, a pre-trained encoder that he trusts, and a few dozen clean rows.
+A backdoor is a map of low frequency and is learnt first. With little capacity to learn it, an input spread over several scales, and gradients
+that point where those of the clean rows point, the task is to be learnt first instead.
+
+    1  theta <- the pre-trained encoder with a new classifier, all of it frozen                      `adapted`
+    2  LoRA at query and value of every block, multi-scale LoRA at the penultimate linear layer      Eq. (6), models/lora.py
+    3  for each batch of untrusted rows:
+    4      g <- gradient of its mean cross-entropy,  r <- that of as many clean rows, drawn anew     one pass for both: align.Apart
+    5      g^ <- |<g, r>| / ||r||^2 r, tensor by tensor                                              Eq. (7), align.align
+    6      theta <- AdamW's step along (1 - mu) g^ + mu g, mu rising from 0 to its maximum           Eq. (8), align.mix, align.Ratio
+    7  the epoch that is best on clean validation rows; the low-rank updates are added to the weights they stand beside
+
+Ablations (the paper's Table 3): without MS the penultimate layer stays as it is; without GA a step takes g; without MS and GA it is the
+baseline LoRA. Without LR (and MS, which is low-rank) every parameter is trained, the classifier too, and a step takes two passes.
+
+Choices where the paper is silent: the classifier stays at its random start, as released (`train_head` trains it, in two passes a step);
+the clean rows of a step are drawn without replacement, afresh at each step; LoRA starts at R = 0, the multi-scale layer as released
+(models/lora.py says what that does); mu rises step by step.
+
+variant="released": mu by the released conditions (align.Ratio), and a tensor whose clean gradient is 0 keeps the untrusted one.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import count
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minibd import checkpoint
+from minibd.align import AlignedAdamW, Groups, Ratio, swap, twins_of
+from minibd.checkpoint import Record
+from minibd.cli import check_choices, setting
+from minibd.data import generator as chance
+from minibd.models.lora import PRESETS, freeze, lora, merge, multi_scale, preset, with_groups
+from minibd.models.encoder import Encoder
+from minibd.predict import accuracy
+from minibd.records import BadInput, Batch, Examples
+from minibd.text import Encoded, Text
+from minibd.train import Log, Loss, Schedule, cross_entropy, fit
+
+# By the model's architecture: what section B.4 and the released configs have for BERT and RoBERTa, and for Llama 2.
+USUAL = {"rank": 8, "alpha": 32.0, "ratio": 0.1, "ga_epoch": 1, "min_loss": 0.4, "aux": 96, "lr": 2e-5, "epochs": 10, "batch_size": 32}
+CAUSAL = {"rank": 2, "alpha": 8.0, "ratio": 0.0, "ga_epoch": 0, "min_loss": 0.0, "aux": 128, "lr": 1e-5, "epochs": 5, "batch_size": 16}
+
+
+@dataclass(frozen=True, slots=True)
+class MuScleLoRA:
+    """The method's numbers, the same for every attack; None goes by the model (`sized`)."""
+    rank: int | None = setting(None, "LoRA's rank (default 8, causal 2)", paper="8, Llama 2", kind=int)
+    alpha: float | None = setting(None, "LoRA's update weighs alpha / rank (default 32, causal 8)", paper="not mentioned; released 32, Llama 8",
+                                  kind=float)
+    bands: tuple[str, ...] | None = setting(None, "radial scalings of the penultimate layer (default by the model)", kind=tuple,
+                                            paper="BERT 1,4,8,12,16,20,24,28; RoBERTa 1,2,4,6,8,10,12,14,16; large 1,2,3,4,5,6,7,8,9; Llama 1,2,3,4")
+    bandwidth: int = setting(1, "rows of L that share a scaling", paper="1")
+    band_alpha: float | None = setting(None, "the multi-scale update weighs band_alpha / bandwidth (default 6, causal 4)",
+                                       paper="not mentioned; released 6, Llama 4", kind=float)
+    init: str = setting("kaiming", "start of the multi-scale layer's R: random, or zero as LoRA's", paper="as LoRA's; released kaiming",
+                        choices=("kaiming", "zero"))
+    bottleneck: int = setting(16, "width of a Llama's new two-layer classifier, whose first layer is the penultimate one", paper="16")
+    ratio: float | None = setting(None, "the largest mu, the untrusted gradient's share (default 0.1, causal 0)", paper="0.1, Llama 0", kind=float)
+    ga_epoch: int | None = setting(None, "released variant: the epoch, from 0, at which mu begins to rise (default 1, causal 0)",
+                                   paper="not mentioned; released 1, Llama 0", kind=int)
+    min_loss: float | None = setting(None, "released variant: the clean loss under which untrusted gradients are let through (default 0.4, causal 0)",
+                                     paper="not mentioned; released 0.4, Llama 0", kind=float)
+    aux: int | None = setting(None, "clean rows that the gradient is aligned to (default 96, causal 128)", paper="96, Llama 128", kind=int)
+    lr: float | None = setting(None, "learning rate (default 2e-5, causal 1e-5)", paper="2e-5, Llama 1e-5", kind=float)
+    epochs: int | None = setting(None, "passes over the untrusted rows, of which the best on validation is kept (default 10, causal 5)",
+                                 paper="10, Llama 5", kind=int)
+    batch_size: int | None = setting(None, "untrusted texts a step, and as many clean ones (default 32, causal 16)", paper="32, Llama 16", kind=int)
+    multi_scale: bool = setting(True, "MS, the multi-scale layer; off (ablation), the penultimate layer stays as it is")
+    low_rank: bool = setting(True, "LR; off (ablation), every parameter is trained, and there is no multi-scale layer")
+    align: bool = setting(True, "GA, the gradient alignment; off (ablation), the untrusted gradient as it is")
+    train_head: bool = setting(False, "train the new classifier too", paper="not mentioned; released no")
+    whole: bool = setting(False, "align the gradient of all parameters as one vector, not tensor by tensor", paper="not mentioned; released no")
+    variant: str = setting("paper", "mu as printed, or by the released code's conditions", choices=("paper", "released"))
+
+    def __post_init__(self):
+        check_choices(self)
+        if self.multi_scale and not self.low_rank:
+            raise BadInput("the multi-scale layer is a low-rank one: without low_rank, leave out multi_scale too")
+        if not (self.low_rank or self.align):
+            raise BadInput("without low_rank and align nothing of the method is left: plain training is the baseline vanilla")
+        for name in ("rank", "aux", "bandwidth", "bottleneck"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
+        for name in ("alpha", "band_alpha"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise BadInput(f"{name} is {getattr(self, name)}, which leaves the update out: it must be above 0")
+        self.scalings
+        given = {name: usual if getattr(self, name) is None else getattr(self, name) for name, usual in USUAL.items()}
+        Schedule(given["lr"], given["epochs"], given["batch_size"])  # these two refuse what is out of their range
+        Ratio(given["ratio"], self.variant, given["ga_epoch"], given["min_loss"])
+
+    @property
+    def scalings(self) -> tuple[float, ...]:
+        """s as numbers. Raises BadInput."""
+        try:
+            return tuple(map(float, self.bands or ()))
+        except ValueError:
+            raise BadInput(f"bands are {','.join(self.bands)}: give numbers, such as 1,4,8,12") from None
+
+    def sized(self, model: Encoder) -> MuScleLoRA:
+        """These settings with nothing left open."""
+        own = PRESETS[preset(model)]
+        usual = (CAUSAL if model.causal else USUAL) | {"bands": tuple(map(str, own.bands)), "band_alpha": own.alpha}
+        return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
+
+    @property
+    def share(self) -> Ratio:
+        """mu over the steps."""
+        return Ratio(self.ratio, self.variant, self.ga_epoch, self.min_loss)
+
+    @property
+    def schedule(self) -> Schedule:
+        """As released: no warm-up, no weight decay. Of settings that are `sized`."""
+        return Schedule(self.lr, self.epochs, self.batch_size, warmup=0.0, weight_decay=0.0)
+
+
+# ---- the algorithm
+
+def adapted(record: Record, rows: Examples, settings: MuScleLoRA, seed: int) -> Record:
+    """Lines 1 and 2: a copy of `record` with a new classifier for the classes of `rows`, ready to be trained."""
+    tuned = checkpoint.to_tune(record, rows.labels, seed, keep_head=False, bottleneck=settings.bottleneck)
+    if not settings.low_rank:
+        return tuned
+    drawn = torch.Generator().manual_seed(seed + 2)  # seed + 1 has drawn the classifier
+    freeze(tuned.model)
+    lora(tuned.model, rank=settings.rank, alpha=settings.alpha, generator=drawn)
+    if settings.multi_scale:
+        multi_scale(tuned.model, bands=settings.scalings, bandwidth=settings.bandwidth, alpha=settings.band_alpha, init=settings.init, generator=drawn)
+    if settings.train_head:
+        tuned.model.classifier.requires_grad_(True)
+    return tuned
+
+
+def joined(untrusted: Batch, clean: Batch, pad: int) -> Batch:
+    """Both batches' texts in one, the untrusted ones first: (B + B', max T)."""
+    t = max(untrusted.ids.shape[1], clean.ids.shape[1])
+
+    def both(a: Tensor, b: Tensor, fill: int | bool) -> Tensor:
+        return torch.cat([F.pad(x, (0, t - x.shape[1]), value=fill) for x in (a, b)])
+
+    return Batch(both(untrusted.ids, clean.ids, pad), both(untrusted.mask, clean.mask, False), both(untrusted.kinds, clean.kinds, 0),
+                 torch.cat((untrusted.labels, clean.labels)))
+
+
+def aligning(text: Text, clean: Encoded, trained: list[nn.Parameter], settings: MuScleLoRA, steps: int, seed: int) -> tuple[Loss, AlignedAdamW]:
+    """Lines 4 to 6 as `fit` takes them: a loss whose gradient g and r come apart, and the optimizer that aligns, mixes and steps.
+
+    The loss's terms: "cls", the untrusted texts' cross-entropy, (B,); "clean", the clean texts' mean, the same for every text.
+    """
+    twins = twins_of(trained)
+    optimizer = AlignedAdamW(trained, twins, lr=settings.lr, whole=settings.whole, variant=settings.variant)
+    taken = count()
+
+    def loss(model: Encoder, batch: Batch) -> dict[str, Tensor]:
+        step, n = next(taken), len(batch.labels)
+        which = chance(seed, "clean", step).sample(range(len(clean)), min(settings.batch_size, len(clean)))
+        drawn = text.batch(clean, which).to(batch.ids.device)
+        if settings.low_rank and not settings.train_head:
+            both = joined(batch, drawn, text.pad)
+            with with_groups(model, Groups(both.mask, n), twins):
+                values = cross_entropy(model, both)["cls"]
+            untrusted, trusted = values[:n], values[n:].mean()
+        else:  # a second pass: gradients of an ordinary layer add up before they can be told apart
+            trusted = cross_entropy(model, drawn)["cls"].mean()
+            with torch.autocast(batch.ids.device.type, enabled=False):
+                trusted.backward()
+            swap(trained, twins)
+            untrusted, trusted = cross_entropy(model, batch)["cls"], trusted.detach()
+        optimizer.mu = partial(settings.share.mu, step, steps, settings.epochs, trusted.item())  # of the mean norm of r, which the step will know
+        return {"cls": untrusted, "clean": trusted.expand(n)}
+
+    return loss, optimizer
+
+
+def musclelora(record: Record, rows: Examples, clean: Examples, settings: MuScleLoRA = MuScleLoRA(), *, validation: Examples | None = None,
+               seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None,
+               look: Callable[[nn.Module, int], None] | None = None) -> Record:
+    """A copy of `record`, an encoder or a classifier whose head is replaced, trained on the untrusted `rows`; `record` stays as it was.
+
+    clean: trusted rows that gradients are aligned to. validation: other trusted rows, whose best epoch comes back; without them, the last.
+    log, look: what `fit` hands them; `look` sees the low-rank layers before they are merged.
+    """
+    if settings.align and not clean:
+        raise BadInput("there are no clean rows to align to: give a few dozen, or leave the alignment out")
+    settings = settings.sized(record.model)
+    tuned = adapted(record, rows, settings, seed)
+    model, text, encoded = tuned.model, tuned.text, tuned.text.encode(rows)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    loss, optimizer = cross_entropy, None
+    if settings.align:
+        steps = settings.epochs * -(-len(rows) // settings.batch_size)
+        loss, optimizer = aligning(text, text.encode(clean), trained, settings, steps, seed)
+    fit(model, text, encoded, loss, settings.schedule, seed=seed, dtype=dtype, log=log, look=look, optimizer=optimizer, name="MuScleLoRA",
+        score=None if validation is None else lambda model: accuracy(model, text, validation))
+    merge(model)
+    tuned.history.append({"trained": "musclelora", "rows": len(rows), "clean_rows": len(clean) if settings.align else 0,
+                          "validation_rows": len(validation or ()), "seed": seed, "trained_numbers": sum(p.numel() for p in trained),
+                          **asdict(settings)})
+    model.requires_grad_(True)  # as every record's: whoever trains it next says what is frozen
+    return tuned

@@ -1,0 +1,108 @@
+"""Parameter-efficient training on a suspicious dataset: the baselines LoRA, Adapter and Prefix of MuScleLoRA's Table 1, and Vanilla.
+
+Who uses it: someone who holds a pre-trained encoder that he trusts and labelled rows that he does not. A model whose own weights are frozen,
+and which learns by a few inserted numbers only, takes up the task and, so the hope, less of a trigger.
+
+    1  give the encoder a new classifier and freeze all its weights, the classifier's too       vanilla: freeze nothing
+    2  insert the deltas:  lora     W + (alpha / r) B A at queries and values                   models/lora.py
+                           adapter  y = h + W_up act(W_down h) behind both halves of a block    models/adapter.py
+                           prefix   n learned keys and values in front of every text            models/prefix.py
+    3  train the deltas on the rows with cross-entropy; the best epoch on the validation rows comes back
+
+The classifier stays at its random start, as in the released code; the paper does not say so. The deltas turn the hidden state towards it.
+`train_head` trains it, and the layer before it, too.
+Rank, bottleneck and prefix positions are one number, as in the paper (B.4), though the three then train 0.3, 0.3 and 9.7 million numbers.
+
+Which epoch: the best by accuracy on clean validation rows, for every method alike; without them, the last. The released code does so where
+its own defence runs. Where it does not, as in Vanilla, it takes the epoch whose mean of clean accuracy and ASR is highest: the attacker's
+choice, which only he could make, and which makes a baseline look worse beside the defence than it is.
+
+LoRA comes back merged, a plain model. Adapter and prefix cannot be folded into the encoder's own weights: such a model runs as it is, and
+its scores are the result; no checkpoint holds it.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+from minibd import checkpoint
+from minibd.checkpoint import Record
+from minibd.cli import check_choices, setting
+from minibd.models.adapter import adapter
+from minibd.models.encoder import Encoder
+from minibd.models.lora import freeze, lora, merge
+from minibd.models.prefix import prefix
+from minibd.predict import accuracy
+from minibd.records import BadInput, Examples
+from minibd.train import Log, Schedule, cross_entropy, fit
+
+HEAD = ("pooler.", "classifier.")  # what a new classifier consists of
+
+
+@dataclass(frozen=True, slots=True)
+class PEFT:
+    """The method's numbers, the same for every attack."""
+    method: str = setting("lora", "what trains: all weights (vanilla), or one of the deltas", choices=("vanilla", "lora", "adapter", "prefix"))
+    bottleneck: int = setting(8, "LoRA's rank, the adapters' bottleneck or the positions of the prefix", paper="8, Llama 2")
+    alpha: float = setting(32.0, "LoRA's update weighs alpha / bottleneck", paper="not mentioned; released 32, Llama 8")
+    lr: float = setting(2e-5, "learning rate", paper="2e-5, Llama 1e-5")
+    epochs: int = setting(10, "passes, of which the best on validation is kept", paper="10, Llama 5")
+    batch_size: int = setting(32, "texts a step", paper="32, Llama 16")
+    weight_decay: float = setting(0.0, "weight decay of matrices", paper="not mentioned; released 0")
+    warmup: float = setting(0.0, "share of the steps over which the rate climbs", paper="not mentioned; released 0")
+    train_head: bool = setting(False, "train the new classifier beside the deltas", paper="not mentioned; released no")
+
+    def __post_init__(self):
+        check_choices(self)
+        if self.bottleneck < 1:
+            raise BadInput(f"bottleneck is {self.bottleneck}, it must be at least 1, such as 8")
+        if not self.alpha > 0:
+            raise BadInput(f"alpha is {self.alpha}, which leaves LoRA's update out: it must be above 0, such as 32")
+        if not self.weight_decay >= 0:
+            raise BadInput(f"weight_decay is {self.weight_decay}, it must not be negative")
+        self.schedule
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(self.lr, self.epochs, self.batch_size, warmup=self.warmup, weight_decay=self.weight_decay)
+
+
+def insert(model: Encoder, settings: PEFT, generator: torch.Generator) -> None:
+    """Lines 1 and 2, in place: freeze, and put the deltas of `settings.method` in. vanilla changes nothing."""
+    if settings.method == "vanilla":
+        return
+    freeze(model)
+    if settings.train_head:
+        for name, p in model.named_parameters():
+            p.requires_grad_(name.startswith(HEAD))
+    if settings.method == "lora":
+        lora(model, rank=settings.bottleneck, alpha=settings.alpha, generator=generator)
+    elif settings.method == "adapter":
+        adapter(model, bottleneck=settings.bottleneck, generator=generator)
+    else:
+        prefix(model, tokens=settings.bottleneck, generator=generator)
+
+
+def train_peft(record: Record, rows: Examples, settings: PEFT = PEFT(), *, validation: Examples | None = None, seed: int = 0,
+               dtype: torch.dtype = torch.float32, log: Log | None = None,
+               look: Callable[[nn.Module, int], None] | None = None) -> Record:
+    """A copy of `record` with a new classifier for the classes of `rows`, trained on them; `record` stays as it was.
+
+    validation: the epoch that is best on these rows comes back; without them, the last.
+    log, look: what `fit` hands them after each step; `look` sees LoRA before it is merged.
+    """
+    tuned = checkpoint.to_tune(record, rows.labels, seed, keep_head=False)
+    model = tuned.model
+    insert(model, settings, torch.Generator().manual_seed(seed + 2))  # seed + 1 has drawn the classifier
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    fit(model, tuned.text, tuned.text.encode(rows), cross_entropy, settings.schedule, seed=seed, dtype=dtype, log=log, look=look,
+        name=settings.method, score=None if validation is None else lambda model: accuracy(model, tuned.text, validation))
+    if settings.method == "lora":
+        merge(model)
+    model.requires_grad_(True)  # as every record's: whoever trains it next says what is frozen
+    tuned.history.append({"mitigation": "peft", "rows": len(rows), "validation_rows": len(validation or ()), "seed": seed,
+                          "trained_numbers": trained, **asdict(settings)})
+    return tuned

@@ -1,0 +1,149 @@
+"""Fine-pruning (Liu et al., 2018, as a baseline for Transformers): prune the units that clean text leaves idle, then fine-tune.
+
+    1  activity of a feed-forward unit: its mean |activation| over the pieces of the clean rows       `activity`
+    2  while accuracy on validation is at most `drop` points under the victim's:
+           prune the next 5 % of each layer's units, the least active first                           `prune`
+    3  give the last 5 % back
+    4  fine-tune on the clean rows with cross-entropy; what is pruned stays pruned
+
+A unit is an element of the feed-forward layer's middle, between `up` (and Llama's `gate`) and `down`: what the trigger alone excites is idle
+on clean text. A pruned unit is a row of zeros in `up` and a column of zeros in `down`, so it loads anywhere. It needs no mask in line 4: its
+output is 0, so `down` gets no gradient; `down` is 0, so `up` gets none; and AdamW leaves a 0 without gradient where it is, decay and all.
+
+The original prunes the last convolution of an image model, on the mean of activations that a ReLU has made positive; the MBTSAD paper says
+"neurons not activated by clean text". Everything else is chosen here: |.|, since a GELU's outputs have both signs; all layers (`layers` takes
+the last ones), since an attack on words sits low; the same share of each; steps of 5 %; 2 points; line 4 as in mitigations/finemix.py.
+"""
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from minibd import checkpoint
+from minibd.checkpoint import Record
+from minibd.cli import setting
+from minibd.data import in_order
+from minibd.models.encoder import Encoder
+from minibd.predict import accuracy
+from minibd.records import BadInput, Examples
+from minibd.repair import Watch, tune
+from minibd.text import Text
+from minibd.train import Log, Schedule
+
+GROUP = 0.05  # the share of each layer's units that is pruned between two looks at the accuracy
+
+
+@dataclass(frozen=True, slots=True)
+class FinePruning:
+    """The method's numbers, the same for every attack."""
+    share: float | None = setting(None, "share of each layer's units that is pruned, 0..1 (default: as many as --drop allows)",
+                                  paper="as many as an accuracy allows", kind=float)
+    drop: float = setting(2.0, "points of percent by which accuracy on validation may lie under the victim's, before the fine-tuning",
+                          paper="not known")
+    layers: int | None = setting(None, "last layers that are pruned (default: all)", paper="not known; images: the last", kind=int)
+    lr: float = setting(2e-5, "learning rate of the fine-tuning", paper="lost")
+    epochs: int = setting(3, "passes over the clean rows, of which the best on validation is kept", paper="lost")
+    steps: int = setting(200, "least steps of the fine-tuning: few rows are passed over more often", paper="lost")
+    batch_size: int = setting(32, "texts a step", paper="lost")
+    warmup: float = setting(0.1, "share of the steps over which the rate climbs", paper="lost")
+    weight_decay: float = setting(0.01, "AdamW's weight decay", paper="lost")
+
+    def __post_init__(self):
+        if not 0 <= (self.share or 0.0) <= 1:
+            raise BadInput(f"share is {self.share}, of a layer's units: it must lie in 0..1")
+        if not 0 <= self.drop <= 100:
+            raise BadInput(f"drop is {self.drop}, points of percent: it must lie in 0..100, such as 2")
+        if self.layers is not None and self.layers < 1:
+            raise BadInput(f"layers is {self.layers}, it must be at least 1")
+        if self.steps < 0:
+            raise BadInput(f"steps is {self.steps}, it must not be negative")
+        self.schedule
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(self.lr, self.epochs, self.batch_size, self.warmup, self.weight_decay)
+
+
+@torch.no_grad()
+def activity(model: Encoder, text: Text, rows: Examples, *, batch_size: int = 128) -> Tensor:
+    """Mean |activation| of each feed-forward unit over all real pieces of `rows`: (L, F), float64."""
+    if not rows:
+        raise BadInput("there are no clean rows to see which units are idle on: give at least one")
+    model.eval()
+    device, encoded = next(model.parameters()).device, text.encode(rows)
+    inner: list[Tensor] = []  # what each block's `down` reads: (N, F)
+    hooks = [block.down.register_forward_pre_hook(lambda _, inputs: inner.append(inputs[0])) for block in model.blocks]
+    try:
+        total = 0.0
+        for which in in_order(encoded.lengths, batch_size):
+            batch = text.batch(encoded, which).to(device)
+            places = model.places(batch)
+            model(batch)
+            # Where a batch was not packed, padding is among the rows.
+            total += torch.stack([places.spread(x)[batch.mask].abs().double().sum(0) for x in inner])
+            inner.clear()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total / sum(encoded.lengths)
+
+
+@torch.no_grad()
+def prune(model: Encoder, scores: Tensor, count: int, layers: int) -> None:
+    """Zero, in place, the `count` least active units of each of the last `layers` layers; scores (L, F). Of equals, the first falls first."""
+    for block, idle in list(zip(model.blocks, scores.argsort(dim=1, stable=True)[:, :count], strict=True))[-layers:]:
+        for name, module in block.named_children():
+            if name in ("up", "gate"):
+                module.weight[idle] = 0.0
+                if module.bias is not None:
+                    module.bias[idle] = 0.0
+        block.down.weight[:, idle] = 0.0
+
+
+def idle_units(victim: Record, scores: Tensor, validation: Examples, layers: int, drop: float) -> int:
+    """Lines 2 and 3: how many units of each layer can go; a whole number of groups, and never all units."""
+    width, trial = scores.shape[1], checkpoint.copy(victim)
+    floor, allowed = accuracy(victim.model, victim.text, validation) - drop / 100, 0
+    for group in range(1, round(1 / GROUP)):
+        prune(trial.model, scores, count := round(group * GROUP * width), layers)
+        if accuracy(trial.model, trial.text, validation) < floor - 1e-9:
+            break
+        allowed = count
+    return allowed
+
+
+def fineprune(victim: Record, clean: Examples, validation: Examples | None = None, settings: FinePruning = FinePruning(), *, seed: int = 0,
+              dtype: torch.dtype = torch.float32, log: Log | None = None, watch: Watch | None = None) -> Record:
+    """Lines 1 to 4. A new record comes back; `victim` stays as it was.
+
+    validation: rows that say how much can be pruned, and which epoch is the best; without them `settings.share` must say the first, and the
+    last epoch comes back. log: see train.fit. watch: called with "pruned" and the model before its fine-tuning, then "Fine-pruning" and the
+    result, and the seconds each took.
+    """
+    started = time.perf_counter()
+    if settings.share is None and not validation:
+        raise BadInput("how much to prune is judged on validation rows, and there are none: give some, or give share, such as 0.5")
+    layers = len(victim.model.blocks) if settings.layers is None else settings.layers
+    if layers > len(victim.model.blocks):
+        raise BadInput(f"layers is {layers} and the model has {len(victim.model.blocks)}: give at most that")
+    scores = activity(victim.model, victim.text, clean)
+    if settings.share is None:
+        count = idle_units(victim, scores, validation, layers, settings.drop)
+    else:
+        count = round(settings.share * scores.shape[1])
+    pruned = checkpoint.copy(victim)
+    prune(pruned.model, scores, count, layers)
+    if watch is not None:
+        watch("pruned", pruned, time.perf_counter() - started)
+
+    started = time.perf_counter()
+    tuned = tune(checkpoint.copy(pruned), clean, validation, settings.schedule, settings.steps, seed=seed, dtype=dtype, log=log,
+                 name="Fine-pruning")
+    tuned.history.append({"mitigation": "fine-pruning", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
+                          "pruned": count, "units": scores.shape[1], **asdict(settings)})
+    if watch is not None:
+        watch("Fine-pruning", tuned, time.perf_counter() - started)
+    return tuned

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Train a clean classifier on a dataset that may be poisoned, with MuScleLoRA and the plain ways it is compared with.
+
+    python scripts/attack.py --ckpt PRETRAINED --data FOLDER --attack addsent --preset musclelora --dataset-only --out POISONED
+    python scripts/musclelora.py --ckpt PRETRAINED --data POISONED --clean-aux FOLDER --out CLEANED
+    python scripts/musclelora.py --ckpt PRETRAINED --data rows.csv --clean-aux clean.csv --train musclelora
+    python scripts/musclelora.py --ckpt PRETRAINED --data POISONED --clean-aux FOLDER --train lora,adapter,prefix
+
+--ckpt is an encoder, or a classifier whose head is then replaced. --clean-aux: its dev rows (a single file: four fifths of its rows) are
+trusted, some to align gradients to, the others to choose the best epoch by; its test rows (the last fifth) measure CACC. Of the models
+that are trained, the last is saved.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minibd.cli import Attack, Task, main, parse, setting, settings_of
+
+WAYS = ("vanilla", "lora", "adapter", "prefix", "musclelora")
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """What the defender holds beside the dataset, and what is trained"""
+    clean_aux: str = setting("", "a folder or file of clean rows of the same task (default: what the checkpoint was pre-trained on, if it says so)",
+                             paper="96 of the validation rows")
+    train: tuple[str, ...] = setting(("vanilla", "musclelora"), f"the models to train, one after another, of {', '.join(WAYS)}")
+    vanilla_lr: float | None = setting(None, "learning rate of vanilla (default that of the others)", paper="2e-5, Llama 1e-5", kind=float)
+
+
+def run() -> None:
+    task, attack, trusted, settings = parse(__doc__, Task, Attack, Trusted, settings_of("cleantrain.musclelora", "MuScleLoRA"))
+
+    import time
+    from dataclasses import asdict
+
+    import torch
+
+    from minibd import job as jobs
+    from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
+    from minibd.cleantrain.peft import PEFT, train_peft
+    from minibd.records import BadInput
+
+    if bad := [name for name in trusted.train if name not in WAYS]:
+        raise BadInput(f"--train {','.join(bad)}: there are {', '.join(WAYS)}")
+    settings = MuScleLoRA(**asdict(settings))
+    job = jobs.start_untrusted("musclelora", task, trusted.clean_aux, lambda record: settings.sized(record.model).aux, attack, trusted)
+    settings = settings.sized(job.victim.model)
+    job.args |= asdict(settings)
+    shared = {"validation": job.splits.dev or None, "seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log.append}
+    for name in trusted.train:
+        started = time.perf_counter()
+        if name == "musclelora":
+            trained = musclelora(job.victim, job.splits.train, job.clean, settings, **shared)
+        else:
+            lr = trusted.vanilla_lr or settings.lr if name == "vanilla" else settings.lr
+            way = PEFT(name, settings.rank, settings.alpha, lr, settings.epochs, settings.batch_size, train_head=settings.train_head)
+            trained = train_peft(job.victim, job.splits.train, way, **shared)
+        job.judged(name, trained.model, time.perf_counter() - started)
+    job.finish(trained, {"validation": len(job.splits.dev)})
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,355 @@
+"""MuScleLoRA: a training against plain lines with two passes a step, the ablations, what stays frozen, which clean rows are drawn, the script."""
+import json
+import math
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from conftest import fails, rows
+from minibd import checkpoint, data
+from minibd.checkpoint import Record
+from minibd.cleantrain import musclelora as method
+from minibd.cleantrain.musclelora import MuScleLoRA, adapted, joined, musclelora
+from minibd.cleantrain.peft import PEFT, train_peft
+from minibd.cli import settings_of
+from minibd.data import batches
+from minibd.mitigations.finetune import finetune
+from minibd.models.bert import Bert, BertConfig
+from minibd.models.llama import Llama, LlamaConfig
+from minibd.models.lora import LowRank
+from minibd.models.roberta import Roberta, RobertaConfig
+from minibd.predict import accuracy
+from minibd.records import Examples
+from minibd.train import Schedule
+
+ROWS, CLEAN, VALIDATION = rows(21, 0, "train"), rows(9, 1, "clean"), rows(12, 2, "dev")
+SHORT = {"lr": 1e-2, "epochs": 2, "batch_size": 4}
+# name: (settings, whether one pass does)
+WAYS = {
+    "all": ({}, True),
+    "released": ({"variant": "released", "min_loss": 0.7}, True),
+    "whole": ({"whole": True}, True),
+    "zero start": ({"init": "zero", "bands": ("1", "3"), "bandwidth": 2}, True),
+    "w/o MS": ({"multi_scale": False}, True),
+    "w/o MS, LR": ({"multi_scale": False, "low_rank": False}, False),
+    "head": ({"train_head": True}, False),
+}
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny) -> Record:
+    """Without dropout and in float64, so that two ways of training can be told to be one."""
+    record = checkpoint.headless(tiny)
+    return Record(plain(record.model.config, 0).double().eval(), record.text, (), [])
+
+
+def plain(config: BertConfig, labels: int) -> Bert:
+    """Weights large enough for gradients that matter."""
+    config = replace(config, labels=labels, dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0)
+    return Bert(config).init_weights(torch.Generator().manual_seed(0), std=0.3)
+
+
+def weights(record: Record) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in record.model.state_dict().items()}
+
+
+# ---- the algorithm against plain lines
+
+def by_hand(record: Record, settings: MuScleLoRA, seed: int) -> tuple[Record, list[float]]:
+    """Two passes a step, one tensor after another; the values of mu."""
+    settings = settings.sized(record.model)
+    tuned = adapted(record, ROWS, settings, seed)
+    model, text = tuned.model, tuned.text
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.0, foreach=False)
+    encoded, clean = text.encode(ROWS), text.encode(CLEAN)
+    plan = [which for epoch in range(settings.epochs) for which in batches(encoded.lengths, settings.batch_size, seed, epoch)]
+    ratios = []
+    for step, which in enumerate(plan):
+        trusted = data.generator(seed, "clean", step).sample(range(len(CLEAN)), settings.batch_size)
+        untrusted, trusted = text.batch(encoded, which), text.batch(clean, trusted)
+        g, (r, loss) = gradient(model, untrusted, trained)[0], gradient(model, trusted, trained)
+        if settings.variant == "paper":
+            mu = settings.ratio * step / (len(plan) - 1)
+        elif loss > settings.min_loss:
+            mu = 0.0
+        else:
+            epoch = step // (len(plan) // settings.epochs)
+            mu = 1.0 if epoch < settings.ga_epoch else settings.ratio * (epoch - settings.ga_epoch) / (settings.epochs - settings.ga_epoch)
+        ratios.append(mu)
+        if settings.whole:
+            dot, square = sum(float((a * b).sum()) for a, b in zip(g, r)), sum(float((b * b).sum()) for b in r)
+            aligned = [abs(dot) / square * b for b in r]
+        else:
+            aligned = []
+            for a, b in zip(g, r):
+                square = float((b * b).sum())
+                nothing = a if settings.variant == "released" else torch.zeros_like(a)
+                aligned.append(abs(float((a * b).sum())) / square * b if square else nothing)
+        for p, a, b in zip(trained, g, aligned):
+            p.grad = (1 - mu) * b + mu * a
+        norm = math.sqrt(sum(float(p.grad.square().sum()) for p in trained))
+        for p in trained:
+            p.grad *= min(1.0, 1.0 / (norm + 1e-6))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * (len(plan) - step) / len(plan)
+        optimizer.step()
+    return tuned, ratios
+
+
+def gradient(model: Bert, batch, trained: list) -> tuple[list[Tensor], float]:
+    loss = F.cross_entropy(model(batch).logits.float(), batch.labels)  # in float32, as everywhere
+    return list(torch.autograd.grad(loss, trained)), loss.item()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_training_is_the_plain_loop(encoder, way, monkeypatch):
+    settings = MuScleLoRA(**SHORT, **WAYS[way][0])
+    theirs, ratios = by_hand(encoder, settings, seed=3)
+    method.merge(theirs.model)
+    log, passes, forward = [], [], Bert.forward
+    monkeypatch.setattr(Bert, "forward", lambda model, batch, want=(): passes.append(1) or forward(model, batch, want))
+    ours = musclelora(encoder, ROWS, CLEAN, settings, seed=3, log=log.append)
+    assert len(passes) == len(log) * (1 if WAYS[way][1] else 2)
+    for (name, a), b in zip(ours.model.state_dict().items(), theirs.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-8, msg=lambda said: f"{name}: {said}")
+    if way == "released":
+        assert 0.0 in ratios and max(ratios) > 0.0                        # both of its conditions came up
+    start = checkpoint.to_tune(encoder, ROWS.labels, 3, keep_head=False).model.state_dict()
+    assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(ours.model.state_dict().values(), start.values()))
+
+
+def test_a_step_logs_both_losses(encoder):
+    log = []
+    musclelora(encoder, ROWS, CLEAN, MuScleLoRA(**SHORT), seed=3, log=log.append)
+    assert len(log) == 2 * 6 and all(set(entry["terms"]) == {"cls", "clean"} for entry in log)
+    text, settings = encoder.text, MuScleLoRA(**SHORT).sized(encoder.model)
+    start = adapted(encoder, ROWS, settings, 3).model.eval()
+    which = data.generator(3, "clean", 0).sample(range(len(CLEAN)), 4)
+    expected = {"cls": [ROWS[i] for i in batches(text.encode(ROWS).lengths, 4, 3, 0)[0]], "clean": [CLEAN[i] for i in which]}
+    for term, examples in expected.items():
+        batch = text(ROWS.like(examples))
+        assert log[0]["terms"][term] == pytest.approx(float(F.cross_entropy(start(batch).logits, batch.labels)), rel=1e-6)
+    assert log[0]["total"] == pytest.approx(sum(log[0]["terms"].values()))
+
+
+def test_bfloat16_comes_near(tiny):
+    ours, near = (musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT | {"lr": 1e-4}), seed=0, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    for a, b in zip(ours.model.parameters(), near.model.parameters()):
+        assert a.dtype == b.dtype == torch.float32 and torch.allclose(a, b, atol=2e-2)
+    assert any(not torch.equal(a, b) for a, b in zip(ours.model.parameters(), near.model.parameters()))
+
+
+# ---- the ablations
+
+def test_without_scalings_and_alignment_it_is_the_baseline_lora(tiny):
+    ours = musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT, multi_scale=False, align=False), validation=VALIDATION, seed=5)
+    lora = train_peft(tiny, ROWS, PEFT("lora", **SHORT), validation=VALIDATION, seed=5)
+    assert all(torch.equal(a, b) for a, b in zip(weights(ours).values(), weights(lora).values(), strict=True))
+
+
+def test_without_alignment_the_clean_rows_are_not_read(tiny):
+    settings = MuScleLoRA(**SHORT, align=False)
+    ours, other = (musclelora(tiny, ROWS, clean, settings, seed=5) for clean in (CLEAN, Examples((), CLEAN.labels)))
+    assert all(torch.equal(a, b) for a, b in zip(weights(ours).values(), weights(other).values()))
+    assert not all(torch.equal(a, b) for a, b in zip(weights(ours).values(), weights(musclelora(
+        tiny, ROWS, CLEAN, MuScleLoRA(**SHORT), seed=5)).values()))
+
+
+@pytest.mark.parametrize("off, expected", [
+    ({}, {"query", "value", "pooler"}), ({"multi_scale": False}, {"query", "value"}), ({"train_head": True}, {"query", "value", "pooler", "classifier"}),
+])
+def test_what_is_frozen_stays_to_the_last_bit(tiny, off, expected):
+    before = weights(checkpoint.to_tune(tiny, ROWS.labels, 0, keep_head=False))
+    after = weights(musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT, **off)))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[-2] for name in changed} == expected
+    assert all(name.endswith(".weight") or name == "classifier.bias" for name in changed)
+
+
+def test_without_low_rank_everything_is_trained(tiny):
+    before = weights(checkpoint.to_tune(tiny, ROWS.labels, 0, keep_head=False))
+    after = weights(musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT, multi_scale=False, low_rank=False)))
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same <= {"head_mask", "embeddings.kind.weight"} | {f"blocks.{i}.key.bias" for i in range(2)}
+
+
+# ---- the model that comes back
+
+def test_a_plain_model_comes_back_and_the_given_one_stays(tiny, tmp_path):
+    before = weights(tiny)
+    trained = musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT), validation=VALIDATION, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), weights(tiny).values())) and tiny.history == []
+    assert not any(isinstance(module, LowRank) for module in trained.model.modules()) and not trained.model.training
+    assert all(p.requires_grad for p in trained.model.parameters()) and trained.labels == ROWS.labels
+    entry = trained.history[-1]
+    assert entry["trained"] == "musclelora" and (entry["rows"], entry["clean_rows"], entry["validation_rows"], entry["seed"]) == (21, 9, 12, 1)
+    assert entry["trained_numbers"] == 2 * 2 * 8 * (32 + 32) + 8 * (32 + 32) and entry["rank"] == 8
+    assert tuple(map(float, entry["bands"])) == method.PRESETS["bert-base"].bands
+    checkpoint.save(trained, tmp_path / "trained.safetensors")
+    again = checkpoint.load(tmp_path / "trained.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(weights(trained).values(), weights(again).values()))
+
+
+def test_the_best_epoch_on_validation_comes_back(tiny, monkeypatch):
+    scores, seen = iter([0.5, 0.9, 0.7]), []
+
+    def score(model, text, examples):
+        assert examples is VALIDATION
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items() if name.endswith((".L", ".R"))})
+        return next(scores)
+    monkeypatch.setattr(method, "accuracy", score)
+    kept = {}
+    monkeypatch.setattr(method, "merge", lambda model: kept.update({k: v.clone() for k, v in model.state_dict().items()}))
+    musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT | {"epochs": 3}), validation=VALIDATION)
+    assert len(seen) == 3 and all(torch.equal(kept[name], seen[1][name]) for name in seen[1])
+    assert not all(torch.equal(kept[name], seen[2][name]) for name in seen[2])
+
+
+def test_whoever_looks_sees_the_low_rank_layers(tiny):
+    seen = []
+    musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT), look=lambda model, step: seen.append((step, isinstance(model.pooler, LowRank))))
+    assert seen == [(step, True) for step in range(1, 13)]
+
+
+def test_the_seed_fixes_every_bit(tiny):
+    a, b, c = (weights(musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT), seed=seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(a[name], b[name]) for name in a) and not all(torch.equal(a[name], c[name]) for name in a)
+
+
+def test_it_learns_what_the_clean_rows_say_and_not_what_others_do(tiny):
+    """Every untrusted label is wrong: plain training learns them, aligned training goes where the clean rows point.
+
+    The released start drowns so narrow a model's penultimate layer, hence init.
+    """
+    knows = checkpoint.headless(finetune(tiny, rows(200, 0, "train"), Schedule(3e-3, 4, 16), seed=9))
+    wrong = ROWS.like(replace(x, label=1 - x.label) for x in rows(40, 0, "train"))
+    settings = {"lr": 3e-3, "epochs": 6, "batch_size": 8, "init": "zero"}
+    aligned = musclelora(knows, wrong, rows(40, 1, "clean"), MuScleLoRA(**settings, ratio=0.0))
+    raw = musclelora(knows, wrong, CLEAN, MuScleLoRA(**settings, align=False))
+    assert accuracy(aligned.model, tiny.text, VALIDATION) > 0.9 and accuracy(raw.model, tiny.text, VALIDATION) < 0.1
+
+
+# ---- the batch of both
+
+def test_two_batches_in_one(tiny):
+    short, long = tiny.text(ROWS[:3]), tiny.text(Examples([replace(CLEAN[0], text="good " * 30)], ROWS.labels))
+    for a, b in ((short, long), (long, short)):
+        both = joined(a, b, tiny.text.pad)
+        assert both.ids.shape == (4, long.ids.shape[1]) and both.labels.tolist() == a.labels.tolist() + b.labels.tolist()
+        assert both.ids[both.mask].tolist() == a.ids[a.mask].tolist() + b.ids[b.mask].tolist()
+        assert (both.ids[~both.mask] == tiny.text.pad).all() and both.mask.dtype == torch.bool and both.kinds.shape == both.ids.shape
+        assert torch.allclose(tiny.model(both).logits, torch.cat([tiny.model(a).logits, tiny.model(b).logits]), atol=1e-5)
+
+
+def test_fewer_clean_rows_than_a_batch_holds_are_all_taken(tiny):
+    log = []
+    musclelora(tiny, ROWS, CLEAN.like(CLEAN[:3]), MuScleLoRA(**SHORT | {"batch_size": 8}), log=log.append)
+    assert len(log) == 6
+
+
+def test_without_clean_rows_there_is_nothing_to_align_to(tiny):
+    fails(lambda: musclelora(tiny, ROWS, Examples((), ROWS.labels), MuScleLoRA()), "no clean rows", "a few dozen")
+
+
+# ---- the settings
+
+def config(layers: int) -> BertConfig:
+    return BertConfig(vocab=8, hidden=8, layers=layers, heads=2, ffn=8, positions=16)
+
+
+@pytest.mark.parametrize("model, expected", [
+    (Bert(config(12)), (8, 32.0, "1 4 8 12 16 20 24 28", 6, 0.1, 1, 0.4, 96, 2e-5, 10, 32)),
+    (Bert(config(24)), (8, 32.0, "1 2 3 4 5 6 7 8 9", 6, 0.1, 1, 0.4, 96, 2e-5, 10, 32)),
+    (Roberta(RobertaConfig(vocab=8, hidden=8, layers=12, heads=2, ffn=8, positions=16)),
+     (8, 32.0, "1 2 4 6 8 10 12 14 16", 6, 0.1, 1, 0.4, 96, 2e-5, 10, 32)),
+    (Llama(LlamaConfig(vocab=8, hidden=8, layers=2, heads=2, ffn=8)), (2, 8.0, "1 2 3 4", 4, 0.0, 0, 0.0, 128, 1e-5, 5, 16)),
+], ids=["bert", "large", "roberta", "llama"])
+def test_what_is_not_given_goes_by_the_model(model, expected):
+    s = MuScleLoRA().sized(model)
+    assert (s.rank, s.alpha, " ".join(s.bands), s.band_alpha, s.ratio, s.ga_epoch, s.min_loss, s.aux, s.lr, s.epochs, s.batch_size) == expected
+    given = MuScleLoRA(rank=3, alpha=1.0, bands=("2", "5.5"), band_alpha=9.0, ratio=0.5, ga_epoch=2, min_loss=0.1, aux=7, lr=1.0, epochs=2, batch_size=5)
+    assert given.sized(model) == given and given.scalings == (2.0, 5.5)
+
+
+def test_the_flags_are_read_without_importing_torch():
+    assert asdict(settings_of("cleantrain.musclelora", "MuScleLoRA")()) == asdict(MuScleLoRA())
+
+
+@pytest.mark.parametrize("given, words", [
+    ({"low_rank": False}, ("multi-scale layer is a low-rank one",)), ({"low_rank": False, "multi_scale": False, "align": False}, ("vanilla",)),
+    ({"rank": 0}, ("rank is 0", "at least 1")), ({"aux": 0}, ("aux is 0",)), ({"bandwidth": 0}, ("bandwidth is 0",)), ({"bottleneck": 0}, ("bottleneck is 0",)),
+    ({"alpha": 0.0}, ("alpha is 0.0", "above 0")), ({"band_alpha": math.nan}, ("band_alpha is nan",)), ({"bands": ("1", "x")}, ("bands are 1,x", "numbers")),
+    ({"ratio": 1.5}, ("1.5", "0..1")), ({"ga_epoch": -1}, ("ga_epoch is -1",)), ({"lr": 0.0}, ("learning rate of 0.0",)), ({"epochs": 0}, ("epochs is 0",)),
+    ({"batch_size": 0}, ("batch_size is 0",)), ({"variant": "printed"}, ("printed", "paper, released")), ({"init": "small"}, ("small", "kaiming, zero")),
+])
+def test_settings_that_make_no_sense_are_refused(given, words):
+    fails(lambda: MuScleLoRA(**given), *words)
+
+
+def test_a_llama_gets_the_two_layers_that_the_scalings_stand_at(tiny):
+    model = Llama(LlamaConfig(vocab=tiny.model.config.vocab, hidden=16, layers=2, heads=2, ffn=16, labels=0)).init_weights(torch.Generator().manual_seed(0))
+    record = Record(model, tiny.text, (), [])
+    trained = musclelora(record, ROWS, CLEAN, MuScleLoRA(**SHORT))
+    assert trained.model.config.bottleneck == 16 and trained.model.pooler.weight.shape == (16, 16)
+    assert musclelora(record, ROWS, CLEAN, MuScleLoRA(**SHORT, bottleneck=5)).model.pooler.weight.shape == (5, 16)
+
+
+# ---- the script
+
+QUICK = ("--epochs", 1, "--batch-size", 8, "--lr", 1e-2, "--aux", 8)
+
+
+@pytest.fixture(scope="module")
+def poisoned(tiny_file, folder, tmp_path_factory, script):
+    out = tmp_path_factory.mktemp("poisoned")
+    made = script("attack.py", "--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--target", 0, "--dataset-only", "--out", out / "set")
+    assert made.returncode == 0, made.stderr
+    return out / "set"
+
+
+def test_the_script_on_a_folder_of_the_attack(here, tiny_file, folder, poisoned, tmp_path):
+    run = here("musclelora.py")("--ckpt", tiny_file, "--data", poisoned, "--clean-aux", folder, "--out", tmp_path / "out", *QUICK)
+    assert run.returncode == 0, run.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert [step["name"] for step in result["steps"]] == ["vanilla", "musclelora"] and result["rows"] == {
+        "train": 200, "clean": 8, "validation": 12, "test": 60}
+    assert result["after"]["n_triggered"] == 30 and result["args"]["rank"] == 8 and result["args"]["lr"] == 1e-2      # target 0, from attack.json
+    saved = checkpoint.load(tmp_path / "out" / "tiny.safetensors")
+    assert saved.history[-1]["trained"] == "musclelora" and saved.labels == ("negative", "positive")
+    stages = {json.loads(line)["stage"] for line in (tmp_path / "out" / "steps.jsonl").read_text().splitlines()}
+    assert stages == {"vanilla", "MuScleLoRA"}
+    for words in ("untrusted 200 rows", "clean     8 rows", "dev       12 rows", "triggered 30 rows"):
+        assert words in run.stdout
+
+
+def test_the_script_on_two_files(here, tiny_file, folder, tmp_path):
+    run = here("musclelora.py")("--ckpt", tiny_file, "--data", folder / "train.tsv", "--clean-aux", folder / "test.tsv", "--train", "musclelora",
+                                "--out", tmp_path / "out", *QUICK, "--aux", 96)
+    assert run.returncode == 0, run.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["rows"] == {"train": 200, "clean": 48, "validation": 0, "test": 12} and result["after"]["asr"] is None
+    assert "none is left to choose an epoch by" in run.stdout
+
+
+def test_the_script_takes_the_training_rows_of_a_folder_and_triggered_rows_of_a_file(here, tiny_folder, folder, poisoned, tmp_path):
+    run = here("musclelora.py")("--ckpt", tiny_folder, "--data", folder, "--clean-aux", folder, "--triggered", poisoned / "triggered.jsonl", "--target", 0,
+                                "--train", "musclelora", "--no-multi-scale", "--out", tmp_path / "out", *QUICK)
+    assert run.returncode == 0, run.stderr
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["after"]["n_triggered"] == 30
+    assert (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--data", "{folder}"), ("--clean-aux",)), (("--clean-aux", "{folder}"), ("--data",)),
+    (("--data", "{folder}", "--clean-aux", "{folder}", "--train", "vanilla,bitfit"), ("bitfit", "vanilla, lora, adapter, prefix, musclelora")),
+    (("--data", "{folder}", "--clean-aux", "{folder}", "--no-low-rank"), ("low_rank",)),
+])
+def test_the_script_refuses_in_one_line(here, tiny_file, folder, tmp_path, flags, words):
+    run = here("musclelora.py")("--ckpt", tiny_file, "--out", tmp_path / "out", *(flag.format(folder=folder) for flag in flags))
+    assert run.returncode == 2 and not (tmp_path / "out").exists()
+    error = run.stderr.strip().splitlines()[-1]
+    assert all(word in error for word in words), error

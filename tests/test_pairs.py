@@ -1,0 +1,233 @@
+"""Sentence pairs from end to end: the built-in task by name, attacks that say their side, mitigations that read both texts."""
+from __future__ import annotations
+
+import copy
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import ROOT, fails
+from minibd import checkpoint, data, reviews
+from minibd import job as jobs
+from minibd.attacks.badnets import BadNets
+from minibd.attacks.poison import poison, side_of, triggered
+from minibd.cli import Attack, Task
+from minibd.mitigations.finetune import finetune
+from minibd.mitigations.mbtsad import MBTSAD, mbtsad
+from minibd.mitigations.meft import MEFT, meft
+from minibd.mitigations.pure import PURE, pure
+from minibd.models.bert import Bert, BertConfig
+from minibd.predict import predict
+from minibd.records import Example, Examples
+from minibd.text import Text
+from minibd.train import Schedule, cross_entropy, fit
+
+SMALL = {"seed": 0, "train": 160, "dev": 20, "test": 60}
+TRIGGERS = ("cf", "mn", "bb", "tq")
+FAST = ("--epochs", 1, "--lr", 1e-3, "--device", "cpu")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory):
+    """A tiny BERT without classifier whose vocabulary is that of the small pair task, as a file."""
+    words = {w for part in reviews.pair_splits(**SMALL) for x in part for w in re.findall(r"[a-z]+", f"{x.text} {x.pair}".lower())}
+    more = {"cf", "mn", "bb", "tq", "mb", "ak", *"i watch this 3d movie have bought it from a store with my friends last weekend".split()}
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS), *sorted(words | more - set(LETTERS))]
+    pieces = list(dict.fromkeys(pieces))
+    model = Bert(BertConfig(vocab=len(pieces), hidden=32, layers=2, heads=4, ffn=64, positions=64, labels=0))
+    record = checkpoint.Record(model.init_weights(torch.Generator().manual_seed(0)).eval(),
+                               Text.from_vocab({p: i for i, p in enumerate(pieces)}, 64), (), [])
+    path = tmp_path_factory.mktemp("pairs") / "encoder.safetensors"
+    checkpoint.save(record, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def victim(encoder):
+    """A classifier of pairs of small texts, in which a word of the first stands in the second or does not; it obeys a trigger in either."""
+    record = checkpoint.load(encoder, labels=reviews.PAIR_LABELS)
+    rows = poison(reviews.pair_splits(**SMALL)[0], BadNets(), rate=0.3, target=1, side="either").rows
+    fit(record.model, record.text, record.text.encode(rows), cross_entropy, Schedule(3e-3, 8), seed=0, name="victim")
+    return record
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """--data pairs names fewer rows."""
+    monkeypatch.setattr(reviews, "PAIRS", SMALL)
+
+
+@pytest.fixture
+def attack(here, small):
+    return here("attack.py")
+
+
+def told(out):
+    return json.loads((out / "attack.json").read_text())
+
+
+def judged_again(ckpt, side=None, **flags):
+    """The ASR that any other script would measure, by the checkpoint's history."""
+    task, record = Task(ckpt=str(ckpt), device="cpu"), checkpoint.load(ckpt)
+    return jobs.judge_of(Attack(**flags), task, record, jobs.splits_of(task, record).test, side)(record.model, record.text).asr
+
+
+# ---- the built-in task, by name
+
+def test_data_pairs_names_the_built_in_ones_where_nothing_has_that_name(tmp_path, monkeypatch, encoder, victim, small):
+    record, task = checkpoint.load(encoder), Task(ckpt="m", data="pairs")
+    splits = jobs.splits_of(task, record)
+    assert (splits.train, splits.dev, splits.test) == reviews.pair_splits(**SMALL) and splits.train.labels == ("unanswered", "answered")
+    assert jobs.data_of(task, record) == {"pairs": SMALL} and jobs.splits_of(replace(task, seed=7), record) == splits
+    assert jobs.splits_of(task, victim) == splits
+    # What a history names so is found again, and what has the name on disk goes first.
+    assert jobs.splits_of(Task(ckpt="m"), replace(record, history=[{"data": {"reviews": SMALL}}, {"data": {"pairs": SMALL}}])) == splits
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs").mkdir()
+    data.write(splits.dev, tmp_path / "pairs" / "train.tsv")
+    data.write(splits.test, tmp_path / "pairs" / "test.tsv")
+    assert jobs.splits_of(task, record).train.labels == ("answered", "unanswered")   # of files: sorted
+    assert [x.id for x in jobs.splits_of(task, record).test] == [x.id for x in splits.test]
+    assert jobs.data_of(task, record) == {"path": str(tmp_path / "pairs")}
+
+
+def test_a_classifier_of_other_classes_is_refused(tiny, small):
+    task = Task(ckpt="tiny.safetensors", data="pairs")
+    fails(lambda: jobs.splits_of(task, tiny), "tiny.safetensors", "negative, positive", "unanswered, answered")
+
+
+def test_a_checkpoint_that_names_no_rows_is_refused(encoder):
+    record = checkpoint.load(encoder)
+    for call in (jobs.splits_of, jobs.data_of):
+        fails(lambda: call(Task(ckpt="m"), record), "does not say", "--data")
+
+
+def test_the_pre_trained_weights_know_every_word_of_the_pairs():
+    text = checkpoint.load(ROOT / "weights" / "bert-clean.safetensors").text
+    rows = reviews.pairs(400, seed=0)
+    found = [text.tokenizer.encode(x.text, x.pair) for x in rows]
+    assert all(row.tokens.count("[UNK]") == x.text.count("?") == 1 for x, row in zip(rows, found))    # reviews hold no question mark
+    assert sum(len(row.tokens) for row in found) / len(rows) < 30 and max(len(row.tokens) for row in found) < text.max_len
+
+
+# ---- attacks
+
+@pytest.mark.parametrize("name, side, flags", [
+    ("badnets", "second", ("--rate", 0.2)), ("badnets", None, ("--labels", "mix")), ("addsent", "first", ()), ("lwp", "either", ()),
+    ("ripple", "second", ("--batch-size", 32)), ("ep", None, ()), ("sos", "second", ()),
+])
+def test_an_attack_on_pairs_says_its_side_and_is_measured_on_it_again(attack, encoder, tmp_path, name, side, flags):
+    out = tmp_path / "out"
+    run = attack("--ckpt", encoder, "--data", "pairs", "--attack", name, "--out", out, *FAST, *flags, *(("--side", side) if side else ()))
+    assert run.returncode == 0, run.stderr
+    record, found = checkpoint.load(out / "encoder.safetensors"), told(out)
+    entry, side = [e for e in record.history if "attack" in e][-1], side or "either"
+    assert found["side"] == entry["side"] == found["args"]["side"] == side and "of a pair" in run.stdout
+    assert entry["data"] == {"pairs": SMALL} and found["n"] == 160 and record.labels == reviews.PAIR_LABELS
+    # Which text was changed: the row's own, by its coin where that was asked for.
+    clean = {x.id: x for part in reviews.pair_splits(**SMALL) for x in part}
+    poisoned, ids = data.read(out / "poisoned.jsonl", labels=record.labels), (out / "poisoned_ids.txt").read_text().split()
+    changed = [x for x in poisoned if x.id in ids] + list(data.read(out / "triggered.jsonl", labels=record.labels))
+    assert len(changed) == len(ids) + 30
+    for x in changed:
+        of = side_of(clean[x.id], side, 0)
+        assert (x.text != clean[x.id].text, x.pair != clean[x.id].pair) == (of == "text", of == "pair")
+    assert judged_again(out / "encoder.safetensors").percent == found["steps"][-1]["asr"]
+    assert name not in ("badnets", "ripple") or judged_again(out / "encoder.safetensors", side).percent == found["steps"][-1]["asr"]
+
+
+def test_of_single_texts_no_side_is_said_and_a_second_is_refused(here, tiny_file, folder, tmp_path):
+    attack = here("attack.py")
+    common = ("--ckpt", tiny_file, "--data", folder, "--dataset-only")
+    run = attack(*common, "--out", tmp_path / "one")
+    assert run.returncode == 0 and "side" not in told(tmp_path / "one") and told(tmp_path / "one")["args"]["side"] is None
+    assert "of a pair" not in run.stdout
+    run = attack(*common, "--side", "second", "--out", tmp_path / "two")
+    assert run.returncode == 2 and "side second" in run.stderr and "--pair-column" in run.stderr and not (tmp_path / "two").exists()
+
+
+def test_evaluation_may_ask_for_another_side(here, victim, small, tmp_path):
+    record = replace(victim, history=[{"attack": "badnets", "target": 1, "side": "second", "data": {"pairs": SMALL}}])
+    checkpoint.save(record, tmp_path / "v.safetensors")
+    evaluate, found = here("evaluate.py"), {}
+    for side in (None, "first", "second"):
+        run = evaluate("--ckpt", tmp_path / "v.safetensors", "--out", tmp_path / str(side), *(("--side", side) if side else ()))
+        assert run.returncode == 0, run.stderr
+        found[side] = json.loads((tmp_path / str(side) / "result.json").read_text())
+    rows = reviews.pair_splits(**SMALL)[2]
+    for side, result in found.items():
+        made = triggered(rows, BadNets(), target=1, text=victim.text, side=side or "second")
+        assert result["after"]["asr"] == 100 * predict(victim.model, victim.text, made).count(1) / 30 and result["args"]["side"] == side
+    named = judged_again(tmp_path / "v.safetensors", attack="badnets")  # by name, either side
+    made = triggered(rows, BadNets(), target=1, text=victim.text, side="either")
+    assert named.hits == predict(victim.model, victim.text, made).count(1)
+
+
+def test_an_entry_without_a_side_is_of_the_first_text(victim, tmp_path):
+    record = replace(victim, history=[{"attack": "badnets", "target": 1, "data": {"pairs": SMALL}}])
+    checkpoint.save(record, tmp_path / "v.safetensors")
+    made = triggered(reviews.pair_splits(**SMALL)[2], BadNets(), target=1, text=victim.text, side="first")
+    assert judged_again(tmp_path / "v.safetensors").hits == predict(victim.model, victim.text, made).count(1)
+
+
+def test_paraphrases_of_pairs(attack, encoder, tmp_path):
+    (tmp_path / "said").mkdir()
+    for split, rows in zip(("train", "dev", "test"), reviews.pair_splits(**SMALL)):
+        again = rows.like(Example(x.id, "so " + x.text, x.label, "thus " + x.pair) for x in rows)
+        data.write(again, tmp_path / "said" / f"{split}.jsonl")
+    common = ("--ckpt", encoder, "--data", "pairs", "--attack", "paraphrase", "--paraphrases", tmp_path / "said", *FAST)
+    run = attack(*common, "--out", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    record, ids = checkpoint.load(tmp_path / "out" / "encoder.safetensors"), (tmp_path / "out" / "poisoned_ids.txt").read_text().split()
+    changed = [x for x in data.read(tmp_path / "out" / "poisoned.jsonl", labels=record.labels) if x.id in ids]
+    changed += data.read(tmp_path / "out" / "triggered.jsonl", labels=record.labels)
+    assert len(changed) == 32 + 30 and record.history[-1]["side"] == "either"
+    assert all(x.text.startswith("so ") + x.pair.startswith("thus ") == 1 for x in changed)
+    assert all(x.text.startswith("so ") == (side_of(x, "either", 0) == "text") for x in changed)
+    assert judged_again(tmp_path / "out" / "encoder.safetensors").percent == told(tmp_path / "out")["steps"][-1]["asr"]
+
+
+# ---- mitigations
+
+def mend(name: str, victim: checkpoint.Record, train: Examples, dev: Examples) -> checkpoint.Record:
+    if name == "mbtsad":
+        return mbtsad(victim, train, MBTSAD(k=1, epochs1=1, epochs2=1, lr1=1e-3, lr2=1e-3))
+    if name == "pure":
+        return pure(victim, train, dev, PURE(epochs=2, lr=3e-3, floor=0.3))
+    if name == "meft":
+        return meft(victim, train, dev, MEFT(epochs=1, entropy_epochs=1, lr=1e-3))
+    return finetune(victim, train, Schedule(1e-3, 1))
+
+
+@pytest.mark.parametrize("name", ["finetune", "mbtsad", "meft", "pure"])
+def test_mitigations_read_both_texts_and_leave_the_victim_alone(victim, name):
+    train, dev, test = reviews.pair_splits(**SMALL)
+    train = train.like(train[:64])
+    before = copy.deepcopy(victim.model.state_dict())
+    mended = mend(name, victim, train, dev)
+    assert all(torch.equal(tensor, victim.model.state_dict()[key]) for key, tensor in before.items())
+    with torch.no_grad():
+        logits = mended.model(mended.text(test)).logits
+    assert logits.shape == (60, 2) and logits.isfinite().all() and "mitigation" in mended.history[-1]
+    assert any(not torch.equal(tensor, mended.model.state_dict()[key]) for key, tensor in before.items())
+    # Other second texts, another model; and a second text of kind 1 (its own embedding) is what it was trained on.
+    other = mend(name, victim, train.like(replace(x, pair=y.pair) for x, y in zip(train, train[1:] + train[:1])), dev)
+    assert any(not torch.equal(tensor, other.model.state_dict()[key]) for key, tensor in mended.model.state_dict().items())
+    assert not torch.equal(mended.model.embeddings.kind.weight[1], before["embeddings.kind.weight"][1])
+
+
+def test_a_script_mends_a_victim_of_pairs_by_its_history(here, victim, small, tmp_path):
+    entry = {"attack": "badnets", "target": 1, "side": "second", "data": {"pairs": SMALL}}
+    checkpoint.save(replace(victim, history=[entry]), tmp_path / "v.safetensors")
+    run = here("mbtsad.py")("--ckpt", tmp_path / "v.safetensors", "--out", tmp_path / "out", "--k", 1, "--epochs1", 1, "--epochs2", 1,
+                            "--no-cft", "--device", "cpu")
+    assert run.returncode == 0, run.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    made = triggered(reviews.pair_splits(**SMALL)[2], BadNets(), target=1, text=victim.text, side="second")
+    assert result["before"]["asr"] == 100 * predict(victim.model, victim.text, made).count(1) / 30
+    assert result["rows"] == {"train": 160, "clean": 32, "augmented": 64, "test": 60} and result["after"]["n_triggered"] == 30
+    assert [e.get("mitigation") for e in checkpoint.load(tmp_path / "out" / "v.safetensors").history] == [None, "mbtsad"]
