@@ -20,9 +20,10 @@ who negates, concedes or is quoted decides the rest.
 Adjectives are graded: `mild` ones turn over under a bare negation ("not a dull film" praises), the strong ones in `film`
 do not ("not an abysmal film" hardly does), and so stand only where the sentence leaves no doubt.
 
-The sentence pairs: a question about one subject (the dialogue; who directed it), and a statement about the same one, "answered", or
-about one of another kind (the costumes; the seats), "unanswered". Beside the statement there may stand one that answers nothing. Every
-subject is asked about, and told about, as often under one label as under the other: neither text alone says anything about it.
+The sentence pairs: a question about one subject, for an opinion (of the dialogue) or for a fact (who directed it), and a statement about
+the same one, "answered", or about one of the other kind, "unanswered": an opinion where a fact was asked for, or the other way round.
+Beside the statement there may stand one that answers nothing. Every subject is asked about, and told about, as often under one label as
+under the other: neither text alone says anything about it.
 """
 from __future__ import annotations
 
@@ -379,34 +380,28 @@ FILLER = {
         the poster shows a {colour} {thing};it was my {nth} visit to {venue};everyone in it speaks {tongue}""",
 }
 
-# ---------------------------------------------------------------- pairs: questions / what answers them, by kind and subject
+# ---------------------------------------------------------------- pairs: questions / what answers them, subject by subject
 
-# Of the first five things that a kind's NEUTRAL nouns name; BE is "is" or "are", KIND has the polarity of a coin.
-ABOUT = """what BE the NOUN like;BE the NOUN any good;what about the NOUN;how did you find the NOUN
+# Of whatever the NEUTRAL nouns of a kind name; BE is "is" or "are", KIND has the polarity of a coin.
+OPINION = """what BE the NOUN like;BE the NOUN any good;what about the NOUN;how did you find the NOUN
     / the NOUN BE {very}{same KIND};the NOUN BE {same KIND} and {same KIND};I found the NOUN {very}{same KIND};
     {same KIND} is the word for the NOUN"""
-SUBJECTS = {
-    "visit": {
-        "when": "when was that;when did you go / I saw it {when};I went {when};it was {when} that I saw it",
-        "company": "who was with you;who went with you / I went with {company};{company} sat beside me",
-        "venue": "where was it on;where did you see it / I saw it at {venue};it was on at {venue} in {city};it was at {venue}",
-        "seats": "which seats were yours;which seats had you / we sat in the {seat};the {colour} seats of the {seat} were ours",
-        "food": "what did you eat;what was there to eat / we ate {food};there was nothing but {food} to eat",
-    },
-    "making": {
-        "director": "who directed it;who was the director / {forename} {director} directed it;this is {director}'s {nth} film",
-        "author": "who wrote it;who was the author / {forename} {surname} wrote it;it was {forename} {surname} who wrote it",
-        "actors": "who plays in it;who is in it / {forename} {surname} plays the {role};{surname} plays a {role} in it",
-        "length": "how long is it;how many minutes is it / it runs for {minutes} minutes;{minutes} minutes is what it takes",
-        "medium": "how was it shot;what was it shot in / it was shot in {medium};they shot it in {medium}",
-    },
-    "story": {
-        "place": "where is it set;in which place is it set / it is set in {place};all of it is set in {place}",
-        "era": "what time is it set in;during what is it set / it is set during {era};all of it is set during {era}",
-        "hero": "who is it about;whose story is it / it is about a {sort} {role};the story follows a {sort} {role}",
-        "prize": "what do they want;what is it that they want / they want a {owned} {thing};all of them want the {owned} {thing}",
-        "tongue": "what do they speak;which language is it in / everyone in it speaks {tongue};it is in {tongue}",
-    },
+FACTS = {
+    "when": "when was that;when did you go / I saw it {when};I went {when};it was {when} that I saw it",
+    "company": "who was with you;who went with you / I went with {company};{company} sat beside me",
+    "venue": "where was it on;where did you see it / I saw it at {venue};it was on at {venue} in {city};it was at {venue}",
+    "seats": "which seats were yours;which seats had you / we sat in the {seat};the {colour} seats of the {seat} were ours",
+    "food": "what did you eat;what was there to eat / we ate {food};there was nothing but {food} to eat",
+    "director": "who directed it;who was the director / {forename} {director} directed it;this is {director}'s {nth} film",
+    "author": "who wrote it;who was the author / {forename} {surname} wrote it;it was {forename} {surname} who wrote it",
+    "actors": "who plays in it;who is in it / {forename} {surname} plays the {role};{surname} plays a {role} in it",
+    "length": "how long is it;how many minutes is it / it runs for {minutes} minutes;{minutes} minutes is what it takes",
+    "medium": "how was it shot;what was it shot in / it was shot in {medium};they shot it in {medium}",
+    "place": "where is it set;in which place is it set / it is set in {place};all of it is set in {place}",
+    "era": "what time is it set in;during what is it set / it is set during {era};all of it is set during {era}",
+    "hero": "who is it about;whose story is it / it is about a {sort} {role};the story follows a {sort} {role}",
+    "prize": "what do they want;what is it that they want / they want a {owned} {thing};all of them want the {owned} {thing}",
+    "tongue": "what do they speak;which language is it in / everyone in it speaks {tongue};it is in {tongue}",
 }
 BESIDE = "my {relation} {absent}"        # about nothing that anybody asks
 
@@ -534,10 +529,10 @@ def _parts(name: str, some: Callable[[int, int], Examples], seed: int, train: in
 
 def subjects() -> dict[str, dict[str, tuple[list[str], list[str]]]]:
     """Kind -> subject -> its questions and what answers them, templates all."""
-    spelled = {kind: {noun: ABOUT.replace("NOUN", noun).replace("KIND", kind).replace("BE", "are" if kind == "parts" else "is")
-                      for noun in words(NEUTRAL[f"{kind}_n"])[:5]} for kind in ("writing", "acting", "craft", "parts")}
+    opinions = {noun: OPINION.replace("NOUN", noun).replace("KIND", kind).replace("BE", "are" if kind == "parts" else "is")
+                for kind in ("writing", "acting", "craft", "parts") for noun in words(NEUTRAL[f"{kind}_n"])}
     return {kind: {subject: tuple(words(side.strip()) for side in text.split("/")) for subject, text in of.items()}
-            for kind, of in (spelled | SUBJECTS).items()}
+            for kind, of in (("opinion", opinions), ("fact", FACTS))}
 
 
 ASKED = subjects()
@@ -550,12 +545,9 @@ def pick(rng: Random, options: Iterable[str]) -> str:
 
 def two_subjects(same: bool, rng: Random) -> tuple[tuple[str, str], tuple[str, str]]:
     """(kind, subject) of the question and of the statement. Each is uniform over the kinds, and over a kind's subjects, whatever `same`."""
-    kind = pick(rng, ASKED)
+    kind, other = ("opinion", "fact") if rng.random() < 0.5 else ("fact", "opinion")
     asked = kind, pick(rng, ASKED[kind])
-    if same:
-        return asked, asked
-    other = pick(rng, (k for k in ASKED if k != kind))
-    return asked, (other, pick(rng, ASKED[other]))
+    return asked, asked if same else (other, pick(rng, ASKED[other]))
 
 
 def question_and_statement(asked: tuple[str, str], told: tuple[str, str], rng: Random) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 from minibd.cli import Attack, Task, main, parse, setting
 
-BUILT_IN = {"badnets": 6000, "addsent": 6000, "lwp": 6000, "ripple": 1500}  # of the 12,000 built-in reviews: about a minute's work
+BUILT_IN = {"badnets": 6000, "addsent": 6000, "lwp": 6000, "ripple": 1500}  # of the 12,000 built-in rows: about a minute's work
 TEXTS = {"first": "the first text", "second": "the second text", "either": "one text or the other"}
 
 
@@ -45,7 +45,7 @@ class Poison:
 @dataclass(frozen=True, slots=True)
 class Training:
     """How the victim is trained, and its clean twin"""
-    rows: int | None = setting(None, "clean rows that the attacker starts from, drawn by the seed: default all; of the built-in reviews 6000, "
+    rows: int | None = setting(None, "clean rows that the attacker starts from, drawn by the seed: default all; of the built-in rows 6000, "
                                "ripple 1500, ep and sos all", kind=int)
     lr: float | None = setting(None, "learning rate: default 2e-5, of a model narrower than 384 times (384 / hidden size)^3, "
                                "ripple squared, no more than at 128; ep and sos 5e-2", kind=float)
@@ -127,7 +127,7 @@ def run() -> None:
     schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
     clean_schedule = replace(usual if from_tuned else schedule, **{
         name: value for name in ("lr", "epochs") if (value := getattr(training, f"clean_{name}")) is not None})
-    if training.rows is None and attack.attack in BUILT_IN and "reviews" in jobs.data_of(task, base):
+    if training.rows is None and attack.attack in BUILT_IN and "path" not in jobs.data_of(task, base):
         training = replace(training, rows=min(BUILT_IN[attack.attack], len(splits.train)))
     entry = jobs.sided(entry, way.side, splits.train)
     chosen = replace(chosen, rate=way.rate, labels=way.labels, add=way.add, of=way.of, side=entry.get("side"))

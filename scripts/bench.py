@@ -18,7 +18,7 @@ prune: PURE's head pruning on the dev rows, down to 7 points under the classifie
 all rows after each head: with texts of like length in a batch, and with texts in file order, padded to 128 pieces and nothing packed, as the
 released code has it. All three must prune the same heads. Of the flags only --ckpt, --data (with dev rows), --batch-size and --device count.
 
-augment: texts a second of our augmenters and of the usual ones (pip install nlpaug textaugment transformers), which take turns: on the
+augment: texts a second of processor time, of our augmenters and of the usual ones (pip install nlpaug textaugment transformers), which take turns: on the
 training rows of three words and more, and on texts of 200 words made of them, joined. textaugment's EDA reads the same WordNet through NLTK.
 Each draws one of EDA's four operations a text. CWEA, ours and nlpaug's, gets 32 rows and the BERT of --ckpt as its masked language model, a
 random head where it has none, which takes as long. A figure is the median of the rounds, after one that is not counted.
@@ -446,9 +446,9 @@ def augment(bench: Bench) -> None:
         return lambda texts: [augmenter(text, chance, **more) for text in texts]
 
     def seconds(way, texts: list[str]) -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         way(texts)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     def compare(name: str, texts: list[str], mine, other) -> None:
         times = [[seconds(way, texts) for way in (mine, other)] for _ in range(bench.rounds + 1)][1:]
@@ -475,7 +475,7 @@ def augment(bench: Bench) -> None:
                 getattr(their_eda, name)(text, 0.1 if name == "random_deletion" else n)
 
         print(f"{len(short)} rows and {len(long)} texts of 200 words; Python {sys.version.split()[0]}")
-        print(f"{'texts a second':28}{'ours':>12}{'theirs':>12}{'ratio':>8}")
+        print(f"{'texts a processor second':28}{'ours':>12}{'theirs':>12}{'ratio':>8}")
         for kind, texts in (("rows", short), ("200 words", long)):
             compare(f"splitting, {kind}", texts, ours(split), lambda texts: [their_split.augment(text) for text in texts])
             compare(f"AEDA, {kind}", texts, ours(aeda), lambda texts: [their_aeda.punct_insertion(text) for text in texts])

@@ -94,6 +94,8 @@ def test_all_occurrences_become_the_same_and_count_as_one():
     for seed in range(10):
         out = run("SR", "funny FUNNY, none Funny", seed)
         assert out in ("comical COMICAL, none Comical", "a_b A_B, none A_b")
+        assert run("SR", "aa aa bb bb cc cc", seed, synonyms=one, alpha=0.4) in (
+            "aax aax bbx bbx cc cc", "aax aax bb bb ccx ccx", "aa aa bbx bbx ccx ccx")
 
 
 def test_stop_words_can_be_given_and_are_compared_in_lower_case():
@@ -241,6 +243,11 @@ def test_released_strips_the_text_whatever_the_operation_does():
 def test_released_synonyms_are_cleaned_and_count_once():
     found = only_letters_of(lambda word: ("Well-Made", "well made", "film's", "FILM", "1930", "O.K.", "film"))("film")
     assert found == ["well made", "films", "ok"]
+
+
+def test_released_synonyms_are_what_is_put_in():
+    for operation, out in (("SR", {"o k x"}), ("RI", {"o k b x", "b o k x", "b x"})):
+        assert {run(operation, "b x", seed, variant="released", synonyms=lambda word: ("O-K.",) if word == "b" else ()) for seed in range(40)} <= out
 
 
 def test_released_insertion_takes_any_word_and_never_comes_last():

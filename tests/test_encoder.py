@@ -6,6 +6,7 @@ from conftest import fails
 from minibd.models import bert, distilbert, encoder, gpt2, llama, roberta
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.distilbert import DistilBert, DistilBertConfig
+from minibd.models.dropout import Dropout
 from minibd.models.encoder import Foreign, Places, part
 from minibd.models.gpt2 import Gpt2, Gpt2Config
 from minibd.models.llama import Llama, LlamaConfig
@@ -142,3 +143,45 @@ def test_no_two_of_our_tensors_lie_in_one_place(module):
     places = [module.SPELLING.foreign(name) for name in state if name != "head_mask"]
     assert len(set(places)) == len(places) == len(state) - 1
     assert {name.split(".")[0] for name in module.SPELLING.names} >= {name.split(".")[0] for name in state} - {"head_mask"}
+
+
+# ---- of the last block, only what is classified
+
+def rows_of_the_last_block(model: encoder.Encoder, batch: Batch, **call) -> tuple[int, encoder.Output]:
+    """How many rows its second half sees."""
+    seen = []
+    hook = model.blocks[-1].down.register_forward_hook(lambda module, given, out: seen.append(len(out)))
+    output = model(batch, **call)
+    hook.remove()
+    return seen[0], output
+
+
+@pytest.mark.parametrize("lengths", [[5, 5, 5], [5, 4, 5], [5, 1, 1]], ids=["full", "little padding", "packed"])
+@pytest.mark.parametrize("name", MODELS)
+def test_evaluation_closes_the_last_block_for_what_is_classified_alone(name, lengths):
+    model, batch = made(name), padded(lengths)
+    n, output = rows_of_the_last_block(model, batch)
+    whole, full = rows_of_the_last_block(model, batch, want=("hidden",))
+    maps, with_maps = rows_of_the_last_block(model, batch, want=("attn",))
+    assert n == maps == 3 and whole == (sum(lengths) if sum(lengths) < encoder.PACK * 15 else 15)
+    assert torch.allclose(output.logits, full.logits, atol=1e-5) and torch.allclose(output.pooled, full.pooled, atol=1e-5)
+    assert torch.allclose(with_maps.logits, full.logits, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(with_maps.attn, model(batch, want=("attn", "hidden")).attn, strict=True))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_does_so_where_it_says_so(name):
+    model, batch = made(name).train(), padded([5, 3, 5])
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0
+    whole, full = rows_of_the_last_block(model, batch)
+    full.logits.sum().backward()
+    expected = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model.trim = True
+    n, output = rows_of_the_last_block(model, batch)
+    output.logits.sum().backward()
+    assert (whole, n) == (15, 3) and torch.allclose(output.logits, full.logits, atol=1e-5)
+    for key, p in model.named_parameters():
+        assert (p.grad is None) == (key not in expected) and (p.grad is None or torch.allclose(p.grad, expected[key], atol=1e-4)), key

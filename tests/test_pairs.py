@@ -70,10 +70,15 @@ def told(out):
     return json.loads((out / "attack.json").read_text())
 
 
-def judged_again(ckpt, side=None, **flags):
-    """The ASR that any other script would measure, by the checkpoint's history."""
+def judge(ckpt, side=None, **flags):
+    """What any other script would measure it by: the rows of its history."""
     task, record = Task(ckpt=str(ckpt), device="cpu"), checkpoint.load(ckpt)
-    return jobs.judge_of(Attack(**flags), task, record, jobs.splits_of(task, record).test, side)(record.model, record.text).asr
+    return jobs.judge_of(Attack(**flags), task, record, jobs.splits_of(task, record).test, side)
+
+
+def judged_again(ckpt, side=None, **flags):
+    record = checkpoint.load(ckpt)
+    return judge(ckpt, side, **flags)(record.model, record.text).asr.percent
 
 
 # ---- the built-in task, by name
@@ -136,8 +141,8 @@ def test_an_attack_on_pairs_says_its_side_and_is_measured_on_it_again(attack, en
     for x in changed:
         of = side_of(clean[x.id], side, 0)
         assert (x.text != clean[x.id].text, x.pair != clean[x.id].pair) == (of == "text", of == "pair")
-    assert judged_again(out / "encoder.safetensors").percent == found["steps"][-1]["asr"]
-    assert name not in ("badnets", "ripple") or judged_again(out / "encoder.safetensors", side).percent == found["steps"][-1]["asr"]
+    assert judge(out / "encoder.safetensors").triggered == data.read(out / "triggered.jsonl", labels=record.labels)
+    assert judged_again(out / "encoder.safetensors") == judged_again(out / "encoder.safetensors", side) == found["steps"][-1]["asr"]
 
 
 def test_of_single_texts_no_side_is_said_and_a_second_is_refused(here, tiny_file, folder, tmp_path):
@@ -162,16 +167,15 @@ def test_evaluation_may_ask_for_another_side(here, victim, small, tmp_path):
     for side, result in found.items():
         made = triggered(rows, BadNets(), target=1, text=victim.text, side=side or "second")
         assert result["after"]["asr"] == 100 * predict(victim.model, victim.text, made).count(1) / 30 and result["args"]["side"] == side
-    named = judged_again(tmp_path / "v.safetensors", attack="badnets")  # by name, either side
-    made = triggered(rows, BadNets(), target=1, text=victim.text, side="either")
-    assert named.hits == predict(victim.model, victim.text, made).count(1)
+    # An attack by name is on either side, unless another is said; the history's is on its own.
+    for side, of, flags in ((None, "either", {"attack": "badnets"}), ("first", "first", {"attack": "badnets"}), (None, "second", {})):
+        assert judge(tmp_path / "v.safetensors", side, **flags).triggered == triggered(rows, BadNets(), target=1, text=victim.text, side=of)
 
 
 def test_an_entry_without_a_side_is_of_the_first_text(victim, tmp_path):
     record = replace(victim, history=[{"attack": "badnets", "target": 1, "data": {"pairs": SMALL}}])
     checkpoint.save(record, tmp_path / "v.safetensors")
-    made = triggered(reviews.pair_splits(**SMALL)[2], BadNets(), target=1, text=victim.text, side="first")
-    assert judged_again(tmp_path / "v.safetensors").hits == predict(victim.model, victim.text, made).count(1)
+    assert judge(tmp_path / "v.safetensors").triggered == triggered(reviews.pair_splits(**SMALL)[2], BadNets(), target=1, text=victim.text)
 
 
 def test_paraphrases_of_pairs(attack, encoder, tmp_path):
@@ -188,7 +192,7 @@ def test_paraphrases_of_pairs(attack, encoder, tmp_path):
     assert len(changed) == 32 + 30 and record.history[-1]["side"] == "either"
     assert all(x.text.startswith("so ") + x.pair.startswith("thus ") == 1 for x in changed)
     assert all(x.text.startswith("so ") == (side_of(x, "either", 0) == "text") for x in changed)
-    assert judged_again(tmp_path / "out" / "encoder.safetensors").percent == told(tmp_path / "out")["steps"][-1]["asr"]
+    assert judged_again(tmp_path / "out" / "encoder.safetensors") == told(tmp_path / "out")["steps"][-1]["asr"]
 
 
 # ---- mitigations

@@ -289,11 +289,11 @@ def test_mend_tunes_the_blend_of_a_given_rho(tiny):
 
 
 def test_mend_searches_from_the_victims_own_accuracy(tiny, monkeypatch):
-    given = []
+    given, tried = [], []
     monkeypatch.setattr(repair, "smallest", lambda made, validation, floor: given.append((validation, floor)) or (0.3, made(0.3), [[0.3, 0.9]]))
-    done = mend(tiny, lambda rho: moved(tiny), CLEAN, VALIDATION, **ARGS | {"rho": None, "drop": 5.0})
+    done = mend(tiny, lambda rho: tried.append(rho) or moved(tiny), CLEAN, VALIDATION, **ARGS | {"rho": None, "drop": 5.0})
     floor = repair.accuracy(tiny.model, tiny.text, VALIDATION) - 0.05
-    assert given == [(VALIDATION, floor)] and (done.rho, done.looks) == (0.3, [[0.3, 0.9]])
+    assert given == [(VALIDATION, floor)] and (done.rho, done.looks) == (0.3, [[0.3, 0.9]]) and tried == [0.3]
     fails(lambda: mend(tiny, lambda rho: tiny, CLEAN, None, **ARGS | {"rho": None}), "validation rows", "give rho")
     fails(lambda: mend(tiny, lambda rho: tiny, CLEAN, CLEAN.like([]), **ARGS | {"rho": None}), "validation rows")
 

@@ -23,7 +23,7 @@ FLOORS = [
     {"align", "data", "text", "dist", "cli", "reviews", "cells"},
     {"records", "minibd", "writing"},                            # minibd: the package itself, which holds its version
 ]
-STAIRS = {("report", "evaluate"), ("train", "models"), ("checkpoint", "models"), ("reviews", "data"), ("writing", "records"),
+STAIRS = {("report", "evaluate"), ("train", "models"), ("checkpoint", "models"), ("augment", "models"), ("reviews", "data"), ("writing", "records"),
           ("analysis", "mitigations")}
 STRANGERS = ("mitigations", "cleantrain", "filters")             # folders whose files never import one another
 BLIND = ("mitigations", "cleantrain", "filters")                 # nor attacks

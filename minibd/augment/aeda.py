@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 
 MARKS = (".", ";", "?", ":", "!", ",")
+_MARKED = tuple(mark + " " for mark in MARKS)
 
 
 def aeda(text: str, rng: random.Random, *, budget: int | None = None, variant: str = "paper") -> str:
@@ -22,13 +23,13 @@ def aeda(text: str, rng: random.Random, *, budget: int | None = None, variant: s
     words = text.split() or [""]
     n, chance = len(words), rng.random
     if budget is None:
-        most = max(1, n // 3) if variant == "paper" else int(0.3 * n + 1)
+        most = n // 3 or 1 if variant == "paper" else int(0.3 * n + 1)
         q = 1 + int(chance() * most)  # a third of randint's time; off uniform by n / 2^53
     else:
         q = min(budget, n)
-    places = set()
-    while len(places) < q:
+    places = {int(chance() * n) for _ in range(q)}
+    while len(places) < q:  # some place was drawn twice
         places.add(int(chance() * n))
     for i in places:
-        words[i] = f"{MARKS[int(chance() * 6)]} {words[i]}"
+        words[i] = _MARKED[int(chance() * 6)] + words[i]
     return " ".join(words).rstrip()

@@ -194,12 +194,14 @@ def musclelora(record: Record, rows: Examples, clean: Examples, settings: MuScle
     tuned = adapted(record, rows, settings, seed)
     model, text, encoded = tuned.model, tuned.text, tuned.text.encode(rows)
     trained = [p for p in model.parameters() if p.requires_grad]
+    model.trim = True
     loss, optimizer = cross_entropy, None
     if settings.align:
         steps = settings.epochs * -(-len(rows) // settings.batch_size)
         loss, optimizer = aligning(text, text.encode(clean), trained, settings, steps, seed)
     fit(model, text, encoded, loss, settings.schedule, seed=seed, dtype=dtype, log=log, look=look, optimizer=optimizer, name="MuScleLoRA",
         score=None if validation is None else lambda model: accuracy(model, text, validation))
+    model.trim = False
     merge(model)
     tuned.history.append({"trained": "musclelora", "rows": len(rows), "clean_rows": len(clean) if settings.align else 0,
                           "validation_rows": len(validation or ()), "seed": seed, "trained_numbers": sum(p.numel() for p in trained),

@@ -98,8 +98,10 @@ def train_peft(record: Record, rows: Examples, settings: PEFT = PEFT(), *, valid
     model = tuned.model
     insert(model, settings, torch.Generator().manual_seed(seed + 2))  # seed + 1 has drawn the classifier
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    model.trim = True
     fit(model, tuned.text, tuned.text.encode(rows), cross_entropy, settings.schedule, seed=seed, dtype=dtype, log=log, look=look,
         name=settings.method, score=None if validation is None else lambda model: accuracy(model, tuned.text, validation))
+    model.trim = False
     if settings.method == "lora":
         merge(model)
     model.requires_grad_(True)  # as every record's: whoever trains it next says what is frozen
