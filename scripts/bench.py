@@ -18,10 +18,10 @@ prune: PURE's head pruning on the dev rows, down to 7 points under the classifie
 all rows after each head: with texts of like length in a batch, and with texts in file order, padded to 128 pieces and nothing packed, as the
 released code has it. All three must prune the same heads. Of the flags only --ckpt, --data (with dev rows), --batch-size and --device count.
 
-augment: texts a second of processor time, of our augmenters and of the usual ones (pip install nlpaug textaugment transformers), which take turns: on the
-training rows of three words and more, and on texts of 200 words made of them, joined. textaugment's EDA reads the same WordNet through NLTK.
-Each draws one of EDA's four operations a text. CWEA, ours and nlpaug's, gets 32 rows and the BERT of --ckpt as its masked language model, a
-random head where it has none, which takes as long. A figure is the median of the rounds, after one that is not counted.
+augment: texts a second of processor time, of our augmenters and of the usual ones (pip install nlpaug textaugment), which take turns: on the
+first training rows of three words and more, and on texts of 200 words made of the rows. textaugment's EDA reads the same WordNet through
+NLTK; either draws one of the four operations a text. CWEA, ours and nlpaug's, gets 32 rows and the BERT of --ckpt as its masked language
+model, a random head where it has none, which takes as long. A figure is the median of the rounds, after one that is not counted.
 
 align: one optimiser step of MuScleLoRA on --batch-size untrusted and as many clean texts, three ways that take turns: our one pass for both
 gradients; our two passes; and the usual way (transformers, peft's LoRA at query and value, a multi-scale layer by hand; two passes, each

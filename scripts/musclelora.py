@@ -25,6 +25,10 @@ class Trusted:
     clean_aux: str = setting("", "a folder or file of clean rows of the same task (default: what the checkpoint was pre-trained on, if it says so)",
                              paper="96 of the validation rows")
     train: tuple[str, ...] = setting(("vanilla", "musclelora"), f"the models to train, one after another, of {', '.join(WAYS)}")
+    curves: int = setting(0, "every N steps, record how low and high in frequency what is learnt is: OUT/curves-MODEL.json, drawn by plot.py "
+                          "(default 0: not at all)", paper="5")
+    curve_rows: int = setting(200, "test rows of each kind that this looks at: clean, triggered, and, as a control, clean of the target class alone",
+                              paper="the training rows; released the dev rows")
     vanilla_lr: float | None = setting(None, "learning rate of vanilla (default that of the others)", paper="2e-5, Llama 1e-5", kind=float)
 
 
@@ -36,7 +40,9 @@ def run() -> None:
 
     import torch
 
+    from minibd import checkpoint, data, report
     from minibd import job as jobs
+    from minibd.analysis.fourier import Fourier, Spectrum, aimed, one_class
     from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
     from minibd.cleantrain.peft import PEFT, train_peft
     from minibd.records import BadInput
@@ -47,8 +53,22 @@ def run() -> None:
     job = jobs.start_untrusted("musclelora", task, trusted.clean_aux, lambda record: settings.sized(record.model).aux, attack, trusted)
     settings = settings.sized(job.victim.model)
     job.args |= asdict(settings)
+
+    sets = {}
+    if trusted.curves:
+        if job.judge.triggered is None:
+            raise BadInput(f"--curves {trusted.curves} compares clean with triggered rows, and the attack is not known: name it with --attack, or give "
+                           "--triggered")
+        target = job.judge.target
+        rows = {"clean": job.splits.test, "triggered": aimed(job.judge.triggered, target), "control": one_class(job.splits.test, target)}
+        n = min(trusted.curve_rows, *map(len, rows.values()))  # as many of each: the measures grow with the rows
+        sets = {name: data.sample(examples, n, task.seed) for name, examples in rows.items()}
+        headed = checkpoint.with_head(checkpoint.headless(job.victim), job.splits.train.labels, task.seed)
+
     shared = {"validation": job.splits.dev or None, "seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log.append}
     for name in trusted.train:
+        spectrum = Spectrum(headed.model, headed.text, sets, Fourier(every=trusted.curves)) if sets else None
+        shared["look"] = spectrum and spectrum.look
         started = time.perf_counter()
         if name == "musclelora":
             trained = musclelora(job.victim, job.splits.train, job.clean, settings, **shared)
@@ -57,6 +77,8 @@ def run() -> None:
             way = PEFT(name, settings.rank, settings.alpha, lr, settings.epochs, settings.batch_size, train_head=settings.train_head)
             trained = train_peft(job.victim, job.splits.train, way, **shared)
         job.judged(name, trained.model, time.perf_counter() - started)
+        if spectrum:
+            report.write_json(job.out / f"curves-{name}.json", spectrum.finish())
     job.finish(trained, {"validation": len(job.splits.dev)})
 
 

@@ -88,6 +88,14 @@ def test_texts_before_it_do_not_matter(name):
     assert AUGMENTERS[name](text, Random(5)) == first
 
 
+def test_the_budget_is_the_number_of_words_that_splitting_splits():
+    text = "a stirring, funny and finally transporting re-imagining of beauty"                # 12 tokens, 6 of 4 letters and more
+    for more, n in (({}, 4), ({"rate": 0.1}, 2), ({"max_targets": 3}, 3), ({"rate": 1.0}, 6), ({"rate": 0.0, "min_targets": 5}, 5),
+                    ({"rate": 1.0, "min_char": 7}, 4), ({"rate": 1.0, "stopwords": ("funny", "beauty")}, 4)):
+        assert budget(text, **more) == n == len(split(text, Random(0), **more).replace(",", " ,").split()) - 12
+    assert budget("") == budget("a of the !") == 0
+
+
 # ---- aeda
 
 def marks(text: str, seed, **more) -> list[int]:

@@ -236,6 +236,20 @@ def test_roberta_answers_with_pieces_that_begin_a_word():
         assert len(one("cab, ab  b", model, seed, reader=text, action="insert").split()) == 5
 
 
+def test_a_blank_that_a_tokenizer_counts_to_the_word_stays():
+    pieces = ["<pad>", "<mask>", *"ab", "\u0120", "\u0120a", "\u0120b"]
+    text = Text.from_merges({p: i for i, p in enumerate(pieces)}, [("\u0120", "a"), ("\u0120", "b")], 20, pad=0, bracketed=False, prefix=True)
+    model = Roberta(RobertaConfig(vocab=len(pieces), hidden=16, layers=1, heads=2, ffn=16, positions=24, labels=0, mlm=True))
+    model.init_weights(torch.Generator().manual_seed(0))
+    assert one("a  b a", model, reader=text, rate=1.0) == "b  a b"
+
+
+def test_a_special_piece_that_looks_like_a_word_is_none(tiny):
+    text = Text.from_vocab(VOCAB, 24)
+    text.tokenizer.add_special_tokens(["film"])
+    assert set(whole_words(tiny, text).values()) == set(WORDS) - {"film"}
+
+
 def test_what_is_no_masked_language_model_is_refused(tiny):
     fails(lambda: one("film", Bert(replace(CONFIG, mlm=False))), "no language-model head")
     fails(lambda: one("film", made("gpt2")), "no masked language model")

@@ -353,3 +353,16 @@ def test_the_script_refuses_in_one_line(here, tiny_file, folder, tmp_path, flags
     assert run.returncode == 2 and not (tmp_path / "out").exists()
     error = run.stderr.strip().splitlines()[-1]
     assert all(word in error for word in words), error
+
+
+def test_the_script_writes_curves_of_as_many_rows_of_each_kind(here, tiny_file, folder, poisoned, tmp_path):
+    run = here("musclelora.py")("--ckpt", tiny_file, "--data", poisoned, "--clean-aux", folder, "--out", tmp_path / "out", *QUICK, "--curves", 10,
+                                "--curve-rows", 20)
+    assert run.returncode == 0, run.stderr
+    for name in ("vanilla", "musclelora"):
+        curves = json.loads((tmp_path / "out" / f"curves-{name}.json").read_text())
+        assert {kind: made["n"] for kind, made in curves["sets"].items()} == {"clean": 20, "triggered": 20, "control": 20}
+        assert curves["steps"] == [10, 20] and curves["every"] == 10
+        assert curves["sets"]["triggered"]["e_high"][0] == [None, None] != curves["sets"]["clean"]["e_high"][0]      # one label alone
+    run = here("musclelora.py")("--ckpt", tiny_file, "--data", folder, "--clean-aux", folder, "--out", tmp_path / "none", *QUICK, "--curves", 10)
+    assert run.returncode == 2 and "--curves 10" in run.stderr

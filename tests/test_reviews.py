@@ -202,6 +202,8 @@ def test_pairs_are_distinct_balanced_and_look_like_questions_and_statements():
         assert 3 <= len(r.text.split()) <= 12 and 3 <= len(r.pair.split()) <= 35
     beside = Counter(r.pair.count(". ") for r in PAIRS)
     assert set(beside) == {0, 1} and abs(beside[1] - 3000) < 160
+    before = sum(bool(re.match(r"My \w+ (stayed|could|was|arrived|had|went|preferred) .*\. ", r.pair)) for r in PAIRS)
+    assert abs(before - 1500) < 140                             # the other half behind
     assert not {w for r in PAIRS for w in tokens(r.text + " " + r.pair)} & {"cf", "mn", "bb", "tq", "mb", "ak"}
 
 
