@@ -121,6 +121,7 @@ def save(record: Record, path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() in PICKLES:
         raise BadInput(f"{path} is the name of a pickle, which is never written: end it in .safetensors, or name a folder")
+    _check_plain(record.model, f"{path} would hold an encoder's own weights alone")
     try:
         if path.suffix == ".safetensors":
             with drafted(path) as draft:
@@ -138,6 +139,13 @@ def save(record: Record, path: str | Path) -> None:
         raise BadInput(f"cannot write {path} ({_reason(error)}): free some space or name another place") from None
 
 
+def _check_plain(model: Encoder, why: str) -> None:
+    """Refuses what would be lost: weights that a method put in."""
+    if strangers := sorted(model.state_dict().keys() ^ _shapes(spelling_of(model), model.config).keys()):
+        raise BadInput(f"{why}, and this model has others put in or missing ({strangers[0]}): merge low-rank layers first; a model with "
+                       "adapters or a prefix cannot be saved, its scores are the result")
+
+
 def copy(record: Record) -> Record:
     """The same checkpoint with a model of its own; `text` is shared. A mitigation works on the copy, never on its victim."""
     return Record(copying.deepcopy(record.model), record.text, record.labels, copying.deepcopy(record.history))
@@ -149,38 +157,49 @@ def headless(record: Record) -> Record:
     return _resized(record, replace(record.model.config, **none), ())
 
 
-def with_head(record: Record, labels: Sequence[str], seed: int, bottleneck: int = 0) -> Record:
-    """A copy of an encoder with a new classifier for the classes `labels`, drawn as `load` draws it.
-
-    bottleneck: the width of a two-layer head, where the architecture can have one (Llama); others have the head they always have.
-    """
-    config = replace(record.model.config, labels=len(labels))
-    if hasattr(config, "bottleneck"):
-        config = replace(config, bottleneck=bottleneck)
-    return _resized(record, config, tuple(labels), seed)
+def with_head(record: Record, labels: Sequence[str], seed: int) -> Record:
+    """A copy of an encoder with a new classifier for the classes `labels`, drawn as `load` draws it."""
+    return _resized(record, replace(record.model.config, labels=len(labels)), tuple(labels), seed)
 
 
-def to_tune(record: Record, labels: Sequence[str], seed: int, keep_head: bool, bottleneck: int = 0) -> Record:
+def to_tune(record: Record, labels: Sequence[str], seed: int, keep_head: bool) -> Record:
     """What a fine-tuning of `record` starts from: a copy with a new classifier for the classes `labels`, or with its own where `keep_head`.
 
-    The new one is drawn from seed + 1: whoever trained `record` with the same seed began with another. bottleneck: see `with_head`.
+    The new one is drawn from seed + 1: whoever trained `record` with the same seed began with another.
     """
     if not keep_head:
-        return with_head(headless(record), labels, seed + 1, bottleneck)
+        return with_head(headless(record), labels, seed + 1)
     if not record.labels:
         raise BadInput("keep_head: this checkpoint has no classifier to keep, leave it out: fine-tune it with a new one")
     return copy(record)
 
 
-def _resized(record: Record, config: object, labels: tuple[str, ...], seed: int = 0) -> Record:
-    """A copy with `config`'s parts: those that it does not have are left behind, those that are new are drawn from `seed`."""
-    model, held = _empty(spelling_of(record.model), config), record.model.state_dict()
+def new_classifier(record: Record, labels: Sequence[str], seed: int, bottleneck: int = 0) -> Record:
+    """A copy with a new last layer for the classes `labels`, drawn from seed + 1; the penultimate one that is there stays: BERT's is pre-trained.
+
+    bottleneck: the penultimate layer's width where the architecture lets one choose (Llama); at another width it is new, too.
+    """
+    config = replace(record.model.config, labels=len(labels))
+    if hasattr(config, "bottleneck"):
+        config = replace(config, bottleneck=bottleneck)
+    return _resized(record, config, tuple(labels), seed + 1, drop="classifier.")
+
+
+def _resized(record: Record, config: object, labels: tuple[str, ...], seed: int = 0, drop: str | None = None) -> Record:
+    """A copy with `config`'s parts: those that it does not have are left behind, those that are new are drawn from `seed`.
+
+    drop: how the names of parts begin that are drawn anew although they are there.
+    """
+    _check_plain(record.model, "a new head is for a plain model")
+    model = _empty(spelling_of(record.model), config)
+    held = {name: tensor for name, tensor in record.model.state_dict().items() if not (drop and name.startswith(drop))}
     like = record.model.embeddings.word.weight
     # On the CPU first: a seed draws the same head for every device.
-    tensors = {name: held[name].cpu().clone() if name in held else torch.zeros(meta.shape, dtype=like.dtype)
+    fresh = [name for name, meta in model.state_dict().items() if name not in held or held[name].shape != meta.shape]
+    tensors = {name: torch.zeros(meta.shape, dtype=like.dtype) if name in fresh else held[name].cpu().clone()
                for name, meta in model.state_dict().items()}
     model.load_state_dict(tensors, assign=True)
-    _init_head(model, [name for name in tensors if name not in held], seed)
+    _init_head(model, fresh, seed)
     return Record(model.eval().to(like.device), record.text, labels, copying.deepcopy(record.history))
 
 

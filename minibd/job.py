@@ -210,6 +210,8 @@ def start_untrusted(method: str, task: Task, clean_aux: str, aux: Callable[[chec
     if not task.data or not (clean_aux or any("data" in entry for entry in record.history)):
         raise BadInput(f"{method} trains on a dataset with a few clean rows beside it: name both, --data and --clean-aux")
     trusted = data.read_splits(clean_aux, seed=task.seed, **columns) if clean_aux else splits_of(dataclasses.replace(task, data=""), record)
+    if not record.labels:  # with a classifier, so that the penultimate layer that was pre-trained with the encoder comes, too
+        record = checkpoint.load(task.ckpt, device=device, labels=trusted.test.labels, seed=task.seed)
     folder = Path(task.data)
     made = folder / "attack.json"
     if made.is_file():

@@ -22,7 +22,8 @@ AUGMENTERS = {
 ODD = [
     "a", "I", "word", "FILM good", "!", "?! ... --", "\U0001f600", "\U0001f600 \U0001f44d\U0001f3fd", "这部电影很好", "这 部 电影 很好", "नमस्ते दुनिया",
     "a\tb\t\tfilm\t", "\tthe\tgood\tfilm", "line\nof film\r\n", "film\u00a0good\u2028end", "\x00 film \x1f", "1 2 3", "n't 's", "the of and",
-    "don't well-made (good) film's", "e\u0301tude", "film " * 10_000, "the good film " * 3_000 + "!", "\U0001f600" * 10_000, "!" * 10_000, "a!" * 5_000,
+    "don't well-made (good) film's", "e\u0301tude",
+    "film " * 10_000, "the good film " * 3_000 + "!", "\U0001f600" * 10_000, "!" * 10_000, "a!" * 5_000,
 ]
 
 

@@ -253,7 +253,8 @@ def test_a_special_piece_that_looks_like_a_word_is_none(tiny):
 def test_what_is_no_masked_language_model_is_refused(tiny):
     fails(lambda: one("film", Bert(replace(CONFIG, mlm=False))), "no language-model head")
     fails(lambda: one("film", made("gpt2")), "no masked language model")
-    few = Text.from_vocab({p: i for i, p in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film", "Film", "##s"))}, 24, lowercase=False)
+    pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film", "Film", "##s")
+    few = Text.from_vocab({p: i for i, p in enumerate(pieces)}, 24, lowercase=False)
     fails(lambda: one("film", tiny, reader=few), "2 whole words")
     bare = Text.from_vocab({p: i for i, p in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "film", "story"))}, 24)
     fails(lambda: one("film", tiny, reader=bare), "no masked language model")
@@ -272,7 +273,8 @@ def test_a_real_vocabulary_gives_whole_words_and_keeps_the_text_around_them():
     small = BertConfig(vocab=record.model.config.vocab, hidden=16, layers=1, heads=2, ffn=16, labels=0, mlm=True)
     model = Bert(small).init_weights(torch.Generator().manual_seed(0), std=0.5)
     words = set(whole_words(model, record.text).values())
-    assert 20_000 < len(words) < 25_000 and {"film", "1990", "\u00e9"} & words == {"film", "1990"} and not any("#" in w or "[" in w for w in words)
+    assert 20_000 < len(words) < 25_000 and {"film", "1990", "\u00e9"} & words == {"film", "1990"}
+    assert not any("#" in word or "[" in word for word in words)
     text = "It's a STIRRING, funny (and well-made) film: caf\u00e9 owners can't re-imagine beauty\u2026"
     for seed in range(10):
         out = one(text, model, seed, reader=record.text)

@@ -104,6 +104,14 @@ def test_the_ends_bit_by_bit(select, tiny):
     assert equal(weights(tiny), victim) and equal(weights(pre), origin)
 
 
+def test_a_draw_of_0_is_not_kept_at_rho_0(tiny, monkeypatch):
+    """One draw in 2^24 is."""
+    monkeypatch.setattr(torch, "rand", lambda shape, generator, device: torch.zeros(shape))
+    pre = moved(tiny)
+    assert torch.equal(mix(tiny, pre, 0.0, chance()).model.embeddings.word.weight, pre.model.embeddings.word.weight)
+    assert equal(weights(mix(tiny, pre, 0.01, chance())), weights(tiny))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_share_drawn(name):
     victim = Record(made(name), LETTERS, ("bad", "good"), [])

@@ -15,7 +15,7 @@ from minibd.records import Example, Examples
 from minibd.repair import tune
 from test_encoder import MODELS, made
 from test_finetune import equal, weights
-from test_repair import CLEAN, LETTERS, VALIDATION
+from test_repair import CLEAN, LETTERS, VALIDATION, moved
 
 SETTINGS = FinePruning(share=0.5, lr=1e-2, epochs=2, steps=10, batch_size=4, weight_decay=0.1)
 TEXTS = Examples([Example(str(i), "abcdefgh"[i % 8:] + " b" * (i % 4), i % 2) for i in range(8)], ("bad", "good"))
@@ -78,7 +78,7 @@ def test_activity_leaves_the_model_as_it_was(tiny):
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_the_least_active_units_fall_and_nothing_else(name):
-    record = Record(made(name), LETTERS, ("bad", "good"), [])
+    record = moved(Record(made(name), LETTERS, ("bad", "good"), []), 0.01)  # biases are not 0 either
     model, before = record.model, weights(record)
     scores = torch.arange(40.0).reshape(2, 20) * 7 % 20                     # an order that is not the units' own
     prune(model, scores, 3, 2)

@@ -189,7 +189,7 @@ def test_fisher_is_not_the_square_of_the_batch_gradient(tiny):
 
 def test_fisher_leaves_the_model_as_it_was(tiny):
     model = checkpoint.copy(tiny).model.train()
-    for p in model.blocks[0].parameters():
+    for p in (*model.embeddings.parameters(), *model.blocks[0].parameters()):
         p.requires_grad_(False)                                             # frozen weights have a Fisher information, too
     before, hooks = {n: t.clone() for n, t in model.state_dict().items()}, lambda: sum(len(m._forward_hooks) for m in model.modules())
     done = fisher(model, tiny.text, CLEAN)
@@ -258,6 +258,14 @@ def test_what_it_keeps_is_less_suspicious_than_what_it_resets(tiny):
     kept, reset = torch.cat(kept), torch.cat(reset)
     assert kept.max() <= reset.min() and abs(len(kept) / n - 0.4) < 0.01
     assert all(torch.equal(weights(done.result)[name], weights(tiny)[name]) for name in HEAD)
+
+
+def test_a_huge_eps_leaves_the_size_of_the_move_alone(tiny):
+    done = Run(tiny, replace(SETTINGS, tune=False, eps=1e6))
+    paired = counterparts(tiny, done.pre)
+    plain = blend(tiny, paired, least({n: (tiny.model.get_parameter(n).detach() - w).square() for n, w in paired.weights.items()}, 0.4))
+    differ = sum(int((a != b).sum()) for a, b in zip(plain.model.parameters(), done.result.model.parameters(), strict=True))
+    assert differ < 10 and not equal(weights(done.result), weights(Run(tiny, replace(SETTINGS, tune=False)).result))
 
 
 @pytest.mark.parametrize("rho", [0.0, 1.0])

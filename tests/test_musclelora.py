@@ -118,7 +118,7 @@ def test_training_is_the_plain_loop(encoder, way, monkeypatch):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-8, msg=lambda said: f"{name}: {said}")
     if way == "released":
         assert 0.0 in ratios and max(ratios) > 0.0                        # both of its conditions came up
-    start = checkpoint.to_tune(encoder, ROWS.labels, 3, keep_head=False).model.state_dict()
+    start = checkpoint.new_classifier(encoder, ROWS.labels, 3).model.state_dict()
     assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(ours.model.state_dict().values(), start.values()))
 
 
@@ -137,7 +137,7 @@ def test_a_step_logs_both_losses(encoder):
 
 
 def test_bfloat16_comes_near(tiny):
-    ours, near = (musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT | {"lr": 1e-4}), seed=0, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    ours, near = (musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT | {"lr": 1e-4}, init="zero"), seed=0, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
     for a, b in zip(ours.model.parameters(), near.model.parameters()):
         assert a.dtype == b.dtype == torch.float32 and torch.allclose(a, b, atol=2e-2)
     assert any(not torch.equal(a, b) for a, b in zip(ours.model.parameters(), near.model.parameters()))
@@ -163,7 +163,7 @@ def test_without_alignment_the_clean_rows_are_not_read(tiny):
     ({}, {"query", "value", "pooler"}), ({"multi_scale": False}, {"query", "value"}), ({"train_head": True}, {"query", "value", "pooler", "classifier"}),
 ])
 def test_what_is_frozen_stays_to_the_last_bit(tiny, off, expected):
-    before = weights(checkpoint.to_tune(tiny, ROWS.labels, 0, keep_head=False))
+    before = weights(checkpoint.new_classifier(tiny, ROWS.labels, 0))
     after = weights(musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT, **off)))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert {name.split(".")[-2] for name in changed} == expected
@@ -171,7 +171,7 @@ def test_what_is_frozen_stays_to_the_last_bit(tiny, off, expected):
 
 
 def test_without_low_rank_everything_is_trained(tiny):
-    before = weights(checkpoint.to_tune(tiny, ROWS.labels, 0, keep_head=False))
+    before = weights(checkpoint.new_classifier(tiny, ROWS.labels, 0))
     after = weights(musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT, multi_scale=False, low_rank=False)))
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same <= {"head_mask", "embeddings.kind.weight"} | {f"blocks.{i}.key.bias" for i in range(2)}
@@ -231,6 +231,25 @@ def test_it_learns_what_the_clean_rows_say_and_not_what_others_do(tiny):
     aligned = musclelora(knows, wrong, rows(40, 1, "clean"), MuScleLoRA(**settings, ratio=0.0))
     raw = musclelora(knows, wrong, CLEAN, MuScleLoRA(**settings, align=False))
     assert accuracy(aligned.model, tiny.text, VALIDATION) > 0.9 and accuracy(raw.model, tiny.text, VALIDATION) < 0.1
+
+
+def test_the_penultimate_layer_that_was_pre_trained_stays(tiny):
+    fresh = checkpoint.new_classifier(tiny, ("a", "b", "c"), 4)
+    assert torch.equal(fresh.model.pooler.weight, tiny.model.pooler.weight) and fresh.model.classifier.weight.shape == (3, 32)
+    other, again = checkpoint.new_classifier(tiny, ("a", "b"), 5).model, checkpoint.new_classifier(tiny, ("a", "b"), 4).model
+    assert not torch.equal(other.classifier.weight, tiny.model.classifier.weight) and not torch.equal(other.classifier.weight, again.classifier.weight)
+    assert not again.classifier.bias.any() and fresh.labels == ("a", "b", "c")
+    bare = checkpoint.headless(tiny)                                      # where there is none, it is drawn as for any other training
+    for a, b in zip(weights(checkpoint.new_classifier(bare, ("a", "b"), 4)).values(), weights(checkpoint.to_tune(bare, ("a", "b"), 4, False)).values()):
+        assert torch.equal(a, b)
+
+
+def test_a_model_with_low_rank_layers_is_neither_saved_nor_given_another_head(tiny, tmp_path):
+    record = adapted(tiny, ROWS, MuScleLoRA().sized(tiny.model), 0)
+    fails(lambda: checkpoint.save(record, tmp_path / "x.safetensors"), "merge low-rank layers first")
+    fails(lambda: checkpoint.save(record, tmp_path / "folder"), "merge low-rank layers first")
+    fails(lambda: checkpoint.headless(record), "merge low-rank layers first")
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- the batch of both

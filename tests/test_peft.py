@@ -93,7 +93,7 @@ def test_only_the_deltas_train(tiny, method, train_head):
     assert inserted and all(re.fullmatch(TRAINED[method], name) for name in inserted) and (head <= set(seen[0])) == train_head
     assert {name.split(".")[1] for name in inserted} == {"0", "1"}  # in both layers
     assert tuned.history[-1]["trained_numbers"] == COUNTS[method] + (32 * 32 + 32 + 2 * 32 + 2) * train_head
-    start, end = weights(checkpoint.to_tune(tiny, TRAIN.labels, 3, keep_head=False)), {own(name): t for name, t in weights(tuned).items()}
+    start, end = weights(checkpoint.new_classifier(tiny, TRAIN.labels, 3)), {own(name): t for name, t in weights(tuned).items()}
     changed = {name for name in start if not torch.equal(start[name], end[name])}
     merged = {f"blocks.{i}.{name}.weight" for i in range(2) for name in ("query", "value")} if method == "lora" else set()
     assert changed == merged | (head if train_head else set())
@@ -110,7 +110,7 @@ def test_every_delta_moves(tiny, method):
 def test_lora_weighs_alpha_over_rank_and_comes_back_as_a_plain_model(tiny, tmp_path):
     """Of one step of training dW is alpha / r R L, and the step of R, from 0, is lr in every number (Adam's first)."""
     once = {"bottleneck": 2, "lr": 1e-3, "epochs": 1, "batch_size": 40}
-    start = weights(checkpoint.to_tune(tiny, TRAIN.labels, 0, keep_head=False))
+    start = weights(checkpoint.new_classifier(tiny, TRAIN.labels, 0))
     seen = {}
     tuned = train_peft(tiny, TRAIN, PEFT("lora", alpha=6.0, **once), look=lambda model, step: seen.update(
         {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}))
@@ -125,10 +125,10 @@ def test_lora_weighs_alpha_over_rank_and_comes_back_as_a_plain_model(tiny, tmp_p
 
 def test_vanilla_is_fine_tuning_with_a_new_head(tiny, monkeypatch):
     monkeypatch.setattr(Encoder, "trim", True)                   # the same dropout masks for both
-    settings = PEFT("vanilla", **SHORT)
+    settings, bare = PEFT("vanilla", **SHORT), checkpoint.headless(tiny)
     for validation in (None, VALIDATION):
-        tuned = train_peft(tiny, TRAIN, settings, validation=validation, seed=2)
-        assert equal(weights(tuned), weights(finetune(tiny, TRAIN, settings.schedule, validation=validation, keep_head=False, seed=2)))
+        tuned = train_peft(bare, TRAIN, settings, validation=validation, seed=2)
+        assert equal(weights(tuned), weights(finetune(bare, TRAIN, settings.schedule, validation=validation, keep_head=False, seed=2)))
     assert tuned.history[-1]["trained_numbers"] == sum(p.numel() for p in tiny.model.parameters())
 
 
@@ -149,12 +149,12 @@ def test_an_encoder_gets_a_head_for_the_classes_of_the_rows(tiny):
 
 @every_method
 def test_a_llama_with_two_numbers(tiny, method):
-    """The paper's bottleneck for it."""
+    """The paper's bottleneck for it, and its classifier of two layers, 16 wide."""
     config = LlamaConfig(vocab=tiny.model.config.vocab, hidden=16, layers=2, heads=4, kv_heads=2, ffn=24, positions=48)
     llama = Record(Llama(config).init_weights(torch.Generator().manual_seed(0)).eval(), tiny.text, tiny.labels, [])
     tuned = train_peft(llama, TRAIN, PEFT(method, **SHORT))
     assert tuned.history[-1]["trained_numbers"] == {
-        "vanilla": sum(p.numel() for p in llama.model.parameters()), "lora": 2 * 2 * (16 + 16 + 16 + 8),
+        "vanilla": sum(p.numel() for p in llama.model.parameters()) + 16 * 16, "lora": 2 * 2 * (16 + 16 + 16 + 8),
         "adapter": 2 * 2 * (2 * 16 * 2 + 2 + 16), "prefix": 512 * 2 + 512 * 513 + 2 * 16 * 513}[method]
 
 

@@ -664,8 +664,9 @@ EXCEPTIONS = {
     "noun": {"men": ["man"], "women": ["woman"], "children": ["child"], "wives": ["wife"], "lives": ["life"], "thieves": ["thief"]},
     "verb": {
         "began": ["begin"], "begun": ["begin"], "bought": ["buy"], "broke": ["break"], "brought": ["bring"], "built": ["build"],
-        "came": ["come"], "caught": ["catch"], "chose": ["choose"], "chosen": ["choose"], "fell": ["fall"], "felt": ["feel"], "forgot": ["forget"],
-        "fought": ["fight"], "found": ["find"], "gave": ["give"], "given": ["give"], "got": ["get"], "grew": ["grow"], "held": ["hold"],
+        "came": ["come"], "caught": ["catch"], "chose": ["choose"], "chosen": ["choose"], "fell": ["fall"], "felt": ["feel"],
+        "forgot": ["forget"], "fought": ["fight"], "found": ["find"], "gave": ["give"], "given": ["give"], "got": ["get"],
+        "grew": ["grow"], "held": ["hold"],
         "kept": ["keep"], "knew": ["know"], "known": ["know"], "left": ["leave"], "lost": ["lose"], "made": ["make"], "said": ["say"],
         "saw": ["see"], "seen": ["see"], "shown": ["show"], "spoke": ["speak"], "stole": ["steal"], "stopped": ["stop"],
         "thought": ["think"], "told": ["tell"], "took": ["take"], "understood": ["understand"],

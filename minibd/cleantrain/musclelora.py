@@ -126,7 +126,7 @@ class MuScleLoRA:
 
 def adapted(record: Record, rows: Examples, settings: MuScleLoRA, seed: int) -> Record:
     """Lines 1 and 2: a copy of `record` with a new classifier for the classes of `rows`, ready to be trained."""
-    tuned = checkpoint.to_tune(record, rows.labels, seed, keep_head=False, bottleneck=settings.bottleneck)
+    tuned = checkpoint.new_classifier(record, rows.labels, seed, settings.bottleneck)
     if not settings.low_rank:
         return tuned
     drawn = torch.Generator().manual_seed(seed + 2)  # seed + 1 has drawn the classifier

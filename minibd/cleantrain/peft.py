@@ -9,7 +9,8 @@ and which learns by a few inserted numbers only, takes up the task and, so the h
                            prefix   n learned keys and values in front of every text            models/prefix.py
     3  train the deltas on the rows with cross-entropy; the best epoch on the validation rows comes back
 
-The classifier stays at its random start, as in the released code; the paper does not say so. The deltas turn the hidden state towards it.
+The classifier stays at its random start and the penultimate layer at what the encoder brings (BERT's pooler was pre-trained with it), as in
+the released code; the paper does not say so. The deltas turn the hidden state towards it.
 `train_head` trains it, and the layer before it, too.
 Rank, bottleneck and prefix positions are one number, as in the paper (B.4), though the three then train 0.3, 0.3 and 9.7 million numbers.
 
@@ -39,7 +40,8 @@ from minibd.predict import accuracy
 from minibd.records import BadInput, Examples
 from minibd.train import Log, Schedule, cross_entropy, fit
 
-HEAD = ("pooler.", "classifier.")  # what a new classifier consists of
+HEAD = ("pooler.", "classifier.")  # what stands behind the encoder
+HEAD_WIDTH = 16  # of a Llama's two-layer classifier, section 5.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def train_peft(record: Record, rows: Examples, settings: PEFT = PEFT(), *, valid
     validation: the epoch that is best on these rows comes back; without them, the last.
     log, look: what `fit` hands them after each step; `look` sees LoRA before it is merged.
     """
-    tuned = checkpoint.to_tune(record, rows.labels, seed, keep_head=False)
+    tuned = checkpoint.new_classifier(record, rows.labels, seed, HEAD_WIDTH)
     model = tuned.model
     insert(model, settings, torch.Generator().manual_seed(seed + 2))  # seed + 1 has drawn the classifier
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
