@@ -47,7 +47,8 @@ def settings_of(module: str, name: str) -> type:
 class Task:
     """Where the model and the rows come from, and where the result goes."""
     ckpt: str = setting("", "a minibd .safetensors or a Hugging Face folder (required)")
-    data: str = setting("", "a folder of train/dev/test .tsv, .csv or .jsonl, or one file; without it, what the checkpoint was trained on")
+    data: str = setting("", "a folder of train/dev/test .tsv, .csv or .jsonl, or one file; pairs: built-in sentence pairs; without it, what the "
+                        "checkpoint was trained on")
     text_column: str | None = setting(None, "column of the text, where it is not text, sentence or sentences", kind=str)
     label_column: str | None = setting(None, "column of the label, where it is not label or labels", kind=str)
     pair_column: str | None = setting(None, "column of the second text of a pair", kind=str)
@@ -83,6 +84,8 @@ class Attack:
     triggers_per_text: int | None = setting(None, "triggers inserted in a text: default 1; lwp 2, a pair; sos all its words", kind=int)
     sentence: str | None = setting(None, "what addsent inserts, by default: I watch this 3D movie; or sos at test: I have bought it from a store "
                                    "with my friends last weekend", kind=str)
+    side: str | None = setting(None, "of sentence pairs: the text that gets the trigger, either by a coin a row: default the history's, or either",
+                               kind=str, choices=("first", "second", "either"))
     paraphrases: str | None = setting(None, "for --attack paraphrase: a folder of paraphrased train / dev / test files, joined to the rows by "
                                       "their ids, or row by row where they have none", kind=str)
 

@@ -64,11 +64,8 @@ def data_of(task: Task, record: checkpoint.Record) -> dict:
     return named[-1]
 
 
-def judge_of(attack: Attack, task: Task, record: checkpoint.Record, test: Examples, side: str | None = None) -> Judge:
-    """CACC on `test`; ASR by --triggered, --attack or the checkpoint's own history, in this order, or not at all.
-
-    side: the text of a pair that gets the trigger, where it is another than the history's.
-    """
+def judge_of(attack: Attack, task: Task, record: checkpoint.Record, test: Examples) -> Judge:
+    """CACC on `test`; ASR by --triggered, --attack or the checkpoint's own history, in this order, or not at all."""
     if attack.triggered:
         return Judge(test, data.read(attack.triggered, labels=record.labels, **columns_of(task)), attack.target)
     entry = None
@@ -78,8 +75,8 @@ def judge_of(attack: Attack, task: Task, record: checkpoint.Record, test: Exampl
         entry = sided(entry_of(attack), "either", test)
     if entry is None:
         return Judge(test)
-    if side:
-        entry = sided(entry, side, test)
+    if attack.side:
+        entry = sided(entry, attack.side, test)
     return Judge(test, triggered_of(entry, task, record, test, "test"), entry["target"])
 
 

@@ -38,8 +38,6 @@ class Poison:
     add: bool | None = setting(None, "add poisoned copies and keep their clean twins, instead of replacing rows", kind=bool, opposite="replace")
     of: str | None = setting(None, "what --rate is a share of: all rows, or those that fit --labels: default all; ep candidates", kind=str,
                              choices=("all", "candidates"))
-    side: str | None = setting(None, "of sentence pairs: the text that gets the trigger, either by a coin a row: default either", kind=str,
-                               choices=("first", "second", "either"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ def run() -> None:
 
     # The scheme, the attack and the two schedules: what the flags say, else the preset, else the attack's own.
     started = time.perf_counter()
-    way = scheme(attack.attack, **asdict(chosen))
+    way = scheme(attack.attack, **asdict(chosen), side=attack.side)
     attack = replace(attack, triggers=way.triggers if attack.triggers is None else attack.triggers,
                      triggers_per_text=way.per_text if attack.triggers_per_text is None else attack.triggers_per_text)
     entry = jobs.entry_of(attack)
@@ -130,8 +128,8 @@ def run() -> None:
     if training.rows is None and attack.attack in BUILT_IN and "path" not in jobs.data_of(task, base):
         training = replace(training, rows=min(BUILT_IN[attack.attack], len(splits.train)))
     entry = jobs.sided(entry, way.side, splits.train)
-    chosen = replace(chosen, rate=way.rate, labels=way.labels, add=way.add, of=way.of, side=entry.get("side"))
-    attack = replace(attack, triggers=entry.get("triggers"), triggers_per_text=entry.get("per_text"))
+    chosen = replace(chosen, rate=way.rate, labels=way.labels, add=way.add, of=way.of)
+    attack = replace(attack, triggers=entry.get("triggers"), triggers_per_text=entry.get("per_text"), side=entry.get("side"))
     training = replace(training, lr=schedule.lr, epochs=schedule.epochs, batch_size=schedule.batch_size, variant=getattr(settings, "variant", None),
                        clean_lr=clean_schedule.lr, clean_epochs=clean_schedule.epochs)
 

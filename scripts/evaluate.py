@@ -17,20 +17,13 @@ from minibd.cli import Attack, Task, main, parse, setting
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """What ASR on sentence pairs is measured with"""
-    side: str | None = setting(None, "the text of a pair that gets the trigger, either by a coin a row: default the history's, or either",
-                               kind=str, choices=("first", "second", "either"))
-
-
-@dataclass(frozen=True, slots=True)
 class Floor:
     """What a model without a backdoor scores on the same rows"""
     clean_ckpt: str | None = setting(None, "a clean model of the same task: its ASR is its error on the triggered rows, the floor", kind=str)
 
 
 def run() -> None:
-    task, attack, pairs, floor = parse(__doc__, Task, Attack, Pairs, Floor)
+    task, attack, floor = parse(__doc__, Task, Attack, Floor)
 
     import time
 
@@ -40,7 +33,7 @@ def run() -> None:
 
     started = time.perf_counter()
     record, splits, out = jobs.open_task("evaluate", task)
-    judge = jobs.judge_of(attack, task, record, splits.test, pairs.side)
+    judge = jobs.judge_of(attack, task, record, splits.test)
     jobs.say_rows(test=splits.test, triggered=judge.triggered)
     steps = [report.Step("model", judge(record.model, record.text), 0.0)]
     if floor.clean_ckpt:
@@ -50,7 +43,7 @@ def run() -> None:
                            f"{', '.join(record.labels)}: give a clean model of the same task")
         steps.append(report.Step("clean model", judge(clean.model, clean.text), 0.0))
     jobs.say_scores(steps)
-    report.write_json(out / "result.json", report.result("evaluate", jobs.args_of(task, attack, pairs, floor), {"test": len(splits.test)}, steps,
+    report.write_json(out / "result.json", report.result("evaluate", jobs.args_of(task, attack, floor), {"test": len(splits.test)}, steps,
                                                          after=steps[0], seconds=time.perf_counter() - started))
 
 

@@ -319,6 +319,17 @@ def test_d_aug_has_k_copies_of_each_row_with_its_label():
     assert any(len({y.text for y in augmented if y.id == x.id}) == 3 for x in CLEAN)
 
 
+def test_both_texts_of_a_pair_are_split_and_the_first_as_if_it_were_alone():
+    pairs = [replace(x, pair=f"certainly {y.text} altogether") for x, y in zip(CLEAN, CLEAN[1:] + CLEAN[:1])]
+    made, single = token_split(pairs, SETTINGS, seed=0), token_split(CLEAN, SETTINGS, seed=0)
+    assert [(y.id, y.text, y.label) for y in made] == [(y.id, y.text, y.label) for y in single] and all(y.pair is None for y in single)
+    of = {x.id: x.pair for x in pairs}
+    assert all(y.pair.replace(" ", "") == of[y.id].replace(" ", "") and y.pair != of[y.id] for y in made)
+    assert len({y.pair for y in made}) > len(pairs)                     # each copy is cut anew
+    same = token_split([replace(x, pair=x.text) for x in CLEAN], SETTINGS, seed=0)
+    assert any(y.text != y.pair for y in same)                          # and by a generator of its own
+
+
 def test_a_rows_copies_do_not_depend_on_other_rows():
     full = token_split(CLEAN, SETTINGS, seed=0)
     some = token_split(CLEAN[4:6], SETTINGS, seed=0)

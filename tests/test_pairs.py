@@ -70,15 +70,15 @@ def told(out):
     return json.loads((out / "attack.json").read_text())
 
 
-def judge(ckpt, side=None, **flags):
+def judge(ckpt, **flags):
     """What any other script would measure it by: the rows of its history."""
     task, record = Task(ckpt=str(ckpt), device="cpu"), checkpoint.load(ckpt)
-    return jobs.judge_of(Attack(**flags), task, record, jobs.splits_of(task, record).test, side)
+    return jobs.judge_of(Attack(**flags), task, record, jobs.splits_of(task, record).test)
 
 
-def judged_again(ckpt, side=None, **flags):
+def judged_again(ckpt, **flags):
     record = checkpoint.load(ckpt)
-    return judge(ckpt, side, **flags)(record.model, record.text).asr.percent
+    return judge(ckpt, **flags)(record.model, record.text).asr.percent
 
 
 # ---- the built-in task, by name
@@ -142,7 +142,7 @@ def test_an_attack_on_pairs_says_its_side_and_is_measured_on_it_again(attack, en
         of = side_of(clean[x.id], side, 0)
         assert (x.text != clean[x.id].text, x.pair != clean[x.id].pair) == (of == "text", of == "pair")
     assert judge(out / "encoder.safetensors").triggered == data.read(out / "triggered.jsonl", labels=record.labels)
-    assert judged_again(out / "encoder.safetensors") == judged_again(out / "encoder.safetensors", side) == found["steps"][-1]["asr"]
+    assert judged_again(out / "encoder.safetensors") == judged_again(out / "encoder.safetensors", side=side) == found["steps"][-1]["asr"]
 
 
 def test_of_single_texts_no_side_is_said_and_a_second_is_refused(here, tiny_file, folder, tmp_path):
@@ -169,7 +169,7 @@ def test_evaluation_may_ask_for_another_side(here, victim, small, tmp_path):
         assert result["after"]["asr"] == 100 * predict(victim.model, victim.text, made).count(1) / 30 and result["args"]["side"] == side
     # An attack by name is on either side, unless another is said; the history's is on its own.
     for side, of, flags in ((None, "either", {"attack": "badnets"}), ("first", "first", {"attack": "badnets"}), (None, "second", {})):
-        assert judge(tmp_path / "v.safetensors", side, **flags).triggered == triggered(rows, BadNets(), target=1, text=victim.text, side=of)
+        assert judge(tmp_path / "v.safetensors", side=side, **flags).triggered == triggered(rows, BadNets(), target=1, text=victim.text, side=of)
 
 
 def test_an_entry_without_a_side_is_of_the_first_text(victim, tmp_path):

@@ -162,10 +162,14 @@ def distill_loss(student: Output, teacher: Output, batch: Batch, settings: MBTSA
 def token_split(clean: Sequence[Example], settings: MBTSAD, seed: int) -> list[Example]:
     """D_aug: k token-split copies of each clean row, labels kept, and the row itself where `originals` says so.
 
-    A generator for each copy, so that no row's copies depend on which other rows there are.
+    Of a pair both texts are split, each by its own length: a trigger may stand in either.
+    A generator for each copy of a text, so that no row's copies depend on which other rows there are.
     """
-    copies = [replace(x, text=split(x.text, generator(seed, "split", x.id, copy), rate=settings.rate, max_targets=settings.max_targets,
-                                    min_char=settings.min_char)) for copy in range(settings.k) for x in clean]
+    def cut(text: str, *of: object) -> str:
+        return split(text, generator(seed, "split", *of), rate=settings.rate, max_targets=settings.max_targets, min_char=settings.min_char)
+
+    copies = [replace(x, text=cut(x.text, x.id, copy), pair=x.pair if x.pair is None else cut(x.pair, x.id, copy, "pair"))
+              for copy in range(settings.k) for x in clean]
     return [*clean, *copies] if settings.originals else copies
 
 
