@@ -29,6 +29,8 @@ class Trusted:
                           "(default 0: not at all)", paper="5")
     curve_rows: int = setting(200, "test rows of each kind that this looks at: clean, triggered, and, as a control, clean of the target class alone",
                               paper="the training rows; released the dev rows")
+    search_bands: tuple[str, ...] | None = setting(None, "first choose the radial scalings on clean rows alone: a vector such as 1,2,3,4, or published for "
+                                                   "the paper's four; may be given again", paper="searched", kind=list)
     vanilla_lr: float | None = setting(None, "learning rate of vanilla (default that of the others)", paper="2e-5, Llama 1e-5", kind=float)
 
 
@@ -36,22 +38,33 @@ def run() -> None:
     task, attack, trusted, settings = parse(__doc__, Task, Attack, Trusted, settings_of("cleantrain.musclelora", "MuScleLoRA"))
 
     import time
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     import torch
 
     from minibd import checkpoint, data, report
     from minibd import job as jobs
     from minibd.analysis.fourier import Fourier, Spectrum, aimed, one_class
-    from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
+    from minibd.cleantrain.musclelora import MuScleLoRA, musclelora, search_bands
     from minibd.cleantrain.peft import PEFT, train_peft
+    from minibd.models.lora import PRESETS
     from minibd.records import BadInput
 
     if bad := [name for name in trusted.train if name not in WAYS]:
         raise BadInput(f"--train {','.join(bad)}: there are {', '.join(WAYS)}")
     settings = MuScleLoRA(**asdict(settings))
+    vectors = []
+    for vector in trusted.search_bands or ():
+        vectors += [own.bands for own in PRESETS.values()] if vector == "published" else [MuScleLoRA(bands=tuple(vector.split(","))).scalings]
     job = jobs.start_untrusted("musclelora", task, trusted.clean_aux, lambda record: settings.sized(record.model).aux, attack, trusted)
     settings = settings.sized(job.victim.model)
+    dtype = getattr(torch, task.dtype)
+    if vectors:
+        found = search_bands(job.victim, job.clean, job.splits.dev, vectors, settings, seed=task.seed, dtype=dtype)
+        for bands, right in found:
+            print(f"{100 * right:6.2f} % of the clean rows held out, with the scalings {','.join(f'{s:g}' for s in bands)}")
+        settings = replace(settings, bands=tuple(f"{s:g}" for s in found[0][0]))
+        job.args["search"] = [{"bands": list(bands), "accuracy": 100 * right} for bands, right in found]
     job.args |= asdict(settings)
 
     sets = {}
@@ -65,7 +78,7 @@ def run() -> None:
         sets = {name: data.sample(examples, n, task.seed) for name, examples in rows.items()}
         headed = checkpoint.with_head(checkpoint.headless(job.victim), job.splits.train.labels, task.seed)
 
-    shared = {"validation": job.splits.dev or None, "seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log.append}
+    shared = {"validation": job.splits.dev or None, "seed": task.seed, "dtype": dtype, "log": job.log.append}
     for name in trusted.train:
         spectrum = Spectrum(headed.model, headed.text, sets, Fourier(every=trusted.curves)) if sets else None
         shared["look"] = spectrum and spectrum.look

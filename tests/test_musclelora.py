@@ -12,7 +12,7 @@ from conftest import fails, rows
 from minibd import checkpoint, data
 from minibd.checkpoint import Record
 from minibd.cleantrain import musclelora as method
-from minibd.cleantrain.musclelora import MuScleLoRA, adapted, joined, musclelora
+from minibd.cleantrain.musclelora import MuScleLoRA, adapted, joined, musclelora, search_bands
 from minibd.cleantrain.peft import PEFT, train_peft
 from minibd.cli import settings_of
 from minibd.data import batches
@@ -317,6 +317,34 @@ def test_a_llama_gets_the_two_layers_that_the_scalings_stand_at(tiny):
     assert musclelora(record, ROWS, CLEAN, MuScleLoRA(**SHORT, bottleneck=5)).model.pooler.weight.shape == (5, 16)
 
 
+# ---- the search for scalings
+
+def test_the_search_trains_on_half_of_the_clean_rows_and_scores_on_the_other(tiny, monkeypatch):
+    seen = []
+
+    def fake(record, half, clean, settings, *, validation, seed, dtype):
+        seen.append(({x.id for x in half}, {x.id for x in validation}, clean, settings.scalings, settings.epochs))
+        return record
+    right = {(1.0,): 0.5, (2.0, 3.0): 0.75, (4.0,): 0.75}
+    monkeypatch.setattr(method, "musclelora", fake)
+    monkeypatch.setattr(method, "accuracy", lambda model, text, others: right[seen[-1][3]])
+    found = search_bands(tiny, CLEAN, VALIDATION, list(right), epochs=7)
+    assert found == [((2.0, 3.0), 0.75), ((4.0,), 0.75), ((1.0,), 0.5)]
+    for half, others, clean, _, epochs in seen:
+        assert len(half) == len(others) == 6 and half | others == {x.id for x in VALIDATION} and clean is CLEAN and epochs == 7
+
+
+def test_the_search_finds_what_a_narrow_model_can_learn_with(tiny):
+    knows = checkpoint.headless(finetune(tiny, rows(200, 0, "train"), Schedule(3e-3, 4, 16), seed=9))
+    settings = MuScleLoRA(lr=3e-3, batch_size=8)
+    found = search_bands(knows, CLEAN, rows(40, 4, "more"), [method.PRESETS["bert-base"].bands, (1.0,)], settings, epochs=10)
+    assert found[0][0] == (1.0,) and found[0][1] > found[1][1] + 0.2
+
+
+def test_a_search_needs_rows(tiny):
+    fails(lambda: search_bands(tiny, CLEAN, VALIDATION.like(VALIDATION[:2]), [(1.0,)]), "2 clean rows", "give more")
+
+
 # ---- the script
 
 QUICK = ("--epochs", 1, "--batch-size", 8, "--lr", 1e-2, "--aux", 8)
@@ -385,3 +413,12 @@ def test_the_script_writes_curves_of_as_many_rows_of_each_kind(here, tiny_file, 
         assert curves["sets"]["triggered"]["e_high"][0] == [None, None] != curves["sets"]["clean"]["e_high"][0]      # one label alone
     run = here("musclelora.py")("--ckpt", tiny_file, "--data", folder, "--clean-aux", folder, "--out", tmp_path / "none", *QUICK, "--curves", 10)
     assert run.returncode == 2 and "--curves 10" in run.stderr
+
+
+def test_the_script_searches_the_scalings_first(here, tiny_file, folder, poisoned, tmp_path, monkeypatch):
+    run = here("musclelora.py")("--ckpt", tiny_file, "--data", poisoned, "--clean-aux", folder, "--out", tmp_path / "out", *QUICK, "--train", "musclelora",
+                                "--search-bands", "published", "--search-bands", "1,2.5")
+    assert run.returncode == 0, run.stderr
+    args = json.loads((tmp_path / "out" / "result.json").read_text())["args"]
+    assert len(args["search"]) == 5 and [float(band) for band in args["bands"]] == args["search"][0]["bands"]
+    assert run.stdout.count("of the clean rows held out") == 5 and "the scalings 1,2.5" in run.stdout

@@ -23,7 +23,7 @@ variant="released": mu by the released conditions (align.Ratio), and a tensor wh
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
@@ -37,6 +37,7 @@ from minibd.align import AlignedAdamW, Groups, Ratio, swap, twins_of
 from minibd.checkpoint import Record
 from minibd.cli import check_choices, setting
 from minibd.data import generator as chance
+from minibd.data import sample
 from minibd.models.lora import PRESETS, freeze, lora, merge, multi_scale, preset, with_groups
 from minibd.models.encoder import Encoder
 from minibd.predict import accuracy
@@ -178,6 +179,26 @@ def aligning(text: Text, clean: Encoded, trained: list[nn.Parameter], settings: 
         return {"cls": untrusted, "clean": trusted.expand(n)}
 
     return loss, optimizer
+
+
+def search_bands(record: Record, clean: Examples, trusted: Examples, candidates: Sequence[tuple[float, ...]], settings: MuScleLoRA = MuScleLoRA(), *,
+                 epochs: int = 30, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[tuple[tuple[float, ...], float]]:
+    """The radial scalings for a new model, on clean rows alone (the paper searches them and does not say how): [(bands, accuracy)], best first.
+
+    Each of `candidates` is trained on half of `trusted`, aligned to `clean`, and scored on the other half; of equals the first one given leads.
+    It tells which scalings let the model learn at all; how much of a backdoor they keep out, clean rows cannot tell.
+    """
+    half = sample(trusted, 0.5, seed)
+    ids = {x.id for x in half}
+    others = trusted.like(x for x in trusted if x.id not in ids)
+    if not others or len(half) < 2:
+        raise BadInput(f"{len(trusted)} clean rows beside those that are aligned to: a search trains on half and scores on half, give more")
+    scores = []
+    for bands in candidates:
+        tried = replace(settings, bands=tuple(map(str, bands)), epochs=epochs)
+        trained = musclelora(record, half, clean, tried, validation=others, seed=seed, dtype=dtype)
+        scores.append((bands, accuracy(trained.model, trained.text, others)))
+    return sorted(scores, key=lambda score: -score[1])
 
 
 def musclelora(record: Record, rows: Examples, clean: Examples, settings: MuScleLoRA = MuScleLoRA(), *, validation: Examples | None = None,
