@@ -287,6 +287,7 @@ def align(bench: Bench) -> None:
     adam = torch.optim.AdamW(their_params, lr=2e-5, weight_decay=0.0)
 
     freeze(model)
+    model.trim = True  # as the method does
     lora(model, rank=rank, alpha=scaling, generator=generator)
     multi_scale(model, bands=numbers.bands, bandwidth=numbers.bandwidth, alpha=numbers.alpha, generator=generator)
     seed_dropout(model.train(), generator)

@@ -81,7 +81,7 @@ def activity(model: Encoder, text: Text, rows: Examples, *, batch_size: int = 12
         for which in in_order(encoded.lengths, batch_size):
             batch = text.batch(encoded, which).to(device)
             places = model.places(batch)
-            model(batch)
+            model.encode(batch)  # not model(batch), which leaves out of the last block what is not classified
             # Where a batch was not packed, padding is among the rows.
             total += torch.stack([places.spread(x)[batch.mask].abs().double().sum(0) for x in inner])
             inner.clear()
