@@ -325,7 +325,8 @@ def test_a_bottleneck_is_a_product_of_two_matrices():
 @torch.no_grad()
 def test_dropout_acts_where_transformers_has_it():
     batch = texts(LENGTHS["much"], "right")
-    assert torch.equal(small().train()(batch).logits, small()(batch).logits)
+    still, trained = (model(batch, want=("hidden",)).logits for model in (small(), small().train()))
+    assert torch.equal(trained, still)
     assert not torch.equal(small(bottleneck=3).train()(batch).logits, small(bottleneck=3)(batch).logits)
     assert not torch.equal(small(attention_dropout=0.5).train()(batch).logits, small()(batch).logits)
     none = dict(dropout=0.0, embedding_dropout=0.0, attention_dropout=0.0)
