@@ -72,6 +72,15 @@ class AllClean:
 
 
 @dataclass(frozen=True, slots=True)
+class Pretrained:
+    """The weights that the victim came from, where the defender has them."""
+    pretrained: str | None = setting(None, "the checkpoint that the victim was fine-tuned from, a minibd .safetensors or a Hugging Face folder: "
+                                     "for fine-mixing, fine-purifying and --e-pur", kind=str)
+    e_pur: bool | None = setting(None, "first of all reset the word embeddings that moved far and are rare in the clean rows, 1 in 150 and at "
+                                 "most 200 (default: finemix.py does, others do not)", paper="E-PUR, of Fine-mixing", kind=bool)
+
+
+@dataclass(frozen=True, slots=True)
 class Attack:
     """What ASR is measured with. A defence never sees it."""
     attack: str = setting("known", "the attack whose ASR is reported: known (the one in the checkpoint's history, if any), none, or one by "

@@ -13,8 +13,9 @@ import torch
 from minibd import checkpoint, data, report, reviews
 from minibd.attacks import known, paraphrase
 from minibd.attacks.poison import Corrupt, triggered
-from minibd.cli import AllClean, Attack, Clean, Task
+from minibd.cli import AllClean, Attack, Clean, Pretrained, Task
 from minibd.evaluate import Judge
+from minibd.mitigations.finemix import FineMixing, frequencies, purify_embeddings
 from minibd.records import BadInput, Examples
 
 CLEAN_SHARE = 0.2  # of the training rows: MBTSAD's setting (III-B)
@@ -136,6 +137,7 @@ class Job:
     out: Path
     steps: list[report.Step] = field(default_factory=list)
     log: list[dict] = field(default_factory=list)
+    pretrained: checkpoint.Record | None = None
     started: float = field(default_factory=time.perf_counter)
 
     def judged(self, name: str, model: torch.nn.Module, seconds: float) -> None:
@@ -149,6 +151,16 @@ class Job:
         elif keep_head:
             raise BadInput(f"--keep-head: {self.args['ckpt']} has no classifier to keep, leave it out")
 
+    def purify(self, pretrained: Pretrained) -> None:
+        """Where --e-pur says so, E-PUR before the method: from here on the purified model is the victim, measured where that was."""
+        if not pretrained.e_pur:
+            return
+        started, headed = time.perf_counter(), own_head(self.victim)
+        f, pieces = frequencies(self.victim.text, self.clean), len(self.victim.model.embeddings.word.weight)
+        self.victim = purify_embeddings(self.victim, self.pretrained, f, FineMixing().resets(pieces))
+        if headed:
+            self.judged("E-PUR", self.victim.model, time.perf_counter() - started)
+
     def finish(self, cleaned: checkpoint.Record, rows: dict[str, int]) -> None:
         """Write the cleaned checkpoint, steps.jsonl and result.json under `out`; print the table."""
         path = beside(self.out, self.args["ckpt"])
@@ -161,13 +173,14 @@ class Job:
         print(f"written: {path}, {self.out / 'result.json'}, {self.out / 'steps.jsonl'}")
 
 
-def open_task(method: str, task: Task, *, new_classifier: bool = False) -> tuple[checkpoint.Record, data.Splits, Path]:
+def open_task(method: str, task: Task, *inputs: str, new_classifier: bool = False) -> tuple[checkpoint.Record, data.Splits, Path]:
     """The checkpoint, its rows and the output folder, checked before any work is done.
 
     A checkpoint without classifier is refused, or given a new one for the classes of the rows where `new_classifier` says so.
+    inputs: what the run reads beside the two, and the output folder must not be.
     """
     device = device_of(task.device)
-    out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data)
+    out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data, *inputs)
     record = checkpoint.load(task.ckpt, device=device)
     if not record.labels and not new_classifier:
         raise BadInput(f"{task.ckpt} has no classifier: {method} works on one, give a checkpoint fine-tuned on the task")
@@ -182,15 +195,33 @@ def own_head(record: checkpoint.Record) -> bool:
     return "new" not in (record.history or [{}])[-1]
 
 
-def start(method: str, task: Task, clean: Clean | AllClean, attack: Attack, *settings: object, new_classifier: bool = False) -> Job:
-    """Open the task, draw the defender's clean rows and the judge's triggered ones, and say what was read."""
+def pretrained_of(path: str, task: Task, victim: checkpoint.Record) -> checkpoint.Record:
+    """What --pretrained names; where that has no classifier, with a new one, so that a pooler that was pre-trained comes too."""
+    device = device_of(task.device)
+    record = checkpoint.load(path, device=device)
+    return record if record.labels else checkpoint.load(path, device=device, labels=victim.labels, seed=task.seed)
+
+
+def start(method: str, task: Task, clean: Clean | AllClean, attack: Attack, *settings: object, new_classifier: bool = False,
+          pretrained: Pretrained = Pretrained(), needs_pretrained: bool = False) -> Job:
+    """Open the task, draw the defender's clean rows and the judge's triggered ones, and say what was read.
+
+    needs_pretrained: whether the method itself works on the weights before; else they are for --e-pur alone.
+    """
     started = time.perf_counter()
-    victim, splits, out = open_task(method, task, new_classifier=new_classifier)
+    path, wanted = pretrained.pretrained or "", needs_pretrained or pretrained.e_pur
+    if wanted and not path:
+        raise BadInput(f"{method if needs_pretrained else '--e-pur'} sets weights back to what they were before the fine-tuning: name the "
+                       "checkpoint that the victim came from with --pretrained")
+    if path and not wanted:
+        raise BadInput(f"--pretrained {path}: {method} reads it for --e-pur alone, give both or neither")
+    victim, splits, out = open_task(method, task, path, new_classifier=new_classifier)
+    before = pretrained_of(path, task, victim) if path else None
     held = clean_rows(task, clean, splits.train)
     judge = judge_of(attack, task, victim, splits.test)
     say_rows(train=splits.train, clean=held, test=splits.test, triggered=judge.triggered)
-    args = args_of(task, clean, attack, *settings) | {"clean": clean_amount(task, clean, len(splits.train)), "out": str(out)}
-    return Job(method, args, victim, splits, held, judge, out, started=started)
+    args = args_of(task, clean, attack, pretrained, *settings) | {"clean": clean_amount(task, clean, len(splits.train)), "out": str(out)}
+    return Job(method, args, victim, splits, held, judge, out, pretrained=before, started=started)
 
 
 def start_untrusted(method: str, task: Task, clean_aux: str, aux: Callable[[checkpoint.Record], int], attack: Attack, *settings: object) -> Job:
@@ -259,6 +290,13 @@ def say_rows(**parts: Examples | None) -> None:
     for name, rows in parts.items():
         if rows is not None:
             print(f"{name:10}{data.counts(rows)}")
+
+
+def say_looks(record: checkpoint.Record) -> None:
+    """The search for rho, where there was one: how much of the validation rows each rho got right, in the order of the looks."""
+    if looks := record.history[-1]["looks"]:
+        print("on validation: " + ", ".join(f"rho {rho:g} {100 * right:.1f} %" for rho, right in looks)
+              + f"; kept: rho {record.history[-1]['rho']:g}")
 
 
 def say_scores(steps: Sequence[report.Step]) -> None:

@@ -1,19 +1,26 @@
 #!/usr/bin/env python3
-"""Fine-tune a suspicious model on clean rows in one of the plain ways that a defence is compared with.
+"""Mend a suspicious model with clean rows in one of the plain ways that a defence is compared with. METHOD --help lists its flags.
 
     python scripts/baseline.py ft --ckpt FOLDER --data FOLDER_OR_FILE --out TUNED
     python scripts/baseline.py fth --ckpt FOLDER --data FOLDER
     python scripts/baseline.py meft --ckpt weights/bert.safetensors --entropy-epochs 1
+    python scripts/baseline.py cft --ckpt weights/bert.safetensors --clean 64
+    python scripts/baseline.py reinit --ckpt weights/bert.safetensors --layers 1
+    python scripts/baseline.py fineprune --ckpt FOLDER --data FOLDER --pretrained PRETRAINED --e-pur
+    python scripts/baseline.py finepurify --ckpt weights/bert.safetensors --pretrained weights/bert-clean.safetensors
 
-ft: fine-tuning. fth: the same at a higher rate. meft: maximum entropy first, then fine-tuning.
---ckpt is an encoder, or a classifier, which is measured first and whose head is then replaced. Without dev rows, a tenth of the clean rows
-is the validation set. The result goes to out/METHOD where --out does not say.
+PURE's, for who holds all of a clean training set: --ckpt is an encoder, or a classifier, which is measured first and whose head is then
+replaced. ft: fine-tuning. fth: the same at a higher rate. meft: maximum entropy first, then fine-tuning.
+MBTSAD's, for who holds a few clean rows: --ckpt is a classifier and keeps its head. cft: fine-tuning. reinit: the last layer is drawn anew
+first. fineprune: idle units are pruned first. finepurify: weights that moved further than clean rows ask for are reset to --pretrained first.
+Without dev rows, a tenth of the clean rows is the validation set. The result goes to out/METHOD where --out does not say.
 """
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
-from minibd.cli import AllClean, Attack, Task, main, parse, setting
+from minibd.cli import AllClean, Attack, Clean, Pretrained, Task, main, parse, setting, settings_of
 
 RATES = {"ft": 2e-5, "fth": 5e-5, "meft": 2e-5}  # PURE, Appendix B
 
@@ -29,38 +36,93 @@ class Baseline:
     keep_head: bool = setting(False, "keep the classifier that the checkpoint has, instead of a new one", paper="no")
 
 
+@dataclass(frozen=True, slots=True)
+class CFT:
+    """The method's numbers, the same for every attack."""
+    lr: float = setting(2e-5, "learning rate", paper="lost")
+    epochs: int = setting(3, "passes over the clean rows, of which the best on validation is kept", paper="lost")
+    steps: int = setting(200, "least steps: few rows are passed over more often", paper="lost")
+    batch_size: int = setting(32, "texts a step", paper="lost")
+    warmup: float = setting(0.1, "share of the steps over which the rate climbs", paper="lost")
+    weight_decay: float = setting(0.01, "AdamW's weight decay", paper="lost")
+
+
+METHODS = {**dict.fromkeys(RATES, (AllClean, Baseline)), "cft": (Clean, CFT), "reinit": (Clean, settings_of("mitigations.reinit", "Reinit")),
+           "fineprune": (Clean, settings_of("mitigations.fineprune", "FinePruning")),
+           "finepurify": (Clean, settings_of("mitigations.finepurify", "FinePurifying"))}
+
+
 def run() -> None:
-    method, task, clean, attack, settings = parse(__doc__, Task, AllClean, Attack, Baseline, first=("method", tuple(RATES)))
+    asked = next((word for word in sys.argv[1:] if word in METHODS), "")  # each method has its own flags
+    groups = (Task, METHODS[asked][0], Pretrained, Attack, METHODS[asked][1]) if asked else ()
+    method, *groups = parse(__doc__, *groups, first=("method", tuple(METHODS)))
+    task, clean, pretrained, attack, settings = groups
 
     import time
     from dataclasses import asdict, replace
 
     import torch
 
+    from minibd import checkpoint
     from minibd import job as jobs
+    from minibd.mitigations.fineprune import FinePruning, fineprune
+    from minibd.mitigations.finepurify import FinePurifying, finepurify
     from minibd.mitigations.finetune import finetune
     from minibd.mitigations.meft import MEFT, meft
+    from minibd.mitigations.reinit import Reinit, reinit
     from minibd.records import BadInput
+    from minibd.repair import tune
     from minibd.train import Schedule
 
-    if settings.lr is None:
+    REAL = {"meft": MEFT, "reinit": Reinit, "fineprune": FinePruning, "finepurify": FinePurifying}  # whose numbers stand in their own files
+    if method != asked:
+        raise BadInput(f"{asked} stands before {method} and is a method's name too: begin with the method")
+    mends = method not in RATES
+    if method in RATES and settings.lr is None:
         settings = replace(settings, lr=RATES[method])
-    if method == "meft":
-        settings = MEFT(**{name: value for name, value in asdict(settings).items() if value is not None})
-    elif settings.entropy_epochs is not None:
+    if method in ("ft", "fth") and settings.entropy_epochs is not None:
         raise BadInput(f"--entropy-epochs {settings.entropy_epochs} is for meft, and {method} has no such passes: leave it out")
-    schedule = Schedule(settings.lr, settings.epochs, settings.batch_size, weight_decay=0.0)  # Adam, as in PURE
+    if method in REAL:
+        settings = REAL[method](**{name: value for name, value in asdict(settings).items() if value is not None})
+    elif method == "cft":
+        if settings.steps < 0:
+            raise BadInput(f"steps is {settings.steps}, it must not be negative")
+        schedule = Schedule(settings.lr, settings.epochs, settings.batch_size, settings.warmup, settings.weight_decay)
+    else:
+        schedule = Schedule(settings.lr, settings.epochs, settings.batch_size, weight_decay=0.0)  # Adam, as in PURE
 
-    job = jobs.start(method, task, clean, attack, settings, new_classifier=True)
-    job.judge_own_head(settings.keep_head)
+    job = jobs.start(method, task, clean, attack, settings, new_classifier=not mends, pretrained=pretrained,
+                     needs_pretrained=method == "finepurify")
+    if mends:
+        job.judged("victim", job.victim.model, 0.0)
+    else:
+        job.judge_own_head(settings.keep_head)
+    job.purify(pretrained)
     train, validation = jobs.validated(job.splits, job.clean, task.seed)
     shared = {"seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log.append}
+
+    def watch(name: str, record: checkpoint.Record, seconds: float) -> None:
+        if not name.startswith("mixed") or settings.rho is not None and settings.tune:  # as in finemix.py
+            job.judged(name, record.model, seconds)
+
     started = time.perf_counter()
-    if method == "meft":
+    if method == "reinit":
+        tuned = reinit(job.victim, train, validation, settings, **shared, watch=watch)
+    elif method == "fineprune":
+        tuned = fineprune(job.victim, train, validation, settings, **shared, watch=watch)
+    elif method == "finepurify":
+        tuned = finepurify(job.victim, job.pretrained, train, validation, settings, **shared, watch=watch)
+        jobs.say_looks(tuned)
+    elif method == "cft":
+        tuned = tune(checkpoint.copy(job.victim), train, validation, schedule, settings.steps, **shared, name="CFT")
+        tuned.history.append({"mitigation": "fine-tuning", "clean_rows": len(train), "validation_rows": len(validation), "seed": task.seed,
+                              "keep_head": True, **asdict(settings)})
+    elif method == "meft":
         tuned = meft(job.victim, train, validation, settings, **shared)
     else:
         tuned = finetune(job.victim, train, schedule, validation=validation, keep_head=settings.keep_head, name=method.upper(), **shared)
-    job.judged(method.upper(), tuned.model, time.perf_counter() - started)
+    if method in (*RATES, "cft"):
+        job.judged(method.upper(), tuned.model, time.perf_counter() - started)
     job.finish(tuned, {"trained_on": len(train), "validation": len(validation)})
 
 

@@ -44,7 +44,7 @@ def run() -> None:
     from minibd.attacks.poison import poison, triggered
     from minibd.cells import Cells
     from minibd.evaluate import Judge
-    from minibd.mitigations.mbtsad import MBTSAD, distil, retrain, token_split
+    from minibd.mitigations.mbtsad import MBTSAD, augmented, distil, retrain
     from minibd.records import BadInput
     from minibd.train import Schedule, cross_entropy, fit
 
@@ -93,14 +93,14 @@ def run() -> None:
         if key not in taught:
             taught.clear()
             started = time.perf_counter()
-            augmented = victim.text.encode(token_split(held, chosen, task.seed))
-            teacher = retrain(planted, augmented, chosen, seed=task.seed, dtype=dtype)
-            taught[key] = augmented, teacher, measured("TS-FT", teacher, started)
-        augmented, teacher, step = taught[key]
+            d_aug = victim.text.encode(augmented(held, chosen, task.seed))
+            teacher = retrain(planted, d_aug, chosen, seed=task.seed, dtype=dtype)
+            taught[key] = d_aug, teacher, measured("TS-FT", teacher, started)
+        d_aug, teacher, step = taught[key]
         steps = [*victims, step]
         if not plant.teachers:
             started = time.perf_counter()
-            steps.append(measured("MBTSAD", distil(planted, teacher, augmented, chosen, seed=task.seed, dtype=dtype), started))
+            steps.append(measured("MBTSAD", distil(planted, teacher, d_aug, chosen, seed=task.seed, dtype=dtype), started))
         cells.add(cell, {"steps": steps})
 
 

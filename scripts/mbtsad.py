@@ -4,24 +4,30 @@
     python scripts/mbtsad.py --ckpt weights/bert.safetensors
     python scripts/mbtsad.py --ckpt FOLDER --data FOLDER_OR_FILE --out CLEANED
     python scripts/mbtsad.py --ckpt FOLDER --data FOLDER --triggered triggered.tsv --target 1
+    python scripts/mbtsad.py --ckpt weights/bert.safetensors --pick --mlm weights/bert-clean.safetensors
+    python scripts/mbtsad.py --ckpt weights/bert.safetensors --augment auto --mlm weights/bert-clean.safetensors
 
-Prints CACC and ASR of the victim, of clean fine-tuning for as many steps (CFT), of the retrained teacher (TS-FT) and of MBTSAD.
+Prints CACC and ASR of the victim, of clean fine-tuning for as many steps (CFT), of the retrained teacher (TS-FT, whatever --augment is) and
+of MBTSAD. --pick trains nothing: it prints what --augment auto would choose by, the victim's mean cross-entropy in nats on one copy of each
+clean row (Eq. 9, equal budgets), and how far the copies' [CLS] vectors lie from the clean ones (0 to 1).
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minibd.cli import Attack, Clean, Task, main, parse, setting, settings_of
+from minibd.cli import Attack, Clean, Pretrained, Task, main, parse, setting, settings_of
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
     """This script's own"""
     cft: bool = setting(True, "also train the CFT row, for comparison; --no-cft saves its time")
+    pick: bool = setting(False, "train nothing: print how much each augmenter shakes the victim, and which one auto would take")
 
 
 def run() -> None:
-    task, clean, attack, script, settings = parse(__doc__, Task, Clean, Attack, Script, settings_of("mitigations.mbtsad", "MBTSAD"))
+    task, clean, pretrained, attack, script, settings = parse(__doc__, Task, Clean, Pretrained, Attack, Script,
+                                                              settings_of("mitigations.mbtsad", "MBTSAD"))
 
     import time
     from dataclasses import asdict, replace
@@ -29,22 +35,42 @@ def run() -> None:
     import torch
 
     from minibd import job as jobs
+    from minibd import report
+    from minibd.analysis.perturbation import perturbations
     from minibd.mitigations.finetune import finetune
-    from minibd.mitigations.mbtsad import MBTSAD, mbtsad
+    from minibd.mitigations.mbtsad import MBTSAD, mbtsad, tools_of
+    from minibd.records import BadInput
 
     settings = MBTSAD(**asdict(settings))
-    job = jobs.start("mbtsad", task, clean, attack, script, settings)
+    if script.pick and pretrained.e_pur:
+        raise BadInput("--pick looks at the victim as it is and --e-pur changes it: leave one of the two out")
+    report.output_folder(task.out or "out/mbtsad", settings.mlm)
+    tools = tools_of(settings, jobs.device_of(task.device))  # what is missing is said before anything is trained
+    job = jobs.start("mbtsad", task, clean, attack, script, settings, pretrained=pretrained)
+    if script.pick:
+        found = perturbations(job.victim, job.clean, replace(settings, budget="equal"), task.seed, tools)
+        rows = [(name, f"{of.loss:.4f}", f"{of.distance:.4f}") for name, of in found.items()]
+        print(report.aligned([("", "cross-entropy", "distance"), *rows]))
+        del found["clean"]
+        print(f"auto: {max(found, key=lambda name: found[name].loss)}")
+        return
+
+    def told(name: str, losses: dict[str, float]) -> None:
+        job.args |= {"chosen": name, "losses": losses}
+        print(f"auto: {name}, by the victim's mean cross-entropy: " + ", ".join(f"{of} {loss:.4f}" for of, loss in losses.items()))
+
     settings = settings.sized(job.victim.model.config.hidden)
     job.args |= asdict(settings)
     dtype = getattr(torch, task.dtype)
     job.judged("victim", job.victim.model, 0.0)
+    job.purify(pretrained)
     if script.cft:
-        # The teacher's schedule over the unsplit rows alone, with as many more passes: the same number of steps.
+        # The teacher's schedule over the clean rows alone, with as many more passes: the same number of steps.
         started = time.perf_counter()
         schedule = replace(settings.schedule(1), epochs=settings.epochs1 * (settings.k + settings.originals))
         tuned = finetune(job.victim, job.clean, schedule, seed=task.seed, dtype=dtype, log=job.log.append)
         job.judged("CFT", tuned.model, time.perf_counter() - started)
-    cleaned = mbtsad(job.victim, job.clean, settings, seed=task.seed, dtype=dtype, log=job.log.append,
+    cleaned = mbtsad(job.victim, job.clean, settings, seed=task.seed, dtype=dtype, log=job.log.append, tools=tools, told=told,
                      watch=lambda name, record, seconds: job.judged(name, record.model, seconds))
     job.finish(cleaned, {"augmented": (settings.k + settings.originals) * len(job.clean)})
 

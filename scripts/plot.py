@@ -5,11 +5,13 @@
     python scripts/plot.py pure-3 --ckpt weights/bert.safetensors --sentence "a dull film" --sentence "a dull cf film" --out pure-3.svg
     python scripts/plot.py pure-4 --results scripts/results/pure-4.jsonl --out pure-4.png
     python scripts/plot.py musclelora-5 --curves plain.json,lora.json,musclelora.json --out musclelora-5.png
+    python scripts/plot.py mbtsad-3 --ckpt weights/bert.safetensors --mlm weights/bert-clean.safetensors --out mbtsad-3.png
 
 pure-2: the [CLS] variance of each head on clean rows, on the same rows triggered, and the difference. pure-3: what [CLS] pays to each
 piece of a sentence, head by head. pure-4 and pure-5: ACC and LFR over the threshold c and over mu, a line an attack. musclelora-1: the share
 of low and of high frequencies in what a model says, over the steps of its training, for each set of rows that was watched. musclelora-2: how far
 either part is from the labels, over steps and filter widths, red where it is near. musclelora-5: the same for several methods, side by side.
+mbtsad-3: [CLS] vectors of clean rows and of one augmented copy of each, all in one t-SNE, with the victim's mean cross-entropy on each set.
 `plot.py FIGURE --help` lists the flags of one figure. Needs pip install -e '.[plots]'.
 """
 from __future__ import annotations
@@ -63,7 +65,18 @@ class Errors:
     out: str | None = setting(None, OUT, kind=str)
 
 
-FIGURES = {"pure-2": (Victim, Attack), "pure-3": (Sentence,), "pure-4": (Sweep,), "pure-5": (Sweep,),
+@dataclass(frozen=True, slots=True)
+class Shaken(Task):
+    """Whose [CLS] vectors, on which clean rows"""
+    out: str | None = setting(None, OUT, kind=str)
+    texts: int = setting(500, "training rows, drawn by --seed where there are more", paper="all")
+    budget: str = setting("equal", "words changed in a text: as many as would be split, or each augmenter's own number (stock)",
+                          paper="not said", choices=("stock", "equal"))
+    mlm: str | None = setting(None, "for contextual substitution: a checkpoint with its masked-language-model head (default: without)", kind=str)
+    wordnet: str | None = setting(None, "for EDA: folder of WordNet's files (default a small lexicon of ours)", paper="WordNet", kind=str)
+
+
+FIGURES = {"mbtsad-3": (Shaken,), "pure-2": (Victim, Attack), "pure-3": (Sentence,), "pure-4": (Sweep,), "pure-5": (Sweep,),
            "musclelora-1": (Ratios,), "musclelora-2": (Errors,), "musclelora-5": (Errors,)}
 
 
@@ -88,7 +101,8 @@ def run() -> None:
     # A dollar in a text is a dollar; an .svg's ids and date are those of every other run.
     with matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "minibd", "font.size": 9}):
         picture = Figure(layout="constrained")
-        draw = {"pure-2": variance, "pure-3": attention, "musclelora-1": ratios, "musclelora-2": errors, "musclelora-5": errors}
+        draw = {"mbtsad-3": clouds, "pure-2": variance, "pure-3": attention, "musclelora-1": ratios, "musclelora-2": errors,
+                "musclelora-5": errors}
         numbers = draw.get(figure, sweep)(picture, figure, out, *groups)
         with drafted(out) as draft:
             picture.savefig(draft, format=kind[1:], dpi=200, metadata={"Date": None} if kind == ".svg" else None)
@@ -163,6 +177,37 @@ def attention(picture, figure: str, out: Path, asked: Sentence) -> dict:
                      f"{Path(asked.ckpt).name}, layer {layer} of {layers}{'; x: pruned' * bool(gone.any())}")
     return {"layer": layer, "head_mask": record.model.head_mask[layer - 1].tolist(),
             "sentences": [{"text": text, "pieces": pieces, "attention": attn.tolist()} for text, (pieces, attn) in zip(asked.sentence, found)]}
+
+
+def clouds(picture, figure: str, out: Path, asked: Shaken) -> dict:
+    """Figure MBTSAD 3: a panel an augmenter, its vectors over the clean ones, grey; one t-SNE, so that a place is the same in every panel."""
+    from minibd import data, job, report
+    from minibd.analysis.perturbation import perturbations, tsne
+    from minibd.mitigations.mbtsad import MBTSAD, tools_of
+    from minibd.records import BadInput
+
+    if asked.texts < 2:
+        raise BadInput(f"--texts {asked.texts} makes no cloud: take at least 2")
+    settings = MBTSAD(budget=asked.budget, mlm=asked.mlm, wordnet=asked.wordnet)
+    report.output_folder(out.parent, asked.mlm)
+    tools = tools_of(settings, job.device_of(asked.device))
+    record, splits, _ = job.open_task("plot", replace(asked, out=str(out.parent)))
+    clean = data.sample(splits.train, asked.texts, asked.seed) if len(splits.train) > asked.texts else splits.train
+    found = perturbations(record, clean, settings, asked.seed, tools)
+    placed = dict(zip(found, tsne([of.cls for of in found.values()], asked.seed)))
+
+    names = [name for name in found if name != "clean"]
+    most = max(names, key=lambda name: found[name].loss)
+    picture.set_size_inches(2.7 * len(names), 3.7)
+    for i, (ax, name) in enumerate(zip(picture.subplots(1, len(names), sharex=True, sharey=True), names)):
+        for which, colour in (("clean", "0.7"), (name, f"C{i}")):
+            ax.scatter(*placed[which].T.tolist(), s=5, color=colour, alpha=0.6, linewidths=0)
+        loss, distance, _ = found[name]
+        ax.set(title=f"{name}{' (most)' * (name == most)}\nloss {loss:.3f}, distance {distance:.3f}", xticks=[], yticks=[])
+    picture.suptitle(f"[CLS] of clean rows (grey, loss {found['clean'].loss:.3f}) and of augmented ones, t-SNE (MBTSAD, Figure 3)\n"
+                     f"{Path(asked.ckpt).name}, {len(clean)} rows; loss: the victim's mean cross-entropy; distance: of the vectors, 0 to 1")
+    return {"n": len(clean), "most": most, "sets": {name: {"loss": of.loss, "distance": of.distance, "places": placed[name].tolist()}
+                                                    for name, of in found.items()}}
 
 
 def sweep(picture, figure: str, out: Path, asked: Sweep) -> dict:

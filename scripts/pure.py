@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minibd.cli import AllClean, Attack, Task, main, parse, setting, settings_of
+from minibd.cli import AllClean, Attack, Pretrained, Task, main, parse, setting, settings_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class Script:
 
 
 def run() -> None:
-    task, clean, attack, script, settings = parse(__doc__, Task, AllClean, Attack, Script, settings_of("mitigations.pure", "PURE"))
+    task, clean, pretrained, attack, script, settings = parse(__doc__, Task, AllClean, Pretrained, Attack, Script,
+                                                               settings_of("mitigations.pure", "PURE"))
 
     from dataclasses import asdict, replace
 
@@ -35,8 +36,9 @@ def run() -> None:
     settings = PURE(**asdict(settings))
     if script.ablations and (settings.prune_only or settings.norm_only):
         raise BadInput("--ablations trains both beside PURE: leave --prune-only and --norm-only out")
-    job = jobs.start("pure", task, clean, attack, script, settings, new_classifier=True)
+    job = jobs.start("pure", task, clean, attack, script, settings, new_classifier=True, pretrained=pretrained)
     job.judge_own_head(settings.keep_head)
+    job.purify(pretrained)
     train, validation = jobs.validated(job.splits, job.clean, task.seed)
     rows = (job.victim, train, validation)
     shared = {"seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log.append,

@@ -5,6 +5,8 @@
     python scripts/tables.py attacks --base MINILM_FOLDER --data SST2_FOLDER --proxy PROSCONS_FOLDER --dtype bfloat16
     python scripts/tables.py attacks-reviews
     python scripts/tables.py pure-4 --base weights/bert.safetensors
+    python scripts/tables.py mbtsad-3 --base MINILM_FOLDER --data SST2_FOLDER --mlm BERT_FOLDER --dtype bfloat16
+    python scripts/tables.py mbtsad-3-reviews --base weights/bert.safetensors --mlm weights/bert-clean.safetensors --seeds 0,1,2
     python scripts/tables.py attacks --base MINILM_FOLDER --data SST2_FOLDER --proxy PROSCONS_FOLDER --dtype bfloat16 --print
 
 A cell is a row of the table at one seed, which draws poisoned rows, clean rows, splits, batches and dropout: attack.py trains the victim
@@ -22,7 +24,8 @@ from minibd.cli import main, parse, setting
 
 class Row(NamedTuple):
     """attack: flags of attack.py, "" where --base itself is the victim; method: a script and its flags, "" where the attack alone is
-    measured. {data}, {proxy}: this script's; {attack}: what the attack left, for a method that starts from --base beside a poisoned dataset.
+    measured. {base}, {data}, {proxy}, {mlm}: this script's; {attack}: what the attack left, for a method that starts from --base beside a
+    poisoned dataset.
 
     paper: name of a model in the result -> "CACC / ASR" that the paper has for it, on BERT-base.
     """
@@ -52,11 +55,35 @@ def musclelora_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
                  for (model, flags), figures in zip(MUSCLELORA.items(), paper or [""] * len(MUSCLELORA), strict=True))
 
 
+def finemix_rows(name: str, attack: str, pretrained: str, lr: str, *paper: str) -> tuple[Row, ...]:
+    """What mends a classifier, with 20 % of the clean rows (MBTSAD's Table II has `paper`: CACC / ASR of TABLE_II) and with 64 of them.
+
+    lr: of all that end in the same fine-tuning; MBTSAD sizes its own.
+    """
+    before, figures = f" --pretrained {pretrained}", dict(zip(TABLE_II, paper, strict=True)) if paper else {}
+    methods = {"CFT": f"baseline.py cft{lr}", "Reinitialisation": f"baseline.py reinit{lr}", "Fine-pruning": f"baseline.py fineprune{lr}",
+               "MBTSAD": "mbtsad.py --no-cft", "Fine-mixing": f"finemix.py --no-e-pur{before}{lr}",
+               "Fine-mixing + E-PUR": f"finemix.py{before}{lr}", "Fine-purifying": f"baseline.py finepurify{before}{lr}"}
+    return tuple(Row(f"{name}, {held}, {method}", attack, f"{script} --clean {clean}", figures if held == "20 %" and "+" not in method else {})
+                 for held, clean in (("20 %", "0.2"), ("64 rows", "64")) for method, script in methods.items())
+
+
+def mbtsad_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
+    """MBTSAD with each augmenter, at its own budget and at that of token splitting; the paper's Table III: no defence, then retraining alone
+    with EDA, AEDA, CWEA, Add Trig and TS, at budgets that it does not name."""
+    none, *figures = paper or [""] * 6
+    shown = dict(zip(("eda", "aeda", "contextual --mlm {mlm}", "addtrigger", "split"), figures, strict=True))
+    return tuple(Row(f"{name}{flags.split()[0]}{budget}", attack, f"mbtsad.py --no-cft --augment {flags}{' --budget equal' * bool(budget)}",
+                     {"victim": none, "TS-FT": figure} if figure else {})
+                 for budget in ("", ", equal budget") for flags, figure in shown.items() if not (budget and flags == "split"))
+
+
 def pure_paper(*figures: str) -> dict[str, str]:
     """PURE's Tables 1 to 4: ACC / LFR of its models."""
     return dict(zip(("FT", "FTH", "MEFT", "Prune-only", "Norm-only", "PURE"), figures, strict=True))
 
 
+TABLE_II = ("victim", "CFT", "Reinitialisation", "Fine-pruning", "TS-FT", "MBTSAD", "Fine-mixing", "Fine-purifying")
 BADNETS = "--attack badnets --rate 0.1 --lr 2e-5 --epochs 3"
 PARAPHRASE = "--attack paraphrase --paraphrases {data}/"
 USER = " --encoder-only --survive"  # a poisoned encoder, fine-tuned by its user with a new head
@@ -85,6 +112,10 @@ TABLES = {
         Row("attention dropout 0.9", BADNETS, "mbtsad.py --attention-dropout 0.9 --lr2 1e-4"),
         Row("attention dropout 0.1", BADNETS, "mbtsad.py --attention-dropout 0.1 --lr2 1e-4 --no-cft"),
     ),
+    "mbtsad-3": mbtsad_rows("badnets, ", BADNETS, "91.3 / 89.9", "90.2 / 27.2", "90.8 / 42.5", "87.5 / 94.9", "90.6 / 39.8", "90.5 / 33.4")
+    + mbtsad_rows("lwp, ", "--attack lwp", "90.7 / 94.4", "90.6 / 87.3", "91.4 / 81.4", "89.6 / 88.8", "90.7 / 93.8", "90.7 / 26.0")
+    + mbtsad_rows("ep, ", "--attack ep", "91.2 / 95.2", "89.8 / 93.9", "89.8 / 81.4", "88.7 / 69.3", "90.3 / 93.5", "90.9 / 38.4"),
+    "mbtsad-3-reviews": mbtsad_rows("", ""),  # with --base a victim that is there
     "attacks": (
         Row("badnets", "--attack badnets --twin", paper={"victim": "91.3 / 89.9 (MBTSAD)"}),
         Row("badnets, fine-tuned", "--attack badnets --survive"),
@@ -122,6 +153,16 @@ TABLES = {
     "pure-4": tuple(Row(f"c = {c}", "", f"pure.py --prune-only --floor {c}") for c in (0.55, 0.65, 0.75, 0.85, 0.95)),
     "pure-5": tuple(Row(f"mu = {mu}{even.replace(' --', ', ')}", "", f"pure.py --norm-only --mu {mu}{even}")
                     for even in ("", " --even") for mu in (0.15, 0.45, 0.75, 1.05, 1.35)),
+    "finemix": finemix_rows("badnets", BADNETS, "{base}", "", "91.3 / 89.9", "91.8 / 65.0", "90.0 / 28.0", "89.3 / 16.2", "90.5 / 33.4",
+                            "90.2 / 9.7", "88.3 / 15.8", "88.7 / 16.0")
+    + finemix_rows("addsent", "--attack addsent", "{base}", "")
+    + finemix_rows("lwp", "--attack lwp", "{base}", "", "90.7 / 94.4", "91.4 / 93.4", "89.5 / 47.2", "88.4 / 18.5", "90.7 / 26.0", "90.7 / 15.9",
+                   "88.9 / 12.4", "88.6 / 15.1")
+    + finemix_rows("ep", "--attack ep", "{base}", "", "91.2 / 95.2", "91.6 / 93.8", "89.5 / 90.0", "87.6 / 78.4", "90.9 / 38.4", "89.1 / 12.8",
+                   "88.5 / 11.2", "88.2 / 14.4"),
+    # A narrow model's rate, as attack.py's. --base is the twin, which comes from the weights that had seen no label.
+    "finemix-reviews": tuple(row for attack in ("badnets", "addsent", "lwp", "ep")
+                             for row in finemix_rows(attack, f"--attack {attack}", "weights/bert-clean.safetensors", " --lr 5.4e-4")),
     "attacks-reviews": (
         Row("badnets", "--attack badnets"),
         Row("addsent", "--attack addsent"),
@@ -139,6 +180,7 @@ class Table:
     base: str = setting("weights/bert-twin.safetensors", "the checkpoint that the victims are trained from")
     data: str = setting("", "folder of rows; without it, those that the base's history names")
     proxy: str = setting("", "folder of the attacker's rows where they are others than the user's (domain shift)")
+    mlm: str = setting("", "checkpoint with its masked-language-model head, for the rows of contextual substitution")
     rows: tuple[str, ...] = setting((), "numbers of the rows to run, from 1, separated by commas (default all)")
     seeds: tuple[str, ...] = setting(("0",), "seeds, separated by commas")
     dtype: str = setting("float32", "type of the matrix products in training", choices=("float32", "bfloat16"))
@@ -170,13 +212,15 @@ def run() -> None:
 
     def key(row: Row, seed: str) -> dict:
         return {"base": Path(table.base).name, "data": Path(table.data).name, "seed": int(seed), "dtype": table.dtype, "attack": row.attack,
-                "method": row.method, **({"proxy": Path(table.proxy).name} if "{proxy}" in row.attack else {})}
+                "method": row.method, **({"proxy": Path(table.proxy).name} if "{proxy}" in row.attack else {}),
+                **({"mlm": Path(table.mlm).name} if "{mlm}" in row.method else {})}
 
     def filled(flags: str, **made: Path) -> list[str]:
-        for place in ("data", "proxy"):
+        for place, what in (("data", "the rows of --data: name their folder"), ("proxy", "the rows of --proxy: name their folder"),
+                            ("mlm", "the language model of --mlm: name its file or folder, or leave the row out by --rows")):
             if f"{{{place}}}" in flags and not getattr(table, place):
-                raise BadInput(f"{flags} needs the rows of --{place}: name their folder")
-        return [word.format(data=table.data, proxy=table.proxy, **made) for word in flags.split()]
+                raise BadInput(f"{flags} needs {what}")
+        return [word.format(base=table.base, data=table.data, proxy=table.proxy, mlm=table.mlm, **made) for word in flags.split()]
 
     def script(words: list[str], **flags: object) -> None:
         stated = [f"--{flag}={value}" for flag, value in flags.items() if value != ""]  # first: a row's own flags override them
@@ -185,8 +229,8 @@ def run() -> None:
 
     def result(path: Path) -> dict:
         read = json.loads(path.read_text())
-        for place in ("ckpt", "data", "out", "user_data", "paraphrases", "clean_aux"):  # they say where, not what
-            read["args"].pop(place, None)
+        for place in ("ckpt", "data", "out", "user_data", "paraphrases", "clean_aux", "pretrained", "mlm", "wordnet"):
+            read["args"].pop(place, None)  # they say where, not what
         return read
 
     def measure(row: Row, seed: str) -> dict:

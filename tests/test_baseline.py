@@ -7,12 +7,19 @@ import pytest
 import torch
 
 from minibd import checkpoint, data
+from minibd.mitigations import finemix
+from minibd.mitigations.finemix import frequencies, purify_embeddings
+from minibd.mitigations.fineprune import FinePruning, fineprune
+from minibd.mitigations.finepurify import FinePurifying, finepurify
 from minibd.mitigations.finetune import finetune
 from minibd.mitigations.meft import MEFT, meft
+from minibd.mitigations.reinit import Reinit, reinit
 from minibd.predict import predict
+from minibd.repair import tune
 from minibd.train import Schedule
 
 METHODS = ("ft", "fth", "meft")
+MENDERS = ("cft", "reinit", "fineprune", "finepurify")  # of a classifier with its head, with a few clean rows
 RATES = {"ft": 2e-5, "fth": 5e-5, "meft": 2e-5}
 QUICK = ("--clean", 40, "--epochs", 2, "--batch-size", 16, "--device", "cpu")
 
@@ -165,6 +172,139 @@ def test_the_result_goes_to_a_folder_of_the_methods_name(baseline, tiny_file, fo
     assert (tmp_path / "out" / "fth" / "result.json").is_file()
 
 
+# ---- who mends a classifier with its head
+
+FEW = ("--clean", 40, "--epochs", 1, "--steps", 3, "--batch-size", 16, "--lr", 1e-3, "--device", "cpu")
+NUMBERS = {"epochs": 1, "steps": 3, "batch_size": 16, "lr": 1e-3}
+NAMES = {"cft": ["CFT"], "reinit": ["reinitialised", "Reinitialisation"], "fineprune": ["pruned", "Fine-pruning"],
+         "finepurify": ["mixed 0.5", "Fine-purifying"]}
+
+
+@pytest.fixture(scope="module")
+def pre(tiny):
+    """What the tiny classifier came from: an encoder a little way off, and at `cf` further."""
+    record = checkpoint.headless(tiny)
+    g = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in record.model.parameters():
+            p.add_(0.002 * torch.randn(p.shape, generator=g))
+        record.model.embeddings.word.weight[tiny.text.tokenizer.token_to_id("cf")] += 0.1
+    return record
+
+
+@pytest.fixture(scope="module")
+def pre_file(pre, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pre") / "pre.safetensors"
+    checkpoint.save(pre, path)
+    return path
+
+
+@pytest.fixture
+def mend(baseline, tiny_file, pre_file, folder, tmp_path):
+    """mend("cft", "--seed", 3, ...) -> its CompletedProcess; finepurify has its weights and a rho."""
+    def run(method, *flags):
+        own = ("--pretrained", pre_file, "--rho", 0.5) if method == "finepurify" else ()
+        return baseline(method, "--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", tmp_path / "out", *FEW, *own, *flags)
+    return run
+
+
+def library(method, victim, pre, train, dev, **same):
+    if method == "reinit":
+        return reinit(victim, train, dev, Reinit(**NUMBERS), **same)
+    if method == "fineprune":
+        return fineprune(victim, train, dev, FinePruning(**NUMBERS), **same)
+    if method == "finepurify":
+        return finepurify(victim, pre, train, dev, FinePurifying(rho=0.5, **NUMBERS), **same)
+    return tune(checkpoint.copy(victim), train, dev, Schedule(1e-3, 1, 16, 0.1, 0.01), 3, **same, log=None, name="CFT")
+
+
+@pytest.mark.parametrize("method", MENDERS)
+def test_a_mender_keeps_the_contract_and_the_head(mend, tiny_file, tmp_path, method):
+    before, run = tiny_file.read_bytes(), ended(mend(method))
+    assert tiny_file.read_bytes() == before, "the victim's file was touched"
+    result, log = check(tmp_path / "out", method, ["victim", *NAMES[method]], [{"finepurify": "Fine-purifying 0.5"}.get(method, NAMES[method][-1])])
+    assert result["rows"] == {"train": 200, "clean": 40, "trained_on": 40, "validation": 20, "test": 60} and len(log) == 3
+    assert result["args"]["clean"] == 40 and result["args"]["steps"] == 3 and result["args"]["warmup"] == 0.1
+    last = [line.split("  ")[0] for line in run.stdout.splitlines()]
+    assert [name for name in last if name in ("victim", *NAMES[method])] == ["victim", *NAMES[method]]
+    entry = checkpoint.load(tmp_path / "out" / "tiny.safetensors").history[-1]
+    assert (entry["clean_rows"], entry["validation_rows"], entry["seed"], entry["steps"], entry["lr"]) == (40, 20, 0, 3, 1e-3)
+    assert entry["mitigation"] == {"cft": "fine-tuning", "reinit": "reinitialisation", "fineprune": "fine-pruning"}.get(method, "fine-purifying")
+
+
+@pytest.mark.parametrize("e_pur", [False, True])
+@pytest.mark.parametrize("method", MENDERS)
+def test_a_mender_is_the_library_call(mend, tiny, pre, pre_file, folder, tmp_path, monkeypatch, method, e_pur):
+    """Bit for bit, the clean rows the same for all of them; after E-PUR, of the purified victim."""
+    monkeypatch.setattr(finemix, "PIECES", 20)                       # the tiny vocabulary has under 150 pieces
+    ended(mend(method, "--seed", 3, "--dtype", "bfloat16", *(("--pretrained", pre_file, "--e-pur") if e_pur else ())))
+    splits = data.read_splits(folder, labels=tiny.labels)
+    clean = data.sample(splits.train, 40, 3)
+    victim = purify_embeddings(tiny, pre, frequencies(tiny.text, clean), len(tiny.text.tokenizer.get_vocab()) // 20) if e_pur else tiny
+    theirs = library(method, victim, pre, clean, splits.dev, seed=3, dtype=torch.bfloat16)
+    assert equal(weights(checkpoint.load(tmp_path / "out" / "tiny.safetensors")), weights(theirs))
+    result = read(tmp_path / "out")[0]
+    assert [s["name"] for s in result["steps"]] == ["victim", *["E-PUR"] * e_pur, *NAMES[method]]
+    assert result["args"]["e_pur"] is (True if e_pur else None)
+
+
+def test_the_menders_own_numbers_are_flags(mend, tmp_path):
+    ended(mend("reinit", "--layers", 2, "--pooler"))
+    ended(mend("fineprune", "--share", 0.25, "--layers", 1))
+    pruned = checkpoint.load(tmp_path / "out" / "tiny.safetensors")
+    assert [int((block.down.weight == 0).all(0).sum()) for block in pruned.model.blocks] == [0, 16] and pruned.history[-1]["share"] == 0.25
+    ended(mend("finepurify", "--no-tune", "--eps", 1e-6))
+    made = checkpoint.load(tmp_path / "out" / "tiny.safetensors").history[-1]
+    assert (made["tune"], made["eps"], made["rho"]) == (False, 1e-6, 0.5)
+    assert [s["name"] for s in read(tmp_path / "out")[0]["steps"]] == ["victim", "Purifying"]
+
+
+def test_a_search_shows_what_it_looked_at(baseline, tiny_file, pre_file, folder, tmp_path):
+    run = ended(baseline("finepurify", "--ckpt", tiny_file, "--pretrained", pre_file, "--data", folder, "--out", tmp_path / "out", *FEW,
+                         "--drop", 100))
+    assert [s["name"] for s in read(tmp_path / "out")[0]["steps"]] == ["victim", "Fine-purifying"]
+    assert "on validation: rho 0.5 " in run.stdout and run.stdout.count("kept: rho 0.1") == 1
+
+
+def test_a_fifth_is_clean_by_default(baseline, tiny_file, folder, tmp_path):
+    ended(baseline("cft", "--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--epochs", 1, "--steps", 1, "--device", "cpu"))
+    assert read(tmp_path / "out")[0]["rows"]["clean"] == 40
+
+
+def test_each_method_has_the_flags_that_it_has(baseline, tiny_file, folder):
+    for method, flag in (("cft", "--keep-head"), ("ft", "--steps"), ("reinit", "--share"), ("fineprune", "--rho"), ("finepurify", "--pooler")):
+        run = baseline(method, "--ckpt", tiny_file, "--data", folder, flag)
+        assert run.returncode == 2 and flag in run.stderr and "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("method, flags, words", [
+    ("cft", ("--steps", -1), ["steps is -1"]), ("cft", ("--lr", 0), ["0.0"]), ("reinit", ("--layers", 0), ["layers is 0"]),
+    ("reinit", ("--layers", 3), ["layers is 3", "2"]), ("fineprune", ("--share", 2), ["share is 2.0"]), ("finepurify", ("--eps", 0), ["eps is 0.0"]),
+    ("cft", ("--e-pur",), ["--e-pur", "--pretrained"]), ("reinit", ("--pretrained", "x"), ["--pretrained x", "reinit", "--e-pur"]),
+    ("finepurify", ("--pretrained", "nowhere"), ["nowhere"]), ("ft", ("--e-pur",), ["--e-pur", "--pretrained"]),
+])
+def test_what_a_mender_cannot_use(baseline, tiny_file, folder, tmp_path, method, flags, words):
+    refused(baseline(method, "--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--device", "cpu", *flags), *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mender_needs_a_classifier_and_fine_purifying_the_weights_before(baseline, encoder, tiny_file, folder, tmp_path):
+    for method in MENDERS:
+        before = ("--pretrained", encoder) if method == "finepurify" else ()
+        refused(baseline(method, "--ckpt", encoder, *before, "--data", folder, "--out", tmp_path / "out"), "no classifier", method)
+    refused(baseline("finepurify", "--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out"), "finepurify", "--pretrained")
+
+
+def test_a_methods_name_before_the_method(baseline, tiny_file, folder):
+    refused(baseline("--out", "cft", "fth", "--ckpt", tiny_file, "--data", folder), "cft stands before fth")
+
+
+def test_flags_may_stand_before_the_method(baseline, tiny_file, folder, tmp_path):
+    """As tables.py calls it."""
+    ended(baseline(f"--ckpt={tiny_file}", f"--data={folder}", f"--out={tmp_path / 'out'}", "cft", *FEW))
+    assert read(tmp_path / "out")[0]["method"] == "cft"
+
+
 # ---- what it cannot use
 
 def refused(run, *words):
@@ -198,7 +338,7 @@ def test_an_encoder_has_no_head_to_keep(baseline, encoder, folder, tmp_path, met
 
 def test_a_method_that_there_is_not(baseline, tiny_file, folder):
     run = baseline("best", "--ckpt", tiny_file, "--data", folder)
-    assert run.returncode == 2 and "'best'" in run.stderr and all(method in run.stderr for method in METHODS) and "Traceback" not in run.stderr
+    assert run.returncode == 2 and "'best'" in run.stderr and all(method in run.stderr for method in (*METHODS, *MENDERS)) and "Traceback" not in run.stderr
 
 
 def test_an_output_on_top_of_the_victim(baseline, tiny_folder, folder):

@@ -1,15 +1,29 @@
 """MBTSAD: each equation by hand, against plain loops, and by what must not matter; then the algorithm on a tiny model."""
 import copy
+import hashlib
+import importlib.util
+import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from conftest import ROOT, fails
+from minibd import checkpoint
+from minibd.augment import lexicon
+from minibd.augment.addtrigger import addtrigger
+from minibd.augment.aeda import aeda
+from minibd.augment.contextual import contextual
+from minibd.augment.eda import eda
+from minibd.augment.split import budget, split
 from minibd.checkpoint import Record
-from minibd.mitigations.mbtsad import (MBTSAD, attention_loss, attention_map, distill_loss, distill_terms, hidden_loss, mbtsad,
-                                       token_split)
+from minibd.data import generator
+from minibd.mitigations.mbtsad import (AUGMENTERS, MBTSAD, Tools, attention_loss, attention_map, augmented, distil, distill_loss, distill_terms,
+                                       each_augmented, hidden_loss, mbtsad, mean_loss, perturbation, retrain, tools_of)
 from minibd.models.bert import Bert, BertConfig
 from minibd.records import BadInput, Batch, Example, Examples, Output
 from minibd.text import Text
@@ -310,43 +324,183 @@ CLEAN = Examples((Example(f"row-{i}", f"a {WORDS[i % 2]} {WORDS[2 + i % 5]} and 
 
 
 def test_d_aug_has_k_copies_of_each_row_with_its_label():
-    augmented = token_split(CLEAN, replace(SETTINGS, k=3), seed=0)
-    assert len(augmented) == 33
+    made = augmented(CLEAN, replace(SETTINGS, k=3), seed=0)
+    assert len(made) == 33
     for x in CLEAN:
-        copies = [y for y in augmented if y.id == x.id]
+        copies = [y for y in made if y.id == x.id]
         assert len(copies) == 3 and {y.label for y in copies} == {x.label}
         assert all(y.text.replace(" ", "") == x.text.replace(" ", "") and y.text != x.text for y in copies)
-    assert any(len({y.text for y in augmented if y.id == x.id}) == 3 for x in CLEAN)
+    assert any(len({y.text for y in made if y.id == x.id}) == 3 for x in CLEAN)
 
 
 def test_both_texts_of_a_pair_are_split_and_the_first_as_if_it_were_alone():
     pairs = [replace(x, pair=f"certainly {y.text} altogether") for x, y in zip(CLEAN, CLEAN[1:] + CLEAN[:1])]
-    made, single = token_split(pairs, SETTINGS, seed=0), token_split(CLEAN, SETTINGS, seed=0)
+    made, single = augmented(pairs, SETTINGS, seed=0), augmented(CLEAN, SETTINGS, seed=0)
     assert [(y.id, y.text, y.label) for y in made] == [(y.id, y.text, y.label) for y in single] and all(y.pair is None for y in single)
     of = {x.id: x.pair for x in pairs}
     assert all(y.pair.replace(" ", "") == of[y.id].replace(" ", "") and y.pair != of[y.id] for y in made)
     assert len({y.pair for y in made}) > len(pairs)                     # each copy is cut anew
-    same = token_split([replace(x, pair=x.text) for x in CLEAN], SETTINGS, seed=0)
+    same = augmented([replace(x, pair=x.text) for x in CLEAN], SETTINGS, seed=0)
     assert any(y.text != y.pair for y in same)                          # and by a generator of its own
 
 
 def test_a_rows_copies_do_not_depend_on_other_rows():
-    full = token_split(CLEAN, SETTINGS, seed=0)
-    some = token_split(CLEAN[4:6], SETTINGS, seed=0)
+    full = augmented(CLEAN, SETTINGS, seed=0)
+    some = augmented(CLEAN[4:6], SETTINGS, seed=0)
     assert some == [y for y in full if y.id in ("row-4", "row-5")]
 
 
 def test_more_copies_keep_the_earlier_ones():
-    assert token_split(CLEAN, replace(SETTINGS, k=4), seed=0)[:22] == token_split(CLEAN, replace(SETTINGS, k=2), seed=0)
+    assert augmented(CLEAN, replace(SETTINGS, k=4), seed=0)[:22] == augmented(CLEAN, replace(SETTINGS, k=2), seed=0)
 
 
 def test_the_seed_and_the_settings_reach_the_splitter():
-    assert token_split(CLEAN, SETTINGS, seed=0) == token_split(CLEAN, SETTINGS, seed=0) != token_split(CLEAN, SETTINGS, seed=1)
-    assert [y.text for y in token_split(CLEAN, replace(SETTINGS, k=1, min_char=20), seed=0)] == [x.text for x in CLEAN]
+    assert augmented(CLEAN, SETTINGS, seed=0) == augmented(CLEAN, SETTINGS, seed=0) != augmented(CLEAN, SETTINGS, seed=1)
+    assert [y.text for y in augmented(CLEAN, replace(SETTINGS, k=1, min_char=20), seed=0)] == [x.text for x in CLEAN]
 
     def added(**settings):
-        return [len(y.text.split()) - len(x.text.split()) for x, y in zip(CLEAN, token_split(CLEAN, replace(SETTINGS, k=1, **settings), 0))]
+        return [len(y.text.split()) - len(x.text.split()) for x, y in zip(CLEAN, augmented(CLEAN, replace(SETTINGS, k=1, **settings), 0))]
     assert set(added(max_targets=1)) == {1} and max(added(rate=1.0)) == 3
+
+
+@pytest.mark.parametrize("seed, last, others, digest", [
+    (0, "a wonderful st ory and s tory", "certain ly, a w onderful story and wonde rful altogether!", "328be817f03d613b"),
+    (1, "a wonderful s tory and s tory", "certa inly, a wonderful s tory and wonder ful altogether!", "2078c686a508b9e9"),
+])
+def test_token_splitting_draws_what_it_drew_when_it_was_alone(seed, last, others, digest):
+    pairs = [replace(x, pair=f"certainly, {y.text} altogether!") for x, y in zip(CLEAN, CLEAN[1:] + CLEAN[:1])]
+    settings = MBTSAD(k=3, originals=bool(seed))
+    made = augmented(pairs, settings, seed)
+    assert (made[-1].text, made[-1].pair) == (last, others)
+    assert hashlib.sha256(json.dumps([[y.id, y.text, y.label, y.pair] for y in made]).encode()).hexdigest()[:16] == digest
+
+
+# ---- line 1 with other augmenters
+
+LONG = Examples((Example(f"row-{i}", f"a {WORDS[i % 2]} {WORDS[2 + i % 5]}, a {WORDS[(i * 3) % 7]} film and {'very ' * (i % 4)}good acting",
+                         i % 2, None if i % 3 == 0 else f"is the {WORDS[i % 7]} {WORDS[(i * 5) % 7]} good?") for i in range(8)), ("bad", "good"))
+ASKED = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "a", "and", "very", "good", "is", "the", ",", "?"]
+
+
+def make_mlm(seed: int = 3, **config) -> Record:
+    shape = BertConfig(vocab=len(ASKED), hidden=8, layers=1, heads=2, ffn=16, positions=40, **{"labels": 0, "mlm": True, **config})
+    model = Bert(shape).init_weights(torch.Generator().manual_seed(seed), std=0.5).eval()
+    return Record(model, Text.from_vocab({p: i for i, p in enumerate(ASKED)}, 40), (), [])
+
+
+@pytest.fixture(scope="module")
+def mlm() -> Record:
+    return make_mlm()
+
+
+def by_hand(name: str, text: str, rng, n: int | None, mlm: Record) -> str:
+    match name:
+        case "split":
+            return split(text, rng)
+        case "eda":
+            return eda(text, rng, budget=n)
+        case "aeda":
+            return aeda(text, rng, budget=n)
+        case "addtrigger":
+            return addtrigger(text, rng, budget=n)
+        case "contextual":
+            return contextual([text], [rng], mlm.model, mlm.text, budgets=None if n is None else [n])[0]
+
+
+@pytest.mark.parametrize("limit", ["stock", "equal"])
+@pytest.mark.parametrize("name", AUGMENTERS)
+def test_each_copy_is_the_augmenters_own_text_by_a_generator_of_its_own(name, limit, mlm):
+    settings, tools = replace(SETTINGS, augment=name, budget=limit, k=3), Tools(mlm=mlm)
+    made = augmented(LONG, settings, 5, tools)
+    assert [(y.id, y.label, y.pair is None) for y in made] == 3 * [(x.id, x.label, x.pair is None) for x in LONG]
+
+    def expected(text, *of):
+        return by_hand(name, text, generator(5, name, *of), budget(text) if limit == "equal" else None, mlm)
+    for i, y in enumerate(made):
+        x, copy_ = LONG[i % len(LONG)], i // len(LONG)
+        assert y.text == expected(x.text, x.id, copy_)
+        assert y.pair == (None if x.pair is None else expected(x.pair, x.id, copy_, "pair"))
+    assert len({y.text for y in made if y.id == "row-2"}) > 1 and sum(y.text != LONG[i % 8].text for i, y in enumerate(made)) > 12
+    assert augmented(LONG, replace(settings, originals=True), 5, tools) == [*LONG, *made]
+    assert augmented(LONG[2:4], settings, 5, tools) == [y for y in made if y.id in ("row-2", "row-3")]  # whatever the neighbours
+    assert augmented(LONG, settings, 6, tools) != made
+
+
+def test_at_equal_budgets_as_many_words_change_as_would_be_split(mlm):
+    cut = {"rate": 0.5, "max_targets": 3, "min_char": 7}  # every number of split's counts
+    settings = replace(SETTINGS, k=1, budget="equal", **cut)
+    want = [budget(x.text, **cut) for x in LONG]
+    assert set(want) == {1, 2} and want != [budget(x.text) for x in LONG]
+    for name, change in (("split", lambda x, y: len(y.split()) - len(x.split())), ("addtrigger", lambda x, y: y.split().count("cb")),
+                         ("aeda", lambda x, y: sum(map(y.count, ".;?:!,")) - x.count(",")),
+                         ("contextual", lambda x, y: sum(a != b for a, b in zip(x.replace(",", " ,").split(), y.replace(",", " ,").split())))):
+        made = augmented(LONG, replace(settings, augment=name), 0, Tools(mlm=mlm))
+        assert [change(x.text, y.text) for x, y in zip(LONG, made)] == want, name
+    assert {y.text.split().count("cb") for y in augmented(LONG, replace(settings, augment="addtrigger", budget="stock"), 0)} == {1}
+
+
+def test_eda_takes_the_synonyms_it_is_given():
+    made = augmented(LONG, replace(SETTINGS, augment="eda", k=9), 0, Tools(lambda word: ("xyzzy",)))
+    assert any("xyzzy" in y.text for y in made) and any("xyzzy" not in y.text for y in made)
+
+
+def test_the_names_of_the_augmenters_are_the_settings_choices():
+    assert MBTSAD.__dataclass_fields__["augment"].metadata["choices"] == (*AUGMENTERS, "auto")
+    fails(lambda: augmented(LONG, replace(SETTINGS, augment="auto"), 0), "'auto'", "victim", "addtrigger")
+
+
+def test_the_tools_that_settings_name(tmp_path, mlm):
+    from test_wordnet import write
+    assert tools_of(SETTINGS) == Tools(lexicon.synonyms, None)
+    (tmp_path / "wordnet").mkdir()
+    assert set(tools_of(replace(SETTINGS, wordnet=str(write(tmp_path / "wordnet")))).synonyms("movie")) == {"film", "Motion picture"}
+    fails(lambda: tools_of(replace(SETTINGS, wordnet=str(tmp_path))), str(tmp_path), "lacks")
+
+    fails(lambda: tools_of(replace(SETTINGS, augment="contextual")), "--mlm", "MLM head")
+    fails(lambda: augmented(LONG, replace(SETTINGS, augment="contextual"), 0), "--mlm")
+    checkpoint.save(mlm, tmp_path / "mlm.safetensors")
+    named = replace(SETTINGS, augment="contextual", mlm=str(tmp_path / "mlm.safetensors"))
+    assert augmented(LONG, named, 0) == augmented(LONG, named, 0, Tools(mlm=mlm)) != augmented(LONG, named, 0, Tools(mlm=make_mlm(4)))
+    checkpoint.save(make_mlm(mlm=False), tmp_path / "headless.safetensors")
+    fails(lambda: tools_of(replace(named, mlm=str(tmp_path / "headless.safetensors"))), "--mlm", "headless.saf", "no language-model head")
+    checkpoint.save(make_victim(), tmp_path / "maskless.safetensors")
+    fails(lambda: tools_of(replace(SETTINGS, mlm=str(tmp_path / "maskless.safetensors"))), "maskless.safetensors", "no masked language model")
+
+
+# ---- Eq. (8) and (9): which of them shakes the victim
+
+def test_mean_loss_against_plain_loops():
+    victim = make_victim()
+    total = 0.0
+    for x in LONG:
+        scores = victim.model(victim.text([x])).logits[0].double().tolist()
+        total += math.log(sum(math.exp(v) for v in scores)) - scores[x.label]
+    wanted = pytest.approx(total / len(LONG), rel=1e-5)
+    before = weights(victim.model)
+    assert mean_loss(victim.model, victim.text, LONG) == wanted
+    assert mean_loss(victim.model, victim.text, LONG, batch_size=3) == wanted   # the last batch is smaller and weighs less
+    assert mean_loss(victim.model.train(), victim.text, LONG[::-1]) == wanted   # no dropout
+    assert equal(before, weights(victim.model)) and all(p.grad is None for p in victim.model.parameters())
+    fails(lambda: mean_loss(victim.model, victim.text, []), "no rows")
+
+
+def test_every_augmenter_is_tried_on_one_copy_a_row(mlm):
+    sets = each_augmented(LONG, replace(SETTINGS, originals=True), 2, Tools(mlm=mlm))
+    assert list(sets) == list(AUGMENTERS)
+    for name, rows in sets.items():
+        assert rows == augmented(LONG, replace(SETTINGS, augment=name, k=1), 2, Tools(mlm=mlm))
+    assert list(each_augmented(LONG, SETTINGS, 2, Tools())) == [name for name in AUGMENTERS if name != "contextual"]
+    assert each_augmented(LONG, replace(SETTINGS, budget="equal"), 2, Tools())["addtrigger"] != sets["addtrigger"]
+
+
+def test_the_perturbation_is_the_mean_loss_at_equal_budgets(mlm):
+    victim = make_victim()
+    found = perturbation(victim, LONG, SETTINGS, 2, Tools(mlm=mlm))
+    assert list(found) == list(AUGMENTERS)
+    for name, loss in found.items():
+        rows = augmented(LONG, replace(SETTINGS, augment=name, k=1, budget="equal"), 2, Tools(mlm=mlm))
+        assert loss == mean_loss(victim.model, victim.text, rows)
+    assert found != perturbation(victim, LONG, SETTINGS, 3, Tools(mlm=mlm))
 
 
 # ---- the algorithm
@@ -438,6 +592,48 @@ def test_the_history_names_the_mitigation(run):
     assert last["clean_rows"] == 11 and last["seed"] == 0 and last["alpha"] == 0.7
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_auto_is_a_run_with_the_augmenter_of_the_highest_loss(sign, monkeypatch):
+    import minibd.mitigations.mbtsad as module
+    told, losses = [], {name: sign * i for i, name in enumerate(AUGMENTERS[:-1])}
+    best = AUGMENTERS[3] if sign == 1 else AUGMENTERS[0]
+    asked = []
+    monkeypatch.setattr(module, "perturbation", lambda victim, clean, settings, seed, tools: (asked.append((clean, seed, tools.mlm)), losses)[1])
+    auto = Run(replace(SETTINGS, augment="auto"), told=lambda *said: told.append(said))
+    plain = Run(replace(SETTINGS, augment=best))
+    assert told == [(best, losses)] and asked == [(CLEAN, 0, None)]
+    assert auto.student.history[-1] == plain.student.history[-1] | {"chosen_by": "auto", "losses": losses}
+    assert plain.student.history[-1]["augment"] == best and auto.log == plain.log
+    assert equal(weights(auto.student.model), weights(plain.student.model)) and equal(auto.before, weights(auto.victim.model))
+
+
+def test_auto_by_itself_and_the_tools_it_is_given(mlm):
+    told = []
+    auto = Run(replace(SETTINGS, augment="auto"), seed=4, tools=Tools(mlm=mlm), told=lambda *said: told.append(said))
+    [(best, losses)] = told
+    assert losses == perturbation(make_victim(), CLEAN, SETTINGS, 4, Tools(mlm=mlm)) and losses[best] == max(losses.values())
+    assert auto.student.history[-1]["augment"] == best and auto.student.history[-1]["losses"] == losses
+    json.dumps(auto.student.history)
+    contextual_run = Run(replace(SETTINGS, augment="contextual"), tools=Tools(mlm=mlm))
+    assert contextual_run.log != Run(replace(SETTINGS, augment="contextual"), tools=Tools(mlm=make_mlm(4))).log
+    fails(lambda: Run(replace(SETTINGS, augment="contextual")), "--mlm")
+
+
+def test_the_steps_one_by_one_make_the_same_student(run):
+    victim = make_victim()
+    d_aug = victim.text.encode(augmented(CLEAN, SETTINGS, 0))
+    teacher = retrain(victim, d_aug, SETTINGS)
+    assert equal(weights(teacher.model), run.seen[0][2])
+    assert equal(weights(distil(victim, teacher, d_aug, SETTINGS).model), weights(run.student.model))
+
+
+def test_the_augmenter_reaches_both_steps(run):
+    other = Run(replace(SETTINGS, augment="addtrigger"))
+    assert [entry["rows"] for entry in other.log] == [entry["rows"] for entry in run.log]
+    assert all(other.stage(name)[0]["terms"]["cls"] != run.stage(name)[0]["terms"]["cls"] for name in ("TS-FT", "MBTSAD"))
+    assert run.student.history[-1]["augment"] == "split" and "chosen_by" not in run.student.history[-1]
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
     again, other = Run(), Run(seed=1)
     assert equal(weights(run.student.model), weights(again.student.model)) and run.log == again.log
@@ -495,7 +691,7 @@ def test_in_bfloat16_the_weights_stay_float32():
 
 @pytest.mark.parametrize("values, words", [
     ({"k": 0}, "k is 0"), ({"alpha": -1.0}, "alpha -1.0"), ({"beta": -0.5}, "beta -0.5"), ({"gamma": -2.0}, "gamma -2.0"),
-    ({"p": 0.0}, "p is 0.0"), ({"p": -2.0}, "p is -2.0"),
+    ({"p": 0.0}, "p is 0.0"), ({"p": -2.0}, "p is -2.0"), ({"augment": "ts"}, "augment is 'ts'"), ({"budget": "fair"}, "budget is 'fair'"),
 ])
 def test_bad_settings_are_refused_in_one_line(values, words):
     with pytest.raises(BadInput, match=words) as caught:
@@ -510,8 +706,8 @@ def test_bad_schedules_are_refused(values):
 
 
 def test_originals_stand_beside_their_copies():
-    with_them = token_split(CLEAN, replace(SETTINGS, originals=True), seed=0)
-    assert with_them == [*CLEAN, *token_split(CLEAN, SETTINGS, seed=0)]
+    with_them = augmented(CLEAN, replace(SETTINGS, originals=True), seed=0)
+    assert with_them == [*CLEAN, *augmented(CLEAN, SETTINGS, seed=0)]
 
 
 def test_sized_fills_in_what_scales_with_the_model_and_nothing_else():
@@ -528,3 +724,117 @@ def test_a_bad_number_of_either_step_is_refused_before_any_training():
     for bad in ({"lr2": -1.0, "lr1": 1e-4}, {"epochs2": 0, "lr1": 1e-4, "lr2": 1e-4}):
         with pytest.raises(BadInput):
             MBTSAD(**bad)
+
+
+# ---- the script and the table
+
+QUICK = ("--k", 1, "--epochs1", 1, "--epochs2", 1, "--no-cft", "--device", "cpu", "--attack", "badnets")
+
+
+@pytest.fixture(scope="module")
+def mlm_file(tiny, tmp_path_factory):
+    model = Bert(replace(tiny.model.config, labels=0, mlm=True)).init_weights(torch.Generator().manual_seed(1), std=0.3).eval()
+    path = tmp_path_factory.mktemp("mlm") / "mlm.safetensors"
+    checkpoint.save(Record(model, tiny.text, (), []), path)
+    return path
+
+
+def held(folder, seed: int = 0) -> Examples:
+    from minibd import data
+    return data.sample(data.read_splits(folder, labels=("negative", "positive")).train, 0.2, seed)
+
+
+def test_pick_prints_what_auto_would_choose_by_and_trains_nothing(here, tiny, tiny_file, mlm_file, folder, tmp_path):
+    common = ("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--seed", 3, *QUICK)
+    done = here("mbtsad.py")(*common, "--pick", "--mlm", mlm_file)
+    assert done.returncode == 0 and not (tmp_path / "out").exists(), done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    at = lines.index(["cross-entropy", "distance"])
+    assert [line[0] for line in lines[at + 1:]] == ["clean", *AUGMENTERS, "auto:"]
+    from minibd import data
+    clean = data.sample(data.read_splits(folder, labels=tiny.labels, seed=3).train, 0.2, 3)
+    losses = perturbation(tiny, clean, MBTSAD(), 3, tools_of(MBTSAD(mlm=str(mlm_file))))
+    assert [line[1] for line in lines[at + 2:-1]] == [f"{loss:.4f}" for loss in losses.values()]
+    assert lines[at + 1][1:] == [f"{mean_loss(tiny.model, tiny.text, clean):.4f}", "0.0000"] and float(lines[at + 2][2]) > 0
+    assert lines[-1] == ["auto:", max(losses, key=losses.get)]
+
+
+def test_pick_asks_at_equal_budgets_and_clean_rows_are_no_choice(here, tiny_file, folder, tmp_path, monkeypatch):
+    import minibd.analysis.perturbation as module
+    asked, losses = [], {"clean": 9.0, "split": 3.0, "eda": 2.0}
+    monkeypatch.setattr(module, "perturbations", lambda record, clean, settings, seed, tools: (
+        asked.append((len(clean), settings.budget, seed)), {name: module.Perturbed(loss, 0.125, None) for name, loss in losses.items()})[1])
+    done = here("mbtsad.py")("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--seed", 3, *QUICK, "--pick")
+    assert done.returncode == 0 and asked == [(40, "equal", 3)], done.stderr
+    assert [line.split() for line in done.stdout.splitlines()[-3:]] == [["split", "3.0000", "0.1250"], ["eda", "2.0000", "0.1250"],
+                                                                        ["auto:", "split"]]
+
+
+def test_auto_is_said_and_kept(here, tiny, tiny_file, folder, tmp_path):
+    done = here("mbtsad.py")("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--augment", "auto", *QUICK)
+    assert done.returncode == 0, done.stderr
+    losses = perturbation(tiny, held(folder), MBTSAD(), 0, Tools())
+    best = max(losses, key=losses.get)
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("auto: ")]
+    assert line.startswith(f"auto: {best}, ") and all(f"{name} {loss:.4f}" in line for name, loss in losses.items())
+    args = json.loads((tmp_path / "out" / "result.json").read_text())["args"]
+    assert (args["augment"], args["chosen"], args["losses"]) == ("auto", best, losses)
+    last = checkpoint.load(tmp_path / "out" / "tiny.safetensors").history[-1]
+    assert (last["augment"], last["chosen_by"], last["losses"]) == (best, "auto", losses)
+
+
+def test_what_is_missing_is_said_before_anything_is_read(here, tiny_file, mlm_file, folder, tmp_path):
+    common = ("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", *QUICK)
+    for flags, words in ((("--augment", "contextual"), ["--mlm", "bert-clean"]), (("--mlm", tiny_file), ["--mlm", "no language-model head"]),
+                         (("--mlm", mlm_file, "--out", mlm_file.parent), ["--out", "beside the input"]),
+                         (("--augment", "eda", "--wordnet", tmp_path), ["lacks", "index.noun"])):
+        done = here("mbtsad.py")(*common, *flags)
+        assert done.returncode == 2 and not done.stdout and len(done.stderr.splitlines()) == 1, done.stderr
+        assert all(word in done.stderr for word in words) and not (tmp_path / "out").exists()
+
+
+def test_the_rows_of_table_iii_and_of_the_reviews(monkeypatch):
+    spec = importlib.util.spec_from_file_location("tables_script", ROOT / "scripts" / "tables.py")
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, script)
+    spec.loader.exec_module(script)
+    paper = {"badnets": ("91.32 89.88", "90.17 27.19", "90.77 42.54", "87.53 94.85", "90.61 39.80", "90.45 33.38"),
+             "lwp": ("90.66 94.41", "90.56 87.28", "91.38 81.36", "89.62 88.82", "90.66 93.75", "90.74 25.98"),
+             "ep": ("91.21 95.17", "89.78 93.86", "89.84 81.36", "88.69 69.30", "90.28 93.53", "90.88 38.38")}
+    order, found = ("eda", "aeda", "contextual", "addtrigger", "split"), script.TABLES["mbtsad-3"]
+    assert len(found) == len({row.name for row in found}) == len({row[1:3] for row in found}) == 27
+    for row in found:
+        attack, name, *equal_ = row.name.split(", ")
+        assert f"--attack {attack}" in row.attack and f"--augment {name}" in row.method and bool(equal_) == ("--budget equal" in row.method)
+        assert ("--mlm {mlm}" in row.method) == (name == "contextual")
+        for model, figures in (("victim", paper[attack][0]), ("TS-FT", paper[attack][1 + order.index(name)])):
+            assert all(abs(float(shown) - float(printed)) < 0.051 for shown, printed in zip(row.paper[model].split(" / "), figures.split()))
+    reviews = script.TABLES["mbtsad-3-reviews"]
+    assert [row.name for row in reviews] == [*order, *(f"{name}, equal budget" for name in order[:-1])]
+    assert [row.method for row in reviews] == [row.method for row in found[:9]] and not any(row.attack or row.paper for row in reviews)
+
+
+def test_a_row_of_contextual_substitution_needs_a_language_model(here, tiny_file, mlm_file, folder, tmp_path, monkeypatch):
+    asked, real = [], subprocess.run
+
+    def fake(words, **more):
+        if "git" in words:
+            return real(words, **more)
+        asked.append(words)
+        [out] = [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
+        steps = [{"name": name, "cacc": 90.0, "asr": 20.0, "seconds": 1.0} for name in ("victim", "TS-FT", "MBTSAD")]
+        args = {"augment": "contextual", "mlm": str(mlm_file), "wordnet": None}
+        Path(out).mkdir(parents=True)
+        Path(out, "result.json").write_text(json.dumps({"args": args, "steps": steps}))
+        return subprocess.CompletedProcess(words, 0)
+    monkeypatch.setattr(subprocess, "run", fake)
+    common = ("mbtsad-3-reviews", "--base", tiny_file, "--data", folder, "--results", tmp_path / "cells.jsonl", "--work", tmp_path / "work")
+    done = here("tables.py")(*common, "--rows", "1,3")
+    assert done.returncode == 2 and "--mlm" in done.stderr and len(done.stderr.splitlines()) == 1 and not asked
+    done = here("tables.py")(*common, "--rows", "3", "--mlm", mlm_file)
+    assert done.returncode == 0, done.stderr
+    [words] = asked
+    assert words[-5:] == ["--no-cft", "--augment", "contextual", "--mlm", str(mlm_file)] and f"--ckpt={tiny_file}" in words
+    [cell] = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
+    assert cell["cell"]["mlm"] == "mlm.safetensors" and cell["result"]["args"] == {"augment": "contextual"}
+    assert done.stdout.count("| contextual |") == 3 and here("tables.py")(*common, "--print", "--mlm", mlm_file).stdout == done.stdout

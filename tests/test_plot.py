@@ -14,8 +14,11 @@ from conftest import rows
 from minibd import checkpoint, data, report
 from minibd.analysis.fourier import Spectrum, one_class
 from minibd.analysis.heads import cls_attention, variance_maps
+from minibd.analysis.perturbation import perturbations
 from minibd.attacks import known
 from minibd.attacks.poison import triggered
+from minibd.mitigations.mbtsad import AUGMENTERS, MBTSAD, tools_of
+from minibd.models.bert import Bert
 
 
 @pytest.fixture
@@ -386,6 +389,67 @@ def test_what_spectrum_gives_can_be_drawn(plot, attacked, tmp_path):
     assert len(numbers(tmp_path / "musclelora-2.png")["runs"][0]["sigmas"]) == 25
 
 
+# ---- Figure MBTSAD 3
+
+@pytest.fixture
+def flat(monkeypatch):
+    """A t-SNE that takes no time: the first two numbers of each vector. What it was asked is kept."""
+    import minibd.analysis.perturbation as module
+    asked = []
+    monkeypatch.setattr(module, "tsne", lambda clouds, seed: (asked.append((clouds, seed)), [cloud[:, :2] for cloud in clouds])[1])
+    return asked
+
+
+def test_the_clouds_of_every_augmenter(plot, flat, tiny_file, tiny, folder, tmp_path):
+    mlm = Bert(replace(tiny.model.config, labels=0, mlm=True)).init_weights(torch.Generator().manual_seed(1), std=0.3).eval()
+    checkpoint.save(checkpoint.Record(mlm, tiny.text, (), []), tmp_path / "mlm.safetensors")
+    out = tmp_path / "p" / "mbtsad-3.png"
+    flags = ("--mlm", tmp_path / "mlm.safetensors", "--texts", 30, "--seed", 4)
+    run = plot("mbtsad-3", "--ckpt", tiny_file, "--data", folder, *flags, "--out", out)
+    assert run.returncode == 0, run.stderr
+    settings = MBTSAD(budget="equal", mlm=str(tmp_path / "mlm.safetensors"))
+    clean = data.sample(data.read_splits(folder, labels=tiny.labels, seed=4).train, 30, 4)
+    wanted = perturbations(tiny, clean, settings, 4, tools_of(settings))
+    found = numbers(out)
+    assert found["n"] == 30 and list(found["sets"]) == list(wanted) == ["clean", *AUGMENTERS] and found["args"]["budget"] == "equal"
+    for name, of in wanted.items():
+        assert (found["sets"][name]["loss"], found["sets"][name]["distance"]) == (of.loss, of.distance)
+        assert torch.equal(torch.tensor(found["sets"][name]["places"]), of.cls[:, :2])
+    losses = {name: of.loss for name, of in wanted.items() if name != "clean"}
+    assert found["most"] == max(losses, key=losses.get)
+    [(clouds, seed)] = flat
+    assert seed == 4 and all(torch.equal(cloud, of.cls) for cloud, of in zip(clouds, wanted.values(), strict=True))
+
+    for ax, name in zip(panels(run.figure), AUGMENTERS, strict=True):
+        grey, over = (torch.tensor(drawn.get_offsets().filled(float("nan"))).float() for drawn in ax.collections)
+        assert torch.equal(grey, wanted["clean"].cls[:, :2]) and torch.equal(over, wanted[name].cls[:, :2])
+        assert ax.get_title().startswith(name) and f"{wanted[name].loss:.3f}" in ax.get_title()
+        assert f"{wanted[name].distance:.3f}" in ax.get_title() and ("(most)" in ax.get_title()) == (name == found["most"])
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in panels(run.figure)}) == 1, "one map"
+    assert "30 rows" in said(run.figure) and "Figure 3" in said(run.figure)
+
+
+def test_the_clouds_without_a_language_model_at_stock_budgets(plot, flat, tiny_file, tiny, folder, tmp_path):
+    out = tmp_path / "p" / "x.svg"
+    run = plot("mbtsad-3", "--ckpt", tiny_file, "--data", folder, "--budget", "stock", "--out", out)  # all 200 rows
+    assert run.returncode == 0, run.stderr
+    wanted = perturbations(tiny, data.read_splits(folder, labels=tiny.labels).train, MBTSAD(), 0, tools_of(MBTSAD()))
+    found = numbers(out)
+    assert found["n"] == 200 and {name: of["loss"] for name, of in found["sets"].items()} == {name: of.loss for name, of in wanted.items()}
+    assert [ax.get_title().split()[0] for ax in panels(run.figure)] == list(AUGMENTERS[:-1])
+
+
+def test_clouds_that_cannot_be_drawn(plot, tiny_file, folder, tmp_path, monkeypatch):
+    common = ("mbtsad-3", "--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "p" / "x.png")
+    refused(plot(*common, "--texts", 1), "--texts 1", "at least 2")
+    refused(plot(*common, "--mlm", tiny_file), "--mlm", "no language-model head")
+    refused(plot(*common, "--wordnet", tmp_path), "lacks")
+    refused(plot(*common, "--mlm", tmp_path / "p"), "--out", "beside the input")
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    refused(plot(*common, "--texts", 4), "scikit-learn", "pip install -e '.[plots]'")
+    assert not (tmp_path / "p").exists()
+
+
 # ---- all figures
 
 @pytest.mark.parametrize("name", ["x.pdf", "x", "x.json", "x.png.txt"])
@@ -412,10 +476,11 @@ def test_without_matplotlib_one_line_says_what_to_install(plot, tmp_path, monkey
 
 def test_each_figure_lists_its_own_flags(plot):
     for figure, here, elsewhere in (("pure-2", "--triggers", "--layer"), ("pure-3", "--layer", "--data"), ("pure-4", "--results", "--ckpt"),
-                                    ("musclelora-1", "--sigma", "--results"), ("musclelora-5", "--curves", "--sigma")):
+                                    ("musclelora-1", "--sigma", "--results"), ("musclelora-5", "--curves", "--sigma"),
+                                    ("mbtsad-3", "--wordnet", "--sentence")):
         run = plot(figure, "--help")
         assert run.returncode == 0 and here in run.stdout and f"{elsewhere} " not in run.stdout.split("options:")[1]
-    figures = ("pure-2", "pure-3", "pure-4", "pure-5", "musclelora-1", "musclelora-2", "musclelora-5")
+    figures = ("mbtsad-3", "pure-2", "pure-3", "pure-4", "pure-5", "musclelora-1", "musclelora-2", "musclelora-5")
     assert all(figure in plot("--help").stdout for figure in figures)
     assert plot("pure-9").returncode == 2 and plot().returncode == 2
 

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "minibd").rglob("*.py"), *(ROOT / "scripts").glob("*.py")])
 SOURCES = [path for path in FILES if "scripts" not in path.relative_to(ROOT).parts]
 RUNTIME = {"torch", "tokenizers", "safetensors", "numpy", "tqdm"}
-# What one script alone asks for, in an extra: what it times us against, what it draws with.
-MEASURED = {"scripts.bench": {"transformers", "peft", "nlpaug", "textaugment", "nltk"}, "scripts.plot": {"matplotlib"}}
+# What one file alone asks for, in an extra: what it times us against, what it draws with.
+MEASURED = {"scripts.bench": {"transformers", "peft", "nlpaug", "textaugment", "nltk"}, "scripts.plot": {"matplotlib"}, "minibd.analysis.perturbation": {"sklearn"}}
 
 # Rooms from the top down; a file may import from lower floors, and on its own floor only along STAIRS or inside its own folder.
 FLOORS = [

@@ -2,7 +2,7 @@
 
 Who uses it: someone who holds a suspicious classifier theta_B and a few clean rows D_c of its task, and no pre-trained weights.
 
-    1  D_aug   <- k token-split copies of each (x, y) in D_c, drawn once                    augment/split.py
+    1  D_aug   <- k copies a(x), y of each (x, y) in D_c, drawn once; a: token splitting    augment/, Eq. (9)
     2  theta_T <- retrain theta_B on D_aug with cross-entropy, rate lr1                     the teacher; alone it is TS-FT
     3  theta_S <- theta_B                                                                   the student starts BACKDOORED
     4  for each batch of D_aug:   L = alpha L_AT + beta L_hid + gamma L_cls                 Eq. (1)
@@ -11,6 +11,11 @@ Who uses it: someone who holds a suspicious classifier theta_B and a few clean r
 
 Departure: while the teacher is retrained half of the attention edges are dropped (`attention_dropout`; the paper does not mention it).
 A rare-word trigger acts through few strong edges, a sentiment through many; README.md has what it changes.
+
+Other augmenters a than token splitting are those of Table III (`augment`); "auto" takes the one that shakes the victim most, Eq. (9):
+mean cross-entropy over one copy of each row. There every augmenter changes as many words as token splitting would split (budget "equal"),
+whatever `budget` says of D_aug itself: EDA's own budget is a tenth of the words, Add Trig's is one, and the paper does not say that it
+made them equal, so that token splitting may have won by changing more.
 
 Choices where the paper is silent (its text lost k, p, both rates, the weights and the norms): see `MBTSAD`, number by number.
 Attention is the softmax before dropout, so that a map's rows sum to 1; padded queries are zeroed before the map is
@@ -23,6 +28,7 @@ that code multiplies it by 500 to 1000.
 """
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,21 +38,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minibd import checkpoint
-from minibd.augment.split import split
+from minibd.augment import lexicon
+from minibd.augment.addtrigger import addtrigger
+from minibd.augment.aeda import aeda
+from minibd.augment.contextual import contextual, mask_of
+from minibd.augment.eda import Synonyms, eda
+from minibd.augment.split import budget, split
+from minibd.augment.wordnet import WordNet
 from minibd.checkpoint import Record
 from minibd.cli import check_choices, setting
-from minibd.data import generator
+from minibd.data import generator, in_order
 from minibd.models.dropout import attention_dropout
 from minibd.records import BadInput, Batch, Example, Output
-from minibd.text import Encoded
+from minibd.text import Encoded, Text
 from minibd.train import Log, Schedule, cross_entropy, fit, weighted
+
+AUGMENTERS = ("split", "eda", "aeda", "addtrigger", "contextual")  # A of Eq. (9), in Table III: TS, EDA, AEDA, Add Trig, CWEA
 
 
 @dataclass(frozen=True, slots=True)
 class MBTSAD:
     """The method's numbers, the same for every attack. The rates scale with the model where they are not given; see `sized`."""
-    k: int = setting(4, "token-split copies of each clean row", paper="lost")
-    originals: bool = setting(True, "keep the unsplit rows in D_aug beside their copies", paper="unclear")
+    augment: str = setting("split", "what the copies in D_aug are made by; auto: what shakes the victim most, Eq. (9)", paper="split",
+                           choices=("split", "eda", "aeda", "addtrigger", "contextual", "auto"))
+    budget: str = setting("stock", "words changed in a text: each augmenter's own number, or equal: as many as would be split",
+                          paper="not said", choices=("stock", "equal"))
+    mlm: str | None = setting(None, "for contextual: a checkpoint with its masked-language-model head; auto leaves contextual out without it",
+                              paper="BERT", kind=str)
+    wordnet: str | None = setting(None, "for eda: folder of WordNet's files (default a small lexicon of ours)", paper="WordNet", kind=str)
+    k: int = setting(4, "augmented copies of each clean row", paper="lost")
+    originals: bool = setting(True, "keep the clean rows in D_aug beside their copies", paper="unclear")
     rate: float = setting(0.3, "share of a text's tokens that are split", paper="lost; nlpaug 0.3")
     max_targets: int = setting(10, "most words split in a text", paper="lost; nlpaug 10")
     min_char: int = setting(4, "shortest word that is split, in characters", paper="lost; nlpaug 4")
@@ -159,31 +180,104 @@ def distill_loss(student: Output, teacher: Output, batch: Batch, settings: MBTSA
 
 # ---- the algorithm
 
-def token_split(clean: Sequence[Example], settings: MBTSAD, seed: int) -> list[Example]:
-    """D_aug: k token-split copies of each clean row, labels kept, and the row itself where `originals` says so.
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the augmenters read besides a text: EDA's synonyms, and the masked language model of contextual substitution, if there is one."""
+    synonyms: Synonyms = lexicon.synonyms
+    mlm: Record | None = None
 
-    Of a pair both texts are split, each by its own length: a trigger may stand in either.
+
+def tools_of(settings: MBTSAD, device: torch.device | str = "cpu") -> Tools:
+    """The tools that `settings` names, loaded. Raises BadInput where one is missing or is not what it should be."""
+    if settings.augment == "contextual" and settings.mlm is None:
+        raise BadInput("contextual substitution asks a masked language model: name one with --mlm CKPT, a checkpoint saved with its MLM head "
+                       "(for the built-in reviews weights/bert-clean.safetensors)")
+    synonyms = WordNet(settings.wordnet).synonyms if settings.wordnet else lexicon.synonyms
+    if settings.mlm is None:
+        return Tools(synonyms)
+    mlm = checkpoint.load(settings.mlm, device=device)
+    try:
+        mask_of(mlm.model, mlm.text)
+        with torch.inference_mode():
+            mlm.model.read_pieces(torch.zeros(1, mlm.model.config.hidden, device=device))  # a missing head is said now, not half-way
+    except BadInput as error:
+        raise BadInput(f"--mlm {settings.mlm}: {error}") from None
+    return Tools(synonyms, mlm)
+
+
+def augmented(clean: Sequence[Example], settings: MBTSAD, seed: int, tools: Tools | None = None) -> list[Example]:
+    """D_aug: k copies of each clean row by `settings.augment`, labels kept, and the row itself where `originals` says so.
+
+    Of a pair both texts are augmented, each by its own length: a trigger may stand in either.
     A generator for each copy of a text, so that no row's copies depend on which other rows there are.
+    tools: None loads what `settings` names. "auto" is for `mbtsad` to settle, which has a victim to shake.
     """
-    def cut(text: str, *of: object) -> str:
-        return split(text, generator(seed, "split", *of), rate=settings.rate, max_targets=settings.max_targets, min_char=settings.min_char)
-
-    copies = [replace(x, text=cut(x.text, x.id, copy), pair=x.pair if x.pair is None else cut(x.pair, x.id, copy, "pair"))
-              for copy in range(settings.k) for x in clean]
+    if settings.augment not in AUGMENTERS:
+        raise BadInput(f"augment is {settings.augment!r}, which takes a victim to settle: name one of {', '.join(AUGMENTERS)}")
+    texts, rngs = [], []
+    for copy in range(settings.k):
+        for x in clean:
+            for text, side in ((x.text, ()), (x.pair, ("pair",))):
+                if text is not None:
+                    texts.append(text)
+                    rngs.append(generator(seed, settings.augment, x.id, copy, *side))
+    made = iter(rewritten(texts, rngs, settings, tools or tools_of(settings)))
+    copies = [replace(x, text=next(made), pair=x.pair if x.pair is None else next(made)) for _ in range(settings.k) for x in clean]
     return [*clean, *copies] if settings.originals else copies
 
 
-def retrain(victim: Record, augmented: Encoded, settings: MBTSAD, *, seed: int = 0, dtype: torch.dtype = torch.float32,
+def rewritten(texts: Sequence[str], rngs: Sequence[random.Random], settings: MBTSAD, tools: Tools) -> list[str]:
+    """a(x) of each text, by `settings.augment`, each text with its own generator."""
+    cut = {"rate": settings.rate, "max_targets": settings.max_targets, "min_char": settings.min_char}
+    # "#" of Eq. (8): how many words may change; None is the augmenter's own number.
+    limits = [budget(text, **cut) for text in texts] if settings.budget == "equal" else [None] * len(texts)
+    match settings.augment:
+        case "split":
+            return [split(text, rng, **cut) for text, rng in zip(texts, rngs)]
+        case "eda":
+            return [eda(text, rng, synonyms=tools.synonyms, budget=n) for text, rng, n in zip(texts, rngs, limits)]
+        case "aeda":
+            return [aeda(text, rng, budget=n) for text, rng, n in zip(texts, rngs, limits)]
+        case "addtrigger":
+            return [addtrigger(text, rng, budget=n) for text, rng, n in zip(texts, rngs, limits)]
+        case "contextual":
+            return contextual(texts, rngs, tools.mlm.model, tools.mlm.text, budgets=limits if settings.budget == "equal" else None)
+
+
+def each_augmented(clean: Sequence[Example], settings: MBTSAD, seed: int, tools: Tools) -> dict[str, list[Example]]:
+    """One copy of each clean row by each of AUGMENTERS, the first of D_aug's; without a language model contextual is left out."""
+    return {name: augmented(clean, replace(settings, augment=name, k=1, originals=False), seed, tools)
+            for name in AUGMENTERS if name != "contextual" or tools.mlm is not None}
+
+
+@torch.inference_mode()
+def mean_loss(model: torch.nn.Module, text: Text, rows: Sequence[Example], batch_size: int = 128) -> float:
+    """The expectation in Eq. MBTSAD (8) and (9): mean over `rows` of -log p(y | x), in nats, without dropout."""
+    if not rows:
+        raise BadInput("there are no rows to take a mean loss over: give at least one")
+    model.eval()
+    device, encoded = next(model.parameters()).device, text.encode(rows)
+    return sum(cross_entropy(model, text.batch(encoded, which).to(device))["cls"].double().sum().item()
+               for which in in_order(encoded.lengths, batch_size)) / len(encoded)
+
+
+def perturbation(victim: Record, clean: Sequence[Example], settings: MBTSAD, seed: int, tools: Tools) -> dict[str, float]:
+    """Eq. MBTSAD (9): E over D_c of CE(f_B(a(x)), y) for each augmenter a, in nats, at equal budgets; a* has the highest."""
+    sets = each_augmented(clean, replace(settings, budget="equal"), seed, tools)
+    return {name: mean_loss(victim.model, victim.text, rows) for name, rows in sets.items()}
+
+
+def retrain(victim: Record, d_aug: Encoded, settings: MBTSAD, *, seed: int = 0, dtype: torch.dtype = torch.float32,
             log: Log | None = None) -> Record:
     """Line 2 of Algorithm 1: the teacher, a copy of `victim` retrained on D_aug, most of its attention edges dropped meanwhile."""
     settings = settings.sized(victim.model.config.hidden)
     teacher = checkpoint.copy(victim)
     with attention_dropout(teacher.model, settings.attention_dropout):
-        fit(teacher.model, victim.text, augmented, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype, log=log, name="TS-FT")
+        fit(teacher.model, victim.text, d_aug, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype, log=log, name="TS-FT")
     return teacher
 
 
-def distil(victim: Record, teacher: Record, augmented: Encoded, settings: MBTSAD, *, seed: int = 0, dtype: torch.dtype = torch.float32,
+def distil(victim: Record, teacher: Record, d_aug: Encoded, settings: MBTSAD, *, seed: int = 0, dtype: torch.dtype = torch.float32,
            log: Log | None = None) -> Record:
     """Lines 3 to 6 of Algorithm 1: the student, a copy of `victim` that learns from the frozen `teacher` on D_aug."""
     settings = settings.sized(victim.model.config.hidden)
@@ -198,27 +292,37 @@ def distil(victim: Record, teacher: Record, augmented: Encoded, settings: MBTSAD
         return distill_terms(model(batch, want), taught, batch, settings)
 
     with attention_dropout(student.model, settings.attention_dropout2):
-        fit(student.model, victim.text, augmented, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights, dtype=dtype, log=log,
+        fit(student.model, victim.text, d_aug, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights, dtype=dtype, log=log,
             name="MBTSAD")
     return student
 
 
 def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
-           log: Log | None = None, watch: Callable[[str, Record, float], None] | None = None) -> Record:
+           log: Log | None = None, watch: Callable[[str, Record, float], None] | None = None, tools: Tools | None = None,
+           told: Callable[[str, Mapping[str, float]], None] | None = None) -> Record:
     """Algorithm 1. The student comes back as a new record; `victim` stays as it was.
 
     log: see train.fit. watch: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds each step took.
+    tools: None loads what `settings` names. told: called where `augment` is auto, with the augmenter it came to and Eq. (9)'s losses; the
+    history has both.
     """
-    settings = settings.sized(victim.model.config.hidden)
+    settings, done = settings.sized(victim.model.config.hidden), {}
     started = time.perf_counter()
-    augmented = victim.text.encode(token_split(clean, settings, seed))
-    teacher = retrain(victim, augmented, settings, seed=seed, dtype=dtype, log=log)
+    tools = tools or tools_of(settings, next(victim.model.parameters()).device)
+    if settings.augment == "auto":
+        losses = perturbation(victim, clean, settings, seed, tools)
+        settings = replace(settings, augment=max(losses, key=losses.get))
+        done = {"chosen_by": "auto", "losses": losses}
+        if told is not None:
+            told(settings.augment, losses)
+    d_aug = victim.text.encode(augmented(clean, settings, seed, tools))
+    teacher = retrain(victim, d_aug, settings, seed=seed, dtype=dtype, log=log)
     if watch is not None:
         watch("TS-FT", teacher, time.perf_counter() - started)
 
     started = time.perf_counter()
-    student = distil(victim, teacher, augmented, settings, seed=seed, dtype=dtype, log=log)
-    student.history.append({"mitigation": "mbtsad", "clean_rows": len(clean), "seed": seed, **asdict(settings)})
+    student = distil(victim, teacher, d_aug, settings, seed=seed, dtype=dtype, log=log)
+    student.history.append({"mitigation": "mbtsad", "clean_rows": len(clean), "seed": seed, **asdict(settings), **done})
     if watch is not None:
         watch("MBTSAD", student, time.perf_counter() - started)
     return student
