@@ -15,7 +15,8 @@ that point where those of the clean rows point, the task is to be learnt first i
 Ablations (the paper's Table 3): without MS the penultimate layer stays as it is; without GA a step takes g; without MS and GA it is the
 baseline LoRA. Without LR (and MS, which is low-rank) every parameter is trained, the classifier too, and a step takes two passes.
 
-Choices where the paper is silent: the classifier stays at its random start, as released (`train_head` trains it, in two passes a step);
+Choices where the paper is silent: the classifier stays at its random start, as released (`train_head` trains it, in two passes a step), and the
+penultimate layer is BERT's pre-trained pooler where the checkpoint brings it; which scalings suit a new model is searched (`search_bands`);
 the clean rows of a step are drawn without replacement, afresh at each step; LoRA starts at R = 0, the multi-scale layer as released
 (models/lora.py says what that does); mu rises step by step.
 
@@ -38,8 +39,8 @@ from minibd.checkpoint import Record
 from minibd.cli import check_choices, setting
 from minibd.data import generator as chance
 from minibd.data import sample
-from minibd.models.lora import PRESETS, freeze, lora, merge, multi_scale, preset, with_groups
 from minibd.models.encoder import Encoder
+from minibd.models.lora import PRESETS, freeze, lora, merge, multi_scale, preset, with_groups
 from minibd.predict import accuracy
 from minibd.records import BadInput, Batch, Examples
 from minibd.text import Encoded, Text
