@@ -161,16 +161,17 @@ class Job:
         if headed:
             self.judged("E-PUR", self.victim.model, time.perf_counter() - started)
 
-    def finish(self, cleaned: checkpoint.Record, rows: dict[str, int]) -> None:
-        """Write the cleaned checkpoint, steps.jsonl and result.json under `out`; print the table."""
+    def finish(self, cleaned: checkpoint.Record | None, rows: dict[str, int]) -> None:
+        """Write the cleaned checkpoint, where it can be one, steps.jsonl and result.json under `out`; print the table."""
         path = beside(self.out, self.args["ckpt"])
-        checkpoint.save(cleaned, path)
+        if cleaned is not None:
+            checkpoint.save(cleaned, path)
         report.write_lines(self.out / "steps.jsonl", self.log)
         rows = {"train": len(self.splits.train), "clean": len(self.clean), **rows, "test": len(self.splits.test)}
         report.write_json(self.out / "result.json", report.result(self.method, self.args, rows, self.steps, after=self.steps[-1],
                                                                   seconds=time.perf_counter() - self.started))
         say_scores(self.steps)
-        print(f"written: {path}, {self.out / 'result.json'}, {self.out / 'steps.jsonl'}")
+        print("written: " + f"{path}, " * (cleaned is not None) + f"{self.out / 'result.json'}, {self.out / 'steps.jsonl'}")
 
 
 def open_task(method: str, task: Task, *inputs: str, new_classifier: bool = False) -> tuple[checkpoint.Record, data.Splits, Path]:

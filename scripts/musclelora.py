@@ -8,7 +8,7 @@
 
 --ckpt is an encoder, or a classifier whose head is then replaced. --clean-aux: its dev rows (a single file: four fifths of its rows) are
 trusted, some to align gradients to, the others to choose the best epoch by; its test rows (the last fifth) measure CACC. Of the models
-that are trained, the last is saved.
+that are trained, the last is saved, unless that has adapters or a prefix, which no checkpoint holds: its scores are the result.
 """
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def run() -> None:
         job.judged(name, trained.model, time.perf_counter() - started)
         if spectrum:
             report.write_json(job.out / f"curves-{name}.json", spectrum.finish())
-    job.finish(trained, {"validation": len(job.splits.dev)})
+    job.finish(None if name in ("adapter", "prefix") else trained, {"validation": len(job.splits.dev)})
 
 
 if __name__ == "__main__":

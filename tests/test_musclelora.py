@@ -373,6 +373,16 @@ def test_the_script_on_a_folder_of_the_attack(here, tiny_file, folder, poisoned,
         assert words in run.stdout
 
 
+@pytest.mark.parametrize("name", ["lora", "adapter", "prefix"])
+def test_the_script_trains_the_baselines(here, tiny_file, folder, poisoned, tmp_path, name):
+    run = here("musclelora.py")("--ckpt", tiny_file, "--data", poisoned, "--clean-aux", folder, "--train", name, "--out", tmp_path / "out", *QUICK)
+    assert run.returncode == 0, run.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert [step["name"] for step in result["steps"]] == [name] and (tmp_path / "out" / "steps.jsonl").exists()
+    saved = (tmp_path / "out" / "tiny.safetensors").exists()
+    assert saved == (name == "lora") == ("tiny.safetensors" in run.stdout)      # inserted weights are no checkpoint's
+
+
 def test_the_script_on_two_files(here, tiny_file, folder, tmp_path):
     run = here("musclelora.py")("--ckpt", tiny_file, "--data", folder / "train.tsv", "--clean-aux", folder / "test.tsv", "--train", "musclelora",
                                 "--out", tmp_path / "out", *QUICK, "--aux", 96)
