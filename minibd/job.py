@@ -151,6 +151,14 @@ class Job:
         elif keep_head:
             raise BadInput(f"--keep-head: {self.args['ckpt']} has no classifier to keep, leave it out")
 
+    def judge_mixtures(self, name: str, record: checkpoint.Record, seconds: float) -> None:
+        """A `watch` for methods that search rho: of the mixtures that are tried only one whose rho was given, and which is then tuned, is a row.
+
+        Of a search the end alone counts; without tuning the mixture is the end, and comes under another name.
+        """
+        if not name.startswith("mixed") or self.args["rho"] is not None and self.args["tune"]:
+            self.judged(name, record.model, seconds)
+
     def purify(self, pretrained: Pretrained) -> None:
         """Where --e-pur says so, E-PUR before the method: from here on the purified model is the victim, measured where that was."""
         if not pretrained.e_pur:

@@ -100,18 +100,13 @@ def run() -> None:
     job.purify(pretrained)
     train, validation = jobs.validated(job.splits, job.clean, task.seed)
     shared = {"seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log.append}
-
-    def watch(name: str, record: checkpoint.Record, seconds: float) -> None:
-        if not name.startswith("mixed") or settings.rho is not None and settings.tune:  # as in finemix.py
-            job.judged(name, record.model, seconds)
-
     started = time.perf_counter()
     if method == "reinit":
-        tuned = reinit(job.victim, train, validation, settings, **shared, watch=watch)
+        tuned = reinit(job.victim, train, validation, settings, **shared, watch=job.judge_mixtures)
     elif method == "fineprune":
-        tuned = fineprune(job.victim, train, validation, settings, **shared, watch=watch)
+        tuned = fineprune(job.victim, train, validation, settings, **shared, watch=job.judge_mixtures)
     elif method == "finepurify":
-        tuned = finepurify(job.victim, job.pretrained, train, validation, settings, **shared, watch=watch)
+        tuned = finepurify(job.victim, job.pretrained, train, validation, settings, **shared, watch=job.judge_mixtures)
         jobs.say_looks(tuned)
     elif method == "cft":
         tuned = tune(checkpoint.copy(job.victim), train, validation, schedule, settings.steps, **shared, name="CFT")

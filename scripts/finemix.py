@@ -35,13 +35,8 @@ def run() -> None:
     job = jobs.start("finemix", task, clean, attack, settings, pretrained=pretrained, needs_pretrained=True)
     job.judged("victim", job.victim.model, 0.0)
     train, validation = jobs.validated(job.splits, job.clean, task.seed)
-
-    def watch(name: str, record: jobs.checkpoint.Record, seconds: float) -> None:
-        if not name.startswith("mixed") or settings.rho is not None and settings.tune:  # of a search only the end counts; untuned, it is the end
-            job.judged(name, record.model, seconds)
-
     cleaned = finemix(job.victim, job.pretrained, train, validation, settings, seed=task.seed, dtype=getattr(torch, task.dtype),
-                      log=job.log.append, watch=watch)
+                      log=job.log.append, watch=job.judge_mixtures)
     jobs.say_looks(cleaned)
     job.finish(cleaned, {"trained_on": len(train), "validation": len(validation)})
 

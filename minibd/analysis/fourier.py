@@ -210,7 +210,7 @@ class Spectrum:
 
         spectrum = Spectrum(model, text, {"clean": dev, "triggered": aimed(triggered, target), "control": one_class(dev, target)})
         spectrum.look(model, 0)
-        fit(model, ..., log=lambda line: spectrum.look(model, line["step"] + 1))
+        fit(model, ..., look=spectrum.look)
         report.write_json(path, spectrum.finish())
 
     sets: rows by name; a row's label is where its mapping is to send it. Every row is classified at every look: three sets of 872 rows,

@@ -104,8 +104,8 @@ class Encoder(nn.Module):
     other pieces, (N, H * Dh), and the maps or None; `close(h, context)`, what it makes of that, piece by piece, (N, D).
     """
     causal = False  # whether a piece sees only those before it, and a text is read off its last one
-    # Whether training, too, computes of the last block only what is classified (evaluation does): a twelfth less work with 12 layers. Other
-    # dropout masks are drawn then, so that it is for whoever trains to say, before the first step.
+    # Whether training, too, computes of the last block only what is classified (evaluation does): with 12 layers a sixteenth of the
+    # blocks' products is not taken. Other dropout masks are drawn then, so that it is for whoever trains to say, before the first step.
     trim = False
 
     def __init__(self, config: Shape):
