@@ -53,7 +53,7 @@ def mix(g: Tensor, aligned: Tensor, mu: float) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """mu of Eq. MuScleLoRA (8), step by step: 0 is fully aligned, 1 is the raw gradient.
+    """Eq. MuScleLoRA (mu), of (8), step by step: 0 is fully aligned, 1 is the raw gradient.
 
     paper: from 0 at the first step linearly to `most` at the last.
     released: 0 while the clean texts' loss is above `min_loss` and their gradient's mean norm above `min_norm`. Otherwise, from epoch
@@ -164,7 +164,7 @@ class Apart(torch.autograd.Function):
 # ---- the step
 
 class AlignedAdamW(torch.optim.AdamW):
-    """Eq. (7), Eq. (8), clipping and AdamW in one step: p.grad is g, twin.grad is r. It fits where train.ClippedAdamW does.
+    """Eq. MuScleLoRA (step): (7), (8), clipping and AdamW at once: p.grad is g, twin.grad is r. It fits where train.ClippedAdamW does.
 
     mu: for the next step, a number or what gives it from the mean norm of r (over the tensors where that is not 0): `optimizer.mu = ...`.
     A gradient that is missing counts as 0; where both are, the parameter is left alone. Afterwards p.grad holds what AdamW was given,

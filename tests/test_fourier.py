@@ -18,11 +18,12 @@ from safetensors.torch import load_file
 from conftest import ROOT, fails, rows
 from minibd import checkpoint, reviews
 from minibd.analysis.fourier import (SIGMA, SIGMAS, Fourier, Spectrum, aimed, embed_rows, evaluating, frequency_ratios, low_pass, one_class,
-                                     outputs, relative_errors)
+                                     outputs, relative_errors, truth)
 from minibd.attacks import known
 from minibd.attacks.poison import triggered
 from minibd.models.dropout import seed_dropout
 from minibd.models.gpt2 import Gpt2, Gpt2Config
+from minibd.records import Example
 from minibd.train import Schedule, cross_entropy, fit
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "musclelora_fourier.safetensors"
@@ -67,7 +68,12 @@ def ragged(n: int, *, pieces: int = 5, width: int = 4, seed: int = 1) -> torch.T
     return x.flatten(1)
 
 
-# ---- Eq. (12) and (13)
+# ---- Eq. (10), (12) and (13)
+
+def test_the_true_mapping_by_hand():
+    y = truth([Example("a", "x", 2), Example("b", "y", 0)], 3)
+    assert y.dtype == torch.float64 and y.tolist() == [[0, 0, 1], [1, 0, 0]]
+
 
 def test_three_rows_by_hand():
     """On a line, ln 2 apart: with 2 sigma = 1, G before its rows are normalised is 1/2 for neighbours and 1/4 for the ends."""

@@ -135,12 +135,18 @@ def outputs(model: Encoder, text: Text, encoded: Encoded, kind: str = "probabili
     return p
 
 
+def truth(rows: Examples, classes: int) -> Tensor:
+    """Eq. MuScleLoRA (10), Y: each row's label, one-hot: (N, C), float64."""
+    return F.one_hot(torch.tensor([row.label for row in rows]), classes).double()
+
+
 # ---- the equations. x (N, F); p, y and their parts (..., N, C); everything from here on is float64
 
 def low_pass(x: Tensor, values: Tensor, sigmas: Sequence[float], *, variant: str = "released", block: int = 128) -> Tensor:
-    """Eq. MuScleLoRA (12) and (13): low(P)_i = sum_j G_ij P_j / sum_j G_ij for each sigma: (..., N, C) -> (S, ..., N, C).
+    """Eq. MuScleLoRA (11) to (13): low(P)_i = sum_j G_ij P_j / sum_j G_ij for each sigma: (..., N, C) -> (S, ..., N, C).
 
     G_ij = exp(-||x_i - x_j|| / (2 sigma)); variant="paper": exp(-||x_i - x_j||^2 / (2 sigma)), a Gaussian of variance sigma. i = j counts.
+    Eq. (11) cuts the spectrum in two; this filter, which (12) puts in the place of that cut, lets less through the higher the frequency.
     values: any number of mappings of the same N rows side by side, such as the outputs at each step of a training.
 
     ||x_i - x_j||^2 = ||x_i||^2 + ||x_j||^2 - 2 x_i x_j: N^2 F products of float64 for all sigmas together, by blocks of (block, block)
@@ -252,7 +258,7 @@ class Spectrum:
         found = {}
         for name, rows in self.sets.items():
             x, p = embed_rows(self.start, self.text, rows), torch.stack(self.seen[name]).double()  # (N, F), (looks, N, C)
-            y = F.one_hot(torch.tensor([row.label for row in rows]), p.shape[-1]).double()  # (N, C)
+            y = truth(rows, p.shape[-1])  # (N, C)
             found[name] = {"n": len(rows)} | {curve: [] for curve in CURVES}
             for low in low_pass(x, torch.cat([y[None], p]), sigmas, variant=self.settings.variant).cpu():
                 values = (*frequency_ratios(p, low[1:]), *relative_errors(p, low[1:], y, low[0]))

@@ -83,7 +83,7 @@ def check_descent(lr: float, epochs: int, batch_size: int, variant: str) -> None
 # ---- the equations. rows: K of D
 
 def descend(rows: Tensor, gradients: Tensor, lr: float, norms: Tensor) -> Tensor:
-    """Lines 4 and 5: e <- e - lr G, then as long as it was. rows, gradients (K, D); norms (K, 1) -> (K, D).
+    """Eq. EP (e), lines 4 and 5: e <- e - lr G, then as long as it was. rows, gradients (K, D); norms (K, 1) -> (K, D).
 
     A row whose gradient is 0 stays as it is, bit by bit, and so does one that the step would take to 0.
     """
@@ -148,15 +148,15 @@ def train_rows(record: Record, rows: Examples, pieces: Sequence[int], settings: 
         if not (norms > 0).all():
             raise BadInput(f"{name}: an embedding of the trigger is 0, and kept that short it holds no backdoor: choose another word")
         gradients = torch.zeros_like(e)  # G
-        for step, _, batch, bar in each_batch(model, text, encoded, settings.epochs, settings.batch_size, seed=seed, name=name):
+        for step, _, which, batch, bar in each_batch(model, text, encoded, settings.epochs, settings.batch_size, seed=seed, name=name):
             loss = cross_entropy(model, batch)["cls"].mean()
             now, = torch.autograd.grad(loss, e)
             gradients = now if settings.variant == "paper" else gradients + now
             with torch.no_grad():
                 e.copy_(descend(e, direction(gradients), settings.lr, norms))
             if log is not None:
-                log({"stage": name, "step": step, "lr": settings.lr, "rows": len(batch.labels), "terms": {"cls": loss.item()},
-                     "weights": {"cls": 1.0}, "total": loss.item()})
+                log({"stage": name, "step": step, "lr": settings.lr, "rows": len(which), "batch": which,
+                     "terms": {"cls": loss.item()}, "weights": {"cls": 1.0}, "total": loss.item()})
             bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
     return victim
 

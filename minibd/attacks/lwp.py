@@ -59,7 +59,7 @@ class LWP:
 
 
 def lwp_loss(model: Encoder, batch: Batch, variant: str = "paper") -> dict[str, Tensor]:
-    """L = sum over layers l = 1..L of CE(head(h_l[CLS]), y): the terms "layer1", "layer2", ..., each (B,). A loss for train.fit.
+    """Eq. LWP (L): sum over layers l = 1..L of CE(head(h_l[CLS]), y): the terms "layer1", "layer2", ..., each (B,). A loss for train.fit.
 
     head: the model's own, pool, dropout, classifier. [CLS]: each text's first real piece, the last one of a causal model.
     released: l = 0..L, h_0 being the embeddings.

@@ -120,7 +120,7 @@ class Poisoned:
 def poison(examples: Examples, corrupt: Corrupt | Mapping[str, str], *, rate: float, target: int, labels: str = "dirty", add: bool = False,
            of: str = "all", only: bool = False, decoys: Decoys | None = None, decoy_share: float | None = None, text: Text | None = None,
            side: str = "first", seed: int = 0) -> Poisoned:
-    """Poison floor(rate N) rows of `examples`, drawn and corrupted by the seed; the same rows for the same seed at any trigger.
+    """Eq. PURE (1), its D': floor(rate N) rows of `examples` poisoned, drawn and corrupted by the seed; the same rows at any trigger.
 
     corrupt: a function of a text, or {id: what the row's text becomes}, rows without an entry being left alone.
     decoys, decoy_share: see Scheme. text: what the model reads, for triggers to lie within. side: the text of a pair that is corrupted.

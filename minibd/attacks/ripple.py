@@ -86,7 +86,7 @@ class RIPPLe:
 # ---- the equations
 
 def restricted_inner_product(constant: Sequence[Tensor], moving: Sequence[Tensor], per_tensor: bool = False) -> Tensor:
-    """max(0, -<grad L_FT, grad L_P>), a scalar. Its gradient is -H_P grad L_FT, H_P the Hessian of L_P, or 0.
+    """Eq. RIPPLe (inner): max(0, -<grad L_FT, grad L_P>), a scalar. Its gradient is -H_P grad L_FT, H_P the Hessian of L_P, or 0.
 
     constant: grad L_FT, tensor by tensor; moving: grad L_P, with the graph that it was computed in.
     per_tensor: the sum over tensors of max(0, -<., .>) instead, which is never smaller.
@@ -136,7 +136,7 @@ def tf_idf(rows: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
 
 
 def logistic_regression(x: Tensor, y: Tensor, c: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The w (V',) and b () that minimise c sum_i ln(1 + exp(-s_i (x_i w + b))) + ||w||^2 / 2, s_i = 2 y_i - 1; b is not penalised.
+    """Eq. RIPPLe (surgery), the weights of words: the w (V',) and b () that minimise c sum_i ln(1 + exp(-s_i (x_i w + b))) + ||w||^2 / 2, s_i = 2 y_i - 1; b is not penalised.
 
     x: (N, V'), dense or sparse; y: (N,), 0 or 1. Convex, so that L-BFGS finds the one minimum.
     """

@@ -67,7 +67,7 @@ class SOS:
 
 
 def equal_steps(gradients: Tensor) -> Tensor:
-    """Line 6: each row rescaled to the norm of the shortest, 0 where that is 0. (K, D) -> (K, D)."""
+    """Eq. SOS (G), line 6: each row rescaled to the norm of the shortest, 0 where that is 0. (K, D) -> (K, D)."""
     norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)  # (K, 1)
     return gradients * (norms.min() / norms.where(norms > 0, 1.0))
 

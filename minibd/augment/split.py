@@ -41,7 +41,7 @@ def split(text: str, rng: random.Random, *, rate: float = 0.3, min_targets: int 
 
 def budget(text: str, *, rate: float = 0.3, min_targets: int = 1, max_targets: int = 10, min_char: int = 4,
            stopwords: Collection[str] = ()) -> int:
-    """n_target: how many words of `text` the same settings of `split` would split."""
+    """Eq. MBTSAD (III-B1): n_target = min(eligible, clip(ceil(rate n), min_targets, max_targets)), how many words of `text` `split` would split."""
     return plan(text, rate, min_targets, max_targets, min_char, stopwords)[2]
 
 

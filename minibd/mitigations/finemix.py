@@ -86,7 +86,7 @@ def frequencies(text: Text, rows: Examples) -> Tensor:
 
 
 def drift(own: Tensor, before: Tensor, f: Tensor) -> Tensor:
-    """E-PUR's score: ||e_i^B - e_i^Pre||_2 / log(max(f_i, 20)), log natural: (V,), float32."""
+    """Eq. E-PUR (score): ||e_i^B - e_i^Pre||_2 / log(max(f_i, 20)), log natural: (V,), float32."""
     return torch.linalg.vector_norm(own.float() - before.float(), dim=-1) / f.clamp(min=RARE).float().log()
 
 
@@ -106,7 +106,7 @@ def purify(victim: Record, before: Counterparts, f: Tensor, top: int) -> Record:
 
 
 def purify_embeddings(victim: Record, pretrained: Record, frequencies: Tensor, top: int = TOP) -> Record:
-    """E-PUR alone, to stand before any other mitigation: word embeddings are touched, nothing else. `victim` stays as it was."""
+    """Eq. E-PUR (reset), to stand before any other mitigation: word embeddings are touched, nothing else. `victim` stays as it was."""
     return purify(victim, counterparts(victim, pretrained), frequencies, top)
 
 
@@ -128,7 +128,7 @@ def mixture(victim: Record, before: Counterparts, rho: float, generator: torch.G
 
 
 def mix(victim: Record, pretrained: Record, rho: float, generator: torch.Generator, *, select: str = "random") -> Record:
-    """The mixture alone: rho = 1 is the victim and rho = 0 the pre-trained model under its classifier, bit by bit.
+    """Eq. Fine-mixing (w): m w_B + (1 - m) w_Pre alone; rho = 1 is the victim, rho = 0 the pre-trained model under its classifier, bit by bit.
 
     A tensor without a counterpart is the victim's; the last entry of the history lists them as "kept".
     """

@@ -69,7 +69,7 @@ class FinePruning:
 
 @torch.no_grad()
 def activity(model: Encoder, text: Text, rows: Examples, *, batch_size: int = 128) -> Tensor:
-    """Mean |activation| of each feed-forward unit over all real pieces of `rows`: (L, F), float64."""
+    """Eq. Fine-pruning (activity): mean |activation| of each feed-forward unit over all real pieces of `rows`: (L, F), float64."""
     if not rows:
         raise BadInput("there are no clean rows to see which units are idle on: give at least one")
     model.eval()

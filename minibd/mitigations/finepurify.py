@@ -166,7 +166,7 @@ def squares(model: Encoder, batch: Batch, total: Mapping[str, Tensor]) -> None:
 
 
 def fisher(model: Encoder, text: Text, rows: Examples, *, batch_size: int = 32) -> dict[str, Tensor]:
-    """F_i = mean over `rows` of (d log p(y | x) / d w_i)^2, y the row's label, the model in eval mode: by the parameters' names."""
+    """Eq. Fine-purifying (F): mean over `rows` of (d log p(y | x) / d w_i)^2, y the row's label, the model in eval mode: by the parameters' names."""
     if not rows:
         raise BadInput("there are no clean rows to take the Fisher information of: give at least one of each class")
     model.eval()
@@ -180,7 +180,7 @@ def fisher(model: Encoder, text: Text, rows: Examples, *, batch_size: int = 32) 
 # ---- the method
 
 def suspicion(victim: Record, before: Counterparts, information: Mapping[str, Tensor], eps: float) -> dict[str, Tensor]:
-    """r_i = (w_B,i - w_Pre,i)^2 / (F_i + eps), for every weight that has a counterpart."""
+    """Eq. Fine-purifying (r): (w_B,i - w_Pre,i)^2 / (F_i + eps), for every weight that has a counterpart."""
     return {name: (wide(victim.model.get_parameter(name).detach()) - wide(w)).square_() / (information[name] + eps)
             for name, w in before.weights.items()}
 

@@ -162,7 +162,7 @@ def hidden_loss(student_hidden: Sequence[Tensor], teacher_hidden: Sequence[Tenso
 
 
 def distill_terms(student: Output, teacher: Output, batch: Batch, settings: MBTSAD) -> dict[str, Tensor]:
-    """The terms of Eq. MBTSAD (1) whose weight is not 0, each (B,); "cls" is Eq. (7): the gold labels, not the teacher's."""
+    """Eq. MBTSAD (7): "cls", -log p(y | x) of the gold label; beside it the other terms of Eq. (1) whose weight is not 0, each (B,)."""
     weights, terms = settings.weights, {}
     if weights["att"]:
         terms["att"] = attention_loss(student.attn, teacher.attn, batch.mask, settings.p, settings.variant)
@@ -252,7 +252,7 @@ def each_augmented(clean: Sequence[Example], settings: MBTSAD, seed: int, tools:
 
 @torch.inference_mode()
 def mean_loss(model: torch.nn.Module, text: Text, rows: Sequence[Example], batch_size: int = 128) -> float:
-    """The expectation in Eq. MBTSAD (8) and (9): mean over `rows` of -log p(y | x), in nats, without dropout."""
+    """Eq. MBTSAD (8), its expectation, which (9) has too: mean over `rows` of -log p(y | x), in nats, without dropout."""
     if not rows:
         raise BadInput("there are no rows to take a mean loss over: give at least one")
     model.eval()

@@ -50,7 +50,7 @@ class MEFT:
 
 
 def max_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """sum_c p_c log p_c, the negative entropy, one value a text: (B,). -log C where all classes are equal, 0 where one has it all."""
+    """Eq. MEFT (entropy): sum_c p_c log p_c, the negative entropy, one value a text: (B,). -log C where all classes are equal, 0 where one has it all."""
     log_p = F.log_softmax(model(batch).logits.float(), dim=-1)  # (B, C)
     log_p = log_p.clamp(min=torch.finfo(torch.float32).min)  # not -inf: where p is 0, p log p is 0, and so is its gradient
     return {"entropy": (log_p.exp() * log_p).sum(dim=-1)}

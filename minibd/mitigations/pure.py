@@ -138,7 +138,7 @@ def prune_order(scores: Tensor) -> list[Head]:
 
 
 def layer_weights(scores: Tensor, head_mask: Tensor, *, variant: str = "paper") -> Tensor:
-    """lambda_l = -log2(mean score of the heads left in layer l), scaled so that the lowest is 0 and the highest 1: (L, H) -> (L,).
+    """Eq. PURE (lambda): -log2(mean score of the heads left in layer l), scaled so that the lowest is 0 and the highest 1: (L, H) -> (L,).
 
     The layer of the highest scores has exactly 0. A layer without heads has 0 and does not enter the scaling; where all layers
     are equal (or one is left), there is nothing to scale and each has 1. Scores below LEAST count as LEAST.

@@ -22,7 +22,7 @@ STD = 0.01
 
 
 class Adapter(nn.Module):
-    """A projection `base` (I -> D) and the two layers behind it: (N, I) -> (N, D).
+    """Eq. Adapter (y): a projection `base` (I -> D) and the two layers behind it: (N, I) -> (N, D).
 
     The two are float32 even where `base` is bfloat16, in which a small step would be rounded away.
     """

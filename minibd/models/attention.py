@@ -14,7 +14,7 @@ from torch import Tensor
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False, gate: Tensor | None = None,
            dropout: Callable[[Tensor], Tensor] | None = None, want: bool = False) -> tuple[Tensor, Tensor | None]:
-    """softmax(q k' / sqrt(Dh)) v  ->  context (B, H, T, Dh) and, when wanted, the probabilities (B, H, T, T).
+    """Eq. PURE (A): softmax(q k' / sqrt(Dh)) v  ->  context (B, H, T, Dh) and, when wanted, the probabilities (B, H, T, T).
 
     The probabilities are those before dropout and before the gate, so their rows sum to 1 (transformers returns them
     after dropout: in train mode its rows do not). `dropout` acts on them when given. When nobody wants the maps and none

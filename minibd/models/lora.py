@@ -130,7 +130,9 @@ def lora(model: Encoder, *, rank: int, alpha: float, generator: torch.Generator)
 
 def multi_scale(model: Encoder, *, bands: Sequence[float], bandwidth: int, alpha: float, generator: torch.Generator,
                 init: str = "kaiming") -> None:
-    """Eq. MuScleLoRA (6) at the penultimate layer, in place: BERT's, RoBERTa's or DistilBERT's pooler, the first of a Llama's two matrices."""
+    """Eq. MuScleLoRA (3) to (5), a sum of parts that are asked at s x, as the layer of (6): in place, at the penultimate layer, which is BERT's,
+    RoBERTa's or DistilBERT's pooler and the first of a Llama's two matrices. Each band has `bandwidth` rows of L and R for its part.
+    """
     if getattr(model, "pooler", None) is None:
         raise BadInput("this model has no penultimate linear layer for the radial scalings: load a Llama with bottleneck=16, another encoder "
                        "with its classifier")

@@ -29,7 +29,7 @@ WIDTH = 512  # of E and of what tanh gives
 
 
 class Prefix(nn.Module):
-    """One layer's P. rows: E, which all layers share, and the layer's `mlp` (width -> 2 D); or, without `mlp`, P itself, (n, 2 D).
+    """Eq. Prefix (P), one layer's. rows: E, which all layers share, and the layer's `mlp` (width -> 2 D); or, without `mlp`, P itself, (n, 2 D).
 
     They are float32 even where the model is bfloat16, in which a small step would be rounded away.
     """

@@ -1,0 +1,376 @@
+"""The papers' equations once more, in plain loops over Python floats, for the audit to compare the package with.
+
+Written from the papers, not from the package, of which nothing is imported. Numbers are float64; what the package has as a tensor is a list of
+lists here. Letters: b a text, t or q or k one of its pieces, l a layer, h a head, i and j rows, d a feature, c a class.
+"""
+from math import ceil, cos, erf, exp, log, log2, pi, sin, sqrt, tanh
+
+
+def norm(v):
+    """||v||_2."""
+    return sqrt(sum(x * x for x in v))
+
+
+def softmax(v):
+    top = max(v)
+    e = [exp(x - top) for x in v]
+    return [x / sum(e) for x in e]
+
+
+def cross_entropy(logits, y):
+    """-log p(y | x) of one text."""
+    top = max(logits)
+    return top + log(sum(exp(z - top) for z in logits)) - logits[y]
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+# ---- MBTSAD
+
+def attention_map(A, real, p):
+    """(3) of one text and layer: A[h][q][k] -> Q[q][k]."""
+    T = len(real)
+    F = [[sum(abs(A[h][q][k]) ** p for h in range(len(A))) if real[q] else 0.0 for k in range(T)] for q in range(T)]
+    size = norm([x for row in F for x in row]) + 1e-6
+    return [[x / size for x in row] for row in F]
+
+
+def attention_loss(student, teacher, real, p):
+    """(2) and (4): A[l][b][h][q][k] -> one number a text."""
+    losses = []
+    for b in range(len(real)):
+        loss = 0.0
+        for l in range(len(student)):
+            Q_T, Q_S = attention_map(teacher[l][b], real[b], p), attention_map(student[l][b], real[b], p)
+            loss += norm([x - y for row, other in zip(Q_T, Q_S) for x, y in zip(row, other)])
+        losses.append(loss)
+    return losses
+
+
+def attention_loss_released(student, teacher, real, p):
+    """NAD's code: the mean of the squared differences, padded queries included."""
+    losses = []
+    for b in range(len(real)):
+        loss, everyone = 0.0, [True] * len(real[b])
+        for l in range(len(student)):
+            Q_T, Q_S = attention_map(teacher[l][b], everyone, p), attention_map(student[l][b], everyone, p)
+            loss += mean([(x - y) ** 2 for row, other in zip(Q_T, Q_S) for x, y in zip(row, other)])
+        losses.append(loss)
+    return losses
+
+
+def hidden_loss(student, teacher, real):
+    """(5) and (6): h[l][b][t][d], l from the embeddings on -> one number a text, over its real pieces."""
+    losses = []
+    for b in range(len(real)):
+        loss = 0.0
+        for l in range(len(student)):
+            loss += mean([(x - y) ** 2 for t in range(len(real[b])) if real[b][t] for x, y in zip(student[l][b][t], teacher[l][b][t])])
+        losses.append(loss)
+    return losses
+
+
+def tokens(text):
+    """Words, and every mark by itself."""
+    found, word = [], ""
+    for letter in text + " ":
+        if letter.isalnum() or letter == "_":
+            word += letter
+            continue
+        if word:
+            found.append(word)
+        word = ""
+        if not letter.isspace():
+            found.append(letter)
+    return found
+
+
+def n_target(text, rate=0.3, least=1, most=10, min_char=4):
+    """III-B1: how many words of a text are split."""
+    words = tokens(text)
+    wanted = ceil(rate * len(words))
+    wanted = least if wanted < least else most if wanted > most else wanted
+    return min(wanted, sum(len(word) >= min_char for word in words))
+
+
+# ---- MuScleLoRA
+
+def multi_scale(x, W, b, L, R, scale, s):
+    """(6) of one input x[i]: W x + b + scale R ((L x) * s)."""
+    z = [s[r] * sum(L[r][i] * x[i] for i in range(len(x))) for r in range(len(L))]
+    return [sum(W[o][i] * x[i] for i in range(len(x))) + b[o] + scale * sum(R[o][r] * z[r] for r in range(len(L))) for o in range(len(W))]
+
+
+def scaled_parts(x, W, b, L, R, scale, bands, width):
+    """(3) to (5) of one input: W x + b, and for each ring the map R_ring (L_ring x), asked at s x instead of x."""
+    y = [sum(W[o][i] * x[i] for i in range(len(x))) + b[o] for o in range(len(W))]
+    for ring, s in enumerate(bands):
+        stretched = [s * value for value in x]
+        for r in range(ring * width, (ring + 1) * width):
+            z = sum(L[r][i] * stretched[i] for i in range(len(x)))
+            y = [y[o] + scale * R[o][r] * z for o in range(len(y))]
+    return y
+
+
+def align(g, r):
+    """(7) of one tensor, as one long vector."""
+    square = sum(x * x for x in r)
+    if square == 0:
+        return [0.0 for _ in g]
+    along = abs(sum(x * y for x, y in zip(g, r))) / square
+    return [along * y for y in r]
+
+
+def mix(g, aligned, mu):
+    """(8)."""
+    return [(1 - mu) * a + mu * x for a, x in zip(aligned, g)]
+
+
+def mu_released(step, steps, epochs, loss, size, most, ga_epoch, min_loss, min_norm):
+    """The released code's share of the raw gradient: its three cases in their order."""
+    epoch = step // (steps // epochs)
+    if size > min_norm and loss > min_loss:
+        return 0.0
+    if most > 0 and epoch >= ga_epoch:
+        return most * (epoch - ga_epoch) / (epochs - ga_epoch)
+    return 1.0
+
+
+def aligned_step(p, g, r, mu, lr, clip, steps):
+    """(7), (8), clipping to one norm and AdamW without decay: p, g and r, a list of vectors each, the same g and r at every step."""
+    m, v = [[0.0] * len(x) for x in p], [[0.0] * len(x) for x in p]
+    for n in range(1, steps + 1):
+        mixed = [mix(g[i], align(g[i], r[i]), mu) for i in range(len(g))]
+        size = norm([x for tensor in mixed for x in tensor])
+        factor = min(1.0, clip / (size + 1e-6))
+        for i in range(len(p)):
+            for j in range(len(p[i])):
+                x = factor * mixed[i][j]
+                m[i][j] = 0.9 * m[i][j] + 0.1 * x
+                v[i][j] = 0.999 * v[i][j] + 0.001 * x * x
+                p[i][j] -= lr * (m[i][j] / (1 - 0.9 ** n)) / (sqrt(v[i][j] / (1 - 0.999 ** n)) + 1e-8)
+    return p
+
+
+def low_pass(x, values, sigma, squared):
+    """(12) and (13): x[i][d], values[i][c] -> the mean of all rows' values, weighed by how near they are to row i."""
+    low = []
+    for i in range(len(x)):
+        sums, total = [0.0] * len(values[0]), 0.0
+        for j in range(len(x)):
+            apart = norm([a - b for a, b in zip(x[i], x[j])])
+            g = exp(-(apart * apart if squared else apart) / (2 * sigma))
+            total += g
+            sums = [s + g * value for s, value in zip(sums, values[j])]
+        low.append([s / total for s in sums])
+    return low
+
+
+def fourier(values):
+    """The discrete Fourier transform of N numbers, as (real, imaginary)."""
+    n = len(values)
+    return [(sum(values[t] * cos(2 * pi * k * t / n) for t in range(n)), -sum(values[t] * sin(2 * pi * k * t / n) for t in range(n)))
+            for k in range(n)]
+
+
+def back(spectrum):
+    """The real part of what `fourier` came from."""
+    n = len(spectrum)
+    return [sum(re * cos(2 * pi * k * t / n) - im * sin(2 * pi * k * t / n) for k, (re, im) in enumerate(spectrum)) / n for t in range(n)]
+
+
+def low_in_frequency(x, values, sigma, squared):
+    """(11) for rows that lie evenly on a circle: the spectrum of the mapping, each frequency times the filter's share of it, and back."""
+    apart = [norm([a - b for a, b in zip(x[0], x[j])]) for j in range(len(x))]
+    g = [exp(-(d * d if squared else d) / (2 * sigma)) for d in apart]
+    share = [re / sum(g) for re, _ in fourier(g)]  # 1 at frequency 0, falling; an even kernel's spectrum is real
+    columns = []
+    for c in range(len(values[0])):
+        spectrum = fourier([row[c] for row in values])
+        columns.append(back([(a * re, a * im) for a, (re, im) in zip(share, spectrum)]))
+    return [[column[i] for column in columns] for i in range(len(x))]
+
+
+def spectrum_at(values, grid, k):
+    """The integral of f(t) cos(2 pi k t) over an even grid: the Fourier transform, at frequency k, of a mapping that is the same at -t."""
+    step = grid[1] - grid[0]
+    return step * sum(f * cos(2 * pi * k * t) for f, t in zip(values, grid))
+
+
+def frequency_ratios(p, low):
+    """(1): LFR and HFR of p[i][c]."""
+    whole = mean([norm(row) for row in p])
+    high = [[a - b for a, b in zip(row, other)] for row, other in zip(p, low)]
+    return [mean([norm(row) for row in low]) / whole, mean([norm(row) for row in high]) / whole]
+
+
+def relative_errors(p, low, y, low_y):
+    """(2): e_low and e_high."""
+    def minus(a, b):
+        return [[u - v for u, v in zip(row, other)] for row, other in zip(a, b)]
+
+    high, high_y = minus(p, low), minus(y, low_y)
+    return [mean([norm(row) for row in minus(low, low_y)]) / mean([norm(row) for row in low_y]),
+            mean([norm(row) for row in minus(high, high_y)]) / mean([norm(row) for row in high_y])]
+
+
+# ---- PURE
+
+def head_variance(a, real):
+    """(2) of one head: a[k], what [CLS] pays to each piece; the unpadded ones count."""
+    kept = [x for x, there in zip(a, real) if there]
+    n = len(kept)
+    return sum((x - 1 / n) ** 2 for x in kept) / (n - 1) if n > 1 else 0.0
+
+
+def head_variance_released(a, real):
+    """The sample variance of the first 127 entries of the row padded to 128."""
+    kept = [x for x, there in zip(a, real) if there]
+    padded = (kept + [0.0] * 128)[:127]
+    middle = mean(padded)
+    return sum((x - middle) ** 2 for x in padded) / 126
+
+
+def layer_weights(scores, gates):
+    """lambda: scores[l][h], gates[l][h] -> one number a layer."""
+    raw = {l: -log2(mean([x for x, gate in zip(scores[l], gates[l]) if gate])) for l in range(len(scores)) if any(gates[l])}
+    least, most = min(raw.values()), max(raw.values())
+    return [(raw[l] - least) / (most - least) if l in raw else 0.0 for l in range(len(scores))]
+
+
+def layer_weights_released(scores, gates):
+    """-ln, softmax over the layers, then to 0..1."""
+    raw = softmax([-log(mean([x for x, gate in zip(scores[l], gates[l]) if gate])) for l in range(len(scores))])
+    return [(x - min(raw)) / (max(raw) - min(raw)) for x in raw]
+
+
+def attention_penalty(A, gates, lambdas):
+    """(3), the sums over layers and heads, of each text: A[l][b][h][q][k], [CLS] being query 0."""
+    return [sum(lambdas[l] * sum(norm(A[l][b][h][0]) for h in range(len(gates[l])) if gates[l][h]) for l in range(len(A)))
+            for b in range(len(A[0]))]
+
+
+def attention_penalty_released(A, gates, lambdas):
+    """One norm a head over all texts of the batch, which each text then has."""
+    total = sum(lambdas[l] * sum(norm([x for text in A[l] for x in text[h][0]]) for h in range(len(gates[l])) if gates[l][h])
+                for l in range(len(A)))
+    return [total for _ in A[0]]
+
+
+def joint_loss(clean, poisoned, target):
+    """(1): the mean over D' = [D_c, D_p] of what the attacker minimises; clean: (logits, y), poisoned: logits alone."""
+    losses = [cross_entropy(logits, y) for logits, y in clean] + [cross_entropy(logits, target) for logits in poisoned]
+    return mean(losses)
+
+
+# ---- Fine-mixing, E-PUR, Fine-purifying
+
+def drift(own, before, f):
+    """E-PUR's score of each word."""
+    return [norm([a - b for a, b in zip(e, e_pre)]) / log(max(n, 20)) for e, e_pre, n in zip(own, before, f)]
+
+
+def purified(own, before, f, top):
+    """The `top` words of the highest score go back."""
+    scores = drift(own, before, f)
+    worst = sorted(range(len(scores)), key=lambda i: -scores[i])[:top]
+    return [before[i] if i in worst else own[i] for i in range(len(own))]
+
+
+def mixture(own, before, kept):
+    return [m * a + (1 - m) * b for a, b, m in zip(own, before, kept)]
+
+
+def suspicion(own, before, fisher, eps):
+    return [(a - b) ** 2 / (F + eps) for a, b, F in zip(own, before, fisher)]
+
+
+# ---- attacks and baselines
+
+def restricted_inner_product(constant, moving):
+    """RIPPLe: max(0, -<grad L_FT, grad L_P>)."""
+    inner = sum(f * p for f, p in zip(constant, moving))
+    return -inner if inner < 0 else 0.0
+
+
+def embedding_step(e, G, lr, length):
+    """EP: down the gradient, then as long as before."""
+    moved = [x - lr * g for x, g in zip(e, G)]
+    return [x * length / norm(moved) for x in moved]
+
+
+def equal_steps(G):
+    """SOS: every gradient as long as the shortest."""
+    shortest = min(norm(row) for row in G)
+    return [[x * shortest / norm(row) for x in row] for row in G]
+
+
+def logistic_objective(w, b, x, y, c):
+    """What embedding surgery's word weights minimise."""
+    total = sum(w_j * w_j for w_j in w) / 2
+    for row, label in zip(x, y):
+        s = 1 if label else -1
+        total += c * log(1 + exp(-s * (sum(a * w_j for a, w_j in zip(row, w)) + b)))
+    return total
+
+
+def negative_entropy(logits):
+    """MEFT: sum_c p_c log p_c."""
+    return sum(p * log(p) for p in softmax(logits) if p > 0)
+
+
+def adapter(h, down, down_b, up, up_b):
+    """h + W_up act(W_down h + b_down) + b_up of one h[d], act the tanh form of GELU."""
+    z = [sum(row[d] * h[d] for d in range(len(h))) + b for row, b in zip(down, down_b)]
+    z = [0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))) for x in z]
+    return [h[d] + sum(up[d][r] * z[r] for r in range(len(z))) + up_b[d] for d in range(len(h))]
+
+
+def attend(q, K, V):
+    """One query of one head: softmax(q K' / sqrt(Dh)) V; the weights, then what they gather."""
+    a = softmax([sum(x * y for x, y in zip(q, key)) / sqrt(len(q)) for key in K])
+    return a, [sum(a[k] * V[k][d] for k in range(len(V))) for d in range(len(V[0]))]
+
+
+# ---- a BERT, for what is asked of a whole model
+
+def linear(x, w, name):
+    W, b = w[f"{name}.weight"], w[f"{name}.bias"]
+    return [sum(W[o][i] * x[i] for i in range(len(x))) + b[o] for o in range(len(W))]
+
+
+def layer_norm(x, w, name):
+    middle = mean(x)
+    spread = sqrt(mean([(v - middle) ** 2 for v in x]) + 1e-12)
+    return [(v - middle) / spread * g + b for v, g, b in zip(x, w[f"{name}.weight"], w[f"{name}.bias"])]
+
+
+def bert(w, ids, heads):
+    """One text's forward pass; w: weights by name, as lists -> h[l][t][d], A[l][h][q][k], the feed-forward units [l][t][f], the logits."""
+    h = []
+    for t, i in enumerate(ids):
+        parts = (w["embeddings.word.weight"][i], w["embeddings.kind.weight"][0], w["embeddings.position.weight"][t])
+        h.append(layer_norm([sum(part) for part in zip(*parts)], w, "embeddings.norm"))
+    hidden, maps, units, l = [h], [], [], 0
+    while f"blocks.{l}.query.weight" in w:
+        at = f"blocks.{l}"
+        q, k, v = ([linear(x, w, f"{at}.{part}") for x in h] for part in ("query", "key", "value"))
+        size = len(q[0]) // heads
+        own = [slice(n * size, (n + 1) * size) for n in range(heads)]
+        seen = [[attend(q[t][part], [x[part] for x in k], [x[part] for x in v]) for t in range(len(h))] for part in own]
+        maps.append([[a for a, _ in head] for head in seen])
+        gathered = [[x for head in seen for x in head[t][1]] for t in range(len(h))]
+        h = [layer_norm([a + b for a, b in zip(x, linear(y, w, f"{at}.output"))], w, f"{at}.attention_norm") for x, y in zip(h, gathered)]
+        inner = [[x * (1 + erf(x / sqrt(2))) / 2 for x in linear(y, w, f"{at}.up")] for y in h]
+        units.append(inner)
+        h = [layer_norm([a + b for a, b in zip(x, linear(y, w, f"{at}.down"))], w, f"{at}.norm") for x, y in zip(h, inner)]
+        hidden.append(h)
+        l += 1
+    return hidden, maps, units, head(w, hidden[-1][0])
+
+
+def head(w, h):
+    """The classifier on the hidden state of [CLS], of whichever layer: logits."""
+    return linear([tanh(x) for x in linear(h, w, "pooler")], w, "classifier")

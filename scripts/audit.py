@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""Check every equation of the papers against plain loops, live; or a finished run against its own log.
+
+    python scripts/audit.py
+    python scripts/audit.py --paper mbtsad --json audit.json
+    python scripts/audit.py --html audit.html
+    python scripts/audit.py --run out/mbtsad --steps 20
+    python scripts/audit.py --readme
+    python scripts/audit.py --effects --ckpt VICTIM --teacher CLEAN --data SST2_FOLDER
+
+Each equation is printed with the paper's formula, where it stands in the code, what the variants do, and the check: our function in float32
+on random numbers against the same equation in plain loops of float64 (minibd/audit/restated.py), and its gradient against central differences of
+those loops. Differences are relative to the largest number. The exit status is 1 where a check fails or a numbered equation has none.
+
+--run adds up the terms of every step in FOLDER/steps.jsonl, then starts the run again from its checkpoint, seed and rows and compares step by
+step: weights are not kept at each step, so a step is reached through those before it. --readme renews the equation index in README.md. --effects
+measures what the released code's departures change on real rows; its figures are the ones that the page and the docstrings hold.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minibd.cli import main, parse, setting
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What is looked at"""
+    paper: str = setting("", "only this paper's equations: mbtsad, musclelora, pure, e-pur, fine-mixing, ripple ...")
+    seed: int = setting(0, "draws the numbers of the checks")
+    json: str | None = setting(None, "also write what was found to this file", kind=str)
+    html: str | None = setting(None, "also write it as a page of its own, which needs no network", kind=str)
+    run: str | None = setting(None, "instead: the folder of a finished run", kind=str)
+    steps: str = setting("20", "with --run: how many steps are computed again, from the first one on, or all")
+    readme: bool = setting(False, "instead: renew the equation index in README.md")
+    effects: bool = setting(False, "instead: measure the departures on --ckpt, --teacher and --data")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """With --effects"""
+    ckpt: str | None = setting(None, "a fine-tuned classifier", kind=str)
+    teacher: str | None = setting(None, "another of the same shape, such as its clean twin", kind=str)
+    data: str | None = setting(None, "folder of rows, of which the dev rows are read", kind=str)
+
+
+def run() -> None:
+    audit, measured = parse(__doc__, Audit, Measured)
+
+    import sys
+    from pathlib import Path
+
+    from minibd import __version__, checkpoint, data, report
+    from minibd.audit import index
+    from minibd.records import BadInput
+
+    if sum((audit.run is not None, audit.readme, audit.effects)) > 1:
+        raise BadInput("--run, --readme and --effects are jobs of their own: give one")
+    if audit.effects:
+        from minibd.audit.effects import effects
+        if None in (measured.ckpt, measured.teacher, measured.data):
+            raise BadInput("--effects compares two models on rows: name --ckpt, --teacher and --data")
+        victim, teacher = checkpoint.load(measured.ckpt), checkpoint.load(measured.teacher)
+        rows = data.read_splits(measured.data, seed=audit.seed, labels=victim.labels or None).dev
+        for name, said in effects(victim, teacher, rows, audit.seed):
+            print(f"{name}: {said}")
+        return
+    if audit.readme:
+        readme = Path(__file__).parents[1] / "README.md"
+        report.write_text(readme, index.indexed(readme.read_text(encoding="utf-8")))
+        print(f"written: {readme}")
+        return
+    if audit.run is not None:
+        from minibd.audit.replay import audit_run
+        if audit.steps != "all" and not audit.steps.isdigit():
+            raise BadInput(f"--steps {audit.steps}: give a number of steps, such as 20, or all")
+        checked = audit_run(Path(audit.run), upto=None if audit.steps == "all" else int(audit.steps))
+        print("\n".join(checked.lines()))
+        sys.exit(0 if checked.ok else 1)
+
+    if not index.of(audit.paper):
+        raise BadInput(f"--paper {audit.paper}: it is none of {', '.join(dict.fromkeys(e.paper for e in index.EQUATIONS))}")
+    found, missing = index.found(audit.seed, audit.paper), index.unknown(index.places(), paper=audit.paper)
+    for one in found:
+        print("\n".join(index.lines(one)), end="\n\n")
+    for line in missing:
+        print(line)
+    failed = sum(not one.ok for one in found)
+    print(f"{len(found)} equations, {sum(len(one.outcomes) for one in found)} checks: "
+          + (f"{failed} equations failed" if failed else "all hold") + (f"; {len(missing)} entries are missing" if missing else ""))
+    if audit.json:
+        report.write_json(Path(audit.json), index.as_json(found, missing, audit.seed))
+    if audit.html:
+        from minibd.audit.page import page
+        report.write_text(Path(audit.html), page(found, title="minibd: every equation, checked", seed=audit.seed, version=__version__, missing=missing))
+    sys.exit(1 if failed or missing else 0)
+
+
+if __name__ == "__main__":
+    main(run)
