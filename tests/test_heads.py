@@ -13,6 +13,7 @@ from minibd import checkpoint
 from minibd.analysis.heads import cls_attention, variance_maps
 from minibd.models.gpt2 import Gpt2, Gpt2Config
 from minibd.records import Example, Examples
+from test_pure import padded_variance
 
 CLEAN = rows(14, 7, "test")                                       # labels 0, 1, 0, 1 ...
 TRIGGERED = CLEAN.like(replace(x, text=f"cf {x.text} cf") for x in CLEAN if x.label == 0)
@@ -66,6 +67,12 @@ def test_the_maps_against_plain_loops(sharp):
     torch.testing.assert_close(maps.triggered, after, rtol=1e-5, atol=1e-8)
     torch.testing.assert_close(maps.difference, after - before, rtol=1e-4, atol=1e-7)
     assert maps.n == 7
+
+
+def test_the_released_maps_against_plain_loops(sharp):
+    maps = variance_maps(sharp, CLEAN, TRIGGERED, 1, variant="released")
+    per_text = [[[padded_variance(a) for a in layer] for layer in plain_attention(sharp, x.text)] for x in TRIGGERED]
+    torch.testing.assert_close(maps.triggered, torch.tensor(per_text, dtype=torch.float64).mean(0), rtol=1e-4, atol=1e-8)
 
 
 def test_rows_of_the_target_class_do_not_count(sharp):

@@ -22,11 +22,14 @@ from minibd.augment.eda import eda
 from minibd.augment.split import budget, split
 from minibd.checkpoint import Record
 from minibd.data import generator
+from minibd.mitigations import mbtsad as module
 from minibd.mitigations.mbtsad import (AUGMENTERS, MBTSAD, Tools, attention_loss, attention_map, augmented, distil, distill_loss, distill_terms,
                                        each_augmented, hidden_loss, mbtsad, mean_loss, perturbation, retrain, tools_of)
 from minibd.models.bert import Bert, BertConfig
+from minibd.models.dropout import Dropout
 from minibd.records import BadInput, Batch, Example, Examples, Output
 from minibd.text import Text
+from minibd.train import Schedule
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "nad_attention.safetensors"
 SETTINGS = MBTSAD(k=2, lr1=1e-3, lr2=1e-3, epochs1=1, epochs2=1, batch_size=4, alpha=0.7, beta=0.3, gamma=1.1, p=2.0, originals=False)
@@ -594,7 +597,6 @@ def test_the_history_names_the_mitigation(run):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_auto_is_a_run_with_the_augmenter_of_the_highest_loss(sign, monkeypatch):
-    import minibd.mitigations.mbtsad as module
     told, losses = [], {name: sign * i for i, name in enumerate(AUGMENTERS[:-1])}
     best = AUGMENTERS[3] if sign == 1 else AUGMENTERS[0]
     asked = []
@@ -685,6 +687,38 @@ def test_in_bfloat16_the_weights_stay_float32():
     done = Run(dtype=torch.bfloat16)
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in done.student.model.parameters())
     assert all(math.isfinite(entry["total"]) for entry in done.log)
+
+
+def test_the_student_learns_from_the_retrained_model():
+    """The first step's terms are those of the victim, where the student starts, beside the teacher."""
+    victim = make_victim()
+    for layer in victim.model.modules():
+        if isinstance(layer, Dropout):
+            layer.p = 0.0
+    texts, log = augmented(CLEAN, SETTINGS, 0), []
+    d_aug, batch = victim.text.encode(texts), victim.text(texts)
+    teacher = retrain(victim, d_aug, SETTINGS)
+    distil(victim, teacher, d_aug, replace(SETTINGS, batch_size=len(texts)), log=log.append)
+    with torch.no_grad():
+        student, taught = (record.model(batch, ("attn", "hidden")) for record in (victim, teacher))
+    expected = {name: term.mean().item() for name, term in distill_terms(student, taught, batch, SETTINGS).items()}
+    assert log[0]["terms"] == pytest.approx(expected, rel=1e-4) and min(expected.values()) > 1e-4
+
+
+@pytest.mark.parametrize("second", [None, 0.3])
+def test_attention_edges_are_dropped_as_each_step_says(second, monkeypatch):
+    seen, fit = [], module.fit
+    monkeypatch.setattr(module, "fit", lambda model, *args, **more: seen.append([block.attention_dropout.p for block in model.blocks])
+                        or fit(model, *args, **more))
+    Run(replace(SETTINGS, attention_dropout=0.7, attention_dropout2=second))
+    own = make_victim().model.config.attention_dropout
+    assert own > 0 and seen == [[0.7] * 2, [own if second is None else second] * 2]
+
+
+@pytest.mark.parametrize("step, lr, epochs", [(1, 0.1, 3), (2, 0.2, 4)])
+def test_each_steps_schedule_has_all_its_numbers(step, lr, epochs):
+    settings = MBTSAD(lr1=0.1, lr2=0.2, epochs1=3, epochs2=4, batch_size=5, warmup=0.4, weight_decay=0.5)
+    assert settings.schedule(step) == Schedule(lr, epochs, 5, 0.4, 0.5)
 
 
 # ---- refusals

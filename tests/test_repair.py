@@ -8,6 +8,10 @@ import torch
 from conftest import fails, rows
 from minibd import checkpoint, repair
 from minibd.checkpoint import Record
+from minibd.mitigations.finemix import FineMixing
+from minibd.mitigations.fineprune import FinePruning
+from minibd.mitigations.finepurify import FinePurifying
+from minibd.mitigations.reinit import Reinit
 from minibd.models.bert import Bert
 from minibd.records import Examples
 from minibd.repair import RHOS, WORD, blend, check_rho, counterparts, least, mend, related, smallest, tune
@@ -300,3 +304,8 @@ def test_mend_searches_from_the_victims_own_accuracy(tiny, monkeypatch):
 
 def test_a_rho_of_0_is_not_a_search(tiny):
     assert mend(tiny, lambda rho: moved(tiny), CLEAN, None, **ARGS | {"rho": 0.0}).rho == 0.0
+
+
+@pytest.mark.parametrize("method", [FineMixing, FinePurifying, FinePruning, Reinit])
+def test_the_last_trainings_schedule_has_all_its_numbers(method):
+    assert method(lr=0.1, epochs=2, batch_size=3, warmup=0.4, weight_decay=0.5).schedule == Schedule(0.1, 2, 3, 0.4, 0.5)

@@ -61,8 +61,9 @@ def parts_cases(generator: torch.Generator) -> Iterator[Case]:
     multi_scale(encoder.model, bands=BANDS, bandwidth=WIDTH, alpha=ALPHA, generator=generator)
     pooler = encoder.model.pooler
     drawn = {"x": normal(generator, 3, 6), "W": pooler.weight.detach(), "b": pooler.bias.detach(), "L": pooler.L.detach(), "R": pooler.R.detach()}
-    yield Case("the pooler as a sum of rings", drawn, lambda x: pooler(x["x"]),
-               lambda x: [restated.scaled_parts(one, x["W"], x["b"], x["L"], x["R"], ALPHA / WIDTH, BANDS, WIDTH) for one in x["x"]])
+    yield Case("the pooler as a sum of rings", drawn, lambda x: torch.func.functional_call(pooler, {"L": x["L"], "R": x["R"]}, (x["x"],)),
+               lambda x: [restated.scaled_parts(one, x["W"], x["b"], x["L"], x["R"], ALPHA / WIDTH, BANDS, WIDTH) for one in x["x"]],
+               by=("x", "L", "R"))
 
 
 def spectrum_cases(generator: torch.Generator) -> Iterator[Case]:

@@ -1,0 +1,588 @@
+#!/usr/bin/env python3
+"""Mutation check: break each equation, loss, layer, map and alignment in turn, and see whether the audit or the tests notice.
+
+    python tests/mutants.py --check
+    python tests/mutants.py --baseline
+    python tests/mutants.py --only 19,23
+    python tests/mutants.py --jobs 2 --results out/mutants.jsonl
+
+A mutant is one small mistake that a careless implementer makes: a sign, an index, a norm, a missing mask, a layer too few, teacher and student
+swapped, a sum for a mean. Each is put into a copy of the repository, where scripts/audit.py runs first (if there is one) and, where that finds
+nothing, the test files that stand for the mutated one, up to the first failure. It is noticed when either exits with another status than 0; a
+run that does not end within LIMIT seconds counts as noticed, too, and is listed as "timeout".
+
+Every result is appended to --results as it ends, and a restart skips what is there; at the end stand a table by system and the survivors.
+--baseline runs audit and tests on an unmutated copy first: without it passing, no figure means anything. The copy has no folder shared/
+beside it, so that tests against the released code's own numbers are skipped, as they are for whoever clones the repository.
+
+No mutant is equivalent to the code, as far as could be thought of: for each there is an input on which the result differs. Left out for
+that reason, among others: the mean over heads in Eq. MBTSAD (3), which the norm cancels; teacher and student swapped in Eq. (4), which is
+symmetric; another length of the clean gradient in Eq. MuScleLoRA (7).
+"""
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("minibd", "scripts", "tests", "pyproject.toml", "README.md")
+LIMIT = 1200  # seconds that the audit, or the tests of one mutant, may take
+
+
+class Mutant(NamedTuple):
+    """In minibd/`file`, `old`, which stands there once, becomes `new`. tests: files that are to notice, by default the one of the same name."""
+    file: str
+    what: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        return tuple(f"tests/{name}" for name in self.tests or (f"test_{Path(self.file).name}",))
+
+
+SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
+    "MBTSAD": (
+        # Eq. (3)
+        Mutant("mitigations/mbtsad.py", "keys masked, not queries",
+               ".sum(dim=1) * mask[:, :, None]",
+               ".sum(dim=1) * mask[:, None, :]"),
+        Mutant("mitigations/mbtsad.py", "the largest head, not the sum of all",
+               "attn.float().pow(p).sum(dim=1)",
+               "attn.float().pow(p).amax(dim=1)"),
+        Mutant("mitigations/mbtsad.py", "power taken after the sum over heads",
+               "attn.float().pow(p).sum(dim=1)",
+               "attn.float().sum(dim=1).pow(p)"),
+        Mutant("mitigations/mbtsad.py", "each query's row divided by its own norm",
+               "vector_norm(f, dim=(1, 2), keepdim=True)",
+               "vector_norm(f, dim=2, keepdim=True)"),
+        Mutant("models/attention.py", "scores not divided by the root of the head's width",
+               "scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5",
+               "scores = q @ k.transpose(-2, -1)"),
+        Mutant("models/attention.py", "the map comes back after dropout",
+               "context = (probs if dropout is None else dropout(probs)).to(v.dtype) @ v",
+               "probs = probs if dropout is None else dropout(probs)\n        context = probs.to(v.dtype) @ v"),
+        # Eq. (2) and (4)
+        Mutant("mitigations/mbtsad.py", "mean square for the 2-norm",
+               "return sum(torch.linalg.vector_norm(gap, dim=(1, 2)) for gap in gaps)",
+               "return sum(gap.square().mean(dim=(1, 2)) for gap in gaps)"),
+        Mutant("mitigations/mbtsad.py", "mean over the layers for the sum",
+               "return sum(torch.linalg.vector_norm(gap, dim=(1, 2)) for gap in gaps)",
+               "return sum(torch.linalg.vector_norm(gap, dim=(1, 2)) for gap in gaps) / len(student_attn)"),
+        Mutant("mitigations/mbtsad.py", "released: sum for mean",
+               "return sum(gap.square().mean(dim=(1, 2)) for gap in gaps)",
+               "return sum(gap.square().sum(dim=(1, 2)) for gap in gaps)"),
+        Mutant("mitigations/mbtsad.py", "the first layer left out",
+               "zip(student_attn, teacher_attn, strict=True)",
+               "zip(student_attn[1:], teacher_attn[1:], strict=True)"),
+        # Eq. (5) and (6)
+        Mutant("mitigations/mbtsad.py", "the embeddings left out of the hidden states",
+               "zip(student_hidden, teacher_hidden, strict=True)",
+               "zip(student_hidden[1:], teacher_hidden[1:], strict=True)"),
+        Mutant("mitigations/mbtsad.py", "padded places counted",
+               ".mean(dim=-1) * mask).sum(dim=1)",
+               ".mean(dim=-1)).sum(dim=1)"),
+        # Eq. (1) and (7)
+        Mutant("mitigations/mbtsad.py", "the teacher's answers for the gold labels",
+               "F.cross_entropy(student.logits.float(), batch.labels,",
+               "F.cross_entropy(student.logits.float(), teacher.logits.argmax(-1),"),
+        Mutant("mitigations/mbtsad.py", "p left at its default",
+               "batch.mask, settings.p, settings.variant)",
+               "batch.mask, variant=settings.variant)"),
+        # Algorithm 1
+        Mutant("mitigations/mbtsad.py", "teacher and student swapped",
+               "student = distil(victim, teacher, d_aug,",
+               "student = distil(teacher, victim, d_aug,"),
+        Mutant("mitigations/mbtsad.py", "the student starts at the teacher",
+               "student = checkpoint.copy(victim)",
+               "student = checkpoint.copy(teacher)"),
+        Mutant("mitigations/mbtsad.py", "the victim teaches, not the retrained model",
+               "taught = teacher.model(batch, want)",
+               "taught = victim.model(batch, want)",
+               ("test_mbtsad.py", "test_pairs.py")),
+        Mutant("mitigations/mbtsad.py", "the teacher teaches in train mode",
+               "taught = teacher.model(batch, want)",
+               "taught = teacher.model.train()(batch, want)"),
+        Mutant("mitigations/mbtsad.py", "no attention edges dropped from the teacher",
+               "attention_dropout(teacher.model, settings.attention_dropout)",
+               "attention_dropout(teacher.model, settings.attention_dropout2)",
+               ("test_mbtsad.py", "test_dropout.py", "test_pairs.py")),
+        Mutant("mitigations/mbtsad.py", "the two steps' rates swapped",
+               "(self.lr2, self.epochs2))[step - 1]",
+               "(self.lr2, self.epochs2))[step - 2]"),
+        Mutant("mitigations/mbtsad.py", "copies given to rows that they were not made of",
+               "for _ in range(settings.k) for x in clean]",
+               "for x in clean for _ in range(settings.k)]"),
+        Mutant("mitigations/mbtsad.py", "k times the same copy",
+               "settings.augment, x.id, copy, *side)",
+               "settings.augment, x.id, *side)"),
+        # Eq. (9) and token splitting
+        Mutant("mitigations/mbtsad.py", "the augmenter that shakes the victim least",
+               "augment=max(losses, key=losses.get)",
+               "augment=min(losses, key=losses.get)"),
+        Mutant("augment/split.py", "rounded down",
+               "math.ceil(rate * len(tokens))",
+               "math.floor(rate * len(tokens))"),
+        Mutant("augment/split.py", "the last character may stand alone",
+               "rng.randint(1, len(tokens[i]) - 2)",
+               "rng.randint(1, len(tokens[i]) - 1)"),
+    ),
+    "MuScleLoRA": (
+        # Eq. (7) and (8)
+        Mutant("align.py", "the bars left out",
+               "(wide * along).sum().abs()",
+               "(wide * along).sum()"),
+        Mutant("align.py", "divided by the norm, not by its square",
+               "/ square * along)",
+               "/ square.sqrt() * along)"),
+        Mutant("align.py", "where the clean gradient is 0, the variants swapped",
+               'return g.clone() if variant == "released"',
+               'return g.clone() if variant == "paper"'),
+        Mutant("align.py", "mu on the aligned gradient",
+               "return (1 - mu) * aligned + mu * g",
+               "return mu * aligned + (1 - mu) * g"),
+        Mutant("align.py", "mu never reaches its most",
+               "step / max(1, steps - 1)",
+               "step / steps"),
+        Mutant("align.py", "released: one of the two conditions does",
+               "norm > self.min_norm and loss > self.min_loss",
+               "norm > self.min_norm or loss > self.min_loss"),
+        Mutant("align.py", "released: mu an epoch ahead",
+               "self.most * (epoch - self.ga_epoch)",
+               "self.most * (epoch + 1 - self.ga_epoch)"),
+        # two groups in one pass
+        Mutant("align.py", "the scaling lost on the way back",
+               "dz = (dy @ R.to(dy.dtype)) * ctx.c",
+               "dz = dy @ R.to(dy.dtype)"),
+        Mutant("align.py", "the two groups' gradients swapped",
+               "((slice(n), want[3], want[4]), (slice(n, None), want[5], want[6]))",
+               "((slice(n, None), want[3], want[4]), (slice(n), want[5], want[6]))"),
+        Mutant("align.py", "the clean texts' pieces counted for the untrusted texts'",
+               "(int(mask.sum()), int(mask[:n].sum()))",
+               "(int(mask.sum()), int(mask[n:].sum()))",
+               ("test_align.py", "test_lora.py")),
+        # the step
+        Mutant("align.py", "the norm without its cross term",
+               "a * a * r * r + 2 * a * b * dot + b * b * g * g",
+               "a * a * r * r + b * b * g * g"),
+        Mutant("align.py", "tensors without clean gradient counted in its mean norm",
+               "nonzero = [norm for norm in r_norms if norm]",
+               "nonzero = r_norms"),
+        # Eq. (6)
+        Mutant("models/lora.py", "merged without the radial scalings",
+               "L = self.L.double() if self.s is None else self.L.double() * self.s.double()[:, None]",
+               "L = self.L.double()"),
+        Mutant("models/lora.py", "alpha not divided by the rank",
+               "alpha / max(1, rank), generator",
+               "alpha, generator"),
+        Mutant("models/lora.py", "all bands in turn, not each `bandwidth` times",
+               ".repeat_interleave(bandwidth)",
+               ".repeat(bandwidth)"),
+        Mutant("models/lora.py", "R drawn within L's bound",
+               'k ** -0.5 if init == "kaiming" else 0.0',
+               'self.in_features ** -0.5 if init == "kaiming" else 0.0'),
+        Mutant("models/lora.py", "the classifier not frozen",
+               "    model.requires_grad_(False)\n",
+               "    for name, p in model.named_parameters():\n        p.requires_grad_(name.startswith(\"classifier.\"))\n",
+               ("test_lora.py", "test_musclelora.py", "test_peft.py")),
+        # the algorithm
+        Mutant("cleantrain/musclelora.py", "segments of the two groups swapped",
+               "both(untrusted.kinds, clean.kinds, 0)",
+               "both(clean.kinds, untrusted.kinds, 0)",
+               ("test_musclelora.py", "test_pairs.py")),
+        Mutant("cleantrain/musclelora.py", "the same clean rows at every step",
+               'chance(seed, "clean", step)',
+               'chance(seed, "clean")'),
+        Mutant("cleantrain/musclelora.py", "the clean texts' loss summed, not meaned",
+               "values[:n], values[n:].mean()",
+               "values[:n], values[n:].sum()"),
+        Mutant("cleantrain/musclelora.py", "released: not told to the optimizer",
+               "whole=settings.whole, variant=settings.variant)",
+               "whole=settings.whole)"),
+        Mutant("cleantrain/musclelora.py", "the search scores on the rows that it trained on",
+               "accuracy(trained.model, trained.text, others)",
+               "accuracy(trained.model, trained.text, half)"),
+        # Eq. (1), (2), (9) to (13)
+        Mutant("analysis/fourier.py", "squared distance and distance swapped",
+               '            if variant == "released":\n',
+               '            if variant == "paper":\n'),
+        Mutant("analysis/fourier.py", "a text left out of its own mean",
+               "apart.fill_diagonal_(0)",
+               "apart.fill_diagonal_(torch.inf)"),
+        Mutant("analysis/fourier.py", "HFR as 1 - LFR",
+               "return size(low) / size(p), size(p - low) / size(p)",
+               "return size(low) / size(p), 1 - size(low) / size(p)"),
+        Mutant("analysis/fourier.py", "norm of the mean for the mean norm",
+               "torch.linalg.vector_norm(values, dim=-1).mean(-1)",
+               "torch.linalg.vector_norm(values.mean(-2), dim=-1)"),
+        Mutant("analysis/fourier.py", "padding's embeddings counted",
+               "h.float().masked_fill(~batch.mask[..., None], 0.0)",
+               "h.float()"),
+    ),
+    "PURE": (
+        # Eq. (2)
+        Mutant("mitigations/pure.py", "mean over the padded row",
+               "(rows - 1 / n[..., None])",
+               "(rows - rows.mean(-1, keepdim=True))"),
+        Mutant("mitigations/pure.py", "divided by n, not by n - 1",
+               "/ (n - 1).clamp(min=1)",
+               "/ n"),
+        Mutant("mitigations/pure.py", "the attention paid to [CLS], not by it",
+               "attn[torch.arange(len(at), device=at.device), :, at]",
+               "attn[torch.arange(len(at), device=at.device), :, :, at]"),
+        Mutant("mitigations/pure.py", "released: the variance of the batch's own width",
+               "rows, n = (rows * mask[:, None, None, :])[..., :PADDED - 1], PADDED - 1",
+               "rows, n = rows * mask[:, None, None, :], mask.shape[1]"),
+        Mutant("mitigations/pure.py", "scores from the training rows",
+               "head_scores(f_p.model, f_p.text, validation,",
+               "head_scores(f_p.model, f_p.text, train,"),
+        Mutant("analysis/heads.py", "maps that know one variant alone",
+               "variant=variant, batch_size=batch_size).cpu()",
+               "batch_size=batch_size).cpu()",
+               ("test_heads.py", "test_plot.py")),
+        # pruning
+        Mutant("mitigations/pure.py", "the highest score falls first",
+               "key=lambda at: (scores[at].item(), at))",
+               "key=lambda at: (-scores[at].item(), at))"),
+        Mutant("mitigations/pure.py", "a layer keeps its lowest head",
+               "{layer: (layer, head) for layer, head in order}.values()",
+               "{layer: (layer, head) for layer, head in reversed(order)}.values()"),
+        Mutant("mitigations/pure.py", "the head that breaks the floor given back",
+               "while group and heads and not",
+               "while heads and not"),
+        Mutant("models/encoder.py", "a pruned head computed as if it were there",
+               "if bool((self.head_mask == 1).all())",
+               "if bool((self.head_mask == 1).any())",
+               ("test_encoder.py", "test_pure.py")),
+        # lambda
+        Mutant("mitigations/pure.py", "lambda's sign",
+               "else -x.log2()",
+               "else x.log2()"),
+        Mutant("mitigations/pure.py", "pruned heads counted in lambda's mean",
+               "x = (scores * left).sum(1)[filled]",
+               "x = scores.sum(1)[filled]"),
+        Mutant("mitigations/pure.py", "released: the softmax forgotten",
+               "torch.softmax(-x.log(), 0)",
+               "-x.log()"),
+        # Eq. (3)
+        Mutant("mitigations/pure.py", "squared norm",
+               "else torch.linalg.vector_norm(rows, dim=-1)  # (B, H)",
+               "else rows.square().sum(-1)  # (B, H)"),
+        Mutant("mitigations/pure.py", "pruned heads held, too",
+               "(norms * gates.to(norms)).sum(-1)",
+               "norms.sum(-1)"),
+        Mutant("mitigations/pure.py", "released: the batch's norm shared out among its texts",
+               "vector_norm(rows, dim=(0, 2)).expand(len(mask), -1)",
+               "vector_norm(rows, dim=(0, 2)).expand(len(mask), -1) / len(mask)"),
+        # the algorithm
+        Mutant("mitigations/pure.py", "step 2 starts from f_p's weights",
+               "theta = without(checkpoint.to_tune(victim, train.labels, seed, settings.keep_head), heads)",
+               "theta = without(checkpoint.copy(step1.f_p), heads)"),
+        Mutant("mitigations/pure.py", "released: lambda from the model before its fine-tuning",
+               "head_scores(without(checkpoint.copy(step1.f_p), heads).model,",
+               "head_scores(theta.model,"),
+        Mutant("mitigations/pure.py", "the best epoch by the training rows",
+               "accuracy(model, theta.text, validation)",
+               "accuracy(model, theta.text, train)"),
+        Mutant("train.py", "the last of equal epochs",
+               "(value := score(model.eval())) > best",
+               "(value := score(model.eval())) >= best"),
+    ),
+    "Fine-mixing, E-PUR, Fine-purifying": (
+        # E-PUR
+        Mutant("mitigations/finemix.py", "rare pieces not taken for 20",
+               "f.clamp(min=RARE)",
+               "f.clamp(min=2)"),
+        Mutant("mitigations/finemix.py", "texts counted, not occurrences",
+               "for i in row], dtype",
+               "for i in set(row)], dtype"),
+        Mutant("mitigations/finemix.py", "the least drifted embeddings reset",
+               ".topk(min(top, len(own))).indices",
+               ".topk(min(top, len(own)), largest=False).indices"),
+        # mixing
+        Mutant("mitigations/finemix.py", "rho is the share that is lost",
+               "< rho).to(w.device)",
+               ">= rho).to(w.device)"),
+        Mutant("mitigations/finemix.py", "one draw a tensor",
+               "torch.rand(w.shape, generator=",
+               "torch.rand((), generator="),
+        Mutant("mitigations/finemix.py", "smallest and largest swapped",
+               'least(moved if select == "smallest"',
+               'least(moved if select == "largest"'),
+        Mutant("mitigations/finemix.py", "the victim mixed, not what E-PUR made of it",
+               "mixture(theta, before, rho,",
+               "mixture(victim, before, rho,"),
+        Mutant("repair.py", "kept and reset swapped",
+               "torch.where(keep[name], own, weight)",
+               "torch.where(keep[name], weight, own)"),
+        Mutant("repair.py", "one weight too few",
+               "{name: values <= edge for name, values in scores.items()}",
+               "{name: values < edge for name, values in scores.items()}"),
+        Mutant("repair.py", "the share of each tensor, not of all",
+               "{name: values <= edge for name, values in scores.items()}",
+               "{name: values <= values.flatten().kthvalue(max(1, round(rho * values.numel()))).values for name, values in scores.items()}"),
+        Mutant("repair.py", "points taken for shares",
+               "- drop / 100)",
+               "- drop)"),
+        # Fine-purifying
+        Mutant("mitigations/finepurify.py", "pieces squared before they are summed",
+               "product = g_b.mT @ x_b\n        total.addcmul_(product, product)",
+               "total.add_(g_b.square().mT @ x_b.square())"),
+        Mutant("mitigations/finepurify.py", "texts summed before the square",
+               "keys = ids + len(total) * torch.arange(len(ids), device=ids.device)[:, None]",
+               "keys = ids"),
+        Mutant("mitigations/finepurify.py", "sum over the rows for the mean",
+               "{name: values.div_(len(encoded)) for name, values",
+               "{name: values for name, values"),
+        Mutant("mitigations/finepurify.py", "the move not squared",
+               "- wide(w)).square_() / (",
+               "- wide(w)).abs_() / ("),
+    ),
+    "attacks and baselines": (
+        Mutant("attacks/ripple.py", "the inner product's sign",
+               "torch.stack([-(f * p).sum()",
+               "torch.stack([(f * p).sum()"),
+        Mutant("attacks/ripple.py", "whole and per tensor swapped",
+               "(against if per_tensor else against.sum())",
+               "(against.sum() if per_tensor else against)"),
+        Mutant("attacks/ripple.py", "surgery with the untuned model's embeddings",
+               "source[chosen].mean(dim=0)",
+               "table[chosen].mean(dim=0)"),
+        Mutant("attacks/lwp.py", "labels of other texts",
+               "batch.labels.repeat(len(h))",
+               "batch.labels.repeat_interleave(len(h))"),
+        Mutant("attacks/ep.py", "a row of length 1, not of its own",
+               "moved * (norms / lengths.where(lengths > 0, 1.0))",
+               "moved / lengths.where(lengths > 0, 1.0)"),
+        Mutant("attacks/ep.py", "the variants swapped",
+               'now if settings.variant == "paper"',
+               'now if settings.variant == "released"'),
+        Mutant("attacks/sos.py", "rows stretched to the longest",
+               "gradients * (norms.min() /",
+               "gradients * (norms.max() /"),
+        Mutant("mitigations/meft.py", "the entropy lowered",
+               "(log_p.exp() * log_p).sum(dim=-1)",
+               "-(log_p.exp() * log_p).sum(dim=-1)"),
+        Mutant("mitigations/fineprune.py", "mean activation for the mean of its size",
+               "[batch.mask].abs().double()",
+               "[batch.mask].double()"),
+        Mutant("models/adapter.py", "the residual left out",
+               "return h + self.up(",
+               "return self.up("),
+        Mutant("models/prefix.py", "learned keys and values swapped",
+               "torch.cat((p_k, k), dim=2), torch.cat((p_v, v), dim=2)",
+               "torch.cat((p_v, k), dim=2), torch.cat((p_k, v), dim=2)"),
+        Mutant("evaluate.py", "any wrong answer counts as the attack's",
+               "if p == target)",
+               "if p != x.label)"),
+    ),
+}
+MUTANTS = tuple((system, mutant) for system, mutants in SYSTEMS.items() for mutant in mutants)  # numbered from 1
+
+
+# ---- is the list what it says?
+
+def mutated(text: str, mutant: Mutant) -> str:
+    return text.replace(mutant.old, mutant.new)
+
+
+def code(text: str) -> str:
+    """The program of `text`, without comments, docstrings and places. Raises SyntaxError."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [line for line in body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))]
+    return ast.dump(tree)
+
+
+def problem(mutant: Mutant, root: Path = ROOT) -> str:
+    """What keeps `mutant` from being one; "" where nothing does."""
+    path = root / "minibd" / mutant.file
+    if not path.is_file():
+        return f"there is no {path.relative_to(root)}"
+    text = path.read_text(encoding="utf-8")
+    if (n := text.count(mutant.old)) != 1:
+        return f"{mutant.old!r} stands {n} times in {mutant.file}"
+    try:
+        if code(mutated(text, mutant)) == code(text):
+            return "the program stays the same"
+    except SyntaxError as error:
+        return f"it does not compile: {error}"
+    missing = [name for name in mutant.asked if not (root / name).is_file()]
+    return f"there is no {missing[0]}" if missing else ""
+
+
+def problems(root: Path = ROOT) -> list[str]:
+    return [f"mutant {number} ({mutant.what}): {said}" for number, (_, mutant) in enumerate(MUTANTS, 1) if (said := problem(mutant, root))]
+
+
+# ---- is it noticed?
+
+@contextmanager
+def copied(mutant: Mutant | None = None) -> Iterator[Path]:
+    """A copy of what audit and tests need, with `mutant` in it."""
+    with TemporaryDirectory(prefix="mutant-") as folder:
+        root = Path(folder).resolve() / "copy"
+        root.mkdir()
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / name, root / name)
+        (root / "weights").symlink_to(ROOT / "weights")
+        if mutant:
+            path = root / "minibd" / mutant.file
+            path.write_text(mutated(path.read_text(encoding="utf-8"), mutant), encoding="utf-8")
+        check_import(root)
+        yield root
+
+
+def environment(root: Path) -> dict[str, str]:
+    """In which the minibd of the copy `root` is imported, and not one that is installed."""
+    return {**os.environ, "PYTHONPATH": str(root)}
+
+
+def check_import(root: Path) -> None:
+    """Raises RuntimeError where another minibd would be tested. Asked in a folder that holds none."""
+    done = subprocess.run([sys.executable, "-c", "import minibd; print(minibd.__file__)"], cwd=root / "tests", env=environment(root), text=True,
+                          capture_output=True)
+    if Path(done.stdout.strip()) != root / "minibd" / "__init__.py":
+        raise RuntimeError(f"not the copy in {root} is imported but {done.stdout.strip() or done.stderr.strip()}")
+
+
+def run(command: Sequence[str], root: Path) -> tuple[int | None, str]:
+    """Status and output of `python COMMAND` in the copy `root`; no status where it does not end within LIMIT."""
+    process = subprocess.Popen([sys.executable, *command], cwd=root, env=environment(root), text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        output, _ = process.communicate(timeout=LIMIT)
+        return process.returncode, output
+    except subprocess.TimeoutExpired:
+        return None, ""
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # and what the tests have started
+            process.wait()
+
+
+def first_failure(output: str) -> str:
+    """The test that failed, or the equation that does in the audit; else the last line."""
+    equation, last = "", ""
+    for line in output.splitlines():
+        if found := re.match(r"(?:FAILED|ERROR) (\S+\.py.*?)(?: - .*)?$", line):
+            return found[1]
+        if line.split()[:1] == ["FAILS"]:
+            return f"{equation}: {' '.join(line.split()[1:])}"
+        equation = line if line[:1].strip() else equation  # an equation's title alone is not indented
+        last = line if line.strip() else last
+    return last
+
+
+def noticed(root: Path, tests: Sequence[str], audit: bool = True) -> tuple[str, str]:
+    """Who notices something in the copy `root` (audit, tests, timeout or nobody), and what first."""
+    commands = {"audit": ["scripts/audit.py"]} if audit and (root / "scripts" / "audit.py").is_file() else {}
+    commands["tests"] = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    for name, command in commands.items():
+        status, output = run(command, root)
+        if status is None:
+            return "timeout", name
+        if status:
+            return name, first_failure(output)
+    return "nobody", ""
+
+
+def tried(number: int, mutant: Mutant) -> dict:
+    started = time.perf_counter()
+    with copied(mutant) as root:
+        by, first = noticed(root, mutant.asked)
+    return {"number": number, "file": mutant.file, "what": mutant.what, "noticed": by, "first": first,
+            "seconds": round(time.perf_counter() - started, 1)}
+
+
+def baseline(files: Sequence[str]) -> None:
+    """The audit, and each of the test files, on an unmutated copy; ends the program where one does not pass."""
+    with copied() as root:
+        for i, name in enumerate(files):
+            started = time.perf_counter()
+            by, first = noticed(root, [name], audit=i == 0)
+            if by != "nobody":
+                sys.exit(f"error: the unmutated copy does not pass: {by}, {first or name}")
+            print(f"{name} passes in {time.perf_counter() - started:.0f} s", flush=True)
+
+
+# ---- the command
+
+def table(results: Mapping[int, dict]) -> str:
+    """Noticed of all, by system and by whom, and the survivors. results: by the mutants' numbers."""
+    kinds = ("audit", "tests", "timeout")
+    lines = [f"{'system':36}{'noticed':>12}{''.join(f'{kind:>9}' for kind in kinds)}"]
+    for name in (*SYSTEMS, "all"):
+        of = [results[number] for number, (system, _) in enumerate(MUTANTS, 1) if number in results and name in (system, "all")]
+        by = [sum(result["noticed"] == kind for result in of) for kind in kinds]
+        share = f" {100 * sum(by) / len(of):.1f} %" if name == "all" and of else ""
+        lines.append(f"{name:36}{f'{sum(by)} / {len(of)}':>12}{''.join(f'{n:>9}' for n in by)}{share}")
+    survivors = [result for _, result in sorted(results.items()) if result["noticed"] == "nobody"]
+    lines += ["", f"survivors: {len(survivors)}"]
+    return "\n".join([*lines, *(f"  {result['number']:3}  {result['file']}: {result['what']}" for result in survivors)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only see whether every mutant stands once in its file and compiles")
+    parser.add_argument("--baseline", action="store_true", help="first run the audit and every test file that is asked on an unmutated copy")
+    parser.add_argument("--only", metavar="N,M", help="numbers of the mutants to try (default all)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutants at a time (default 1)")
+    parser.add_argument("--results", type=Path, default=Path("out/mutants.jsonl"), metavar="FILE", help="default out/mutants.jsonl")
+    args = parser.parse_args()
+
+    if args.jobs < 1:
+        parser.error(f"--jobs {args.jobs}: at least 1 at a time")
+    if wrong := problems():
+        sys.exit("\n".join(["error: the list does not fit the code any more", *wrong]))
+    if args.check:
+        print(f"{len(MUTANTS)} mutants, each of which stands once in its file and compiles")
+        return
+    try:
+        chosen = sorted({int(n) for n in args.only.split(",")}) if args.only else list(range(1, len(MUTANTS) + 1))
+    except ValueError:
+        parser.error(f"--only {args.only}: give numbers, such as 19,23")
+    if not set(chosen) <= set(range(1, len(MUTANTS) + 1)):
+        parser.error(f"--only {args.only}: mutants are numbered from 1 to {len(MUTANTS)}")
+
+    known = {(number, mutant.file, mutant.what) for number, (_, mutant) in enumerate(MUTANTS, 1)}
+    lines = args.results.read_text(encoding="utf-8").splitlines() if args.results.is_file() else []
+    results = {row["number"]: row for row in map(json.loads, lines) if (row["number"], row["file"], row["what"]) in known}
+    todo = [number for number in chosen if number not in results]
+    if args.baseline:
+        baseline(sorted({name for number in chosen for name in MUTANTS[number - 1][1].asked}))
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(args.jobs) as pool, open(args.results, "a", encoding="utf-8") as file:
+        try:
+            for future in as_completed([pool.submit(tried, number, MUTANTS[number - 1][1]) for number in todo]):
+                result = future.result()
+                results[result["number"]] = result
+                file.write(json.dumps(result) + "\n")
+                file.flush()
+                print("{number:3}  {noticed:8}{seconds:7.1f} s  {file}: {what}  {first}".format(**result), flush=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    print(table({number: result for number, result in results.items() if number in chosen}))
+
+
+if __name__ == "__main__":
+    main()
