@@ -24,6 +24,7 @@ Five choices:
 from __future__ import annotations
 
 import copy as copying
+import hashlib
 import json
 import os
 import shutil
@@ -52,6 +53,9 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 HEADS = ("pooler", "classifier", "mlm", "lm")   # parts that a model may lack, or have only for another purpose
 FEW = 5                                  # names shown in an error line
+# What a folder is read from, beside its weights.
+BESIDE = ("config.json", "minibd.json", "model.safetensors.index.json", "tokenizer_config.json", "tokenizer.json", "vocab.txt", "vocab.json",
+          "merges.txt")
 SHARD = 5_000_000_000                    # bytes of a folder's largest weight file, as transformers has it
 # The pieces that a tokenizer may have for each purpose; the first that is there is named in the folder's tokenizer_config.json.
 SPECIAL = {"unk_token": ("[UNK]", "<unk>"), "sep_token": ("[SEP]", "</s>"), "cls_token": ("[CLS]", "<s>"), "mask_token": ("[MASK]", "<mask>")}
@@ -137,6 +141,21 @@ def save(record: Record, path: str | Path) -> None:
             shutil.rmtree(draft, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise BadInput(f"cannot write {path} ({_reason(error)}): free some space or name another place") from None
+
+
+def sha256(path: str | Path) -> dict[str, str]:
+    """Of each file that `load(path)` reads, by its name: the one file, or a folder's weights, config, tokenizer and history."""
+    path = Path(path)
+    if not path.exists():
+        raise BadInput(f"{path} does not exist: name a checkpoint, a .safetensors or a Hugging Face folder")
+    found = {}
+    for file in [path] if path.is_file() else [*_hf_files(path), *(file for name in BESIDE if (file := path / name).is_file())]:
+        digest = hashlib.sha256()
+        with open(file, "rb") as opened:
+            while part := opened.read(1 << 20):
+                digest.update(part)
+        found[file.name] = digest.hexdigest()
+    return found
 
 
 def _check_plain(model: Encoder, why: str) -> None:

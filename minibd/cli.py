@@ -63,12 +63,14 @@ class Clean:
     """What the defender holds."""
     clean: float | None = setting(None, "clean training rows the defender holds: a share up to 1 or a number of rows "
                                   "(default 0.2, at most 2000 rows, but all of them where --data is one file)", paper="0.2", kind=float)
+    dev: float = setting(1.0, "dev rows that an epoch, rho or a threshold is chosen by: a share up to 1 or a number of rows", paper="not said")
 
 
 @dataclass(frozen=True, slots=True)
 class AllClean:
     """What the defender holds, where the method is for a whole clean training set."""
     clean: float = setting(1.0, "clean training rows the defender holds: a share up to 1 or a number of rows", paper="all")
+    dev: float = setting(1.0, "dev rows that an epoch, rho or a threshold is chosen by: a share up to 1 or a number of rows", paper="not said")
 
 
 @dataclass(frozen=True, slots=True)

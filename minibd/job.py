@@ -5,6 +5,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from minibd.records import BadInput, Examples
 
 CLEAN_SHARE = 0.2  # of the training rows: MBTSAD's setting (III-B)
 CLEAN_MOST = 2000  # rows: a defender seldom holds more, and a method's time grows with them
+# Makes the list that a Job keeps its steps in. An audit that repeats a run sets it, so that each step can be compared with the saved one as it is
+# appended, and the run be ended there by raising. A context variable, not a global: a Job made outside that call keeps a plain list.
+NEW_LOG: ContextVar[Callable[[], list[dict]]] = ContextVar("NEW_LOG", default=list)
 
 
 def device_of(name: str) -> torch.device:
@@ -136,9 +140,13 @@ class Job:
     judge: Judge
     out: Path
     steps: list[report.Step] = field(default_factory=list)
-    log: list[dict] = field(default_factory=list)
+    log: list[dict] = field(default_factory=lambda: NEW_LOG.get()())
     pretrained: checkpoint.Record | None = None
     started: float = field(default_factory=time.perf_counter)
+    sha256: dict[str, str] = field(init=False)  # of the victim's files as they were read: the run may be long
+
+    def __post_init__(self):
+        self.sha256 = checkpoint.sha256(self.args["ckpt"])
 
     def judged(self, name: str, model: torch.nn.Module, seconds: float) -> None:
         """Measure a model and keep it as a row of the table. The first is the victim, where it has a classifier; the last is the result."""
@@ -177,7 +185,7 @@ class Job:
         report.write_lines(self.out / "steps.jsonl", self.log)
         rows = {"train": len(self.splits.train), "clean": len(self.clean), **rows, "test": len(self.splits.test)}
         report.write_json(self.out / "result.json", report.result(self.method, self.args, rows, self.steps, after=self.steps[-1],
-                                                                  seconds=time.perf_counter() - self.started))
+                                                                  seconds=time.perf_counter() - self.started, sha256=self.sha256))
         say_scores(self.steps)
         print("written: " + f"{path}, " * (cleaned is not None) + f"{self.out / 'result.json'}, {self.out / 'steps.jsonl'}")
 
@@ -225,6 +233,7 @@ def start(method: str, task: Task, clean: Clean | AllClean, attack: Attack, *set
     if path and not wanted:
         raise BadInput(f"--pretrained {path}: {method} reads it for --e-pur alone, give both or neither")
     victim, splits, out = open_task(method, task, path, new_classifier=new_classifier)
+    splits = with_dev(splits, clean, task.seed)
     before = pretrained_of(path, task, victim) if path else None
     held = clean_rows(task, clean, splits.train)
     judge = judge_of(attack, task, victim, splits.test)
@@ -284,6 +293,11 @@ def clean_amount(task: Task, clean: Clean | AllClean, n: int) -> float:
 def clean_rows(task: Task, clean: Clean | AllClean, train: Examples) -> Examples:
     """The rows that the defender holds: --clean of them, drawn by the seed."""
     return data.sample(train, clean_amount(task, clean, len(train)), task.seed)
+
+
+def with_dev(splits: data.Splits, clean: Clean | AllClean, seed: int) -> data.Splits:
+    """`splits` with those dev rows that the defender chooses by: --dev of them, drawn by the seed."""
+    return dataclasses.replace(splits, dev=data.sample(splits.dev, clean.dev, seed)) if splits.dev and clean.dev != 1 else splits
 
 
 def validated(splits: data.Splits, clean: Examples, seed: int) -> tuple[Examples, Examples]:

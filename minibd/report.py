@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -85,14 +86,21 @@ def write_lines(path: Path, values: Iterable[object]) -> None:
     write_text(path, "".join(json.dumps(value) + "\n" for value in values))
 
 
-def result(method: str, args: dict, rows: dict[str, int], steps: Sequence[Step], *, after: Step, seconds: float) -> dict:
-    """result.json: `before` is the first step, the victim; percent 0..100, asr None where it was not measured."""
+def result(method: str, args: dict, rows: dict[str, int], steps: Sequence[Step], *, after: Step, seconds: float,
+           sha256: dict[str, str]) -> dict:
+    """result.json: `before` is the first step, the victim; percent 0..100, asr None where it was not measured; sha256: of what --ckpt names."""
     return {
         "method": method, "args": args, "versions": versions(), "rows": rows,
         "before": scores(steps[0].scores), "after": scores(after.scores),
         "steps": listed(steps),
         "seconds": round(seconds, 2),
+        "command": command(), "sha256": sha256,
     }
+
+
+def command() -> dict:
+    """How this process was started, so that it can be started again: argv, its script by its name under scripts/, and the working directory."""
+    return {"argv": [f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]], "folder": os.getcwd()}
 
 
 def listed(steps: Sequence[Step]) -> list[dict]:

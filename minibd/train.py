@@ -56,8 +56,8 @@ def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tenso
 
 
 def each_batch(model: nn.Module, text: Text, rows: Encoded, epochs: int, batch_size: int, *, seed: int,
-               name: str) -> Iterator[tuple[int, int, Batch, tqdm]]:
-    """(step, number of steps, batch, progress bar) for every batch of every epoch, on the model's device.
+               name: str) -> Iterator[tuple[int, int, list[int], Batch, tqdm]]:
+    """(step, number of steps, places of its rows in `rows`, batch on the model's device, progress bar) for every batch of every epoch.
 
     Meanwhile `model` is in train mode and its dropout, like the batches, comes from `seed`; afterwards it is in eval mode.
     """
@@ -66,7 +66,7 @@ def each_batch(model: nn.Module, text: Text, rows: Encoded, epochs: int, batch_s
     model.train()
     seed_dropout(model, torch.Generator(device).manual_seed(seed))
     for step, which in enumerate(bar := tqdm(plan, desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5)):
-        yield step, len(plan), text.batch(rows, which).to(device), bar
+        yield step, len(plan), which, text.batch(rows, which).to(device), bar
     seed_dropout(model, None)  # A generator does not travel: the model may now be copied or saved.
     model.eval()
 
@@ -98,7 +98,8 @@ def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Sched
     seed: fixes batches and dropout; the global random state is left as it was.
     score: how good the model is, asked after each epoch, the model in eval mode; the weights of the best epoch, the first of equals,
     come back. Without it, those of the last.
-    log: called after each step with {"stage", "step", "lr", "rows", "terms", "weights", "total"}: enough to re-add the total.
+    log: called after each step with {"stage", "step", "lr", "rows", "batch", "terms", "weights", "total"}: enough to re-add the total. rows is how
+    many texts the step took, batch their places in `rows`, from 0, in the order of the batch.
     dtype: torch.bfloat16 runs the matrix products in it (autocast), the weights stay float32.
     optimizer: ClippedAdamW over what `model` trains, unless it is given: another whose step() returns the gradient's norm as that does.
     look: called after each step with the model, in train mode, and the number of steps taken; it leaves the model as it was.
@@ -108,7 +109,7 @@ def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Sched
     device = next(model.parameters()).device
     optimizer = optimizer or ClippedAdamW([p for p in model.parameters() if p.requires_grad], schedule)
     best, kept = float("-inf"), None
-    for step, steps, batch, bar in each_batch(model, text, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name):
+    for step, steps, which, batch, bar in each_batch(model, text, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name):
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr * schedule.rate(step, steps)
         optimizer.zero_grad(set_to_none=True)  # before the forward pass: the last step's gradients need not lie beside its activations
@@ -120,7 +121,7 @@ def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Sched
             raise BadInput(f"{name}: the loss is {total.item()} and its gradient's norm {norm.item()} at step {step + 1} of {steps}: "
                            f"lower the learning rate ({schedule.lr})")
         if log is not None:
-            log({"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(batch.labels),
+            log({"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(which), "batch": which,
                  "terms": {term: values.mean().item() for term, values in terms.items()},
                  "weights": {term: weights.get(term, 1.0) for term in terms}, "total": total.item()})
         bar.set_postfix_str(f"loss {total.item():.3f}", refresh=False)

@@ -39,7 +39,7 @@ class Audit:
 @dataclass(frozen=True, slots=True)
 class Measured:
     """With --effects"""
-    ckpt: str | None = setting(None, "a fine-tuned classifier", kind=str)
+    ckpt: str | None = setting(None, "a model, as a rule a fine-tuned classifier", kind=str)
     teacher: str | None = setting(None, "another of the same shape, such as its clean twin", kind=str)
     data: str | None = setting(None, "folder of rows, of which the dev rows are read", kind=str)
 
@@ -60,9 +60,12 @@ def run() -> None:
         from minibd.audit.effects import effects
         if None in (measured.ckpt, measured.teacher, measured.data):
             raise BadInput("--effects compares two models on rows: name --ckpt, --teacher and --data")
-        victim, teacher = checkpoint.load(measured.ckpt), checkpoint.load(measured.teacher)
-        rows = data.read_splits(measured.data, seed=audit.seed, labels=victim.labels or None).dev
-        for name, said in effects(victim, teacher, rows, audit.seed):
+        rows = data.read_splits(measured.data, seed=audit.seed).dev
+        pair = []
+        for path in (measured.ckpt, measured.teacher):
+            record = checkpoint.load(path)
+            pair.append(record if record.labels else checkpoint.load(path, labels=rows.labels, seed=audit.seed))  # an encoder with a new head
+        for name, said in effects(*pair, rows, audit.seed):
             print(f"{name}: {said}")
         return
     if audit.readme:

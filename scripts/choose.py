@@ -58,6 +58,7 @@ def run() -> None:
     grid = [MBTSAD(**asdict(settings) | dict(zip(axes, values))) for values in itertools.product(*axes.values())]
 
     victim, splits, _ = jobs.open_task("choose", task)
+    splits = jobs.with_dev(splits, clean, task.seed)
     held, dev = jobs.clean_rows(task, clean, splits.train), splits.dev or splits.test
     jobs.say_rows(clean=held, dev=dev)
     own = BadNets(plant.plant_triggers)

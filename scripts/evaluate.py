@@ -44,7 +44,7 @@ def run() -> None:
         steps.append(report.Step("clean model", judge(clean.model, clean.text), 0.0))
     jobs.say_scores(steps)
     report.write_json(out / "result.json", report.result("evaluate", jobs.args_of(task, attack, floor), {"test": len(splits.test)}, steps,
-                                                         after=steps[0], seconds=time.perf_counter() - started))
+                                                         after=steps[0], seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt)))
 
 
 if __name__ == "__main__":

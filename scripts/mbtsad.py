@@ -22,6 +22,8 @@ from minibd.cli import Attack, Clean, Pretrained, Task, main, parse, setting, se
 class Script:
     """This script's own"""
     cft: bool = setting(True, "also train the CFT row, for comparison; --no-cft saves its time")
+    best_epoch: bool = setting(False, "keep of each training the epoch that is best on the dev rows (without any, on a tenth of the clean ones), as "
+                               "the other mitigations do; otherwise the last", paper="not said")
     pick: bool = setting(False, "train nothing: print how much each augmenter shakes the victim, and which one auto would take")
 
 
@@ -61,6 +63,7 @@ def run() -> None:
 
     settings = settings.sized(job.victim.model.config.hidden)
     job.args |= asdict(settings)
+    train, validation = jobs.validated(job.splits, job.clean, task.seed) if script.best_epoch else (job.clean, None)
     dtype = getattr(torch, task.dtype)
     job.judged("victim", job.victim.model, 0.0)
     job.purify(pretrained)
@@ -68,11 +71,11 @@ def run() -> None:
         # The teacher's schedule over the clean rows alone, with as many more passes: the same number of steps.
         started = time.perf_counter()
         schedule = replace(settings.schedule(1), epochs=settings.epochs1 * (settings.k + settings.originals))
-        tuned = finetune(job.victim, job.clean, schedule, seed=task.seed, dtype=dtype, log=job.log.append)
+        tuned = finetune(job.victim, train, schedule, validation=validation, seed=task.seed, dtype=dtype, log=job.log.append)
         job.judged("CFT", tuned.model, time.perf_counter() - started)
-    cleaned = mbtsad(job.victim, job.clean, settings, seed=task.seed, dtype=dtype, log=job.log.append, tools=tools, told=told,
+    cleaned = mbtsad(job.victim, train, settings, validation=validation, seed=task.seed, dtype=dtype, log=job.log.append, tools=tools, told=told,
                      watch=lambda name, record, seconds: job.judged(name, record.model, seconds))
-    job.finish(cleaned, {"augmented": (settings.k + settings.originals) * len(job.clean)})
+    job.finish(cleaned, {"augmented": (settings.k + settings.originals) * len(train)} | ({"validation": len(validation)} if validation else {}))
 
 
 if __name__ == "__main__":

@@ -58,14 +58,15 @@ def musclelora_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
 def finemix_rows(name: str, attack: str, pretrained: str, lr: str, *paper: str) -> tuple[Row, ...]:
     """What mends a classifier, with 20 % of the clean rows (MBTSAD's Table II has `paper`: CACC / ASR of TABLE_II) and with 64 of them.
 
+    Every method keeps its best epoch on the same dev rows: all of them beside 20 %, 64 beside 64.
     lr: of all that end in the same fine-tuning; MBTSAD sizes its own.
     """
     before, figures = f" --pretrained {pretrained}", dict(zip(TABLE_II, paper, strict=True)) if paper else {}
     methods = {"CFT": f"baseline.py cft{lr}", "Reinitialisation": f"baseline.py reinit{lr}", "Fine-pruning": f"baseline.py fineprune{lr}",
-               "MBTSAD": "mbtsad.py --no-cft", "Fine-mixing": f"finemix.py --no-e-pur{before}{lr}",
+               "MBTSAD": "mbtsad.py --no-cft --best-epoch", "Fine-mixing": f"finemix.py --no-e-pur{before}{lr}",
                "Fine-mixing + E-PUR": f"finemix.py{before}{lr}", "Fine-purifying": f"baseline.py finepurify{before}{lr}"}
     return tuple(Row(f"{name}, {held}, {method}", attack, f"{script} --clean {clean}", figures if held == "20 %" and "+" not in method else {})
-                 for held, clean in (("20 %", "0.2"), ("64 rows", "64")) for method, script in methods.items())
+                 for held, clean in (("20 %", "0.2"), ("64 rows", "64 --dev 64")) for method, script in methods.items())
 
 
 def mbtsad_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
@@ -234,6 +235,7 @@ def run() -> None:
         read = json.loads(path.read_text())
         for place in ("ckpt", "data", "out", "user_data", "paraphrases", "clean_aux", "pretrained", "mlm", "wordnet"):
             read["args"].pop(place, None)  # they say where, not what
+        read.pop("command", None)  # so does this
         return read
 
     def measure(row: Row, seed: str) -> dict:

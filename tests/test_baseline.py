@@ -59,7 +59,7 @@ def equal(a, b) -> bool:
 def check(out, method, steps, stages):
     """The contract of result.json and steps.jsonl."""
     result, log = read(out)
-    assert list(result) == ["method", "args", "versions", "rows", "before", "after", "steps", "seconds"]
+    assert list(result) == ["method", "args", "versions", "rows", "before", "after", "steps", "seconds", "command", "sha256"]
     assert result["method"] == method and [s["name"] for s in result["steps"]] == steps
     for part in (result["before"], result["after"]):
         assert set(part) == {"cacc", "asr", "n_clean", "n_triggered"} and (part["n_clean"], part["n_triggered"]) == (60, 30)

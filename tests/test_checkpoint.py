@@ -1,4 +1,5 @@
 """Checkpoints: what loads and as what, what is refused and in which words, and that a save is whole or does not happen."""
+import hashlib
 import json
 import os
 import runpy
@@ -508,3 +509,32 @@ def test_convert_help_needs_no_torch():
             f"runpy.run_path({str(CONVERT)!r}, run_name='__main__')")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "python scripts/convert.py FOLDER OUT.safetensors" in done.stdout
+
+
+# ---- which files it was
+
+def test_the_sha256_of_what_is_read_and_of_nothing_else(folder, tmp_path):
+    def expected(*files: Path) -> dict[str, str]:
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    file = tmp_path / "one.safetensors"
+    save(record(), file)
+    assert checkpoint.sha256(file) == expected(file)
+    names = ("model.safetensors", "config.json", "minibd.json", "tokenizer_config.json", "tokenizer.json", "vocab.txt")
+    before = expected(*(folder / name for name in names))
+    assert checkpoint.sha256(folder) == before
+    (folder / "result.json").write_text("{}")
+    assert checkpoint.sha256(folder) == before
+    edit(folder / "config.json", more=1)
+    assert [name for name, digest in checkpoint.sha256(folder).items() if digest != before[name]] == ["config.json"]
+
+
+def test_the_sha256_of_each_shard(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "SHARD", 2000)
+    save(record(), tmp_path / "hf")
+    shards = {file.name for file in (tmp_path / "hf").glob("*.safetensors")}
+    assert len(shards) > 1 and shards | {"model.safetensors.index.json"} < checkpoint.sha256(tmp_path / "hf").keys()
+
+
+def test_what_is_not_there_has_no_sha256(tmp_path):
+    fails(lambda: checkpoint.sha256(tmp_path / "none"), "none does not exist")

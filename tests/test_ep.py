@@ -200,6 +200,7 @@ def test_one_row_changes_and_keeps_its_norm_and_nothing_else_moves(clean):
     assert not victim.model.embeddings.word._forward_hooks
     assert victim.history[-1]["attack"] == "ep" and victim.history[-1]["target"] == 1 and clean.history == []
     assert [entry["step"] for entry in log] == list(range(16)) and log[0]["terms"] == {"cls": log[0]["total"]}
+    assert sorted(i for entry in log[:4] for i in entry["batch"]) == list(range(len(poisoned()))) and log[0]["rows"] == len(log[0]["batch"])
 
 
 def test_clean_texts_get_the_same_logits_to_the_last_bit(clean):

@@ -283,7 +283,8 @@ def test_a_tables_cell(here, monkeypatch, tmp_path):
         calls.append((Path(words[1]).name, flags))
         out.mkdir(parents=True)
         result = {"args": {"pretrained": "P", "ckpt": "C", "top": 0}, "steps": [{"name": name, "cacc": 90.0, "asr": 9.0, "seconds": 1.0}
-                                                                                for name in ("victim", "Fine-mixing")]}
+                                                                                for name in ("victim", "Fine-mixing")],
+                  "command": {"argv": ["scripts/finemix.py"], "folder": "HERE"}}
         (out / ("attack.json" if words[1].endswith("attack.py") else "result.json")).write_text(json.dumps(result))
         return subprocess.CompletedProcess(words, 0)
     monkeypatch.setattr(subprocess, "run", stub)
@@ -295,4 +296,5 @@ def test_a_tables_cell(here, monkeypatch, tmp_path):
     assert one[0] == two[0] and one[0].startswith(f"--ckpt={tmp_path}/victims/")
     cell = json.loads((tmp_path / "t.jsonl").read_text().splitlines()[0])
     assert cell["cell"]["method"] == "finemix.py --no-e-pur --pretrained {base} --clean 0.2" and cell["result"]["args"] == {"top": 0}
+    assert "command" not in cell["result"]                               # it says where, not what
     assert "| badnets, 20 %, Fine-mixing | Fine-mixing | 90.0 (90.0-90.0) | 9.0 (9.0-9.0) | 1 | 1 | 88.3 / 15.8 |" in run.stdout

@@ -715,6 +715,21 @@ def test_attention_edges_are_dropped_as_each_step_says(second, monkeypatch):
     assert own > 0 and seen == [[0.7] * 2, [own if second is None else second] * 2]
 
 
+def test_with_validation_rows_both_trainings_keep_their_best_epoch(monkeypatch):
+    asked, scores, given = [], iter((0.9, 0.1, 0.3, 0.8)), CLEAN[:3]
+    monkeypatch.setattr(module, "accuracy", lambda model, text, rows: (asked.append((rows, weights(model))), next(scores))[1])
+    best = Run(replace(SETTINGS, epochs1=2, epochs2=2), validation=given)
+    assert [rows is given for rows, _ in asked] == [True] * 4
+    assert equal(best.seen[0][2], asked[0][1]) and not equal(asked[0][1], asked[1][1])  # the teacher's first epoch
+    assert equal(weights(best.student.model), asked[3][1]) and best.student.history[-1]["validation_rows"] == 3
+
+
+def test_without_validation_rows_the_last_epoch_stays_and_nothing_is_asked(run, monkeypatch):
+    monkeypatch.setattr(module, "accuracy", lambda *_: pytest.fail("asked"))
+    Run()
+    assert run.student.history[-1]["validation_rows"] == 0
+
+
 @pytest.mark.parametrize("step, lr, epochs", [(1, 0.1, 3), (2, 0.2, 4)])
 def test_each_steps_schedule_has_all_its_numbers(step, lr, epochs):
     settings = MBTSAD(lr1=0.1, lr2=0.2, epochs1=3, epochs2=4, batch_size=5, warmup=0.4, weight_decay=0.5)

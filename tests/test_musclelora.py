@@ -10,6 +10,7 @@ from torch import Tensor
 
 from conftest import fails, rows
 from minibd import checkpoint, data
+from minibd.align import AlignedAdamW
 from minibd.checkpoint import Record
 from minibd.cleantrain import musclelora as method
 from minibd.cleantrain.musclelora import MuScleLoRA, adapted, joined, musclelora, search_bands
@@ -134,6 +135,13 @@ def test_a_step_logs_both_losses(encoder):
         batch = text(ROWS.like(examples))
         assert log[0]["terms"][term] == pytest.approx(F.cross_entropy(start(batch).logits, batch.labels).item(), rel=1e-6)
     assert log[0]["total"] == pytest.approx(sum(log[0]["terms"].values()))
+    assert (log[0]["batch"], log[0]["clean"]) == (batches(text.encode(ROWS).lengths, 4, 3, 0)[0], which)
+
+
+def test_without_alignment_no_clean_rows_are_logged(encoder):
+    log = []
+    musclelora(encoder, ROWS, CLEAN, MuScleLoRA(**SHORT, align=False), seed=3, log=log.append)
+    assert len(log) == 2 * 6 and all("clean" not in entry and set(entry["terms"]) == {"cls"} for entry in log)
 
 
 def test_bfloat16_comes_near(tiny):
@@ -274,6 +282,14 @@ def test_without_clean_rows_there_is_nothing_to_align_to(tiny):
     fails(lambda: musclelora(tiny, ROWS, Examples((), ROWS.labels), MuScleLoRA()), "no clean rows", "a few dozen")
 
 
+def test_two_batches_of_pairs_in_one(tiny):
+    a, b = (tiny.text(ROWS.like(replace(x, pair=pair) for x in ROWS[:2])) for pair in ("film", "the story was very boring"))
+    for first, second in ((a, b), (b, a)):
+        both = joined(first, second, tiny.text.pad)
+        assert both.kinds[both.mask].tolist() == first.kinds[first.mask].tolist() + second.kinds[second.mask].tolist()
+    assert a.kinds.sum() != b.kinds.sum() and a.kinds.sum() > 0
+
+
 # ---- the settings
 
 def config(layers: int) -> BertConfig:
@@ -317,6 +333,14 @@ def test_a_llama_gets_the_two_layers_that_the_scalings_stand_at(tiny):
     assert musclelora(record, ROWS, CLEAN, MuScleLoRA(**SHORT, bottleneck=5)).model.pooler.weight.shape == (5, 16)
 
 
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_the_variant_reaches_the_step(variant, tiny, monkeypatch):
+    made = []
+    monkeypatch.setattr(method, "AlignedAdamW", lambda *args, **more: made.append(AlignedAdamW(*args, **more)) or made[-1])
+    musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT, variant=variant))
+    assert [optimizer.raw for optimizer in made] == [variant == "released"]
+
+
 # ---- the search for scalings
 
 def test_the_search_trains_on_half_of_the_clean_rows_and_scores_on_the_other(tiny, monkeypatch):
@@ -332,6 +356,14 @@ def test_the_search_trains_on_half_of_the_clean_rows_and_scores_on_the_other(tin
     assert found == [((2.0, 3.0), 0.75), ((4.0,), 0.75), ((1.0,), 0.5)]
     for half, others, clean, _, epochs in seen:
         assert len(half) == len(others) == 6 and half | others == {x.id for x in VALIDATION} and clean is CLEAN and epochs == 7
+
+
+def test_the_search_scores_on_the_half_that_it_does_not_train_on(tiny, monkeypatch):
+    trained, scored = [], []
+    monkeypatch.setattr(method, "musclelora", lambda record, half, *args, **more: trained.append({x.id for x in half}) or record)
+    monkeypatch.setattr(method, "accuracy", lambda model, text, others: scored.append({x.id for x in others}) or 0.5)
+    search_bands(tiny, CLEAN, VALIDATION, [(1.0,)])
+    assert not trained[0] & scored[0] and trained[0] | scored[0] == {x.id for x in VALIDATION}
 
 
 def test_the_search_finds_what_a_narrow_model_can_learn_with(tiny):

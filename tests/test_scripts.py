@@ -1,6 +1,7 @@
 """The commands as a user types them: what they print, what they write, and one clear line for what they cannot use."""
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import fails, rows
+from conftest import ROOT, fails, rows
 from minibd import checkpoint, data, report
 from minibd import job as jobs
 from minibd.cli import Attack, Task
@@ -44,7 +45,7 @@ def test_the_table_has_a_row_a_model(done):
 def test_result_json_keeps_its_contract(done):
     _, out = done
     result = json.loads((out / "result.json").read_text())
-    assert list(result) == ["method", "args", "versions", "rows", "before", "after", "steps", "seconds"]
+    assert list(result) == ["method", "args", "versions", "rows", "before", "after", "steps", "seconds", "command", "sha256"]
     assert result["method"] == "mbtsad" and result["args"]["k"] == 2 and result["args"]["seed"] == 0
     assert result["rows"] == {"train": 200, "clean": 40, "augmented": 120, "test": 60}
     for part in (result["before"], result["after"]):
@@ -52,6 +53,14 @@ def test_result_json_keeps_its_contract(done):
         assert 0 <= part["cacc"] <= 100 and 0 <= part["asr"] <= 100 and (part["n_clean"], part["n_triggered"]) == (60, 30)
     assert [s["name"] for s in result["steps"]] == ["victim", "CFT", "TS-FT", "MBTSAD"]
     assert result["steps"][0]["cacc"] == result["before"]["cacc"] and result["steps"][-1]["asr"] == result["after"]["asr"]
+
+
+def test_result_json_says_how_to_start_again_and_from_what(done, tiny_file, folder):
+    run, out = done
+    result = json.loads((out / "result.json").read_text())
+    words = ["--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", out, *QUICK]
+    assert result["command"] == {"argv": ["scripts/mbtsad.py", *map(str, words)], "folder": str(ROOT)}
+    assert result["sha256"] == {"tiny.safetensors": hashlib.sha256(tiny_file.read_bytes()).hexdigest()}
 
 
 def test_the_totals_in_steps_jsonl_can_be_added_by_hand(done):

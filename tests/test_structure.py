@@ -16,6 +16,7 @@ MEASURED = {"scripts.bench": {"transformers", "peft", "nlpaug", "textaugment", "
 # Rooms from the top down; a file may import from lower floors, and on its own floor only along STAIRS or inside its own folder.
 FLOORS = [
     {"scripts"},
+    {"audit"},
     {"job"},
     {"mitigations", "cleantrain", "filters", "attacks", "analysis", "evaluate", "report"},
     {"repair"},

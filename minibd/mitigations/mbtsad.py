@@ -49,7 +49,8 @@ from minibd.checkpoint import Record
 from minibd.cli import check_choices, setting
 from minibd.data import generator, in_order
 from minibd.models.dropout import attention_dropout
-from minibd.records import BadInput, Batch, Example, Output
+from minibd.predict import accuracy
+from minibd.records import BadInput, Batch, Example, Examples, Output
 from minibd.text import Encoded, Text
 from minibd.train import Log, Schedule, cross_entropy, fit, weighted
 
@@ -267,18 +268,24 @@ def perturbation(victim: Record, clean: Sequence[Example], settings: MBTSAD, see
     return {name: mean_loss(victim.model, victim.text, rows) for name, rows in sets.items()}
 
 
-def retrain(victim: Record, d_aug: Encoded, settings: MBTSAD, *, seed: int = 0, dtype: torch.dtype = torch.float32,
-            log: Log | None = None) -> Record:
+def best_on(validation: Examples | None, text: Text) -> Callable[[torch.nn.Module], float] | None:
+    """The score that `fit` keeps the best epoch by; None, without validation rows, keeps the last."""
+    return None if validation is None else lambda model: accuracy(model, text, validation)
+
+
+def retrain(victim: Record, d_aug: Encoded, settings: MBTSAD, *, validation: Examples | None = None, seed: int = 0,
+            dtype: torch.dtype = torch.float32, log: Log | None = None) -> Record:
     """Line 2 of Algorithm 1: the teacher, a copy of `victim` retrained on D_aug, most of its attention edges dropped meanwhile."""
     settings = settings.sized(victim.model.config.hidden)
     teacher = checkpoint.copy(victim)
     with attention_dropout(teacher.model, settings.attention_dropout):
-        fit(teacher.model, victim.text, d_aug, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype, log=log, name="TS-FT")
+        fit(teacher.model, victim.text, d_aug, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype, log=log, name="TS-FT",
+            score=best_on(validation, victim.text))
     return teacher
 
 
-def distil(victim: Record, teacher: Record, d_aug: Encoded, settings: MBTSAD, *, seed: int = 0, dtype: torch.dtype = torch.float32,
-           log: Log | None = None) -> Record:
+def distil(victim: Record, teacher: Record, d_aug: Encoded, settings: MBTSAD, *, validation: Examples | None = None, seed: int = 0,
+           dtype: torch.dtype = torch.float32, log: Log | None = None) -> Record:
     """Lines 3 to 6 of Algorithm 1: the student, a copy of `victim` that learns from the frozen `teacher` on D_aug."""
     settings = settings.sized(victim.model.config.hidden)
     student = checkpoint.copy(victim)
@@ -293,15 +300,16 @@ def distil(victim: Record, teacher: Record, d_aug: Encoded, settings: MBTSAD, *,
 
     with attention_dropout(student.model, settings.attention_dropout2):
         fit(student.model, victim.text, d_aug, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights, dtype=dtype, log=log,
-            name="MBTSAD")
+            name="MBTSAD", score=best_on(validation, victim.text))
     return student
 
 
-def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
-           log: Log | None = None, watch: Callable[[str, Record, float], None] | None = None, tools: Tools | None = None,
-           told: Callable[[str, Mapping[str, float]], None] | None = None) -> Record:
+def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD(), *, validation: Examples | None = None, seed: int = 0,
+           dtype: torch.dtype = torch.float32, log: Log | None = None, watch: Callable[[str, Record, float], None] | None = None,
+           tools: Tools | None = None, told: Callable[[str, Mapping[str, float]], None] | None = None) -> Record:
     """Algorithm 1. The student comes back as a new record; `victim` stays as it was.
 
+    validation: rows by which the best epoch of both trainings is kept; without them, the last (the paper does not say).
     log: see train.fit. watch: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds each step took.
     tools: None loads what `settings` names. told: called where `augment` is auto, with the augmenter it came to and Eq. (9)'s losses; the
     history has both.
@@ -316,13 +324,13 @@ def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD()
         if told is not None:
             told(settings.augment, losses)
     d_aug = victim.text.encode(augmented(clean, settings, seed, tools))
-    teacher = retrain(victim, d_aug, settings, seed=seed, dtype=dtype, log=log)
+    teacher = retrain(victim, d_aug, settings, validation=validation, seed=seed, dtype=dtype, log=log)
     if watch is not None:
         watch("TS-FT", teacher, time.perf_counter() - started)
 
     started = time.perf_counter()
-    student = distil(victim, teacher, d_aug, settings, seed=seed, dtype=dtype, log=log)
-    student.history.append({"mitigation": "mbtsad", "clean_rows": len(clean), "seed": seed, **asdict(settings), **done})
+    student = distil(victim, teacher, d_aug, settings, validation=validation, seed=seed, dtype=dtype, log=log)
+    student.history.append({"mitigation": "mbtsad", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed, **asdict(settings), **done})
     if watch is not None:
         watch("MBTSAD", student, time.perf_counter() - started)
     return student
