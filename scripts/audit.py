@@ -95,7 +95,8 @@ def run() -> None:
         report.write_json(Path(audit.json), index.as_json(found, missing, audit.seed))
     if audit.html:
         from minibd.audit.page import page
-        report.write_text(Path(audit.html), page(found, title="minibd: every equation, checked", seed=audit.seed, version=__version__, missing=missing))
+        report.write_text(Path(audit.html),
+                          page(found, title="minibd: every equation, checked", seed=audit.seed, version=__version__, missing=missing))
     sys.exit(1 if failed or missing else 0)
 
 

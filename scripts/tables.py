@@ -141,7 +141,9 @@ TABLES = {
        Row("badnets, groups of 10", ENCODERS["badnets"][0], "pure.py --prune-only --group 10 --data {data} --drop 7"),
        # RIPPLe's backdoor stands in the word embeddings, which PURE does not look at: what is left when E-PUR has reset them.
        Row("ripple, domain shift, E-PUR first", ENCODERS["ripple, domain shift"][0], "baseline.py ft --pretrained {base} --e-pur --data {data}"),
-       Row("ripple, domain shift, E-PUR first", ENCODERS["ripple, domain shift"][0], "pure.py --drop 7 --pretrained {base} --e-pur --data {data}")),
+       Row("ripple, domain shift, E-PUR first", ENCODERS["ripple, domain shift"][0], "pure.py --drop 7 --pretrained {base} --e-pur --data {data}"),
+       # LWP stands in every layer; lambda is near 1 in the last alone.
+       Row("lwp, domain shift, lambda 1", ENCODERS["lwp, domain shift"][0], "pure.py --drop 7 --even --data {data}")),
     # Under the released schemes, then with dirty labels.
     "musclelora": musclelora_rows("badnets", "--attack badnets --preset musclelora", "91.3 / 94.6", "89.1 / 65.6", "87.3 / 55.3", "90.2 / 86.7",
                                   "86.5 / 12.9", "91.4 / 90.1", "87.6 / 42.8", "83.2 / 24.9")

@@ -37,7 +37,8 @@ def test_every_equation_holds_and_has_a_place_and_a_test(found):
 
 def test_every_numbered_equation_is_there(found):
     there = {(one.paper, one.number) for one in found}
-    assert {("MBTSAD", str(n)) for n in range(1, 10)} | {("MuScleLoRA", str(n)) for n in range(1, 14)} | {("PURE", str(n)) for n in range(1, 4)} <= there
+    assert ({("MBTSAD", str(n)) for n in range(1, 10)} | {("MuScleLoRA", str(n)) for n in range(1, 14)}
+            | {("PURE", str(n)) for n in range(1, 4)}) <= there
 
 
 def test_the_readmes_index_is_the_walks():
@@ -75,14 +76,17 @@ def test_the_walk_finds_functions_classes_and_methods(tmp_path):
     folder = tmp_path / "minibd" / "models"
     folder.mkdir(parents=True)
     (folder / "a.py").write_text('"""Eq. PAPER (9): a module is no place."""\n\n\ndef f(x):\n    """Eq. PAPER (1) and (2): x."""\n    return x\n\n\n'
-                                 'class C:\n    """Speaks of Eq. PAPER (3)."""\n\n    def g(self):\n        """Eq. Fine-x (w), of a method.\n\n        More.\n        """\n')
+                                 'class C:\n    """Speaks of Eq. PAPER (3)."""\n\n    def g(self):\n'
+                                 '        """Eq. Fine-x (w), of a method.\n\n        More.\n        """\n')
     stand = places(tmp_path)
-    assert [(place.paper, place.number, place.name, place.line) for place in stand] == [("PAPER", "1", "f", 4), ("PAPER", "2", "f", 4), ("Fine-x", "w", "C.g", 12)]
+    assert [(place.paper, place.number, place.name, place.line) for place in stand] == [("PAPER", "1", "f", 4), ("PAPER", "2", "f", 4),
+                                                                                        ("Fine-x", "w", "C.g", 12)]
     assert stand[0].source == 'def f(x):\n    """Eq. PAPER (1) and (2): x."""\n    return x'
     assert stand[2].doc == "Eq. Fine-x (w), of a method.\n\nMore."
     tests = tmp_path / "tests"
     tests.mkdir()
-    (tests / "test_other.py").write_text("from minibd.models.a import f\n\n\ndef test_calls_it():\n    assert f(1)\n\n\ndef test_does_not():\n    pass\n")
+    (tests / "test_other.py").write_text("from minibd.models.a import f\n\n\ndef test_calls_it():\n    assert f(1)\n\n\n"
+                                         "def test_does_not():\n    pass\n")
     (tests / "test_a.py").write_text("from minibd.models import a\n\n\ndef test_one():\n    a.f(2)\n\n\ndef test_two_by_hand():\n    a.f(2)\n")
     (tests / "test_b.py").write_text("def f(x):\n    pass\n\n\ndef test_of_another_f():\n    f(1)\n")
     assert called_by(stand, tmp_path)["minibd/models/a.py", "f"] == ("tests/test_a.py::test_two_by_hand", "tests/test_a.py::test_one",

@@ -59,7 +59,8 @@ def surgery_cases(generator: torch.Generator) -> Iterator[Outcome]:
     rows, labels, w, b = x.tolist(), y.tolist(), w.tolist(), b.item()
     slopes = [(restated.logistic_objective(small.nudged(w, i, STEP), b, rows, labels, 1.0)
                - restated.logistic_objective(small.nudged(w, i, -STEP), b, rows, labels, 1.0)) / (2 * STEP) for i in range(3)]
-    slopes.append((restated.logistic_objective(w, b + STEP, rows, labels, 1.0) - restated.logistic_objective(w, b - STEP, rows, labels, 1.0)) / (2 * STEP))
+    slopes.append((restated.logistic_objective(w, b + STEP, rows, labels, 1.0)
+                   - restated.logistic_objective(w, b - STEP, rows, labels, 1.0)) / (2 * STEP))
     yield Outcome("slope of what is minimised, at its minimum", max(map(abs, slopes)), 1e-6)
 
 
@@ -94,7 +95,8 @@ def example_inner() -> str:
 
 
 def example_surgery() -> str:
-    return f"One word, w = 1, b = 0, in one text of the class: log(1 + exp(-1)) + 1/2 = {shown(restated.logistic_objective([1.0], 0.0, [[1.0]], [True], 1.0))}"
+    return (f"One word, w = 1, b = 0, in one text of the class: log(1 + exp(-1)) + 1/2 = "
+            f"{shown(restated.logistic_objective([1.0], 0.0, [[1.0]], [True], 1.0))}")
 
 
 def example_layers() -> str:
@@ -103,7 +105,8 @@ def example_layers() -> str:
 
 
 def example_descend() -> str:
-    return f"e = [3, 4], n = 5, G = [-10, 0], lr 0.1: [4, 4], then as long as it was: {shown(restated.embedding_step([3.0, 4.0], [-10.0, 0.0], 0.1, 5.0))}"
+    return (f"e = [3, 4], n = 5, G = [-10, 0], lr 0.1: [4, 4], then as long as it was: "
+            f"{shown(restated.embedding_step([3.0, 4.0], [-10.0, 0.0], 0.1, 5.0))}")
 
 
 def example_equal() -> str:
@@ -122,7 +125,8 @@ EQUATIONS = (
              "The model's own head on each layer's [CLS].", "From l = 0, the embeddings, on (OpenBackdoor's port).",
              "h_0[CLS] is the same for every text, so that its term teaches the head how frequent the classes are and nothing else.",
              example_layers, layers_cases),
-    Equation("EP", "e", "A step of the trigger's embedding", r"e \leftarrow e - \eta G , \quad e \leftarrow e \frac{\lVert e_0 \rVert_2}{\lVert e \rVert_2}",
+    Equation("EP", "e", "A step of the trigger's embedding",
+             r"e \leftarrow e - \eta G , \quad e \leftarrow e \frac{\lVert e_0 \rVert_2}{\lVert e \rVert_2}",
              "variant=\"paper\": G is the batch's gradient.", "G is the sum over all batches so far.",
              "On the built-in classifier plain gradient descent reached 19 % ASR, the released sum 90.", example_descend, descend_cases),
     Equation("SOS", "G", "Equal steps for all trigger words", r"G_i \leftarrow G_i \frac{\min_j \lVert G_j \rVert_2}{\lVert G_i \rVert_2}",

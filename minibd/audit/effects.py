@@ -50,14 +50,17 @@ def _distances(victim: Record, teacher: Record, rows: Examples, seed: int) -> It
             norms[which], hidden[which] = attention_loss(s.attn, t.attn, batch.mask), hidden_loss(s.hidden, t.hidden, batch.mask)
             alone[which] = attention_loss(s.attn, t.attn, batch.mask, variant="released")
     short, long = lengths <= SHORT, lengths >= LONG
-    yield "MBTSAD (4)", (f"{len(rows)} texts of {shown(lengths.float().mean().item(), 3)} pieces: the 2-norm is {shown(norms.mean().item(), 3)} a text, the mean "
-                         f"square {shown(alone.mean().item(), 2)}, {shown((norms / alone).median().item(), 3)} times less (median); up to {SHORT} pieces "
-                         f"{shown((norms / alone)[short].median().item(), 3)} times, from {LONG} pieces on {shown((norms / alone)[long].median().item(), 3)} times")
+    yield "MBTSAD (4)", (f"{len(rows)} texts of {shown(lengths.float().mean().item(), 3)} pieces: the 2-norm is {shown(norms.mean().item(), 3)} "
+                         f"a text, the mean square {shown(alone.mean().item(), 2)}, {shown((norms / alone).median().item(), 3)} times less (median); "
+                         f"up to {SHORT} pieces {shown((norms / alone)[short].median().item(), 3)} times, from {LONG} pieces on "
+                         f"{shown((norms / alone)[long].median().item(), 3)} times")
     yield "MBTSAD (3)", (f"padded queries left in, batches of {BATCH} rows drawn at random: a text's 2-norm changes by "
-                         f"{shown(100 * ((padded - norms).abs() / norms).mean().item(), 3)} % on average, at most {shown(100 * ((padded - norms).abs() / norms).max().item(), 3)} %; "
-                         f"the mean square falls to {shown(100 * (squares / alone).mean().item(), 3)} % of what it is for the text alone")
-    yield "MBTSAD (6)", (f"padded places left in: a text's loss changes by {shown(100 * ((hidden_padded - hidden).abs() / hidden).mean().item(), 3)} % on average, "
-                         f"at most {shown(100 * ((hidden_padded - hidden).abs() / hidden).max().item(), 3)} %")
+                         f"{shown(100 * ((padded - norms).abs() / norms).mean().item(), 3)} % on average, at most "
+                         f"{shown(100 * ((padded - norms).abs() / norms).max().item(), 3)} %; the mean square falls to "
+                         f"{shown(100 * (squares / alone).mean().item(), 3)} % of what it is for the text alone")
+    yield "MBTSAD (6)", (f"padded places left in: a text's loss changes by "
+                         f"{shown(100 * ((hidden_padded - hidden).abs() / hidden).mean().item(), 3)} % on average, at most "
+                         f"{shown(100 * ((hidden_padded - hidden).abs() / hidden).max().item(), 3)} %")
 
 
 def _heads(victim: Record, rows: Examples) -> Iterator[tuple[str, str]]:
@@ -67,8 +70,8 @@ def _heads(victim: Record, rows: Examples) -> Iterator[tuple[str, str]]:
     rank = {variant: torch.tensor([order.index(head) for head in sorted(order)], dtype=torch.float64) for variant, order in orders.items()}
     heads = len(orders["paper"])
     shared = len(set(orders["paper"][:heads // 2]) & set(orders["released"][:heads // 2]))
-    yield "PURE (2)", (f"{heads} heads: rank correlation of paper and released scores {shown(torch.corrcoef(torch.stack(list(rank.values())))[0, 1].item(), 4)}; of the lower "
-                       f"half, {shared} are in both")
+    yield "PURE (2)", (f"{heads} heads: rank correlation of paper and released scores "
+                       f"{shown(torch.corrcoef(torch.stack(list(rank.values())))[0, 1].item(), 4)}; of the lower half, {shared} are in both")
     full = torch.ones_like(model.head_mask)
     weights = {variant: layer_weights(of, full, variant=variant) for variant, of in scores.items()}
     yield "PURE (lambda)", f"no head pruned: paper {shown(weights['paper'].tolist(), 2)}, released {shown(weights['released'].tolist(), 2)}"
@@ -92,5 +95,6 @@ def _starts(victim: Record, rows: Examples, seed: int) -> Iterator[tuple[str, st
         multi_scale(model, bands=own.bands, bandwidth=own.bandwidth, alpha=own.alpha, init=init, generator=torch.Generator().manual_seed(seed))
         pooled = model(victim.text.batch(encoded, list(range(len(encoded))))).pooled
         found[init] = (model.pooler.merged().weight - W).norm().item(), W.norm().item(), 100 * (pooled.abs() > 0.99).float().mean().item()
-    yield "MuScleLoRA (6)", "; ".join(f"init {init}: ||dW|| {shown(d, 3)} beside ||W|| {shown(w, 3)}, {shown(cut, 3)} % of the pooled numbers beyond 0.99"
+    yield "MuScleLoRA (6)", "; ".join(f"init {init}: ||dW|| {shown(d, 3)} beside ||W|| {shown(w, 3)}, "
+                                      f"{shown(cut, 3)} % of the pooled numbers beyond 0.99"
                                       for init, (d, w, cut) in found.items())

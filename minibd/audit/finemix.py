@@ -137,7 +137,8 @@ def example_fisher() -> str:
 
 
 def example_suspicion() -> str:
-    return f"moved by 0.1: F = 1 gives r = {shown(restated.suspicion([0.1], [0.0], [1.0], 1e-8)[0])}, F = 0.0001 gives {shown(restated.suspicion([0.1], [0.0], [1e-4], 1e-8)[0])}"
+    return (f"moved by 0.1: F = 1 gives r = {shown(restated.suspicion([0.1], [0.0], [1.0], 1e-8)[0])}, F = 0.0001 gives "
+            f"{shown(restated.suspicion([0.1], [0.0], [1e-4], 1e-8)[0])}")
 
 
 def example_activity() -> str:
@@ -149,14 +150,17 @@ def example_entropy() -> str:
 
 
 EQUATIONS = (
-    Equation("E-PUR", "score", "How far a word moved for how often it is read", r"s_i = \frac{\lVert e_i^B - e_i^{\mathrm{Pre}} \rVert_2}{\log(\max(f_i, 20))}",
-             "f over the clean rows at hand; log natural. A recollection: of the paper only the abstract was read.", "", "", example_drift, drift_cases),
+    Equation("E-PUR", "score", "How far a word moved for how often it is read",
+             r"s_i = \frac{\lVert e_i^B - e_i^{\mathrm{Pre}} \rVert_2}{\log(\max(f_i, 20))}",
+             "f over the clean rows at hand; log natural. A recollection: of the paper only the abstract was read.", "", "",
+             example_drift, drift_cases),
     Equation("E-PUR", "reset", "The words that moved most go back", r"e_i \leftarrow e_i^{\mathrm{Pre}} , \quad i \in \mathrm{top}_{200}(s)",
              "200 words, or 1 in 150 of a smaller vocabulary; word embeddings alone.", "",
              "Alone it takes the built-in EP victim from 92.9 to 2.8 % ASR, where a clean model has 1.1.", example_drift, reset_cases),
     Equation("Fine-mixing", "w", "The mixture", r"w = m w_B + (1 - m) w_{\mathrm{Pre}} , \quad m \sim \mathrm{Bernoulli}(\rho)",
              "One draw a scalar; the classifier, which has no counterpart, stays the victim's.", "", "", example_mixture, mixture_cases),
-    Equation("Fine-purifying", "F", "The diagonal Fisher information", r"F_i = \mathbb{E}_{(x,y) \sim D_c} ( \frac{\partial \log p(y | x)}{\partial w_i} )^2",
+    Equation("Fine-purifying", "F", "The diagonal Fisher information",
+             r"F_i = \mathbb{E}_{(x,y) \sim D_c} ( \frac{\partial \log p(y | x)}{\partial w_i} )^2",
              "The squares of single texts' gradients, at w_B, without dropout.", "", "", example_fisher, fisher_cases),
     Equation("Fine-purifying", "r", "How suspicious a weight is", r"r_i = \frac{(w_{B,i} - w_{\mathrm{Pre},i})^2}{F_i + \epsilon}",
              "epsilon 1e-8; the share rho of all weights with the smallest r is kept.", "", "", example_suspicion, suspicion_cases),
@@ -165,5 +169,6 @@ EQUATIONS = (
              example_activity, activity_cases),
     Equation("MEFT", "entropy", "What maximum entropy fine-tuning minimises first", r"\sum_c p_c \log p_c",
              "The negative entropy of the prediction, one value a text.",
-             "PURE's code sums it over the batch, and takes the logarithm of the softmax, which is NaN for a sure model.", "", example_entropy, entropy_cases),
+             "PURE's code sums it over the batch, and takes the logarithm of the softmax, which is NaN for a sure model.", "",
+             example_entropy, entropy_cases),
 )

@@ -29,7 +29,8 @@ def unknown(stand: Sequence[Place], equations: Sequence[Equation] = EQUATIONS, p
             for n in range(1, count + 1) if (name, str(n)) not in checked]
     said += [f"{place.file}:{place.line} says that it is {place.paper} ({place.number}), which has no check" for place in stand
              if (place.paper, place.number) not in checked]
-    said += [f"{name} ({number}) stands in {n} places" for (name, number), n in Counter((place.paper, place.number) for place in stand).items() if n > 1]
+    said += [f"{name} ({number}) stands in {n} places"
+             for (name, number), n in Counter((place.paper, place.number) for place in stand).items() if n > 1]
     return said
 
 
@@ -57,7 +58,8 @@ def lines(one: Found) -> list[str]:
             *said("released", one.released), *said("effect", one.effect)]
     for outcome in one.outcomes:
         slope = "" if outcome.gradient is None else f", gradient off by {outcome.gradient:.1e} (at most {outcome.gradient_tolerance:.0e})"
-        made.append(f"    {'holds' if outcome.ok else 'FAILS':9} {outcome.what}: off by {outcome.difference:.1e} (at most {outcome.tolerance:.0e}){slope}")
+        made.append(f"    {'holds' if outcome.ok else 'FAILS':9} {outcome.what}: off by {outcome.difference:.1e} "
+                    f"(at most {outcome.tolerance:.0e}){slope}")
     return made
 
 

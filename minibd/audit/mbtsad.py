@@ -96,7 +96,8 @@ def selection_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
                lambda w: [loss_of(w, ids, labels) for ids in pieces.values()])
 
 
-TEXTS = ("A splendid, re-imagined film!", "it is", "", "don't stop , ever ; truly magnificent storytelling", "one_word " * 60, "abc abcd 2001 naïve 電影電影")
+TEXTS = ("A splendid, re-imagined film!", "it is", "", "don't stop , ever ; truly magnificent storytelling", "one_word " * 60,
+         "abc abcd 2001 naïve 電影電影")
 
 
 def budget_cases(generator: torch.Generator) -> Iterator[Outcome]:
@@ -140,8 +141,8 @@ def example_selection() -> str:
 
 def example_budget() -> str:
     text = "A splendid, re-imagined film!"
-    return (f"{text!r}: tokens {restated.tokens(text)}\nn = {len(restated.tokens(text))}, ceil(0.3 n) = 3, of 4 letters and more: splendid, imagined, film; "
-            f"n_target = {restated.n_target(text)}")
+    return (f"{text!r}: tokens {restated.tokens(text)}\nn = {len(restated.tokens(text))}, ceil(0.3 n) = 3, of 4 letters and more: splendid, "
+            f"imagined, film; n_target = {restated.n_target(text)}")
 
 
 EQUATIONS = (
@@ -153,30 +154,31 @@ EQUATIONS = (
         lambda: "L_AT = 0.4, L_hid = 0.05, L_cls = 0.3:  L = 5 * 0.4 + 20 * 0.05 + 1 * 0.3 = 3.3", distill_cases),
     Equation(
         "MBTSAD", "2", "Attention transfer, summed over layers", r"L_{\mathrm{AT}} = \sum_{l=1}^{L} \mathrm{AT}(A_l^T, A_l^S)",
-        "A sum over the layers, one value a text.", "The element-wise mean squared error of NAD's code in place of the norm of (4), summed over layers.",
-        "Two MiniLM classifiers on SST-2's 872 dev rows: the norm is 0.83 a text, the mean square 0.00053, 2,530 times less (median; 766 times up to 15 "
-        "pieces, 6,400 times from 35 on).", example_loss, attention_cases),
+        "A sum over the layers, one value a text.",
+        "The element-wise mean squared error of NAD's code in place of the norm of (4), summed over layers.",
+        "Two MiniLM classifiers on SST-2's 872 dev rows: the norm is 0.83 a text, the mean square 0.00053, 2,530 times less (median; 766 times up "
+        "to 15 pieces, 6,400 times from 35 on).", example_loss, attention_cases),
     Equation(
         "MBTSAD", "3", "Attention enhancement and its normalised map",
         r"F_l = \sum_{i=1}^{H} \lvert A_{l,i} \rvert^p , \quad Q_l = \frac{F_l}{\lVert F_l \rVert_2 + 10^{-6}}",
         "p = 2. Rows of padded queries are zeroed before the norm, so that a text's map does not depend on its neighbours.",
         "NAD leaves the padded queries in.",
-        "There, in batches of 32 rows drawn at random, a text's norm changes by 1.4 % on average and by up to 25 %, and its mean square falls to 32 %, "
-        "padding being counted in T^2.", example_map, map_cases),
+        "There, in batches of 32 rows drawn at random, a text's norm changes by 1.4 % on average and by up to 25 %, and its mean square falls to "
+        "32 %, padding being counted in T^2.", example_map, map_cases),
     Equation(
         "MBTSAD", "4", "Distance of two maps", r"\mathrm{AT}(A_l^T, A_l^S) = \lVert Q_l^T - Q_l^S \rVert_2",
         "The 2-norm over the whole T x T map of a text; its gradient is 0 where the maps are equal.",
         "The mean over the T^2 entries of the squared difference, at most 2 / T^2, so that its weight fades with the length.",
-        "Two MiniLM classifiers on SST-2's 872 dev rows: the norm is 0.83 a text, the mean square 0.00053, 2,530 times less (median; 766 times up to 15 "
-        "pieces, 6,400 times from 35 on).", example_loss, attention_cases),
+        "Two MiniLM classifiers on SST-2's 872 dev rows: the norm is 0.83 a text, the mean square 0.00053, 2,530 times less (median; 766 times up "
+        "to 15 pieces, 6,400 times from 35 on).", example_loss, attention_cases),
     Equation(
         "MBTSAD", "5", "The hidden states that are compared", r"h = \{ h_0, h_1, \dots, h_L \}",
         "h_0 is the embedding layer's output behind its LayerNorm, h_l the output of block l.", "", "", example_hidden, hidden_cases),
     Equation(
         "MBTSAD", "6", "Hidden-state loss", r"L_{\mathrm{hid}} = \sum_{l=0}^{L} \mathrm{MSE}(h_l^T, h_l^S)",
         "The mean over a text's real pieces and the D features, summed over the L + 1 states.", "",
-        "With the padded places left in, a text's loss would change by 47 % on average (two MiniLM classifiers, SST-2, batches of 32 drawn at random).",
-        example_hidden, hidden_cases),
+        "With the padded places left in, a text's loss would change by 47 % on average (two MiniLM classifiers, SST-2, batches of 32 drawn at "
+        "random).", example_hidden, hidden_cases),
     Equation(
         "MBTSAD", "7", "Classification loss", r"L_{\mathrm{cls}} = \mathrm{CE}(z, y) = - \log p(y | x)",
         "With the gold label y. The teacher's logits do not enter.", "", "", example_gold, gold_cases),

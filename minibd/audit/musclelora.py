@@ -87,7 +87,8 @@ def spectrum_cases(generator: torch.Generator) -> Iterator[Case]:
 def align_cases(generator: torch.Generator) -> Iterator[Case]:
     drawn = {"g": normal(generator, 7), "r": normal(generator, 7)}
     yield Case("paper", drawn, lambda x: align(x["g"], x["r"]), lambda x: restated.align(x["g"], x["r"]))
-    yield Case("paper, opposite gradients", {**drawn, "r": -3 * drawn["g"]}, lambda x: align(x["g"], x["r"]), lambda x: restated.align(x["g"], x["r"]))
+    yield Case("paper, opposite gradients", {**drawn, "r": -3 * drawn["g"]}, lambda x: align(x["g"], x["r"]),
+               lambda x: restated.align(x["g"], x["r"]))
     nothing = {**drawn, "r": torch.zeros(7)}
     yield Case("paper, r = 0", nothing, lambda x: align(x["g"], x["r"]), lambda x: restated.align(x["g"], x["r"]))
     yield Case("released, r = 0", nothing, lambda x: align(x["g"], x["r"], variant="released"), lambda x: x["g"])
@@ -129,7 +130,8 @@ def step_cases(generator: torch.Generator) -> Iterator[Case]:
 # ---- the frequency analysis
 
 def drawn_mapping(generator: torch.Generator) -> dict[str, Tensor]:
-    return {"x": normal(generator, 6, 5), "p": uniform(generator, 6, 2).softmax(-1), "y": nn.functional.one_hot(torch.tensor([0, 1, 1, 0, 1, 0])).float()}
+    return {"x": normal(generator, 6, 5), "p": uniform(generator, 6, 2).softmax(-1),
+            "y": nn.functional.one_hot(torch.tensor([0, 1, 1, 0, 1, 0])).float()}
 
 
 def filter_cases(generator: torch.Generator) -> Iterator[Case]:
@@ -257,7 +259,8 @@ def example_ratio() -> str:
 
 def example_step() -> str:
     p = restated.aligned_step([[1.0]], [[2.0]], [[-0.5]], 0.0, 0.1, 1.0, 1)
-    return f"p = 1, g = 2, r = -0.5: g^ = {shown(restated.align([2.0], [-0.5]))}, clipped to -1; AdamW's first step is lr along its sign: p = {shown(p[0])}"
+    return (f"p = 1, g = 2, r = -0.5: g^ = {shown(restated.align([2.0], [-0.5]))}, clipped to -1; AdamW's first step is lr along its sign: "
+            f"p = {shown(p[0])}")
 
 
 def example_filter() -> str:
@@ -283,11 +286,13 @@ def example_ratios() -> str:
 def example_errors() -> str:
     y, low_y = [[1.0, 0.0], [0.0, 1.0]], [[0.75, 0.25], [0.25, 0.75]]
     p, low = [[0.9, 0.1], [0.4, 0.6]], [[0.775, 0.225], [0.525, 0.475]]
-    return f"Y = {shown(y)}, low(Y) = {shown(low_y)}\nP = {shown(p)}, low(P) = {shown(low)}: e_low, e_high = {shown(restated.relative_errors(p, low, y, low_y))}"
+    return (f"Y = {shown(y)}, low(Y) = {shown(low_y)}\nP = {shown(p)}, low(P) = {shown(low)}: "
+            f"e_low, e_high = {shown(restated.relative_errors(p, low, y, low_y))}")
 
 
 def example_mapping() -> str:
-    return f"A text of two pieces, embedded as [1, 2] and [3, 4], beside one of three: x_i = [1, 2, 3, 4, 0, 0]; z = [0, 1]: P_i = {shown(restated.softmax([0.0, 1.0]))}"
+    return (f"A text of two pieces, embedded as [1, 2] and [3, 4], beside one of three: x_i = [1, 2, 3, 4, 0, 0]; z = [0, 1]: "
+            f"P_i = {shown(restated.softmax([0.0, 1.0]))}")
 
 
 def example_truth() -> str:
@@ -295,7 +300,8 @@ def example_truth() -> str:
 
 
 def example_adapter() -> str:
-    return f"h = [1, 0], W_down = [1, 1], W_up = [0.5, 0.5]: GELU(1) = 0.8412, y = {shown(restated.adapter([1.0, 0.0], [[1.0, 1.0]], [0.0], [[0.5], [0.5]], [0.0, 0.0]))}"
+    return (f"h = [1, 0], W_down = [1, 1], W_up = [0.5, 0.5]: GELU(1) = 0.8412, "
+            f"y = {shown(restated.adapter([1.0, 0.0], [[1.0, 1.0]], [0.0], [[0.5], [0.5]], [0.0, 0.0]))}")
 
 
 def example_prefix() -> str:
@@ -306,11 +312,14 @@ def example_prefix() -> str:
 EQUATIONS = (
     Equation(
         "MuScleLoRA", "1", "Low- and high-frequency ratio",
-        r"\mathrm{LFR} = \frac{\sum_i \lVert P_i^{\mathrm{low}} \rVert_2}{\sum_i \lVert P_i \rVert_2} , \quad \mathrm{HFR} = \frac{\sum_i \lVert P_i^{\mathrm{high}} \rVert_2}{\sum_i \lVert P_i \rVert_2}",
-        "Ratios of means of row norms; the print of the paper's equation is lost, this is the released code's form.", "", "", example_ratios, ratios_cases),
+        r"\mathrm{LFR} = \frac{\sum_i \lVert P_i^{\mathrm{low}} \rVert_2}{\sum_i \lVert P_i \rVert_2} , "
+        r"\quad \mathrm{HFR} = \frac{\sum_i \lVert P_i^{\mathrm{high}} \rVert_2}{\sum_i \lVert P_i \rVert_2}",
+        "Ratios of means of row norms; the print of the paper's equation is lost, this is the released code's form.", "", "",
+        example_ratios, ratios_cases),
     Equation(
         "MuScleLoRA", "2", "Relative errors",
-        r"e_{\mathrm{low}} = \frac{\sum_i \lVert P_i^{\mathrm{low}} - Y_i^{\mathrm{low}} \rVert_2}{\sum_i \lVert Y_i^{\mathrm{low}} \rVert_2} , \quad e_{\mathrm{high}} = \frac{\sum_i \lVert P_i^{\mathrm{high}} - Y_i^{\mathrm{high}} \rVert_2}{\sum_i \lVert Y_i^{\mathrm{high}} \rVert_2}",
+        r"e_{\mathrm{low}} = \frac{\sum_i \lVert P_i^{\mathrm{low}} - Y_i^{\mathrm{low}} \rVert_2}{\sum_i \lVert Y_i^{\mathrm{low}} \rVert_2} , \quad"
+        r" e_{\mathrm{high}} = \frac{\sum_i \lVert P_i^{\mathrm{high}} - Y_i^{\mathrm{high}} \rVert_2}{\sum_i \lVert Y_i^{\mathrm{high}} \rVert_2}",
         "As (1). Undefined, and said to be, where all labels are equal: then high(Y) = 0.", "The same, divided by its roundings there.",
         "All triggered rows have one label: the released e_high of the backdoor mapping came out at 2e5.", example_errors, errors_cases),
     Equation(
@@ -320,51 +329,57 @@ EQUATIONS = (
         "MuScleLoRA", "4", "Radial scaling, in frequency", r"\hat{f}_i^{(\mathrm{scale})}(k) = \hat{f}_i(s_i k)",
         "A part that is asked at s x holds at k / s what would stand at k: high frequencies come down.", "", "", example_spectrum, spectrum_cases),
     Equation(
-        "MuScleLoRA", "5", "Radial scaling, in space", r"f_i^{(\mathrm{scale})}(x) = s_i^{-d} f_i(x / s_i) , \quad f(x) = \sum_i s_i^d f_i^{(\mathrm{scale})}(s_i x)",
+        "MuScleLoRA", "5", "Radial scaling, in space",
+        r"f_i^{(\mathrm{scale})}(x) = s_i^{-d} f_i(x / s_i) , \quad f(x) = \sum_i s_i^d f_i^{(\mathrm{scale})}(s_i x)",
         "Each ring's part is asked at s x; its factor s^d is left to R, which is trained.", "", "", example_parts, parts_cases),
     Equation(
         "MuScleLoRA", "6", "The multi-scale layer", r"y = W x + b + \frac{\alpha}{r} R ((L x) \odot s)",
-        "s repeats each scaling r times, r the bandwidth. L and R start at random (init=\"kaiming\"), as released; \"like vanilla LoRA\", as the paper has "
-        "it, would be R = 0 (init=\"zero\").", "The same layer.",
-        "A MiniLM's own pooler, bands 1 to 28: ||dW|| is 629 beside ||W|| = 3.5 before any training, and 83 % of the pooled numbers are beyond 0.99; with R = 0 "
-        "none are.", example_layer, layer_cases),
+        "s repeats each scaling r times, r the bandwidth. L and R start at random (init=\"kaiming\"), as released; \"like vanilla LoRA\", as the "
+        "paper has it, would be R = 0 (init=\"zero\").", "The same layer.",
+        "A MiniLM's own pooler, bands 1 to 28: ||dW|| is 629 beside ||W|| = 3.5 before any training, and 83 % of the pooled numbers are beyond 0.99; "
+        "with R = 0 none are.", example_layer, layer_cases),
     Equation(
         "MuScleLoRA", "7", "Gradient alignment", r"\hat{g} = \frac{\lvert \langle g, r \rangle \rvert}{\lVert r \rVert_2^2} r",
         "For each tensor by itself; 0 where r is 0.", "The raw g where r is 0.",
         "None at a LoRA's first step, where g and r of L are both 0.", example_align, align_cases),
     Equation(
-        "MuScleLoRA", "8", "A share of the raw gradient", r"g \leftarrow (1 - \mu) \hat{g} + \mu g", "mu rises from 0 to its maximum, see mu.", "", "",
-        example_mix, mix_cases),
+        "MuScleLoRA", "8", "A share of the raw gradient", r"g \leftarrow (1 - \mu) \hat{g} + \mu g", "mu rises from 0 to its maximum, see mu.",
+        "", "", example_mix, mix_cases),
     Equation(
         "MuScleLoRA", "9", "The mapping that the model fits", r"P = F(X) , \quad X = [x_1, \dots, x_N]",
         "x_i is the flattened output of the embedding layer, zeros behind a shorter text; P are probabilities, or logits as printed.",
         "Probabilities; padding as the batch had it, dropout on.", "", example_mapping, mapping_cases),
     Equation("MuScleLoRA", "10", "The true mapping", r"Y = F^{*}(X)", "One-hot labels of the same rows.", "", "", example_truth, truth_cases),
     Equation(
-        "MuScleLoRA", "11", "Two parts of the spectrum", r"\hat{P}^{\mathrm{low}} = \chi_{\lvert k \rvert \le k_0} \hat{P} , \quad \hat{P}^{\mathrm{high}} = (1 - \chi_{\lvert k \rvert \le k_0}) \hat{P}",
-        "The indicator is replaced by the filter of (12). Where rows lie evenly on a circle, that filter multiplies each frequency by a number that falls "
-        "with it, which the check does by a plain Fourier transform.", "", "", example_circle, circle_cases),
+        "MuScleLoRA", "11", "Two parts of the spectrum",
+        r"\hat{P}^{\mathrm{low}} = \chi_{\lvert k \rvert \le k_0} \hat{P} , "
+        r"\quad \hat{P}^{\mathrm{high}} = (1 - \chi_{\lvert k \rvert \le k_0}) \hat{P}",
+        "The indicator is replaced by the filter of (12). Where rows lie evenly on a circle, that filter multiplies each frequency by a number that "
+        "falls with it, which the check does by a plain Fourier transform.", "", "", example_circle, circle_cases),
     Equation(
         "MuScleLoRA", "12", "Low-pass of the outputs by neighbours",
-        r"P_i^{\mathrm{low}} = \frac{1}{C_i} \sum_j G_{ij} P_j , \quad G_{ij} = \exp(- \frac{\lVert x_i - x_j \rVert_2^2}{2 \sigma}) , \quad P^{\mathrm{high}} = P - P^{\mathrm{low}}",
+        r"P_i^{\mathrm{low}} = \frac{1}{C_i} \sum_j G_{ij} P_j , \quad G_{ij} = \exp(- \frac{\lVert x_i - x_j \rVert_2^2}{2 \sigma}) , "
+        r"\quad P^{\mathrm{high}} = P - P^{\mathrm{low}}",
         "variant=\"paper\": the Gaussian as printed.", "The distance is not squared: G_ij = exp(-||x_i - x_j|| / (2 sigma)).",
-        "SST-2's 872 dev rows under MiniLM, sigma 4: as released a text's own weight in its mean is 0.66 and the labels' HFR 0.24; as printed the weight is "
-        "1 up to 2e-15 and the HFR 5e-18, so that the filter is the identity.", example_filter, filter_cases),
+        "SST-2's 872 dev rows under MiniLM, sigma 4: as released a text's own weight in its mean is 0.66 and the labels' HFR 0.24; as printed the "
+        "weight is 1 up to 2e-15 and the HFR 5e-18, so that the filter is the identity.", example_filter, filter_cases),
     Equation(
-        "MuScleLoRA", "13", "Low-pass of the labels", r"Y_i^{\mathrm{low}} = \frac{1}{C_i} \sum_j G_{ij} Y_j , \quad Y^{\mathrm{high}} = Y - Y^{\mathrm{low}}", "As (12).", "As (12).", "",
-        example_filter, truth_filter_cases),
+        "MuScleLoRA", "13", "Low-pass of the labels",
+        r"Y_i^{\mathrm{low}} = \frac{1}{C_i} \sum_j G_{ij} Y_j , \quad Y^{\mathrm{high}} = Y - Y^{\mathrm{low}}",
+        "As (12).", "As (12).", "", example_filter, truth_filter_cases),
     Equation(
         "MuScleLoRA", "mu", "The share, step by step", r"\mu_t = \mu_{\mathrm{max}} \frac{t}{T - 1}",
         "From 0 at the first step linearly to its maximum at the last.",
         "0 while the clean loss is above 0.4; then, from the second epoch on, a staircase that never reaches the maximum; in the first epoch 1.",
         "Of 10 epochs the last has 0.0889 instead of 0.1, and while the clean loss is high nothing raw is let through.", example_ratio, ratio_cases),
     Equation(
-        "MuScleLoRA", "step", "(7), (8), clipping and AdamW at once", r"\theta \leftarrow \mathrm{AdamW}(\theta, \mathrm{clip}((1 - \mu) \hat{g} + \mu g))",
+        "MuScleLoRA", "step", "(7), (8), clipping and AdamW at once",
+        r"\theta \leftarrow \mathrm{AdamW}(\theta, \mathrm{clip}((1 - \mu) \hat{g} + \mu g))",
         "One norm over all tensors for the clipping; the released settings have no weight decay.", "", "", example_step, step_cases),
     Equation(
-        "Adapter", "y", "The baseline Adapter", r"y = h + W_{\mathrm{up}} \mathrm{act}(W_{\mathrm{down}} h + b_{\mathrm{down}}) + b_{\mathrm{up}}", "act is GELU in its tanh form; before the residual.",
-        "Behind the residual and the LayerNorm.", "", example_adapter, adapter_cases),
+        "Adapter", "y", "The baseline Adapter", r"y = h + W_{\mathrm{up}} \mathrm{act}(W_{\mathrm{down}} h + b_{\mathrm{down}}) + b_{\mathrm{up}}",
+        "act is GELU in its tanh form; before the residual.", "Behind the residual and the LayerNorm.", "", example_adapter, adapter_cases),
     Equation(
-        "Prefix", "P", "The baseline Prefix", r"\mathrm{softmax}(\frac{q [P_K ; K]^{\top}}{\sqrt{d_k}}) [P_V ; V]", "Learned keys and values in front of every text's own.",
-        "", "", example_prefix, prefix_cases),
+        "Prefix", "P", "The baseline Prefix", r"\mathrm{softmax}(\frac{q [P_K ; K]^{\top}}{\sqrt{d_k}}) [P_V ; V]",
+        "Learned keys and values in front of every text's own.", "", "", example_prefix, prefix_cases),
 )

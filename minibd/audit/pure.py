@@ -48,8 +48,8 @@ def attention_cases(generator: torch.Generator) -> Iterator[Case]:
     mask = real[None, None, None, :]
     yield Case("maps, a padded key", drawn, lambda x: attend(x["q"], x["k"], x["v"], mask, want=True)[1], lambda x: loops(x, "maps"), by=("q", "k"))
     for want in (True, False):
-        yield Case(f"contexts, {'explicit' if want else 'fused'} path", drawn, lambda x, want=want: attend(x["q"], x["k"], x["v"], mask, want=want)[0],
-                   lambda x: loops(x, "contexts"), by=("q", "k", "v"))
+        yield Case(f"contexts, {'explicit' if want else 'fused'} path", drawn,
+                   lambda x, want=want: attend(x["q"], x["k"], x["v"], mask, want=want)[0], lambda x: loops(x, "contexts"), by=("q", "k", "v"))
 
 
 def variance_cases(generator: torch.Generator) -> Iterator[Case]:
@@ -113,7 +113,8 @@ def example_penalty() -> str:
 EQUATIONS = (
     Equation(
         "PURE", "1", "What the attacker minimises",
-        r"\theta_p = \arg\min_{\theta_p} \{ \mathbb{E}_{(X_c,Y_c) \in D_c} [ \mathcal{L}_C(f(X_c, Y_c)) ] + \mathbb{E}_{(X_p,Y_p) \in D_p} [ \mathcal{L}_C(f(X_p, Y_p)) ] \}",
+        r"\theta_p = \arg\min_{\theta_p} \{ \mathbb{E}_{(X_c,Y_c) \in D_c} [ \mathcal{L}_C(f(X_c, Y_c)) ] "
+        r"+ \mathbb{E}_{(X_p,Y_p) \in D_p} [ \mathcal{L}_C(f(X_p, Y_p)) ] \}",
         "The mean over the joint rows D' = [D_c, D_p], which weighs the two expectations by their numbers of rows, as training on D' does.",
         "", "", example_attacker, attacker_cases),
     Equation(
@@ -124,15 +125,20 @@ EQUATIONS = (
         "PURE", "2", "Attention variance of a head",
         r"\mathrm{Var}(A_h^l[\mathrm{CLS}]) = \frac{\sum_{j=1}^{n} (a_{h,j}^l[\mathrm{CLS}] - \mu)^2}{n - 1} , \quad \mu = \frac{1}{n}",
         "Over a text's n real pieces; 0 where n = 1.", "The sample variance of the first 127 entries of a row padded to 128.",
-        "A uniform row over 10 pieces has 7.3e-4 instead of 0. Meaned over SST-2's 872 dev rows the order is nearly the same: rank correlation 0.999 over a "
-        "MiniLM's 72 heads, the lower half the same heads.", example_variance, variance_cases),
+        "A uniform row over 10 pieces has 7.3e-4 instead of 0. Meaned over SST-2's 872 dev rows the order is nearly the same: rank correlation 0.999 "
+        "over a MiniLM's 72 heads, the lower half the same heads.", example_variance, variance_cases),
     Equation(
         "PURE", "3", "The attention norm beside the cross-entropy",
-        r"\mathbb{E}_{(X_c,Y_c) \in D_c} [ \mathcal{L}_C(f(X_c, Y_c)) + \mu \cdot ( \sum_{l=1}^{L} \lambda_l \cdot ( \sum_h \lVert A_h^l[\mathrm{CLS}] \rVert_2 ) ) ]",
+        r"\mathbb{E}_{(X_c,Y_c) \in D_c} [ \mathcal{L}_C(f(X_c, Y_c)) "
+        r"+ \mu \cdot ( \sum_{l=1}^{L} \lambda_l \cdot ( \sum_h \lVert A_h^l[\mathrm{CLS}] \rVert_2 ) ) ]",
         "The inner sum, over the heads left, one value a text; mu weighs it in fit.", "One norm a head over all texts of the batch.",
-        "A batch of 32 SST-2 texts under MiniLM: 40.8 where the texts' mean is 7.1, 5.7 times (sqrt(32)), and the same mu weighs that much more.", example_penalty, penalty_cases),
+        "A batch of 32 SST-2 texts under MiniLM: 40.8 where the texts' mean is 7.1, 5.7 times (sqrt(32)), and the same mu weighs that much more.",
+        example_penalty, penalty_cases),
     Equation(
-        "PURE", "lambda", "The layers' weights", r"\lambda_l = - \log_2 \mathrm{Mean}_{\mathrm{head}}(\overline{\mathrm{var}}_h^l) , \quad \lambda_l \leftarrow \frac{\lambda_l - \lambda_{\mathrm{min}}}{\lambda_{\mathrm{max}} - \lambda_{\mathrm{min}}}",
+        "PURE", "lambda", "The layers' weights",
+        r"\lambda_l = - \log_2 \mathrm{Mean}_{\mathrm{head}}(\overline{\mathrm{var}}_h^l) , "
+        r"\quad \lambda_l \leftarrow \frac{\lambda_l - \lambda_{\mathrm{min}}}{\lambda_{\mathrm{max}} - \lambda_{\mathrm{min}}}",
         "Over the heads left; a layer without heads has 0, equal layers have 1.", "A softmax of -ln x before the scaling, which is 1 / x scaled.",
-        "MiniLM on SST-2, no head pruned: 0.25, 0.02, 0, 0.04, 0.13, 1 for its six layers as printed, 0.11, 0.01, 0, 0.01, 0.05, 1 as released.", example_lambda, lambda_cases),
+        "MiniLM on SST-2, no head pruned: 0.25, 0.02, 0, 0.04, 0.13, 1 for its six layers as printed, 0.11, 0.01, 0, 0.01, 0.05, 1 as released.",
+        example_lambda, lambda_cases),
 )
