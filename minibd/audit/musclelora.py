@@ -12,7 +12,6 @@ from minibd.align import AlignedAdamW, Ratio, align, mix, twins_of
 from minibd.analysis.fourier import embed_rows, frequency_ratios, low_pass, outputs, relative_errors, truth
 from minibd.audit import restated, small
 from minibd.audit.check import Case, Equation, Inputs, normal, shown, uniform
-from minibd.audit.records import Outcome
 from minibd.models.adapter import Adapter
 from minibd.models.attention import attend
 from minibd.models.lora import LowRank, merge, multi_scale
