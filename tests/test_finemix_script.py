@@ -264,8 +264,9 @@ def test_the_tables_rows(here):
         assert len(rows) == 4 * 2 * 7 == len({(r.attack, r.method) for r in rows}) == len({r.name for r in rows})
         assert {r.attack.split()[1] for r in rows} == {"badnets", "addsent", "lwp", "ep"}
         assert all(f"--pretrained {before}" in r.method for r in rows if "mix" in r.method or "purify" in r.method)
-        for held, flag in (("20 %", "--clean 0.2"), ("64 rows", "--clean 64")):
+        for held, flag in (("20 %", "--clean 0.2"), ("64 rows", "--clean 64 --dev 64")):
             assert all(r.method.endswith(flag) for r in rows if held in r.name)
+        assert all(("--best-epoch" in r.method) == ("MBTSAD" in r.name) for r in rows)  # the others always keep their best epoch
     by_name = {r.name: r.paper for r in tables["finemix"]}
     assert by_name["lwp, 20 %, MBTSAD"]["MBTSAD"] == "90.7 / 15.9" and by_name["ep, 20 %, Fine-mixing"]["Fine-mixing"] == "88.5 / 11.2"
     assert by_name["badnets, 20 %, CFT"]["victim"] == "91.3 / 89.9" and not by_name["ep, 64 rows, CFT"] and not by_name["addsent, 20 %, CFT"]

@@ -808,6 +808,17 @@ def test_pick_prints_what_auto_would_choose_by_and_trains_nothing(here, tiny, ti
     assert lines[-1] == ["auto:", max(losses, key=losses.get)]
 
 
+def test_the_script_keeps_the_best_epochs_on_as_many_dev_rows_as_it_is_given(here, tiny_file, folder, tmp_path):
+    flags = ("--ckpt", tiny_file, "--data", folder, "--clean", 12, "--k", 1, "--dev", 6, "--device", "cpu")
+    asked = here("mbtsad.py")(*flags, "--best-epoch", "--out", tmp_path / "best")
+    assert asked.returncode == 0, asked.stderr
+    made = json.loads((tmp_path / "best" / "result.json").read_text())
+    assert made["rows"]["validation"] == 6 and made["args"]["best_epoch"] and made["args"]["dev"] == 6
+    assert checkpoint.load(tmp_path / "best" / tiny_file.name).history[-1]["validation_rows"] == 6
+    plain = here("mbtsad.py")(*flags, "--no-cft", "--out", tmp_path / "last")
+    assert plain.returncode == 0 and "validation" not in json.loads((tmp_path / "last" / "result.json").read_text())["rows"]
+
+
 def test_pick_asks_at_equal_budgets_and_clean_rows_are_no_choice(here, tiny_file, folder, tmp_path, monkeypatch):
     import minibd.analysis.perturbation as module
     asked, losses = [], {"clean": 9.0, "split": 3.0, "eda": 2.0}
