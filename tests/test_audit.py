@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from minibd import checkpoint, data
 from minibd.audit import check, index, mbtsad, musclelora, restated, small
 from minibd.audit.check import Case, Equation, outcome, outcomes
 from minibd.audit.records import Outcome, Place
 from minibd.audit.tex import mathml, plain
 from minibd.audit.walk import numbers, places, called_by
-from minibd.mitigations.mbtsad import attention_map
+from minibd.mitigations.mbtsad import attention_loss, attention_map
 
 ROOT = Path(__file__).parents[1]
 
@@ -189,6 +190,27 @@ def test_the_script_ends_with_1_where_a_check_fails(here, monkeypatch):
     monkeypatch.setattr(pure, "layer_weights", lambda scores, gates, variant="paper": torch.zeros(len(scores)))
     done = here("audit.py")("--paper", "PURE")
     assert done.returncode == 1 and "FAILS" in done.stdout and "1 equations failed" in done.stdout
+
+
+def test_the_effects_are_measured_on_two_models_and_rows(here, tiny, tiny_file, folder, tmp_path):
+    other = checkpoint.copy(tiny)
+    other.model.init_weights(torch.Generator().manual_seed(5))
+    checkpoint.save(other, tmp_path / "other.safetensors")
+    done = here("audit.py")("--effects", "--ckpt", tiny_file, "--teacher", tmp_path / "other.safetensors", "--data", folder)
+    assert done.returncode == 0, done.stderr
+    said = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert list(said) == ["MBTSAD (4)", "MBTSAD (3)", "MBTSAD (6)", "PURE (2)", "PURE (lambda)", "PURE (3)", "PURE (A)", "MuScleLoRA (6)"]
+    texts = data.read_splits(folder).dev
+    alone = [attention_loss(*(record.model(record.text([x]), ("attn",)).attn for record in (tiny, other)), tiny.text([x]).mask)
+             for x in texts]
+    assert f"{len(texts)} texts of" in said["MBTSAD (4)"] and f"the 2-norm is {torch.cat(alone).mean().item():.3g} a text" in said["MBTSAD (4)"]
+    assert "init zero: ||dW|| 0 beside" in said["MuScleLoRA (6)"] and "add to 1" in said["PURE (A)"]
+
+
+def test_the_effects_need_two_models_of_one_shape(here, tiny_file, folder, tmp_path):
+    checkpoint.save(small.record(torch.Generator().manual_seed(0)), tmp_path / "small.safetensors")
+    done = here("audit.py")("--effects", "--ckpt", tiny_file, "--teacher", tmp_path / "small.safetensors", "--data", folder)
+    assert done.returncode == 2 and "differ in shape" in done.stderr
 
 
 @pytest.mark.parametrize("flags, word", [(("--paper", "nad"), "nad"), (("--run", "x", "--readme"), "give one"), (("--effects",), "--ckpt"),

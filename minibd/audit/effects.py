@@ -49,11 +49,11 @@ def _distances(victim: Record, teacher: Record, rows: Examples, seed: int) -> It
         else:
             norms[which], hidden[which] = attention_loss(s.attn, t.attn, batch.mask), hidden_loss(s.hidden, t.hidden, batch.mask)
             alone[which] = attention_loss(s.attn, t.attn, batch.mask, variant="released")
-    short, long = lengths <= SHORT, lengths >= LONG
+    times = norms / alone
+    by_length = "".join(f"; {name} {shown(times[which].median().item(), 3)} times" for name, which in (
+        (f"up to {SHORT} pieces", lengths <= SHORT), (f"from {LONG} pieces on", lengths >= LONG)) if which.any())
     yield "MBTSAD (4)", (f"{len(rows)} texts of {shown(lengths.float().mean().item(), 3)} pieces: the 2-norm is {shown(norms.mean().item(), 3)} "
-                         f"a text, the mean square {shown(alone.mean().item(), 2)}, {shown((norms / alone).median().item(), 3)} times less (median); "
-                         f"up to {SHORT} pieces {shown((norms / alone)[short].median().item(), 3)} times, from {LONG} pieces on "
-                         f"{shown((norms / alone)[long].median().item(), 3)} times")
+                         f"a text, the mean square {shown(alone.mean().item(), 2)}, {shown(times.median().item(), 3)} times less (median){by_length}")
     yield "MBTSAD (3)", (f"padded queries left in, batches of {BATCH} rows drawn at random: a text's 2-norm changes by "
                          f"{shown(100 * ((padded - norms).abs() / norms).mean().item(), 3)} % on average, at most "
                          f"{shown(100 * ((padded - norms).abs() / norms).max().item(), 3)} %; the mean square falls to "
@@ -76,13 +76,13 @@ def _heads(victim: Record, rows: Examples) -> Iterator[tuple[str, str]]:
     weights = {variant: layer_weights(of, full, variant=variant) for variant, of in scores.items()}
     yield "PURE (lambda)", f"no head pruned: paper {shown(weights['paper'].tolist(), 2)}, released {shown(weights['released'].tolist(), 2)}"
     encoded = text.encode(rows)
-    batch = text.batch(encoded, list(range(BATCH)))
+    batch = text.batch(encoded, list(range(n := min(BATCH, len(encoded)))))
     attn = model.eval()(batch, want=("attn",)).attn
     values = [attention_penalty(attn, batch.mask, full, weights["paper"], causal=model.causal, variant=variant).mean().item()
               for variant in ("paper", "released")]
     sums = (cls_rows(attn[-1], batch.mask, model.causal).sum(-1) - 1).abs().max().item()
-    yield "PURE (3)", (f"a batch of {BATCH}, lambda as printed: the texts' mean is {shown(values[0], 3)}, the released norm {shown(values[1], 3)}, "
-                       f"{shown(values[1] / values[0], 3)} times (sqrt({BATCH}) = {shown(BATCH ** 0.5, 3)})")
+    yield "PURE (3)", (f"a batch of {n}, lambda as printed: the texts' mean is {shown(values[0], 3)}, the released norm {shown(values[1], 3)}, "
+                       f"{shown(values[1] / values[0], 3)} times (sqrt({n}) = {shown(n ** 0.5, 3)})")
     yield "PURE (A)", f"rows of the maps add to 1 up to {shown(sums, 1)}"
 
 
