@@ -23,7 +23,7 @@ Inputs = Mapping[str, Tensor]
 class Case:
     """One comparison. ours: the package's function, of tensors; restated: the loops, of the same as lists, in the same shape.
 
-    inputs: drawn in float32 (or integers, bools) and handed to both. by: names of those that the method, too, differentiates the result by.
+    inputs: drawn in float32 (or integers, bools) and handed to both. by: names of those that the result is differentiated by.
     """
     what: str
     inputs: Inputs

@@ -85,7 +85,7 @@ def spectrum_cases(generator: torch.Generator) -> Iterator[Case]:
 
 def align_cases(generator: torch.Generator) -> Iterator[Case]:
     drawn = {"g": normal(generator, 7), "r": normal(generator, 7)}
-    yield Case("paper", drawn, lambda x: align(x["g"], x["r"]), lambda x: restated.align(x["g"], x["r"]))
+    yield Case("paper", drawn, lambda x: align(x["g"], x["r"]), lambda x: restated.align(x["g"], x["r"]), by=("g", "r"))
     yield Case("paper, opposite gradients", {**drawn, "r": -3 * drawn["g"]}, lambda x: align(x["g"], x["r"]),
                lambda x: restated.align(x["g"], x["r"]))
     nothing = {**drawn, "r": torch.zeros(7)}
@@ -160,15 +160,21 @@ def ratios_cases(generator: torch.Generator) -> Iterator[Case]:
     drawn = drawn_mapping(generator)
     yield Case("released", drawn, lambda x: torch.stack(frequency_ratios(x["p"].double(), low_pass(x["x"], x["p"], (4.0,))[0])),
                lambda x: restated.frequency_ratios(x["p"], restated.low_pass(x["x"], x["p"], 4.0, False)))
+    yield Case("of any two parts", {"p": drawn["p"], "low": normal(generator, 6, 2)}, lambda x: torch.stack(frequency_ratios(x["p"], x["low"])),
+               lambda x: restated.frequency_ratios(x["p"], x["low"]), by=("p", "low"))
 
 
 def errors_cases(generator: torch.Generator) -> Iterator[Case]:
     def ours(x: Inputs) -> Tensor:
         low, low_y = (low_pass(x["x"], x[name], (4.0,))[0] for name in ("p", "y"))
         return torch.stack(relative_errors(x["p"].double(), low, x["y"].double(), low_y))
-    yield Case("released", drawn_mapping(generator), ours,
+    drawn = drawn_mapping(generator)
+    yield Case("released", drawn, ours,
                lambda x: restated.relative_errors(x["p"], restated.low_pass(x["x"], x["p"], 4.0, False), x["y"],
                                                   restated.low_pass(x["x"], x["y"], 4.0, False)))
+    parts = {"p": drawn["p"], "low": normal(generator, 6, 2), "y": drawn["y"], "low_y": normal(generator, 6, 2)}
+    yield Case("of any parts", parts, lambda x: torch.stack(relative_errors(x["p"], x["low"], x["y"], x["low_y"])),
+               lambda x: restated.relative_errors(x["p"], x["low"], x["y"], x["low_y"]), by=("p", "low"))
 
 
 def mapping_cases(generator: torch.Generator) -> Iterator[Case]:

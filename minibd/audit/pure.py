@@ -57,16 +57,16 @@ def variance_cases(generator: torch.Generator) -> Iterator[Case]:
     drawn = {"A": maps(generator, 2, 3, real), "real": real}
     for variant, of_one in (("paper", restated.head_variance), ("released", restated.head_variance_released)):
         yield Case(variant, drawn, lambda x, variant=variant: head_variance(list(x["A"]), x["real"], variant=variant),
-                   lambda x, of_one=of_one: [[[of_one(head[0], x["real"][b]) for head in layer[b]] for layer in x["A"]] for b in range(3)])
+                   lambda x, of_one=of_one: [[[of_one(head[0], x["real"][b]) for head in layer[b]] for layer in x["A"]] for b in range(3)], by=("A",))
 
 
 def lambda_cases(generator: torch.Generator) -> Iterator[Case]:
     scores = {"scores": 0.001 + 0.05 * uniform(generator, 3, 3)}
     for what, gates in (("some heads gone", GATES), ("a layer gone", [GATES[0], GATES[1], [0.0, 0.0, 0.0]])):
         yield Case(f"paper, {what}", scores, lambda x, g=gates: layer_weights(x["scores"], torch.tensor(g)),
-                   lambda x, g=gates: restated.layer_weights(x["scores"], g))
+                   lambda x, g=gates: restated.layer_weights(x["scores"], g), by=("scores",))
     yield Case("released", scores, lambda x: layer_weights(x["scores"], torch.tensor(GATES), variant="released"),
-               lambda x: restated.layer_weights_released(x["scores"], GATES))
+               lambda x: restated.layer_weights_released(x["scores"], GATES), by=("scores",))
 
 
 def penalty_cases(generator: torch.Generator) -> Iterator[Case]:
