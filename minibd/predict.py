@@ -1,6 +1,8 @@
 """What a model says of rows, and how often it is right: for whoever measures a model and for whoever chooses between two."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -27,3 +29,8 @@ def accuracy(model: nn.Module, text: Text, examples: Examples) -> float:
     if not examples:
         raise BadInput("there are no validation rows to choose by: give a dev file")
     return sum(p == x.label for p, x in zip(predict(model, text, examples), examples)) / len(examples)
+
+
+def best_on(text: Text, validation: Examples | None) -> Callable[[nn.Module], float] | None:
+    """The score by which train.fit keeps the best epoch: accuracy on `validation`; None, without such rows, keeps the last epoch."""
+    return None if validation is None else lambda model: accuracy(model, text, validation)

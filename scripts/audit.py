@@ -83,7 +83,8 @@ def run() -> None:
 
     if not index.of(audit.paper):
         raise BadInput(f"--paper {audit.paper}: it is none of {', '.join(dict.fromkeys(e.paper for e in index.EQUATIONS))}")
-    found, missing = index.found(audit.seed, audit.paper), index.unknown(index.places(), paper=audit.paper)
+    stand = index.places()
+    found, missing = index.found(stand, audit.seed, audit.paper), index.unknown(stand, paper=audit.paper)
     for one in found:
         print("\n".join(index.lines(one)), end="\n\n")
     for line in missing:

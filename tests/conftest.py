@@ -77,6 +77,24 @@ def tiny_folder(tiny, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pre(tiny) -> checkpoint.Record:
+    """What the tiny classifier came from: an encoder a little way off, and at `cf` further."""
+    record, g = checkpoint.headless(tiny), torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in record.model.parameters():
+            p.add_(0.002 * torch.randn(p.shape, generator=g))
+        record.model.embeddings.word.weight[tiny.text.tokenizer.token_to_id("cf")] += 0.1
+    return record
+
+
+@pytest.fixture(scope="session")
+def pre_file(pre, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pre") / "pre.safetensors"
+    checkpoint.save(pre, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def script():
     """script("mbtsad.py", "--ckpt", ...) -> CompletedProcess, run from the repository's root like a user would."""
     def run(name: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:

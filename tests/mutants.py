@@ -7,7 +7,7 @@
     python tests/mutants.py --jobs 2 --results out/mutants.jsonl
 
 A mutant is one small mistake that a careless implementer makes: a sign, an index, a norm, a missing mask, a layer too few, teacher and student
-swapped, a sum for a mean. Each is put into a copy of the repository, where scripts/audit.py runs first (if there is one) and, where that finds
+swapped, a sum for a mean. Each is put into a copy of the repository, where scripts/audit.py runs first and, where that finds
 nothing, the test files that stand for the mutated one, up to the first failure. It is noticed when either exits with another status than 0; a
 run that does not end within LIMIT seconds counts as noticed, too, and is listed as "timeout".
 
@@ -495,7 +495,7 @@ def first_failure(output: str) -> str:
 
 def noticed(root: Path, tests: Sequence[str], audit: bool = True) -> tuple[str, str]:
     """Who notices something in the copy `root` (audit, tests, timeout or nobody), and what first."""
-    commands = {"audit": ["scripts/audit.py"]} if audit and (root / "scripts" / "audit.py").is_file() else {}
+    commands = {"audit": ["scripts/audit.py"]} if audit else {}
     commands["tests"] = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     for name, command in commands.items():
         status, output = run(command, root)

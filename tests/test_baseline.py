@@ -180,25 +180,6 @@ NAMES = {"cft": ["CFT"], "reinit": ["reinitialised", "Reinitialisation"], "finep
          "finepurify": ["mixed 0.5", "Fine-purifying"]}
 
 
-@pytest.fixture(scope="module")
-def pre(tiny):
-    """What the tiny classifier came from: an encoder a little way off, and at `cf` further."""
-    record = checkpoint.headless(tiny)
-    g = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for p in record.model.parameters():
-            p.add_(0.002 * torch.randn(p.shape, generator=g))
-        record.model.embeddings.word.weight[tiny.text.tokenizer.token_to_id("cf")] += 0.1
-    return record
-
-
-@pytest.fixture(scope="module")
-def pre_file(pre, tmp_path_factory):
-    path = tmp_path_factory.mktemp("pre") / "pre.safetensors"
-    checkpoint.save(pre, path)
-    return path
-
-
 @pytest.fixture
 def mend(baseline, tiny_file, pre_file, folder, tmp_path):
     """mend("cft", "--seed", 3, ...) -> its CompletedProcess; finepurify has its weights and a rho."""

@@ -26,22 +26,6 @@ FAST = {"lr": 1e-3, "epochs": 1, "steps": 3, "batch_size": 16}
 QUICK = ("--lr", 1e-3, "--epochs", 1, "--steps", 3, "--batch-size", 16, "--clean", 40, "--device", "cpu")
 
 
-@pytest.fixture(scope="module")
-def pre(tiny):
-    """What the tiny classifier came from: an encoder a little way off, and at `cf` a long way."""
-    record = moved(checkpoint.headless(tiny))
-    with torch.no_grad():
-        record.model.embeddings.word.weight[tiny.text.tokenizer.token_to_id("cf")] += 0.1
-    return record
-
-
-@pytest.fixture(scope="module")
-def pre_file(pre, tmp_path_factory):
-    path = tmp_path_factory.mktemp("pre") / "pre.safetensors"
-    checkpoint.save(pre, path)
-    return path
-
-
 @pytest.fixture
 def mixing(here, tiny_file, pre_file, folder, tmp_path):
     """mixing("--rho", 0.5, ...) -> CompletedProcess of finemix.py on the tiny classifier; its result is in tmp_path / "out"."""

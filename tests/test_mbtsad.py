@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import ROOT, fails
-from minibd import checkpoint
+from minibd import checkpoint, predict
 from minibd.augment import lexicon
 from minibd.augment.addtrigger import addtrigger
 from minibd.augment.aeda import aeda
@@ -717,7 +717,7 @@ def test_attention_edges_are_dropped_as_each_step_says(second, monkeypatch):
 
 def test_with_validation_rows_both_trainings_keep_their_best_epoch(monkeypatch):
     asked, scores, given = [], iter((0.9, 0.1, 0.3, 0.8)), CLEAN[:3]
-    monkeypatch.setattr(module, "accuracy", lambda model, text, rows: (asked.append((rows, weights(model))), next(scores))[1])
+    monkeypatch.setattr(predict, "accuracy", lambda model, text, rows: (asked.append((rows, weights(model))), next(scores))[1])
     best = Run(replace(SETTINGS, epochs1=2, epochs2=2), validation=given)
     assert [rows is given for rows, _ in asked] == [True] * 4
     assert equal(best.seen[0][2], asked[0][1]) and not equal(asked[0][1], asked[1][1])  # the teacher's first epoch
@@ -725,7 +725,7 @@ def test_with_validation_rows_both_trainings_keep_their_best_epoch(monkeypatch):
 
 
 def test_without_validation_rows_the_last_epoch_stays_and_nothing_is_asked(run, monkeypatch):
-    monkeypatch.setattr(module, "accuracy", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(predict, "accuracy", lambda *_: pytest.fail("asked"))
     Run()
     assert run.student.history[-1]["validation_rows"] == 0
 

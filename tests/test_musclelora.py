@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import fails, rows
-from minibd import checkpoint, data
+from minibd import checkpoint, data, predict
 from minibd.align import AlignedAdamW
 from minibd.checkpoint import Record
 from minibd.cleantrain import musclelora as method
@@ -209,7 +209,7 @@ def test_the_best_epoch_on_validation_comes_back(tiny, monkeypatch):
         assert examples is VALIDATION
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items() if name.endswith((".L", ".R"))})
         return next(scores)
-    monkeypatch.setattr(method, "accuracy", score)
+    monkeypatch.setattr(predict, "accuracy", score)
     kept = {}
     monkeypatch.setattr(method, "merge", lambda model: kept.update({k: v.clone() for k, v in model.state_dict().items()}))
     musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT | {"epochs": 3}), validation=VALIDATION)

@@ -34,9 +34,8 @@ def unknown(stand: Sequence[Place], equations: Sequence[Equation] = EQUATIONS, p
     return said
 
 
-def found(seed: int = 0, paper: str = "") -> list[Found]:
-    """The equations of `paper`, or all, checked on numbers drawn from `seed`."""
-    stand = places()
+def found(stand: Sequence[Place], seed: int = 0, paper: str = "") -> list[Found]:
+    """The equations of `paper`, or all, checked on numbers drawn from `seed`. stand: walk.places()."""
     at, tests = {(place.paper, place.number): place for place in stand}, called_by(stand)
     made = []
     for e in of(paper):

@@ -17,15 +17,14 @@ from minibd.records import Batch, Output
 LENGTHS = (4, 2)  # pieces of the two drawn texts: the second has two padded places
 
 
-def attention_cases(generator: torch.Generator, released: bool = True) -> Iterator[Case]:
+def attention_cases(generator: torch.Generator) -> Iterator[Case]:
     real = real_pieces(*LENGTHS)
     drawn = {"student": maps(generator, 2, 3, real), "teacher": maps(generator, 2, 3, real), "real": real}
     for p in (2.0, 1.0, 3.0):  # at p = 1 there is no slope where a map is 0
         yield Case(f"paper, p = {p:g}", drawn, lambda x, p=p: attention_loss(list(x["student"]), list(x["teacher"]), x["real"], p),
                    lambda x, p=p: restated.attention_loss(x["student"], x["teacher"], x["real"], p), by=("student", "teacher") * (p > 1))
-    if released:
-        yield Case("released", drawn, lambda x: attention_loss(list(x["student"]), list(x["teacher"]), x["real"], 2.0, "released"),
-                   lambda x: restated.attention_loss_released(x["student"], x["teacher"], x["real"], 2.0), by=("student", "teacher"))
+    yield Case("released", drawn, lambda x: attention_loss(list(x["student"]), list(x["teacher"]), x["real"], 2.0, "released"),
+               lambda x: restated.attention_loss_released(x["student"], x["teacher"], x["real"], 2.0), by=("student", "teacher"))
 
 
 def map_cases(generator: torch.Generator) -> Iterator[Case]:

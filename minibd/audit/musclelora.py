@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from math import cos, pi, sin
+from math import cos, exp, pi, sin
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ def spectrum_cases(generator: torch.Generator) -> Iterator[Case]:
 
     def loops(x):
         c = x["L"][0][0] * x["R"][0][0]
-        values = [2.718281828459045 ** -((c * t) ** 2) for t in grid]
+        values = [exp(-(c * t) ** 2) for t in grid]
         return [restated.spectrum_at(values, grid, k / s) / s for k in x["k"]]
     yield Case("the spectrum of a scaled bump, s = 2", drawn, ours, loops, tolerance=1e-5)
 
@@ -243,7 +243,7 @@ def example_parts() -> str:
 
 def example_spectrum() -> str:
     grid = [i / 64 for i in range(-256, 257)]
-    plain, scaled = ([2.718281828459045 ** -((s * t) ** 2) for t in grid] for s in (1.0, 2.0))
+    plain, scaled = ([exp(-(s * t) ** 2) for t in grid] for s in (1.0, 2.0))
     return (f"f(t) = exp(-t^2): at frequency 0.6 its spectrum is {shown(restated.spectrum_at(plain, grid, 0.6))}\n"
             f"f(2 t): at 1.2 it is {shown(restated.spectrum_at(scaled, grid, 1.2))}, half of that: what scaled input shows at 1.2, f has at 0.6")
 

@@ -17,7 +17,7 @@ HEADS = 2
 
 
 def record(generator: torch.Generator, layers: int = 2) -> Record:
-    """2 classes; weights of N(0, 1) about their usual place, so that no layer is near linear."""
+    """2 classes; weights of N(0, 0.5) about their usual place, so that no layer is near linear."""
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
     pieces += [mark + letter for letter in "abcdefghijklmnopqrstuvwxyz" for mark in ("", "##")]
     config = BertConfig(vocab=len(pieces), hidden=6, layers=layers, heads=HEADS, ffn=8, positions=16, dropout=0.0, attention_dropout=0.0,

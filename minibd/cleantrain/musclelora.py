@@ -41,7 +41,7 @@ from minibd.data import generator as chance
 from minibd.data import sample
 from minibd.models.encoder import Encoder
 from minibd.models.lora import PRESETS, freeze, lora, merge, multi_scale, preset, with_groups
-from minibd.predict import accuracy
+from minibd.predict import accuracy, best_on
 from minibd.records import BadInput, Batch, Examples
 from minibd.text import Encoded, Text
 from minibd.train import Log, Loss, Schedule, cross_entropy, fit
@@ -231,7 +231,7 @@ def musclelora(record: Record, rows: Examples, clean: Examples, settings: MuScle
         log(step | {"clean": clean_of(step["step"], len(clean), settings.batch_size, seed)} if settings.align else step)
 
     fit(model, text, encoded, loss, settings.schedule, seed=seed, dtype=dtype, log=None if log is None else logged, look=look,
-        optimizer=optimizer, name="MuScleLoRA", score=None if validation is None else lambda model: accuracy(model, text, validation))
+        optimizer=optimizer, name="MuScleLoRA", score=best_on(text, validation))
     model.trim = False
     merge(model)
     tuned.history.append({"trained": "musclelora", "rows": len(rows), "clean_rows": len(clean) if settings.align else 0,

@@ -36,7 +36,7 @@ from minibd.models.adapter import adapter
 from minibd.models.encoder import Encoder
 from minibd.models.lora import freeze, lora, merge
 from minibd.models.prefix import prefix
-from minibd.predict import accuracy
+from minibd.predict import best_on
 from minibd.records import BadInput, Examples
 from minibd.train import Log, Schedule, cross_entropy, fit
 
@@ -102,7 +102,7 @@ def train_peft(record: Record, rows: Examples, settings: PEFT = PEFT(), *, valid
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     model.trim = True
     fit(model, tuned.text, tuned.text.encode(rows), cross_entropy, settings.schedule, seed=seed, dtype=dtype, log=log, look=look,
-        name=settings.method, score=None if validation is None else lambda model: accuracy(model, tuned.text, validation))
+        name=settings.method, score=best_on(tuned.text, validation))
     model.trim = False
     if settings.method == "lora":
         merge(model)

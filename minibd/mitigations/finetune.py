@@ -7,7 +7,7 @@ import torch
 
 from minibd import checkpoint
 from minibd.checkpoint import Record
-from minibd.predict import accuracy
+from minibd.predict import best_on
 from minibd.records import Examples
 from minibd.train import Log, Schedule, cross_entropy, fit
 
@@ -21,7 +21,7 @@ def finetune(victim: Record, clean: Examples, schedule: Schedule, *, validation:
     """
     tuned = checkpoint.to_tune(victim, clean.labels, seed, keep_head)
     fit(tuned.model, victim.text, victim.text.encode(clean), cross_entropy, schedule, seed=seed, dtype=dtype, log=log, name=name,
-        score=None if validation is None else lambda model: accuracy(model, victim.text, validation))
+        score=best_on(victim.text, validation))
     tuned.history.append({"mitigation": "fine-tuning", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
                           "keep_head": keep_head, **asdict(schedule)})
     return tuned

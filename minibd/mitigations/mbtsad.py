@@ -49,7 +49,7 @@ from minibd.checkpoint import Record
 from minibd.cli import check_choices, setting
 from minibd.data import generator, in_order
 from minibd.models.dropout import attention_dropout
-from minibd.predict import accuracy
+from minibd.predict import best_on
 from minibd.records import BadInput, Batch, Example, Examples, Output
 from minibd.text import Encoded, Text
 from minibd.train import Log, Schedule, cross_entropy, fit, weighted
@@ -268,11 +268,6 @@ def perturbation(victim: Record, clean: Sequence[Example], settings: MBTSAD, see
     return {name: mean_loss(victim.model, victim.text, rows) for name, rows in sets.items()}
 
 
-def best_on(validation: Examples | None, text: Text) -> Callable[[torch.nn.Module], float] | None:
-    """The score that `fit` keeps the best epoch by; None, without validation rows, keeps the last."""
-    return None if validation is None else lambda model: accuracy(model, text, validation)
-
-
 def retrain(victim: Record, d_aug: Encoded, settings: MBTSAD, *, validation: Examples | None = None, seed: int = 0,
             dtype: torch.dtype = torch.float32, log: Log | None = None) -> Record:
     """Line 2 of Algorithm 1: the teacher, a copy of `victim` retrained on D_aug, most of its attention edges dropped meanwhile."""
@@ -280,7 +275,7 @@ def retrain(victim: Record, d_aug: Encoded, settings: MBTSAD, *, validation: Exa
     teacher = checkpoint.copy(victim)
     with attention_dropout(teacher.model, settings.attention_dropout):
         fit(teacher.model, victim.text, d_aug, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype, log=log, name="TS-FT",
-            score=best_on(validation, victim.text))
+            score=best_on(victim.text, validation))
     return teacher
 
 
@@ -300,7 +295,7 @@ def distil(victim: Record, teacher: Record, d_aug: Encoded, settings: MBTSAD, *,
 
     with attention_dropout(student.model, settings.attention_dropout2):
         fit(student.model, victim.text, d_aug, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights, dtype=dtype, log=log,
-            name="MBTSAD", score=best_on(validation, victim.text))
+            name="MBTSAD", score=best_on(victim.text, validation))
     return student
 
 
