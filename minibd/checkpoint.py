@@ -181,6 +181,14 @@ def with_head(record: Record, labels: Sequence[str], seed: int) -> Record:
     return _resized(record, replace(record.model.config, labels=len(labels)), tuple(labels), seed)
 
 
+def with_mlm(record: Record, seed: int) -> Record:
+    """A copy without classifier and with a masked-language-model head: its own, or a new one drawn from `seed`. Raises BadInput."""
+    encoder = headless(record)
+    if not hasattr(encoder.model.config, "mlm"):
+        raise BadInput(f"a {spelling_of(record.model).model_type} reads from left to right and fills no masks: use a BERT, RoBERTa or DistilBERT")
+    return _resized(encoder, replace(encoder.model.config, mlm=True), (), seed)
+
+
 def to_tune(record: Record, labels: Sequence[str], seed: int, keep_head: bool) -> Record:
     """What a fine-tuning of `record` starts from: a copy with a new classifier for the classes `labels`, or with its own where `keep_head`.
 
@@ -540,10 +548,12 @@ def _prune(path: Path, model: Encoder, pruned: Tensor) -> None:
 
 @torch.no_grad()
 def _init_head(model: Encoder, fresh: Iterable[str], seed: int) -> None:
-    """Weights of `fresh` ~ N(0, 0.02); its biases are 0 already."""
+    """Weights of `fresh` ~ N(0, 0.02), a LayerNorm's 1; its biases are 0 already."""
     generator = torch.Generator().manual_seed(seed)
     for name in fresh:
-        if name.endswith(".weight"):
+        if name.endswith("norm.weight"):
+            model.get_parameter(name).fill_(1.0)
+        elif name.endswith(".weight"):
             model.get_parameter(name).normal_(0.0, 0.02, generator=generator)
 
 

@@ -74,7 +74,7 @@ def mbtsad_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
     with EDA, AEDA, CWEA, Add Trig and TS, at budgets that it does not name."""
     none, *figures = paper or [""] * 6
     shown = dict(zip(("eda", "aeda", "contextual --mlm {mlm}", "addtrigger", "split"), figures, strict=True))
-    return tuple(Row(f"{name}{flags.split()[0]}{budget}", attack, f"mbtsad.py --no-cft --augment {flags}{' --budget equal' * bool(budget)}",
+    return tuple(Row(f"{name}{flags.split()[0]}{budget}", attack, f"mbtsad.py --no-cft --no-distil --augment {flags}{' --budget equal' * bool(budget)}",
                      {"victim": none, "TS-FT": figure} if figure else {})
                  for budget in ("", ", equal budget") for flags, figure in shown.items() if not (budget and flags == "split"))
 

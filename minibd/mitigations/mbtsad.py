@@ -87,6 +87,7 @@ class MBTSAD:
     beta: float = setting(20.0, "weight of the hidden-state term", paper="lost, set per attack")
     gamma: float = setting(1.0, "weight of the classification term", paper="1 (only two symbols stand in Eq. 1)")
     p: float = setting(2.0, "power of the attention map, Eq. (3)", paper="lost; NAD 2")
+    distil: bool = setting(True, "distil; --no-distil ends with the teacher: TS-FT, or what Table III has of another augmenter")
     ablate: str = setting("none", "leave out a term: no-att, no-hid, or cls-only (the paper's CD)",
                           choices=("none", "no-att", "no-hid", "cls-only"))
     variant: str = setting("paper", "the attention term: the paper's 2-norm, or the released NAD code's mean square",
@@ -302,7 +303,7 @@ def distil(victim: Record, teacher: Record, d_aug: Encoded, settings: MBTSAD, *,
 def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD(), *, validation: Examples | None = None, seed: int = 0,
            dtype: torch.dtype = torch.float32, log: Log | None = None, watch: Callable[[str, Record, float], None] | None = None,
            tools: Tools | None = None, told: Callable[[str, Mapping[str, float]], None] | None = None) -> Record:
-    """Algorithm 1. The student comes back as a new record; `victim` stays as it was.
+    """Algorithm 1. The student (without distillation the teacher) comes back as a new record; `victim` stays as it was.
 
     validation: rows by which the best epoch of both trainings is kept; without them, the last (the paper does not say).
     log: see train.fit. watch: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds each step took.
@@ -323,9 +324,11 @@ def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD()
     if watch is not None:
         watch("TS-FT", teacher, time.perf_counter() - started)
 
-    started = time.perf_counter()
-    student = distil(victim, teacher, d_aug, settings, validation=validation, seed=seed, dtype=dtype, log=log)
-    student.history.append({"mitigation": "mbtsad", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed, **asdict(settings), **done})
-    if watch is not None:
-        watch("MBTSAD", student, time.perf_counter() - started)
-    return student
+    started, cleaned = time.perf_counter(), teacher
+    if settings.distil:
+        cleaned = distil(victim, teacher, d_aug, settings, validation=validation, seed=seed, dtype=dtype, log=log)
+        if watch is not None:
+            watch("MBTSAD", cleaned, time.perf_counter() - started)
+    cleaned.history.append({"mitigation": "mbtsad", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
+                            **asdict(settings), **done})
+    return cleaned

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Train a masked language model on plain texts: a head for a checkpoint that came without one, fitted to its rows.
+
+    python scripts/pretrain.py --ckpt FOLDER --data FOLDER_OR_FILE --out MLM
+    python scripts/mbtsad.py --ckpt VICTIM --augment contextual --mlm MLM
+
+For contextual augmentation (CWEA), which asks a model what stands behind a mask. The whole encoder is trained; labels are not looked at; a
+classifier is left behind. Prints the loss on the test rows in nats a masked piece, before (a new head knows nothing: ln of the vocabulary) and
+after. Use a checkpoint that you trust: what fills the masks goes into the rows that mend.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minibd.cli import Task, main, parse, setting
+
+
+@dataclass(frozen=True, slots=True)
+class Pretraining:
+    """BERT's pre-training without its second task"""
+    epochs: int = setting(10, "passes over the train rows", paper="40, of other text")
+    lr: float = setting(5e-4, "learning rate", paper="1e-4")
+    batch_size: int = setting(64, "texts a step", paper="256")
+    mask: float = setting(0.15, "share of pieces to predict", paper="0.15")
+
+
+def run() -> None:
+    task, settings = parse(__doc__, Task, Pretraining)
+
+    from dataclasses import asdict
+
+    import torch
+
+    from minibd import checkpoint, report
+    from minibd import job as jobs
+    from minibd.pretrain import masked_loss, pretrain
+    from minibd.train import Schedule
+
+    schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
+    device = jobs.device_of(task.device)
+    out = report.output_folder(task.out or "out/pretrain", task.ckpt, task.data)
+    record = checkpoint.load(task.ckpt, device)
+    splits = jobs.splits_of(task, record)
+    began = checkpoint.with_mlm(record, task.seed)
+    before = masked_loss(began, splits.test, settings.mask, task.seed)
+    learner = pretrain(record, record.text.encode(splits.train), schedule, settings.mask, seed=task.seed, dtype=getattr(torch, task.dtype))
+    after = masked_loss(learner, splits.test, settings.mask, task.seed)
+    print(f"{len(splits.train)} train rows, {len(splits.test)} test rows: {before:.3f} nats a masked piece before, {after:.3f} after")
+    learner.history.append({"trained": "masked language modelling", "rows": len(splits.train), "seed": task.seed, **asdict(settings),
+                            "data": jobs.data_of(task, record), "nats": {"before": before, "after": after}})
+    checkpoint.save(learner, path := jobs.beside(out, task.ckpt))
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main(run)
