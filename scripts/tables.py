@@ -5,7 +5,7 @@
     python scripts/tables.py attacks --base MINILM_FOLDER --data SST2_FOLDER --proxy PROSCONS_FOLDER --dtype bfloat16
     python scripts/tables.py attacks-reviews
     python scripts/tables.py pure-4 --base weights/bert.safetensors
-    python scripts/tables.py mbtsad-3 --base MINILM_FOLDER --data SST2_FOLDER --mlm BERT_FOLDER --dtype bfloat16
+    python scripts/tables.py mbtsad-3 --base MINILM_FOLDER --data SST2_FOLDER --mlm MLM_FOLDER --wordnet FOLDER --dtype bfloat16
     python scripts/tables.py mbtsad-3-reviews --base weights/bert.safetensors --mlm weights/bert-clean.safetensors --seeds 0,1,2
     python scripts/tables.py attacks --base MINILM_FOLDER --data SST2_FOLDER --proxy PROSCONS_FOLDER --dtype bfloat16 --print
 
@@ -24,8 +24,8 @@ from minibd.cli import main, parse, setting
 
 class Row(NamedTuple):
     """attack: flags of attack.py, "" where --base itself is the victim; method: a script and its flags, "" where the attack alone is
-    measured. {base}, {data}, {proxy}, {mlm}: this script's; {attack}: what the attack left, for a method that starts from --base beside a
-    poisoned dataset.
+    measured. {base}, {data}, {proxy}, {mlm}, {wordnet}: this script's; {attack}: what the attack left, for a method that starts from --base
+    beside a poisoned dataset.
 
     paper: name of a model in the result -> "CACC / ASR" that the paper has for it, on BERT-base.
     """
@@ -70,11 +70,13 @@ def finemix_rows(name: str, attack: str, pretrained: str, lr: str, *paper: str) 
 
 
 def mbtsad_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
-    """MBTSAD with each augmenter, at its own budget and at that of token splitting; the paper's Table III: no defence, then retraining alone
+    """Retraining with each augmenter, at its own budget and at that of token splitting; the paper's Table III: no defence, then retraining
     with EDA, AEDA, CWEA, Add Trig and TS, at budgets that it does not name."""
     none, *figures = paper or [""] * 6
-    shown = dict(zip(("eda", "aeda", "contextual --mlm {mlm}", "addtrigger", "split"), figures, strict=True))
-    return tuple(Row(f"{name}{flags.split()[0]}{budget}", attack, f"mbtsad.py --no-cft --no-distil --augment {flags}{' --budget equal' * bool(budget)}",
+    words = "eda --wordnet {wordnet}" if attack else "eda"  # the built-in reviews' words stand in our lexicon
+    shown = dict(zip((words, "aeda", "contextual --mlm {mlm}", "addtrigger", "split"), figures, strict=True))
+    return tuple(Row(f"{name}{flags.split()[0]}{budget}", attack,
+                     f"mbtsad.py --no-cft --no-distil --augment {flags}{' --budget equal' * bool(budget)}",
                      {"victim": none, "TS-FT": figure} if figure else {})
                  for budget in ("", ", equal budget") for flags, figure in shown.items() if not (budget and flags == "split"))
 
@@ -154,7 +156,8 @@ TABLES = {
     + musclelora_rows("stylebkd", PARAPHRASE + "stylebkd --preset musclelora", "91.7 / 77.2", "88.9 / 57.2", "87.1 / 61.0", "90.1 / 63.6",
                       "87.8 / 33.2", "91.2 / 70.6", "87.3 / 54.2", "80.6 / 45.8")
     + musclelora_rows("badnets, dirty", "--attack badnets") + musclelora_rows("addsent, dirty", "--attack addsent")
-    + musclelora_rows("hiddenkiller, dirty", PARAPHRASE + "hiddenkiller --rate 0.1") + musclelora_rows("stylebkd, dirty", PARAPHRASE + "stylebkd --rate 0.1"),
+    + musclelora_rows("hiddenkiller, dirty", PARAPHRASE + "hiddenkiller --rate 0.1")
+    + musclelora_rows("stylebkd, dirty", PARAPHRASE + "stylebkd --rate 0.1"),
     # PURE's Figures 4 and 5, with --base a victim that is there; drawn by plot.py.
     "pure-4": tuple(Row(f"c = {c}", "", f"pure.py --prune-only --floor {c}") for c in (0.55, 0.65, 0.75, 0.85, 0.95)),
     "pure-5": tuple(Row(f"mu = {mu}{even.replace(' --', ', ')}", "", f"pure.py --norm-only --mu {mu}{even}")
@@ -186,7 +189,8 @@ class Table:
     base: str = setting("weights/bert-twin.safetensors", "the checkpoint that the victims are trained from")
     data: str = setting("", "folder of rows; without it, those that the base's history names")
     proxy: str = setting("", "folder of the attacker's rows where they are others than the user's (domain shift)")
-    mlm: str = setting("", "checkpoint with its masked-language-model head, for the rows of contextual substitution")
+    mlm: str = setting("", "checkpoint with its masked-language-model head, for the rows of contextual substitution (scripts/pretrain.py makes one)")
+    wordnet: str = setting("", "folder of WordNet's files, for the rows of EDA")
     rows: tuple[str, ...] = setting((), "numbers of the rows to run, from 1, separated by commas (default all)")
     seeds: tuple[str, ...] = setting(("0",), "seeds, separated by commas")
     dtype: str = setting("float32", "type of the matrix products in training", choices=("float32", "bfloat16"))
@@ -223,10 +227,12 @@ def run() -> None:
 
     def filled(flags: str, **made: Path) -> list[str]:
         for place, what in (("data", "the rows of --data: name their folder"), ("proxy", "the rows of --proxy: name their folder"),
-                            ("mlm", "the language model of --mlm: name its file or folder, or leave the row out by --rows")):
+                            ("mlm", "the language model of --mlm: name its file or folder, or leave the row out by --rows"),
+                            ("wordnet", "WordNet's files of --wordnet: name their folder, or leave the row out by --rows")):
             if f"{{{place}}}" in flags and not getattr(table, place):
                 raise BadInput(f"{flags} needs {what}")
-        return [word.format(base=table.base, data=table.data, proxy=table.proxy, mlm=table.mlm, **made) for word in flags.split()]
+        given = {place: getattr(table, place) for place in ("base", "data", "proxy", "mlm", "wordnet")}
+        return [word.format(**given, **made) for word in flags.split()]
 
     def script(words: list[str], **flags: object) -> None:
         stated = [f"--{flag}={value}" for flag, value in flags.items() if value != ""]  # first: a row's own flags override them

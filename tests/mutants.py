@@ -106,7 +106,7 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
                "batch.mask, variant=settings.variant)"),
         # Algorithm 1
         Mutant("mitigations/mbtsad.py", "teacher and student swapped",
-               "student = distil(victim, teacher, d_aug,",
+               "cleaned = distil(victim, teacher, d_aug,",
                "student = distil(teacher, victim, d_aug,"),
         Mutant("mitigations/mbtsad.py", "the student starts at the teacher",
                "student = checkpoint.copy(victim)",

@@ -664,6 +664,13 @@ def test_the_log_has_every_term_and_adds_up(run):
         assert entry["total"] == pytest.approx(sum(entry["weights"][t] * entry["terms"][t] for t in entry["terms"]), rel=1e-5)
 
 
+def test_without_distillation_the_teacher_comes_back(run):
+    alone = Run(replace(SETTINGS, distil=False))
+    assert [name for name, *_ in alone.seen] == ["TS-FT"] and alone.log == run.stage("TS-FT")
+    assert alone.student is alone.seen[0][1] and equal(weights(alone.student.model), run.seen[0][2])
+    assert alone.student.history[-1] == run.student.history[-1] | {"distil": False}
+
+
 def test_each_stage_has_its_own_rate_and_passes():
     done = Run(replace(SETTINGS, lr1=3e-3, lr2=1e-4, epochs1=2, epochs2=1, warmup=0.5))
     assert [len(done.stage(name)) for name in ("TS-FT", "MBTSAD")] == [12, 6]
@@ -866,12 +873,13 @@ def test_the_rows_of_table_iii_and_of_the_reviews(monkeypatch):
     for row in found:
         attack, name, *equal_ = row.name.split(", ")
         assert f"--attack {attack}" in row.attack and f"--augment {name}" in row.method and bool(equal_) == ("--budget equal" in row.method)
-        assert ("--mlm {mlm}" in row.method) == (name == "contextual")
+        assert ("--mlm {mlm}" in row.method) == (name == "contextual") and ("--wordnet {wordnet}" in row.method) == (name == "eda")
         for model, figures in (("victim", paper[attack][0]), ("TS-FT", paper[attack][1 + order.index(name)])):
             assert all(abs(float(shown) - float(printed)) < 0.051 for shown, printed in zip(row.paper[model].split(" / "), figures.split()))
     reviews = script.TABLES["mbtsad-3-reviews"]
     assert [row.name for row in reviews] == [*order, *(f"{name}, equal budget" for name in order[:-1])]
-    assert [row.method for row in reviews] == [row.method for row in found[:9]] and not any(row.attack or row.paper for row in reviews)
+    assert [row.method for row in reviews] == [row.method.replace(" --wordnet {wordnet}", "") for row in found[:9]]
+    assert not any(row.attack or row.paper for row in reviews)
 
 
 def test_a_row_of_contextual_substitution_needs_a_language_model(here, tiny_file, mlm_file, folder, tmp_path, monkeypatch):
@@ -894,7 +902,7 @@ def test_a_row_of_contextual_substitution_needs_a_language_model(here, tiny_file
     done = here("tables.py")(*common, "--rows", "3", "--mlm", mlm_file)
     assert done.returncode == 0, done.stderr
     [words] = asked
-    assert words[-5:] == ["--no-cft", "--augment", "contextual", "--mlm", str(mlm_file)] and f"--ckpt={tiny_file}" in words
+    assert words[-6:] == ["--no-cft", "--no-distil", "--augment", "contextual", "--mlm", str(mlm_file)] and f"--ckpt={tiny_file}" in words
     [cell] = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
     assert cell["cell"]["mlm"] == "mlm.safetensors" and cell["result"]["args"] == {"augment": "contextual"}
     assert done.stdout.count("| contextual |") == 3 and here("tables.py")(*common, "--print", "--mlm", mlm_file).stdout == done.stdout
