@@ -24,8 +24,8 @@ from minibd.cli import main, parse, setting
 
 class Row(NamedTuple):
     """attack: flags of attack.py, "" where --base itself is the victim; method: a script and its flags, "" where the attack alone is
-    measured. {base}, {data}, {proxy}, {mlm}, {wordnet}: this script's; {attack}: what the attack left, for a method that starts from --base
-    beside a poisoned dataset.
+    measured; after: another script that comes before it, whose result the method works on. {base}, {data}, {proxy}, {mlm}, {wordnet}: this
+    script's; {attack}: what the attack left, for a method that starts from --base beside a poisoned dataset.
 
     paper: name of a model in the result -> "CACC / ASR" that the paper has for it, on BERT-base.
     """
@@ -33,6 +33,7 @@ class Row(NamedTuple):
     attack: str
     method: str = ""
     paper: Mapping[str, str] = {}
+    after: str = ""
 
 
 def pure_rows(name: str, attack: str, paper: Mapping[str, str], judge: str = "") -> tuple[Row, ...]:
@@ -79,6 +80,18 @@ def mbtsad_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
                      f"mbtsad.py --no-cft --no-distil --augment {flags}{' --budget equal' * bool(budget)}",
                      {"victim": none, "TS-FT": figure} if figure else {})
                  for budget in ("", ", equal budget") for flags, figure in shown.items() if not (budget and flags == "split"))
+
+
+def clean_rows() -> tuple[Row, ...]:
+    """PURE's Table 5: what the methods make of an encoder that nobody poisoned, the LFR its own errors under each kind of trigger."""
+    words = "--attack badnets --triggers cf,bb,ak,mn"
+    models = {"FT": ("baseline.py ft --data {data}", "92.1 / 25.5", "92.1 / 17.8"),
+              "FTH": (f"baseline.py fth --data {{data}} {words}", "91.9 / 25.4", "91.9 / 19.5"),
+              "MEFT": (f"baseline.py meft --data {{data}} {words}", "89.1 / 27.5", "89.1 / 20.4"),
+              "PURE": (f"pure.py --drop 7 --data {{data}} {words}", "90.9 / 30.3", "90.9 / 23.2")}
+    return pure_rows("clean", "", {"FT": "92.1 / 8.3", "FTH": "91.9 / 7.0", "MEFT": "89.1 / 11.3", "PURE": "90.9 / 10.3"}, f" {words}") + tuple(
+        Row(f"clean, {model}, {attack}", "", f"evaluate.py --data {{data}} {PARAPHRASE}{attack}", {"model": figures[i]}, method)
+        for i, attack in enumerate(("hiddenkiller", "stylebkd")) for model, (method, *figures) in models.items())
 
 
 def pure_paper(*figures: str) -> dict[str, str]:
@@ -137,8 +150,7 @@ TABLES = {
             paper={"victim": "91.7 / 77.2 (MuScleLoRA)"}),
     ),
     "pure": tuple(row for name, (attack, paper) in ENCODERS.items() for row in pure_rows(name, attack, paper))
-    + pure_rows("clean", "", {"FT": "92.1 / 8.3", "FTH": "91.9 / 7.0", "MEFT": "89.1 / 11.3", "PURE": "90.9 / 10.3"},
-                " --attack badnets --triggers cf,bb,ak,mn")
+    + clean_rows()
     + (Row("badnets, released", ENCODERS["badnets"][0], "pure.py --variant released --data {data} --drop 7"),
        Row("badnets, groups of 10", ENCODERS["badnets"][0], "pure.py --prune-only --group 10 --data {data} --drop 7"),
        # RIPPLe's backdoor stands in the word embeddings, which PURE does not look at: what is left when E-PUR has reset them.
@@ -222,7 +234,8 @@ def run() -> None:
 
     def key(row: Row, seed: str) -> dict:
         return {"base": Path(table.base).name, "data": Path(table.data).name, "seed": int(seed), "dtype": table.dtype, "attack": row.attack,
-                "method": row.method, **({"proxy": Path(table.proxy).name} if "{proxy}" in row.attack else {}),
+                "method": row.method, **({"after": row.after} if row.after else {}),
+                **({"proxy": Path(table.proxy).name} if "{proxy}" in row.attack else {}),
                 **({"mlm": Path(table.mlm).name} if "{mlm}" in row.method else {})}
 
     def filled(flags: str, **made: Path) -> list[str]:
@@ -254,14 +267,18 @@ def run() -> None:
             script(["attack.py", *filled(row.attack)], ckpt=table.base, data=table.data, out=victim, **same)
         if not row.method:
             return result(victim / "attack.json")
-        ckpt = table.base if "{attack}" in row.method else victim / Path(table.base).name if row.attack and Path(table.base).is_file() else victim
-        mended = Path(table.work, "mended", mark, re.sub(r"[^\w.]+", "-", row.method))
-        script(filled(row.method, attack=victim), ckpt=ckpt, data=table.data, out=mended, **same)
+        inside = Path(table.base).name if Path(table.base).is_file() else ""  # a run leaves a file where it was given one
+        ckpt = table.base if "{attack}" in row.method or not row.attack else victim / inside
+        for method in filter(None, (row.after, row.method)):
+            mended = Path(table.work, "mended", mark, re.sub(r"[^\w.]+", "-", method))
+            if not (mended / "result.json").exists():  # written last
+                script(filled(method, attack=victim), ckpt=ckpt, data=table.data, out=mended, **same)
+            ckpt = mended / inside
         return result(mended / "result.json")
 
     if not table.print:
         for row in rows:
-            filled(row.attack), filled(row.method, attack=Path())  # what is missing is said before the first hour
+            filled(row.attack), filled(row.method, attack=Path()), filled(row.after, attack=Path())  # what is missing is said before the first hour
         for row, seed in ((row, seed) for row in rows for seed in table.seeds):
             if cells.get(key(row, seed)) is None:
                 cells.add(key(row, seed), {"result": measure(row, seed)})

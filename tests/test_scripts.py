@@ -4,6 +4,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -440,6 +442,32 @@ def test_a_tables_rows_share_a_victim_and_a_victim_may_be_there_already(script, 
     there = script("tables.py", "pure-5", "--base", tiny_file, *common, "--rows", "1")
     assert there.returncode == 0 and "Norm-only" in there.stdout, there.stderr
     assert len(list((tmp_path / "work" / "victims").iterdir())) == 1
+
+
+def test_a_row_may_measure_what_another_script_left(here, tiny_folder, folder, tmp_path, monkeypatch):
+    asked, real = [], subprocess.run
+
+    def fake(words, **kw):
+        if not any(str(word).endswith(".py") for word in words):
+            return real(words, **kw)  # the commit of a cell
+        asked.append([str(word).split("/")[-1] if str(word).endswith(".py") else str(word) for word in words[1:]])
+        out = Path(next(word.removeprefix("--out=") for word in asked[-1] if word.startswith("--out=")))
+        out.mkdir(parents=True)
+        (out / "result.json").write_text(json.dumps({"args": {}, "steps": [{"name": "model", "cacc": 90.0, "asr": 20.0, "seconds": 1.0}]}))
+        return subprocess.CompletedProcess(words, 0)
+    monkeypatch.setattr(subprocess, "run", fake)
+    tables = here("tables.py")
+    numbers = [str(n) for n, row in enumerate(sys.modules["tables_script"].TABLES["pure"], 1) if row.after.startswith("baseline.py fth")]
+    assert len(numbers) == 2
+    done = tables("pure", "--base", tiny_folder, "--data", folder, "--results", tmp_path / "cells.jsonl", "--work", tmp_path / "work",
+                  "--rows", ",".join(numbers))
+    assert done.returncode == 0, done.stderr
+    fth, first, second = asked  # one training for both
+    assert fth[0] == "baseline.py" and f"--ckpt={tiny_folder}" in fth and fth[-6:] == ["--data", str(folder), "--attack", "badnets", "--triggers", "cf,bb,ak,mn"]
+    [left] = [word.removeprefix("--out=") for word in fth if word.startswith("--out=")]
+    for words, attack in ((first, "hiddenkiller"), (second, "stylebkd")):
+        assert words[0] == "evaluate.py" and f"--ckpt={left}" in words and words[-1] == f"{folder}/{attack}"
+    assert "| clean, FTH, stylebkd | model |" in done.stdout
 
 
 def test_tables_refuses_rows_that_are_not_there(script, tiny_file, folder, tmp_path):
