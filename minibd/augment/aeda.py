@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 MARKS = (".", ";", "?", ":", "!", ",")
-_MARKED = tuple(mark + " " for mark in MARKS)
+_MARKED, _KINDS = tuple(mark + " " for mark in MARKS), len(MARKS)
 
 
 def aeda(text: str, rng: random.Random, *, budget: int | None = None, variant: str = "paper") -> str:
@@ -27,9 +27,12 @@ def aeda(text: str, rng: random.Random, *, budget: int | None = None, variant: s
         q = 1 + int(chance() * most)  # a third of randint's time; off uniform by n / 2^53
     else:
         q = min(budget, n)
-    places = {int(chance() * n) for _ in range(q)}
-    while len(places) < q:  # some place was drawn twice
-        places.add(int(chance() * n))
-    for i in places:
-        words[i] = _MARKED[int(chance() * 6)] + words[i]
+    taken, ways = set(), n * _KINDS
+    while q:
+        way = int(chance() * ways)  # place and mark in one draw: the time goes into draws
+        i = way // _KINDS
+        if i not in taken:
+            taken.add(i)
+            words[i] = _MARKED[way % _KINDS] + words[i]
+            q -= 1
     return " ".join(words).rstrip()
