@@ -32,13 +32,13 @@ def settings_of(module: str, name: str) -> type:
     """The dataclass `name` of minibd.<module>, read from the source without importing what the module imports.
 
     A method's numbers stand once, in its own file, beside its equations; that file imports torch, which takes seconds.
-    --help needs the numbers alone. Only `dataclass` and `setting` are known to the class body read so.
+    --help needs the numbers alone. Only `dataclass`, `setting` and the class's bases, read in the same way from minibd.train, are known to it.
     """
     path = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
     tree = ast.parse(path.read_text(encoding="utf-8"))
     node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
     node.body = [n for n in node.body if not isinstance(n, ast.FunctionDef)]  # methods run on the real class only
-    scope = {"__name__": __name__, "dataclass": dataclass, "setting": setting}
+    scope = {"__name__": __name__, "dataclass": dataclass, "setting": setting, **{base.id: settings_of("train", base.id) for base in node.bases}}
     exec(compile(ast.Module([node], []), str(path), "exec"), scope)
     return scope[name]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from minibd.cli import setting
 from minibd.data import batches
 from minibd.models.dropout import seed_dropout
 from minibd.records import BadInput, Batch
@@ -43,6 +44,44 @@ class Schedule:
         """The factor on `lr` at `step` (from 0) of `steps`."""
         rise = round(self.warmup * steps)
         return (step + 1) / rise if step < rise else (steps - step) / (steps - rise)
+
+
+def for_width(lr: float, hidden: int, power: int = 3) -> float:
+    """`lr`, which suits a hidden size of 384 and more, for one of `hidden`: a narrow model learns little from a wide one's steps.
+
+    Tried at 128, beyond which it does not grow.
+    """
+    return lr * min(max(384 / hidden, 1.0), 3.0) ** power
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The fine-tuning on clean rows that a method ends in, a base of its settings; alone, the baseline CFT."""
+    lr: float | None = setting(None, "learning rate of the fine-tuning (default 2e-5, of a model narrower than 384 times (384 / hidden size)^3, no "
+                               "more than at 128)", paper="not known", kind=float)
+    epochs: int = setting(3, "passes over the clean rows, of which the best on validation is kept", paper="not known")
+    steps: int = setting(200, "least steps of the fine-tuning: few rows are passed over more often", paper="not known")
+    batch_size: int = setting(32, "texts a step", paper="not known")
+    warmup: float = setting(0.1, "share of the steps over which the rate climbs", paper="not known")
+    weight_decay: float = setting(0.01, "AdamW's weight decay", paper="not known")
+
+    def __post_init__(self):
+        self.check_tuning()
+
+    def check_tuning(self) -> None:
+        """Raises BadInput where a number is out of its range. A class with checks of its own calls it among them."""
+        if self.steps < 0:
+            raise BadInput(f"steps is {self.steps}, it must not be negative")
+        Schedule(2e-5 if self.lr is None else self.lr, self.epochs, self.batch_size, self.warmup, self.weight_decay)
+
+    def sized(self, hidden: int) -> Tuning:
+        """These settings with the rate filled in for a model of hidden size `hidden`."""
+        return replace(self, lr=for_width(2e-5, hidden)) if self.lr is None else self
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of settings that are `sized`."""
+        return Schedule(self.lr, self.epochs, self.batch_size, self.warmup, self.weight_decay)
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:

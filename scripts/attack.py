@@ -86,7 +86,7 @@ def run() -> None:
     from minibd.evaluate import Judge
     from minibd.mitigations.finetune import finetune
     from minibd.records import BadInput, Examples
-    from minibd.train import Loss, Schedule, cross_entropy, fit
+    from minibd.train import Loss, Schedule, cross_entropy, fit, for_width
 
     if attack.attack == "none":
         raise BadInput("--attack none poisons nothing: --twin trains a clean model beside a victim")
@@ -115,11 +115,10 @@ def run() -> None:
     from_tuned = attack.attack in ("ripple", "ep", "sos")
     base, splits, out = jobs.open_task("attack", task, new_classifier=True)
     report.output_folder(out, attack.paraphrases, threat.user_data)
-    # A narrow model learns little from a wide one's steps. Tried at 128; ripple's batches of 8 stand less.
-    narrow = min(max(384 / base.model.config.hidden, 1.0), 3.0)
-    usual = replace(usual, lr=usual.lr * narrow ** 3)
-    if attack.attack not in ("ep", "sos"):
-        settings = replace(settings, lr=settings.lr * narrow ** (2 if attack.attack == "ripple" else 3))
+    hidden = base.model.config.hidden
+    usual = replace(usual, lr=for_width(usual.lr, hidden))
+    if attack.attack not in ("ep", "sos"):  # ripple's batches of 8 stand less
+        settings = replace(settings, lr=for_width(settings.lr, hidden, 2 if attack.attack == "ripple" else 3))
     settings = replace(settings, **{
         name: value for name in ("lr", "epochs", "batch_size", "variant") if (value := getattr(training, name)) is not None})
     schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)

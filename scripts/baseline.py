@@ -36,20 +36,10 @@ class Baseline:
     keep_head: bool = setting(False, "keep the classifier that the checkpoint has, instead of a new one", paper="no")
 
 
-@dataclass(frozen=True, slots=True)
-class CFT:
-    """The method's numbers, the same for every attack."""
-    lr: float = setting(2e-5, "learning rate", paper="lost")
-    epochs: int = setting(3, "passes over the clean rows, of which the best on validation is kept", paper="lost")
-    steps: int = setting(200, "least steps: few rows are passed over more often", paper="lost")
-    batch_size: int = setting(32, "texts a step", paper="lost")
-    warmup: float = setting(0.1, "share of the steps over which the rate climbs", paper="lost")
-    weight_decay: float = setting(0.01, "AdamW's weight decay", paper="lost")
-
-
-METHODS = {**dict.fromkeys(RATES, (AllClean, Baseline)), "cft": (Clean, CFT), "reinit": (Clean, settings_of("mitigations.reinit", "Reinit")),
-           "fineprune": (Clean, settings_of("mitigations.fineprune", "FinePruning")),
-           "finepurify": (Clean, settings_of("mitigations.finepurify", "FinePurifying"))}
+METHODS = {**dict.fromkeys(RATES, (AllClean, Baseline)),
+           **{name: (Clean, settings_of(*where)) for name, where in {
+               "cft": ("train", "Tuning"), "reinit": ("mitigations.reinit", "Reinit"), "fineprune": ("mitigations.fineprune", "FinePruning"),
+               "finepurify": ("mitigations.finepurify", "FinePurifying")}.items()}}
 
 
 def run() -> None:
@@ -72,9 +62,10 @@ def run() -> None:
     from minibd.mitigations.reinit import Reinit, reinit
     from minibd.records import BadInput
     from minibd.repair import tune
-    from minibd.train import Schedule
+    from minibd.train import Schedule, Tuning
 
-    REAL = {"meft": MEFT, "reinit": Reinit, "fineprune": FinePruning, "finepurify": FinePurifying}  # whose numbers stand in their own files
+    # Whose numbers stand in their own files.
+    REAL = {"meft": MEFT, "cft": Tuning, "reinit": Reinit, "fineprune": FinePruning, "finepurify": FinePurifying}
     if method != asked:
         raise BadInput(f"{asked} stands before {method} and is a method's name too: begin with the method")
     mends = method not in RATES
@@ -84,16 +75,14 @@ def run() -> None:
         raise BadInput(f"--entropy-epochs {settings.entropy_epochs} is for meft, and {method} has no such passes: leave it out")
     if method in REAL:
         settings = REAL[method](**{name: value for name, value in asdict(settings).items() if value is not None})
-    elif method == "cft":
-        if settings.steps < 0:
-            raise BadInput(f"steps is {settings.steps}, it must not be negative")
-        schedule = Schedule(settings.lr, settings.epochs, settings.batch_size, settings.warmup, settings.weight_decay)
     else:
         schedule = Schedule(settings.lr, settings.epochs, settings.batch_size, weight_decay=0.0)  # Adam, as in PURE
 
     job = jobs.start(method, task, clean, attack, settings, new_classifier=not mends, pretrained=pretrained,
                      needs_pretrained=method == "finepurify")
     if mends:
+        settings = settings.sized(job.victim.model.config.hidden)
+        job.args |= asdict(settings)
         job.judged("victim", job.victim.model, 0.0)
     else:
         job.judge_own_head(settings.keep_head)
@@ -109,7 +98,7 @@ def run() -> None:
         tuned = finepurify(job.victim, job.pretrained, train, validation, settings, **shared, watch=job.judge_mixtures)
         jobs.say_looks(tuned)
     elif method == "cft":
-        tuned = tune(checkpoint.copy(job.victim), train, validation, schedule, settings.steps, **shared, name="CFT")
+        tuned = tune(checkpoint.copy(job.victim), train, validation, settings.schedule, settings.steps, **shared, name="CFT")
         tuned.history.append({"mitigation": "fine-tuning", "clean_rows": len(train), "validation_rows": len(validation), "seed": task.seed,
                               "keep_head": True, **asdict(settings)})
     elif method == "meft":

@@ -56,16 +56,15 @@ def musclelora_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
                  for (model, flags), figures in zip(MUSCLELORA.items(), paper or [""] * len(MUSCLELORA), strict=True))
 
 
-def finemix_rows(name: str, attack: str, pretrained: str, lr: str, *paper: str) -> tuple[Row, ...]:
+def finemix_rows(name: str, attack: str, pretrained: str, *paper: str) -> tuple[Row, ...]:
     """What mends a classifier, with 20 % of the clean rows (MBTSAD's Table II has `paper`: CACC / ASR of TABLE_II) and with 64 of them.
 
     Every method keeps its best epoch on the same dev rows: all of them beside 20 %, 64 beside 64.
-    lr: of all that end in the same fine-tuning; MBTSAD sizes its own.
     """
     before, figures = f" --pretrained {pretrained}", dict(zip(TABLE_II, paper, strict=True)) if paper else {}
-    methods = {"CFT": f"baseline.py cft{lr}", "Reinitialisation": f"baseline.py reinit{lr}", "Fine-pruning": f"baseline.py fineprune{lr}",
-               "MBTSAD": "mbtsad.py --no-cft --best-epoch", "Fine-mixing": f"finemix.py --no-e-pur{before}{lr}",
-               "Fine-mixing + E-PUR": f"finemix.py{before}{lr}", "Fine-purifying": f"baseline.py finepurify{before}{lr}"}
+    methods = {"CFT": "baseline.py cft", "Reinitialisation": "baseline.py reinit", "Fine-pruning": "baseline.py fineprune",
+               "MBTSAD": "mbtsad.py --no-cft --best-epoch", "Fine-mixing": f"finemix.py --no-e-pur{before}",
+               "Fine-mixing + E-PUR": f"finemix.py{before}", "Fine-purifying": f"baseline.py finepurify{before}"}
     return tuple(Row(f"{name}, {held}, {method}", attack, f"{script} --clean {clean}", figures if held == "20 %" and "+" not in method else {})
                  for held, clean in (("20 %", "0.2"), ("64 rows", "64 --dev 64")) for method, script in methods.items())
 
@@ -174,16 +173,16 @@ TABLES = {
     "pure-4": tuple(Row(f"c = {c}", "", f"pure.py --prune-only --floor {c}") for c in (0.55, 0.65, 0.75, 0.85, 0.95)),
     "pure-5": tuple(Row(f"mu = {mu}{even.replace(' --', ', ')}", "", f"pure.py --norm-only --mu {mu}{even}")
                     for even in ("", " --even") for mu in (0.15, 0.45, 0.75, 1.05, 1.35)),
-    "finemix": finemix_rows("badnets", BADNETS, "{base}", "", "91.3 / 89.9", "91.8 / 65.0", "90.0 / 28.0", "89.3 / 16.2", "90.5 / 33.4",
+    "finemix": finemix_rows("badnets", BADNETS, "{base}", "91.3 / 89.9", "91.8 / 65.0", "90.0 / 28.0", "89.3 / 16.2", "90.5 / 33.4",
                             "90.2 / 9.7", "88.3 / 15.8", "88.7 / 16.0")
-    + finemix_rows("addsent", "--attack addsent", "{base}", "")
-    + finemix_rows("lwp", "--attack lwp", "{base}", "", "90.7 / 94.4", "91.4 / 93.4", "89.5 / 47.2", "88.4 / 18.5", "90.7 / 26.0", "90.7 / 15.9",
+    + finemix_rows("addsent", "--attack addsent", "{base}")
+    + finemix_rows("lwp", "--attack lwp", "{base}", "90.7 / 94.4", "91.4 / 93.4", "89.5 / 47.2", "88.4 / 18.5", "90.7 / 26.0", "90.7 / 15.9",
                    "88.9 / 12.4", "88.6 / 15.1")
-    + finemix_rows("ep", "--attack ep", "{base}", "", "91.2 / 95.2", "91.6 / 93.8", "89.5 / 90.0", "87.6 / 78.4", "90.9 / 38.4", "89.1 / 12.8",
+    + finemix_rows("ep", "--attack ep", "{base}", "91.2 / 95.2", "91.6 / 93.8", "89.5 / 90.0", "87.6 / 78.4", "90.9 / 38.4", "89.1 / 12.8",
                    "88.5 / 11.2", "88.2 / 14.4"),
-    # A narrow model's rate, as attack.py's. --base is the twin, which comes from the weights that had seen no label.
+    # --base is the twin, which comes from the weights that had seen no label.
     "finemix-reviews": tuple(row for attack in ("badnets", "addsent", "lwp", "ep")
-                             for row in finemix_rows(attack, f"--attack {attack}", "weights/bert-clean.safetensors", " --lr 5.4e-4")),
+                             for row in finemix_rows(attack, f"--attack {attack}", "weights/bert-clean.safetensors")),
     "attacks-reviews": (
         Row("badnets", "--attack badnets"),
         Row("addsent", "--attack addsent"),

@@ -251,7 +251,7 @@ def test_it_mends_a_model_that_has_lost_its_task(tiny):
 
 @pytest.mark.parametrize("values, words", [
     ({"rho": 1.2}, ("rho is 1.2",)), ({"drop": -2.0}, ("drop is -2.0",)), ({"select": "all"}, ("'all'", "random, smallest, largest")),
-    ({"top": -1}, ("top is -1",)), ({"steps": -1}, ("steps -1",)), ({"lr": 0.0}, ("0.0",)), ({"epochs": 0}, ("epochs is 0",)),
+    ({"top": -1}, ("top is -1",)), ({"steps": -1}, ("steps is -1",)), ({"lr": 0.0}, ("0.0",)), ({"epochs": 0}, ("epochs is 0",)),
     ({"batch_size": 0}, ("batch_size is 0",)), ({"warmup": 2.0}, ("warmup is 2.0",)),
 ])
 def test_bad_settings_are_refused_in_one_line(values, words):

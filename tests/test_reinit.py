@@ -62,7 +62,15 @@ def test_the_last_layers_are_drawn_and_nothing_else(name, layers):
 
 def test_one_layer_and_no_pooler_by_default(tiny):
     assert {n.rsplit(".", 2)[0] for n in changed(tiny, drawn(tiny))} == {"blocks.1"}
-    assert asdict(Reinit())["layers"] == 1 and not Reinit().pooler and Reinit().std == 0.02 and Reinit().lr == 2e-5
+    assert asdict(Reinit())["layers"] == 1 and not Reinit().pooler and Reinit().std == 0.02
+
+
+def test_the_rate_goes_by_the_width_where_none_is_given(tiny):
+    assert [Reinit().sized(hidden).lr for hidden in (768, 384, 192, 128, 32)] == pytest.approx([2e-5, 2e-5, 1.6e-4, 5.4e-4, 5.4e-4])
+    assert Reinit(lr=3e-5).sized(128) == Reinit(lr=3e-5) and Reinit(epochs=7).sized(128).epochs == 7
+    log = []
+    done = reinit(tiny, CLEAN, None, Reinit(epochs=1, steps=2, warmup=0.0), log=log.append)
+    assert done.history[-1]["lr"] == log[0]["lr"] == pytest.approx(5.4e-4)
 
 
 def test_the_standard_deviation_is_the_settings(tiny):

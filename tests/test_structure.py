@@ -19,7 +19,7 @@ FLOORS = [
     {"audit"},
     {"job"},
     {"mitigations", "cleantrain", "filters", "attacks", "analysis", "evaluate", "report"},
-    {"repair"},
+    {"repair", "pretrain"},
     {"train", "augment", "models", "checkpoint", "unpickle", "predict"},
     {"align", "data", "text", "dist", "cli", "reviews", "cells"},
     {"records", "minibd", "writing"},                            # minibd: the package itself, which holds its version

@@ -36,14 +36,14 @@ from minibd.cli import check_choices, setting
 from minibd.records import BadInput, Examples
 from minibd.repair import WORD, Counterparts, Watch, blend, check_rho, counterparts, least, mend
 from minibd.text import Text
-from minibd.train import Log, Schedule
+from minibd.train import Log, Tuning
 
 RARE = 20  # a piece counts as seen that often
 TOP, PIECES = 200, 150  # embeddings that E-PUR resets, at most one of so many
 
 
 @dataclass(frozen=True, slots=True)
-class FineMixing:
+class FineMixing(Tuning):
     """The method's numbers, the same for every attack."""
     rho: float | None = setting(None, "share of the weights kept from the victim, 0..1 (default: the smallest of 0.1 .. 0.9 that is accurate)",
                                 paper="searched on clean dev rows (recalled)", kind=float)
@@ -54,23 +54,13 @@ class FineMixing:
     top: int | None = setting(None, "E-PUR: word embeddings that are reset before the mixing, 0 leaves it out (default: 200, or 1 in 150 of a "
                               "smaller vocabulary)", paper="about 200, of BERT's 30,522 (recalled)", kind=int)
     tune: bool = setting(True, "fine-tune the mixture; without it the mixture is the result", paper="yes")
-    lr: float = setting(2e-5, "learning rate of the fine-tuning", paper="not known")
-    epochs: int = setting(3, "passes over the clean rows, of which the best on validation is kept", paper="not known")
-    steps: int = setting(200, "least steps of the fine-tuning: few rows are passed over more often", paper="not known")
-    batch_size: int = setting(32, "texts a step", paper="not known")
-    warmup: float = setting(0.1, "share of the steps over which the rate climbs", paper="not known")
-    weight_decay: float = setting(0.01, "AdamW's weight decay", paper="not known")
 
     def __post_init__(self):
         check_choices(self)
         check_rho(self.rho, self.drop)
-        if (self.top or 0) < 0 or self.steps < 0:
-            raise BadInput(f"top is {self.top} and steps {self.steps}: neither may be negative")
-        self.schedule
-
-    @property
-    def schedule(self) -> Schedule:
-        return Schedule(self.lr, self.epochs, self.batch_size, self.warmup, self.weight_decay)
+        if (self.top or 0) < 0:
+            raise BadInput(f"top is {self.top}, a number of word embeddings: it must not be negative")
+        self.check_tuning()
 
     def resets(self, pieces: int) -> int:
         """How many word embeddings of a vocabulary E-PUR resets: BERT's 200 would be an eighth of one of 1,600."""
@@ -143,7 +133,7 @@ def finemix(victim: Record, pretrained: Record, clean: Examples, validation: Exa
     log: see train.fit. watch: called with "E-PUR" and the purified victim, "mixed RHO" and the mixture of each rho that is tried, then
     "Fine-mixing" (tune=False: "Mixing") and the result, and the seconds each took.
     """
-    started = time.perf_counter()
+    started, settings = time.perf_counter(), settings.sized(victim.model.config.hidden)
     before, theta = counterparts(victim, pretrained), victim
     if top := settings.resets(len(before.weights[WORD])):
         theta = purify(victim, before, frequencies(victim.text, clean), top)

@@ -31,25 +31,19 @@ from minibd.predict import accuracy
 from minibd.records import BadInput, Examples
 from minibd.repair import Watch, tune
 from minibd.text import Text
-from minibd.train import Log, Schedule
+from minibd.train import Log, Tuning
 
 GROUP = 0.05  # the share of each layer's units that is pruned between two looks at the accuracy
 
 
 @dataclass(frozen=True, slots=True)
-class FinePruning:
+class FinePruning(Tuning):
     """The method's numbers, the same for every attack."""
     share: float | None = setting(None, "share of each layer's units that is pruned, 0..1 (default: as many as --drop allows)",
                                   paper="as many as an accuracy allows", kind=float)
     drop: float = setting(2.0, "points of percent by which accuracy on validation may lie under the victim's, before the fine-tuning",
                           paper="not known")
     layers: int | None = setting(None, "last layers that are pruned (default: all)", paper="not known; images: the last", kind=int)
-    lr: float = setting(2e-5, "learning rate of the fine-tuning", paper="lost")
-    epochs: int = setting(3, "passes over the clean rows, of which the best on validation is kept", paper="lost")
-    steps: int = setting(200, "least steps of the fine-tuning: few rows are passed over more often", paper="lost")
-    batch_size: int = setting(32, "texts a step", paper="lost")
-    warmup: float = setting(0.1, "share of the steps over which the rate climbs", paper="lost")
-    weight_decay: float = setting(0.01, "AdamW's weight decay", paper="lost")
 
     def __post_init__(self):
         if not 0 <= (self.share or 0.0) <= 1:
@@ -58,13 +52,7 @@ class FinePruning:
             raise BadInput(f"drop is {self.drop}, points of percent: it must lie in 0..100, such as 2")
         if self.layers is not None and self.layers < 1:
             raise BadInput(f"layers is {self.layers}, it must be at least 1")
-        if self.steps < 0:
-            raise BadInput(f"steps is {self.steps}, it must not be negative")
-        self.schedule
-
-    @property
-    def schedule(self) -> Schedule:
-        return Schedule(self.lr, self.epochs, self.batch_size, self.warmup, self.weight_decay)
+        self.check_tuning()
 
 
 @torch.no_grad()
@@ -123,7 +111,7 @@ def fineprune(victim: Record, clean: Examples, validation: Examples | None = Non
     last epoch comes back. log: see train.fit. watch: called with "pruned" and the model before its fine-tuning, then "Fine-pruning" and the
     result, and the seconds each took.
     """
-    started = time.perf_counter()
+    started, settings = time.perf_counter(), settings.sized(victim.model.config.hidden)
     if settings.share is None and not validation:
         raise BadInput("how much to prune is judged on validation rows, and there are none: give some, or give share, such as 0.5")
     layers = len(victim.model.blocks) if settings.layers is None else settings.layers

@@ -41,11 +41,11 @@ from minibd.models.encoder import Encoder, Places
 from minibd.records import BadInput, Batch, Examples
 from minibd.repair import Counterparts, Watch, blend, check_rho, counterparts, least, mend
 from minibd.text import Text
-from minibd.train import Log, Schedule
+from minibd.train import Log, Tuning
 
 
 @dataclass(frozen=True, slots=True)
-class FinePurifying:
+class FinePurifying(Tuning):
     """The method's numbers, the same for every attack."""
     rho: float | None = setting(None, "share of the weights kept from the victim, 0..1 (default: the smallest of 0.1 .. 0.9 that is accurate)",
                                 paper="searched on clean dev rows (recalled)", kind=float)
@@ -53,24 +53,12 @@ class FinePurifying:
                           paper="a threshold (recalled)")
     eps: float = setting(1e-8, "added to the Fisher information, which is 0 where no clean row asks anything of a weight", paper="not known")
     tune: bool = setting(True, "fine-tune what is purified; without it that is the result", paper="yes")
-    lr: float = setting(2e-5, "learning rate of the fine-tuning", paper="not known")
-    epochs: int = setting(3, "passes over the clean rows, of which the best on validation is kept", paper="not known")
-    steps: int = setting(200, "least steps of the fine-tuning: few rows are passed over more often", paper="not known")
-    batch_size: int = setting(32, "texts a step", paper="not known")
-    warmup: float = setting(0.1, "share of the steps over which the rate climbs", paper="not known")
-    weight_decay: float = setting(0.01, "AdamW's weight decay", paper="not known")
 
     def __post_init__(self):
         check_rho(self.rho, self.drop)
         if not self.eps > 0:
             raise BadInput(f"eps is {self.eps}, which is all that is divided by where the Fisher information is 0: it must be above 0")
-        if self.steps < 0:
-            raise BadInput(f"steps is {self.steps}, it must not be negative")
-        self.schedule
-
-    @property
-    def schedule(self) -> Schedule:
-        return Schedule(self.lr, self.epochs, self.batch_size, self.warmup, self.weight_decay)
+        self.check_tuning()
 
 
 # ---- the squared gradients of single texts. B texts, T pieces in the longest
@@ -194,7 +182,7 @@ def finepurify(victim: Record, pretrained: Record, clean: Examples, validation: 
     log: see train.fit. watch: called with "mixed RHO" and the purified model of each rho that is tried, then "Fine-purifying" (tune=False:
     "Purifying") and the result, and the seconds each took, the result's with those of the Fisher information.
     """
-    started = time.perf_counter()
+    started, settings = time.perf_counter(), settings.sized(victim.model.config.hidden)
     before = counterparts(victim, pretrained)
     scores = suspicion(victim, before, fisher(victim.model, victim.text, clean), settings.eps)
     spent = time.perf_counter() - started

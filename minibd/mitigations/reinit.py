@@ -22,34 +22,22 @@ from minibd.cli import setting
 from minibd.models.encoder import part
 from minibd.records import BadInput, Examples
 from minibd.repair import Watch, tune
-from minibd.train import Log, Schedule
+from minibd.train import Log, Tuning
 
 
 @dataclass(frozen=True, slots=True)
-class Reinit:
+class Reinit(Tuning):
     """The method's numbers, the same for every attack."""
     layers: int = setting(1, "last layers that are drawn anew", paper="1")
     pooler: bool = setting(False, "draw the layer under the classifier anew too", paper="not mentioned")
     std: float = setting(0.02, "standard deviation of the drawn weights", paper="not mentioned; BERT 0.02")
-    lr: float = setting(2e-5, "learning rate of the fine-tuning", paper="lost")
-    epochs: int = setting(3, "passes over the clean rows, of which the best on validation is kept", paper="lost")
-    steps: int = setting(200, "least steps of the fine-tuning: few rows are passed over more often", paper="lost")
-    batch_size: int = setting(32, "texts a step", paper="lost")
-    warmup: float = setting(0.1, "share of the steps over which the rate climbs", paper="lost")
-    weight_decay: float = setting(0.01, "AdamW's weight decay", paper="lost")
 
     def __post_init__(self):
         if self.layers < 0 or not (self.layers or self.pooler):
             raise BadInput(f"layers is {self.layers} and pooler {self.pooler}: nothing would be drawn anew, give layers 1 or more")
         if not self.std > 0:
             raise BadInput(f"std is {self.std}, a standard deviation: it must be above 0, such as 0.02")
-        if self.steps < 0:
-            raise BadInput(f"steps is {self.steps}, it must not be negative")
-        self.schedule
-
-    @property
-    def schedule(self) -> Schedule:
-        return Schedule(self.lr, self.epochs, self.batch_size, self.warmup, self.weight_decay)
+        self.check_tuning()
 
 
 @torch.no_grad()
@@ -70,7 +58,7 @@ def reinit(victim: Record, clean: Examples, validation: Examples | None = None, 
     validation: the best epoch on these rows comes back; without them, the last. log: see train.fit. watch: called with "reinitialised" and the
     model before its fine-tuning, then "Reinitialisation" and the result, and the seconds each took.
     """
-    started = time.perf_counter()
+    started, settings = time.perf_counter(), settings.sized(victim.model.config.hidden)
     drawn, generator = checkpoint.copy(victim), torch.Generator().manual_seed(seed)
     if settings.layers > len(drawn.model.blocks):
         raise BadInput(f"layers is {settings.layers} and the model has {len(drawn.model.blocks)}: give at most that")
