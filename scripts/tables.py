@@ -268,8 +268,9 @@ def run() -> None:
             return result(victim / "attack.json")
         inside = Path(table.base).name if Path(table.base).is_file() else ""  # a run leaves a file where it was given one
         ckpt = table.base if "{attack}" in row.method or not row.attack else victim / inside
+        mended = Path(table.work, "mended", mark)
         for method in filter(None, (row.after, row.method)):
-            mended = Path(table.work, "mended", mark, re.sub(r"[^\w.]+", "-", method))
+            mended /= re.sub(r"[^\w.]+", "-", method)
             if not (mended / "result.json").exists():  # written last
                 script(filled(method, attack=victim), ckpt=ckpt, data=table.data, out=mended, **same)
             ckpt = mended / inside

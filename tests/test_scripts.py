@@ -458,15 +458,17 @@ def test_a_row_may_measure_what_another_script_left(here, tiny_folder, folder, t
     monkeypatch.setattr(subprocess, "run", fake)
     tables = here("tables.py")
     numbers = [str(n) for n, row in enumerate(sys.modules["tables_script"].TABLES["pure"], 1) if row.after.startswith("baseline.py fth")]
-    assert len(numbers) == 2
+    other = [str(n) for n, row in enumerate(sys.modules["tables_script"].TABLES["pure"], 1) if row.after.startswith("baseline.py meft")]
+    assert len(numbers) == len(other) == 2
     done = tables("pure", "--base", tiny_folder, "--data", folder, "--results", tmp_path / "cells.jsonl", "--work", tmp_path / "work",
-                  "--rows", ",".join(numbers))
+                  "--rows", ",".join([*numbers, other[0]]))
     assert done.returncode == 0, done.stderr
-    fth, first, second = asked  # one training for both
+    fth, first, second, meft, third = asked  # one training for both, another's measured apart
     assert fth[0] == "baseline.py" and f"--ckpt={tiny_folder}" in fth and fth[-6:] == ["--data", str(folder), "--attack", "badnets", "--triggers", "cf,bb,ak,mn"]
     [left] = [word.removeprefix("--out=") for word in fth if word.startswith("--out=")]
     for words, attack in ((first, "hiddenkiller"), (second, "stylebkd")):
         assert words[0] == "evaluate.py" and f"--ckpt={left}" in words and words[-1] == f"{folder}/{attack}"
+    assert meft[:1] + third[:1] == ["baseline.py", "evaluate.py"] and f"--ckpt={left}" not in third
     assert "| clean, FTH, stylebkd | model |" in done.stdout
 
 
