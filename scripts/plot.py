@@ -8,7 +8,8 @@
     python scripts/plot.py mbtsad-3 --ckpt weights/bert.safetensors --mlm weights/bert-clean.safetensors --out mbtsad-3.png
 
 pure-2: the [CLS] variance of each head on clean rows, on the same rows triggered, and the difference. pure-3: what [CLS] pays to each
-piece of a sentence, head by head. pure-4 and pure-5: ACC and LFR over the threshold c and over mu, a line an attack. musclelora-1: the share
+piece of a sentence, head by head. pure-4 and pure-5: ACC and LFR over the threshold c and over mu, a line an attack. musclelora-4 and
+musclelora-7 to musclelora-10: CACC and ASR over the poison rate, the clean rows, the learning rate, mu and the scalings. musclelora-1: the share
 of low and of high frequencies in what a model says, over the steps of its training, for each set of rows that was watched. musclelora-2: how far
 either part is from the labels, over steps and filter widths, red where it is near. musclelora-5: the same for several methods, side by side.
 mbtsad-3: [CLS] vectors of clean rows and of one augmented copy of each, all in one t-SNE, with the victim's mean cross-entropy on each set.
@@ -76,7 +77,13 @@ class Shaken(Task):
     wordnet: str | None = setting(None, "for EDA: folder of WordNet's files (default a small lexicon of ours)", paper="WordNet", kind=str)
 
 
-FIGURES = {"mbtsad-3": (Shaken,), "pure-2": (Victim, Attack), "pure-3": (Sentence,), "pure-4": (Sweep,), "pure-5": (Sweep,),
+SWEEPS = {  # what is varied, what the paper calls it, and the models whose scores are drawn
+    "pure-4": ("floor", "accuracy threshold c", ("Prune-only", "PURE")), "pure-5": ("mu", "penalty weight \u03bc", ("Norm-only", "PURE")),
+    "musclelora-4": ("rate", "poison ratio", ("musclelora",)), "musclelora-7": ("aux", "clean auxiliary samples", ("musclelora",)),
+    "musclelora-8": ("lr", "learning rate", ("musclelora",)), "musclelora-9": ("ratio", "largest \u03bc", ("musclelora",)),
+    "musclelora-10": ("bands", "radial scalings", ("musclelora",)),
+}
+FIGURES = {"mbtsad-3": (Shaken,), "pure-2": (Victim, Attack), "pure-3": (Sentence,), **dict.fromkeys(SWEEPS, (Sweep,)),
            "musclelora-1": (Ratios,), "musclelora-2": (Errors,), "musclelora-5": (Errors,)}
 
 
@@ -211,40 +218,45 @@ def clouds(picture, figure: str, out: Path, asked: Shaken) -> dict:
 
 
 def sweep(picture, figure: str, out: Path, asked: Sweep) -> dict:
-    """Figures PURE 4 and 5: ACC and LFR over a setting; means over seeds, with bars from the lowest to the highest."""
+    """Figures PURE 4 and 5, MuScleLoRA 4 and 7 to 10: both scores over a setting; means over seeds, with bars from the lowest to the highest."""
     from minibd.cells import Cells
     from minibd.records import BadInput
 
-    x, called, models = ("floor", "accuracy threshold c", ("Prune-only", "PURE")) if figure == "pure-4" else \
-        ("mu", "penalty weight \u03bc", ("Norm-only", "PURE"))
+    x, called, models = SWEEPS[figure]
+    titles = ({"acc": "accuracy on clean rows", "lfr": "label flip rate"} if figure.startswith("pure") else
+              {"cacc": "accuracy on clean rows", "asr": "attack success rate"})
     if not Path(asked.results).is_file():
         raise BadInput(f"--results {asked.results or '(not given)'} is no file of cells: name a .jsonl such as scripts/tables.py writes")
     if out.with_suffix(".json").resolve() == Path(asked.results).resolve():
         raise BadInput(f"--out {out} would write its numbers over {asked.results}: give another name")
-    lines = lines_of(Cells(asked.results).rows, x, models)
+    lines = lines_of(Cells(asked.results).rows, x, models, tuple(titles))
     if not lines:
         raise BadInput(f"{asked.results} holds no two runs that differ in {x} alone and had their ASR measured: run "
                        f"scripts/tables.py {figure} first")
 
     attacks = list(dict.fromkeys(line["attack"] for line in lines))
     ticks, seeds = (sorted({value for line in lines for value in line[name]}) for name in (x, "seeds"))
+    uneven = x == "bands" or ticks[0] > 0 and ticks[-1] > 20 * ticks[0]  # a place each: names, and numbers that crowd together on a line
+    at = {tick: i if uneven else tick for i, tick in enumerate(ticks)}
     picture.set_size_inches(8.4, 3.9 + 0.2 * ((len(lines) + 1) // 2))
-    for ax, kind, title in zip(picture.subplots(1, 2), ("acc", "lfr"), ("accuracy on clean rows", "label flip rate")):
+    for ax, kind, title in zip(picture.subplots(1, 2), titles, titles.values()):
         for i, line in enumerate(lines):
             of, nth = attacks.index(line["attack"]) % 10, sum(other["attack"] == line["attack"] for other in lines[:i])
             mean, low, high = line[kind].values()
-            ax.errorbar(line[x], mean, yerr=[[m - l for m, l in zip(mean, low)], [h - m for m, h in zip(mean, high)]], color=f"C{of}",
+            ax.errorbar([at[value] for value in line[x]], mean, yerr=[[m - l for m, l in zip(mean, low)], [h - m for m, h in zip(mean, high)]], color=f"C{of}",
                         marker="osD^vPX<>*"[of], linestyle=("-", "--", ":", "-.")[nth % 4], markersize=5, elinewidth=1, capsize=2.5,
-                        label=line["label"] if kind == "acc" else None)
-        if len(ticks) <= 8:
-            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+                        label=line["label"] if kind in ("acc", "cacc") else None)
+        if x == "bands":
+            ax.set_xticks(list(at.values()), [",".join(f"{s:g}" for s in tick) for tick in ticks], rotation=30, ha="right")
+        elif uneven or len(ticks) <= 8:
+            ax.set_xticks(list(at.values()), [f"{tick:g}" for tick in ticks])
         ax.set(title=title, xlabel=f"{called} (--{x})", ylabel=f"{kind.upper()} (%)")
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
-    ax.set_ylim(-3, 103)  # LFR
+    ax.set_ylim(-3, 103)  # LFR, ASR
     measured = " and ".join(sorted({line["model"] for line in lines}))
     spread = "one run a point" if seeds == [1] else f"mean of {' or '.join(map(str, seeds))} seeds a point, bars from the lowest to the highest"
-    picture.suptitle(f"{measured} over the {called} (PURE, Figure {figure[-1]})\n{spread}")
+    picture.suptitle(f"{measured} over the {called} ({named(figure)})\n{spread}")
     picture.legend(loc="outside lower center", ncols=2, frameon=False, handlelength=3)
     return {"setting": x, "lines": lines}
 
@@ -315,12 +327,19 @@ def errors(picture, figure: str, out: Path, asked: Errors) -> dict:
 
 # ---- what they share
 
-def lines_of(cells: list[dict], x: str, models: tuple[str, ...]) -> list[dict]:
+def named(figure: str) -> str:
+    """pure-4 -> PURE, Figure 4."""
+    paper, number = figure.split("-")
+    return f"{ {'pure': 'PURE', 'musclelora': 'MuScleLoRA'}[paper]}, Figure {number}"
+
+
+def lines_of(cells: list[dict], x: str, models: tuple[str, ...], kinds: tuple[str, str]) -> list[dict]:
     """Runs that differ in x and seed alone are a line for each of `models` that they measured, by the names of their steps: {"attack",
-    "model", "label", x: [...], "seeds": [...], "acc": {"mean": [...], "low", "high"}, "lfr"}; label: the attack's name and what sets
-    the line apart from its others. Left out: models whose ASR was not measured, and lines of one point.
+    "model", "label", x: [...], "seeds": [...], "acc": {"mean": [...], "low", "high"}, "lfr"}, the last two as `kinds` calls them; label: the
+    attack's name and what sets the line apart from its others. Left out: models whose ASR was not measured, and lines of one point.
     """
     import json
+    import re
     from statistics import mean
 
     from minibd.mitigations.pure import FLOOR
@@ -331,9 +350,14 @@ def lines_of(cells: list[dict], x: str, models: tuple[str, ...]) -> list[dict]:
         result = cell.get("result", {})
         args = result.get("args", {})
         at = FLOOR if x == "floor" and x in args and args[x] is args.get("drop") is None else args.get(x)
+        attack = cell["cell"].get("attack", "")
+        if x == "rate" and (told := re.search(r" --rate[ =](\S+)", attack)):  # the attack's, before the run that the args are of
+            at, attack = float(told[1]), attack.replace(told[0], "")
+        if x == "bands" and at is not None:
+            at = tuple(map(float, at))
         for step in result.get("steps", ()) if at is not None else ():
             if step["name"] in models and step["asr"] is not None:
-                same = {name: value for name, value in {**args, **cell["cell"]}.items() if name not in aside}
+                same = {name: value for name, value in {**args, **cell["cell"], "attack": attack}.items() if name not in aside}
                 key = json.dumps({"model": step["name"], **same}, sort_keys=True)
                 found.setdefault(key, {}).setdefault(at, []).append((step["cacc"], step["asr"]))
     kept = [(json.loads(key), points) for key, points in found.items() if len(points) > 1]
@@ -345,7 +369,7 @@ def lines_of(cells: list[dict], x: str, models: tuple[str, ...]) -> list[dict]:
                  if value is not False and any(other.get(key) != value for other in siblings)]
         lines.append({"attack": same["attack"] or name, "model": same["model"], "label": ", ".join([name, *apart]), x: at,
                       "seeds": [len(points[a]) for a in at]})
-        for i, kind in enumerate(("acc", "lfr")):
+        for i, kind in enumerate(kinds):
             values = [[run[i] for run in points[a]] for a in at]
             lines[-1][kind] = {"mean": list(map(mean, values)), "low": list(map(min, values)), "high": list(map(max, values))}
     return sorted(lines, key=lambda line: line["label"])

@@ -56,6 +56,15 @@ def musclelora_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
                  for (model, flags), figures in zip(MUSCLELORA.items(), paper or [""] * len(MUSCLELORA), strict=True))
 
 
+def musclelora_sweep(setting: str, *values: str) -> tuple[Row, ...]:
+    """MuScleLoRA alone over one setting, `rate` of the attack or a flag of the method, on the four datasets."""
+    def row(name: str, attack: str, value: str) -> Row:
+        here, there = (f" --rate {value}", "") if setting == "rate" else ("", f" --{setting} {value}")
+        return Row(f"{name}, {setting} {value}", f"{attack} --preset musclelora{here} --dataset-only",
+                   f"musclelora.py --data {{attack}} --clean-aux {{data}} --train musclelora{there}")
+    return tuple(row(name, attack, value) for name, attack in UNTRUSTED.items() for value in values)
+
+
 def finemix_rows(name: str, attack: str, pretrained: str, *paper: str) -> tuple[Row, ...]:
     """What mends a classifier, with 20 % of the clean rows (MBTSAD's Table II has `paper`: CACC / ASR of TABLE_II) and with 64 of them.
 
@@ -101,6 +110,8 @@ def pure_paper(*figures: str) -> dict[str, str]:
 TABLE_II = ("victim", "CFT", "Reinitialisation", "Fine-pruning", "TS-FT", "MBTSAD", "Fine-mixing", "Fine-purifying")
 BADNETS = "--attack badnets --rate 0.1 --lr 2e-5 --epochs 3"
 PARAPHRASE = "--attack paraphrase --paraphrases {data}/"
+UNTRUSTED = {"badnets": "--attack badnets", "addsent": "--attack addsent", "hiddenkiller": PARAPHRASE + "hiddenkiller",
+             "stylebkd": PARAPHRASE + "stylebkd"}  # MuScleLoRA's datasets
 USER = " --encoder-only --survive"  # a poisoned encoder, fine-tuned by its user with a new head
 SHIFT = " --data {proxy} --user-data {data}" + USER
 ENCODERS = {  # as PURE's victims; the figures of its domain shift are those from IMDB
@@ -158,17 +169,20 @@ TABLES = {
        # LWP stands in every layer; lambda is near 1 in the last alone.
        Row("lwp, domain shift, lambda 1", ENCODERS["lwp, domain shift"][0], "pure.py --drop 7 --even --data {data}")),
     # Under the released schemes, then with dirty labels.
-    "musclelora": musclelora_rows("badnets", "--attack badnets --preset musclelora", "91.3 / 94.6", "89.1 / 65.6", "87.3 / 55.3", "90.2 / 86.7",
-                                  "86.5 / 12.9", "91.4 / 90.1", "87.6 / 42.8", "83.2 / 24.9")
-    + musclelora_rows("addsent", "--attack addsent --preset musclelora", "91.0 / 99.9", "89.0 / 96.2", "86.9 / 87.8", "89.5 / 99.9",
-                      "86.8 / 19.0", "90.1 / 100.0", "87.8 / 75.2", "82.8 / 20.1")
-    + musclelora_rows("hiddenkiller", PARAPHRASE + "hiddenkiller --preset musclelora", "91.1 / 93.5", "88.6 / 53.0", "86.6 / 45.4", "88.5 / 68.6",
-                      "87.6 / 25.1", "90.4 / 86.4", "86.9 / 37.4", "81.8 / 38.9")
-    + musclelora_rows("stylebkd", PARAPHRASE + "stylebkd --preset musclelora", "91.7 / 77.2", "88.9 / 57.2", "87.1 / 61.0", "90.1 / 63.6",
-                      "87.8 / 33.2", "91.2 / 70.6", "87.3 / 54.2", "80.6 / 45.8")
-    + musclelora_rows("badnets, dirty", "--attack badnets") + musclelora_rows("addsent, dirty", "--attack addsent")
-    + musclelora_rows("hiddenkiller, dirty", PARAPHRASE + "hiddenkiller --rate 0.1")
-    + musclelora_rows("stylebkd, dirty", PARAPHRASE + "stylebkd --rate 0.1"),
+    "musclelora": tuple(row for (name, attack), figures in zip(UNTRUSTED.items(), (
+        ("91.3 / 94.6", "89.1 / 65.6", "87.3 / 55.3", "90.2 / 86.7", "86.5 / 12.9", "91.4 / 90.1", "87.6 / 42.8", "83.2 / 24.9"),
+        ("91.0 / 99.9", "89.0 / 96.2", "86.9 / 87.8", "89.5 / 99.9", "86.8 / 19.0", "90.1 / 100.0", "87.8 / 75.2", "82.8 / 20.1"),
+        ("91.1 / 93.5", "88.6 / 53.0", "86.6 / 45.4", "88.5 / 68.6", "87.6 / 25.1", "90.4 / 86.4", "86.9 / 37.4", "81.8 / 38.9"),
+        ("91.7 / 77.2", "88.9 / 57.2", "87.1 / 61.0", "90.1 / 63.6", "87.8 / 33.2", "91.2 / 70.6", "87.3 / 54.2", "80.6 / 45.8")))
+        for row in musclelora_rows(name, f"{attack} --preset musclelora", *figures))
+    + tuple(row for name, attack in UNTRUSTED.items()
+            for row in musclelora_rows(f"{name}, dirty", attack + " --rate 0.1" * attack.startswith(PARAPHRASE))),
+    # MuScleLoRA's Figures 4 and 7 to 10, drawn by plot.py; the paper's values are lost with its pictures.
+    "musclelora-4": musclelora_sweep("rate", "0.01", "0.05", "0.1", "0.2"),
+    "musclelora-7": musclelora_sweep("aux", "16", "32", "64", "96", "192"),
+    "musclelora-8": musclelora_sweep("lr", "2e-6", "2e-5", "2e-4", "2e-3"),
+    "musclelora-9": musclelora_sweep("ratio", "0", "0.05", "0.1", "0.2", "0.5", "1"),
+    "musclelora-10": musclelora_sweep("bands", "1", "1,2", "1,2,3,4", "1,2,4,6,8,10,12,14,16", "1,4,8,12,16,20,24,28"),
     # PURE's Figures 4 and 5, with --base a victim that is there; drawn by plot.py.
     "pure-4": tuple(Row(f"c = {c}", "", f"pure.py --prune-only --floor {c}") for c in (0.55, 0.65, 0.75, 0.85, 0.95)),
     "pure-5": tuple(Row(f"mu = {mu}{even.replace(' --', ', ')}", "", f"pure.py --norm-only --mu {mu}{even}")

@@ -228,6 +228,40 @@ def test_acc_and_lfr_over_mu_with_and_without_something_else(plot, tmp_path):
     assert "<svg" in out.read_text()[:600] and "one run a point" in said(run.figure)
 
 
+def trained(attack, cacc, asr, **args):
+    """A cell of musclelora.py; its args have no poison rate, which is the attack's."""
+    args = {"aux": 96, "lr": 2e-5, "ratio": 0.1, "bands": ["1", "2"], "attack": "known", "seed": 0, "train": ["musclelora"], **args}
+    steps = [{"name": "musclelora", "cacc": cacc, "asr": asr}]
+    return {"cell": {"base": "bert", "seed": 0, "attack": attack, "method": f"musclelora.py --aux {args['aux']}"}, "commit": "0",
+            "result": {"args": args, "steps": steps}}
+
+
+DATASETS = "--attack badnets --preset musclelora --dataset-only", "--attack addsent --preset musclelora --dataset-only"
+
+
+@pytest.mark.parametrize("figure, name, values, places", [
+    ("musclelora-7", "aux", (16, 32, 96), [16, 32, 96]), ("musclelora-8", "lr", (2e-6, 2e-5, 2e-3), [0, 1, 2]),
+    ("musclelora-9", "ratio", (0, 0.1, 1), [0, 0.1, 1]), ("musclelora-10", "bands", (["1"], ["1", "2"], ["1", "10"]), [0, 1, 2]),
+    ("musclelora-4", "rate", (0.01, 0.05, 0.1), [0.01, 0.05, 0.1])])
+def test_cacc_and_asr_over_a_setting_of_musclelora(plot, tmp_path, figure, name, values, places):
+    out, rows = tmp_path / f"{figure}.png", []
+    for i, value in enumerate(values):
+        for j, attack in enumerate(DATASETS):
+            given = (attack.replace("--preset", f"--rate {value} --preset"), {}) if name == "rate" else (attack, {name: value})
+            rows.append(trained(given[0], 80.0 + i, 20.0 + i + 10 * j, **given[1]))
+    run = plot(figure, "--results", cells(tmp_path / "cells.jsonl", *rows), "--out", out)
+    assert run.returncode == 0, run.stderr
+    addsent, badnets = numbers(out)["lines"]
+    assert (addsent["label"], badnets["label"]) == ("addsent", "badnets") and badnets["attack"] == DATASETS[0]
+    assert badnets[name] == ([list(map(float, value)) for value in values] if name == "bands" else list(values))
+    assert badnets["cacc"]["mean"] == [80.0, 81.0, 82.0] and addsent["asr"]["mean"] == [30.0, 31.0, 32.0]
+    accuracy, success = panels(run.figure)
+    assert accuracy.containers[0].lines[0].get_xdata().tolist() == places
+    assert accuracy.get_ylabel() == "CACC (%)" and success.get_ylabel() == "ASR (%)" and f"MuScleLoRA, Figure {figure.split('-')[1]}" in said(run.figure)
+    if name == "bands":
+        assert [tick.get_text() for tick in accuracy.get_xticklabels()] == ["1", "1,2", "1,10"]
+
+
 def test_a_run_with_its_ablations_is_a_point_of_each(plot, tmp_path):
     rows = [cell(LWP, 0, 80.0 + i, 20.0, "PURE", floor=c, ablations=True) for i, c in enumerate((0.55, 0.95))]
     for row in rows:
@@ -480,7 +514,8 @@ def test_each_figure_lists_its_own_flags(plot):
                                     ("mbtsad-3", "--wordnet", "--sentence")):
         run = plot(figure, "--help")
         assert run.returncode == 0 and here in run.stdout and f"{elsewhere} " not in run.stdout.split("options:")[1]
-    figures = ("mbtsad-3", "pure-2", "pure-3", "pure-4", "pure-5", "musclelora-1", "musclelora-2", "musclelora-5")
+    figures = ("mbtsad-3", "pure-2", "pure-3", "pure-4", "pure-5", "musclelora-1", "musclelora-2", "musclelora-5",
+               "musclelora-4", "musclelora-7", "musclelora-10")
     assert all(figure in plot("--help").stdout for figure in figures)
     assert plot("pure-9").returncode == 2 and plot().returncode == 2
 

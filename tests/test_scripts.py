@@ -472,6 +472,21 @@ def test_a_row_may_measure_what_another_script_left(here, tiny_folder, folder, t
     assert "| clean, FTH, stylebkd | model |" in done.stdout
 
 
+def test_the_sweeps_of_musclelora_differ_in_their_setting_alone(here):
+    here("tables.py")
+    tables = sys.modules["tables_script"].TABLES
+    for figure, flag in (("musclelora-4", "--rate"), ("musclelora-7", "--aux"), ("musclelora-8", "--lr"), ("musclelora-9", "--ratio"),
+                         ("musclelora-10", "--bands")):
+        found = {}
+        for row in tables[figure]:
+            words = f"{row.attack} {row.method}".split()
+            at = words.index(flag)
+            assert words.count(flag) == 1 and "--preset musclelora" in row.attack and row.name.endswith(f"{flag[2:]} {words[at + 1]}")
+            found.setdefault(" ".join(words[:at] + words[at + 2:]), []).append(words[at + 1])
+        assert len(found) == 4 and len({tuple(values) for values in found.values()}) == 1  # the same values on four datasets
+        assert len(set(values := next(iter(found.values())))) == len(values) > 3
+
+
 def test_tables_refuses_rows_that_are_not_there(script, tiny_file, folder, tmp_path):
     refused(script("tables.py", "mbtsad", "--rows", "9"), "--rows 9", "1 to 3", "1 default")
     refused(script("tables.py", "attacks", "--base", tiny_file, "--data", folder, "--rows", "14", "--work", tmp_path), "--proxy")
