@@ -56,6 +56,9 @@ def run() -> None:
 
     if sum((audit.run is not None, audit.readme, audit.effects)) > 1:
         raise BadInput("--run, --readme and --effects are jobs of their own: give one")
+    if (audit.run is not None or audit.readme or audit.effects) and (
+            unread := [f"--{name} {getattr(audit, name)}" for name in ("paper", "json", "html") if getattr(audit, name)]):
+        raise BadInput(f"{' '.join(unread)}: of the checks of all equations alone, and not of --run, --readme or --effects: leave it out")
     if audit.effects:
         from minibd.audit.effects import effects
         if None in (measured.ckpt, measured.teacher, measured.data):

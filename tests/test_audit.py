@@ -214,7 +214,8 @@ def test_the_effects_need_two_models_of_one_shape(here, tiny_file, folder, tmp_p
 
 
 @pytest.mark.parametrize("flags, word", [(("--paper", "nad"), "nad"), (("--run", "x", "--readme"), "give one"), (("--effects",), "--ckpt"),
-                                         (("--run", "x", "--steps", "few"), "few")])
+                                         (("--run", "x", "--steps", "few"), "few"),
+                                         (("--run", "x", "--json", "a.json"), "--json a.json")])
 def test_bad_flags_are_one_line(here, flags, word):
     done = here("audit.py")(*flags)
     assert done.returncode == 2 and word in done.stderr and done.stderr.count("\n") == 1
