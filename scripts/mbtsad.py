@@ -47,7 +47,8 @@ def run() -> None:
     if script.pick and pretrained.e_pur:
         raise BadInput("--pick looks at the victim as it is and --e-pur changes it: leave one of the two out")
     report.output_folder(task.out or "out/mbtsad", settings.mlm)
-    tools = tools_of(settings, jobs.device_of(task.device))  # what is missing is said before anything is trained
+    dtype = getattr(torch, task.dtype)
+    tools = tools_of(settings, jobs.device_of(task.device), dtype)  # what is missing is said before anything is trained
     job = jobs.start("mbtsad", task, clean, attack, script, settings, pretrained=pretrained)
     if script.pick:
         found = perturbations(job.victim, job.clean, replace(settings, budget="equal"), task.seed, tools)
@@ -64,7 +65,6 @@ def run() -> None:
     settings = settings.sized(job.victim.model.config.hidden)
     job.args |= asdict(settings)
     train, validation = jobs.validated(job.splits, job.clean, task.seed) if script.best_epoch else (job.clean, None)
-    dtype = getattr(torch, task.dtype)
     job.judged("victim", job.victim.model, 0.0)
     job.purify(pretrained)
     if script.cft:

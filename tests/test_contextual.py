@@ -221,6 +221,14 @@ def test_a_model_in_training_draws_no_dropout(tiny):
 
 # ---- other checkpoints
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_matrix_products_are_of_the_type_that_is_asked(tiny, dtype, monkeypatch):
+    seen, predict = [], Bert.predict_pieces
+    monkeypatch.setattr(Bert, "predict_pieces", lambda *asked: (seen.append(torch.is_autocast_enabled("cpu")), predict(*asked))[1])
+    made = one("the film was very good and long", tiny, dtype=dtype)
+    assert set(seen) == {dtype != torch.float32} and made != "the film was very good and long" and not torch.is_autocast_enabled("cpu")
+
+
 def test_roberta_answers_with_pieces_that_begin_a_word():
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abc,", "\u0120", "\u0120a", "\u0120b", "\u0120,", "ab", "\u0120ab"]
     merges = [("\u0120", "a"), ("\u0120", "b"), ("\u0120", ","), ("a", "b"), ("\u0120", "ab")]

@@ -454,7 +454,7 @@ def test_the_names_of_the_augmenters_are_the_settings_choices():
 
 def test_the_tools_that_settings_name(tmp_path, mlm):
     from test_wordnet import write
-    assert tools_of(SETTINGS) == Tools(lexicon.synonyms, None)
+    assert tools_of(SETTINGS) == Tools(lexicon.synonyms, None, torch.float32)
     (tmp_path / "wordnet").mkdir()
     assert set(tools_of(replace(SETTINGS, wordnet=str(write(tmp_path / "wordnet")))).synonyms("movie")) == {"film", "Motion picture"}
     fails(lambda: tools_of(replace(SETTINGS, wordnet=str(tmp_path))), str(tmp_path), "lacks")
@@ -463,6 +463,7 @@ def test_the_tools_that_settings_name(tmp_path, mlm):
     fails(lambda: augmented(LONG, replace(SETTINGS, augment="contextual"), 0), "--mlm")
     checkpoint.save(mlm, tmp_path / "mlm.safetensors")
     named = replace(SETTINGS, augment="contextual", mlm=str(tmp_path / "mlm.safetensors"))
+    assert tools_of(named, dtype=torch.bfloat16).dtype is torch.bfloat16
     assert augmented(LONG, named, 0) == augmented(LONG, named, 0, Tools(mlm=mlm)) != augmented(LONG, named, 0, Tools(mlm=make_mlm(4)))
     checkpoint.save(make_mlm(mlm=False), tmp_path / "headless.safetensors")
     fails(lambda: tools_of(replace(named, mlm=str(tmp_path / "headless.safetensors"))), "--mlm", "headless.saf", "no language-model head")

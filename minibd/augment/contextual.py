@@ -47,7 +47,7 @@ class Target:
 @torch.inference_mode()
 def contextual(texts: Sequence[str], rngs: Sequence[random.Random], model: Encoder, text: Text, *, action: str = "substitute", top_k: int = 100,
                rate: float = 0.3, min_targets: int = 1, max_targets: int = 10, budgets: Sequence[int] | None = None, variant: str = "paper",
-               batch_size: int = 64) -> list[str]:
+               batch_size: int = 64, dtype: torch.dtype = torch.float32) -> list[str]:
     """Each of `texts` with some words substituted, or some inserted, by the masked language model `model` with its tokenizer `text`.
 
     rngs: a generator for each text. action: "substitute" or "insert". rate, min_targets, max_targets: see above. budgets: n_target for each
@@ -84,7 +84,9 @@ def contextual(texts: Sequence[str], rngs: Sequence[random.Random], model: Encod
         for which in in_order(rows.lengths, batch_size):
             batch, at = text.batch(rows, which), torch.tensor([targets[now[row]][step].first for row in which])
             masked = torch.arange(batch.ids.shape[1]) == at[:, None]  # (B, T), one True a row
-            logits = model.predict_pieces(batch.to(device), masked.to(device)).float().masked_fill_(barred, -math.inf)  # (B, V)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                logits = model.predict_pieces(batch.to(device), masked.to(device))  # (B, V)
+            logits = logits.float().masked_fill_(barred, -math.inf)
             if action == "substitute":
                 for j, row in enumerate(which):
                     logits[j, spelled.get(old(made[now[row]], targets[now[row]][step]).lower(), [])] = -math.inf

@@ -184,12 +184,16 @@ def distill_loss(student: Output, teacher: Output, batch: Batch, settings: MBTSA
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What the augmenters read besides a text: EDA's synonyms, and the masked language model of contextual substitution, if there is one."""
+    """What the augmenters read besides a text: EDA's synonyms, and the masked language model of contextual substitution, if there is one.
+
+    dtype: of that model's matrix products.
+    """
     synonyms: Synonyms = lexicon.synonyms
     mlm: Record | None = None
+    dtype: torch.dtype = torch.float32
 
 
-def tools_of(settings: MBTSAD, device: torch.device | str = "cpu") -> Tools:
+def tools_of(settings: MBTSAD, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tools:
     """The tools that `settings` names, loaded. Raises BadInput where one is missing or is not what it should be."""
     if settings.augment == "contextual" and settings.mlm is None:
         raise BadInput("contextual substitution asks a masked language model: name one with --mlm CKPT, a checkpoint saved with its MLM head "
@@ -204,7 +208,7 @@ def tools_of(settings: MBTSAD, device: torch.device | str = "cpu") -> Tools:
             mlm.model.read_pieces(torch.zeros(1, mlm.model.config.hidden, device=device))  # a missing head is said now, not half-way
     except BadInput as error:
         raise BadInput(f"--mlm {settings.mlm}: {error}") from None
-    return Tools(synonyms, mlm)
+    return Tools(synonyms, mlm, dtype)
 
 
 def augmented(clean: Sequence[Example], settings: MBTSAD, seed: int, tools: Tools | None = None) -> list[Example]:
@@ -243,7 +247,8 @@ def rewritten(texts: Sequence[str], rngs: Sequence[random.Random], settings: MBT
         case "addtrigger":
             return [addtrigger(text, rng, budget=n) for text, rng, n in zip(texts, rngs, limits)]
         case "contextual":
-            return contextual(texts, rngs, tools.mlm.model, tools.mlm.text, budgets=limits if settings.budget == "equal" else None)
+            return contextual(texts, rngs, tools.mlm.model, tools.mlm.text, budgets=limits if settings.budget == "equal" else None,
+                              dtype=tools.dtype)
 
 
 def each_augmented(clean: Sequence[Example], settings: MBTSAD, seed: int, tools: Tools) -> dict[str, list[Example]]:
@@ -312,7 +317,7 @@ def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD()
     """
     settings, done = settings.sized(victim.model.config.hidden), {}
     started = time.perf_counter()
-    tools = tools or tools_of(settings, next(victim.model.parameters()).device)
+    tools = tools or tools_of(settings, next(victim.model.parameters()).device, dtype)
     if settings.augment == "auto":
         losses = perturbation(victim, clean, settings, seed, tools)
         settings = replace(settings, augment=max(losses, key=losses.get))
