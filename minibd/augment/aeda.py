@@ -20,8 +20,10 @@ def aeda(text: str, rng: random.Random, *, budget: int | None = None, variant: s
     """
     if variant not in ("paper", "released"):
         raise ValueError(f"variant={variant!r}: only 'paper' and 'released' are known")
-    words = text.split() or [""]
-    n, chance = len(words), rng.random
+    words, chance = text.split(), rng.random
+    n = len(words)
+    if not n:
+        return "" if budget == 0 else MARKS[int(chance() * _KINDS)]
     if budget is None:
         most = n // 3 or 1 if variant == "paper" else int(0.3 * n + 1)
         q = 1 + int(chance() * most)  # a third of randint's time; off uniform by n / 2^53
@@ -35,4 +37,4 @@ def aeda(text: str, rng: random.Random, *, budget: int | None = None, variant: s
             taken.add(i)
             words[i] = _MARKED[way % _KINDS] + words[i]
             q -= 1
-    return " ".join(words).rstrip()
+    return " ".join(words)
