@@ -270,6 +270,8 @@ def run() -> None:
         for place in ("ckpt", "data", "out", "user_data", "paraphrases", "clean_aux", "pretrained", "mlm", "wordnet"):
             read["args"].pop(place, None)  # they say where, not what
         read.pop("command", None)  # so does this
+        if "paraphrases" in read:
+            read["paraphrases"] = Path(read["paraphrases"]).name
         return read
 
     def measure(row: Row, seed: str) -> dict:
