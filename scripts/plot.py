@@ -243,7 +243,8 @@ def sweep(picture, figure: str, out: Path, asked: Sweep) -> dict:
         for i, line in enumerate(lines):
             of, nth = attacks.index(line["attack"]) % 10, sum(other["attack"] == line["attack"] for other in lines[:i])
             mean, low, high = line[kind].values()
-            ax.errorbar([at[value] for value in line[x]], mean, yerr=[[m - l for m, l in zip(mean, low)], [h - m for m, h in zip(mean, high)]], color=f"C{of}",
+            places = [at[value] for value in line[x]]
+            ax.errorbar(places, mean, yerr=[[m - l for m, l in zip(mean, low)], [h - m for m, h in zip(mean, high)]], color=f"C{of}",
                         marker="osD^vPX<>*"[of], linestyle=("-", "--", ":", "-.")[nth % 4], markersize=5, elinewidth=1, capsize=2.5,
                         label=line["label"] if kind in ("acc", "cacc") else None)
         if x == "bands":
