@@ -30,8 +30,7 @@ def masking(model: Encoder, text: Text, share: float, generator: torch.Generator
     """
     if not 0 < share <= 1:
         raise BadInput(f"mask is {share}, a share of a text's pieces: it must be above 0 and at most 1")
-    mask, device = mask_of(model, text), model.head_mask.device
-    special = {i for i, token in text.tokenizer.get_added_tokens_decoder().items() if token.special}
+    mask, special, device = mask_of(model, text), text.special, model.head_mask.device
     ordinary = torch.tensor([i for i in range(text.tokenizer.get_vocab_size()) if i not in special])
     may = torch.zeros(model.config.vocab, dtype=torch.bool).index_fill(0, ordinary, True).to(device)
 

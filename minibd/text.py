@@ -76,6 +76,11 @@ class Text:
             tokenizer.post_processor = RobertaProcessing(("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]), add_prefix_space=prefix)
         return cls(tokenizer, max_len, pad)
 
+    @property
+    def special(self) -> set[int]:
+        """The pieces that stand for no text: [CLS], [MASK] and their like."""
+        return {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
+
     def encode(self, examples: Iterable[Example]) -> Encoded:
         examples = list(examples)
         rows = self.tokenizer.encode_batch([x.text if x.pair is None else (x.text, x.pair) for x in examples])

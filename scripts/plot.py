@@ -239,7 +239,7 @@ def sweep(picture, figure: str, out: Path, asked: Sweep) -> dict:
     uneven = x == "bands" or ticks[0] > 0 and ticks[-1] > 20 * ticks[0]  # a place each: names, and numbers that crowd together on a line
     at = {tick: i if uneven else tick for i, tick in enumerate(ticks)}
     picture.set_size_inches(8.4, 3.9 + 0.2 * ((len(lines) + 1) // 2))
-    for ax, kind, title in zip(picture.subplots(1, 2), titles, titles.values()):
+    for ax, (kind, title) in zip(picture.subplots(1, 2), titles.items()):
         for i, line in enumerate(lines):
             of, nth = attacks.index(line["attack"]) % 10, sum(other["attack"] == line["attack"] for other in lines[:i])
             mean, low, high = line[kind].values()

@@ -274,9 +274,12 @@ def run() -> None:
             read["paraphrases"] = Path(read["paraphrases"]).name
         return read
 
+    def mark_of(*made_from: object) -> str:
+        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:10]
+
     def measure(row: Row, seed: str) -> dict:
         same = {"seed": seed, "dtype": table.dtype}
-        mark = hashlib.sha256(json.dumps([table.base, table.data, filled(row.attack), same]).encode()).hexdigest()[:10]
+        mark = mark_of(table.base, table.data, filled(row.attack), same)
         victim = Path(table.work, "victims", mark) if row.attack else Path(table.base)
         if row.attack and not (victim / "attack.json").exists():  # written last: a victim without it is half made
             script(["attack.py", *filled(row.attack)], ckpt=table.base, data=table.data, out=victim, **same)
@@ -286,9 +289,10 @@ def run() -> None:
         ckpt = table.base if "{attack}" in row.method or not row.attack else victim / inside
         mended = Path(table.work, "mended", mark)
         for method in filter(None, (row.after, row.method)):
-            mended /= re.sub(r"[^\w.]+", "-", method)
+            words = filled(method, attack=victim)
+            mended /= re.sub(r"[^\w.]+", "-", f"{method} {mark_of(words)}")  # the mark: another --mlm leaves another model
             if not (mended / "result.json").exists():  # written last
-                script(filled(method, attack=victim), ckpt=ckpt, data=table.data, out=mended, **same)
+                script(words, ckpt=ckpt, data=table.data, out=mended, **same)
             ckpt = mended / inside
         return result(mended / "result.json")
 

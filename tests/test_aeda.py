@@ -139,7 +139,7 @@ def test_a_budget_is_the_number_of_marks_one_a_word_at_most():
     text = "the good films , really ."
     for n in range(10):
         assert sum(word in MARKS for word in aeda(text, Random(n), budget=n).split()) == min(n, 6) + 2
-    assert aeda(text, Random(0), budget=0) == text
+    assert aeda(text, Random(0), budget=0) == aeda(text, Random(0), budget=-1) == text
 
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=100)

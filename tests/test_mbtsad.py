@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -907,3 +908,5 @@ def test_a_row_of_contextual_substitution_needs_a_language_model(here, tiny_file
     [cell] = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
     assert cell["cell"]["mlm"] == "mlm.safetensors" and cell["result"]["args"] == {"augment": "contextual"}
     assert done.stdout.count("| contextual |") == 3 and here("tables.py")(*common, "--print", "--mlm", mlm_file).stdout == done.stdout
+    assert here("tables.py")(*common, "--rows", "3", "--mlm", shutil.copy(mlm_file, tmp_path / "other.safetensors")).returncode == 0
+    assert len(asked) == 2 and str(tmp_path / "other.safetensors") in asked[1]  # not what the first one left

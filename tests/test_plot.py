@@ -515,7 +515,7 @@ def test_each_figure_lists_its_own_flags(plot):
         run = plot(figure, "--help")
         assert run.returncode == 0 and here in run.stdout and f"{elsewhere} " not in run.stdout.split("options:")[1]
     figures = ("mbtsad-3", "pure-2", "pure-3", "pure-4", "pure-5", "musclelora-1", "musclelora-2", "musclelora-5",
-               "musclelora-4", "musclelora-7", "musclelora-10")
+               "musclelora-4", "musclelora-7", "musclelora-8", "musclelora-9", "musclelora-10")
     assert all(figure in plot("--help").stdout for figure in figures)
     assert plot("pure-9").returncode == 2 and plot().returncode == 2
 

@@ -30,7 +30,7 @@ def aeda(text: str, rng: random.Random, *, budget: int | None = None, variant: s
     else:
         q = min(budget, n)
     taken, ways = set(), n * _KINDS
-    while q:
+    while q > 0:
         way = int(chance() * ways)  # place and mark in one draw: the time goes into draws
         i = way // _KINDS
         if i not in taken:

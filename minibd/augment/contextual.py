@@ -144,8 +144,7 @@ def mask_of(model: Encoder, text: Text) -> int:
 
 def whole_words(model: Encoder, text: Text) -> dict[int, str]:
     """The pieces that are words, by their numbers: letters and digits alone, and nothing that continues a word."""
-    tokenizer = text.tokenizer
-    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    tokenizer, special = text.tokenizer, text.special
     if isinstance(tokenizer.model, WordPiece):
         words = {i: piece for piece, i in tokenizer.get_vocab().items()}
     else:  # a byte-level piece, which begins a word where it begins with a blank
