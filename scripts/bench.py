@@ -422,7 +422,7 @@ def augment(bench: Bench) -> None:
     from minibd import checkpoint, data, reviews
     from minibd.augment import eda
     from minibd.augment.aeda import aeda
-    from minibd.augment.contextual import contextual
+    from minibd.augment.contextual import each_contextual
     from minibd.augment.split import split
     from minibd.augment.wordnet import WordNet
     from minibd.models.bert import Bert
@@ -495,7 +495,7 @@ def augment(bench: Bench) -> None:
     for action in ("substitute", "insert"):
         theirs.action = action
         compare(f"CWEA {action}, rows", short[:32],
-                lambda texts: contextual(texts, [chance] * len(texts), model, record.text, action=action, batch_size=bench.batch_size),
+                lambda texts: each_contextual(texts, [chance] * len(texts), model, record.text, action=action, batch_size=bench.batch_size),
                 theirs.augment)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from conftest import fails
 from minibd import checkpoint
-from minibd.augment.contextual import contextual, draw, whole_words
+from minibd.augment.contextual import contextual, draw, each_contextual, whole_words
 from minibd.augment.split import budget
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.roberta import Roberta, RobertaConfig
@@ -55,8 +55,7 @@ def tiny() -> Bert:
 
 
 def one(text: str, model, seed: int = 0, reader: Text = TEXT, **more) -> str:
-    [out] = contextual([text], [Random(seed)], model, reader, **more)
-    return out
+    return contextual(text, Random(seed), model, reader, **more)
 
 
 # ---- what is answered
@@ -84,7 +83,7 @@ def test_a_word_of_several_pieces_is_masked_whole():
 def test_answers_are_drawn_in_proportion():
     model, rng = known({"movie": 1.0, "story": 0.0, "plot": -1.0}), Random(0)
     texts = ["film"] * 4000
-    seen = Counter(contextual(texts, [rng] * 4000, model, TEXT))
+    seen = Counter(each_contextual(texts, [rng] * 4000, model, TEXT))
     chances = torch.tensor([1.0, 0.0, -1.0]).softmax(0).tolist()
     assert set(seen) == {"movie", "story", "plot"}
     for word, chance in zip(("movie", "story", "plot"), chances):
@@ -93,8 +92,8 @@ def test_answers_are_drawn_in_proportion():
 
 def test_top_k_is_counted_among_the_words_and_without_the_word_that_stood_there():
     model = known({".": 9.0, "film": 6.0, "movie": 5.0, "story": 4.9, "plot": 4.8})
-    assert set(contextual(["film"] * 200, [Random(i) for i in range(200)], model, TEXT, top_k=2)) == {"movie", "story"}
-    assert set(contextual(["bad"] * 200, [Random(i) for i in range(200)], model, TEXT, top_k=2)) == {"film", "movie"}
+    assert set(each_contextual(["film"] * 200, [Random(i) for i in range(200)], model, TEXT, top_k=2)) == {"movie", "story"}
+    assert set(each_contextual(["bad"] * 200, [Random(i) for i in range(200)], model, TEXT, top_k=2)) == {"film", "movie"}
 
 
 def test_released_draws_ten_by_their_chances_and_then_one_of_ten():
@@ -134,8 +133,8 @@ def test_the_bounds_and_a_budget():
     assert one(text, model, max_targets=3).count("movie") == 3
     assert one(text, model, rate=0.0, min_targets=4).count("movie") == 4
     assert one(text, model, rate=1.0, max_targets=99).count("movie") == 12                  # marks are no targets
-    assert one(text, model, budgets=[5]).count("movie") == 5 and one(text, model, budgets=[0]) == text
-    two = contextual([text, text], [Random(0), Random(1)], model, TEXT, budgets=[2, 9])
+    assert one(text, model, budget=5).count("movie") == 5 and one(text, model, budget=0) == text
+    two = each_contextual([text, text], [Random(0), Random(1)], model, TEXT, budgets=[2, 9])
     assert [t.count("movie") for t in two] == [2, 9]
     long = Text.from_vocab(VOCAB, 64)
     wide = Known(replace(CONFIG, positions=64)).init_weights(torch.Generator().manual_seed(0)).answer({"movie": 5.0})
@@ -145,7 +144,7 @@ def test_the_bounds_and_a_budget():
 def test_every_word_is_a_target_equally_often_and_no_mark_is():
     seen = Counter()
     texts = ["film good , plot . new"] * 3000
-    for out in contextual(texts, [Random(i) for i in range(3000)], known({"movie": 5.0}), TEXT, max_targets=1):
+    for out in each_contextual(texts, [Random(i) for i in range(3000)], known({"movie": 5.0}), TEXT, max_targets=1):
         seen[out.split().index("movie")] += 1
     assert set(seen) == {0, 1, 3, 5} and even(seen, 4)
 
@@ -180,9 +179,9 @@ def test_what_the_model_does_not_read_is_neither_counted_nor_changed():
 @pytest.mark.parametrize("action", ["substitute", "insert"])
 def test_neighbours_and_batches_do_not_matter(tiny, action, variant):
     texts = [" ".join(Random(i).choice(WORDS) for _ in range(1 + i % 17)) for i in range(30)]
-    ask = partial(contextual, model=tiny, text=TEXT, action=action, variant=variant)
+    ask = partial(each_contextual, model=tiny, text=TEXT, action=action, variant=variant)
     out = ask(texts, [Random(i) for i in range(30)])
-    assert out == [ask([text], [Random(i)])[0] for i, text in enumerate(texts)]
+    assert out == [one(text, tiny, i, action=action, variant=variant) for i, text in enumerate(texts)]
     assert out == ask(texts, [Random(i) for i in range(30)], batch_size=3)
     assert out[::-1] == ask(texts[::-1], [Random(i) for i in reversed(range(30))])
     assert sum(a != b for a, b in zip(out, texts)) == 30
@@ -206,11 +205,11 @@ def test_a_models_answers_are_those_of_the_whole_sequence(tiny):
 @pytest.mark.parametrize("action", ["substitute", "insert"])
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_the_oddest_texts_come_through(tiny, action, variant):
-    out = contextual(ODD, [Random(i) for i in range(len(ODD))], tiny, TEXT, action=action, variant=variant, budgets=list(map(budget, ODD)))
-    again = contextual(ODD, [Random(i) for i in range(len(ODD))], tiny, TEXT, action=action, variant=variant)
+    out = each_contextual(ODD, [Random(i) for i in range(len(ODD))], tiny, TEXT, action=action, variant=variant, budgets=list(map(budget, ODD)))
+    again = each_contextual(ODD, [Random(i) for i in range(len(ODD))], tiny, TEXT, action=action, variant=variant)
     assert all(text.strip() for text in out + again)
-    assert contextual(["", " ", "\t", "!!", "\U0001f600"], [Random(0)] * 5, tiny, TEXT, action=action) == ["", " ", "\t", "!!", "\U0001f600"]
-    assert contextual([], [], tiny, TEXT) == []
+    assert each_contextual(["", " ", "\t", "!!", "\U0001f600"], [Random(0)] * 5, tiny, TEXT, action=action) == ["", " ", "\t", "!!", "\U0001f600"]
+    assert each_contextual([], [], tiny, TEXT) == []
 
 
 def test_a_model_in_training_draws_no_dropout(tiny):
@@ -268,12 +267,14 @@ def test_what_is_no_masked_language_model_is_refused(tiny):
     fails(lambda: one("film", tiny, reader=bare), "no masked language model")
 
 
-@pytest.mark.parametrize("more", [{"action": "delete"}, {"variant": "other"}, {"budgets": [1, 2]}])
+@pytest.mark.parametrize("more", [{"action": "delete"}, {"variant": "other"}])
 def test_a_wrong_call_is_refused(tiny, more):
     with pytest.raises(ValueError):
         one("film", tiny, **more)
     with pytest.raises(ValueError, match="1 texts"):
-        contextual(["a"], [], tiny, TEXT)
+        each_contextual(["a"], [], tiny, TEXT)
+    with pytest.raises(ValueError, match="1 texts"):
+        each_contextual(["a"], [Random(0)], tiny, TEXT, budgets=[1, 2])
 
 
 def test_a_real_vocabulary_gives_whole_words_and_keeps_the_text_around_them():

@@ -408,7 +408,7 @@ def by_hand(name: str, text: str, rng, n: int | None, mlm: Record) -> str:
         case "addtrigger":
             return addtrigger(text, rng, budget=n)
         case "contextual":
-            return contextual([text], [rng], mlm.model, mlm.text, budgets=None if n is None else [n])[0]
+            return contextual(text, rng, mlm.model, mlm.text, budget=n)
 
 
 @pytest.mark.parametrize("limit", ["stock", "equal"])

@@ -44,10 +44,18 @@ class Target:
     stop: int
 
 
+def contextual(text: str, rng: random.Random, model: Encoder, tokenizer: Text, *, budget: int | None = None, **more) -> str:
+    """`text` rewritten alone; many texts take their steps together in `each_contextual`, which has the rest of the flags.
+
+    budget: the number of targets, say split.budget(text); None: drawn as above.
+    """
+    return each_contextual([text], [rng], model, tokenizer, budgets=None if budget is None else [budget], **more)[0]
+
+
 @torch.inference_mode()
-def contextual(texts: Sequence[str], rngs: Sequence[random.Random], model: Encoder, text: Text, *, action: str = "substitute", top_k: int = 100,
-               rate: float = 0.3, min_targets: int = 1, max_targets: int = 10, budgets: Sequence[int] | None = None, variant: str = "paper",
-               batch_size: int = 64, dtype: torch.dtype = torch.float32) -> list[str]:
+def each_contextual(texts: Sequence[str], rngs: Sequence[random.Random], model: Encoder, text: Text, *, action: str = "substitute",
+                    top_k: int = 100, rate: float = 0.3, min_targets: int = 1, max_targets: int = 10, budgets: Sequence[int] | None = None,
+                    variant: str = "paper", batch_size: int = 64, dtype: torch.dtype = torch.float32) -> list[str]:
     """Each of `texts` with some words substituted, or some inserted, by the masked language model `model` with its tokenizer `text`.
 
     rngs: a generator for each text. action: "substitute" or "insert". rate, min_targets, max_targets: see above. budgets: n_target for each

@@ -41,7 +41,7 @@ from minibd import checkpoint
 from minibd.augment import lexicon
 from minibd.augment.addtrigger import addtrigger
 from minibd.augment.aeda import aeda
-from minibd.augment.contextual import contextual, mask_of
+from minibd.augment.contextual import each_contextual, mask_of
 from minibd.augment.eda import Synonyms, eda
 from minibd.augment.split import budget, split
 from minibd.augment.wordnet import WordNet
@@ -247,8 +247,8 @@ def rewritten(texts: Sequence[str], rngs: Sequence[random.Random], settings: MBT
         case "addtrigger":
             return [addtrigger(text, rng, budget=n) for text, rng, n in zip(texts, rngs, limits)]
         case "contextual":
-            return contextual(texts, rngs, tools.mlm.model, tools.mlm.text, budgets=limits if settings.budget == "equal" else None,
-                              dtype=tools.dtype)
+            return each_contextual(texts, rngs, tools.mlm.model, tools.mlm.text, budgets=limits if settings.budget == "equal" else None,
+                                   dtype=tools.dtype)
 
 
 def each_augmented(clean: Sequence[Example], settings: MBTSAD, seed: int, tools: Tools) -> dict[str, list[Example]]:
