@@ -38,8 +38,8 @@ and compare sets of one size: the more rows, the more of them are near (clean HF
 
 Cost: N rows of F = T D numbers, M = looks * C + C columns, S sigmas. 4 N F + 8 S N M bytes, the embeddings and the result, and some 0.2 GB of
 blocks; G is never held. N^2 F + 2 S N^2 M multiplications at most. T = 60, D = 384, S = 25: N = 2,000 takes 5 s of one core and 0.35 GB for
-43 looks, 10 s and 0.7 GB for 433. N = 10,000 texts of SST-2 and proscons (T = 70, 25 pieces on average): 52 s of one core for 43 looks and
-173 s for 433, at the peak of the whole process 1.7 and 3.3 GB.
+43 looks, 10 s and 0.7 GB for 433. N = 10,000 texts of SST-2 and proscons (MiniLM's embeddings, T = 70, 25 pieces
+on average; outputs drawn at random): 52 s of one core for 43 looks and 173 s for 433, at the peak of the whole process 1.7 and 3.3 GB.
 """
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def aeda(text: str, rng: random.Random, *, budget: int | None = None, variant: s
 
     budget: the number of marks q, at most one a word, say split.budget(text); None: drawn as above. variant: "paper" or "released".
     """
-    if variant != "paper" and variant != "released":
+    if variant not in ("paper", "released"):
         raise ValueError(f"variant={variant!r}: only 'paper' and 'released' are known")
     words, chance = text.split(), rng.random
     n = len(words)

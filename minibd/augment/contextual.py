@@ -45,9 +45,9 @@ class Target:
 
 
 def contextual(text: str, rng: random.Random, model: Encoder, tokenizer: Text, *, budget: int | None = None, **more) -> str:
-    """`text` rewritten alone; many texts take their steps together in `each_contextual`, which has the rest of the flags.
+    """`text` rewritten alone, as `each_contextual` rewrites it among others, which is faster for many.
 
-    budget: the number of targets, say split.budget(text); None: drawn as above.
+    budget: n_target, say split.budget(text); None: by line 2 above. more: the other arguments of `each_contextual`. Raises what it raises.
     """
     return each_contextual([text], [rng], model, tokenizer, budgets=None if budget is None else [budget], **more)[0]
 
