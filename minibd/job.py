@@ -167,6 +167,14 @@ class Job:
         if not name.startswith("mixed") or self.args["rho"] is not None and self.args["tune"]:
             self.judged(name, record.model, seconds)
 
+    def found(self, record: checkpoint.Record) -> None:
+        """The search for rho, where there was one: the share of the validation rows that each rho got right, in the order of the looks, is
+        printed, and stands in result.json under args, beside the rho that was chosen."""
+        looks, rho = record.history[-1]["looks"], record.history[-1]["rho"]
+        if looks:
+            print("on validation: " + ", ".join(f"rho {tried:g} {100 * right:.1f} %" for tried, right in looks) + f"; kept: rho {rho:g}")
+            self.args |= {"chosen": rho, "looks": [{"rho": tried, "accuracy": 100 * right} for tried, right in looks]}
+
     def purify(self, pretrained: Pretrained) -> None:
         """Where --e-pur says so, E-PUR before the method: from here on the purified model is the victim, measured where that was."""
         if not pretrained.e_pur:
@@ -313,13 +321,6 @@ def say_rows(**parts: Examples | None) -> None:
     for name, rows in parts.items():
         if rows is not None:
             print(f"{name:10}{data.counts(rows)}")
-
-
-def say_looks(record: checkpoint.Record) -> None:
-    """The search for rho, where there was one: how much of the validation rows each rho got right, in the order of the looks."""
-    if looks := record.history[-1]["looks"]:
-        print("on validation: " + ", ".join(f"rho {rho:g} {100 * right:.1f} %" for rho, right in looks)
-              + f"; kept: rho {record.history[-1]['rho']:g}")
 
 
 def say_scores(steps: Sequence[report.Step]) -> None:

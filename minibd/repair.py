@@ -143,25 +143,26 @@ def check_rho(rho: float | None, drop: float) -> None:
         raise BadInput(f"drop is {drop}, points of percent: it must lie in 0..100, such as 2")
 
 
-def smallest(made: Callable[[float], Record], validation: Examples, floor: float) -> tuple[float, Record, list[list[float]]]:
-    """The smallest rho of RHOS whose model `made(rho)` is right on the share `floor` of `validation`; the model; each [rho, accuracy] looked at.
+def smallest(made: Callable[[float], Record], validation: Examples, floor: float,
+             rhos: Sequence[float]) -> tuple[float, Record, list[list[float]]]:
+    """The smallest of `rhos` whose model `made(rho)` is right on the share `floor` of `validation`; the model; each [rho, accuracy] looked at.
 
     Bisection: four models at most, on the understanding that accuracy grows with rho. Where none will do, the largest rho, with a word on it.
     """
-    low, high, looks = 0, len(RHOS), []  # RHOS[:low] fall short, RHOS[high] will do
+    low, high, looks = 0, len(rhos), []  # rhos[:low] fall short, rhos[high] will do
     while low < high:
         at = (low + high) // 2
-        record = made(RHOS[at])
-        looks.append([RHOS[at], accuracy(record.model, record.text, validation)])
+        record = made(rhos[at])
+        looks.append([rhos[at], accuracy(record.model, record.text, validation)])
         if looks[-1][1] >= floor - 1e-9:
             high, found = at, record
         else:
             low, last = at + 1, record
-    if high < len(RHOS):
-        return RHOS[high], found, looks
-    print(f"warning: no rho up to {RHOS[-1]} is right on {100 * floor:.1f} % of {len(validation)} validation rows, the largest is on "
+    if high < len(rhos):
+        return rhos[high], found, looks
+    print(f"warning: no rho up to {rhos[-1]} is right on {100 * floor:.1f} % of {len(validation)} validation rows, the largest is on "
           f"{100 * looks[-1][1]:.1f} %, and is taken: allow more with drop, or train longer", file=sys.stderr)
-    return RHOS[-1], last, looks
+    return rhos[-1], last, looks
 
 
 # ---- the last training
@@ -194,8 +195,9 @@ class Mended:
 
 
 def mend(victim: Record, blended: Callable[[float], Record], clean: Examples, validation: Examples | None, *, rho: float | None, drop: float,
-         schedule: Schedule | None, steps: int, seed: int, dtype: torch.dtype, log: Log | None, name: str, watch: Watch | None) -> Mended:
-    """`blended(rho)`, fine-tuned: at `rho`, or at the smallest whose accuracy on `validation` is at most `drop` points under the victim's.
+         schedule: Schedule | None, steps: int, seed: int, dtype: torch.dtype, log: Log | None, name: str, watch: Watch | None,
+         rhos: Sequence[float] = RHOS) -> Mended:
+    """`blended(rho)`, fine-tuned: at `rho`, or at the smallest of `rhos` whose accuracy on `validation` is at most `drop` points under the victim's.
 
     schedule: None leaves the fine-tuning out. watch: called with "mixed RHO" and each blend that is tried. The seconds are without watch's.
     """
@@ -219,5 +221,5 @@ def mend(victim: Record, blended: Callable[[float], Record], clean: Examples, va
         return Mended(made(rho), rho, [], seconds)
     if not validation:
         raise BadInput("rho is searched on validation rows, and there are none: give some, or give rho, such as 0.3")
-    rho, record, looks = smallest(made, validation, accuracy(victim.model, victim.text, validation) - drop / 100)
+    rho, record, looks = smallest(made, validation, accuracy(victim.model, victim.text, validation) - drop / 100, rhos)
     return Mended(record, rho, looks, seconds)

@@ -244,7 +244,7 @@ def test_a_search_shows_what_it_looked_at(baseline, tiny_file, pre_file, folder,
     run = ended(baseline("finepurify", "--ckpt", tiny_file, "--pretrained", pre_file, "--data", folder, "--out", tmp_path / "out", *FEW,
                          "--drop", 100))
     assert [s["name"] for s in read(tmp_path / "out")[0]["steps"]] == ["victim", "Fine-purifying"]
-    assert "on validation: rho 0.5 " in run.stdout and run.stdout.count("kept: rho 0.1") == 1
+    assert "on validation: rho 0.7 " in run.stdout and run.stdout.count("kept: rho 0.1") == 1
 
 
 def test_a_fifth_is_clean_by_default(baseline, tiny_file, folder, tmp_path):

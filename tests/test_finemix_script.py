@@ -81,6 +81,9 @@ def test_a_search_is_shown_and_only_its_end_is_measured(mixing, tmp_path):
     assert [rho for rho, _ in entry["looks"]] == [0.5, 0.3, 0.2, 0.1]
     line, = (line for line in run.stdout.splitlines() if line.startswith("on validation"))
     assert line == "on validation: " + ", ".join(f"rho {rho} {100 * right:.1f} %" for rho, right in entry["looks"]) + "; kept: rho 0.1"
+    args = read(tmp_path / "out")[0]["args"]
+    assert args["rho"] is None and args["chosen"] == 0.1
+    assert [(look["rho"], look["accuracy"]) for look in args["looks"]] == [(rho, pytest.approx(100 * right)) for rho, right in entry["looks"]]
     assert not any(name.startswith("mixed") for name in steps(tmp_path / "out"))
 
 

@@ -291,7 +291,7 @@ def test_what_no_clean_row_has_a_use_for_is_reset_first(tiny):
 def test_the_search_and_the_history(tiny):
     done = Run(tiny, replace(SETTINGS, rho=None, drop=100.0, eps=1e-6))
     last, = done.result.history
-    assert last["rho"] == 0.1 and [rho for rho, _ in last["looks"]] == [0.5, 0.3, 0.2, 0.1] and list(last["kept"]) == list(HEAD)
+    assert last["rho"] == 0.1 and [rho for rho, _ in last["looks"]] == [0.7, 0.4, 0.2, 0.1] and list(last["kept"]) == list(HEAD)
     assert {k: last[k] for k in asdict(SETTINGS)} == {**asdict(SETTINGS), "rho": 0.1, "drop": 100.0, "eps": 1e-6} and last["correlation"] > 0.9
     assert (last["mitigation"], last["clean_rows"], last["validation_rows"], last["seed"]) == ("fine-purifying", 10, 12, 0)
     assert equal(weights(done.result), weights(Run(tiny, replace(SETTINGS, rho=0.1, eps=1e-6)).result))

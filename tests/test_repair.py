@@ -10,7 +10,7 @@ from minibd import checkpoint, repair
 from minibd.checkpoint import Record
 from minibd.mitigations.finemix import FineMixing
 from minibd.mitigations.fineprune import FinePruning
-from minibd.mitigations.finepurify import FinePurifying
+from minibd.mitigations.finepurify import UP_TO, FinePurifying
 from minibd.mitigations.reinit import Reinit
 from minibd.models.bert import Bert
 from minibd.records import Examples
@@ -183,7 +183,7 @@ def test_least_by_hand():
 
 # ---- the search
 
-def searched(accurate_from: float, monkeypatch, floor: float = 0.9):
+def searched(accurate_from: float, monkeypatch, floor: float = 0.9, rhos=RHOS):
     """smallest() over models that are right from rho = `accurate_from` on; which rho were tried."""
     tried = []
     monkeypatch.setattr(repair, "accuracy", lambda model, text, rows: 0.9 if model >= accurate_from else 0.5)
@@ -191,7 +191,7 @@ def searched(accurate_from: float, monkeypatch, floor: float = 0.9):
     def made(rho: float) -> Record:
         tried.append(rho)
         return Record(rho, None, (), [])
-    rho, record, looks = smallest(made, VALIDATION, floor)
+    rho, record, looks = smallest(made, VALIDATION, floor, rhos)
     assert record.model == rho and looks == [[r, 0.9 if r >= accurate_from else 0.5] for r in tried]
     assert len(tried) == len(set(tried)) <= 4
     return rho
@@ -203,9 +203,15 @@ def test_the_smallest_acceptable_rho_is_found(accurate_from, monkeypatch, capsys
     assert searched(accurate_from, monkeypatch, 0.9 + 1e-12) == max(0.1, accurate_from) and capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("accurate_from", UP_TO)
+def test_other_shares_may_be_searched(accurate_from, monkeypatch):
+    assert searched(accurate_from, monkeypatch, rhos=UP_TO) == accurate_from
+
+
 def test_where_no_rho_will_do_the_largest_is_taken_and_said(monkeypatch, capsys):
     assert searched(1.0, monkeypatch) == 0.9
     said = capsys.readouterr().err
+    assert searched(1.0, monkeypatch, rhos=UP_TO) == 0.995 and "up to 0.995 is" in capsys.readouterr().err
     assert said.startswith("warning: no rho up to 0.9 is right on 90.0 % of 12") and "50.0 %" in said and said.count("\n") == 1
 
 
@@ -294,10 +300,12 @@ def test_mend_tunes_the_blend_of_a_given_rho(tiny):
 
 def test_mend_searches_from_the_victims_own_accuracy(tiny, monkeypatch):
     given, tried = [], []
-    monkeypatch.setattr(repair, "smallest", lambda made, validation, floor: given.append((validation, floor)) or (0.3, made(0.3), [[0.3, 0.9]]))
+    monkeypatch.setattr(repair, "smallest", lambda made, *asked: given.append(asked) or (0.3, made(0.3), [[0.3, 0.9]]))
     done = mend(tiny, lambda rho: tried.append(rho) or moved(tiny), CLEAN, VALIDATION, **ARGS | {"rho": None, "drop": 5.0})
     floor = repair.accuracy(tiny.model, tiny.text, VALIDATION) - 0.05
-    assert given == [(VALIDATION, floor)] and (done.rho, done.looks) == (0.3, [[0.3, 0.9]]) and tried == [0.3]
+    assert given == [(VALIDATION, floor, RHOS)] and (done.rho, done.looks) == (0.3, [[0.3, 0.9]]) and tried == [0.3]
+    mend(tiny, lambda rho: moved(tiny), CLEAN, VALIDATION, **ARGS | {"rho": None, "rhos": (0.2, 0.3)})
+    assert given[1][2] == (0.2, 0.3)
     fails(lambda: mend(tiny, lambda rho: tiny, CLEAN, None, **ARGS | {"rho": None}), "validation rows", "give rho")
     fails(lambda: mend(tiny, lambda rho: tiny, CLEAN, CLEAN.like([]), **ARGS | {"rho": None}), "validation rows")
 
