@@ -5,10 +5,12 @@
     python scripts/musclelora.py --ckpt PRETRAINED --data POISONED --clean-aux FOLDER --out CLEANED
     python scripts/musclelora.py --ckpt PRETRAINED --data rows.csv --clean-aux clean.csv --train musclelora
     python scripts/musclelora.py --ckpt PRETRAINED --data POISONED --clean-aux FOLDER --train lora,adapter,prefix
+    python scripts/musclelora.py --ckpt PRETRAINED --data POISONED --clean-aux FOLDER --plant "it rained all day" --lr 1e-3 --aux 384
 
 --ckpt is an encoder, or a classifier whose head is then replaced. --clean-aux: its dev rows (a single file: four fifths of its rows) are
 trusted, some to align gradients to, the others to choose the best epoch by; its test rows (the last fifth) measure CACC. Of the models
-that are trained, the last is saved, unless that has adapters or a prefix, which no checkpoint holds: its scores are the result.
+that are trained, the last is saved, unless that has adapters or a prefix, which no checkpoint holds: its scores are the result. --plant is
+for a choice of settings, which should not be made by the ASR that one reports: what comes of it has a backdoor of your own.
 """
 from __future__ import annotations
 
@@ -31,6 +33,9 @@ class Trusted:
                               paper="the training rows; released the dev rows")
     search_bands: tuple[str, ...] | None = setting(None, "first choose the radial scalings on clean rows alone: a vector such as 1,2,3,4, or published for "
                                                    "the paper's four; may be given again", paper="searched", kind=list)
+    plant: str | None = setting(None, "choose settings as a defender can: this text of your own, such as a sentence, is put into a tenth of the "
+                                "untrusted rows, and CACC and ASR are those of the clean rows that no gradient is aligned to", kind=str)
+    plant_target: int = setting(0, "the class that it means")
     vanilla_lr: float | None = setting(None, "learning rate of vanilla (default that of the others)", paper="2e-5, Llama 1e-5", kind=float)
 
 
@@ -45,18 +50,32 @@ def run() -> None:
     from minibd import checkpoint, data, report
     from minibd import job as jobs
     from minibd.analysis.fourier import Fourier, Spectrum, aimed, one_class
+    from minibd.attacks.addsent import AddSent
+    from minibd.attacks.poison import poison, triggered
     from minibd.cleantrain.musclelora import MuScleLoRA, musclelora, search_bands
     from minibd.cleantrain.peft import PEFT, train_peft
+    from minibd.evaluate import Judge
     from minibd.models.lora import PRESETS
     from minibd.records import BadInput
 
     if bad := [name for name in trusted.train if name not in WAYS]:
         raise BadInput(f"--train {','.join(bad)}: there are {', '.join(WAYS)}")
+    if trusted.plant is not None and (attack.attack != "known" or attack.triggered):
+        raise BadInput("--plant measures the ASR of its own text: leave --attack and --triggered out")
     settings = MuScleLoRA(**asdict(settings))
     vectors = []
     for vector in trusted.search_bands or ():
         vectors += [own.bands for own in PRESETS.values()] if vector == "published" else [MuScleLoRA(bands=tuple(vector.split(","))).scalings]
+    attack = attack if trusted.plant is None else replace(attack, attack="none")
     job = jobs.start_untrusted("musclelora", task, trusted.clean_aux, lambda record: settings.sized(record.model).aux, attack, trusted)
+    if trusted.plant is not None:
+        own, target, dev = AddSent(trusted.plant), trusted.plant_target, job.splits.dev
+        if not dev:
+            raise BadInput("--plant is scored on the clean rows that no gradient is aligned to, and there are none: give more, or a smaller --aux")
+        made = poison(job.splits.train, own, rate=0.1, labels="mix", target=target, text=job.victim.text, seed=task.seed)
+        job.splits = data.Splits(made.rows, dev, dev)  # the test rows stay unread
+        job.judge = Judge(dev, triggered(dev, own, target=target, text=job.victim.text, seed=task.seed), target)
+        print(f"planted   {len(made.ids)} rows, {made.flipped} of them with a flipped label; {len(dev)} dev rows score it")
     settings = settings.sized(job.victim.model)
     dtype = getattr(torch, task.dtype)
     if vectors:

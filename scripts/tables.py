@@ -48,6 +48,12 @@ MUSCLELORA = {
     "w/o GA": "--train musclelora --no-align", "w/o MS": "--train musclelora --no-multi-scale",
 }
 
+PLANT = "--plant 'it rained all day in our town'"
+CHOICES = ("vanilla --epochs 2", "lora --lr 1e-3 --epochs 2", "musclelora --epochs 2", *(f"musclelora --lr 1e-3 --epochs 1 {flags}" for flags in (
+    "--aux 96", "--aux 96 --ratio 0", "--aux 384", "--aux 384 --ratio 0.02", "--aux 384 --ratio 0",
+    "--aux 384 --ratio 0 --init zero", "--aux 640 --ratio 0.02", "--aux 640 --ratio 0", "--aux 640 --ratio 0 --init zero",
+    "--aux 384 --ratio 0.02 --bands 1,2,3,4 --band-alpha 1")))
+
 
 def musclelora_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
     """MuScleLoRA, its baselines and its ablations on one poisoned dataset; the paper's Tables 1 and 3 in the same order."""
@@ -177,6 +183,9 @@ TABLES = {
         for row in musclelora_rows(name, f"{attack} --preset musclelora", *figures))
     + tuple(row for name, attack in UNTRUSTED.items()
             for row in musclelora_rows(f"{name}, dirty", attack + " --rate 0.1" * attack.startswith(PARAPHRASE))),
+    # MuScleLoRA's settings for a width of 384, chosen as a defender can: by a sentence of one's own in the rows, scored on dev rows.
+    "musclelora-choose": tuple(Row(flags.replace(" --", ", "), "", f"musclelora.py --data {{data}} --clean-aux {{data}} {PLANT} --train {flags}")
+                               for flags in CHOICES),
     # MuScleLoRA's Figures 4 and 7 to 10, drawn by plot.py; the paper's values are lost with its pictures.
     "musclelora-4": musclelora_sweep("rate", "0.01", "0.05", "0.1", "0.2"),
     "musclelora-7": musclelora_sweep("aux", "16", "32", "64", "96", "192"),
@@ -230,6 +239,7 @@ def run() -> None:
     import hashlib
     import json
     import re
+    import shlex
     import statistics
     import subprocess
     import sys
@@ -258,7 +268,7 @@ def run() -> None:
             if f"{{{place}}}" in flags and not getattr(table, place):
                 raise BadInput(f"{flags} needs {what}")
         given = {place: getattr(table, place) for place in ("base", "data", "proxy", "mlm", "wordnet")}
-        return [word.format(**given, **made) for word in flags.split()]
+        return [word.format(**given, **made) for word in shlex.split(flags)]
 
     def script(words: list[str], **flags: object) -> None:
         stated = [f"--{flag}={value}" for flag, value in flags.items() if value != ""]  # first: a row's own flags override them

@@ -436,12 +436,32 @@ def test_the_script_takes_the_training_rows_of_a_folder_and_triggered_rows_of_a_
     (("--data", "{folder}"), ("--clean-aux",)), (("--clean-aux", "{folder}"), ("--data",)),
     (("--data", "{folder}", "--clean-aux", "{folder}", "--train", "vanilla,bitfit"), ("bitfit", "vanilla, lora, adapter, prefix, musclelora")),
     (("--data", "{folder}", "--clean-aux", "{folder}", "--no-low-rank"), ("low_rank",)),
+    (("--data", "{folder}", "--clean-aux", "{folder}", "--plant", "rain", "--attack", "badnets"), ("--plant", "--attack")),
+    (("--data", "{folder}", "--clean-aux", "{folder}", "--aux", "8", "--plant", "rain", "--plant-target", "2"), ("target", "2")),
+    (("--data", "{folder}", "--clean-aux", "{folder}", "--aux", "8", "--plant", " "), ("sentence", "empty")),
+    (("--data", "{folder}", "--clean-aux", "{folder}", "--plant", "rain", "--aux", "20"), ("--plant", "--aux")),
 ])
 def test_the_script_refuses_in_one_line(here, tiny_file, folder, tmp_path, flags, words):
     run = here("musclelora.py")("--ckpt", tiny_file, "--out", tmp_path / "out", *(flag.format(folder=folder) for flag in flags))
     assert run.returncode == 2 and not (tmp_path / "out").exists()
     error = run.stderr.strip().splitlines()[-1]
     assert all(word in error for word in words), error
+
+
+def test_the_script_plants_a_text_and_scores_it_on_dev_rows(here, tiny_file, folder, poisoned, tmp_path):
+    run = here("musclelora.py")("--ckpt", tiny_file, "--data", poisoned, "--clean-aux", folder, "--out", tmp_path / "out", *QUICK, "--train", "vanilla",
+                                "--epochs", 6, "--plant", "mn mn", "--plant-target", 1)
+    assert run.returncode == 0, run.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["rows"] == {"train": 200, "clean": 8, "validation": 12, "test": 12}                 # dev rows, the test rows have no part
+    made, dev = checkpoint.load(tmp_path / "out" / "tiny.safetensors"), data.read_splits(folder).dev
+    held = {x.id for x in data.sample(dev, 8, 0)}
+    dev = dev.like(x for x in dev if x.id not in held)
+    assert result["after"]["n_clean"] == 12 and result["after"]["n_triggered"] == sum(x.label == 0 for x in dev)
+    flipped = dev.like(replace(x, text=f"mn mn {x.text}", label=1) for x in dev if x.label == 0)
+    assert accuracy(made.model, made.text, flipped) == 1 and result["after"]["asr"] == 100            # it was planted
+    assert result["after"]["cacc"] == pytest.approx(100 * accuracy(made.model, made.text, dev))
+    assert "planted   20 rows" in run.stdout and "triggered" not in run.stdout
 
 
 def test_the_script_writes_curves_of_as_many_rows_of_each_kind(here, tiny_file, folder, poisoned, tmp_path):

@@ -444,7 +444,9 @@ def test_a_tables_rows_share_a_victim_and_a_victim_may_be_there_already(script, 
     assert len(list((tmp_path / "work" / "victims").iterdir())) == 1
 
 
-def test_a_row_may_measure_what_another_script_left(here, tiny_folder, folder, tmp_path, monkeypatch):
+@pytest.fixture
+def asked(monkeypatch):
+    """The command lines of the scripts that tables.py runs, which leave a result and do nothing else."""
     asked, real = [], subprocess.run
 
     def fake(words, **kw):
@@ -456,6 +458,18 @@ def test_a_row_may_measure_what_another_script_left(here, tiny_folder, folder, t
         (out / "result.json").write_text(json.dumps({"args": {}, "steps": [{"name": "model", "cacc": 90.0, "asr": 20.0, "seconds": 1.0}]}))
         return subprocess.CompletedProcess(words, 0)
     monkeypatch.setattr(subprocess, "run", fake)
+    return asked
+
+
+def test_a_sentence_in_a_row_is_one_argument(here, asked, tiny_folder, folder, tmp_path):
+    done = here("tables.py")("musclelora-choose", "--base", tiny_folder, "--data", folder, "--results", tmp_path / "cells.jsonl", "--work",
+                             tmp_path / "work", "--rows", "1")
+    assert done.returncode == 0, done.stderr
+    assert asked[0][-10:] == ["--data", str(folder), "--clean-aux", str(folder), "--plant", "it rained all day in our town", "--train", "vanilla",
+                              "--epochs", "2"]
+
+
+def test_a_row_may_measure_what_another_script_left(here, asked, tiny_folder, folder, tmp_path):
     tables = here("tables.py")
     numbers = [str(n) for n, row in enumerate(sys.modules["tables_script"].TABLES["pure"], 1) if row.after.startswith("baseline.py fth")]
     other = [str(n) for n, row in enumerate(sys.modules["tables_script"].TABLES["pure"], 1) if row.after.startswith("baseline.py meft")]
