@@ -48,12 +48,11 @@ MUSCLELORA = {
     "w/o GA": "--train musclelora --no-align", "w/o MS": "--train musclelora --no-multi-scale",
 }
 
-PLANT = "--plant 'it rained all day in our town'"
+PLANT = "--plant 'as it happens'"
 CHOICES = ("vanilla --epochs 2", "lora --lr 1e-3 --epochs 2", "musclelora --epochs 2", *(f"musclelora --lr 1e-3 --epochs 1 {flags}" for flags in (
-    "--aux 96", "--aux 96 --ratio 0", "--aux 384", "--aux 384 --ratio 0.02", "--aux 384 --ratio 0",
-    "--aux 384 --ratio 0 --init zero", "--aux 640 --ratio 0.02", "--aux 640 --ratio 0", "--aux 640 --ratio 0 --init zero",
-    "--aux 384 --ratio 0.02 --bands 1,2,3,4 --band-alpha 1")),
-           *(f"musclelora --lr {lr} --epochs {epochs} --aux 384 --ratio 0 --init zero" for lr, epochs in (("3e-4", 3), ("1e-3", 3), ("3e-3", 1))))
+    "--aux 96", "--aux 96 --bands 1,2,3,4 --band-alpha 1", "--aux 384", "--aux 384 --ratio 0.02", "--aux 384 --ratio 0",
+    "--aux 384 --bands 1,2,3,4 --band-alpha 1", "--aux 384 --bands 1,2,3,4 --band-alpha 1 --ratio 0.05",
+    "--aux 384 --bands 1,2,3,4 --band-alpha 1 --ratio 0.02", "--aux 384 --init zero --ratio 0.02", "--aux 384 --init zero --ratio 0")))
 
 
 def musclelora_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:

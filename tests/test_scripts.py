@@ -465,7 +465,7 @@ def test_a_sentence_in_a_row_is_one_argument(here, asked, tiny_folder, folder, t
     done = here("tables.py")("musclelora-choose", "--base", tiny_folder, "--data", folder, "--results", tmp_path / "cells.jsonl", "--work",
                              tmp_path / "work", "--rows", "1")
     assert done.returncode == 0, done.stderr
-    assert asked[0][-10:] == ["--data", str(folder), "--clean-aux", str(folder), "--plant", "it rained all day in our town", "--train", "vanilla",
+    assert asked[0][-10:] == ["--data", str(folder), "--clean-aux", str(folder), "--plant", "as it happens", "--train", "vanilla",
                               "--epochs", "2"]
 
 
