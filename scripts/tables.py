@@ -52,7 +52,8 @@ PLANT = "--plant 'as it happens'"
 CHOICES = ("vanilla --epochs 2", "lora --lr 1e-3 --epochs 2", "musclelora --epochs 2", *(f"musclelora --lr 1e-3 --epochs 1 {flags}" for flags in (
     "--aux 96", "--aux 96 --bands 1,2,3,4 --band-alpha 1", "--aux 384", "--aux 384 --ratio 0.02", "--aux 384 --ratio 0",
     "--aux 384 --bands 1,2,3,4 --band-alpha 1", "--aux 384 --bands 1,2,3,4 --band-alpha 1 --ratio 0.05",
-    "--aux 384 --bands 1,2,3,4 --band-alpha 1 --ratio 0.02", "--aux 384 --init zero --ratio 0.02", "--aux 384 --init zero --ratio 0")))
+    "--aux 384 --bands 1,2,3,4 --band-alpha 1 --ratio 0.02", "--aux 384 --init zero --ratio 0.02", "--aux 384 --init zero --ratio 0",
+    "--aux 384 --ratio 0.05")), "musclelora --lr 1e-3 --epochs 2 --aux 384 --ratio 0.02")
 
 
 def musclelora_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
