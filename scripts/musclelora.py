@@ -36,7 +36,7 @@ class Trusted:
     plant: str | None = setting(None, "choose settings as a defender can: this text of your own, such as a sentence, is put into a tenth of the "
                                 "untrusted rows, and CACC and ASR are those of the clean rows that no gradient is aligned to", kind=str)
     plant_target: int = setting(0, "the class that it means")
-    vanilla_lr: float | None = setting(None, "learning rate of vanilla (default that of the others)", paper="2e-5, Llama 1e-5", kind=float)
+    vanilla_lr: float | None = setting(None, "learning rate of vanilla (default --lr; without it 2e-5, causal 1e-5)", paper="2e-5, Llama 1e-5", kind=float)
 
 
 def run() -> None:
@@ -76,6 +76,7 @@ def run() -> None:
         job.splits = data.Splits(made.rows, dev, dev)  # the test rows stay unread
         job.judge = Judge(dev, triggered(dev, own, target=target, text=job.victim.text, seed=task.seed), target)
         print(f"planted   {len(made.ids)} rows, {made.flipped} of them with a flipped label; {len(dev)} dev rows score it")
+    vanilla_lr = trusted.vanilla_lr or replace(settings, low_rank=False, multi_scale=False, align=True).sized(job.victim.model).lr
     settings = settings.sized(job.victim.model)
     dtype = getattr(torch, task.dtype)
     if vectors:
@@ -105,7 +106,7 @@ def run() -> None:
         if name == "musclelora":
             trained = musclelora(job.victim, job.splits.train, job.clean, settings, **shared)
         else:
-            lr = trusted.vanilla_lr or settings.lr if name == "vanilla" else settings.lr
+            lr = vanilla_lr if name == "vanilla" else settings.lr
             way = PEFT(name, settings.rank, settings.alpha, lr, settings.epochs, settings.batch_size, train_head=settings.train_head)
             trained = train_peft(job.victim, job.splits.train, way, **shared)
         job.judged(name, trained.model, time.perf_counter() - started)

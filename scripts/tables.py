@@ -48,12 +48,21 @@ MUSCLELORA = {
     "w/o GA": "--train musclelora --no-align", "w/o MS": "--train musclelora --no-multi-scale",
 }
 
-PLANT = "--plant 'as it happens'"
-CHOICES = ("vanilla --epochs 2", "lora --lr 1e-3 --epochs 2", "musclelora --epochs 2", *(f"musclelora --lr 1e-3 --epochs 1 {flags}" for flags in (
-    "--aux 96", "--aux 96 --bands 1,2,3,4 --band-alpha 1", "--aux 384", "--aux 384 --ratio 0.02", "--aux 384 --ratio 0",
-    "--aux 384 --bands 1,2,3,4 --band-alpha 1", "--aux 384 --bands 1,2,3,4 --band-alpha 1 --ratio 0.05",
-    "--aux 384 --bands 1,2,3,4 --band-alpha 1 --ratio 0.02", "--aux 384 --init zero --ratio 0.02", "--aux 384 --init zero --ratio 0",
-    "--aux 384 --ratio 0.05")), "musclelora --lr 1e-3 --epochs 2 --aux 384 --ratio 0.02")
+CHOICES = {  # a text that is planted: what is tried against it
+    "as it happens": ("vanilla --epochs 2", "lora --lr 1e-3 --epochs 2", "musclelora --lr 2e-5 --epochs 2 --aux 96 --ratio 0.1",
+                      *(f"musclelora --lr 1e-3 --epochs {flags}" for flags in (
+                          "1 --aux 96 --ratio 0.1", "1 --aux 96 --ratio 0.1 --bands 1,2,3,4 --band-alpha 1", "1 --aux 384 --ratio 0.1",
+                          "1 --aux 384 --ratio 0.05", "1 --aux 384 --ratio 0.02", "1 --aux 384 --ratio 0",
+                          "1 --aux 384 --ratio 0.1 --bands 1,2,3,4 --band-alpha 1", "1 --aux 384 --ratio 0.05 --bands 1,2,3,4 --band-alpha 1",
+                          "1 --aux 384 --ratio 0.02 --bands 1,2,3,4 --band-alpha 1", "1 --aux 384 --ratio 0.02 --init zero",
+                          "1 --aux 384 --ratio 0 --init zero", "2 --aux 384 --ratio 0.02"))),
+    "it rained all day in our town": tuple(f"musclelora --lr {flags}" for flags in (
+        "1e-3 --epochs 1 --aux 96 --ratio 0", "1e-3 --epochs 1 --aux 384 --ratio 0.1", "1e-3 --epochs 1 --aux 384 --ratio 0.02",
+        "1e-3 --epochs 1 --aux 384 --ratio 0", "1e-3 --epochs 1 --aux 384 --ratio 0.02 --bands 1,2,3,4 --band-alpha 1",
+        "1e-3 --epochs 1 --aux 384 --ratio 0 --init zero", "3e-3 --epochs 1 --aux 384 --ratio 0 --init zero",
+        "3e-4 --epochs 3 --aux 384 --ratio 0 --init zero", "1e-3 --epochs 1 --aux 640 --ratio 0.02", "1e-3 --epochs 1 --aux 640 --ratio 0",
+        "1e-3 --epochs 1 --aux 640 --ratio 0 --init zero", "1e-3 --epochs 2 --aux 384 --ratio 0.02")),
+}
 
 
 def musclelora_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
@@ -184,9 +193,10 @@ TABLES = {
         for row in musclelora_rows(name, f"{attack} --preset musclelora", *figures))
     + tuple(row for name, attack in UNTRUSTED.items()
             for row in musclelora_rows(f"{name}, dirty", attack + " --rate 0.1" * attack.startswith(PARAPHRASE))),
-    # MuScleLoRA's settings for a width of 384, chosen as a defender can: by a sentence of one's own in the rows, scored on dev rows.
-    "musclelora-choose": tuple(Row(flags.replace(" --", ", "), "", f"musclelora.py --data {{data}} --clean-aux {{data}} {PLANT} --train {flags}")
-                               for flags in CHOICES),
+    # MuScleLoRA's settings for a width of 384, chosen as a defender can: by texts of one's own in the rows, scored on dev rows.
+    "musclelora-choose": tuple(Row(f"{text}: {flags.replace(' --', ', ')}", "",
+                                   f"musclelora.py --data {{data}} --clean-aux {{data}} --plant '{text}' --train {flags}")
+                               for text, choices in CHOICES.items() for flags in choices),
     # MuScleLoRA's Figures 4 and 7 to 10, drawn by plot.py; the paper's values are lost with its pictures.
     "musclelora-4": musclelora_sweep("rate", "0.01", "0.05", "0.1", "0.2"),
     "musclelora-7": musclelora_sweep("aux", "16", "32", "64", "96", "192"),

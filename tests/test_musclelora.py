@@ -292,22 +292,30 @@ def test_two_batches_of_pairs_in_one(tiny):
 
 # ---- the settings
 
-def config(layers: int) -> BertConfig:
-    return BertConfig(vocab=8, hidden=8, layers=layers, heads=2, ffn=8, positions=16)
+def config(layers: int, hidden: int) -> BertConfig:
+    return BertConfig(vocab=8, hidden=hidden, layers=layers, heads=2, ffn=8, positions=16)
+
+
+def unmade(kind: type, config: object):
+    """A model without its weights."""
+    with torch.device("meta"):
+        return kind(config)
 
 
 @pytest.mark.parametrize("model, expected", [
-    (Bert(config(12)), (8, 32.0, "1 4 8 12 16 20 24 28", 6, 0.1, 1, 0.4, 96, 2e-5, 10, 32)),
-    (Bert(config(24)), (8, 32.0, "1 2 3 4 5 6 7 8 9", 6, 0.1, 1, 0.4, 96, 2e-5, 10, 32)),
-    (Roberta(RobertaConfig(vocab=8, hidden=8, layers=12, heads=2, ffn=8, positions=16)),
+    (unmade(Bert, config(12, 768)), (8, 32.0, "1 4 8 12 16 20 24 28", 6, 0.1, 1, 0.4, 96, 2e-5, 10, 32)),
+    (unmade(Bert, config(6, 384)), (8, 32.0, "1 4 8 12 16 20 24 28", 6, 0.02, 1, 0.4, 384, 1e-3, 2, 32)),
+    (unmade(Bert, config(24, 1024)), (8, 32.0, "1 2 3 4 5 6 7 8 9", 6, 0.1, 1, 0.4, 96, 2e-5, 10, 32)),
+    (unmade(Roberta, RobertaConfig(vocab=8, hidden=768, layers=12, heads=2, ffn=8, positions=16)),
      (8, 32.0, "1 2 4 6 8 10 12 14 16", 6, 0.1, 1, 0.4, 96, 2e-5, 10, 32)),
-    (Llama(LlamaConfig(vocab=8, hidden=8, layers=2, heads=2, ffn=8)), (2, 8.0, "1 2 3 4", 4, 0.0, 0, 0.0, 128, 1e-5, 5, 16)),
-], ids=["bert", "large", "roberta", "llama"])
+    (unmade(Llama, LlamaConfig(vocab=8, hidden=8, layers=2, heads=2, ffn=8)), (2, 8.0, "1 2 3 4", 4, 0.0, 0, 0.0, 128, 1e-5, 5, 16)),
+], ids=["bert", "narrow", "large", "roberta", "llama"])
 def test_what_is_not_given_goes_by_the_model(model, expected):
     s = MuScleLoRA().sized(model)
     assert (s.rank, s.alpha, " ".join(s.bands), s.band_alpha, s.ratio, s.ga_epoch, s.min_loss, s.aux, s.lr, s.epochs, s.batch_size) == expected
     given = MuScleLoRA(rank=3, alpha=1.0, bands=("2", "5.5"), band_alpha=9.0, ratio=0.5, ga_epoch=2, min_loss=0.1, aux=7, lr=1.0, epochs=2, batch_size=5)
     assert given.sized(model) == given and given.scalings == (2.0, 5.5)
+    assert MuScleLoRA(low_rank=False, multi_scale=False).sized(model).lr == (1e-5 if model.causal else 2e-5)  # of all weights
 
 
 def test_the_flags_are_read_without_importing_torch():
@@ -413,6 +421,14 @@ def test_the_script_trains_the_baselines(here, tiny_file, folder, poisoned, tmp_
     assert [step["name"] for step in result["steps"]] == [name] and (tmp_path / "out" / "steps.jsonl").exists()
     saved = (tmp_path / "out" / "tiny.safetensors").exists()
     assert saved == (name == "lora") == ("tiny.safetensors" in run.stdout)      # inserted weights are no checkpoint's
+
+
+@pytest.mark.parametrize("flags, rate", [((), 2e-5), (("--lr", 3e-3), 3e-3), (("--lr", 3e-3, "--vanilla-lr", 1e-4), 1e-4)])
+def test_all_weights_have_a_rate_of_their_own(here, tiny_file, folder, poisoned, tmp_path, flags, rate):
+    run = here("musclelora.py")("--ckpt", tiny_file, "--data", poisoned, "--clean-aux", folder, "--out", tmp_path / "out", "--epochs", 1, "--aux", 8, *flags)
+    assert run.returncode == 0, run.stderr
+    first = {step["stage"]: step["lr"] for step in reversed([json.loads(line) for line in (tmp_path / "out" / "steps.jsonl").read_text().splitlines()])}
+    assert first == {"vanilla": pytest.approx(rate), "MuScleLoRA": pytest.approx(3e-3 if flags else 1e-3)}
 
 
 def test_the_script_on_two_files(here, tiny_file, folder, tmp_path):

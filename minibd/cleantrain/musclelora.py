@@ -49,11 +49,15 @@ from minibd.train import Log, Loss, Schedule, cross_entropy, fit
 # By the model's architecture: what section B.4 and the released configs have for BERT and RoBERTa, and for Llama 2.
 USUAL = {"rank": 8, "alpha": 32.0, "ratio": 0.1, "ga_epoch": 1, "min_loss": 0.4, "aux": 96, "lr": 2e-5, "epochs": 10, "batch_size": 32}
 CAUSAL = {"rank": 2, "alpha": 8.0, "ratio": 0.0, "ga_epoch": 0, "min_loss": 0.0, "aux": 128, "lr": 1e-5, "epochs": 5, "batch_size": 16}
+# Ours, for encoders narrower than BERT-base, whose low-rank layers learn next to nothing at 2e-5: chosen on MiniLM by a planted text and dev
+# rows (scripts/tables.py musclelora-choose). Where all weights are trained the rate stays.
+NARROW = USUAL | {"ratio": 0.02, "aux": 384, "lr": 1e-3, "epochs": 2}
+WIDTH = 768  # BERT-base's
 
 
 @dataclass(frozen=True, slots=True)
 class MuScleLoRA:
-    """The method's numbers, the same for every attack; None goes by the model (`sized`)."""
+    """The method's numbers, the same for every attack; None goes by the model (`sized`), where narrow is an encoder of hidden size under 768."""
     rank: int | None = setting(None, "LoRA's rank (default 8, causal 2)", paper="8, Llama 2", kind=int)
     alpha: float | None = setting(None, "LoRA's update weighs alpha / rank (default 32, causal 8)", paper="not mentioned; released 32, Llama 8",
                                   kind=float)
@@ -65,14 +69,15 @@ class MuScleLoRA:
     init: str = setting("kaiming", "start of the multi-scale layer's R: random, or zero as LoRA's", paper="as LoRA's; released kaiming",
                         choices=("kaiming", "zero"))
     bottleneck: int = setting(16, "width of a Llama's new two-layer classifier, whose first layer is the penultimate one", paper="16")
-    ratio: float | None = setting(None, "the largest mu, the untrusted gradient's share (default 0.1, causal 0)", paper="0.1, Llama 0", kind=float)
+    ratio: float | None = setting(None, "the largest mu, the untrusted gradient's share (default 0.1, narrow 0.02, causal 0)", paper="0.1, Llama 0",
+                                 kind=float)
     ga_epoch: int | None = setting(None, "released variant: the epoch, from 0, at which mu begins to rise (default 1, causal 0)",
                                    paper="not mentioned; released 1, Llama 0", kind=int)
     min_loss: float | None = setting(None, "released variant: the clean loss under which untrusted gradients are let through (default 0.4, causal 0)",
                                      paper="not mentioned; released 0.4, Llama 0", kind=float)
-    aux: int | None = setting(None, "clean rows that the gradient is aligned to (default 96, causal 128)", paper="96, Llama 128", kind=int)
-    lr: float | None = setting(None, "learning rate (default 2e-5, causal 1e-5)", paper="2e-5, Llama 1e-5", kind=float)
-    epochs: int | None = setting(None, "passes over the untrusted rows, of which the best on validation is kept (default 10, causal 5)",
+    aux: int | None = setting(None, "clean rows that the gradient is aligned to (default 96, narrow 384, causal 128)", paper="96, Llama 128", kind=int)
+    lr: float | None = setting(None, "learning rate (default 2e-5, narrow 1e-3 but 2e-5 of all weights, causal 1e-5)", paper="2e-5, Llama 1e-5", kind=float)
+    epochs: int | None = setting(None, "passes over the untrusted rows, of which the best on validation is kept (default 10, narrow 2, causal 5)",
                                  paper="10, Llama 5", kind=int)
     batch_size: int | None = setting(None, "untrusted texts a step, and as many clean ones (default 32, causal 16)", paper="32, Llama 16", kind=int)
     multi_scale: bool = setting(True, "MS, the multi-scale layer; off (ablation), the penultimate layer stays as it is")
@@ -110,7 +115,8 @@ class MuScleLoRA:
     def sized(self, model: Encoder) -> MuScleLoRA:
         """These settings with nothing left open."""
         own = PRESETS[preset(model)]
-        usual = (CAUSAL if model.causal else USUAL) | {"bands": tuple(map(str, own.bands)), "band_alpha": own.alpha}
+        usual = CAUSAL if model.causal else USUAL if model.config.hidden >= WIDTH else NARROW
+        usual = usual | {"bands": tuple(map(str, own.bands)), "band_alpha": own.alpha} | ({} if self.low_rank or model.causal else {"lr": USUAL["lr"]})
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
 
     @property
