@@ -12,9 +12,9 @@ theory); one that moved further than clean rows have any use for is suspicious.
 The paper itself was not read: lines 1 to 4 are recollections, not checked. Chosen here: F at w_B, eps 1e-8, and all else as in
 mitigations/finemix.py, the search for rho included. The classifier has no w_Pre and stays.
 
-The search goes further up than Fine-mixing's, to 0.995. What the score resets is what moved most: on a built-in BadNets victim and 64 rows
-the tenth of the weights that scores highest holds 32 % of the sum of delta^2, a tenth drawn at random 10 %, and without it the model is right
-on 66.8 % of 1,000 test rows, without a random tenth on 98.0 % (victim: 97.4 %). At rho = 0.99, 10 % of the sum: 93.4 %.
+The search goes further up than Fine-mixing's, to 0.995, for what the score resets is what moved most: a built-in BadNets victim that is
+right on 97.8 % of the test rows is right on 66.2 % without the tenth that scores highest (64 clean rows, no fine-tuning), on 92.8 % without
+the hundredth, and on 98.0 % without a tenth drawn at random.
 
 F is of single texts. The square of a batch's mean gradient, which any optimiser sees, is another quantity, and would be near 0 at the
 bottom of the loss whatever each text asks for. A weight's gradient by one text is a sum over the text's pieces, so pieces are summed before
