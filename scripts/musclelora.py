@@ -78,6 +78,7 @@ def run() -> None:
         print(f"planted   {len(made.ids)} rows, {made.flipped} of them with a flipped label; {len(dev)} dev rows score it")
     vanilla_lr = trusted.vanilla_lr or replace(settings, low_rank=False, multi_scale=False, align=True).sized(job.victim.model).lr
     settings = settings.sized(job.victim.model)
+    job.args["vanilla_lr"] = vanilla_lr
     dtype = getattr(torch, task.dtype)
     if vectors:
         found = search_bands(job.victim, job.clean, job.splits.dev, vectors, settings, seed=task.seed, dtype=dtype)

@@ -428,6 +428,7 @@ def test_all_weights_have_a_rate_of_their_own(here, tiny_file, folder, poisoned,
     run = here("musclelora.py")("--ckpt", tiny_file, "--data", poisoned, "--clean-aux", folder, "--out", tmp_path / "out", "--epochs", 1, "--aux", 8, *flags)
     assert run.returncode == 0, run.stderr
     first = {step["stage"]: step["lr"] for step in reversed([json.loads(line) for line in (tmp_path / "out" / "steps.jsonl").read_text().splitlines()])}
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["args"]["vanilla_lr"] == rate
     assert first == {"vanilla": pytest.approx(rate), "MuScleLoRA": pytest.approx(3e-3 if flags else 1e-3)}
 
 

@@ -18,7 +18,7 @@ baseline LoRA. Without LR (and MS, which is low-rank) every parameter is trained
 Choices where the paper is silent: the classifier stays at its random start, as released (`train_head` trains it, in two passes a step), and the
 penultimate layer is BERT's pre-trained pooler where the checkpoint brings it; which scalings suit a new model is searched (`search_bands`);
 the clean rows of a step are drawn without replacement, afresh at each step; LoRA starts at R = 0, the multi-scale layer as released
-(models/lora.py says what that does); mu rises step by step.
+(models/lora.py says what that does); mu rises step by step; encoders narrower than the paper's have other numbers (NARROW).
 
 variant="released": mu by the released conditions (align.Ratio), and a tensor whose clean gradient is 0 keeps the untrusted one.
 """
