@@ -167,7 +167,7 @@ class Job:
         if not name.startswith("mixed") or self.args["rho"] is not None and self.args["tune"]:
             self.judged(name, record.model, seconds)
 
-    def found(self, record: checkpoint.Record) -> None:
+    def note_search(self, record: checkpoint.Record) -> None:
         """The search for rho, where there was one: the share of the validation rows that each rho got right, in the order of the looks, is
         printed, and stands in result.json under args, beside the rho that was chosen."""
         looks, rho = record.history[-1]["looks"], record.history[-1]["rho"]

@@ -147,7 +147,7 @@ def smallest(made: Callable[[float], Record], validation: Examples, floor: float
              rhos: Sequence[float]) -> tuple[float, Record, list[list[float]]]:
     """The smallest of `rhos` whose model `made(rho)` is right on the share `floor` of `validation`; the model; each [rho, accuracy] looked at.
 
-    Bisection: four models at most, on the understanding that accuracy grows with rho. Where none will do, the largest rho, with a word on it.
+    Bisection: of up to 15 shares four models at most, on the understanding that accuracy grows with rho. Where none will do, the largest rho, with a word on it.
     """
     low, high, looks = 0, len(rhos), []  # rhos[:low] fall short, rhos[high] will do
     while low < high:
@@ -197,7 +197,7 @@ class Mended:
 def mend(victim: Record, blended: Callable[[float], Record], clean: Examples, validation: Examples | None, *, rho: float | None, drop: float,
          schedule: Schedule | None, steps: int, seed: int, dtype: torch.dtype, log: Log | None, name: str, watch: Watch | None,
          rhos: Sequence[float] = RHOS) -> Mended:
-    """`blended(rho)`, fine-tuned: at `rho`, or at the smallest of `rhos` whose accuracy on `validation` is at most `drop` points under the victim's.
+    """`blended(rho)`, fine-tuned: at `rho`, or at the smallest of `rhos` that is accurate on `validation`, at most `drop` points under the victim.
 
     schedule: None leaves the fine-tuning out. watch: called with "mixed RHO" and each blend that is tried. The seconds are without watch's.
     """

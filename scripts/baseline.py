@@ -96,7 +96,7 @@ def run() -> None:
         tuned = fineprune(job.victim, train, validation, settings, **shared, watch=job.judge_mixtures)
     elif method == "finepurify":
         tuned = finepurify(job.victim, job.pretrained, train, validation, settings, **shared, watch=job.judge_mixtures)
-        job.found(tuned)
+        job.note_search(tuned)
     elif method == "cft":
         tuned = tune(checkpoint.copy(job.victim), train, validation, settings.schedule, settings.steps, **shared, name="CFT")
         tuned.history.append({"mitigation": "fine-tuning", "clean_rows": len(train), "validation_rows": len(validation), "seed": task.seed,

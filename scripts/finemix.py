@@ -39,7 +39,7 @@ def run() -> None:
     train, validation = jobs.validated(job.splits, job.clean, task.seed)
     cleaned = finemix(job.victim, job.pretrained, train, validation, settings, seed=task.seed, dtype=getattr(torch, task.dtype),
                       log=job.log.append, watch=job.judge_mixtures)
-    job.found(cleaned)
+    job.note_search(cleaned)
     job.finish(cleaned, {"trained_on": len(train), "validation": len(validation)})
 
 

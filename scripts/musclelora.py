@@ -36,7 +36,8 @@ class Trusted:
     plant: str | None = setting(None, "choose settings as a defender can: this text of your own, such as a sentence, is put into a tenth of the "
                                 "untrusted rows, and CACC and ASR are those of the clean rows that no gradient is aligned to", kind=str)
     plant_target: int = setting(0, "the class that it means")
-    vanilla_lr: float | None = setting(None, "learning rate of vanilla (default --lr; without it 2e-5, causal 1e-5)", paper="2e-5, Llama 1e-5", kind=float)
+    vanilla_lr: float | None = setting(None, "learning rate of vanilla (default --lr; without it 2e-5, causal 1e-5)", paper="2e-5, Llama 1e-5",
+                                      kind=float)
 
 
 def run() -> None:

@@ -51,7 +51,7 @@ USUAL = {"rank": 8, "alpha": 32.0, "ratio": 0.1, "ga_epoch": 1, "min_loss": 0.4,
 CAUSAL = {"rank": 2, "alpha": 8.0, "ratio": 0.0, "ga_epoch": 0, "min_loss": 0.0, "aux": 128, "lr": 1e-5, "epochs": 5, "batch_size": 16}
 # Ours, for encoders narrower than BERT-base, whose low-rank layers learn next to nothing at 2e-5: chosen on MiniLM by a planted text and dev
 # rows (scripts/tables.py musclelora-choose). Where all weights are trained the rate stays.
-NARROW = USUAL | {"ratio": 0.02, "aux": 384, "lr": 1e-3, "epochs": 2}
+NARROW = {"ratio": 0.02, "aux": 384, "lr": 1e-3, "epochs": 2}
 WIDTH = 768  # BERT-base's
 
 
@@ -76,7 +76,8 @@ class MuScleLoRA:
     min_loss: float | None = setting(None, "released variant: the clean loss under which untrusted gradients are let through (default 0.4, causal 0)",
                                      paper="not mentioned; released 0.4, Llama 0", kind=float)
     aux: int | None = setting(None, "clean rows that the gradient is aligned to (default 96, narrow 384, causal 128)", paper="96, Llama 128", kind=int)
-    lr: float | None = setting(None, "learning rate (default 2e-5, narrow 1e-3 but 2e-5 of all weights, causal 1e-5)", paper="2e-5, Llama 1e-5", kind=float)
+    lr: float | None = setting(None, "learning rate (default 2e-5, narrow 1e-3 but 2e-5 of all weights, causal 1e-5)", paper="2e-5, Llama 1e-5",
+                              kind=float)
     epochs: int | None = setting(None, "passes over the untrusted rows, of which the best on validation is kept (default 10, narrow 2, causal 5)",
                                  paper="10, Llama 5", kind=int)
     batch_size: int | None = setting(None, "untrusted texts a step, and as many clean ones (default 32, causal 16)", paper="32, Llama 16", kind=int)
@@ -114,9 +115,10 @@ class MuScleLoRA:
 
     def sized(self, model: Encoder) -> MuScleLoRA:
         """These settings with nothing left open."""
-        own = PRESETS[preset(model)]
-        usual = CAUSAL if model.causal else USUAL if model.config.hidden >= WIDTH else NARROW
-        usual = usual | {"bands": tuple(map(str, own.bands)), "band_alpha": own.alpha} | ({} if self.low_rank or model.causal else {"lr": USUAL["lr"]})
+        own, paper = PRESETS[preset(model)], CAUSAL if model.causal else USUAL
+        usual = paper | {"bands": tuple(map(str, own.bands)), "band_alpha": own.alpha}
+        if not model.causal and model.config.hidden < WIDTH:
+            usual |= NARROW if self.low_rank else NARROW | {"lr": paper["lr"]}
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
 
     @property
