@@ -49,7 +49,8 @@ MUSCLELORA = {
 }
 
 CHOICES = {  # a text that is planted: what is tried against it
-    "as it happens": ("vanilla --epochs 2", "lora --lr 1e-3 --epochs 2", "musclelora --lr 2e-5 --epochs 2 --aux 96 --ratio 0.1",
+    "as it happens": ("vanilla --epochs 2", "lora --lr 1e-3 --epochs 2", *(f"prefix --lr {lr} --epochs 2" for lr in ("2e-5", "1e-4", "3e-4")),
+                      "musclelora --lr 2e-5 --epochs 2 --aux 96 --ratio 0.1",
                       *(f"musclelora --lr 1e-3 --epochs {flags}" for flags in (
                           "1 --aux 96 --ratio 0.1", "1 --aux 96 --ratio 0.1 --bands 1,2,3,4 --band-alpha 1", "1 --aux 384 --ratio 0.1",
                           "1 --aux 384 --ratio 0.05", "1 --aux 384 --ratio 0.02", "1 --aux 384 --ratio 0",
@@ -199,9 +200,9 @@ TABLES = {
                                for text, choices in CHOICES.items() for flags in choices),
     # MuScleLoRA's Figures 4 and 7 to 10, drawn by plot.py; the paper's values are lost with its pictures.
     "musclelora-4": musclelora_sweep("rate", "0.01", "0.05", "0.1", "0.2"),
-    "musclelora-7": musclelora_sweep("aux", "16", "32", "64", "96", "192"),
-    "musclelora-8": musclelora_sweep("lr", "2e-6", "2e-5", "2e-4", "2e-3"),
-    "musclelora-9": musclelora_sweep("ratio", "0", "0.05", "0.1", "0.2", "0.5", "1"),
+    "musclelora-7": musclelora_sweep("aux", "16", "32", "64", "96", "192", "384"),
+    "musclelora-8": musclelora_sweep("lr", "2e-6", "2e-5", "2e-4", "1e-3", "2e-3"),
+    "musclelora-9": musclelora_sweep("ratio", "0", "0.02", "0.05", "0.1", "0.2", "0.5", "1"),
     "musclelora-10": musclelora_sweep("bands", "1", "1,2", "1,2,3,4", "1,2,4,6,8,10,12,14,16", "1,4,8,12,16,20,24,28"),
     # PURE's Figures 4 and 5, with --base a victim that is there; drawn by plot.py.
     "pure-4": tuple(Row(f"c = {c}", "", f"pure.py --prune-only --floor {c}") for c in (0.55, 0.65, 0.75, 0.85, 0.95)),

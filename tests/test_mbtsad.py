@@ -750,6 +750,7 @@ def test_each_steps_schedule_has_all_its_numbers(step, lr, epochs):
 @pytest.mark.parametrize("values, words", [
     ({"k": 0}, "k is 0"), ({"alpha": -1.0}, "alpha -1.0"), ({"beta": -0.5}, "beta -0.5"), ({"gamma": -2.0}, "gamma -2.0"),
     ({"p": 0.0}, "p is 0.0"), ({"p": -2.0}, "p is -2.0"), ({"augment": "ts"}, "augment is 'ts'"), ({"budget": "fair"}, "budget is 'fair'"),
+    ({"ablate": "no-att", "distil": False}, "ablate no-att"),
 ])
 def test_bad_settings_are_refused_in_one_line(values, words):
     with pytest.raises(BadInput, match=words) as caught:

@@ -106,6 +106,8 @@ class MBTSAD:
         if not (min(self.alpha, self.beta, self.gamma) >= 0 and sum(self.weights.values()) > 0):
             raise BadInput(f"alpha {self.alpha}, beta {self.beta}, gamma {self.gamma} (ablate {self.ablate}): none may be negative, "
                            "one must stay above 0")
+        if self.ablate != "none" and not self.distil:
+            raise BadInput(f"ablate {self.ablate} leaves out a term of the distillation, which no-distil leaves out whole: give one of the two")
         if None not in (self.lr1, self.lr2):
             self.schedule(1), self.schedule(2)  # a bad second step is refused before the first is trained
 
