@@ -38,6 +38,8 @@ class Trusted:
     plant_target: int = setting(0, "the class that it means")
     vanilla_lr: float | None = setting(None, "learning rate of vanilla (default --lr; without it 2e-5, causal 1e-5)", paper="2e-5, Llama 1e-5",
                                       kind=float)
+    prefix_lr: float | None = setting(None, "learning rate of prefix (default --lr; without it the low-rank layers', narrow 3e-4)",
+                                      paper="2e-5, Llama 1e-5", kind=float)
 
 
 def run() -> None:
@@ -77,9 +79,10 @@ def run() -> None:
         job.splits = data.Splits(made.rows, dev, dev)  # the test rows stay unread
         job.judge = Judge(dev, triggered(dev, own, target=target, text=job.victim.text, seed=task.seed), target)
         print(f"planted   {len(made.ids)} rows, {made.flipped} of them with a flipped label; {len(dev)} dev rows score it")
-    vanilla_lr = trusted.vanilla_lr or replace(settings, low_rank=False, multi_scale=False, align=True).sized(job.victim.model).lr
+    lrs = {name: settings.baseline_lr(name, job.victim.model) for name in WAYS}
+    lrs |= {name: lr for name, lr in (("vanilla", trusted.vanilla_lr), ("prefix", trusted.prefix_lr)) if lr is not None}
     settings = settings.sized(job.victim.model)
-    job.args["vanilla_lr"] = vanilla_lr
+    job.args |= {"vanilla_lr": lrs["vanilla"], "prefix_lr": lrs["prefix"]}
     dtype = getattr(torch, task.dtype)
     if vectors:
         found = search_bands(job.victim, job.clean, job.splits.dev, vectors, settings, seed=task.seed, dtype=dtype)
@@ -108,8 +111,7 @@ def run() -> None:
         if name == "musclelora":
             trained = musclelora(job.victim, job.splits.train, job.clean, settings, **shared)
         else:
-            lr = vanilla_lr if name == "vanilla" else settings.lr
-            way = PEFT(name, settings.rank, settings.alpha, lr, settings.epochs, settings.batch_size, train_head=settings.train_head)
+            way = PEFT(name, settings.rank, settings.alpha, lrs[name], settings.epochs, settings.batch_size, train_head=settings.train_head)
             trained = train_peft(job.victim, job.splits.train, way, **shared)
         job.judged(name, trained.model, time.perf_counter() - started)
         if spectrum:

@@ -316,6 +316,10 @@ def test_what_is_not_given_goes_by_the_model(model, expected):
     given = MuScleLoRA(rank=3, alpha=1.0, bands=("2", "5.5"), band_alpha=9.0, ratio=0.5, ga_epoch=2, min_loss=0.1, aux=7, lr=1.0, epochs=2, batch_size=5)
     assert given.sized(model) == given and given.scalings == (2.0, 5.5)
     assert MuScleLoRA(low_rank=False, multi_scale=False).sized(model).lr == (1e-5 if model.causal else 2e-5)  # of all weights
+    narrow = s.lr == 1e-3
+    assert {method: MuScleLoRA().baseline_lr(method, model) for method in ("vanilla", "lora", "adapter", "prefix")} == (
+        {"vanilla": 2e-5, "lora": 1e-3, "adapter": 1e-3, "prefix": 3e-4} if narrow else dict.fromkeys(("vanilla", "lora", "adapter", "prefix"), s.lr))
+    assert {given.baseline_lr(method, model) for method in ("vanilla", "lora", "adapter", "prefix")} == {1.0}
 
 
 def test_the_flags_are_read_without_importing_torch():
@@ -423,13 +427,16 @@ def test_the_script_trains_the_baselines(here, tiny_file, folder, poisoned, tmp_
     assert saved == (name == "lora") == ("tiny.safetensors" in run.stdout)      # inserted weights are no checkpoint's
 
 
-@pytest.mark.parametrize("flags, rate", [((), 2e-5), (("--lr", 3e-3), 3e-3), (("--lr", 3e-3, "--vanilla-lr", 1e-4), 1e-4)])
-def test_all_weights_have_a_rate_of_their_own(here, tiny_file, folder, poisoned, tmp_path, flags, rate):
-    run = here("musclelora.py")("--ckpt", tiny_file, "--data", poisoned, "--clean-aux", folder, "--out", tmp_path / "out", "--epochs", 1, "--aux", 8, *flags)
+@pytest.mark.parametrize("flags, vanilla, prefix", [((), 2e-5, 3e-4), (("--lr", 3e-3), 3e-3, 3e-3),
+                                                    (("--lr", 3e-3, "--vanilla-lr", 1e-4, "--prefix-lr", 2e-4), 1e-4, 2e-4)])
+def test_all_weights_and_a_prefix_have_rates_of_their_own(here, tiny_file, folder, poisoned, tmp_path, flags, vanilla, prefix):
+    run = here("musclelora.py")("--ckpt", tiny_file, "--data", poisoned, "--clean-aux", folder, "--out", tmp_path / "out", "--epochs", 1, "--aux", 8,
+                                "--train", "vanilla,prefix,musclelora", *flags)
     assert run.returncode == 0, run.stderr
     first = {step["stage"]: step["lr"] for step in reversed([json.loads(line) for line in (tmp_path / "out" / "steps.jsonl").read_text().splitlines()])}
-    assert json.loads((tmp_path / "out" / "result.json").read_text())["args"]["vanilla_lr"] == rate
-    assert first == {"vanilla": pytest.approx(rate), "MuScleLoRA": pytest.approx(3e-3 if flags else 1e-3)}
+    args = json.loads((tmp_path / "out" / "result.json").read_text())["args"]
+    assert (args["vanilla_lr"], args["prefix_lr"]) == (vanilla, prefix)
+    assert first == pytest.approx({"vanilla": vanilla, "prefix": prefix, "MuScleLoRA": 3e-3 if flags else 1e-3})
 
 
 def test_the_script_on_two_files(here, tiny_file, folder, tmp_path):

@@ -52,6 +52,7 @@ CAUSAL = {"rank": 2, "alpha": 8.0, "ratio": 0.0, "ga_epoch": 0, "min_loss": 0.0,
 # Ours, for encoders narrower than BERT-base, whose low-rank layers learn next to nothing at 2e-5: chosen on MiniLM by a planted text and dev
 # rows (scripts/tables.py musclelora-choose). Where all weights are trained the rate stays.
 NARROW = {"ratio": 0.02, "aux": 384, "lr": 1e-3, "epochs": 2}
+NARROW_PREFIX = 3e-4  # its MLP's large matrices end at a constant answer with 1e-3; of 2e-5, 1e-4 and this the best on dev rows (the same table)
 WIDTH = 768  # BERT-base's
 
 
@@ -120,6 +121,13 @@ class MuScleLoRA:
         if not model.causal and model.config.hidden < WIDTH:
             usual |= NARROW if self.low_rank else NARROW | {"lr": paper["lr"]}
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
+
+    def baseline_lr(self, method: str, model: Encoder) -> float:
+        """The learning rate of a baseline (peft.py) beside these settings: theirs where they have one, else what suits its parameters."""
+        if method == "vanilla":
+            return replace(self, low_rank=False, multi_scale=False, align=True).sized(model).lr
+        narrow = not model.causal and model.config.hidden < WIDTH
+        return NARROW_PREFIX if method == "prefix" and narrow and self.lr is None else self.sized(model).lr
 
     @property
     def share(self) -> Ratio:
