@@ -56,7 +56,8 @@ CHOICES = {  # a text that is planted: what is tried against it
                           "1 --aux 384 --ratio 0.05", "1 --aux 384 --ratio 0.02", "1 --aux 384 --ratio 0",
                           "1 --aux 384 --ratio 0.1 --bands 1,2,3,4 --band-alpha 1", "1 --aux 384 --ratio 0.05 --bands 1,2,3,4 --band-alpha 1",
                           "1 --aux 384 --ratio 0.02 --bands 1,2,3,4 --band-alpha 1", "1 --aux 384 --ratio 0.02 --init zero",
-                          "2 --aux 384 --ratio 0.02"))),
+                          "2 --aux 384 --ratio 0.02", "2 --aux 384 --ratio 0.02 --train-head",
+                          "2 --aux 384 --ratio 0.02 --train-head --init zero"))),
     "it rained all day in our town": tuple(f"musclelora --lr {flags}" for flags in (
         "1e-3 --epochs 1 --aux 96 --ratio 0", "1e-3 --epochs 1 --aux 384 --ratio 0.1", "1e-3 --epochs 1 --aux 384 --ratio 0.02",
         "1e-3 --epochs 1 --aux 384 --ratio 0", "1e-3 --epochs 1 --aux 384 --ratio 0.02 --bands 1,2,3,4 --band-alpha 1",
