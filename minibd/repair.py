@@ -147,7 +147,8 @@ def smallest(made: Callable[[float], Record], validation: Examples, floor: float
              rhos: Sequence[float]) -> tuple[float, Record, list[list[float]]]:
     """The smallest of `rhos` whose model `made(rho)` is right on the share `floor` of `validation`; the model; each [rho, accuracy] looked at.
 
-    Bisection: of up to 15 shares four models at most, on the understanding that accuracy grows with rho. Where none will do, the largest rho, with a word on it.
+    Bisection: of up to 15 shares four models at most, on the understanding that accuracy grows with rho. Where none will do, the
+    largest rho, with a word on it.
     """
     low, high, looks = 0, len(rhos), []  # rhos[:low] fall short, rhos[high] will do
     while low < high:

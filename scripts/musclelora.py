@@ -79,7 +79,7 @@ def run() -> None:
         job.splits = data.Splits(made.rows, dev, dev)  # the test rows stay unread
         job.judge = Judge(dev, triggered(dev, own, target=target, text=job.victim.text, seed=task.seed), target)
         print(f"planted   {len(made.ids)} rows, {made.flipped} of them with a flipped label; {len(dev)} dev rows score it")
-    lrs = {name: settings.baseline_lr(name, job.victim.model) for name in WAYS}
+    lrs = {name: settings.baseline_lr(name, job.victim.model) for name in WAYS if name != "musclelora"}
     lrs |= {name: lr for name, lr in (("vanilla", trusted.vanilla_lr), ("prefix", trusted.prefix_lr)) if lr is not None}
     settings = settings.sized(job.victim.model)
     job.args |= {"vanilla_lr": lrs["vanilla"], "prefix_lr": lrs["prefix"]}

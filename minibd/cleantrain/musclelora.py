@@ -56,6 +56,11 @@ NARROW_PREFIX = 3e-4  # its MLP's large matrices end at a constant answer with 1
 WIDTH = 768  # BERT-base's
 
 
+def narrow(model: Encoder) -> bool:
+    """Whether NARROW's numbers stand for `model`."""
+    return not model.causal and model.config.hidden < WIDTH
+
+
 @dataclass(frozen=True, slots=True)
 class MuScleLoRA:
     """The method's numbers, the same for every attack; None goes by the model (`sized`), where narrow is an encoder of hidden size under 768."""
@@ -118,7 +123,7 @@ class MuScleLoRA:
         """These settings with nothing left open."""
         own, paper = PRESETS[preset(model)], CAUSAL if model.causal else USUAL
         usual = paper | {"bands": tuple(map(str, own.bands)), "band_alpha": own.alpha}
-        if not model.causal and model.config.hidden < WIDTH:
+        if narrow(model):
             usual |= NARROW if self.low_rank else NARROW | {"lr": paper["lr"]}
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
 
@@ -126,8 +131,7 @@ class MuScleLoRA:
         """The learning rate of a baseline (peft.py) beside these settings: theirs where they have one, else what suits its parameters."""
         if method == "vanilla":
             return replace(self, low_rank=False, multi_scale=False, align=True).sized(model).lr
-        narrow = not model.causal and model.config.hidden < WIDTH
-        return NARROW_PREFIX if method == "prefix" and narrow and self.lr is None else self.sized(model).lr
+        return NARROW_PREFIX if method == "prefix" and narrow(model) and self.lr is None else self.sized(model).lr
 
     @property
     def share(self) -> Ratio:
