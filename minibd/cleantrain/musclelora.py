@@ -52,7 +52,7 @@ CAUSAL = {"rank": 2, "alpha": 8.0, "ratio": 0.0, "ga_epoch": 0, "min_loss": 0.0,
 # Ours, for encoders narrower than BERT-base, whose low-rank layers learn next to nothing at 2e-5: chosen on MiniLM by a planted text and dev
 # rows (scripts/tables.py musclelora-choose). Where all weights are trained the rate stays.
 NARROW = {"ratio": 0.02, "aux": 384, "lr": 1e-3, "epochs": 2}
-NARROW_PREFIX = 3e-4  # its MLP's large matrices end at a constant answer with 1e-3; of 2e-5, 1e-4 and this the best on dev rows (the same table)
+NARROW_PREFIX = 3e-4  # with 1e-3 its MLP's large matrices end at a constant answer; the best of 2e-5, 1e-4, this and 1e-3 (the same table)
 WIDTH = 768  # BERT-base's
 
 
