@@ -170,8 +170,8 @@ class Job:
     def note_search(self, record: checkpoint.Record) -> None:
         """The search for rho, where there was one: the share of the validation rows that each rho got right, in the order of the looks, is
         printed, and stands in result.json under args, beside the rho that was chosen."""
-        looks, rho = record.history[-1]["looks"], record.history[-1]["rho"]
-        if looks:
+        if looks := record.history[-1].get("looks"):
+            rho = record.history[-1]["rho"]
             print("on validation: " + ", ".join(f"rho {tried:g} {100 * right:.1f} %" for tried, right in looks) + f"; kept: rho {rho:g}")
             self.args |= {"chosen": rho, "looks": [{"rho": tried, "accuracy": 100 * right} for tried, right in looks]}
 

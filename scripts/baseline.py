@@ -53,19 +53,18 @@ def run() -> None:
 
     import torch
 
-    from minibd import checkpoint
     from minibd import job as jobs
     from minibd.mitigations.fineprune import FinePruning, fineprune
     from minibd.mitigations.finepurify import FinePurifying, finepurify
-    from minibd.mitigations.finetune import finetune
+    from minibd.mitigations.finetune import cft, finetune
     from minibd.mitigations.meft import MEFT, meft
     from minibd.mitigations.reinit import Reinit, reinit
     from minibd.records import BadInput
-    from minibd.repair import tune
     from minibd.train import Schedule, Tuning
 
     # Whose numbers stand in their own files.
     REAL = {"meft": MEFT, "cft": Tuning, "reinit": Reinit, "fineprune": FinePruning, "finepurify": FinePurifying}
+    MENDS = {"cft": cft, "reinit": reinit, "fineprune": fineprune, "finepurify": finepurify}
     if method != asked:
         raise BadInput(f"{asked} stands before {method} and is a method's name too: begin with the method")
     mends = method not in RATES
@@ -89,23 +88,16 @@ def run() -> None:
     job.purify(pretrained)
     train, validation = jobs.validated(job.splits, job.clean, task.seed)
     shared = {"seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log.append}
-    started = time.perf_counter()
-    if method == "reinit":
-        tuned = reinit(job.victim, train, validation, settings, **shared, watch=job.judge_mixtures)
-    elif method == "fineprune":
-        tuned = fineprune(job.victim, train, validation, settings, **shared, watch=job.judge_mixtures)
-    elif method == "finepurify":
-        tuned = finepurify(job.victim, job.pretrained, train, validation, settings, **shared, watch=job.judge_mixtures)
+    if mends:
+        before = (job.pretrained,) if method == "finepurify" else ()
+        tuned = MENDS[method](job.victim, *before, train, validation, settings, **shared, watch=job.judge_mixtures)
         job.note_search(tuned)
-    elif method == "cft":
-        tuned = tune(checkpoint.copy(job.victim), train, validation, settings.schedule, settings.steps, **shared, name="CFT")
-        tuned.history.append({"mitigation": "fine-tuning", "clean_rows": len(train), "validation_rows": len(validation), "seed": task.seed,
-                              "keep_head": True, **asdict(settings)})
-    elif method == "meft":
-        tuned = meft(job.victim, train, validation, settings, **shared)
     else:
-        tuned = finetune(job.victim, train, schedule, validation=validation, keep_head=settings.keep_head, name=method.upper(), **shared)
-    if method in (*RATES, "cft"):
+        started = time.perf_counter()
+        if method == "meft":
+            tuned = meft(job.victim, train, validation, settings, **shared)
+        else:
+            tuned = finetune(job.victim, train, schedule, validation=validation, keep_head=settings.keep_head, name=method.upper(), **shared)
         job.judged(method.upper(), tuned.model, time.perf_counter() - started)
     job.finish(tuned, {"trained_on": len(train), "validation": len(validation)})
 

@@ -1,35 +1,51 @@
 #!/usr/bin/env python3
-"""Choose MBTSAD's settings as a defender can: plant a backdoor of one's own in a copy of the victim, and see which setting removes it.
+"""Choose a method's settings as a defender can: plant a backdoor of one's own in a copy of the victim, and see which setting removes it.
 
     python scripts/choose.py --ckpt VICTIM --data FOLDER --vary attention_dropout=0.1,0.5 --vary lr1=1e-4,2e-4
+    python scripts/choose.py --method finemix --ckpt VICTIM --pretrained CLEAN --data FOLDER --vary lr=2e-5,2e-4
 
 The planted backdoor has triggers and a target of the defender's; nothing here reads those of the attacker. Each cell (a combination
 of the values) is appended to --results as it ends, with the dev accuracy and the planted backdoor's ASR on dev after each step, and
-skipped when it is there already; cells that differ in the distillation alone share their teacher. Choose the lowest ASR among the
-cells whose dev accuracy you accept.
+skipped when it is there already; MBTSAD's cells that differ in the distillation alone share their teacher. Choose the lowest ASR among the
+cells whose dev accuracy you accept. The other methods choose their own epoch, rho or threshold by the same dev rows.
 """
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from minibd.cli import Clean, Task, main, parse, setting, settings_of
+
+METHODS = {"mbtsad": ("mitigations.mbtsad", "MBTSAD"), "cft": ("train", "Tuning"), "reinit": ("mitigations.reinit", "Reinit"),
+           "fineprune": ("mitigations.fineprune", "FinePruning"), "finemix": ("mitigations.finemix", "FineMixing"),
+           "finepurify": ("mitigations.finepurify", "FinePurifying")}
+BLENDS = ("finemix", "finepurify")
 
 
 @dataclass(frozen=True, slots=True)
 class Plant:
     """The defender's own backdoor, and what is tried against it"""
+    method: str = setting("mbtsad", "whose settings; --method NAME --help lists them", choices=tuple(METHODS))
     plant_triggers: tuple[str, ...] = setting(("mb", "ak"), "rare words that occur in no clean row")
     plant_target: int = setting(0, "the class they mean")
     plant_rate: float = setting(0.5, "share of the clean rows that are copied, triggered and relabelled")
     plant_lr: float = setting(5e-5, "learning rate of the planting")
     plant_epochs: int = setting(3, "passes of the planting")
     vary: tuple[str, ...] = setting(("k=4",), "setting=value,value,...: tried in every combination; may be given again", kind=list)
-    teachers: bool = setting(False, "stop at the teacher: the distillation, two thirds of the time, is left out")
+    teachers: bool = setting(False, "mbtsad: stop at the teacher: the distillation, two thirds of the time, is left out")
     results: str = setting("scripts/results/choose.jsonl", "file the cells are appended to")
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The weights that the victim came from"""
+    pretrained: str = setting("", "the checkpoint that the victim was fine-tuned from (required)")
+
+
 def run() -> None:
-    task, clean, plant, settings = parse(__doc__, Task, Clean, Plant, settings_of("mitigations.mbtsad", "MBTSAD"))
+    named = [following for word, following in zip(sys.argv, sys.argv[1:]) if word == "--method" and following in METHODS]
+    asked = named[-1] if named else "mbtsad"  # each method has its own flags
+    task, clean, plant, settings, *before = parse(__doc__, Task, Clean, Plant, settings_of(*METHODS[asked]), *[Before] * (asked in BLENDS))
 
     import itertools
     import time
@@ -44,20 +60,36 @@ def run() -> None:
     from minibd.attacks.poison import poison, triggered
     from minibd.cells import Cells
     from minibd.evaluate import Judge
+    from minibd.mitigations.finemix import FineMixing, finemix
+    from minibd.mitigations.fineprune import FinePruning, fineprune
+    from minibd.mitigations.finepurify import FinePurifying, finepurify
+    from minibd.mitigations.finetune import cft
     from minibd.mitigations.mbtsad import MBTSAD, augmented, distil, retrain
+    from minibd.mitigations.reinit import Reinit, reinit
     from minibd.records import BadInput
-    from minibd.train import Schedule, cross_entropy, fit
+    from minibd.train import Schedule, Tuning, cross_entropy, fit
 
-    kinds = {f.name: f.metadata["kind"] for f in fields(MBTSAD)}
+    REAL = {"mbtsad": MBTSAD, "cft": Tuning, "reinit": Reinit, "fineprune": FinePruning, "finemix": FineMixing, "finepurify": FinePurifying}
+    MENDS = {"cft": cft, "reinit": reinit, "fineprune": fineprune, "finemix": finemix, "finepurify": finepurify}
+    Settings = REAL[plant.method]
+    if plant.method != asked:
+        raise BadInput(f"--method {asked} and --method {plant.method}: give one, as --method NAME")
+    if plant.teachers and asked != "mbtsad":
+        raise BadInput(f"--teachers: {asked} has no teacher, leave it out")
+    if asked in BLENDS and not before[0].pretrained:
+        raise BadInput(f"{asked} sets weights back to what they were before the fine-tuning: name the checkpoint that the victim came from with "
+                       "--pretrained")
+    kinds = {f.name: f.metadata["kind"] for f in fields(Settings)}
     axes = {}
     for axis in plant.vary:
         name, _, values = axis.partition("=")
         if name not in kinds or not values:
             raise BadInput(f"--vary {axis}: write setting=value,value with one of {', '.join(kinds)}")
         axes[name] = [value in ("True", "true", "1") if kinds[name] is bool else kinds[name](value) for value in values.split(",")]
-    grid = [MBTSAD(**asdict(settings) | dict(zip(axes, values))) for values in itertools.product(*axes.values())]
+    grid = [Settings(**asdict(settings) | dict(zip(axes, values))) for values in itertools.product(*axes.values())]
 
-    victim, splits, _ = jobs.open_task("choose", task)
+    victim, splits, _ = jobs.open_task("choose", task, *[group.pretrained for group in before])
+    pretrained = [jobs.pretrained_of(group.pretrained, task, victim) for group in before]
     splits = jobs.with_dev(splits, clean, task.seed)
     held, dev = jobs.clean_rows(task, clean, splits.train), splits.dev or splits.test
     jobs.say_rows(clean=held, dev=dev)
@@ -78,18 +110,15 @@ def run() -> None:
 
     cells = Cells(plant.results)
     victims = [measured("victim", victim, time.perf_counter()), measured("planted", planted, time.perf_counter())]
+
     def of_teacher(chosen: MBTSAD) -> str:
         """What the teacher depends on: every setting but those that the distillation alone reads."""
         return str({name: value for name, value in asdict(chosen).items()
                     if name not in ("lr2", "epochs2", "attention_dropout2", "alpha", "beta", "gamma", "p", "ablate", "variant")})
 
     taught = {}  # the last teacher by the settings that made it: cells of one teacher come one after another
-    for chosen in sorted(grid, key=of_teacher):
-        cell = {"ckpt": Path(task.ckpt).name, "seed": task.seed, "dtype": task.dtype, "clean": len(held),
-                **({"teachers": True} if plant.teachers else {}), "plant": {k: v for k, v in asdict(plant).items() if k.startswith("plant_")}, "settings": asdict(chosen)}
-        if cells.get(cell) is not None:
-            continue
-        print(" ".join(f"{name}={getattr(chosen, name)}" for name in axes), flush=True)
+
+    def taught_and_distilled(chosen: MBTSAD) -> list[dict]:
         key = of_teacher(chosen)
         if key not in taught:
             taught.clear()
@@ -98,11 +127,24 @@ def run() -> None:
             teacher = retrain(planted, d_aug, chosen, seed=task.seed, dtype=dtype)
             taught[key] = d_aug, teacher, measured("TS-FT", teacher, started)
         d_aug, teacher, step = taught[key]
-        steps = [*victims, step]
-        if not plant.teachers:
-            started = time.perf_counter()
-            steps.append(measured("MBTSAD", distil(planted, teacher, d_aug, chosen, seed=task.seed, dtype=dtype), started))
-        cells.add(cell, {"steps": steps})
+        if plant.teachers:
+            return [step]
+        started = time.perf_counter()
+        return [step, measured("MBTSAD", distil(planted, teacher, d_aug, chosen, seed=task.seed, dtype=dtype), started)]
+
+    def mended(chosen: Tuning) -> list[dict]:
+        started = time.perf_counter()
+        result = MENDS[asked](planted, *pretrained, held, dev, chosen, seed=task.seed, dtype=dtype)
+        return [measured(asked, result, started) | {name: result.history[-1][name] for name in ("rho", "looks") if name in result.history[-1]}]
+
+    for chosen in sorted(grid, key=of_teacher) if asked == "mbtsad" else grid:
+        cell = {"ckpt": Path(task.ckpt).name, "seed": task.seed, "dtype": task.dtype, "clean": len(held),
+                **({"teachers": True} if plant.teachers else {}), **({} if asked == "mbtsad" else {"method": asked}),
+                **{"pretrained": Path(group.pretrained).name for group in before},
+                "plant": {k: v for k, v in asdict(plant).items() if k.startswith("plant_")}, "settings": asdict(chosen)}
+        if cells.get(cell) is None:
+            print(" ".join(f"{name}={getattr(chosen, name)}" for name in axes), flush=True)
+            cells.add(cell, {"steps": [*victims, *(taught_and_distilled if asked == "mbtsad" else mended)(chosen)]})
 
 
 if __name__ == "__main__":
