@@ -43,6 +43,12 @@ def settings_of(module: str, name: str) -> type:
     return scope[name]
 
 
+# What mends a classifier with clean rows -> where its numbers stand. The functions are in job.MENDS.
+MENDERS = {"cft": ("train", "Tuning"), "reinit": ("mitigations.reinit", "Reinit"), "fineprune": ("mitigations.fineprune", "FinePruning"),
+           "finemix": ("mitigations.finemix", "FineMixing"), "finepurify": ("mitigations.finepurify", "FinePurifying")}
+BLENDS = ("finemix", "finepurify")  # those that take the weights before, after the victim
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """Where the model and the rows come from, and where the result goes."""

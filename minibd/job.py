@@ -16,8 +16,17 @@ from minibd.attacks import known, paraphrase
 from minibd.attacks.poison import Corrupt, triggered
 from minibd.cli import AllClean, Attack, Clean, Pretrained, Task
 from minibd.evaluate import Judge
-from minibd.mitigations.finemix import FineMixing, frequencies, purify_embeddings
+from minibd.mitigations.finemix import FineMixing, finemix, frequencies, purify_embeddings
+from minibd.mitigations.fineprune import FinePruning, fineprune
+from minibd.mitigations.finepurify import FinePurifying, finepurify
+from minibd.mitigations.finetune import cft
+from minibd.mitigations.reinit import Reinit, reinit
 from minibd.records import BadInput, Examples
+from minibd.train import Tuning
+
+# cli.MENDERS: the settings, and the function of (victim, clean rows, validation rows, settings), a blend's of (victim, pretrained, ...).
+MENDS = {"cft": (Tuning, cft), "reinit": (Reinit, reinit), "fineprune": (FinePruning, fineprune), "finemix": (FineMixing, finemix),
+         "finepurify": (FinePurifying, finepurify)}
 
 CLEAN_SHARE = 0.2  # of the training rows: MBTSAD's setting (III-B)
 CLEAN_MOST = 2000  # rows: a defender seldom holds more, and a method's time grows with them
@@ -220,6 +229,13 @@ def own_head(record: checkpoint.Record) -> bool:
     return "new" not in (record.history or [{}])[-1]
 
 
+def check_pretrained(what: str, path: str) -> None:
+    """Raises BadInput where `what` needs --pretrained and it is not given."""
+    if not path:
+        raise BadInput(f"{what} sets weights back to what they were before the fine-tuning: name the checkpoint that the victim came from with "
+                       "--pretrained")
+
+
 def pretrained_of(path: str, task: Task, victim: checkpoint.Record) -> checkpoint.Record:
     """What --pretrained names; where that has no classifier, with a new one, so that a pooler that was pre-trained comes too."""
     device = device_of(task.device)
@@ -235,9 +251,8 @@ def start(method: str, task: Task, clean: Clean | AllClean, attack: Attack, *set
     """
     started = time.perf_counter()
     path, wanted = pretrained.pretrained or "", needs_pretrained or pretrained.e_pur
-    if wanted and not path:
-        raise BadInput(f"{method if needs_pretrained else '--e-pur'} sets weights back to what they were before the fine-tuning: name the "
-                       "checkpoint that the victim came from with --pretrained")
+    if wanted:
+        check_pretrained(method if needs_pretrained else "--e-pur", path)
     if path and not wanted:
         raise BadInput(f"--pretrained {path}: {method} reads it for --e-pur alone, give both or neither")
     victim, splits, out = open_task(method, task, path, new_classifier=new_classifier)

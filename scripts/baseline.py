@@ -20,7 +20,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from minibd.cli import AllClean, Attack, Clean, Pretrained, Task, main, parse, setting, settings_of
+from minibd.cli import BLENDS, MENDERS, AllClean, Attack, Clean, Pretrained, Task, main, parse, setting, settings_of
 
 RATES = {"ft": 2e-5, "fth": 5e-5, "meft": 2e-5}  # PURE, Appendix B
 
@@ -37,9 +37,7 @@ class Baseline:
 
 
 METHODS = {**dict.fromkeys(RATES, (AllClean, Baseline)),
-           **{name: (Clean, settings_of(*where)) for name, where in {
-               "cft": ("train", "Tuning"), "reinit": ("mitigations.reinit", "Reinit"), "fineprune": ("mitigations.fineprune", "FinePruning"),
-               "finepurify": ("mitigations.finepurify", "FinePurifying")}.items()}}
+           **{name: (Clean, settings_of(*where)) for name, where in MENDERS.items() if name != "finemix"}}  # which has a script of its own
 
 
 def run() -> None:
@@ -54,17 +52,11 @@ def run() -> None:
     import torch
 
     from minibd import job as jobs
-    from minibd.mitigations.fineprune import FinePruning, fineprune
-    from minibd.mitigations.finepurify import FinePurifying, finepurify
-    from minibd.mitigations.finetune import cft, finetune
+    from minibd.mitigations.finetune import finetune
     from minibd.mitigations.meft import MEFT, meft
-    from minibd.mitigations.reinit import Reinit, reinit
     from minibd.records import BadInput
-    from minibd.train import Schedule, Tuning
+    from minibd.train import Schedule
 
-    # Whose numbers stand in their own files.
-    REAL = {"meft": MEFT, "cft": Tuning, "reinit": Reinit, "fineprune": FinePruning, "finepurify": FinePurifying}
-    MENDS = {"cft": cft, "reinit": reinit, "fineprune": fineprune, "finepurify": finepurify}
     if method != asked:
         raise BadInput(f"{asked} stands before {method} and is a method's name too: begin with the method")
     mends = method not in RATES
@@ -72,13 +64,13 @@ def run() -> None:
         settings = replace(settings, lr=RATES[method])
     if method in ("ft", "fth") and settings.entropy_epochs is not None:
         raise BadInput(f"--entropy-epochs {settings.entropy_epochs} is for meft, and {method} has no such passes: leave it out")
-    if method in REAL:
-        settings = REAL[method](**{name: value for name, value in asdict(settings).items() if value is not None})
+    if method not in ("ft", "fth"):  # whose numbers stand in their own files
+        settings = (jobs.MENDS[method][0] if mends else MEFT)(**{name: value for name, value in asdict(settings).items() if value is not None})
     else:
         schedule = Schedule(settings.lr, settings.epochs, settings.batch_size, weight_decay=0.0)  # Adam, as in PURE
 
     job = jobs.start(method, task, clean, attack, settings, new_classifier=not mends, pretrained=pretrained,
-                     needs_pretrained=method == "finepurify")
+                     needs_pretrained=method in BLENDS)
     if mends:
         settings = settings.sized(job.victim.model.config.hidden)
         job.args |= asdict(settings)
@@ -89,8 +81,8 @@ def run() -> None:
     train, validation = jobs.validated(job.splits, job.clean, task.seed)
     shared = {"seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log.append}
     if mends:
-        before = (job.pretrained,) if method == "finepurify" else ()
-        tuned = MENDS[method](job.victim, *before, train, validation, settings, **shared, watch=job.judge_mixtures)
+        before = (job.pretrained,) if method in BLENDS else ()
+        tuned = jobs.MENDS[method][1](job.victim, *before, train, validation, settings, **shared, watch=job.judge_mixtures)
         job.note_search(tuned)
     else:
         started = time.perf_counter()

@@ -7,19 +7,16 @@
 The planted backdoor has triggers and a target of the defender's; nothing here reads those of the attacker. Each cell (a combination
 of the values) is appended to --results as it ends, with the dev accuracy and the planted backdoor's ASR on dev after each step, and
 skipped when it is there already; MBTSAD's cells that differ in the distillation alone share their teacher. Choose the lowest ASR among the
-cells whose dev accuracy you accept. The other methods choose their own epoch, rho or threshold by the same dev rows.
+cells whose dev accuracy you accept. Methods other than MBTSAD choose their own epoch, rho or threshold by the same dev rows.
 """
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import dataclass
 
-from minibd.cli import Clean, Task, main, parse, setting, settings_of
+from minibd.cli import BLENDS, MENDERS, Clean, Task, main, parse, setting, settings_of
 
-METHODS = {"mbtsad": ("mitigations.mbtsad", "MBTSAD"), "cft": ("train", "Tuning"), "reinit": ("mitigations.reinit", "Reinit"),
-           "fineprune": ("mitigations.fineprune", "FinePruning"), "finemix": ("mitigations.finemix", "FineMixing"),
-           "finepurify": ("mitigations.finepurify", "FinePurifying")}
-BLENDS = ("finemix", "finepurify")
+METHODS = {"mbtsad": ("mitigations.mbtsad", "MBTSAD"), **MENDERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +28,8 @@ class Plant:
     plant_rate: float = setting(0.5, "share of the clean rows that are copied, triggered and relabelled")
     plant_lr: float = setting(5e-5, "learning rate of the planting")
     plant_epochs: int = setting(3, "passes of the planting")
-    vary: tuple[str, ...] = setting(("k=4",), "setting=value,value,...: tried in every combination; may be given again", kind=list)
+    vary: list[str] | None = setting(None, "setting=value,value,...: tried in every combination; may be given again (default: the settings as "
+                                     "they are, one cell)", kind=list)
     teachers: bool = setting(False, "mbtsad: stop at the teacher: the distillation, two thirds of the time, is left out")
     results: str = setting("scripts/results/choose.jsonl", "file the cells are appended to")
 
@@ -43,8 +41,9 @@ class Before:
 
 
 def run() -> None:
-    named = [following for word, following in zip(sys.argv, sys.argv[1:]) if word == "--method" and following in METHODS]
-    asked = named[-1] if named else "mbtsad"  # each method has its own flags
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # each method has its own flags
+    first.add_argument("--method", choices=tuple(METHODS), default="mbtsad")
+    asked = first.parse_known_args()[0].method
     task, clean, plant, settings, *before = parse(__doc__, Task, Clean, Plant, settings_of(*METHODS[asked]), *[Before] * (asked in BLENDS))
 
     import itertools
@@ -60,28 +59,18 @@ def run() -> None:
     from minibd.attacks.poison import poison, triggered
     from minibd.cells import Cells
     from minibd.evaluate import Judge
-    from minibd.mitigations.finemix import FineMixing, finemix
-    from minibd.mitigations.fineprune import FinePruning, fineprune
-    from minibd.mitigations.finepurify import FinePurifying, finepurify
-    from minibd.mitigations.finetune import cft
     from minibd.mitigations.mbtsad import MBTSAD, augmented, distil, retrain
-    from minibd.mitigations.reinit import Reinit, reinit
     from minibd.records import BadInput
     from minibd.train import Schedule, Tuning, cross_entropy, fit
 
-    REAL = {"mbtsad": MBTSAD, "cft": Tuning, "reinit": Reinit, "fineprune": FinePruning, "finemix": FineMixing, "finepurify": FinePurifying}
-    MENDS = {"cft": cft, "reinit": reinit, "fineprune": fineprune, "finemix": finemix, "finepurify": finepurify}
-    Settings = REAL[plant.method]
-    if plant.method != asked:
-        raise BadInput(f"--method {asked} and --method {plant.method}: give one, as --method NAME")
+    Settings, mend = (MBTSAD, None) if asked == "mbtsad" else jobs.MENDS[asked]
     if plant.teachers and asked != "mbtsad":
         raise BadInput(f"--teachers: {asked} has no teacher, leave it out")
-    if asked in BLENDS and not before[0].pretrained:
-        raise BadInput(f"{asked} sets weights back to what they were before the fine-tuning: name the checkpoint that the victim came from with "
-                       "--pretrained")
+    for group in before:
+        jobs.check_pretrained(asked, group.pretrained)
     kinds = {f.name: f.metadata["kind"] for f in fields(Settings)}
     axes = {}
-    for axis in plant.vary:
+    for axis in plant.vary or ():
         name, _, values = axis.partition("=")
         if name not in kinds or not values:
             raise BadInput(f"--vary {axis}: write setting=value,value with one of {', '.join(kinds)}")
@@ -93,6 +82,19 @@ def run() -> None:
     splits = jobs.with_dev(splits, clean, task.seed)
     held, dev = jobs.clean_rows(task, clean, splits.train), splits.dev or splits.test
     jobs.say_rows(clean=held, dev=dev)
+
+    def cell_of(chosen: MBTSAD | Tuning) -> dict:
+        return {"ckpt": Path(task.ckpt).name, "seed": task.seed, "dtype": task.dtype, "clean": len(held),
+                **({"dev": len(dev)} if clean.dev != 1 else {}),
+                **({"teachers": True} if plant.teachers else {}), **({} if asked == "mbtsad" else {"method": asked}),
+                **{"pretrained": Path(group.pretrained).name for group in before},
+                "plant": {k: v for k, v in asdict(plant).items() if k.startswith("plant_")}, "settings": asdict(chosen)}
+
+    cells = Cells(plant.results)
+    todo = [chosen for chosen in grid if cells.get(cell_of(chosen)) is None]
+    if not todo:
+        print(f"every cell is in {plant.results} already")
+        return
     own = BadNets(plant.plant_triggers)
     rows = poison(held, own, rate=plant.plant_rate, target=plant.plant_target, add=True, seed=task.seed + 1).rows
     planted, dtype = checkpoint.copy(victim), getattr(torch, task.dtype)
@@ -108,7 +110,6 @@ def run() -> None:
         print(f"{name:8} dev {step['dev']:6.2f}  planted ASR {step['planted_asr']:6.2f}  {seconds:6.1f} s", flush=True)
         return step
 
-    cells = Cells(plant.results)
     victims = [measured("victim", victim, time.perf_counter()), measured("planted", planted, time.perf_counter())]
 
     def of_teacher(chosen: MBTSAD) -> str:
@@ -134,17 +135,12 @@ def run() -> None:
 
     def mended(chosen: Tuning) -> list[dict]:
         started = time.perf_counter()
-        result = MENDS[asked](planted, *pretrained, held, dev, chosen, seed=task.seed, dtype=dtype)
+        result = mend(planted, *pretrained, held, dev, chosen, seed=task.seed, dtype=dtype)
         return [measured(asked, result, started) | {name: result.history[-1][name] for name in ("rho", "looks") if name in result.history[-1]}]
 
-    for chosen in sorted(grid, key=of_teacher) if asked == "mbtsad" else grid:
-        cell = {"ckpt": Path(task.ckpt).name, "seed": task.seed, "dtype": task.dtype, "clean": len(held),
-                **({"teachers": True} if plant.teachers else {}), **({} if asked == "mbtsad" else {"method": asked}),
-                **{"pretrained": Path(group.pretrained).name for group in before},
-                "plant": {k: v for k, v in asdict(plant).items() if k.startswith("plant_")}, "settings": asdict(chosen)}
-        if cells.get(cell) is None:
-            print(" ".join(f"{name}={getattr(chosen, name)}" for name in axes), flush=True)
-            cells.add(cell, {"steps": [*victims, *(taught_and_distilled if asked == "mbtsad" else mended)(chosen)]})
+    for chosen in sorted(todo, key=of_teacher) if asked == "mbtsad" else todo:
+        print(" ".join(f"{name}={getattr(chosen, name)}" for name in axes), flush=True)
+        cells.add(cell_of(chosen), {"steps": [*victims, *(taught_and_distilled if asked == "mbtsad" else mended)(chosen)]})
 
 
 if __name__ == "__main__":

@@ -396,21 +396,24 @@ def test_choose_plants_a_backdoor_and_skips_cells_that_are_there(script, tiny_fi
     refused(script("choose.py", *common, "--vary", "nothing=1"), "--vary nothing=1")
 
 
-@pytest.mark.parametrize("method, more, name", [("cft", (), None), ("finemix", ("--top", 0), "rho"), ("fineprune", (), None)])
-def test_choose_tries_the_settings_of_the_method_that_is_named(script, tiny_file, pre_file, folder, tmp_path, method, more, name):
-    results, before = tmp_path / "choose.jsonl", ("--pretrained", pre_file) if method == "finemix" else ()
-    common = ("--method", method, "--ckpt", tiny_file, *before, "--data", folder, "--plant-lr", 1e-3, "--results", results, "--steps", 30, *more)
+@pytest.mark.parametrize("method", ["cft", "finemix", "fineprune"])
+def test_choose_tries_the_settings_of_the_method_that_is_named(script, tiny_file, pre_file, folder, tmp_path, method):
+    results, before = tmp_path / "choose.jsonl", ("--pretrained", pre_file, "--top", 0) if method == "finemix" else ()
+    common = (f"--method={method}", "--ckpt", tiny_file, *before, "--data", folder, "--plant-lr", 1e-3, "--results", results, "--steps", 30)
     run = script("choose.py", *common, "--vary", "lr=1e-6,5e-3")
     assert run.returncode == 0, run.stderr
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     assert [(row["cell"]["method"], row["cell"]["settings"]["lr"]) for row in rows] == [(method, 1e-6), (method, 5e-3)]
     assert all([step["name"] for step in row["steps"]] == ["victim", "planted", method] for row in rows)
     assert rows[0]["steps"][1] == rows[1]["steps"][1] and rows[0]["steps"][2] != rows[1]["steps"][2]  # one planted victim, two ways to mend it
-    assert all(row["steps"][2]["rho"] in [rho for rho, _ in row["steps"][2]["looks"]] for row in rows if name)
     assert script("choose.py", *common, "--vary", "lr=5e-3").returncode == 0 and len(results.read_text().splitlines()) == 2
     refused(script("choose.py", *common, "--vary", "lr1=1e-3"), "--vary lr1=1e-3")
     refused(script("choose.py", *common, "--teachers", "--vary", "lr=1e-4"), "--teachers")
+    assert script("choose.py", *common, "--dev", 10, "--lr", 5e-3).returncode == 0  # fewer rows to choose by: another cell, of the settings given
+    last = json.loads(results.read_text().splitlines()[-1])
+    assert last["cell"]["dev"] == 10 and last["cell"]["settings"]["lr"] == 5e-3 and len(results.read_text().splitlines()) == 3
     if before:
+        assert all(row["steps"][2]["rho"] in [rho for rho, _ in row["steps"][2]["looks"]] for row in rows)
         refused(script("choose.py", "--method", method, "--ckpt", tiny_file, "--data", folder, "--vary", "lr=1e-4"), "--pretrained")
 
 
