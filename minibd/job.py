@@ -189,8 +189,7 @@ class Job:
         if not pretrained.e_pur:
             return
         started, headed = time.perf_counter(), own_head(self.victim)
-        f, pieces = frequencies(self.victim.text, self.clean), len(self.victim.model.embeddings.word.weight)
-        self.victim = purify_embeddings(self.victim, self.pretrained, f, FineMixing().resets(pieces))
+        self.victim = purified(self.victim, self.pretrained, self.clean)
         if headed:
             self.judged("E-PUR", self.victim.model, time.perf_counter() - started)
 
@@ -229,11 +228,14 @@ def own_head(record: checkpoint.Record) -> bool:
     return "new" not in (record.history or [{}])[-1]
 
 
-def check_pretrained(what: str, path: str) -> None:
-    """Raises BadInput where `what` needs --pretrained and it is not given."""
-    if not path:
-        raise BadInput(f"{what} sets weights back to what they were before the fine-tuning: name the checkpoint that the victim came from with "
-                       "--pretrained")
+def check_pretrained(method: str, pretrained: Pretrained, needed: bool) -> None:
+    """Raises BadInput where --pretrained is missing, for `method` itself where that `needed` it or for --e-pur, or is given and neither reads it."""
+    path, wanted = pretrained.pretrained, needed or pretrained.e_pur
+    if wanted and not path:
+        raise BadInput(f"{method if needed else '--e-pur'} sets weights back to what they were before the fine-tuning: name the checkpoint that "
+                       "the victim came from with --pretrained")
+    if path and not wanted:
+        raise BadInput(f"--pretrained {path}: {method} reads it for --e-pur alone, give both or neither")
 
 
 def pretrained_of(path: str, task: Task, victim: checkpoint.Record) -> checkpoint.Record:
@@ -243,6 +245,12 @@ def pretrained_of(path: str, task: Task, victim: checkpoint.Record) -> checkpoin
     return record if record.labels else checkpoint.load(path, device=device, labels=victim.labels, seed=task.seed)
 
 
+def purified(victim: checkpoint.Record, pretrained: checkpoint.Record, clean: Examples) -> checkpoint.Record:
+    """What --e-pur makes of `victim`: E-PUR with the frequencies of the clean rows and as many resets as finemix.py has by default."""
+    resets = FineMixing().resets(len(victim.model.embeddings.word.weight))
+    return purify_embeddings(victim, pretrained, frequencies(victim.text, clean), resets)
+
+
 def start(method: str, task: Task, clean: Clean | AllClean, attack: Attack, *settings: object, new_classifier: bool = False,
           pretrained: Pretrained = Pretrained(), needs_pretrained: bool = False) -> Job:
     """Open the task, draw the defender's clean rows and the judge's triggered ones, and say what was read.
@@ -250,11 +258,8 @@ def start(method: str, task: Task, clean: Clean | AllClean, attack: Attack, *set
     needs_pretrained: whether the method itself works on the weights before; else they are for --e-pur alone.
     """
     started = time.perf_counter()
-    path, wanted = pretrained.pretrained or "", needs_pretrained or pretrained.e_pur
-    if wanted:
-        check_pretrained(method if needs_pretrained else "--e-pur", path)
-    if path and not wanted:
-        raise BadInput(f"--pretrained {path}: {method} reads it for --e-pur alone, give both or neither")
+    path = pretrained.pretrained or ""
+    check_pretrained(method, pretrained, needs_pretrained)
     victim, splits, out = open_task(method, task, path, new_classifier=new_classifier)
     splits = with_dev(splits, clean, task.seed)
     before = pretrained_of(path, task, victim) if path else None

@@ -7,14 +7,15 @@
 The planted backdoor has triggers and a target of the defender's; nothing here reads those of the attacker. Each cell (a combination
 of the values) is appended to --results as it ends, with the dev accuracy and the planted backdoor's ASR on dev after each step, and
 skipped when it is there already; MBTSAD's cells that differ in the distillation alone share their teacher. Choose the lowest ASR among the
-cells whose dev accuracy you accept. Methods other than MBTSAD choose their own epoch, rho or threshold by the same dev rows.
+cells whose dev accuracy you accept. Methods other than MBTSAD choose their own epoch, rho or threshold by the same dev rows. With
+--pretrained CLEAN --e-pur what is mended is the planted copy after E-PUR.
 """
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
 
-from minibd.cli import BLENDS, MENDERS, Clean, Task, main, parse, setting, settings_of
+from minibd.cli import BLENDS, MENDERS, Clean, Pretrained, Task, main, parse, setting, settings_of
 
 METHODS = {"mbtsad": ("mitigations.mbtsad", "MBTSAD"), **MENDERS}
 
@@ -34,17 +35,11 @@ class Plant:
     results: str = setting("scripts/results/choose.jsonl", "file the cells are appended to")
 
 
-@dataclass(frozen=True, slots=True)
-class Before:
-    """The weights that the victim came from"""
-    pretrained: str = setting("", "the checkpoint that the victim was fine-tuned from (required)")
-
-
 def run() -> None:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # each method has its own flags
     first.add_argument("--method", choices=tuple(METHODS), default="mbtsad")
     asked = first.parse_known_args()[0].method
-    task, clean, plant, settings, *before = parse(__doc__, Task, Clean, Plant, settings_of(*METHODS[asked]), *[Before] * (asked in BLENDS))
+    task, clean, plant, before, settings = parse(__doc__, Task, Clean, Plant, Pretrained, settings_of(*METHODS[asked]))
 
     import itertools
     import time
@@ -66,8 +61,9 @@ def run() -> None:
     Settings, mend = (MBTSAD, None) if asked == "mbtsad" else jobs.MENDS[asked]
     if plant.teachers and asked != "mbtsad":
         raise BadInput(f"--teachers: {asked} has no teacher, leave it out")
-    for group in before:
-        jobs.check_pretrained(asked, group.pretrained)
+    if asked == "finemix" and before.e_pur is not None:
+        raise BadInput(f"--{'' if before.e_pur else 'no-'}e-pur: E-PUR is a part of finemix, --top says how many embeddings it resets, 0 none")
+    jobs.check_pretrained(asked, before, asked in BLENDS)
     kinds = {f.name: f.metadata["kind"] for f in fields(Settings)}
     axes = {}
     for axis in plant.vary or ():
@@ -77,8 +73,8 @@ def run() -> None:
         axes[name] = [value in ("True", "true", "1") if kinds[name] is bool else kinds[name](value) for value in values.split(",")]
     grid = [Settings(**asdict(settings) | dict(zip(axes, values))) for values in itertools.product(*axes.values())]
 
-    victim, splits, _ = jobs.open_task("choose", task, *[group.pretrained for group in before])
-    pretrained = [jobs.pretrained_of(group.pretrained, task, victim) for group in before]
+    victim, splits, _ = jobs.open_task("choose", task, before.pretrained or "")
+    pretrained = jobs.pretrained_of(before.pretrained, task, victim) if before.pretrained else None
     splits = jobs.with_dev(splits, clean, task.seed)
     held, dev = jobs.clean_rows(task, clean, splits.train), splits.dev or splits.test
     jobs.say_rows(clean=held, dev=dev)
@@ -87,7 +83,7 @@ def run() -> None:
         return {"ckpt": Path(task.ckpt).name, "seed": task.seed, "dtype": task.dtype, "clean": len(held),
                 **({"dev": len(dev)} if clean.dev != 1 else {}),
                 **({"teachers": True} if plant.teachers else {}), **({} if asked == "mbtsad" else {"method": asked}),
-                **{"pretrained": Path(group.pretrained).name for group in before},
+                **({"pretrained": Path(before.pretrained).name} if before.pretrained else {}), **({"e_pur": True} if before.e_pur else {}),
                 "plant": {k: v for k, v in asdict(plant).items() if k.startswith("plant_")}, "settings": asdict(chosen)}
 
     cells = Cells(plant.results)
@@ -111,6 +107,10 @@ def run() -> None:
         return step
 
     victims = [measured("victim", victim, time.perf_counter()), measured("planted", planted, time.perf_counter())]
+    if before.e_pur:
+        started = time.perf_counter()
+        planted = jobs.purified(planted, pretrained, held)
+        victims.append(measured("E-PUR", planted, started))
 
     def of_teacher(chosen: MBTSAD) -> str:
         """What the teacher depends on: every setting but those that the distillation alone reads."""
@@ -135,7 +135,7 @@ def run() -> None:
 
     def mended(chosen: Tuning) -> list[dict]:
         started = time.perf_counter()
-        result = mend(planted, *pretrained, held, dev, chosen, seed=task.seed, dtype=dtype)
+        result = mend(planted, *[pretrained] * (asked in BLENDS), held, dev, chosen, seed=task.seed, dtype=dtype)
         return [measured(asked, result, started) | {name: result.history[-1][name] for name in ("rho", "looks") if name in result.history[-1]}]
 
     for chosen in sorted(todo, key=of_teacher) if asked == "mbtsad" else todo:

@@ -16,8 +16,11 @@ from conftest import ROOT, fails, rows
 from minibd import checkpoint, data, report
 from minibd import job as jobs
 from minibd.cli import Attack, Task
+from minibd.mitigations import finemix
+from minibd.mitigations.finetune import cft
 from minibd.predict import predict
 from minibd.records import Example, Examples
+from minibd.train import Tuning
 
 QUICK = ("--k", 2, "--epochs1", 2, "--epochs2", 2, "--lr1", 1e-3, "--lr2", 1e-3, "--device", "cpu")
 
@@ -415,6 +418,32 @@ def test_choose_tries_the_settings_of_the_method_that_is_named(script, tiny_file
     if before:
         assert all(row["steps"][2]["rho"] in [rho for rho, _ in row["steps"][2]["looks"]] for row in rows)
         refused(script("choose.py", "--method", method, "--ckpt", tiny_file, "--data", folder, "--vary", "lr=1e-4"), "--pretrained")
+        refused(script("choose.py", *common, "--no-e-pur"), "--no-e-pur", "--top")
+
+
+def test_choose_mends_what_e_pur_left_of_the_planted_backdoor(here, tiny_file, pre, pre_file, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(finemix, "PIECES", 20)  # the tiny vocabulary has under 150 pieces
+    seen = []
+
+    def mend(victim: checkpoint.Record, *args: object, **more: object) -> checkpoint.Record:
+        seen.append(victim)
+        return cft(victim, *args, **more)
+    monkeypatch.setitem(jobs.MENDS, "cft", (Tuning, mend))
+    choose, results = here("choose.py"), tmp_path / "choose.jsonl"
+    common = ("--method", "cft", "--ckpt", tiny_file, "--data", folder, "--plant-lr", 1e-3, "--results", results, "--steps", 30)
+    for more in ((), ("--pretrained", pre_file, "--e-pur")):
+        run = choose(*common, *more)
+        assert run.returncode == 0, run.stderr
+    planted, purified = seen
+    pieces = purified.history[-1]["pieces"]
+    assert purified.history[-1]["mitigation"] == "e-pur" and len(pieces) == len(planted.text.tokenizer.get_vocab()) // 20
+    ids, own, after = [planted.text.tokenizer.token_to_id(piece) for piece in pieces], *(r.model.embeddings.word.weight for r in seen)
+    assert torch.equal(after[ids], pre.model.embeddings.word.weight[ids]) and not torch.equal(own[ids], after[ids])
+    alone, behind = (json.loads(line) for line in results.read_text().splitlines())
+    assert [step["name"] for step in behind["steps"]] == ["victim", "planted", "E-PUR", "cft"]
+    assert behind["cell"] == alone["cell"] | {"pretrained": pre_file.name, "e_pur": True}
+    refused(choose(*common, "--pretrained", pre_file), "--pretrained", "cft", "--e-pur")
+    refused(choose(*common, "--e-pur"), "--e-pur", "--pretrained")
 
 
 def test_pure_measures_every_model_and_hands_back_the_encoder_with_its_heads_pruned(script, encoder, tiny_file, folder, tmp_path):
