@@ -14,7 +14,8 @@ from minibd import checkpoint, data, reviews
 from minibd import job as jobs
 from minibd.attacks.badnets import BadNets
 from minibd.attacks.poison import poison, side_of, triggered
-from minibd.cli import Attack, Task
+from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
+from minibd.cli import BLENDS, Attack, Task
 from minibd.mitigations.finetune import finetune
 from minibd.mitigations.mbtsad import MBTSAD, mbtsad
 from minibd.mitigations.meft import MEFT, meft
@@ -197,7 +198,14 @@ def test_paraphrases_of_pairs(attack, encoder, tmp_path):
 
 # ---- mitigations
 
-def mend(name: str, victim: checkpoint.Record, train: Examples, dev: Examples) -> checkpoint.Record:
+SETTINGS = {"reinit": {}, "fineprune": {"share": 0.3}, "finemix": {"rho": 0.7, "top": 5}, "finepurify": {"rho": 0.7}}
+
+
+def mend(name: str, victim: checkpoint.Record, pretrained: checkpoint.Record, train: Examples, dev: Examples) -> checkpoint.Record:
+    if name in SETTINGS:
+        settings, function = jobs.MENDS[name]
+        before = (pretrained,) if name in BLENDS else ()
+        return function(victim, *before, train, dev, settings(lr=1e-3, epochs=1, steps=0, **SETTINGS[name]))
     if name == "mbtsad":
         return mbtsad(victim, train, MBTSAD(k=1, epochs1=1, epochs2=1, lr1=1e-3, lr2=1e-3))
     if name == "pure":
@@ -207,21 +215,30 @@ def mend(name: str, victim: checkpoint.Record, train: Examples, dev: Examples) -
     return finetune(victim, train, Schedule(1e-3, 1))
 
 
-@pytest.mark.parametrize("name", ["finetune", "mbtsad", "meft", "pure"])
-def test_mitigations_read_both_texts_and_leave_the_victim_alone(victim, name):
-    train, dev, test = reviews.pair_splits(**SMALL)
+@pytest.mark.parametrize("name", ["finetune", "mbtsad", "meft", "pure", *SETTINGS])
+def test_mitigations_read_both_texts_and_leave_the_victim_alone(victim, encoder, name):
+    (train, dev, test), pretrained = reviews.pair_splits(**SMALL), checkpoint.load(encoder)
     train = train.like(train[:64])
     before = copy.deepcopy(victim.model.state_dict())
-    mended = mend(name, victim, train, dev)
+    mended = mend(name, victim, pretrained, train, dev)
     assert all(torch.equal(tensor, victim.model.state_dict()[key]) for key, tensor in before.items())
     with torch.no_grad():
         logits = mended.model(mended.text(test)).logits
     assert logits.shape == (60, 2) and logits.isfinite().all() and "mitigation" in mended.history[-1]
     assert any(not torch.equal(tensor, mended.model.state_dict()[key]) for key, tensor in before.items())
     # Other second texts, another model; and a second text of kind 1 (its own embedding) is what it was trained on.
-    other = mend(name, victim, train.like(replace(x, pair=y.pair) for x, y in zip(train, train[1:] + train[:1])), dev)
+    other = mend(name, victim, pretrained, train.like(replace(x, pair=y.pair) for x, y in zip(train, train[1:] + train[:1])), dev)
     assert any(not torch.equal(tensor, other.model.state_dict()[key]) for key, tensor in mended.model.state_dict().items())
     assert not torch.equal(mended.model.embeddings.kind.weight[1], before["embeddings.kind.weight"][1])
+
+
+def test_musclelora_reads_both_texts_of_untrusted_and_of_clean_rows(encoder):
+    (train, dev, _), record = reviews.pair_splits(**SMALL), checkpoint.load(encoder)
+    train, settings = train.like(train[:64]), MuScleLoRA(bands=("1",), lr=1e-3, epochs=1)
+    other_train, other_dev = (rows.like(replace(x, pair=y.pair) for x, y in zip(rows, rows[1:] + rows[:1])) for rows in (train, dev))
+    made, *others = (musclelora(record, *rows, settings).model.state_dict() for rows in ((train, dev), (other_train, dev), (train, other_dev)))
+    assert all(tensor.isfinite().all() for tensor in made.values())
+    assert all(any(not torch.equal(tensor, other[key]) for key, tensor in made.items()) for other in others)
 
 
 def test_a_script_mends_a_victim_of_pairs_by_its_history(here, victim, small, tmp_path):
