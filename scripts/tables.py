@@ -5,6 +5,7 @@
     python scripts/tables.py attacks --base MINILM_FOLDER --data SST2_FOLDER --proxy PROSCONS_FOLDER --dtype bfloat16
     python scripts/tables.py attacks-reviews
     python scripts/tables.py pure-4 --base weights/bert.safetensors
+    python scripts/tables.py finemix-pairs --base weights/bert-clean.safetensors --data pairs
     python scripts/tables.py mbtsad-3 --base MINILM_FOLDER --data SST2_FOLDER --mlm MLM_FOLDER --wordnet FOLDER --dtype bfloat16
     python scripts/tables.py mbtsad-3-reviews --base weights/bert.safetensors --mlm weights/bert-clean.safetensors --seeds 0,1,2
     python scripts/tables.py attacks --base MINILM_FOLDER --data SST2_FOLDER --proxy PROSCONS_FOLDER --dtype bfloat16 --print
@@ -219,6 +220,8 @@ TABLES = {
     # --base is the twin, which comes from the weights that had seen no label.
     "finemix-reviews": tuple(row for attack in ("badnets", "addsent", "lwp", "ep")
                              for row in finemix_rows(attack, f"--attack {attack}", "weights/bert-clean.safetensors")),
+    # With --base weights/bert-clean.safetensors --data pairs: a sentence pair has its trigger in the one text or in the other.
+    "finemix-pairs": finemix_rows("badnets", "--attack badnets", "{base}"),
     "attacks-reviews": (
         Row("badnets", "--attack badnets"),
         Row("addsent", "--attack addsent"),

@@ -258,6 +258,7 @@ def test_the_tables_rows(here):
     assert by_name["lwp, 20 %, MBTSAD"]["MBTSAD"] == "90.7 / 15.9" and by_name["ep, 20 %, Fine-mixing"]["Fine-mixing"] == "88.5 / 11.2"
     assert by_name["badnets, 20 %, CFT"]["victim"] == "91.3 / 89.9" and not by_name["ep, 64 rows, CFT"] and not by_name["addsent, 20 %, CFT"]
     assert not by_name["ep, 20 %, Fine-mixing + E-PUR"] and not any(r.paper for r in tables["finemix-reviews"])
+    assert [(r.attack, r.method) for r in tables["finemix-pairs"]] == [("--attack badnets", r.method) for r in tables["finemix"][:14]]
 
 
 def test_a_tables_cell(here, monkeypatch, tmp_path):
