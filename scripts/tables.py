@@ -5,6 +5,7 @@
     python scripts/tables.py attacks --base MINILM_FOLDER --data SST2_FOLDER --proxy PROSCONS_FOLDER --dtype bfloat16
     python scripts/tables.py attacks-reviews
     python scripts/tables.py pure-4 --base weights/bert.safetensors
+    python scripts/tables.py finemix-rho --base MINILM_FOLDER --data SST2_FOLDER --dtype bfloat16
     python scripts/tables.py finemix-pairs --base weights/bert-clean.safetensors --data pairs
     python scripts/tables.py mbtsad-3 --base MINILM_FOLDER --data SST2_FOLDER --mlm MLM_FOLDER --wordnet FOLDER --dtype bfloat16
     python scripts/tables.py mbtsad-3-reviews --base weights/bert.safetensors --mlm weights/bert-clean.safetensors --seeds 0,1,2
@@ -217,6 +218,10 @@ TABLES = {
                    "88.9 / 12.4", "88.6 / 15.1")
     + finemix_rows("ep", "--attack ep", "{base}", "91.2 / 95.2", "91.6 / 93.8", "89.5 / 90.0", "87.6 / 78.4", "90.9 / 38.4", "89.1 / 12.8",
                    "88.5 / 11.2", "88.2 / 14.4"),
+    # What the search for rho chooses among: 0 is the pre-trained encoder, fine-tuned under the victim's classifier.
+    "finemix-rho": tuple(Row(f"{attack}, rho {rho}", BADNETS if attack == "badnets" else f"--attack {attack}",
+                             f"finemix.py --no-e-pur --pretrained {{base}} --clean 0.2 --rho {rho}")
+                         for rho in (0, 0.1, 0.3) for attack in ("badnets", "addsent", "lwp", "ep")),
     # --base is the twin, which comes from the weights that had seen no label.
     "finemix-reviews": tuple(row for attack in ("badnets", "addsent", "lwp", "ep")
                              for row in finemix_rows(attack, f"--attack {attack}", "weights/bert-clean.safetensors")),

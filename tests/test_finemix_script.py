@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -259,6 +260,8 @@ def test_the_tables_rows(here):
     assert by_name["badnets, 20 %, CFT"]["victim"] == "91.3 / 89.9" and not by_name["ep, 64 rows, CFT"] and not by_name["addsent, 20 %, CFT"]
     assert not by_name["ep, 20 %, Fine-mixing + E-PUR"] and not any(r.paper for r in tables["finemix-reviews"])
     assert [(r.attack, r.method) for r in tables["finemix-pairs"]] == [("--attack badnets", r.method) for r in tables["finemix"][:14]]
+    assert {r.attack for r in tables["finemix-rho"]} == {r.attack for r in tables["finemix"]} and len(tables["finemix-rho"]) == 12
+    assert {re.sub(r" --rho \S+", "", r.method) for r in tables["finemix-rho"]} == {tables["finemix"][4].method}
 
 
 def test_a_tables_cell(here, monkeypatch, tmp_path):
