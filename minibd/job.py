@@ -20,6 +20,7 @@ from minibd.mitigations.finemix import FineMixing, finemix, frequencies, purify_
 from minibd.mitigations.fineprune import FinePruning, fineprune
 from minibd.mitigations.finepurify import FinePurifying, finepurify
 from minibd.mitigations.finetune import cft
+from minibd.mitigations.mbtsad import MBTSAD
 from minibd.mitigations.reinit import Reinit, reinit
 from minibd.records import BadInput, Examples
 from minibd.train import Tuning
@@ -156,6 +157,12 @@ class Job:
 
     def __post_init__(self):
         self.sha256 = checkpoint.sha256(self.args["ckpt"])
+
+    def sized(self, settings: MBTSAD | Tuning) -> MBTSAD | Tuning:
+        """`settings` with what goes by the victim's width filled in; as such they stand in result.json."""
+        settings = settings.sized(self.victim.model.config.hidden)
+        self.args |= dataclasses.asdict(settings)
+        return settings
 
     def judged(self, name: str, model: torch.nn.Module, seconds: float) -> None:
         """Measure a model and keep it as a row of the table. The first is the victim, where it has a classifier; the last is the result."""

@@ -72,8 +72,7 @@ def run() -> None:
     job = jobs.start(method, task, clean, attack, settings, new_classifier=not mends, pretrained=pretrained,
                      needs_pretrained=method in BLENDS)
     if mends:
-        settings = settings.sized(job.victim.model.config.hidden)
-        job.args |= asdict(settings)
+        settings = job.sized(settings)
         job.judged("victim", job.victim.model, 0.0)
     else:
         job.judge_own_head(settings.keep_head)

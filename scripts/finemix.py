@@ -33,8 +33,7 @@ def run() -> None:
     pretrained = replace(pretrained, e_pur=settings.top != 0 if pretrained.e_pur is None else pretrained.e_pur)
     settings = settings if pretrained.e_pur else replace(settings, top=0)
     job = jobs.start("finemix", task, clean, attack, settings, pretrained=pretrained, needs_pretrained=True)
-    settings = settings.sized(job.victim.model.config.hidden)
-    job.args |= asdict(settings)
+    settings = job.sized(settings)
     job.judged("victim", job.victim.model, 0.0)
     train, validation = jobs.validated(job.splits, job.clean, task.seed)
     cleaned = finemix(job.victim, job.pretrained, train, validation, settings, seed=task.seed, dtype=getattr(torch, task.dtype),

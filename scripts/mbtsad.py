@@ -62,8 +62,7 @@ def run() -> None:
         job.args |= {"chosen": name, "losses": losses}
         print(f"auto: {name}, by the victim's mean cross-entropy: " + ", ".join(f"{of} {loss:.4f}" for of, loss in losses.items()))
 
-    settings = settings.sized(job.victim.model.config.hidden)
-    job.args |= asdict(settings)
+    settings = job.sized(settings)
     train, validation = jobs.validated(job.splits, job.clean, task.seed) if script.best_epoch else (job.clean, None)
     job.judged("victim", job.victim.model, 0.0)
     job.purify(pretrained)
