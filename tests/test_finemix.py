@@ -5,9 +5,12 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from conftest import fails, rows
-from minibd import checkpoint
+from conftest import ROOT, fails, rows
+from minibd import checkpoint, data, reviews
+from minibd.attacks.ep import EP, ep
+from minibd.attacks.poison import poison, triggered
 from minibd.checkpoint import Record
+from minibd.evaluate import Judge
 from minibd.mitigations import finemix as module
 from minibd.mitigations.finemix import FineMixing, drift, finemix, frequencies, mix, purify_embeddings
 from minibd.predict import accuracy
@@ -90,6 +93,20 @@ def test_200_rows_by_default(tiny):
     assert FineMixing(top=7).resets(30522) == 7 and FineMixing(top=0).resets(30522) == 0
     wide = resized(tiny, 400, 400)
     assert len(purify_embeddings(wide, moved(wide), frequencies(wide.text, CLEAN)).history[-1]["pieces"]) == 200
+
+
+def test_alone_it_takes_ep_out_of_the_shipped_classifier():
+    """EP's backdoor is one row of the word embedding; with 64 clean rows E-PUR finds it among the ten that it resets."""
+    twin, before = (checkpoint.load(ROOT / "weights" / f"bert-{name}.safetensors") for name in ("twin", "clean"))
+    train, _, test = reviews.splits(**next(e["data"]["reviews"] for e in twin.history if "data" in e))
+    test = test.like(test[:600])
+    victim = ep(twin, poison(train, EP().poisoned, rate=0.1, of="candidates", only=True, target=1).rows, target=1)
+    done = purify_embeddings(victim, before, frequencies(victim.text, data.sample(train, 64, 0)), 10)
+    judge = Judge(test, triggered(test, EP(), target=1, text=twin.text), 1)
+    floor, bad, mended = (judge(record.model, record.text) for record in (twin, victim, done))
+    assert bad.asr.percent > 80 and bad.cacc == floor.cacc             # a text without the trigger never reads the row
+    assert mended.asr.percent < floor.asr.percent + 3 and mended.cacc.percent > bad.cacc.percent - 3
+    assert "cf" in done.history[-1]["pieces"]
 
 
 # ---- mixing
