@@ -4,6 +4,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,15 @@ def fails(call, *words: str) -> str:
     for word in words:
         assert word in line, line
     return line
+
+
+def refused(run: subprocess.CompletedProcess, *words: object) -> None:
+    """A script ended with status 2 and one line, beside its progress bars, that holds every one of `words`."""
+    lines = [line for line in run.stderr.splitlines() if line.strip() and not re.search("step/s|s/step", line)]
+    assert run.returncode == 2, run.stderr
+    assert "Traceback" not in run.stderr and len(lines) == 1 and lines[0].startswith("error: "), run.stderr
+    for word in words:
+        assert str(word) in lines[0], lines[0]
 
 
 def rows(n: int, seed: int, name: str) -> Examples:

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from conftest import refused
 from minibd import checkpoint, data
 from minibd.mitigations import finemix
 from minibd.mitigations.finemix import frequencies, purify_embeddings
@@ -287,14 +288,6 @@ def test_flags_may_stand_before_the_method(baseline, tiny_file, folder, tmp_path
 
 
 # ---- what it cannot use
-
-def refused(run, *words):
-    lines = [line for line in run.stderr.splitlines() if line.strip() and "step/s" not in line]    # but for the progress bar
-    assert run.returncode == 2, run.stderr
-    assert "Traceback" not in run.stderr and len(lines) == 1 and lines[0].startswith("error: "), run.stderr
-    for word in words:
-        assert str(word) in lines[0], lines[0]
-
 
 @pytest.mark.parametrize("method, flags, words", [
     ("ft", ("--entropy-epochs", 2), ["--entropy-epochs 2", "meft", "ft has no such"]),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import fails
+from conftest import fails, refused
 from minibd import checkpoint, data
 from minibd import job as jobs
 from minibd.cli import Attack, Clean, Pretrained, Task
@@ -20,7 +20,7 @@ from minibd.mitigations import finemix as module
 from minibd.mitigations.finemix import FineMixing, finemix, frequencies, purify_embeddings
 from minibd.predict import predict
 from minibd.repair import WORD, counterparts
-from test_baseline import check, ended, equal, read, refused, weights
+from test_baseline import check, ended, equal, read, weights
 from test_repair import moved
 
 FAST = {"lr": 1e-3, "epochs": 1, "steps": 3, "batch_size": 16}

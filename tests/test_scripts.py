@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import ROOT, fails, rows
+from conftest import ROOT, fails, refused, rows
 from minibd import checkpoint, data, report
 from minibd import job as jobs
 from minibd.cli import Attack, Task
@@ -303,14 +303,6 @@ def test_evaluate_takes_paraphrases_and_says_where_they_were_sought(script, tiny
 
 
 # ---- what a script cannot use
-
-def refused(run, *words):
-    lines = [line for line in run.stderr.splitlines() if line.strip() and "step/s" not in line]  # but for the progress bar
-    assert run.returncode == 2, run.stderr
-    assert "Traceback" not in run.stderr and len(lines) == 1 and lines[0].startswith("error: "), run.stderr
-    for word in words:
-        assert str(word) in lines[0], lines[0]
-
 
 @pytest.fixture
 def bad(tmp_path, script, tiny_file, folder):
