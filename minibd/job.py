@@ -236,7 +236,7 @@ def own_head(record: checkpoint.Record) -> bool:
 
 
 def check_pretrained(method: str, pretrained: Pretrained, needed: bool) -> None:
-    """Raises BadInput where --pretrained is missing, for `method` itself where that `needed` it or for --e-pur, or is given and neither reads it."""
+    """Raises BadInput where `method`, if that `needed` it, or --e-pur asks for --pretrained in vain, or it is given and neither reads it."""
     path, wanted = pretrained.pretrained, needed or pretrained.e_pur
     if wanted and not path:
         raise BadInput(f"{method if needed else '--e-pur'} sets weights back to what they were before the fine-tuning: name the checkpoint that "
