@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -20,7 +21,6 @@ from minibd.mitigations.finemix import FineMixing, finemix, frequencies, purify_
 from minibd.mitigations.fineprune import FinePruning, fineprune
 from minibd.mitigations.finepurify import FinePurifying, finepurify
 from minibd.mitigations.finetune import cft
-from minibd.mitigations.mbtsad import MBTSAD
 from minibd.mitigations.reinit import Reinit, reinit
 from minibd.records import BadInput, Examples
 from minibd.train import Tuning
@@ -28,6 +28,8 @@ from minibd.train import Tuning
 # cli.MENDERS: the settings, and the function of (victim, clean rows, validation rows, settings), a blend's of (victim, pretrained, ...).
 MENDS = {"cft": (Tuning, cft), "reinit": (Reinit, reinit), "fineprune": (FinePruning, fineprune), "finemix": (FineMixing, finemix),
          "finepurify": (FinePurifying, finepurify)}
+
+Sized = TypeVar("Sized")  # settings whose .sized(hidden) fills in what goes by the width: train.Tuning and its kin, MBTSAD
 
 CLEAN_SHARE = 0.2  # of the training rows: MBTSAD's setting (III-B)
 CLEAN_MOST = 2000  # rows: a defender seldom holds more, and a method's time grows with them
@@ -158,7 +160,7 @@ class Job:
     def __post_init__(self):
         self.sha256 = checkpoint.sha256(self.args["ckpt"])
 
-    def sized(self, settings: MBTSAD | Tuning) -> MBTSAD | Tuning:
+    def sized(self, settings: Sized) -> Sized:
         """`settings` with what goes by the victim's width filled in; as such they stand in result.json."""
         settings = settings.sized(self.victim.model.config.hidden)
         self.args |= dataclasses.asdict(settings)

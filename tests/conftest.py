@@ -36,7 +36,7 @@ def fails(call, *words: str) -> str:
 
 def refused(run: subprocess.CompletedProcess, *words: object) -> None:
     """A script ended with status 2 and one line, beside its progress bars, that holds every one of `words`."""
-    lines = [line for line in run.stderr.splitlines() if line.strip() and not re.search("step/s|s/step", line)]
+    lines = [line for line in run.stderr.splitlines() if line.strip() and not re.search(r"[\d?](step/s|s/step)", line)]
     assert run.returncode == 2, run.stderr
     assert "Traceback" not in run.stderr and len(lines) == 1 and lines[0].startswith("error: "), run.stderr
     for word in words:

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from conftest import refused, rows
+from conftest import rows
 from minibd import checkpoint, data, report
 from minibd.analysis.fourier import Spectrum, one_class
 from minibd.analysis.heads import cls_attention, variance_maps
@@ -33,6 +33,13 @@ def plot(here, monkeypatch):
         done.figure = drawn[-1] if drawn else None
         return done
     return look
+
+
+def refused(run, *words):
+    lines = run.stderr.splitlines()
+    assert run.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), run.stderr
+    for word in words:
+        assert str(word) in lines[0], lines[0]
 
 
 def numbers(picture):
