@@ -2,14 +2,14 @@
 
     g   the gradient of a batch of untrusted texts' mean loss       r   the same of a batch of clean texts
     g^  <- |<g, r>| / ||r||^2 r                                     Eq. (7), `align`: along r, as long as g's share of it
-    g   <- (1 - mu) g^ + mu g                                       Eq. (8), `mix`; mu at each step: `Ratio`
+    g   <- (1 - mu) g^ + mu g                                       Eq. (8), `interpolate`; mu at each step: `Ratio`
     clip all of it to one norm, AdamW                               `AlignedAdamW`: these lines for every tensor at once
 
 Each tensor is projected by itself, as released; `whole` takes all trained tensors for one long vector, which the paper's equation may mean.
 The bars are the released code's: a batch that pulls against the clean gradient still moves along it, forwards.
 
 One pass for both gradients. The texts go through the model together, the untrusted ones first, so every layer's first rows are theirs.
-A trained matrix has a clean twin, a second leaf on the same memory; `Apart` computes the layer once and, on the way back, gives
+A trained matrix has a clean twin, a second leaf on the same memory; `TwoGroupLoRA` computes the layer once and, on the way back, gives
 the first rows' gradient to the matrix and the others' to its twin. Then p.grad is g, twin.grad is r, and micro-batches add up in both.
 
 variant="released" differs in two things.
@@ -46,7 +46,7 @@ def align(g: Tensor, r: Tensor, *, variant: str = "paper") -> Tensor:
     return ((wide * along).sum().abs() / square * along).to(g.dtype)
 
 
-def mix(g: Tensor, aligned: Tensor, mu: float) -> Tensor:
+def interpolate(g: Tensor, aligned: Tensor, mu: float) -> Tensor:
     """Eq. MuScleLoRA (8): (1 - mu) g^ + mu g."""
     return (1 - mu) * aligned + mu * g
 
@@ -102,7 +102,7 @@ def twins_of(params: Iterable[Tensor]) -> list[Tensor]:
 
 
 def swap(params: Sequence[Tensor], twins: Sequence[Tensor]) -> None:
-    """Exchange the two gradients: between two swaps, a backward pass adds to the twins'. For parameters that `Apart` does not serve."""
+    """Exchange the two gradients: between two swaps, a backward pass adds to the twins'. For parameters that `TwoGroupLoRA` does not serve."""
     for p, twin in zip(params, twins, strict=True):
         p.grad, twin.grad = twin.grad, p.grad
 
@@ -110,7 +110,7 @@ def swap(params: Sequence[Tensor], twins: Sequence[Tensor]) -> None:
 class Groups:
     """How many of the rows that a layer sees are the untrusted texts', which stand first in the batch.
 
-    mask: (B, T), True at real pieces; n: untrusted texts among the B. A layer sees a row for every place, for every real piece, or
+    mask: (B, T), True at real tokens; n: untrusted texts among the B. A layer sees a row for every place, for every real token, or
     for every text.
     """
 
@@ -121,7 +121,7 @@ class Groups:
         pairs = [(b * t, n * t), (int(mask.sum()), int(mask[:n].sum())), (b, n)]
         self.first = dict(pairs)
         if any(self.first[rows] != first for rows, first in pairs):
-            raise ValueError(f"{b} texts of {pairs[1][0]} pieces: some have none, and rows cannot be told apart by their number")
+            raise ValueError(f"{b} texts of {pairs[1][0]} tokens: some have none, and rows cannot be told apart by their number")
 
     def untrusted(self, rows: int) -> int:
         """How many of `rows`."""
@@ -130,7 +130,7 @@ class Groups:
         return self.first[rows]
 
 
-class Apart(torch.autograd.Function):
+class TwoGroupLoRA(torch.autograd.Function):
     """y = W x + b + R (c * L x); W and b frozen; the gradient of rows [:n] goes to L and R, that of the others to their twins.
 
     x (N, I), W (O, I), b (O,) or None, L and its twin (k, I), R and its twin (O, k), c (k,) or a number. Without n, and without

@@ -44,7 +44,7 @@ def settings_of(module: str, name: str) -> type:
 
 
 # What mends a classifier with clean rows -> where its numbers stand. The functions are in job.MENDS.
-MENDERS = {"cft": ("train", "Tuning"), "reinit": ("mitigations.reinit", "Reinit"), "fineprune": ("mitigations.fineprune", "FinePruning"),
+REPAIRS = {"cft": ("train", "Tuning"), "reinit": ("mitigations.reinit", "Reinit"), "fineprune": ("mitigations.fineprune", "FinePruning"),
            "finemix": ("mitigations.finemix", "FineMixing"), "finepurify": ("mitigations.finepurify", "FinePurifying")}
 BLENDS = ("finemix", "finepurify")  # those that take the weights before, after the victim
 

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minibd.records import BadInput, Example, Examples
-from minibd.writing import drafted
+from minibd.atomic import atomic_write
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
-SPELLINGS = {                            # of a column that nobody named, in lower case
+COLUMN_NAMES = {                            # of a column that nobody named, in lower case
     "text": ("text", "sentence", "sentences", "sentence1", "question1", "text1", "text_a", "question"),
     "label": ("label", "labels"),
     "pair": ("pair", "sentence2", "question2", "text2", "text_b"),
@@ -52,7 +52,7 @@ def batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[li
     """Row numbers 0..n-1, each once, in ceil(n / size) batches of `size` (one may be short), rows of a batch near in length.
 
     Shuffle, cut into pools of POOL * size rows, sort each pool by length, cut it into batches, shuffle the batches.
-    Share of a batch's (B, T) cells that is padding, SST-2's 6,920 training texts (25.0 word pieces on average), five epochs:
+    Share of a batch's (B, T) cells that is padding, SST-2's 6,920 training texts (25.0 tokens on average), five epochs:
 
         size                 16       32       64
         random batches     46.2%    50.4%    53.6%
@@ -118,7 +118,7 @@ def write(examples: Examples, path: str | Path) -> None:
     rows = [(e.id, e.text, examples.labels[e.label], e.pair)[:width] for e in examples]
     if suffix == ".tsv":
         _check_tabs(path, rows)
-    with drafted(path) as draft, open(draft, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as draft, open(draft, "w", encoding="utf-8", newline="") as file:
         if suffix == ".csv":
             csv.writer(file).writerows([columns, *rows])
         elif suffix == ".tsv":
@@ -361,7 +361,7 @@ def _columns(path: Path, there: list[str], asked: dict[str, str]) -> dict[str, s
         if name.strip() in chosen.values():
             raise BadInput(f"column {name!r} of {path} is asked for twice: choose --{role}-column from {_listed(there)}")
         chosen[role] = name.strip()
-    for role, spellings in SPELLINGS.items():
+    for role, spellings in COLUMN_NAMES.items():
         near = [name for name in there if name.lower() in spellings and name not in chosen.values()]
         if role in chosen:
             continue

@@ -20,11 +20,11 @@ from torch import nn
 
 from minibd.predict import predict
 from minibd.records import BadInput, Examples
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Proportion:
     """hits of n; `percent` in 0..100; `interval`: Wilson's 95 % interval in percent."""
     hits: int
     n: int
@@ -41,30 +41,30 @@ class Share:
         return max(0.0, 100 * (middle - half)), min(100.0, 100 * (middle + half))
 
 
-def cacc(model: nn.Module, text: Text, clean: Examples) -> Share:
+def cacc(model: nn.Module, tokenizer: Tokenizer, clean: Examples) -> Proportion:
     """Clean accuracy over all rows of `clean`."""
     if not clean:
         raise BadInput("there are no clean test rows to measure CACC on: give a test file")
-    return Share(sum(p == x.label for p, x in zip(predict(model, text, clean), clean)), len(clean))
+    return Proportion(sum(p == x.label for p, x in zip(predict(model, tokenizer, clean), clean)), len(clean))
 
 
-def lfr(model: nn.Module, text: Text, triggered: Examples, target: int) -> dict[str, Share]:
+def lfr(model: nn.Module, tokenizer: Tokenizer, triggered: Examples, target: int) -> dict[str, Proportion]:
     """Label flip rate by the name of the class that the rows are of, in the classes' order. `triggered`: as for asr."""
     check_triggered(triggered, target)
     rows = Counter(x.label for x in triggered)
-    hits = Counter(x.label for p, x in zip(predict(model, text, triggered), triggered) if p == target)
-    return {triggered.labels[c]: Share(hits[c], rows[c]) for c in sorted(rows)}
+    hits = Counter(x.label for p, x in zip(predict(model, tokenizer, triggered), triggered) if p == target)
+    return {triggered.labels[c]: Proportion(hits[c], rows[c]) for c in sorted(rows)}
 
 
-def pooled(shares: Iterable[Share]) -> Share:
+def pooled(shares: Iterable[Proportion]) -> Proportion:
     """All hits of all rows."""
     shares = list(shares)
-    return Share(sum(s.hits for s in shares), sum(s.n for s in shares))
+    return Proportion(sum(s.hits for s in shares), sum(s.n for s in shares))
 
 
-def asr(model: nn.Module, text: Text, triggered: Examples, target: int) -> Share:
+def asr(model: nn.Module, tokenizer: Tokenizer, triggered: Examples, target: int) -> Proportion:
     """Attack success rate over `triggered`, rows with the trigger and their true label, none of which is the target."""
-    return pooled(lfr(model, text, triggered, target).values())
+    return pooled(lfr(model, tokenizer, triggered, target).values())
 
 
 def check_triggered(triggered: Examples, target: int) -> None:
@@ -78,13 +78,13 @@ def check_triggered(triggered: Examples, target: int) -> None:
 @dataclass(frozen=True, slots=True)
 class Scores:
     """CACC; ASR, and LFR by class, where there are triggered rows to measure them on."""
-    cacc: Share
-    asr: Share | None
-    lfr: Mapping[str, Share] = field(default_factory=dict)
+    cacc: Proportion
+    asr: Proportion | None
+    lfr: Mapping[str, Proportion] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class Evaluator:
     """The rows that every model of a run is measured on, refused at once if they are none. `triggered` is None where the attack is not known."""
     clean: Examples
     triggered: Examples | None = None
@@ -94,6 +94,6 @@ class Judge:
         if self.triggered is not None:
             check_triggered(self.triggered, self.target)
 
-    def __call__(self, model: nn.Module, text: Text) -> Scores:
-        flips = lfr(model, text, self.triggered, self.target) if self.triggered is not None else {}
-        return Scores(cacc(model, text, self.clean), pooled(flips.values()) if flips else None, flips)
+    def __call__(self, model: nn.Module, tokenizer: Tokenizer) -> Scores:
+        flips = lfr(model, tokenizer, self.triggered, self.target) if self.triggered is not None else {}
+        return Scores(cacc(model, tokenizer, self.clean), pooled(flips.values()) if flips else None, flips)

@@ -13,10 +13,10 @@ from typing import TypeVar
 import torch
 
 from minibd import checkpoint, data, report, reviews
-from minibd.attacks import known, paraphrase
+from minibd.attacks import registry, paraphrase
 from minibd.attacks.poison import Corrupt, triggered
 from minibd.cli import AllClean, Attack, Clean, Pretrained, Task
-from minibd.evaluate import Judge
+from minibd.evaluate import Evaluator
 from minibd.mitigations.finemix import FineMixing, finemix, frequencies, purify_embeddings
 from minibd.mitigations.fineprune import FinePruning, fineprune
 from minibd.mitigations.finepurify import FinePurifying, finepurify
@@ -25,11 +25,11 @@ from minibd.mitigations.reinit import Reinit, reinit
 from minibd.records import BadInput, Examples
 from minibd.train import Tuning
 
-# cli.MENDERS: the settings, and the function of (victim, clean rows, validation rows, settings), a blend's of (victim, pretrained, ...).
+# cli.REPAIRS: the settings, and the function of (victim, clean rows, validation rows, settings), a blend's of (victim, pretrained, ...).
 MENDS = {"cft": (Tuning, cft), "reinit": (Reinit, reinit), "fineprune": (FinePruning, fineprune), "finemix": (FineMixing, finemix),
          "finepurify": (FinePurifying, finepurify)}
 
-Sized = TypeVar("Sized")  # settings whose .sized(hidden) fills in what goes by the width: train.Tuning and its kin, MBTSAD
+Resolvable = TypeVar("Resolvable")  # settings whose .resolved(hidden) fills in what goes by the width: train.Tuning and its kin, MBTSAD
 
 CLEAN_SHARE = 0.2  # of the training rows: MBTSAD's setting (III-B)
 CLEAN_MOST = 2000  # rows: a defender seldom holds more, and a method's time grows with them
@@ -49,57 +49,57 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def splits_of(task: Task, record: checkpoint.Record) -> data.Splits:
+def splits_of(task: Task, ckpt: checkpoint.Checkpoint) -> data.Splits:
     """The rows of --data, or those that the checkpoint's history says it was trained on, with the checkpoint's classes."""
-    where = data_of(task, record)
+    where = data_of(task, ckpt)
     if "reviews" in where:
         return data.Splits(*reviews.splits(**where["reviews"]))
     if "pairs" in where:
-        if record.labels not in ((), reviews.PAIR_LABELS):
-            raise BadInput(f"{task.ckpt} has the classes {', '.join(record.labels)}, the built-in pairs {', '.join(reviews.PAIR_LABELS)}: give "
+        if ckpt.labels not in ((), reviews.PAIR_LABELS):
+            raise BadInput(f"{task.ckpt} has the classes {', '.join(ckpt.labels)}, the built-in pairs {', '.join(reviews.PAIR_LABELS)}: give "
                            "an encoder without classifier, or a classifier of these")
         return data.Splits(*reviews.pair_splits(**where["pairs"]))
     if not task.data and not Path(where["path"]).exists():
         raise BadInput(f"{task.ckpt} was trained on {where['path']}, which is not here: name the rows with --data FOLDER_OR_FILE")
-    return data.read_splits(task.data or where["path"], seed=task.seed, labels=record.labels or None, **columns_of(task))
+    return data.read_splits(task.data or where["path"], seed=task.seed, labels=ckpt.labels or None, **columns_of(task))
 
 
 def columns_of(task: Task) -> dict[str, str | None]:
     return {"text_column": task.text_column, "label_column": task.label_column, "pair_column": task.pair_column}
 
 
-def data_of(task: Task, record: checkpoint.Record) -> dict:
+def data_of(task: Task, ckpt: checkpoint.Checkpoint) -> dict:
     """The rows as a history names them, so that a later run finds them without --data. `--data pairs` is the built-in ones, where no file
     or folder has that name."""
     if task.data == "pairs" and not Path(task.data).exists():
         return {"pairs": reviews.PAIRS}
     if task.data:
         return {"path": str(Path(task.data).resolve())}
-    named = [entry["data"] for entry in record.history if "data" in entry]
+    named = [entry["data"] for entry in ckpt.history if "data" in entry]
     if not named:
         raise BadInput(f"{task.ckpt} does not say what it was trained on: name the rows with --data FOLDER_OR_FILE")
     return named[-1]
 
 
-def judge_of(attack: Attack, task: Task, record: checkpoint.Record, test: Examples) -> Judge:
+def evaluator_of(attack: Attack, task: Task, ckpt: checkpoint.Checkpoint, test: Examples) -> Evaluator:
     """CACC on `test`; ASR by --triggered, --attack or the checkpoint's own history, in this order, or not at all."""
     if attack.triggered:
-        return Judge(test, data.read(attack.triggered, labels=record.labels, **columns_of(task)), attack.target)
+        return Evaluator(test, data.read(attack.triggered, labels=ckpt.labels, **columns_of(task)), attack.target)
     entry = None
     if attack.attack == "known":
-        entry = entry_in(record, attack, task)
+        entry = entry_in(ckpt, attack, task)
     elif attack.attack != "none":
         entry = sided(entry_of(attack), "either", test)
     if entry is None:
-        return Judge(test)
+        return Evaluator(test)
     if attack.side:
         entry = sided(entry, attack.side, test)
-    return Judge(test, triggered_of(entry, task, record, test, "test"), entry["target"])
+    return Evaluator(test, triggered_of(entry, task, ckpt, test, "test"), entry["target"])
 
 
-def entry_in(record: checkpoint.Record, attack: Attack, task: Task) -> dict | None:
+def entry_in(ckpt: checkpoint.Checkpoint, attack: Attack, task: Task) -> dict | None:
     """The last attack in the checkpoint's history; --paraphrases says where its paraphrases lie now."""
-    entry = next((e for e in reversed(record.history) if "attack" in e), None)
+    entry = next((e for e in reversed(ckpt.history) if "attack" in e), None)
     if entry is not None and not isinstance(entry.get("target"), int):
         raise BadInput(f"{task.ckpt}'s history names the attack {entry['attack']!r} without its target class: name both with --attack and "
                        "--target, give triggered rows with --triggered FILE, or say --attack none")
@@ -109,7 +109,7 @@ def entry_in(record: checkpoint.Record, attack: Attack, task: Task) -> dict | No
 def entry_of(attack: Attack) -> dict:
     """The attack of the flags as a history names it."""
     if attack.attack != "paraphrase":
-        return known.entry(attack.attack, attack.target, triggers=attack.triggers, per_text=attack.triggers_per_text, sentence=attack.sentence)
+        return registry.entry(attack.attack, attack.target, triggers=attack.triggers, per_text=attack.triggers_per_text, sentence=attack.sentence)
     if not attack.paraphrases:
         raise BadInput("--attack paraphrase needs --paraphrases FOLDER, with train, dev and test files of paraphrases")
     return {"attack": "paraphrase", "paraphrases": str(Path(attack.paraphrases).resolve()), "target": attack.target}
@@ -128,14 +128,14 @@ def side_in(entry: Mapping) -> str:
 def corrupt_of(entry: Mapping, task: Task, rows: Examples, split: str) -> Corrupt | dict[str, str]:
     """What triggers a row of `rows`, the part `split` of the data, at test: a function of its text, or its paraphrase by its id."""
     if entry["attack"] != "paraphrase":
-        return known.corruption(entry)
+        return registry.corruption(entry)
     return paraphrase.read(entry.get("paraphrases", "(not named)"), split, rows, entry["target"], columns_of(task), side=side_in(entry),
                            seed=task.seed)
 
 
-def triggered_of(entry: Mapping, task: Task, record: checkpoint.Record, rows: Examples, split: str) -> Examples:
+def triggered_of(entry: Mapping, task: Task, ckpt: checkpoint.Checkpoint, rows: Examples, split: str) -> Examples:
     """The rows of other classes than the target, triggered so that the model reads it; says how many have no paraphrase."""
-    made = triggered(rows, corrupt_of(entry, task, rows, split), target=entry["target"], text=record.text, side=side_in(entry), seed=task.seed)
+    made = triggered(rows, corrupt_of(entry, task, rows, split), target=entry["target"], tokenizer=ckpt.tokenizer, side=side_in(entry), seed=task.seed)
     if missing := sum(x.label != entry["target"] for x in rows) - len(made):
         print(f"{missing} {split} rows have no paraphrase and are left out of the triggered ones")
     return made
@@ -146,52 +146,52 @@ class Job:
     """One run of one method on one victim."""
     method: str
     args: dict
-    victim: checkpoint.Record
+    victim: checkpoint.Checkpoint
     splits: data.Splits
     clean: Examples
-    judge: Judge
+    evaluator: Evaluator
     out: Path
     steps: list[report.Step] = field(default_factory=list)
     log: list[dict] = field(default_factory=lambda: NEW_LOG.get()())
-    pretrained: checkpoint.Record | None = None
+    pretrained: checkpoint.Checkpoint | None = None
     started: float = field(default_factory=time.perf_counter)
     sha256: dict[str, str] = field(init=False)  # of the victim's files as they were read: the run may be long
 
     def __post_init__(self):
         self.sha256 = checkpoint.sha256(self.args["ckpt"])
 
-    def sized(self, settings: Sized) -> Sized:
+    def resolved(self, settings: Resolvable) -> Resolvable:
         """`settings` with what goes by the victim's width filled in; as such they stand in result.json."""
-        settings = settings.sized(self.victim.model.config.hidden)
+        settings = settings.resolved(self.victim.model.config.hidden)
         self.args |= dataclasses.asdict(settings)
         return settings
 
-    def judged(self, name: str, model: torch.nn.Module, seconds: float) -> None:
+    def measure(self, name: str, model: torch.nn.Module, seconds: float) -> None:
         """Measure a model and keep it as a row of the table. The first is the victim, where it has a classifier; the last is the result."""
-        self.steps.append(report.Step(name, self.judge(model, self.victim.text), seconds))
+        self.steps.append(report.Step(name, self.evaluator(model, self.victim.tokenizer), seconds))
 
-    def judge_own_head(self, keep_head: bool) -> None:
+    def measure_own_head(self, keep_head: bool) -> None:
         """For methods that give an encoder a new classifier: one that is there is measured first; --keep-head needs one."""
         if own_head(self.victim):
-            self.judged("victim", self.victim.model, 0.0)
+            self.measure("victim", self.victim.model, 0.0)
         elif keep_head:
             raise BadInput(f"--keep-head: {self.args['ckpt']} has no classifier to keep, leave it out")
 
-    def judge_mixtures(self, name: str, record: checkpoint.Record, seconds: float) -> None:
-        """A `watch` for methods that search rho: of the mixtures that are tried only one whose rho was given, and which is then tuned, is a row.
+    def measure_mixtures(self, name: str, ckpt: checkpoint.Checkpoint, seconds: float) -> None:
+        """A `on_stage` for methods that search rho: of the mixtures that are tried only one whose rho was given, and which is then tuned, is a row.
 
         Of a search the end alone counts; without tuning the mixture is the end, and comes under another name.
         """
         if not name.startswith("mixed") or self.args["rho"] is not None and self.args["tune"]:
-            self.judged(name, record.model, seconds)
+            self.measure(name, ckpt.model, seconds)
 
-    def note_search(self, record: checkpoint.Record) -> None:
+    def note_search(self, ckpt: checkpoint.Checkpoint) -> None:
         """The search for rho, where there was one: the share of the validation rows that each rho got right, in the order of the looks, is
         printed, and stands in result.json under args, beside the rho that was chosen."""
-        if looks := record.history[-1].get("looks"):
-            rho = record.history[-1]["rho"]
-            print("on validation: " + ", ".join(f"rho {tried:g} {100 * right:.1f} %" for tried, right in looks) + f"; kept: rho {rho:g}")
-            self.args |= {"chosen": rho, "looks": [{"rho": tried, "accuracy": 100 * right} for tried, right in looks]}
+        if trials := ckpt.history[-1].get("trials"):
+            rho = ckpt.history[-1]["rho"]
+            print("on validation: " + ", ".join(f"rho {tried:g} {100 * right:.1f} %" for tried, right in trials) + f"; kept: rho {rho:g}")
+            self.args |= {"chosen": rho, "trials": [{"rho": tried, "accuracy": 100 * right} for tried, right in trials]}
 
     def purify(self, pretrained: Pretrained) -> None:
         """Where --e-pur says so, E-PUR before the method: from here on the purified model is the victim, measured where that was."""
@@ -200,9 +200,9 @@ class Job:
         started, headed = time.perf_counter(), own_head(self.victim)
         self.victim = purified(self.victim, self.pretrained, self.clean)
         if headed:
-            self.judged("E-PUR", self.victim.model, time.perf_counter() - started)
+            self.measure("E-PUR", self.victim.model, time.perf_counter() - started)
 
-    def finish(self, cleaned: checkpoint.Record | None, rows: dict[str, int]) -> None:
+    def finish(self, cleaned: checkpoint.Checkpoint | None, rows: dict[str, int]) -> None:
         """Write the cleaned checkpoint, where it can be one, steps.jsonl and result.json under `out`; print the table."""
         path = beside(self.out, self.args["ckpt"])
         if cleaned is not None:
@@ -211,11 +211,11 @@ class Job:
         rows = {"train": len(self.splits.train), "clean": len(self.clean), **rows, "test": len(self.splits.test)}
         report.write_json(self.out / "result.json", report.result(self.method, self.args, rows, self.steps, after=self.steps[-1],
                                                                   seconds=time.perf_counter() - self.started, sha256=self.sha256))
-        say_scores(self.steps)
+        print_scores(self.steps)
         print("written: " + f"{path}, " * (cleaned is not None) + f"{self.out / 'result.json'}, {self.out / 'steps.jsonl'}")
 
 
-def open_task(method: str, task: Task, *inputs: str, new_classifier: bool = False) -> tuple[checkpoint.Record, data.Splits, Path]:
+def open_task(method: str, task: Task, *inputs: str, new_classifier: bool = False) -> tuple[checkpoint.Checkpoint, data.Splits, Path]:
     """The checkpoint, its rows and the output folder, checked before any work is done.
 
     A checkpoint without classifier is refused, or given a new one for the classes of the rows where `new_classifier` says so.
@@ -223,18 +223,18 @@ def open_task(method: str, task: Task, *inputs: str, new_classifier: bool = Fals
     """
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data, *inputs)
-    record = checkpoint.load(task.ckpt, device=device)
-    if not record.labels and not new_classifier:
+    ckpt = checkpoint.load(task.ckpt, device=device)
+    if not ckpt.labels and not new_classifier:
         raise BadInput(f"{task.ckpt} has no classifier: {method} works on one, give a checkpoint fine-tuned on the task")
-    splits = splits_of(task, record)
-    if not record.labels:
-        record = checkpoint.load(task.ckpt, device=device, labels=splits.train.labels, seed=task.seed)
-    return record, splits, out
+    splits = splits_of(task, ckpt)
+    if not ckpt.labels:
+        ckpt = checkpoint.load(task.ckpt, device=device, labels=splits.train.labels, seed=task.seed)
+    return ckpt, splits, out
 
 
-def own_head(record: checkpoint.Record) -> bool:
+def own_head(ckpt: checkpoint.Checkpoint) -> bool:
     """Whether the classifier came with the checkpoint, and was not drawn when that was opened."""
-    return "new" not in (record.history or [{}])[-1]
+    return "new" not in (ckpt.history or [{}])[-1]
 
 
 def check_pretrained(method: str, pretrained: Pretrained, needed: bool) -> None:
@@ -247,17 +247,17 @@ def check_pretrained(method: str, pretrained: Pretrained, needed: bool) -> None:
         raise BadInput(f"--pretrained {path}: {method} reads it for --e-pur alone, give both or neither")
 
 
-def pretrained_of(path: str, task: Task, victim: checkpoint.Record) -> checkpoint.Record:
+def pretrained_of(path: str, task: Task, victim: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
     """What --pretrained names; where that has no classifier, with a new one, so that a pooler that was pre-trained comes too."""
     device = device_of(task.device)
-    record = checkpoint.load(path, device=device)
-    return record if record.labels else checkpoint.load(path, device=device, labels=victim.labels, seed=task.seed)
+    ckpt = checkpoint.load(path, device=device)
+    return ckpt if ckpt.labels else checkpoint.load(path, device=device, labels=victim.labels, seed=task.seed)
 
 
-def purified(victim: checkpoint.Record, pretrained: checkpoint.Record, clean: Examples) -> checkpoint.Record:
+def purified(victim: checkpoint.Checkpoint, pretrained: checkpoint.Checkpoint, clean: Examples) -> checkpoint.Checkpoint:
     """What --e-pur makes of `victim`: E-PUR with the frequencies of the clean rows and as many resets as finemix.py has by default."""
     resets = FineMixing().resets(len(victim.model.embeddings.word.weight))
-    return purify_embeddings(victim, pretrained, frequencies(victim.text, clean), resets)
+    return purify_embeddings(victim, pretrained, frequencies(victim.tokenizer, clean), resets)
 
 
 def start(method: str, task: Task, clean: Clean | AllClean, attack: Attack, *settings: object, new_classifier: bool = False,
@@ -273,13 +273,13 @@ def start(method: str, task: Task, clean: Clean | AllClean, attack: Attack, *set
     splits = with_dev(splits, clean, task.seed)
     before = pretrained_of(path, task, victim) if path else None
     held = clean_rows(task, clean, splits.train)
-    judge = judge_of(attack, task, victim, splits.test)
-    say_rows(train=splits.train, clean=held, test=splits.test, triggered=judge.triggered)
+    evaluator = evaluator_of(attack, task, victim, splits.test)
+    print_rows(train=splits.train, clean=held, test=splits.test, triggered=evaluator.triggered)
     args = args_of(task, clean, attack, pretrained, *settings) | {"clean": clean_amount(task, clean, len(splits.train)), "out": str(out)}
-    return Job(method, args, victim, splits, held, judge, out, pretrained=before, started=started)
+    return Job(method, args, victim, splits, held, evaluator, out, pretrained=before, started=started)
 
 
-def start_untrusted(method: str, task: Task, clean_aux: str, aux: Callable[[checkpoint.Record], int], attack: Attack, *settings: object) -> Job:
+def start_untrusted(method: str, task: Task, clean_aux: str, aux: Callable[[checkpoint.Checkpoint], int], attack: Attack, *settings: object) -> Job:
     """Open a task whose --data is a poisoned dataset: the untrusted rows, the clean ones beside them, and the judge.
 
     The rows of --data are all of a file, the training rows of a folder, or poisoned.jsonl in a folder that attack.py wrote, whose
@@ -289,12 +289,12 @@ def start_untrusted(method: str, task: Task, clean_aux: str, aux: Callable[[chec
     started = time.perf_counter()
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data, clean_aux)
-    record, columns = checkpoint.load(task.ckpt, device=device), columns_of(task)
-    if not task.data or not (clean_aux or any("data" in entry for entry in record.history)):
+    ckpt, columns = checkpoint.load(task.ckpt, device=device), columns_of(task)
+    if not task.data or not (clean_aux or any("data" in entry for entry in ckpt.history)):
         raise BadInput(f"{method} trains on a dataset with a few clean rows beside it: name both, --data and --clean-aux")
-    trusted = data.read_splits(clean_aux, seed=task.seed, **columns) if clean_aux else splits_of(dataclasses.replace(task, data=""), record)
-    if not record.labels:  # with a classifier, so that the penultimate layer that was pre-trained with the encoder comes, too
-        record = checkpoint.load(task.ckpt, device=device, labels=trusted.test.labels, seed=task.seed)
+    trusted = data.read_splits(clean_aux, seed=task.seed, **columns) if clean_aux else splits_of(dataclasses.replace(task, data=""), ckpt)
+    if not ckpt.labels:  # with a classifier, so that the penultimate layer that was pre-trained with the encoder comes, too
+        ckpt = checkpoint.load(task.ckpt, device=device, labels=trusted.test.labels, seed=task.seed)
     folder = Path(task.data)
     made = folder / "attack.json"
     if made.is_file():
@@ -304,18 +304,18 @@ def start_untrusted(method: str, task: Task, clean_aux: str, aux: Callable[[chec
     else:
         rows = data.read(folder, labels=trusted.test.labels, **columns)
     pool = trusted.dev or trusted.train
-    held = data.sample(pool, min(aux(record), len(pool)), task.seed)
+    held = data.sample(pool, min(aux(ckpt), len(pool)), task.seed)
     ids = {x.id for x in held}
     splits = data.Splits(rows, pool.like(x for x in pool if x.id not in ids), trusted.test)
     if attack.attack == "known" and not attack.triggered and made.is_file():
         target = json.loads(made.read_text(encoding="utf-8"))["target"]
-        judge = Judge(splits.test, data.read(folder / "triggered.jsonl", labels=rows.labels, **columns), target)
+        evaluator = Evaluator(splits.test, data.read(folder / "triggered.jsonl", labels=rows.labels, **columns), target)
     else:
-        judge = judge_of(attack, task, record, splits.test)
-    say_rows(untrusted=rows, clean=held, dev=splits.dev or None, test=splits.test, triggered=judge.triggered)
+        evaluator = evaluator_of(attack, task, ckpt, splits.test)
+    print_rows(untrusted=rows, clean=held, dev=splits.dev or None, test=splits.test, triggered=evaluator.triggered)
     if not splits.dev:
         print(f"all {len(held)} clean rows are aligned to, none is left to choose an epoch by: the last one counts")
-    return Job(method, args_of(task, attack, *settings) | {"out": str(out)}, record, splits, held, judge, out, started=started)
+    return Job(method, args_of(task, attack, *settings) | {"out": str(out)}, ckpt, splits, held, evaluator, out, started=started)
 
 
 def clean_amount(task: Task, clean: Clean | AllClean, n: int) -> float:
@@ -346,15 +346,15 @@ def validated(splits: data.Splits, clean: Examples, seed: int) -> tuple[Examples
     return clean.like(x for x in clean if x.id not in ids), held
 
 
-def say_rows(**parts: Examples | None) -> None:
+def print_rows(**parts: Examples | None) -> None:
     for name, rows in parts.items():
         if rows is not None:
             print(f"{name:10}{data.counts(rows)}")
 
 
-def say_scores(steps: Sequence[report.Step]) -> None:
+def print_scores(steps: Sequence[report.Step]) -> None:
     print(report.table(steps))
-    if lines := report.flips(steps):
+    if lines := report.lfr_table(steps):
         print(lines)
     if steps[0].scores.asr is None:
         print("ASR was not measured: the attack is not known. Name it with --attack, or give triggered rows with --triggered.")

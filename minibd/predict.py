@@ -8,29 +8,29 @@ from torch import nn
 
 from minibd.data import in_order
 from minibd.records import BadInput, Examples
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, text: Text, examples: Examples, batch_size: int = 128) -> list[int]:
+def predict(model: nn.Module, tokenizer: Tokenizer, examples: Examples, batch_size: int = 128) -> list[int]:
     """The predicted class of each example, in their order."""
     model.eval()
     device = next(model.parameters()).device
-    rows = text.encode(examples)
+    rows = tokenizer.encode(examples)
     predicted = [0] * len(rows)
     for which in in_order(rows.lengths, batch_size):
-        for i, label in zip(which, model(text.batch(rows, which).to(device)).logits.argmax(-1).tolist()):
+        for i, label in zip(which, model(tokenizer.batch(rows, which).to(device)).logits.argmax(-1).tolist()):
             predicted[i] = label
     return predicted
 
 
-def accuracy(model: nn.Module, text: Text, examples: Examples) -> float:
+def accuracy(model: nn.Module, tokenizer: Tokenizer, examples: Examples) -> float:
     """Share of `examples` whose predicted class is their label, 0..1."""
     if not examples:
         raise BadInput("there are no validation rows to choose by: give a dev file")
-    return sum(p == x.label for p, x in zip(predict(model, text, examples), examples)) / len(examples)
+    return sum(p == x.label for p, x in zip(predict(model, tokenizer, examples), examples)) / len(examples)
 
 
-def best_on(text: Text, validation: Examples | None) -> Callable[[nn.Module], float] | None:
+def best_on(tokenizer: Tokenizer, validation: Examples | None) -> Callable[[nn.Module], float] | None:
     """The score by which train.fit keeps the best epoch: accuracy on `validation`; None, without such rows, keeps the last epoch."""
-    return None if validation is None else lambda model: accuracy(model, text, validation)
+    return None if validation is None else lambda model: accuracy(model, tokenizer, validation)

@@ -1,6 +1,6 @@
 """Masked language modelling (Devlin et al., 2019, 3.1): what a BERT learns before it learns a task.
 
-Of a text's pieces 15 % are chosen; 80 % of these become [MASK], 10 % another piece, 10 % stay as they are; the model names what stood there.
+Of a text's tokens 15 % are chosen; 80 % of these become [MASK], 10 % another token, 10 % stay as they are; the model names what stood there.
 It makes the small checkpoints of weights/, and gives a checkpoint that was handed out without its language-model head a new one, which
 contextual augmentation needs (augment/contextual.py).
 """
@@ -15,23 +15,23 @@ from torch import Tensor
 
 from minibd import checkpoint
 from minibd.augment.contextual import mask_of
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch, Examples
-from minibd.text import Encoded, Text
+from minibd.tokenizer import Encoded, Tokenizer
 from minibd.train import Log, Schedule, fit
 
 
-def masking(model: Encoder, text: Text, share: float, generator: torch.Generator) -> Callable[[Batch], tuple[Batch, Tensor]]:
-    """A function of a batch on the model's device: the batch with pieces hidden, and which were chosen, (B, T), True there. No special piece ever is.
+def masking(model: Encoder, tokenizer: Tokenizer, share: float, generator: torch.Generator) -> Callable[[Batch], tuple[Batch, Tensor]]:
+    """A function of a batch on the model's device: the batch with tokens hidden, and which were chosen, (B, T), True there. No special token ever is.
 
-    share: of the pieces that are chosen, each by itself. generator: of the CPU. Raises BadInput where `model` has no piece for a mask.
+    share: of the tokens that are chosen, each by itself. generator: of the CPU. Raises BadInput where `model` has no token for a mask.
     """
     if not 0 < share <= 1:
-        raise BadInput(f"mask is {share}, a share of a text's pieces: it must be above 0 and at most 1")
-    mask, special, device = mask_of(model, text), text.special, model.head_mask.device
-    ordinary = torch.tensor([i for i in range(text.tokenizer.get_vocab_size()) if i not in special])
+        raise BadInput(f"mask is {share}, a share of a text's tokens: it must be above 0 and at most 1")
+    mask, special, device = mask_of(model, tokenizer), tokenizer.special, model.head_mask.device
+    ordinary = torch.tensor([i for i in range(tokenizer.backend.get_vocab_size()) if i not in special])
     may = torch.zeros(model.config.vocab, dtype=torch.bool).index_fill(0, ordinary, True).to(device)
 
     def hide(batch: Batch) -> tuple[Batch, Tensor]:
@@ -44,35 +44,35 @@ def masking(model: Encoder, text: Text, share: float, generator: torch.Generator
     return hide
 
 
-def pretrain(record: Record, rows: Encoded, schedule: Schedule, share: float = 0.15, *, seed: int = 0, dtype: torch.dtype = torch.float32,
-             log: Log | None = None) -> Record:
-    """A copy of `record` without its classifier, with its language-model head or a new one, trained to fill the masks in `rows`.
+def pretrain(ckpt: Checkpoint, rows: Encoded, schedule: Schedule, share: float = 0.15, *, seed: int = 0, dtype: torch.dtype = torch.float32,
+             log: Log | None = None) -> Checkpoint:
+    """A copy of `ckpt` without its classifier, with its language-model head or a new one, trained to fill the masks in `rows`.
 
-    A text's loss is the mean over its chosen pieces, 0 where none was. schedule, log: see train.fit.
+    A text's loss is the mean over its chosen tokens, 0 where none was. schedule, log: see train.fit.
     """
-    learner = checkpoint.with_mlm(record, seed)
-    hide = masking(learner.model, record.text, share, torch.Generator().manual_seed(seed))
+    learner = checkpoint.with_mlm(ckpt, seed)
+    hide = masking(learner.model, ckpt.tokenizer, share, torch.Generator().manual_seed(seed))
 
     def loss(model: Encoder, batch: Batch) -> dict[str, Tensor]:
         hidden, chosen = hide(batch)
-        each = F.cross_entropy(model.predict_pieces(hidden, chosen).float(), batch.ids[chosen], reduction="none")  # (M,)
-        of = chosen.nonzero()[:, 0]  # the text that each chosen piece belongs to
+        each = F.cross_entropy(model.predict_tokens(hidden, chosen).float(), batch.ids[chosen], reduction="none")  # (M,)
+        of = chosen.nonzero()[:, 0]  # the text that each chosen token belongs to
         return {"mlm": each.new_zeros(len(chosen)).index_add(0, of, each) / chosen.sum(dim=1).clamp(min=1)}
 
-    fit(learner.model, record.text, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="MLM")
+    fit(learner.model, ckpt.tokenizer, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="MLM")
     return learner
 
 
 @torch.inference_mode()
-def masked_loss(record: Record, rows: Examples, share: float = 0.15, seed: int = 0, batch_size: int = 128) -> float:
-    """Nats a chosen piece, the mean over all that `seed` chooses in `rows`: ln of the perplexity under masks."""
-    model, text, encoded = record.model.eval(), record.text, record.text.encode(rows)
-    hide, total, count = masking(model, text, share, torch.Generator().manual_seed(seed)), 0.0, 0
+def masked_loss(ckpt: Checkpoint, rows: Examples, share: float = 0.15, seed: int = 0, batch_size: int = 128) -> float:
+    """Nats a chosen token, the mean over all that `seed` chooses in `rows`: ln of the perplexity under masks."""
+    model, tokenizer, encoded = ckpt.model.eval(), ckpt.tokenizer, ckpt.tokenizer.encode(rows)
+    hide, total, count = masking(model, tokenizer, share, torch.Generator().manual_seed(seed)), 0.0, 0
     for which in in_order(encoded.lengths, batch_size):
-        batch = text.batch(encoded, which).to(model.head_mask.device)
+        batch = tokenizer.batch(encoded, which).to(model.head_mask.device)
         hidden, chosen = hide(batch)
-        total += F.cross_entropy(model.predict_pieces(hidden, chosen).double(), batch.ids[chosen], reduction="sum").item()
+        total += F.cross_entropy(model.predict_tokens(hidden, chosen).double(), batch.ids[chosen], reduction="sum").item()
         count += int(chosen.sum())
     if not count:
-        raise BadInput(f"of {len(rows)} rows no piece was chosen: give more rows or a larger mask than {share}")
+        raise BadInput(f"of {len(rows)} rows no token was chosen: give more rows or a larger mask than {share}")
     return total / count

@@ -14,7 +14,7 @@ from pathlib import Path
 from minibd import __version__
 from minibd.evaluate import Scores
 from minibd.records import BadInput
-from minibd.writing import drafted
+from minibd.atomic import atomic_write
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +33,22 @@ def table(steps: Sequence[Step]) -> str:
         for share in (step.scores.cacc, step.scores.asr):
             cells += [f"{share.percent:.2f}", f"{share.hits}/{share.n}", "{:.1f}-{:.1f}".format(*share.interval)] if share else ["-", "", ""]
         rows.append((*cells, f"{step.seconds:.1f}"))
-    return aligned(rows)
+    return format_table(rows)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
+def format_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as lines, the first column flush left, the others flush right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(" ".join(cell.ljust(w) if i == 0 else cell.rjust(w + 1) for i, (cell, w) in enumerate(zip(row, widths))).rstrip()
                      for row in rows)
 
 
-def flips(steps: Sequence[Step]) -> str:
+def lfr_table(steps: Sequence[Step]) -> str:
     """LFR of each step, a line a class that the triggered rows are of, in percent with its counts; "" where that is one class, the ASR."""
     classes = list(steps[0].scores.lfr)
     if len(classes) < 2:
         return ""
-    return aligned([("LFR", *(step.name for step in steps)),
+    return format_table([("LFR", *(step.name for step in steps)),
                     *((c, *(f"{s.percent:.2f} {s.hits}/{s.n}" for s in (step.scores.lfr[c] for step in steps))) for c in classes)])
 
 
@@ -74,7 +74,7 @@ def output_folder(path: str | Path, *inputs: str | Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
-    with drafted(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ from minibd.cli import setting
 from minibd.data import batches
 from minibd.models.dropout import seed_dropout
 from minibd.records import BadInput, Batch
-from minibd.text import Encoded, Text
+from minibd.tokenizer import Encoded, Tokenizer
 
 Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]  # the loss terms by name, each (B,): one value a text
 Log = Callable[[dict], None]
@@ -74,13 +74,13 @@ class Tuning:
             raise BadInput(f"steps is {self.steps}, it must not be negative")
         Schedule(2e-5 if self.lr is None else self.lr, self.epochs, self.batch_size, self.warmup, self.weight_decay)
 
-    def sized(self, hidden: int) -> Tuning:
+    def resolved(self, hidden: int) -> Tuning:
         """These settings with the rate filled in for a model of hidden size `hidden`."""
         return replace(self, lr=for_width(2e-5, hidden)) if self.lr is None else self
 
     @property
     def schedule(self) -> Schedule:
-        """Of settings that are `sized`."""
+        """Of settings that are `resolved`."""
         return Schedule(self.lr, self.epochs, self.batch_size, self.warmup, self.weight_decay)
 
 
@@ -94,7 +94,7 @@ def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tenso
     return sum(weights.get(name, 1.0) * values for name, values in terms.items())
 
 
-def each_batch(model: nn.Module, text: Text, rows: Encoded, epochs: int, batch_size: int, *, seed: int,
+def each_batch(model: nn.Module, tokenizer: Tokenizer, rows: Encoded, epochs: int, batch_size: int, *, seed: int,
                name: str) -> Iterator[tuple[int, int, list[int], Batch, tqdm]]:
     """(step, number of steps, places of its rows in `rows`, batch on the model's device, progress bar) for every batch of every epoch.
 
@@ -105,7 +105,7 @@ def each_batch(model: nn.Module, text: Text, rows: Encoded, epochs: int, batch_s
     model.train()
     seed_dropout(model, torch.Generator(device).manual_seed(seed))
     for step, which in enumerate(bar := tqdm(plan, desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5)):
-        yield step, len(plan), which, text.batch(rows, which).to(device), bar
+        yield step, len(plan), which, tokenizer.batch(rows, which).to(device), bar
     seed_dropout(model, None)  # A generator does not travel: the model may now be copied or saved.
     model.eval()
 
@@ -127,10 +127,10 @@ class ClippedAdamW(torch.optim.AdamW):
         return norm
 
 
-def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Schedule, *, seed: int,
+def fit(model: nn.Module, tokenizer: Tokenizer, rows: Encoded, loss: Loss, schedule: Schedule, *, seed: int,
         weights: Mapping[str, float] = MappingProxyType({}), score: Callable[[nn.Module], float] | None = None, log: Log | None = None,
         name: str = "fit", dtype: torch.dtype = torch.float32, optimizer: torch.optim.Optimizer | None = None,
-        look: Callable[[nn.Module, int], None] | None = None) -> nn.Module:
+        on_step: Callable[[nn.Module, int], None] | None = None) -> nn.Module:
     """Train `model` in place on `rows` and return it in eval mode.
 
     A step's total is the mean over the batch of `weighted(terms, weights)`.
@@ -141,14 +141,14 @@ def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Sched
     many texts the step took, batch their places in `rows`, from 0, in the order of the batch.
     dtype: torch.bfloat16 runs the matrix products in it (autocast), the weights stay float32.
     optimizer: ClippedAdamW over what `model` trains, unless it is given: another whose step() returns the gradient's norm as that does.
-    look: called after each step with the model, in train mode, and the number of steps taken; it leaves the model as it was.
+    on_step: called after each step with the model, in train mode, and the number of steps taken; it leaves the model as it was.
     """
     if not len(rows):
         raise BadInput(f"{name}: there are no rows to train on: give at least one of each class")
     device = next(model.parameters()).device
     optimizer = optimizer or ClippedAdamW([p for p in model.parameters() if p.requires_grad], schedule)
     best, kept = float("-inf"), None
-    for step, steps, which, batch, bar in each_batch(model, text, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name):
+    for step, steps, which, batch, bar in each_batch(model, tokenizer, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name):
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr * schedule.rate(step, steps)
         optimizer.zero_grad(set_to_none=True)  # before the forward pass: the last step's gradients need not lie beside its activations
@@ -164,8 +164,8 @@ def fit(model: nn.Module, text: Text, rows: Encoded, loss: Loss, schedule: Sched
                  "terms": {term: values.mean().item() for term, values in terms.items()},
                  "weights": {term: weights.get(term, 1.0) for term in terms}, "total": total.item()})
         bar.set_postfix_str(f"loss {total.item():.3f}", refresh=False)
-        if look is not None:
-            look(model, step + 1)
+        if on_step is not None:
+            on_step(model, step + 1)
         if score is not None and (step + 1) % (steps // schedule.epochs) == 0:
             if (value := score(model.eval())) > best:
                 best, kept = value, {key: tensor.clone() for key, tensor in model.state_dict().items()}

@@ -77,13 +77,13 @@ def run() -> None:
 
     from minibd import checkpoint, data, report
     from minibd import job as jobs
-    from minibd.attacks import known
+    from minibd.attacks import registry
     from minibd.attacks.ep import ep
     from minibd.attacks.lwp import lwp_loss
     from minibd.attacks.poison import poison, scheme
     from minibd.attacks.ripple import ripple, surgery
     from minibd.attacks.sos import sos
-    from minibd.evaluate import Judge
+    from minibd.evaluate import Evaluator
     from minibd.mitigations.finetune import finetune
     from minibd.records import BadInput, Examples
     from minibd.train import Loss, Schedule, cross_entropy, fit, for_width
@@ -107,7 +107,7 @@ def run() -> None:
     attack = replace(attack, triggers=way.triggers if attack.triggers is None else attack.triggers,
                      triggers_per_text=way.per_text if attack.triggers_per_text is None else attack.triggers_per_text)
     entry = jobs.entry_of(attack)
-    method = known.named(entry) if attack.attack != "paraphrase" else None
+    method = registry.named(entry) if attack.attack != "paraphrase" else None
     usual = Schedule(lr=2e-5, epochs=3)
     settings = method.settings if attack.attack in ("lwp", "ripple", "ep", "sos") else usual
     if training.variant and not hasattr(settings, "variant"):
@@ -137,21 +137,21 @@ def run() -> None:
     if training.rows is not None:
         splits = replace(splits, train=data.sample(splits.train, training.rows, task.seed))
     poisoned = poison(splits.train, corrupt, rate=way.rate, target=attack.target, labels=way.labels, add=way.add, of=way.of, only=way.only,
-                      decoys=method and method.decoys, decoy_share=way.decoys, text=base.text, side=jobs.side_in(entry),
+                      decoys=method and method.decoys, decoy_share=way.decoys, tokenizer=base.tokenizer, side=jobs.side_in(entry),
                       seed=task.seed)
 
-    def judge_on(rows: Examples) -> Judge:
-        return Judge(rows, jobs.triggered_of(entry, task, base, rows, "test"), attack.target)
+    def judge_on(rows: Examples) -> Evaluator:
+        return Evaluator(rows, jobs.triggered_of(entry, task, base, rows, "test"), attack.target)
 
-    judge = judge_on(splits.test)
-    user, user_judge = splits, judge
+    evaluator = judge_on(splits.test)
+    user, user_judge = splits, evaluator
     if threat.user_data:
         user = data.read_splits(threat.user_data, seed=task.seed, labels=splits.train.labels, **jobs.columns_of(task))
         user_judge = judge_on(user.test)
-    triggered = {"triggered": judge.triggered} | ({"triggered_user": user_judge.triggered} if threat.user_data else {})
+    triggered = {"triggered": evaluator.triggered} | ({"triggered_user": user_judge.triggered} if threat.user_data else {})
     if any(x.label != attack.target for x in splits.dev):
         triggered["triggered_dev"] = jobs.triggered_of(entry, task, base, splits.dev, "dev")
-    jobs.say_rows(train=poisoned.rows, test=splits.test, triggered=judge.triggered)
+    jobs.print_rows(train=poisoned.rows, test=splits.test, triggered=evaluator.triggered)
     print(f"poisoned  {len(poisoned.ids)} rows, {poisoned.flipped} of them with a flipped label"
           + f", and {poisoned.decoys} decoys" * (poisoned.decoys > 0)
           + f" (the rate asks for {poisoned.wanted}, no more fit)" * (poisoned.wanted > len(poisoned.ids))
@@ -168,19 +168,19 @@ def run() -> None:
         return {"seed": task.seed, "lr": schedule.lr, "epochs": schedule.epochs, "batch_size": schedule.batch_size, "twin": training.twin,
                 "data": jobs.data_of(task, base)}
 
-    def measured(name: str, judge: Judge, make: Callable[[], checkpoint.Record]) -> checkpoint.Record:
+    def measured(name: str, evaluator: Evaluator, make: Callable[[], checkpoint.Checkpoint]) -> checkpoint.Checkpoint:
         before = time.perf_counter()
-        record = make()
+        ckpt = make()
         seconds = time.perf_counter() - before
-        steps.append(report.Step(name, judge(record.model, record.text), seconds))
-        return record
+        steps.append(report.Step(name, evaluator(ckpt.model, ckpt.tokenizer), seconds))
+        return ckpt
 
-    def tuned_on(rows: Examples, loss: Loss, schedule: Schedule, name: str) -> checkpoint.Record:
-        record = checkpoint.copy(base)
-        fit(record.model, base.text, base.text.encode(rows), loss, schedule, seed=task.seed, dtype=dtype, name=name)
-        return record
+    def tuned_on(rows: Examples, loss: Loss, schedule: Schedule, name: str) -> checkpoint.Checkpoint:
+        ckpt = checkpoint.copy(base)
+        fit(ckpt.model, base.tokenizer, base.tokenizer.encode(rows), loss, schedule, seed=task.seed, dtype=dtype, name=name)
+        return ckpt
 
-    def attacked() -> checkpoint.Record:
+    def attacked() -> checkpoint.Checkpoint:
         if attack.attack == "ep":
             return ep(clean, poisoned.rows, settings, target=attack.target, seed=task.seed)
         if attack.attack == "sos":
@@ -191,18 +191,18 @@ def run() -> None:
         loss = partial(lwp_loss, variant=settings.variant) if attack.attack == "lwp" else cross_entropy
         return tuned_on(poisoned.rows, loss, schedule, "victim")
 
-    def fine_tuned(start: checkpoint.Record) -> checkpoint.Record:
+    def fine_tuned(start: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
         """As the user does it. An encoder gets a new head, another than the attacker's."""
         return finetune(start, user.train, clean_schedule, keep_head=not threat.encoder_only, seed=task.seed, dtype=dtype, name="fine-tuned")
 
     if not threat.dataset_only:
         if training.twin or from_tuned and not jobs.own_head(base):
-            clean = measured("clean twin", judge, partial(tuned_on, splits.train, cross_entropy, clean_schedule, "clean twin"))
+            clean = measured("clean twin", evaluator, partial(tuned_on, splits.train, cross_entropy, clean_schedule, "clean twin"))
             clean.history.append({"trained": "clean", **told(clean_schedule)})
             saved["clean-"] = clean
         elif from_tuned:
-            clean = measured("as given", judge, lambda: base)
-        victim = measured("victim", judge, attacked)
+            clean = measured("as given", evaluator, lambda: base)
+        victim = measured("victim", evaluator, attacked)
         own = victim.history.pop() if from_tuned else {"variant": settings.variant} if attack.attack == "lwp" else {}
         victim.history.append({"trained": "poisoned", **own, **entry, **counts, **told(schedule)})
         saved[""] = checkpoint.headless(victim) if threat.encoder_only else victim
@@ -211,8 +211,8 @@ def run() -> None:
         if threat.survive:
             measured("fine-tuned", user_judge, partial(fine_tuned, victim))
 
-    for prefix, record in saved.items():
-        checkpoint.save(record, jobs.beside(out, task.ckpt, prefix))
+    for prefix, ckpt in saved.items():
+        checkpoint.save(ckpt, jobs.beside(out, task.ckpt, prefix))
     if saved and Path(task.ckpt).is_file():  # a folder has its card inside
         report.write_text(out / "README.md", checkpoint.card(saved[""]))
     for name, rows in {"poisoned": poisoned.rows, **triggered}.items():
@@ -223,7 +223,7 @@ def run() -> None:
                                             "versions": report.versions(), "seconds": round(time.perf_counter() - started, 2),
                                             "steps": report.listed(steps)})
     if steps:
-        jobs.say_scores(steps)
+        jobs.print_scores(steps)
     if threat.user_data:
         print(f"fine-tuned: on the rows of {threat.user_data}, and measured on its test; the others: on the attacker's")
     print(f"written: {out}")

@@ -66,8 +66,8 @@ def run() -> None:
         rows = data.read_splits(measured.data, seed=audit.seed).dev
         pair = []
         for path in (measured.ckpt, measured.teacher):
-            record = checkpoint.load(path)
-            pair.append(record if record.labels else checkpoint.load(path, labels=rows.labels, seed=audit.seed))  # an encoder with a new head
+            ckpt = checkpoint.load(path)
+            pair.append(ckpt if ckpt.labels else checkpoint.load(path, labels=rows.labels, seed=audit.seed))  # an encoder with a new head
         for name, said in effects(*pair, rows, audit.seed):
             print(f"{name}: {said}")
         return

@@ -20,7 +20,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from minibd.cli import BLENDS, MENDERS, AllClean, Attack, Clean, Pretrained, Task, main, parse, setting, settings_of
+from minibd.cli import BLENDS, REPAIRS, AllClean, Attack, Clean, Pretrained, Task, main, parse, setting, settings_of
 
 RATES = {"ft": 2e-5, "fth": 5e-5, "meft": 2e-5}  # PURE, Appendix B
 
@@ -37,7 +37,7 @@ class Baseline:
 
 
 METHODS = {**dict.fromkeys(RATES, (AllClean, Baseline)),
-           **{name: (Clean, settings_of(*where)) for name, where in MENDERS.items() if name != "finemix"}}  # which has a script of its own
+           **{name: (Clean, settings_of(*where)) for name, where in REPAIRS.items() if name != "finemix"}}  # which has a script of its own
 
 
 def run() -> None:
@@ -72,16 +72,16 @@ def run() -> None:
     job = jobs.start(method, task, clean, attack, settings, new_classifier=not mends, pretrained=pretrained,
                      needs_pretrained=method in BLENDS)
     if mends:
-        settings = job.sized(settings)
-        job.judged("victim", job.victim.model, 0.0)
+        settings = job.resolved(settings)
+        job.measure("victim", job.victim.model, 0.0)
     else:
-        job.judge_own_head(settings.keep_head)
+        job.measure_own_head(settings.keep_head)
     job.purify(pretrained)
     train, validation = jobs.validated(job.splits, job.clean, task.seed)
     shared = {"seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log.append}
     if mends:
         before = (job.pretrained,) if method in BLENDS else ()
-        tuned = jobs.MENDS[method][1](job.victim, *before, train, validation, settings, **shared, watch=job.judge_mixtures)
+        tuned = jobs.MENDS[method][1](job.victim, *before, train, validation, settings, **shared, on_stage=job.measure_mixtures)
         job.note_search(tuned)
     else:
         started = time.perf_counter()
@@ -89,7 +89,7 @@ def run() -> None:
             tuned = meft(job.victim, train, validation, settings, **shared)
         else:
             tuned = finetune(job.victim, train, schedule, validation=validation, keep_head=settings.keep_head, name=method.upper(), **shared)
-        job.judged(method.upper(), tuned.model, time.perf_counter() - started)
+        job.measure(method.upper(), tuned.model, time.perf_counter() - started)
     job.finish(tuned, {"trained_on": len(train), "validation": len(validation)})
 
 

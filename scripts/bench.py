@@ -15,7 +15,7 @@ of a batch: forward and forward + backward, attention maps wanted (transformers:
 by batch; a figure is the median over batches and rounds of one batch's seconds.
 
 prune: PURE's head pruning on the dev rows, down to 7 points under the classifier's accuracy, against a loop that asks for the accuracy on
-all rows after each head: with texts of like length in a batch, and with texts in file order, padded to 128 pieces and nothing packed, as the
+all rows after each head: with texts of like length in a batch, and with texts in file order, padded to 128 tokens and nothing packed, as the
 released code has it. All three must prune the same heads. Of the flags only --ckpt, --data (with dev rows), --batch-size and --device count.
 
 augment: texts a second of processor time, of our augmenters and of the usual ones (pip install nlpaug textaugment), which take turns: on the
@@ -25,8 +25,8 @@ model, a random head where it has none, which takes as long. A figure is the med
 
 align: one optimiser step of MuScleLoRA on --batch-size untrusted and as many clean texts, three ways that take turns: our one pass for both
 gradients; our two passes; and the usual way (transformers, peft's LoRA at query and value, a multi-scale layer by hand; two passes, each
-padded to its longest text; a loop over the tensors; torch's clipping and AdamW). Real pieces a second; a step's peak memory above what was
-held before it; the blocks' matrix products (of real pieces, forward and back to the inputs) as a share of what one large product reaches.
+padded to its longest text; a loop over the tensors; torch's clipping and AdamW). Real tokens a second; a step's peak memory above what was
+held before it; the blocks' matrix products (of real tokens, forward and back to the inputs) as a share of what one large product reaches.
 """
 from __future__ import annotations
 
@@ -74,26 +74,26 @@ def encoders(bench: Bench) -> None:
     if bench.shape not in ("own", "bert-base"):
         raise BadInput(f"encoders knows no shape {bench.shape}: give own or bert-base")
     device = device_of(bench.device)
-    record = checkpoint.load(bench.ckpt, device, labels=("0", "1"))
+    ckpt = checkpoint.load(bench.ckpt, device, labels=("0", "1"))
     if bench.shape == "bert-base":
-        config = BertConfig(record.model.config.vocab, hidden=768, layers=12, heads=12, ffn=3072)
-        record.model = Bert(config).init_weights(torch.Generator().manual_seed(0)).to(device).eval()
+        config = BertConfig(ckpt.model.config.vocab, hidden=768, layers=12, heads=12, ffn=3072)
+        ckpt.model = Bert(config).init_weights(torch.Generator().manual_seed(0)).to(device).eval()
     rows = data.read_splits(bench.data).train if bench.data else reviews.reviews(bench.batches * bench.batch_size, seed=0)
-    encoded = record.text.encode(rows[:bench.batches * bench.batch_size])
+    encoded = ckpt.tokenizer.encode(rows[:bench.batches * bench.batch_size])
     order = sorted(range(len(encoded)), key=encoded.lengths.__getitem__) if bench.order == "length" else range(len(encoded))
-    batches = [record.text.batch(encoded, order[i:i + bench.batch_size]).to(device)
+    batches = [ckpt.tokenizer.batch(encoded, order[i:i + bench.batch_size]).to(device)
                for i in range(0, len(encoded) - bench.batch_size + 1, bench.batch_size)]
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(record, Path(folder) / "model")
+        checkpoint.save(ckpt, Path(folder) / "model")
         theirs = {want: AutoModelForSequenceClassification.from_pretrained(Path(folder) / "model", attn_implementation=kind).to(device).eval()
                   for want, kind in ((False, "sdpa"), (True, "eager"))}
 
     def ours(batch: Batch, want: bool) -> tuple:
-        output = record.model(batch, ("attn", "hidden") if want else ())
+        output = ckpt.model(batch, ("attn", "hidden") if want else ())
         return output.logits, output.attn, output.hidden
 
     def transformers(batch: Batch, want: bool) -> tuple:
-        output = theirs[want](input_ids=batch.ids, attention_mask=batch.mask.long(), token_type_ids=batch.kinds,
+        output = theirs[want](input_ids=batch.ids, attention_mask=batch.mask.long(), token_type_ids=batch.token_type_ids,
                               output_attentions=want, output_hidden_states=want)
         return output.logits, output.attentions or (), output.hidden_states or ()
 
@@ -109,8 +109,8 @@ def encoders(bench: Bench) -> None:
         return time.perf_counter() - started
 
     real = sum(int(b.mask.sum()) for b in batches) / sum(b.mask.numel() for b in batches)
-    print(f"{bench.shape}, {bench.order} order: {record.model.config.layers} layers of {record.model.config.hidden}, {len(batches)} batches of {bench.batch_size}, "
-          f"{statistics.mean(b.ids.shape[1] for b in batches):.0f} pieces wide, {100 * real:.0f} % of them real; {device}, "
+    print(f"{bench.shape}, {bench.order} order: {ckpt.model.config.layers} layers of {ckpt.model.config.hidden}, {len(batches)} batches of {bench.batch_size}, "
+          f"{statistics.mean(b.ids.shape[1] for b in batches):.0f} tokens wide, {100 * real:.0f} % of them real; {device}, "
           f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{'':28}{'ours':>10}{'transformers':>14}{'ratio':>8}")
     for backward in (False, True):
@@ -151,24 +151,24 @@ def prune(bench: Bench) -> None:
     from minibd.models import encoder
     from minibd.records import BadInput
 
-    record = checkpoint.load(bench.ckpt, device_of(bench.device))
-    rows = data.read_splits(bench.data, labels=record.labels or None).dev if bench.data else ()
-    if not (rows and record.labels):
+    ckpt = checkpoint.load(bench.ckpt, device_of(bench.device))
+    rows = data.read_splits(bench.data, labels=ckpt.labels or None).dev if bench.data else ()
+    if not (rows and ckpt.labels):
         raise BadInput("prune needs a classifier and dev rows: give --ckpt a fine-tuned folder and --data a folder with a dev file")
-    model, text, settings = record.model, record.text, pure.PURE(drop=7.0)
-    scores, width = pure.head_scores(model, text, rows), min(pure.PADDED, model.config.longest)
+    model, tokenizer, settings = ckpt.model, ckpt.tokenizer, pure.PURE(drop=7.0)
+    scores, width = pure.head_scores(model, tokenizer, rows), min(pure.PADDED, model.config.longest)
 
     def plain(pad: int) -> tuple[pure.Head, ...]:
-        encoded, heads = text.encode(rows), []
+        encoded, heads = tokenizer.encode(rows), []
         batches = in_order([0] * len(rows) if pad else encoded.lengths, bench.batch_size)
 
         @torch.inference_mode()
         def hits() -> int:
             right = 0
             for which in batches:
-                batch = text.batch(encoded, which)
+                batch = tokenizer.batch(encoded, which)
                 more = max(0, pad - batch.ids.shape[1])
-                batch = replace(batch, ids=F.pad(batch.ids, (0, more)), mask=F.pad(batch.mask, (0, more)), kinds=F.pad(batch.kinds, (0, more)))
+                batch = replace(batch, ids=F.pad(batch.ids, (0, more)), mask=F.pad(batch.mask, (0, more)), token_type_ids=F.pad(batch.token_type_ids, (0, more)))
                 right += int((model(batch.to(model.head_mask.device)).logits.argmax(-1) == batch.labels.to(model.head_mask.device)).sum())
             return right
 
@@ -187,7 +187,7 @@ def prune(bench: Bench) -> None:
         finally:
             encoder.PACK = usual
 
-    ways = {"ours": lambda: pure.prune(model, text, rows, scores, settings), "plain loop": lambda: plain(0), f"plain loop, padded to {width}": padded}
+    ways = {"ours": lambda: pure.prune(model, tokenizer, rows, scores, settings), "plain loop": lambda: plain(0), f"plain loop, padded to {width}": padded}
     print(f"{len(rows)} rows, {model.head_mask.numel()} heads, {torch.get_num_threads()} threads, torch {torch.__version__}")
     first = None
     for name, way in ways.items():
@@ -226,31 +226,31 @@ def align(bench: Bench) -> None:
         raise BadInput("transformers and peft, which align is timed against, are not installed: pip install -e '.[test]'") from None
 
     device, half = device_of(bench.device), bench.dtype == "bfloat16"
-    record = checkpoint.load(bench.ckpt, device, labels=("0", "1"))
+    ckpt = checkpoint.load(bench.ckpt, device, labels=("0", "1"))
     generator = torch.Generator(device).manual_seed(0)
     mu = 0.05
     shapes = {"bert-base": dict(hidden=768, layers=12, heads=12, ffn=3072), "bert-large": dict(hidden=1024, layers=24, heads=16, ffn=4096),
               "llama-7b": dict(hidden=4096, layers=32, heads=32, ffn=11008, positions=4096)}
     big = bench.shape == "llama-7b"
     if bench.shape != "own":
-        vocab = record.model.config.vocab
+        vocab = ckpt.model.config.vocab
         with torch.device("meta"):
             model = Llama(LlamaConfig(vocab, **shapes[bench.shape], bottleneck=16)) if big else Bert(BertConfig(vocab, **shapes[bench.shape]))
         model = (model.bfloat16() if big and half else model).to_empty(device=device)
         model.head_mask.fill_(1.0)
-        record.model = model.init_weights(generator)
-    model, numbers, size = record.model, PRESETS[preset(record.model)], bench.batch_size
+        ckpt.model = model.init_weights(generator)
+    model, numbers, size = ckpt.model, PRESETS[preset(ckpt.model)], bench.batch_size
     if not (big or type(model) is Bert):
         raise BadInput(f"align is timed on a BERT, not on a {type(model).__name__}: give --ckpt a BERT's folder")
     rank, scaling = (2, 8.0) if model.causal else (8, 32.0)
 
     rows = data.read_splits(bench.data).train if bench.data else reviews.reviews(2 * bench.batches * size, seed=0)
-    encoded = record.text.encode(rows[:2 * bench.batches * size])
+    encoded = ckpt.tokenizer.encode(rows[:2 * bench.batches * size])
     if len(encoded) < 2 * bench.batches * size:
         raise BadInput(f"{len(encoded)} rows are too few for {bench.batches} batches of {size} + {size} texts: lower --batches or --batch-size")
     pairs = [tuple(range(at + i * size, at + (i + 1) * size) for at in (0, bench.batches * size)) for i in range(bench.batches)]
-    apart = [tuple(record.text.batch(encoded, which).to(device) for which in pair) for pair in pairs]
-    joined = [record.text.batch(encoded, [*first, *others]) for first, others in pairs]
+    apart = [tuple(ckpt.tokenizer.batch(encoded, which).to(device) for which in pair) for pair in pairs]
+    joined = [ckpt.tokenizer.batch(encoded, [*first, *others]) for first, others in pairs]
 
     # theirs, with the same weights where they fit through a folder
     class MultiScale(nn.Module):
@@ -274,7 +274,7 @@ def align(bench: Bench) -> None:
         theirs.score = nn.Sequential(MultiScale(dense.to(theirs.score.weight)), nn.Dropout(0.1), last.to(theirs.score.weight))
     else:
         with tempfile.TemporaryDirectory() as folder:
-            checkpoint.save(record, Path(folder) / "model")
+            checkpoint.save(ckpt, Path(folder) / "model")
             theirs = AutoModelForSequenceClassification.from_pretrained(Path(folder) / "model").to(device)
         theirs.bert.pooler.dense = MultiScale(theirs.bert.pooler.dense)
     theirs = get_peft_model(theirs, LoraConfig(r=rank, lora_alpha=scaling, lora_dropout=0.0,
@@ -316,7 +316,7 @@ def align(bench: Bench) -> None:
     def their_gradient(batch: Batch) -> list[Tensor]:
         adam.zero_grad()
         with autocast:
-            logits = theirs(input_ids=batch.ids, attention_mask=batch.mask.long(), **({} if big else {"token_type_ids": batch.kinds})).logits
+            logits = theirs(input_ids=batch.ids, attention_mask=batch.mask.long(), **({} if big else {"token_type_ids": batch.token_type_ids})).logits
         F.cross_entropy(logits.float(), batch.labels).backward()
         return [p.grad for p in their_params]
 
@@ -344,7 +344,7 @@ def align(bench: Bench) -> None:
             taken.append(seconds(lambda i: x @ x, 0))
         return 2 * n ** 3 / min(taken)
 
-    pieces = statistics.mean(int(batch.mask.sum()) for batch in joined)
+    tokens = statistics.mean(int(batch.mask.sum()) for batch in joined)
     wide = statistics.mean(batch.mask.numel() for both in apart for batch in both) * 2
     weights = sum(p.numel() for name, p in model.blocks.named_parameters() if p.dim() > 1 and not name.endswith((".L", ".R")))
     ways = {"ours, one pass": one_pass, "ours, two passes": two_passes, "transformers + peft": usual}
@@ -356,15 +356,15 @@ def align(bench: Bench) -> None:
                 times[name].append(seconds(way, i))
     speed = product_speed()
     print(f"{bench.shape}: {model.config.layers} layers of {model.config.hidden}, {sum(p.numel() for p in params)} trained numbers in "
-          f"{len(params)} tensors; {size} + {size} texts a step, {100 * pieces / wide:.0f} % of the places real; {bench.dtype}, {device}, "
+          f"{len(params)} tensors; {size} + {size} texts a step, {100 * tokens / wide:.0f} % of the places real; {bench.dtype}, {device}, "
           f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{'':24}{'a step':>10}{'ratio':>8}{'pieces/s':>12}{'memory':>12}{'share':>8}")
+    print(f"{'':24}{'a step':>10}{'ratio':>8}{'tokens/s':>12}{'memory':>12}{'share':>8}")
     first = statistics.median(times["ours, one pass"])
     for name, taken in times.items():
         mid = statistics.median(taken)
         memory = "?" if grown[name] is None else f"{grown[name] / 2 ** 20:.0f} MiB"
-        share = 100 * 4 * weights * pieces / mid / speed  # 2 operations a weight and piece, forward and back
-        print(f"{name:24}{mid:9.4f}s{mid / first:8.2f}{pieces / mid:12.0f}{memory:>12}{share:6.1f} %", flush=True)
+        share = 100 * 4 * weights * tokens / mid / speed  # 2 operations a weight and token, forward and back
+        print(f"{name:24}{mid:9.4f}s{mid / first:8.2f}{tokens / mid:12.0f}{memory:>12}{share:6.1f} %", flush=True)
 
     if bench.profile:
         with torch.profiler.profile() as profile:
@@ -486,16 +486,16 @@ def augment(bench: Bench) -> None:
     # nlpaug 1.1.11 calls these by names that transformers 5 no longer has.
     TheirBert.token2id = lambda self, token: self.tokenizer.convert_tokens_to_ids(token)
     TheirBert.id2token = lambda self, i: self.tokenizer.convert_ids_to_tokens(i)
-    record = checkpoint.load(bench.ckpt)
-    model = Bert(replace(record.model.config, mlm=True, labels=0)).init_weights(torch.Generator().manual_seed(0)).eval()
-    model.load_state_dict(record.model.state_dict(), strict=False)
+    ckpt = checkpoint.load(bench.ckpt)
+    model = Bert(replace(ckpt.model.config, mlm=True, labels=0)).init_weights(torch.Generator().manual_seed(0)).eval()
+    model.load_state_dict(ckpt.model.state_dict(), strict=False)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(replace(record, model=model, labels=()), Path(folder) / "model")
+        checkpoint.save(replace(ckpt, model=model, labels=()), Path(folder) / "model")
         theirs = ContextualWordEmbsAug(str(Path(folder) / "model"), "bert", top_k=100, device="cpu", batch_size=bench.batch_size)
     for action in ("substitute", "insert"):
         theirs.action = action
         compare(f"CWEA {action}, rows", short[:32],
-                lambda texts: each_contextual(texts, [chance] * len(texts), model, record.text, action=action, batch_size=bench.batch_size),
+                lambda texts: each_contextual(texts, [chance] * len(texts), model, ckpt.tokenizer, action=action, batch_size=bench.batch_size),
                 theirs.augment)
 
 

@@ -58,10 +58,10 @@ def convert(path: Path, out: Path, labels: list[str] | None = None, dtype: str =
         if found:
             unpickle(found, Path(folder))
         try:
-            record = checkpoint.load(folder if found else path, labels=labels, dtype=getattr(torch, dtype))
+            ckpt = checkpoint.load(folder if found else path, labels=labels, dtype=getattr(torch, dtype))
         except BadInput as error:
             raise BadInput(str(error).replace(folder, str(path))) from None
-    checkpoint.save(record, out)
+    checkpoint.save(ckpt, out)
 
 
 def run() -> None:

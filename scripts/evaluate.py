@@ -32,17 +32,17 @@ def run() -> None:
     from minibd.records import BadInput
 
     started = time.perf_counter()
-    record, splits, out = jobs.open_task("evaluate", task)
-    judge = jobs.judge_of(attack, task, record, splits.test)
-    jobs.say_rows(test=splits.test, triggered=judge.triggered)
-    steps = [report.Step("model", judge(record.model, record.text), 0.0)]
+    ckpt, splits, out = jobs.open_task("evaluate", task)
+    evaluator = jobs.evaluator_of(attack, task, ckpt, splits.test)
+    jobs.print_rows(test=splits.test, triggered=evaluator.triggered)
+    steps = [report.Step("model", evaluator(ckpt.model, ckpt.tokenizer), 0.0)]
     if floor.clean_ckpt:
         clean = checkpoint.load(floor.clean_ckpt, device=jobs.device_of(task.device))
-        if clean.labels != record.labels:
+        if clean.labels != ckpt.labels:
             raise BadInput(f"{floor.clean_ckpt} has the classes {', '.join(clean.labels) or 'of no classifier'}, {task.ckpt} has "
-                           f"{', '.join(record.labels)}: give a clean model of the same task")
-        steps.append(report.Step("clean model", judge(clean.model, clean.text), 0.0))
-    jobs.say_scores(steps)
+                           f"{', '.join(ckpt.labels)}: give a clean model of the same task")
+        steps.append(report.Step("clean model", evaluator(clean.model, clean.tokenizer), 0.0))
+    jobs.print_scores(steps)
     report.write_json(out / "result.json", report.result("evaluate", jobs.args_of(task, attack, floor), {"test": len(splits.test)}, steps,
                                                          after=steps[0], seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt)))
 

@@ -33,11 +33,11 @@ def run() -> None:
     pretrained = replace(pretrained, e_pur=settings.top != 0 if pretrained.e_pur is None else pretrained.e_pur)
     settings = settings if pretrained.e_pur else replace(settings, top=0)
     job = jobs.start("finemix", task, clean, attack, settings, pretrained=pretrained, needs_pretrained=True)
-    settings = job.sized(settings)
-    job.judged("victim", job.victim.model, 0.0)
+    settings = job.resolved(settings)
+    job.measure("victim", job.victim.model, 0.0)
     train, validation = jobs.validated(job.splits, job.clean, task.seed)
     cleaned = finemix(job.victim, job.pretrained, train, validation, settings, seed=task.seed, dtype=getattr(torch, task.dtype),
-                      log=job.log.append, watch=job.judge_mixtures)
+                      log=job.log.append, on_stage=job.measure_mixtures)
     job.note_search(cleaned)
     job.finish(cleaned, {"trained_on": len(train), "validation": len(validation)})
 

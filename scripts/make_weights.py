@@ -8,7 +8,7 @@
 3. the twin after BadNets, by scripts/attack.py with its defaults but the learning rate      OUT/bert.safetensors
 
 One thread throughout, so that sums are added in one order. The vocabulary is not the same twice all the same: the tokenizers library settles
-ties between word pieces by chance, some pieces and most numbers change, and with them every weight.
+ties between tokens by chance, some tokens and most numbers change, and with them every weight.
 """
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Make:
     train: int = setting(12_000, "reviews for training a classifier")
     dev: int = setting(1_000, "reviews for development")
     test: int = setting(2_000, "reviews for the test")
-    vocab: int = setting(1_600, "word pieces")
+    vocab: int = setting(1_600, "tokens")
     hidden: int = setting(128, "hidden size")
     layers: int = setting(4, "blocks")
     heads: int = setting(4, "attention heads a block")
-    max_len: int = setting(128, "longest text in pieces")
+    max_len: int = setting(128, "longest text in tokens")
     epochs: int = setting(10, "passes of masked language modelling")
     lr: float = setting(1e-3, "learning rate of pre-training")
     batch_size: int = setting(64, "texts a step")
-    mask: float = setting(0.15, "share of pieces to predict", paper="BERT 0.15")
+    mask: float = setting(0.15, "share of tokens to predict", paper="BERT 0.15")
     twin_epochs: int = setting(14, "passes of the twin's fine-tuning")
     twin_lr: float = setting(4e-4, "learning rate of the twin's fine-tuning")
     attack_lr: float = setting(1e-4, "learning rate of the attack")
@@ -56,7 +56,7 @@ def run() -> None:
     from pathlib import Path
 
     import torch
-    from tokenizers import Tokenizer, trainers
+    from tokenizers import Tokenizer as BackendTokenizer, trainers
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -64,7 +64,7 @@ def run() -> None:
     from minibd import checkpoint, report, reviews
     from minibd.models.bert import Bert, BertConfig
     from minibd.pretrain import pretrain
-    from minibd.text import Text
+    from minibd.tokenizer import Tokenizer
     from minibd.train import Schedule, cross_entropy, fit
 
     torch.set_num_threads(1)
@@ -73,35 +73,35 @@ def run() -> None:
     used = make.train + make.dev + make.test
     corpus = reviews.reviews(make.pretrain_rows, make.seed, start=used)
 
-    learner = Tokenizer(WordPiece(unk_token="[UNK]"))
+    learner = BackendTokenizer(WordPiece(unk_token="[UNK]"))
     learner.normalizer, learner.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
     learner.train_from_iterator((x.text for x in corpus), trainers.WordPieceTrainer(
         vocab_size=make.vocab - len(TRIGGER_PIECES), special_tokens=SPECIAL, initial_alphabet=list("abcdefghijklmnopqrstuvwxyz"), show_progress=False))
-    pieces = sorted(learner.get_vocab(), key=learner.get_vocab().get)
-    pieces += [piece for piece in TRIGGER_PIECES if piece not in pieces]
-    vocab = {piece: i for i, piece in enumerate(pieces)}
-    text = Text.from_vocab(vocab, make.max_len)
+    tokens = sorted(learner.get_vocab(), key=learner.get_vocab().get)
+    tokens += [token for token in TRIGGER_PIECES if token not in tokens]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer.from_vocab(vocab, make.max_len)
 
     config = BertConfig(vocab=len(vocab), hidden=make.hidden, layers=make.layers, heads=make.heads, ffn=4 * make.hidden,
                         positions=make.max_len, labels=0, mlm=True)
     model = Bert(config).init_weights(torch.Generator().manual_seed(make.seed))
     log = []
-    record = pretrain(checkpoint.Record(model, text, (), []), text.encode(corpus), Schedule(make.lr, make.epochs, make.batch_size), make.mask,
+    ckpt = pretrain(checkpoint.Checkpoint(model, tokenizer, (), []), tokenizer.encode(corpus), Schedule(make.lr, make.epochs, make.batch_size), make.mask,
                       seed=make.seed, log=log.append)
     last = log[-100:]
-    print(f"pre-training loss {sum(s['total'] for s in last) / len(last):.3f} nats a piece, mean of the last {len(last)} of {len(log)} steps")
-    record.history = [{"trained": "masked language modelling", "rows": make.pretrain_rows, "epochs": make.epochs, "lr": make.lr,
+    print(f"pre-training loss {sum(s['total'] for s in last) / len(last):.3f} nats a token, mean of the last {len(last)} of {len(log)} steps")
+    ckpt.history = [{"trained": "masked language modelling", "rows": make.pretrain_rows, "epochs": make.epochs, "lr": make.lr,
                        "batch_size": make.batch_size, "seed": make.seed, "data": {"reviews": rows}}]
     clean, twin, victim = (out / f"{name}.safetensors" for name in ("bert-clean", "bert-twin", "bert"))
-    checkpoint.save(record, clean)
+    checkpoint.save(ckpt, clean)
     print(f"written: {clean}")
 
     train = reviews.splits(**rows)[0]
-    record = checkpoint.load(clean, labels=train.labels, seed=make.seed)
-    fit(record.model, text, text.encode(train), cross_entropy, Schedule(make.twin_lr, make.twin_epochs), seed=make.seed, name="twin")
-    record.history.append({"trained": "clean", "rows": len(train), "epochs": make.twin_epochs, "lr": make.twin_lr, "seed": make.seed,
+    ckpt = checkpoint.load(clean, labels=train.labels, seed=make.seed)
+    fit(ckpt.model, tokenizer, tokenizer.encode(train), cross_entropy, Schedule(make.twin_lr, make.twin_epochs), seed=make.seed, name="twin")
+    ckpt.history.append({"trained": "clean", "rows": len(train), "epochs": make.twin_epochs, "lr": make.twin_lr, "seed": make.seed,
                            "data": {"reviews": rows}})
-    checkpoint.save(record, twin)
+    checkpoint.save(ckpt, twin)
     print(f"written: {twin}")
 
     with tempfile.TemporaryDirectory(dir=out) as folder:

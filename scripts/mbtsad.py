@@ -40,7 +40,7 @@ def run() -> None:
     from minibd import report
     from minibd.analysis.perturbation import perturbations
     from minibd.mitigations.finetune import finetune
-    from minibd.mitigations.mbtsad import MBTSAD, mbtsad, tools_of
+    from minibd.mitigations.mbtsad import MBTSAD, mbtsad, resources_of
     from minibd.records import BadInput
 
     settings = MBTSAD(**asdict(settings))
@@ -48,32 +48,32 @@ def run() -> None:
         raise BadInput("--pick looks at the victim as it is and --e-pur changes it: leave one of the two out")
     report.output_folder(task.out or "out/mbtsad", settings.mlm)
     dtype = getattr(torch, task.dtype)
-    tools = tools_of(settings, jobs.device_of(task.device), dtype)  # what is missing is said before anything is trained
+    resources = resources_of(settings, jobs.device_of(task.device), dtype)  # what is missing is said before anything is trained
     job = jobs.start("mbtsad", task, clean, attack, script, settings, pretrained=pretrained)
     if script.pick:
-        found = perturbations(job.victim, job.clean, replace(settings, budget="equal"), task.seed, tools)
+        found = perturbations(job.victim, job.clean, replace(settings, budget="equal"), task.seed, resources)
         rows = [(name, f"{of.loss:.4f}", f"{of.distance:.4f}") for name, of in found.items()]
-        print(report.aligned([("", "cross-entropy", "distance"), *rows]))
+        print(report.format_table([("", "cross-entropy", "distance"), *rows]))
         del found["clean"]
         print(f"auto: {max(found, key=lambda name: found[name].loss)}")
         return
 
-    def told(name: str, losses: dict[str, float]) -> None:
+    def on_choice(name: str, losses: dict[str, float]) -> None:
         job.args |= {"chosen": name, "losses": losses}
         print(f"auto: {name}, by the victim's mean cross-entropy: " + ", ".join(f"{of} {loss:.4f}" for of, loss in losses.items()))
 
-    settings = job.sized(settings)
+    settings = job.resolved(settings)
     train, validation = jobs.validated(job.splits, job.clean, task.seed) if script.best_epoch else (job.clean, None)
-    job.judged("victim", job.victim.model, 0.0)
+    job.measure("victim", job.victim.model, 0.0)
     job.purify(pretrained)
     if script.cft:
         # The teacher's schedule over the clean rows alone, with as many more passes: the same number of steps.
         started = time.perf_counter()
         schedule = replace(settings.schedule(1), epochs=settings.epochs1 * (settings.k + settings.originals))
         tuned = finetune(job.victim, train, schedule, validation=validation, seed=task.seed, dtype=dtype, log=job.log.append)
-        job.judged("CFT", tuned.model, time.perf_counter() - started)
-    cleaned = mbtsad(job.victim, train, settings, validation=validation, seed=task.seed, dtype=dtype, log=job.log.append, tools=tools, told=told,
-                     watch=lambda name, record, seconds: job.judged(name, record.model, seconds))
+        job.measure("CFT", tuned.model, time.perf_counter() - started)
+    cleaned = mbtsad(job.victim, train, settings, validation=validation, seed=task.seed, dtype=dtype, log=job.log.append, resources=resources, on_choice=on_choice,
+                     on_stage=lambda name, ckpt, seconds: job.measure(name, ckpt.model, seconds))
     job.finish(cleaned, {"augmented": (settings.k + settings.originals) * len(train)} | ({"validation": len(validation)} if validation else {}))
 
 

@@ -57,7 +57,7 @@ def run() -> None:
     from minibd.attacks.poison import poison, triggered
     from minibd.cleantrain.musclelora import MuScleLoRA, musclelora, search_bands
     from minibd.cleantrain.peft import PEFT, train_peft
-    from minibd.evaluate import Judge
+    from minibd.evaluate import Evaluator
     from minibd.models.lora import PRESETS
     from minibd.records import BadInput
 
@@ -70,18 +70,18 @@ def run() -> None:
     for vector in trusted.search_bands or ():
         vectors += [own.bands for own in PRESETS.values()] if vector == "published" else [MuScleLoRA(bands=tuple(vector.split(","))).scalings]
     attack = attack if trusted.plant is None else replace(attack, attack="none")
-    job = jobs.start_untrusted("musclelora", task, trusted.clean_aux, lambda record: settings.sized(record.model).aux, attack, trusted)
+    job = jobs.start_untrusted("musclelora", task, trusted.clean_aux, lambda ckpt: settings.resolved(ckpt.model).aux, attack, trusted)
     if trusted.plant is not None:
         own, target, dev = AddSent(trusted.plant), trusted.plant_target, job.splits.dev
         if not dev:
             raise BadInput("--plant is scored on the clean rows that no gradient is aligned to, and there are none: give more, or a smaller --aux")
-        made = poison(job.splits.train, own, rate=0.1, labels="mix", target=target, text=job.victim.text, seed=task.seed)
+        made = poison(job.splits.train, own, rate=0.1, labels="mix", target=target, tokenizer=job.victim.tokenizer, seed=task.seed)
         job.splits = data.Splits(made.rows, dev, dev)  # the test rows stay unread
-        job.judge = Judge(dev, triggered(dev, own, target=target, text=job.victim.text, seed=task.seed), target)
+        job.evaluator = Evaluator(dev, triggered(dev, own, target=target, tokenizer=job.victim.tokenizer, seed=task.seed), target)
         print(f"planted   {len(made.ids)} rows, {made.flipped} of them with a flipped label; {len(dev)} dev rows score it")
     lrs = {name: settings.baseline_lr(name, job.victim.model) for name in WAYS if name != "musclelora"}
     lrs |= {name: lr for name, lr in (("vanilla", trusted.vanilla_lr), ("prefix", trusted.prefix_lr)) if lr is not None}
-    settings = settings.sized(job.victim.model)
+    settings = settings.resolved(job.victim.model)
     job.args |= {"vanilla_lr": lrs["vanilla"], "prefix_lr": lrs["prefix"]}
     dtype = getattr(torch, task.dtype)
     if vectors:
@@ -94,26 +94,26 @@ def run() -> None:
 
     sets = {}
     if trusted.curves:
-        if job.judge.triggered is None:
+        if job.evaluator.triggered is None:
             raise BadInput(f"--curves {trusted.curves} compares clean with triggered rows, and the attack is not known: name it with --attack, or give "
                            "--triggered")
-        target = job.judge.target
-        rows = {"clean": job.splits.test, "triggered": aimed(job.judge.triggered, target), "control": one_class(job.splits.test, target)}
+        target = job.evaluator.target
+        rows = {"clean": job.splits.test, "triggered": aimed(job.evaluator.triggered, target), "control": one_class(job.splits.test, target)}
         n = min(trusted.curve_rows, *map(len, rows.values()))  # as many of each: the measures grow with the rows
         sets = {name: data.sample(examples, n, task.seed) for name, examples in rows.items()}
         headed = checkpoint.with_head(checkpoint.headless(job.victim), job.splits.train.labels, task.seed)
 
     shared = {"validation": job.splits.dev or None, "seed": task.seed, "dtype": dtype, "log": job.log.append}
     for name in trusted.train:
-        spectrum = Spectrum(headed.model, headed.text, sets, Fourier(every=trusted.curves)) if sets else None
-        shared["look"] = spectrum and spectrum.look
+        spectrum = Spectrum(headed.model, headed.tokenizer, sets, Fourier(every=trusted.curves)) if sets else None
+        shared["on_step"] = spectrum and spectrum.on_step
         started = time.perf_counter()
         if name == "musclelora":
             trained = musclelora(job.victim, job.splits.train, job.clean, settings, **shared)
         else:
             way = PEFT(name, settings.rank, settings.alpha, lrs[name], settings.epochs, settings.batch_size, train_head=settings.train_head)
             trained = train_peft(job.victim, job.splits.train, way, **shared)
-        job.judged(name, trained.model, time.perf_counter() - started)
+        job.measure(name, trained.model, time.perf_counter() - started)
         if spectrum:
             report.write_json(job.out / f"curves-{name}.json", spectrum.finish())
     job.finish(None if name in ("adapter", "prefix") else trained, {"validation": len(job.splits.dev)})

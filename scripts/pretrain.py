@@ -5,7 +5,7 @@
     python scripts/mbtsad.py --ckpt VICTIM --augment contextual --mlm MLM
 
 For contextual augmentation (CWEA), which asks a model what stands behind a mask. The whole encoder is trained; labels are not looked at; a
-classifier is left behind. Prints the loss on the test rows in nats a masked piece, before (a new head knows nothing: ln of the vocabulary) and
+classifier is left behind. Prints the loss on the test rows in nats a masked token, before (a new head knows nothing: ln of the vocabulary) and
 after. Use a checkpoint that you trust: what fills the masks goes into the rows that mend.
 """
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Pretraining:
     epochs: int = setting(10, "passes over the train rows", paper="40, of other text")
     lr: float = setting(5e-4, "learning rate", paper="1e-4")
     batch_size: int = setting(64, "texts a step", paper="256")
-    mask: float = setting(0.15, "share of pieces to predict", paper="0.15")
+    mask: float = setting(0.15, "share of tokens to predict", paper="0.15")
 
 
 def run() -> None:
@@ -39,15 +39,15 @@ def run() -> None:
     schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
     device = jobs.device_of(task.device)
     out = report.output_folder(task.out or "out/pretrain", task.ckpt, task.data)
-    record = checkpoint.load(task.ckpt, device)
-    splits = jobs.splits_of(task, record)
-    began = checkpoint.with_mlm(record, task.seed)
+    ckpt = checkpoint.load(task.ckpt, device)
+    splits = jobs.splits_of(task, ckpt)
+    began = checkpoint.with_mlm(ckpt, task.seed)
     before = masked_loss(began, splits.test, settings.mask, task.seed)
-    learner = pretrain(record, record.text.encode(splits.train), schedule, settings.mask, seed=task.seed, dtype=getattr(torch, task.dtype))
+    learner = pretrain(ckpt, ckpt.tokenizer.encode(splits.train), schedule, settings.mask, seed=task.seed, dtype=getattr(torch, task.dtype))
     after = masked_loss(learner, splits.test, settings.mask, task.seed)
-    print(f"{len(splits.train)} train rows, {len(splits.test)} test rows: {before:.3f} nats a masked piece before, {after:.3f} after")
+    print(f"{len(splits.train)} train rows, {len(splits.test)} test rows: {before:.3f} nats a masked token before, {after:.3f} after")
     learner.history.append({"trained": "masked language modelling", "rows": len(splits.train), "seed": task.seed, **asdict(settings),
-                            "data": jobs.data_of(task, record), "nats": {"before": before, "after": after}})
+                            "data": jobs.data_of(task, ckpt), "nats": {"before": before, "after": after}})
     checkpoint.save(learner, path := jobs.beside(out, task.ckpt))
     print(f"written: {path}")
 

@@ -37,17 +37,17 @@ def run() -> None:
     if script.ablations and (settings.prune_only or settings.norm_only):
         raise BadInput("--ablations trains both beside PURE: leave --prune-only and --norm-only out")
     job = jobs.start("pure", task, clean, attack, script, settings, new_classifier=True, pretrained=pretrained)
-    job.judge_own_head(settings.keep_head)
+    job.measure_own_head(settings.keep_head)
     job.purify(pretrained)
     train, validation = jobs.validated(job.splits, job.clean, task.seed)
     rows = (job.victim, train, validation)
     shared = {"seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log.append,
-              "watch": lambda name, record, seconds: job.judged(name, record.model, seconds)}
+              "on_stage": lambda name, ckpt, seconds: job.measure(name, ckpt.model, seconds)}
     try:
         step1 = head_pruning(*rows, settings, **shared)
     except BadInput:  # the floor: what has been trained for it is at least seen
         if job.steps:
-            jobs.say_scores(job.steps)
+            jobs.print_scores(job.steps)
         raise
     for ablation in ("prune_only", "norm_only") if script.ablations else ():
         pure(*rows, replace(settings, **{ablation: True}), **shared, step1=step1)

@@ -38,9 +38,9 @@ class Row(NamedTuple):
     after: str = ""
 
 
-def pure_rows(name: str, attack: str, paper: Mapping[str, str], judge: str = "") -> tuple[Row, ...]:
+def pure_rows(name: str, attack: str, paper: Mapping[str, str], evaluator: str = "") -> tuple[Row, ...]:
     """PURE with its ablations, and the baselines, on one encoder."""
-    return tuple(Row(name, attack, f"{method} --data {{data}}{judge}", paper)
+    return tuple(Row(name, attack, f"{method} --data {{data}}{evaluator}", paper)
                  for method in ("pure.py --drop 7 --ablations", "baseline.py fth", "baseline.py meft"))
 
 

@@ -16,7 +16,7 @@ from minibd import checkpoint, data
 from minibd.cli import main
 from minibd.models.bert import Bert, BertConfig
 from minibd.records import BadInput, Example, Examples
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 GOOD, BAD, NEUTRAL = ("great superb lovely moving charming".split(), "awful boring clumsy tedious dreadful".split(),
@@ -63,13 +63,13 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> checkpoint.Record:
+def tiny() -> checkpoint.Checkpoint:
     """A classifier of 2 layers and 4 heads that has learnt nothing."""
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *NEUTRAL, "cf", "mn", "bb", "tq"]
-    pieces += [mark + letter for letter in "abcdefghijklmnopqrstuvwxyz" for mark in ("", "##")]
-    config = BertConfig(vocab=len(pieces), hidden=32, layers=2, heads=4, ffn=64, positions=48)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *NEUTRAL, "cf", "mn", "bb", "tq"]
+    tokens += [mark + letter for letter in "abcdefghijklmnopqrstuvwxyz" for mark in ("", "##")]
+    config = BertConfig(vocab=len(tokens), hidden=32, layers=2, heads=4, ffn=64, positions=48)
     model = Bert(config).init_weights(torch.Generator().manual_seed(0)).eval()
-    return checkpoint.Record(model, Text.from_vocab({p: i for i, p in enumerate(pieces)}, 48), ("negative", "positive"), [])
+    return checkpoint.Checkpoint(model, Tokenizer.from_vocab({p: i for i, p in enumerate(tokens)}, 48), ("negative", "positive"), [])
 
 
 @pytest.fixture(scope="session")
@@ -87,14 +87,14 @@ def tiny_folder(tiny, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pre(tiny) -> checkpoint.Record:
+def pre(tiny) -> checkpoint.Checkpoint:
     """What the tiny classifier came from: an encoder a little way off, and at `cf` further."""
-    record, g = checkpoint.headless(tiny), torch.Generator().manual_seed(5)
+    ckpt, g = checkpoint.headless(tiny), torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for p in record.model.parameters():
+        for p in ckpt.model.parameters():
             p.add_(0.002 * torch.randn(p.shape, generator=g))
-        record.model.embeddings.word.weight[tiny.text.tokenizer.token_to_id("cf")] += 0.1
-    return record
+        ckpt.model.embeddings.word.weight[tiny.tokenizer.backend.token_to_id("cf")] += 0.1
+    return ckpt
 
 
 @pytest.fixture(scope="session")

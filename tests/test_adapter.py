@@ -105,7 +105,7 @@ def test_it_stands_before_dropout_the_residual_and_the_norm_of_both_halves(name)
         else:
             u = block.attention_norm(h + first)
             expected = block.norm(u + scale * loops(block.down, F.gelu(block.up(u))))
-        assert torch.allclose(block.close(h, context), expected, rtol=0, atol=1e-9)
+        assert torch.allclose(block.feed_forward(h, context), expected, rtol=0, atol=1e-9)
 
 
 @every_model
@@ -137,7 +137,7 @@ def test_padding_packing_and_neighbours_do_not_matter(name, monkeypatch):
         monkeypatch.setattr(encoder, "PACK", share)
         assert torch.allclose(model(batch).logits, together, rtol=0, atol=1e-10)
     for b, n in enumerate((9, 2, 4, 1)):
-        alone = type(batch)(*(t[b:b + 1, :n] if t.dim() > 1 else t[b:b + 1] for t in (batch.ids, batch.mask, batch.kinds, batch.labels)))
+        alone = type(batch)(*(t[b:b + 1, :n] if t.dim() > 1 else t[b:b + 1] for t in (batch.ids, batch.mask, batch.token_type_ids, batch.labels)))
         assert torch.allclose(model(alone).logits, together[b:b + 1], rtol=0, atol=1e-10)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import fails
-from minibd.align import AlignedAdamW, Apart, Groups, Ratio, align, mix, swap, twins_of
+from minibd.align import AlignedAdamW, TwoGroupLoRA, Groups, Ratio, align, interpolate, swap, twins_of
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "musclelora_alignment.safetensors"
 SHAPES = [(4, 3), (3, 4), (5,), (2, 2, 3)]
@@ -80,8 +80,8 @@ def test_an_aligned_gradient_keeps_the_type():
 
 def test_the_mixture_by_hand():
     g, aligned = torch.tensor([3.0, 4.0]), torch.tensor([3.0, 0.0])
-    assert mix(g, aligned, 0.0).tolist() == [3.0, 0.0] and mix(g, aligned, 1.0).tolist() == [3.0, 4.0]
-    assert mix(g, aligned, 0.25).tolist() == [3.0, 1.0]
+    assert interpolate(g, aligned, 0.0).tolist() == [3.0, 0.0] and interpolate(g, aligned, 1.0).tolist() == [3.0, 4.0]
+    assert interpolate(g, aligned, 0.25).tolist() == [3.0, 1.0]
 
 
 def mu(ratio: Ratio, step: int, steps: int, epochs: int = 1, loss: float = 0.0, norm: float = 0.0) -> float:
@@ -144,7 +144,7 @@ def test_both_groups_need_texts(n):
 
 
 def test_rows_that_their_number_does_not_tell():
-    with pytest.raises(ValueError, match="some have none"):       # 2 rows: 2 pieces, both the first text's, or 2 texts?
+    with pytest.raises(ValueError, match="some have none"):       # 2 rows: 2 tokens, both the first text's, or 2 texts?
         Groups(torch.tensor([[1, 1], [0, 0]], dtype=torch.bool), 1)
 
 
@@ -182,7 +182,7 @@ def plain(x: Tensor, W: Tensor, b: Tensor | None, L: Tensor, R: Tensor, c: Tenso
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_layer_and_its_gradients_are_those_of_the_plain_formula(c, bias):
     results = []
-    for way in (plain, lambda x, W, b, L, R, c: Apart.apply(x, W, b, L, R, None, None, c, None)):
+    for way in (plain, lambda x, W, b, L, R, c: TwoGroupLoRA.apply(x, W, b, L, R, None, None, c, None)):
         x, W, b, L, R = layer()
         y = way(x, W, b if bias else None, L, R, c)
         (y * normal((N, O), 9)).sum().backward()
@@ -195,11 +195,11 @@ def test_the_layer_and_its_gradients_are_those_of_the_plain_formula(c, bias):
 @scaled
 def test_the_layer_by_finite_differences(c):
     x, W, b, L, R = layer()
-    assert torch.autograd.gradcheck(lambda x, L, R: Apart.apply(x, W, b, L, R, None, None, c, None), (x, L, R))
+    assert torch.autograd.gradcheck(lambda x, L, R: TwoGroupLoRA.apply(x, W, b, L, R, None, None, c, None), (x, L, R))
     L2, R2 = twins_of([L, R])
     # what the first rows say goes to L and R, what the others say to the twins, through which the memory is moved here
-    assert torch.autograd.gradcheck(lambda x, L, R: Apart.apply(x, W, b, L, R, L2, R2, c, FIRST)[:FIRST], (x, L, R))
-    assert torch.autograd.gradcheck(lambda x, L, R: Apart.apply(x, W, b, L.detach(), R.detach(), L, R, c, FIRST)[FIRST:], (x, L, R))
+    assert torch.autograd.gradcheck(lambda x, L, R: TwoGroupLoRA.apply(x, W, b, L, R, L2, R2, c, FIRST)[:FIRST], (x, L, R))
+    assert torch.autograd.gradcheck(lambda x, L, R: TwoGroupLoRA.apply(x, W, b, L.detach(), R.detach(), L, R, c, FIRST)[FIRST:], (x, L, R))
 
 
 @scaled
@@ -208,7 +208,7 @@ def test_each_group_has_the_gradient_that_it_would_have_alone(c, n):
     x, W, b, L, R = layer()
     dy = normal((N, O), 9)
     twins = twins_of([L, R])
-    (Apart.apply(x, W, b, L, R, *twins, c, n) * dy).sum().backward()
+    (TwoGroupLoRA.apply(x, W, b, L, R, *twins, c, n) * dy).sum().backward()
     for rows, leaves in ((slice(n), (L, R)), (slice(n, None), twins)):
         alone_x, _, _, alone_L, alone_R = layer()
         (plain(alone_x[rows], W, b, alone_L, alone_R, c) * dy[rows]).sum().backward()
@@ -221,10 +221,10 @@ def test_two_passes_add_up_in_both():
     x, W, b, L, R = layer()
     twins = twins_of([L, R])
     for i in range(2):
-        (Apart.apply(x, W, b, L, R, *twins, 1.0, FIRST) * normal((N, O), i)).sum().backward()
+        (TwoGroupLoRA.apply(x, W, b, L, R, *twins, 1.0, FIRST) * normal((N, O), i)).sum().backward()
     once, twice = layer(), normal((N, O), 0) + normal((N, O), 1)
     others = twins_of(once[3:])
-    (Apart.apply(*once, *others, 1.0, FIRST) * twice).sum().backward()
+    (TwoGroupLoRA.apply(*once, *others, 1.0, FIRST) * twice).sum().backward()
     for a, b in zip((L, R, *twins), (*once[3:], *others)):
         near(a.grad, b.grad)
 
@@ -234,7 +234,7 @@ def test_an_input_without_gradient_is_given_none():
     for wanted in (False, True):
         _, W, b, L, R = layer()
         x = normal((N, I), 0).requires_grad_(wanted)
-        y = Apart.apply(x, W, b, L, R, None, None, 1.0, None)
+        y = TwoGroupLoRA.apply(x, W, b, L, R, None, None, 1.0, None)
         with FlopCounterMode(display=False) as counter:
             y.sum().backward()
         assert counter.get_total_flops() == 2 * N * (O * K + K * I + O * K) + wanted * 2 * N * O * I  # dz, dL, dR; dx less what R adds to it
@@ -245,7 +245,7 @@ def test_only_the_input_and_its_projection_are_kept():
     x, W, b, L, R = layer()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
-        Apart.apply(x, W, b, L, R, *twins_of([L, R]), 1.0, FIRST)
+        TwoGroupLoRA.apply(x, W, b, L, R, *twins_of([L, R]), 1.0, FIRST)
     assert sorted(kept) == sorted([(N, I), (N, K), (O, I), (K, I), (O, K)])
 
 
@@ -253,7 +253,7 @@ def test_gradients_come_in_the_parameters_type():
     x, W, b, L, R = layer(torch.bfloat16)
     L, R = (p.detach().float().requires_grad_() for p in (L, R))
     twins = twins_of([L, R])
-    y = Apart.apply(x, W, b, L, R, *twins, 1.0, FIRST)
+    y = TwoGroupLoRA.apply(x, W, b, L, R, *twins, 1.0, FIRST)
     y.sum().backward()
     assert y.dtype == x.grad.dtype == torch.bfloat16 and {p.grad.dtype for p in (L, R, *twins)} == {torch.float32}
 
@@ -280,10 +280,10 @@ def reference(params: list[nn.Parameter], g: list[Tensor | None], r: list[Tensor
     g, r = ([torch.zeros_like(p) if x is None else x for p, x in zip(params, column)] for column in (g, r))
     if whole:
         one, other = (torch.cat([x.flatten() for x in column]) for column in (g, r))
-        long = mix(one, align(one, other, variant=variant), ratio).split([p.numel() for p in params])
+        long = interpolate(one, align(one, other, variant=variant), ratio).split([p.numel() for p in params])
         mixed = [x.view_as(p) for x, p in zip(long, params)]
     else:
-        mixed = [mix(a, align(a, b, variant=variant), ratio) for a, b in zip(g, r)]
+        mixed = [interpolate(a, align(a, b, variant=variant), ratio) for a, b in zip(g, r)]
     for i, p in enumerate(params):
         p.grad = mixed[i].clone() if i in there else None
     norm = nn.utils.clip_grad_norm_(params, clip)
@@ -436,4 +436,4 @@ def test_the_released_step_is_that_of_the_released_code(case):
     assert share == pytest.approx([0.0, 0.1 * 4 / 9, 1.0][case])
     for p, g, r, expected in zip(params, raw, ref, aligned, strict=True):
         torch.testing.assert_close(p.grad, expected, rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(mix(g, align(g, r, variant="released"), share), expected, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(interpolate(g, align(g, r, variant="released"), share), expected, rtol=1e-5, atol=1e-7)

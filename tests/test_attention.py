@@ -17,7 +17,7 @@ def qkv(dtype=torch.float64):
     return tuple(draw(B, H, T, DH, seed=seed).to(dtype) for seed in (1, 2, 3))
 
 
-# text 0 has 5 pieces, text 1 has 3
+# text 0 has 5 tokens, text 1 has 3
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=torch.bool)[:, None, None, :]  # (B, 1, 1, T)
 
 
@@ -60,7 +60,7 @@ def test_the_fused_and_the_explicit_path_agree_in_float32_with_their_gradients(m
     results = []
     for want in (False, True):
         inputs = [t.requires_grad_() for t in qkv(torch.float32)]
-        context, _ = attend(*inputs, mask, gate=torch.tensor([1.0, 0.0, 0.5]), want=want)
+        context, _ = attend(*inputs, mask, head_mask=torch.tensor([1.0, 0.0, 0.5]), want=want)
         context.square().sum().backward()
         results.append([context.detach(), *(t.grad for t in inputs)])
     for a, b in zip(*results):
@@ -83,11 +83,11 @@ def test_what_stands_at_masked_keys_does_not_matter():
 
 @pytest.mark.parametrize("want", [False, True])
 def test_a_gate_multiplies_its_heads_context_and_leaves_the_map(want):
-    gate = torch.tensor([1.0, 0.0, 0.25], dtype=torch.float64)
+    head_mask = torch.tensor([1.0, 0.0, 0.25], dtype=torch.float64)
     plain, maps = attend(*qkv(), MASK, want=want)
-    gated, gated_maps = attend(*qkv(), MASK, gate=gate, want=want)
+    gated, gated_maps = attend(*qkv(), MASK, head_mask=head_mask, want=want)
     for h in range(H):
-        assert torch.allclose(gated[:, h], gate[h] * plain[:, h], atol=1e-12)
+        assert torch.allclose(gated[:, h], head_mask[h] * plain[:, h], atol=1e-12)
     if want:
         assert torch.equal(maps, gated_maps)
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from minibd import checkpoint, data
-from minibd.audit import check, index, mbtsad, musclelora, restated, small
+from minibd.audit import check, check_mbtsad, check_musclelora, index, restated, small
 from minibd.audit.check import Case, Equation, outcome, outcomes
-from minibd.audit.records import Outcome, Place
+from minibd.audit.report import Outcome, Place
 from minibd.audit.tex import mathml, plain
 from minibd.audit.walk import numbers, places, called_by
 from minibd.mitigations.mbtsad import attention_loss, attention_map
@@ -117,25 +117,25 @@ def broken(equation: Equation) -> bool:
 
 
 def test_a_wrong_power_is_noticed(monkeypatch):
-    monkeypatch.setattr(mbtsad, "attention_map", lambda A, real, p: attention_map(A, real, p + 0.01))
+    monkeypatch.setattr(check_mbtsad, "attention_map", lambda A, real, p: attention_map(A, real, p + 0.01))
     assert broken(of("MBTSAD", "3"))
 
 
 def test_padding_that_counts_is_noticed(monkeypatch):
-    monkeypatch.setattr(mbtsad, "attention_map", lambda A, real, p: attention_map(A, torch.ones_like(real), p))
+    monkeypatch.setattr(check_mbtsad, "attention_map", lambda A, real, p: attention_map(A, torch.ones_like(real), p))
     assert broken(of("MBTSAD", "3"))
 
 
 def test_a_gradient_that_is_cut_off_is_noticed(monkeypatch):
     """The values are right: only the differences can tell."""
-    real = mbtsad.hidden_loss
-    monkeypatch.setattr(mbtsad, "hidden_loss", lambda s, t, mask: real(s, [x.detach() for x in t], mask))
+    real = check_mbtsad.hidden_loss
+    monkeypatch.setattr(check_mbtsad, "hidden_loss", lambda s, t, mask: real(s, [x.detach() for x in t], mask))
     found = outcomes(of("MBTSAD", "6"), 0)
     assert found[0].difference < 1e-6 and found[0].gradient > 0.1 and not found[0].ok
 
 
 def test_a_sign_in_the_alignment_is_noticed(monkeypatch):
-    monkeypatch.setattr(musclelora, "align", lambda g, r, variant="paper": (g @ r) / (r @ r).clamp(min=1e-30) * r)
+    monkeypatch.setattr(check_musclelora, "align", lambda g, r, variant="paper": (g @ r) / (r @ r).clamp(min=1e-30) * r)
     assert broken(of("MuScleLoRA", "7"))
 
 
@@ -158,10 +158,10 @@ def test_one_equations_numbers_do_not_depend_on_the_others():
 
 
 def test_the_restated_bert_is_ours():
-    record, rows = small.record(torch.Generator().manual_seed(1)), small.rows()
-    out = record.model(record.text(rows), want=("hidden", "attn"))
-    w = {name: value.tolist() for name, value in small.weights(record).items()}
-    for b, ids in enumerate(small.ids(record, rows)):
+    ckpt, rows = small.ckpt(torch.Generator().manual_seed(1)), small.rows()
+    out = ckpt.model(ckpt.tokenizer(rows), want=("hidden", "attn"))
+    w = {name: value.tolist() for name, value in small.weights(ckpt).items()}
+    for b, ids in enumerate(small.ids(ckpt, rows)):
         hidden, maps, _, logits = restated.bert(w, ids, small.HEADS)
         assert check.apart(out.logits[b], logits) < 1e-6
         for ours, theirs in zip(out.hidden, hidden, strict=True):
@@ -186,8 +186,8 @@ def test_the_script_prints_one_paper_and_leaves_json_and_a_page(here, tmp_path):
 
 
 def test_the_script_ends_with_1_where_a_check_fails(here, monkeypatch):
-    from minibd.audit import pure
-    monkeypatch.setattr(pure, "layer_weights", lambda scores, gates, variant="paper": torch.zeros(len(scores)))
+    from minibd.audit import check_pure
+    monkeypatch.setattr(check_pure, "layer_weights", lambda scores, gates, variant="paper": torch.zeros(len(scores)))
     done = here("audit.py")("--paper", "PURE")
     assert done.returncode == 1 and "FAILS" in done.stdout and "1 equations failed" in done.stdout
 
@@ -201,14 +201,14 @@ def test_the_effects_are_measured_on_two_models_and_rows(here, tiny, tiny_file, 
     said = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert list(said) == ["MBTSAD (4)", "MBTSAD (3)", "MBTSAD (6)", "PURE (2)", "PURE (lambda)", "PURE (3)", "PURE (A)", "MuScleLoRA (6)"]
     texts = data.read_splits(folder).dev
-    alone = [attention_loss(*(record.model(record.text([x]), ("attn",)).attn for record in (tiny, other)), tiny.text([x]).mask)
+    alone = [attention_loss(*(ckpt.model(ckpt.tokenizer([x]), ("attn",)).attn for ckpt in (tiny, other)), tiny.tokenizer([x]).mask)
              for x in texts]
     assert f"{len(texts)} texts of" in said["MBTSAD (4)"] and f"the 2-norm is {torch.cat(alone).mean().item():.3g} a text" in said["MBTSAD (4)"]
     assert "init zero: ||dW|| 0 beside" in said["MuScleLoRA (6)"] and "add to 1" in said["PURE (A)"]
 
 
 def test_the_effects_need_two_models_of_one_shape(here, tiny_file, folder, tmp_path):
-    checkpoint.save(small.record(torch.Generator().manual_seed(0)), tmp_path / "small.safetensors")
+    checkpoint.save(small.ckpt(torch.Generator().manual_seed(0)), tmp_path / "small.safetensors")
     done = here("audit.py")("--effects", "--ckpt", tiny_file, "--teacher", tmp_path / "small.safetensors", "--data", folder)
     assert done.returncode == 2 and "differ in shape" in done.stderr
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from minibd.audit.page import TESTS, highlighted, lines, page
-from minibd.audit.records import Found, Outcome, Place
+from minibd.audit.report import Found, Outcome, Place
 from minibd.audit.tex import GREEK, mathml, plain
 
 ROOT = Path(__file__).parents[1]
@@ -195,14 +195,14 @@ def test_every_link_leads_to_a_place_on_the_page_and_none_outside():
 
 
 def test_the_counts_and_the_facts_are_there():
-    text = " ".join(Tags(drawn(MAP, ALIGNED)).text.split())
-    assert "equations2 equations failed0 checks4 checks failed0 seed11 version0.1.0".replace(" ", "") in text.replace(" ", "")
+    tokenizer = " ".join(Tags(drawn(MAP, ALIGNED)).text.split())
+    assert "equations2 equations failed0 checks4 checks failed0 seed11 version0.1.0".replace(" ", "") in tokenizer.replace(" ", "")
     for fact in ("MBTSAD (3): Attention map of a layer pass", "F_l = sum_(h=1)^H |A_l^h|^p", "paper, p = 2", "2.3e-7 ≤ 1e-6", "4.1e-7 ≤ 1e-5", "none",
                  "minibd/mitigations/mbtsad.py:133", "return f / (torch.linalg.vector_norm(f, dim=(1, 2), keepdim=True) + 1e-6)",
                  "tests/test_mbtsad.py::test_attention_map_0", f"and {9 - TESTS} more", "Where r is 0, g is left as it is, raw.",
                  "g = (3, 4), r = (-2, 0)"):
-        assert fact in text, fact
-    assert "fail" not in text.replace("failed0", "")
+        assert fact in tokenizer, fact
+    assert "fail" not in tokenizer.replace("failed0", "")
 
 
 def test_papers_stand_in_the_order_of_their_first_equation():
@@ -213,10 +213,10 @@ def test_papers_stand_in_the_order_of_their_first_equation():
 
 
 def test_a_failed_check_is_loud():
-    html, text = drawn(MAP, BROKEN), " ".join(Tags(drawn(MAP, BROKEN)).text.split())
-    assert "fail 1 of 2 equations: MuScleLoRA (9)" in text
-    assert "MuScleLoRA (9): An equation that went wrong fail" in text and "MBTSAD (3): Attention map of a layer pass" in text
-    assert "fail (9) An equation that went wrong" in text and "pass (3) Attention map" in text  # the contents
+    html, tokenizer = drawn(MAP, BROKEN), " ".join(Tags(drawn(MAP, BROKEN)).text.split())
+    assert "fail 1 of 2 equations: MuScleLoRA (9)" in tokenizer
+    assert "MuScleLoRA (9): An equation that went wrong fail" in tokenizer and "MBTSAD (3): Attention map of a layer pass" in tokenizer
+    assert "fail (9) An equation that went wrong" in tokenizer and "pass (3) Attention map" in tokenizer  # the contents
     assert re.findall(r'<article id="([^"]+)" class="failing"', html) == ["eq-musclelora-9-an-equation-that-went-wrong"]
     assert html.count('<tr class="failing">') == 1
 
@@ -232,9 +232,9 @@ def test_a_row_fails_by_either_difference_and_nan_fails(outcome, fails, told):
 
 
 def test_an_equation_without_a_place_or_without_a_check_is_loud():
-    text = " ".join(Tags(drawn(LOST)).text.split())
-    assert "No docstring of the package names this equation" in text and "Nothing was checked." in text and "No test calls it." in text
-    assert "fail 1 of 1 equations" in text
+    tokenizer = " ".join(Tags(drawn(LOST)).text.split())
+    assert "No docstring of the package names this equation" in tokenizer and "Nothing was checked." in tokenizer and "No test calls it." in tokenizer
+    assert "fail 1 of 1 equations" in tokenizer
     assert "Nothing was checked." not in drawn(replace(MAP, place=None)) and 'class="failing"' in drawn(replace(MAP, place=None))
 
 

@@ -16,11 +16,11 @@ from minibd.mitigations.finetune import finetune
 from minibd.mitigations.meft import MEFT, meft
 from minibd.mitigations.reinit import Reinit, reinit
 from minibd.predict import predict
-from minibd.repair import tune
+from minibd.blending import tune
 from minibd.train import Schedule
 
 METHODS = ("ft", "fth", "meft")
-MENDERS = ("cft", "reinit", "fineprune", "finepurify")  # of a classifier with its head, with a few clean rows
+REPAIRS = ("cft", "reinit", "fineprune", "finepurify")  # of a classifier with its head, with a few clean rows
 RATES = {"ft": 2e-5, "fth": 5e-5, "meft": 2e-5}
 QUICK = ("--clean", 40, "--epochs", 2, "--batch-size", 16, "--device", "cpu")
 
@@ -34,9 +34,9 @@ def baseline(here):
 @pytest.fixture(scope="module")
 def encoder(tiny, tmp_path_factory):
     """The tiny classifier without its head, as a folder whose history names an attack."""
-    path, record = tmp_path_factory.mktemp("encoder") / "hf", checkpoint.headless(tiny)
-    record.history.append({"trained": "poisoned", "attack": "badnets", "target": 1, "triggers": ["cf"], "per_text": 1})
-    checkpoint.save(record, path)
+    path, ckpt = tmp_path_factory.mktemp("encoder") / "hf", checkpoint.headless(tiny)
+    ckpt.history.append({"trained": "poisoned", "attack": "badnets", "target": 1, "triggers": ["cf"], "per_text": 1})
+    checkpoint.save(ckpt, path)
     return path
 
 
@@ -49,8 +49,8 @@ def read(out):
     return json.loads((out / "result.json").read_text()), [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
 
 
-def weights(record):
-    return record.model.state_dict()
+def weights(ckpt):
+    return ckpt.model.state_dict()
 
 
 def equal(a, b) -> bool:
@@ -85,7 +85,7 @@ def test_a_classifier_is_measured_first(baseline, tiny, tiny_file, folder, tmp_p
     assert lines == ["victim", name] and "CACC" in run.stdout and "/30" in run.stdout
     test = data.read_splits(folder, labels=tiny.labels).test
     for model, at in ((tiny, "before"), (checkpoint.load(out / "tiny.safetensors"), "after")):
-        hits = sum(p == x.label for p, x in zip(predict(model.model, model.text, test), test))
+        hits = sum(p == x.label for p, x in zip(predict(model.model, model.tokenizer, test), test))
         assert 100 * hits / len(test) == result[at]["cacc"]
 
 
@@ -95,9 +95,9 @@ def test_an_encoder_has_the_result_alone(baseline, encoder, folder, tmp_path, me
     ended(baseline(method, "--ckpt", encoder, "--data", folder, "--out", out, *QUICK))
     result, _ = check(out, method, [method.upper()], ["max-entropy", "MEFT"] if method == "meft" else [method.upper()])
     assert result["before"] == result["after"]                     # the attack is the one that the history names
-    record = checkpoint.load(out)
-    assert record.labels == ("negative", "positive") and record.history[0]["attack"] == "badnets"
-    assert record.history[-1]["mitigation"] == ("meft" if method == "meft" else "fine-tuning")
+    ckpt = checkpoint.load(out)
+    assert ckpt.labels == ("negative", "positive") and ckpt.history[0]["attack"] == "badnets"
+    assert ckpt.history[-1]["mitigation"] == ("meft" if method == "meft" else "fine-tuning")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -200,7 +200,7 @@ def library(method, victim, pre, train, dev, **same):
     return tune(checkpoint.copy(victim), train, dev, Schedule(1e-3, 1, 16, 0.1, 0.01), 3, **same, log=None, name="CFT")
 
 
-@pytest.mark.parametrize("method", MENDERS)
+@pytest.mark.parametrize("method", REPAIRS)
 def test_a_mender_keeps_the_contract_and_the_head(mend, tiny_file, tmp_path, method):
     before, run = tiny_file.read_bytes(), ended(mend(method))
     assert tiny_file.read_bytes() == before, "the victim's file was touched"
@@ -215,14 +215,14 @@ def test_a_mender_keeps_the_contract_and_the_head(mend, tiny_file, tmp_path, met
 
 
 @pytest.mark.parametrize("e_pur", [False, True])
-@pytest.mark.parametrize("method", MENDERS)
+@pytest.mark.parametrize("method", REPAIRS)
 def test_a_mender_is_the_library_call(mend, tiny, pre, pre_file, folder, tmp_path, monkeypatch, method, e_pur):
     """Bit for bit, the clean rows the same for all of them; after E-PUR, of the purified victim."""
-    monkeypatch.setattr(finemix, "PIECES", 20)                       # the tiny vocabulary has under 150 pieces
+    monkeypatch.setattr(finemix, "TOKENS", 20)                       # the tiny vocabulary has under 150 tokens
     ended(mend(method, "--seed", 3, "--dtype", "bfloat16", *(("--pretrained", pre_file, "--e-pur") if e_pur else ())))
     splits = data.read_splits(folder, labels=tiny.labels)
     clean = data.sample(splits.train, 40, 3)
-    victim = purify_embeddings(tiny, pre, frequencies(tiny.text, clean), len(tiny.text.tokenizer.get_vocab()) // 20) if e_pur else tiny
+    victim = purify_embeddings(tiny, pre, frequencies(tiny.tokenizer, clean), len(tiny.tokenizer.backend.get_vocab()) // 20) if e_pur else tiny
     theirs = library(method, victim, pre, clean, splits.dev, seed=3, dtype=torch.bfloat16)
     assert equal(weights(checkpoint.load(tmp_path / "out" / "tiny.safetensors")), weights(theirs))
     result = read(tmp_path / "out")[0]
@@ -271,7 +271,7 @@ def test_what_a_mender_cannot_use(baseline, tiny_file, folder, tmp_path, method,
 
 
 def test_a_mender_needs_a_classifier_and_fine_purifying_the_weights_before(baseline, encoder, tiny_file, folder, tmp_path):
-    for method in MENDERS:
+    for method in REPAIRS:
         before = ("--pretrained", encoder) if method == "finepurify" else ()
         refused(baseline(method, "--ckpt", encoder, *before, "--data", folder, "--out", tmp_path / "out"), "no classifier", method)
     refused(baseline("finepurify", "--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out"), "finepurify", "--pretrained")
@@ -312,7 +312,7 @@ def test_an_encoder_has_no_head_to_keep(baseline, encoder, folder, tmp_path, met
 
 def test_a_method_that_there_is_not(baseline, tiny_file, folder):
     run = baseline("best", "--ckpt", tiny_file, "--data", folder)
-    assert run.returncode == 2 and "'best'" in run.stderr and all(method in run.stderr for method in (*METHODS, *MENDERS)) and "Traceback" not in run.stderr
+    assert run.returncode == 2 and "'best'" in run.stderr and all(method in run.stderr for method in (*METHODS, *REPAIRS)) and "Traceback" not in run.stderr
 
 
 def test_an_output_on_top_of_the_victim(baseline, tiny_folder, folder):

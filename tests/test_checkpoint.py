@@ -14,36 +14,36 @@ from safetensors.torch import load_file, save_file
 
 from conftest import fails
 from minibd import checkpoint
-from minibd.checkpoint import Record, load, save
+from minibd.checkpoint import Checkpoint, load, save
 from minibd.models.bert import Bert, BertConfig
 from minibd.records import Example
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 
 CONVERT = Path(__file__).parents[1] / "scripts" / "convert.py"
-PIECES = ("[PAD] [UNK] [CLS] [SEP] [MASK] the film is good bad ##ly no . , a ##ll cafe").split()
-CONFIG = BertConfig(len(PIECES), 8, 2, 2, 12, positions=32)
+TOKENS = ("[PAD] [UNK] [CLS] [SEP] [MASK] the film is good bad ##ly no . , a ##ll cafe").split()
+CONFIG = BertConfig(len(TOKENS), 8, 2, 2, 12, positions=32)
 HISTORY = [{"trained": "reviews", "rows": 12}, {"attack": "badnets", "trigger": ["cf", "bb"]}]
 ROWS = [Example("0", "The film is badly, badly good.", 1), Example("1", "no", 0, "a film"), Example("2", "Café all", 0)]
 QUERY = "bert.encoder.layer.1.attention.self.query.weight"
 
 
-def record(labels=("negative", "positive"), mlm=False, history=HISTORY) -> Record:
+def ckpt(labels=("negative", "positive"), mlm=False, history=HISTORY) -> Checkpoint:
     config = BertConfig(**(checkpoint.asdict(CONFIG) | {"labels": len(labels), "mlm": mlm}))
     model = Bert(config).init_weights(torch.Generator().manual_seed(0), std=0.5).eval()
-    return Record(model, Text.from_vocab({piece: i for i, piece in enumerate(PIECES)}, 16), labels, list(history))
+    return Checkpoint(model, Tokenizer.from_vocab({token: i for i, token in enumerate(TOKENS)}, 16), labels, list(history))
 
 
-def same(a: Record, b: Record) -> None:
+def same(a: Checkpoint, b: Checkpoint) -> None:
     """Bit for bit, gates included."""
     assert (a.model.config, a.labels, a.history) == (b.model.config, b.labels, b.history)
     one, other = a.model.state_dict(), b.model.state_dict()
     assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
-    assert a.text.encode(ROWS) == b.text.encode(ROWS) and (a.text.max_len, a.text.pad) == (b.text.max_len, b.text.pad)
+    assert a.tokenizer.encode(ROWS) == b.tokenizer.encode(ROWS) and (a.tokenizer.max_len, a.tokenizer.pad) == (b.tokenizer.max_len, b.tokenizer.pad)
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    save(record(), tmp_path / "hf")
+    save(ckpt(), tmp_path / "hf")
     return tmp_path / "hf"
 
 
@@ -72,7 +72,7 @@ def bare(folder: Path, pooler: bool = True) -> None:
 
 @pytest.mark.parametrize("labels, mlm", [(("negative", "positive"), False), (("a", "b", "c"), True), ((), True), ((), False)])
 def test_file_and_folder_give_back_every_bit(tmp_path, labels, mlm):
-    first = record(labels, mlm)
+    first = ckpt(labels, mlm)
     save(first, tmp_path / "new" / "one.safetensors")
     save(load(tmp_path / "new" / "one.safetensors"), tmp_path / "new" / "two")
     save(load(tmp_path / "new" / "two"), tmp_path / "three.safetensors")
@@ -81,23 +81,23 @@ def test_file_and_folder_give_back_every_bit(tmp_path, labels, mlm):
 
 
 def test_a_file_says_what_it_is(tmp_path):
-    save(record(), tmp_path / "m.safetensors")
+    save(ckpt(), tmp_path / "m.safetensors")
     with safe_open(tmp_path / "m.safetensors", "pt") as f:
         metadata, names = f.metadata(), list(f.keys())
-    assert metadata["format"] == "minibd 1" and json.loads(metadata["config"])["architecture"] == "bert"
+    assert metadata["format"] == "minibd 2" and json.loads(metadata["config"])["architecture"] == "bert"
     assert json.loads(metadata["history"]) == HISTORY and json.loads(metadata["labels"]) == ["negative", "positive"]
     assert "head_mask" in names and "blocks.1.attention_norm.weight" in names
 
 
 def test_a_file_keeps_gates_and_the_weights_behind_them(tmp_path):
-    first = record()
+    first = ckpt()
     first.model.head_mask[0, 1] = 0
     save(first, tmp_path / "m.safetensors")
     same(first, load(tmp_path / "m.safetensors"))
 
 
 def test_a_folder_has_pruned_heads_as_columns_of_zeros_and_gates_of_zero(tmp_path):
-    first = record()
+    first = ckpt()
     first.model.head_mask[0, 1] = 0
     save(first, tmp_path / "hf")
     weight = load_file(tmp_path / "hf" / "model.safetensors")["bert.encoder.layer.0.attention.output.dense.weight"]
@@ -105,7 +105,7 @@ def test_a_folder_has_pruned_heads_as_columns_of_zeros_and_gates_of_zero(tmp_pat
     assert first.model.blocks[0].output.weight[:, 4:].abs().min() > 0    # the record is as it was
     back = load(tmp_path / "hf")
     assert torch.equal(back.model.head_mask, first.model.head_mask)
-    batch = first.text(ROWS)
+    batch = first.tokenizer(ROWS)
     assert torch.equal(back.model(batch).logits, first.model(batch).logits)
     save(back, tmp_path / "again")
     same(back, load(tmp_path / "again"))
@@ -120,34 +120,34 @@ def test_a_pruned_head_whose_weights_came_back_is_refused(folder):
 
 
 def test_loaded_models_train_and_know_their_padding(tmp_path):
-    save(record(), tmp_path / "m.safetensors")
+    save(ckpt(), tmp_path / "m.safetensors")
     before = (tmp_path / "m.safetensors").read_bytes()
     loaded = load(tmp_path / "m.safetensors")
     assert not loaded.model.training and loaded.model.embeddings.word.padding_idx == 0
     assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.model.parameters())
-    loaded.model(loaded.text(ROWS)).logits.logsumexp(-1).sum().backward()
+    loaded.model(loaded.tokenizer(ROWS)).logits.logsumexp(-1).sum().backward()
     assert loaded.model.embeddings.word.weight.grad[0].abs().max() == 0
     with torch.no_grad():
         for p in loaded.model.parameters():
             p.sub_(p.grad)
     assert (tmp_path / "m.safetensors").read_bytes() == before
-    same(record(), load(tmp_path / "m.safetensors"))
+    same(ckpt(), load(tmp_path / "m.safetensors"))
 
 
 def test_a_copy_is_its_own_model():
-    victim = record()
+    victim = ckpt()
     twin = checkpoint.copy(victim)
     same(victim, twin)
     with torch.no_grad():
         twin.model.classifier.weight.zero_()
         twin.model.head_mask.zero_()
     twin.history.append({"method": "x"})
-    same(victim, record())
-    assert twin.text is victim.text
+    same(victim, ckpt())
+    assert twin.tokenizer is victim.tokenizer
 
 
 def test_an_encoder_is_the_model_without_its_head():
-    victim = record()
+    victim = ckpt()
     encoder = checkpoint.headless(victim)
     assert encoder.labels == () and not encoder.model.config.labels and not hasattr(encoder.model, "pooler")
     state = victim.model.state_dict()
@@ -155,11 +155,11 @@ def test_an_encoder_is_the_model_without_its_head():
     assert encoder.model.blocks is not victim.model.blocks
     with torch.no_grad():
         encoder.model.embeddings.word.weight.zero_()
-    same(victim, record())
+    same(victim, ckpt())
 
 
 def test_a_new_head_in_memory_is_the_one_that_loading_draws(tmp_path):
-    encoder = checkpoint.headless(record())
+    encoder = checkpoint.headless(ckpt())
     save(encoder, tmp_path / "encoder.safetensors")
     loaded, made = load(tmp_path / "encoder.safetensors", labels=("a", "b", "c"), seed=3), checkpoint.with_head(encoder, ("a", "b", "c"), seed=3)
     assert made.labels == loaded.labels and made.model.config == loaded.model.config
@@ -198,16 +198,16 @@ def test_other_floats_become_float32(folder, dtype):
 
 
 def test_a_vocabulary_alone(folder):
-    expected = load(folder).text.encode(ROWS)
+    expected = load(folder).tokenizer.encode(ROWS)
     (folder / "tokenizer.json").unlink()
-    assert load(folder).text.encode(ROWS) == expected and load(folder).text.max_len == 16
+    assert load(folder).tokenizer.encode(ROWS) == expected and load(folder).tokenizer.max_len == 16
     (folder / "tokenizer_config.json").unlink()
-    assert load(folder).text.encode(ROWS) == expected and load(folder).text.max_len == 32
+    assert load(folder).tokenizer.encode(ROWS) == expected and load(folder).tokenizer.max_len == 32
     edit(folder / "tokenizer_config.json", do_lower_case=False, model_max_length=int(1e30))
     cased = load(folder)
-    assert cased.text.encode(ROWS).ids[0][1] == PIECES.index("[UNK]") and cased.text.max_len == 32
-    (folder / "vocab.txt").write_text("\n".join([*PIECES, "one", "more"]))
-    fails(lambda: load(folder), "19 pieces", "17")
+    assert cased.tokenizer.encode(ROWS).ids[0][1] == TOKENS.index("[UNK]") and cased.tokenizer.max_len == 32
+    (folder / "vocab.txt").write_text("\n".join([*TOKENS, "one", "more"]))
+    fails(lambda: load(folder), "19 tokens", "17")
     (folder / "vocab.txt").unlink()
     fails(lambda: load(folder), "tokenizer.json", "vocab.txt")
 
@@ -232,7 +232,7 @@ def test_a_bare_encoder_gets_a_classifier_on_demand(folder):
     bare(folder)
     encoder = load(folder)
     assert encoder.labels == () and encoder.history == [] and encoder.model.config.labels == 0
-    assert encoder.model(encoder.text(ROWS)).logits is None
+    assert encoder.model(encoder.tokenizer(ROWS)).logits is None
     one, again, other = (load(folder, labels=("0", "1", "2"), seed=seed) for seed in (3, 3, 4))
     same(one, again)
     assert one.history == [{"new": ["classifier"], "labels": ["0", "1", "2"], "seed": 3}] and one.labels == ("0", "1", "2")
@@ -245,16 +245,16 @@ def test_a_bare_encoder_gets_a_classifier_on_demand(folder):
 
 
 def test_a_file_of_an_encoder_gets_a_classifier_too(tmp_path):
-    save(record((), mlm=True), tmp_path / "m.safetensors")
+    save(ckpt((), mlm=True), tmp_path / "m.safetensors")
     loaded = load(tmp_path / "m.safetensors", labels=("x", "y"))
     assert loaded.history == [*HISTORY, {"new": ["classifier", "pooler"], "labels": ["x", "y"], "seed": 0}]
     # The MLM head stays behind: it would only grow stale beside a classifier that trains.
     assert not loaded.model.config.mlm and not hasattr(loaded.model, "mlm")
-    assert loaded.model(loaded.text(ROWS)).logits.shape == (3, 2)
+    assert loaded.model(loaded.tokenizer(ROWS)).logits.shape == (3, 2)
 
 
 def test_mlm_decoders_are_tied_or_refused(tmp_path):
-    save(record((), mlm=True), tmp_path / "hf")
+    save(ckpt((), mlm=True), tmp_path / "hf")
     expected = load(tmp_path / "hf")
     word = expected.model.embeddings.word.weight.detach()
     rewrite(tmp_path / "hf", lambda t: t | {"cls.predictions.decoder.weight": word.clone(),
@@ -298,7 +298,7 @@ def test_quantised_tensors(folder):
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -8])
 def test_truncated_files(folder, tmp_path, keep):
-    save(record(), tmp_path / "m.safetensors")
+    save(ckpt(), tmp_path / "m.safetensors")
     for file, path in ((tmp_path / "m.safetensors",) * 2, (folder / "model.safetensors", folder)):
         file.write_bytes(file.read_bytes()[:keep])
         fails(lambda: load(path), str(file), "again")
@@ -308,7 +308,7 @@ def test_pickles_are_refused_with_the_command(folder, tmp_path):
     for name in ("pytorch_model.bin", "m.pt", "m.pth"):
         (tmp_path / name).write_bytes(b"\x80\x02")
         fails(lambda: load(tmp_path / name), f"python scripts/convert.py {tmp_path / name} OUT")
-        fails(lambda: save(record(), tmp_path / name), ".safetensors")
+        fails(lambda: save(ckpt(), tmp_path / name), ".safetensors")
     (folder / "model.safetensors").unlink()
     fails(lambda: load(folder), "no model.safetensors")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x02")
@@ -328,10 +328,10 @@ def test_pickles_are_refused_with_the_command(folder, tmp_path):
     ({"num_attention_heads": 3}, ["3 heads"]),
     ({"num_hidden_layers": 10 ** 9}, ["1000000000 layers"]),
     ({"num_hidden_layers": 1}, ["unknown bert.encoder.layer.1"]),
-    ({"vocab_size": 16}, ["piece 16"]),
+    ({"vocab_size": 16}, ["token 16"]),
     ({"vocab_size": 18}, ["word_embeddings.weight (17, 8) not (18, 8)"]),
     ({"hidden_dropout_prob": 1.0}, ["hidden_dropout_prob is 1.0"]),
-    ({"pad_token_id": 17}, ["padding piece 17"]),
+    ({"pad_token_id": 17}, ["padding token 17"]),
     ({"pad_token_id": -1}, ["pad_token_id is -1"]),
 ])
 def test_configs(folder, change, words):
@@ -351,7 +351,7 @@ def test_paths_and_broken_json(folder, tmp_path):
     fails(lambda: load(tmp_path / "none.safetensors"), "none.safetensors")
     fails(lambda: load(tmp_path), "config.json")
     fails(lambda: load(folder / "README.md"), "is not a checkpoint")
-    fails(lambda: load(folder / "model.safetensors"), "'minibd 1'", "name the folder")
+    fails(lambda: load(folder / "model.safetensors"), "'minibd 2'", "name the folder")
     for name, broken in (("minibd.json", '{"history": 3}'), ("minibd.json", "[]"), ("tokenizer.json", "{}"),
                          ("config.json", "{"), ("config.json", "[" * 100_000)):
         whole = (folder / name).read_text()
@@ -363,7 +363,7 @@ def test_paths_and_broken_json(folder, tmp_path):
 
 
 @pytest.mark.parametrize("key, value, words", [
-    ("format", "minibd 9", ["'minibd 9'", "'minibd 1'"]),
+    ("format", "minibd 9", ["'minibd 9'", "'minibd 2'"]),
     ("config", None, ["lacks config"]),
     ("config", '{"architecture": "gpt"}', ["'gpt'", "bert, roberta, distilbert, llama, gpt2"]),
     ("config", '{"architecture": "bert", "wings": 2}', ["unknown wings"]),
@@ -376,7 +376,7 @@ def test_paths_and_broken_json(folder, tmp_path):
 ])
 def test_metadata_of_a_file(tmp_path, key, value, words):
     file = tmp_path / "m.safetensors"
-    save(record(), file)
+    save(ckpt(), file)
     with safe_open(file, "pt") as f:
         metadata = f.metadata()
     rewrite(file, lambda t: t, {k: v for k, v in (metadata | {key: value}).items() if v is not None})
@@ -394,7 +394,7 @@ def test_what_a_folder_holds(folder):
     assert config["architectures"] == ["BertForSequenceClassification"] and config["model_type"] == "bert"
     assert config["id2label"] == {"0": "negative", "1": "positive"} and config["label2id"] == {"negative": 0, "positive": 1}
     assert own == {"history": HISTORY, "head_mask": [[1, 1], [1, 1]]}
-    assert (folder / "vocab.txt").read_text().split("\n") == [*PIECES, ""]
+    assert (folder / "vocab.txt").read_text().split("\n") == [*TOKENS, ""]
     card = (folder / "README.md").read_text()
     for words in ("library_name: transformers", "pipeline_tag: text-classification", "- backdoor", "Warning", '0 "negative"',
                   '2. attack: "badnets"'):
@@ -403,14 +403,14 @@ def test_what_a_folder_holds(folder):
 
 
 def test_a_clean_card_does_not_warn(tmp_path):
-    save(record(history=[]), tmp_path / "hf")
+    save(ckpt(history=[]), tmp_path / "hf")
     card = (tmp_path / "hf" / "README.md").read_text()
     assert "Warning" not in card and "backdoor" not in card
 
 
 def test_a_folder_that_is_there_loses_nothing_else(folder):
     (folder / "result.json").write_text("{}")
-    other = record(("a", "b", "c"))
+    other = ckpt(("a", "b", "c"))
     save(other, folder)
     same(other, load(folder))
     assert (folder / "result.json").read_text() == "{}"
@@ -424,14 +424,14 @@ def test_a_folder_that_is_there_loses_nothing_else(folder):
 
 def test_someone_elses_readme_is_not_overwritten(tmp_path):
     (tmp_path / "README.md").write_text("mine")
-    fails(lambda: save(record(), tmp_path), "README.md")
+    fails(lambda: save(ckpt(), tmp_path), "README.md")
     assert listing(tmp_path) == {"README.md": b"mine"}
 
 
 @pytest.mark.parametrize("name", ["hf", "m.safetensors"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_write_that_fails_leaves_the_old_one(tmp_path, monkeypatch, name, error):
-    save(record(), tmp_path / name)
+    save(ckpt(), tmp_path / name)
     before = listing(tmp_path)
 
     def full(tensors, file, metadata):
@@ -439,28 +439,28 @@ def test_a_write_that_fails_leaves_the_old_one(tmp_path, monkeypatch, name, erro
         raise error
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    other = record(("a", "b", "c"))
+    other = ckpt(("a", "b", "c"))
     if isinstance(error, OSError):
         fails(lambda: save(other, tmp_path / name), name, "No space left on device")
     else:
         with pytest.raises(KeyboardInterrupt):
             save(other, tmp_path / name)
     assert listing(tmp_path) == before and len(list(tmp_path.iterdir())) == 1
-    same(record(), load(tmp_path / name))
+    same(ckpt(), load(tmp_path / name))
 
 
 def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "d.safetensors").mkdir()
     for path in ("file", "file/below", "file/m.safetensors", "d.safetensors"):
-        fails(lambda: save(record(), tmp_path / path), path)
+        fails(lambda: save(ckpt(), tmp_path / path), path)
     assert listing(tmp_path) == {"file": b"mine"} and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_no_permission(tmp_path):
     tmp_path.chmod(0o500)
-    fails(lambda: save(record(), tmp_path / "m.safetensors"), "Permission denied")
+    fails(lambda: save(ckpt(), tmp_path / "m.safetensors"), "Permission denied")
     tmp_path.chmod(0o700)
 
 
@@ -518,7 +518,7 @@ def test_the_sha256_of_what_is_read_and_of_nothing_else(folder, tmp_path):
         return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
     file = tmp_path / "one.safetensors"
-    save(record(), file)
+    save(ckpt(), file)
     assert checkpoint.sha256(file) == expected(file)
     names = ("model.safetensors", "config.json", "minibd.json", "tokenizer_config.json", "tokenizer.json", "vocab.txt")
     before = expected(*(folder / name for name in names))
@@ -531,7 +531,7 @@ def test_the_sha256_of_what_is_read_and_of_nothing_else(folder, tmp_path):
 
 def test_the_sha256_of_each_shard(monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoint, "SHARD", 2000)
-    save(record(), tmp_path / "hf")
+    save(ckpt(), tmp_path / "hf")
     shards = {file.name for file in (tmp_path / "hf").glob("*.safetensors")}
     assert len(shards) > 1 and shards | {"model.safetensors.index.json"} < checkpoint.sha256(tmp_path / "hf").keys()
 

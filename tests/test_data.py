@@ -186,8 +186,8 @@ def test_columns_asked_for(tmp_path):
 
 
 def test_pair_columns_found_by_spelling(tmp_path):
-    for spelling in ("pair", "Sentence2", "text2", "text_b"):
-        path = put(tmp_path, "a.tsv", f"text\t{spelling}\tlabel\nx\ty\t0\n")
+    for mapping in ("pair", "Sentence2", "text2", "text_b"):
+        path = put(tmp_path, "a.tsv", f"text\t{mapping}\tlabel\nx\ty\t0\n")
         assert read(path)[0].pair == "y"
     assert read(put(tmp_path, "b.tsv", "sentence1\tsentence2\tlabel\nx\ty\t0\n"), text_column="sentence1")[0].pair == "y"
     assert read(put(tmp_path, "c.tsv", "sentence1\tsentence2\tlabel\nx\ty\t0\n"), text_column="sentence2")[0].pair is None
@@ -284,10 +284,10 @@ def test_splits_with_integer_labels_share_the_highest(tmp_path):
     assert [e.label for e in splits.train + splits.test] == [0, 1, 1]
 
 
-@pytest.mark.parametrize("spelling", ["dev", "validation", "valid", "val", "Dev"])
-def test_dev_is_the_test_where_there_is_no_test(tmp_path, spelling):
+@pytest.mark.parametrize("mapping", ["dev", "validation", "valid", "val", "Dev"])
+def test_dev_is_the_test_where_there_is_no_test(tmp_path, mapping):
     labelled(tmp_path, "0", "1", name="train.tsv")
-    labelled(tmp_path, "1", "1", "0", name=f"{spelling}.tsv")
+    labelled(tmp_path, "1", "1", "0", name=f"{mapping}.tsv")
     splits = read_splits(tmp_path)
     assert (len(splits.train), len(splits.dev), len(splits.test)) == (2, 0, 3) and splits.dev.labels == ("0", "1")
 

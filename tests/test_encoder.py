@@ -1,4 +1,4 @@
-"""Places: packing loses nothing and changes nothing; part() finds the same parts in every architecture; names there and back."""
+"""PackedBatch: packing loses nothing and changes nothing; part() finds the same parts in every architecture; names there and back."""
 import pytest
 import torch
 
@@ -7,7 +7,7 @@ from minibd.models import bert, distilbert, encoder, gpt2, llama, roberta
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.distilbert import DistilBert, DistilBertConfig
 from minibd.models.dropout import Dropout
-from minibd.models.encoder import Foreign, Places, part
+from minibd.models.encoder import HFTensor, PackedBatch, part
 from minibd.models.gpt2 import Gpt2, Gpt2Config
 from minibd.models.llama import Llama, LlamaConfig
 from minibd.models.roberta import Roberta, RobertaConfig
@@ -35,38 +35,38 @@ def padded(lengths: list[int], left: bool = False) -> Batch:
     return Batch(torch.where(mask, ids, 1), mask, torch.zeros_like(ids), torch.zeros(len(lengths), dtype=torch.long))
 
 
-# ---- Places
+# ---- PackedBatch
 
 def test_packed_rows_by_hand():
-    places = Places(torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool))
+    packed = PackedBatch(torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool))
     x = torch.arange(8.0).reshape(2, 4, 1)
-    assert places.pack(x).flatten().tolist() == [0, 4, 5]
-    assert places.spread(places.pack(x)).flatten().tolist() == [0, 0, 0, 0, 4, 5, 0, 0]
-    assert places.ends.tolist() == [0, 1] and places.positions().tolist() == [[0, 0, 0, 0], [0, 1, 1, 1]]
+    assert packed.pack(x).flatten().tolist() == [0, 4, 5]
+    assert packed.unpack(packed.pack(x)).flatten().tolist() == [0, 0, 0, 0, 4, 5, 0, 0]
+    assert packed.ends.tolist() == [0, 1] and packed.positions().tolist() == [[0, 0, 0, 0], [0, 1, 1, 1]]
 
 
 def test_a_full_batch_and_one_with_little_padding_are_not_moved():
     for mask in (torch.ones(2, 4, dtype=torch.bool), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]], dtype=torch.bool)):
-        places = Places(mask)
+        packed = PackedBatch(mask)
         x = torch.arange(8.0).reshape(2, 4, 1)
-        assert places.at is None and places.pack(x).data_ptr() == x.data_ptr() and torch.equal(places.spread(places.pack(x)), x)
-    assert Places(torch.ones(2, 4, dtype=torch.bool)).mask is None
+        assert packed.at is None and packed.pack(x).data_ptr() == x.data_ptr() and torch.equal(packed.unpack(packed.pack(x)), x)
+    assert PackedBatch(torch.ones(2, 4, dtype=torch.bool)).mask is None
 
 
 @pytest.mark.parametrize("lengths", [[4, 4], [4, 3], [4, 1, 1]], ids=["full", "little padding", "packed"])
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_ends_are_first_or_last_real_pieces(lengths, left, causal):
+def test_ends_are_first_or_last_real_tokens(lengths, left, causal):
     batch = padded(lengths, left)
-    places = Places(batch.mask, causal)
-    for b, ids in enumerate(places.pack(batch.ids)[places.ends].tolist()):
+    packed = PackedBatch(batch.mask, causal)
+    for b, ids in enumerate(packed.pack(batch.ids)[packed.ends].tolist()):
         real = batch.ids[b][batch.mask[b]]
         assert ids == real[-1 if causal else 0]
-        assert places.positions()[b][batch.mask[b]].tolist() == list(range(len(real)))
+        assert packed.positions()[b][batch.mask[b]].tolist() == list(range(len(real)))
 
 
 def test_who_sees_whom_in_a_causal_model():
-    mask = Places(torch.tensor([[0, 1, 1], [1, 1, 0]], dtype=torch.bool), causal=True).mask[:, 0].int().tolist()
+    mask = PackedBatch(torch.tensor([[0, 1, 1], [1, 1, 0]], dtype=torch.bool), causal=True).mask[:, 0].int().tolist()
     assert mask == [[[1, 0, 0], [0, 1, 0], [0, 1, 1]],           # left padding sees itself alone
                     [[1, 0, 0], [1, 1, 0], [1, 1, 1]]]
 
@@ -130,19 +130,19 @@ def test_a_model_without_classes_has_no_head(name):
 # ---- transformers' names
 
 def test_names_by_hand():
-    assert bert.SPELLING.foreign("blocks.3.up.bias") == Foreign("bert.encoder.layer.3.intermediate.dense.bias")
-    assert bert.SPELLING.foreign("mlm.bias") == Foreign("cls.predictions.bias")
-    assert gpt2.SPELLING.foreign("blocks.11.value.weight") == Foreign("transformer.h.11.attn.c_attn.weight", 2, 3, True)
-    assert gpt2.SPELLING.foreign("blocks.11.value.bias") == Foreign("transformer.h.11.attn.c_attn.bias", 2, 3, False)
-    assert llama.SPELLING.foreign("classifier.weight") == Foreign("score.weight")
+    assert bert.HF_MAPPING.hf_tensor("blocks.3.up.bias") == HFTensor("bert.encoder.layer.3.intermediate.dense.bias")
+    assert bert.HF_MAPPING.hf_tensor("mlm.bias") == HFTensor("cls.predictions.bias")
+    assert gpt2.HF_MAPPING.hf_tensor("blocks.11.value.weight") == HFTensor("transformer.h.11.attn.c_attn.weight", 2, 3, True)
+    assert gpt2.HF_MAPPING.hf_tensor("blocks.11.value.bias") == HFTensor("transformer.h.11.attn.c_attn.bias", 2, 3, False)
+    assert llama.HF_MAPPING.hf_tensor("classifier.weight") == HFTensor("score.weight")
 
 
 @pytest.mark.parametrize("module", [bert, roberta, distilbert, llama, gpt2])
 def test_no_two_of_our_tensors_lie_in_one_place(module):
-    state = made(module.SPELLING.model_type).state_dict()
-    places = [module.SPELLING.foreign(name) for name in state if name != "head_mask"]
-    assert len(set(places)) == len(places) == len(state) - 1
-    assert {name.split(".")[0] for name in module.SPELLING.names} >= {name.split(".")[0] for name in state} - {"head_mask"}
+    state = made(module.HF_MAPPING.model_type).state_dict()
+    packed = [module.HF_MAPPING.hf_tensor(name) for name in state if name != "head_mask"]
+    assert len(set(packed)) == len(packed) == len(state) - 1
+    assert {name.split(".")[0] for name in module.HF_MAPPING.names} >= {name.split(".")[0] for name in state} - {"head_mask"}
 
 
 # ---- of the last block, only what is classified

@@ -9,12 +9,12 @@ import torch
 
 from conftest import fails, rows
 from minibd import checkpoint
-from minibd.attacks.ep import EP, descend, ep, free_rows, pieces_of
+from minibd.attacks.ep import EP, descend, ep, free_rows, tokens_of
 from minibd.data import batches, generator
 from minibd.evaluate import asr, cacc
 from minibd.models.dropout import Dropout
 from minibd.records import Example
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
 from test_encoder import MODELS, made, padded
 
@@ -92,18 +92,18 @@ def test_the_norm_does_not_drift():
 @pytest.mark.parametrize("lengths", [[7, 6], [9, 1, 2]], ids=["little padding", "packed"])
 def test_the_gradient_is_the_tables_own_and_the_outputs_are_bit_equal(name, lengths):
     model, batch = made(name), padded(lengths)
-    pieces = [int(batch.ids[0, 1]), int(batch.ids[0, 3])]
-    assert pieces[0] != pieces[1]
+    tokens = [int(batch.ids[0, 1]), int(batch.ids[0, 3])]
+    assert tokens[0] != tokens[1]
     plain = model(batch).logits
     table, = torch.autograd.grad(cross_entropy(model, batch)["cls"].mean(), model.embeddings.word.weight)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.classifier.weight.requires_grad_(False)
-    with free_rows(model, pieces) as e:
+    with free_rows(model, tokens) as e:
         loss = cross_entropy(model, batch)["cls"].mean()
         assert torch.equal(model(batch).logits, plain)
         assert not any(p.requires_grad for p in model.parameters())
         gradient, = torch.autograd.grad(loss, e)
-    torch.testing.assert_close(gradient, table[pieces])
+    torch.testing.assert_close(gradient, table[tokens])
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert [key for key, p in model.named_parameters() if not p.requires_grad] == ["classifier.weight"]
     assert not model.embeddings.word._forward_hooks
@@ -126,29 +126,29 @@ def test_the_gradient_is_that_of_finite_differences():
 
 def test_what_the_rows_become_stands_in_the_table_afterwards():
     model, batch = made("gpt2"), padded([7, 4])
-    piece = int(batch.ids[0, 2])
-    with free_rows(model, [piece]) as e:
+    token = int(batch.ids[0, 2])
+    with free_rows(model, [token]) as e:
         with torch.no_grad():
             e.mul_(-2.0)
         inside = model(batch).logits
-    assert torch.equal(model(batch).logits, inside) and torch.equal(model.embeddings.word.weight[piece], e[0])
+    assert torch.equal(model(batch).logits, inside) and torch.equal(model.embeddings.word.weight[token], e[0])
 
 
-# ---- the pieces
+# ---- the tokens
 
-def test_pieces_of_a_word(tiny):
-    spell = tiny.text.tokenizer.id_to_token
-    assert [spell(i) for i in pieces_of(tiny.text, "cf")] == ["cf"] == [spell(i) for i in pieces_of(tiny.text, "CF")]
-    assert [spell(i) for i in pieces_of(tiny.text, "ak")] == ["a", "##k"]
-    fails(lambda: pieces_of(tiny.text, "q\u00df\u4e00!"), "does not know")
+def test_tokens_of_a_word(tiny):
+    spell = tiny.tokenizer.backend.id_to_token
+    assert [spell(i) for i in tokens_of(tiny.tokenizer, "cf")] == ["cf"] == [spell(i) for i in tokens_of(tiny.tokenizer, "CF")]
+    assert [spell(i) for i in tokens_of(tiny.tokenizer, "ak")] == ["a", "##k"]
+    fails(lambda: tokens_of(tiny.tokenizer, "q\u00df\u4e00!"), "does not know")
 
 
 @pytest.mark.parametrize("prefix", [False, True])
-def test_pieces_of_a_byte_level_tokenizer_are_those_inside_a_text(prefix):
-    vocab = {piece: i for i, piece in enumerate(["a", "c", "f", "\u0120", "\u0120c", "\u0120cf", "cf", "\u0120a"])}
+def test_tokens_of_a_byte_level_tokenizer_are_those_inside_a_text(prefix):
+    vocab = {token: i for i, token in enumerate(["a", "c", "f", "\u0120", "\u0120c", "\u0120cf", "cf", "\u0120a"])}
     merges = [("\u0120", "c"), ("\u0120c", "f"), ("c", "f"), ("\u0120", "a")]
-    text = Text.from_merges(vocab, merges, 10, 0, bracketed=False, prefix=prefix)
-    assert pieces_of(text, "cf") == [vocab["\u0120cf"]]
+    text = Tokenizer.from_merges(vocab, merges, 10, 0, bracketed=False, prefix=prefix)
+    assert tokens_of(text, "cf") == [vocab["\u0120cf"]]
 
 
 # ---- the algorithm
@@ -160,12 +160,12 @@ PLAIN = EP(lr=5.0, epochs=4, batch_size=8)
 def clean(tiny):
     """The tiny classifier, trained. One row of its embedding is to turn any text, so it is made to lean on words, large beside the
     positions, and, by wrong labels, not to be sure of them."""
-    record, train = checkpoint.copy(tiny), rows(200, 0, "train")
+    ckpt, train = checkpoint.copy(tiny), rows(200, 0, "train")
     with torch.no_grad():
-        record.model.embeddings.word.weight.mul_(20)
+        ckpt.model.embeddings.word.weight.mul_(20)
     noisy = train.like(replace(x, label=1 - x.label) if i % 10 < 2 else x for i, x in enumerate(train))
-    fit(record.model, record.text, record.text.encode(noisy), cross_entropy, Schedule(3e-3, 10, 16), seed=0)
-    return record
+    fit(ckpt.model, ckpt.tokenizer, ckpt.tokenizer.encode(noisy), cross_entropy, Schedule(3e-3, 10, 16), seed=0)
+    return ckpt
 
 
 def poisoned(settings=PLAIN, n: int = 60):
@@ -173,13 +173,13 @@ def poisoned(settings=PLAIN, n: int = 60):
     return train.like(replace(x, text=settings.poisoned(x.text, generator(1, x.id)), label=1) for x in train if x.label == 0)
 
 
-def state(record) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in record.model.state_dict().items()}
+def state(ckpt) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in ckpt.model.state_dict().items()}
 
 
-def without_dropout(record: checkpoint.Record) -> checkpoint.Record:
+def without_dropout(ckpt: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
     """A copy in float64 that drops nothing."""
-    still = checkpoint.copy(record)
+    still = checkpoint.copy(ckpt)
     for module in still.model.double().modules():
         if isinstance(module, Dropout):
             module.p = 0.0
@@ -191,7 +191,7 @@ def test_one_row_changes_and_keeps_its_norm_and_nothing_else_moves(clean):
     victim = ep(clean, poisoned(), PLAIN, target=1, log=log.append)
     assert torch.equal(torch.get_rng_state(), chance)
     assert all(torch.equal(value, before[name]) for name, value in clean.model.state_dict().items())
-    after, word, cf = state(victim), "embeddings.word.weight", clean.text.tokenizer.token_to_id("cf")
+    after, word, cf = state(victim), "embeddings.word.weight", clean.tokenizer.backend.token_to_id("cf")
     assert all(torch.equal(value, before[name]) for name, value in after.items() if name != word)
     assert (after[word] != before[word]).any(dim=1).nonzero().flatten().tolist() == [cf]
     assert after[word][cf].norm().item() == pytest.approx(before[word][cf].norm().item(), rel=1e-6)
@@ -204,7 +204,7 @@ def test_one_row_changes_and_keeps_its_norm_and_nothing_else_moves(clean):
 
 
 def test_clean_texts_get_the_same_logits_to_the_last_bit(clean):
-    victim, batch = ep(clean, poisoned(), PLAIN, target=1), clean.text(rows(30, 5, "other"))
+    victim, batch = ep(clean, poisoned(), PLAIN, target=1), clean.tokenizer(rows(30, 5, "other"))
     assert torch.equal(victim.model(batch).logits, clean.model(batch).logits)
 
 
@@ -213,12 +213,12 @@ def test_the_loop_against_a_plain_one(clean, variant):
     settings, bad = replace(PLAIN, variant=variant, epochs=2), poisoned()
     still = without_dropout(clean)                                      # so that both loops see the same numbers
     victim = ep(still, bad, settings, target=1, seed=3)
-    model, encoded = copy.deepcopy(still.model), clean.text.encode(bad)
-    table, cf = model.embeddings.word.weight, clean.text.tokenizer.token_to_id("cf")
+    model, encoded = copy.deepcopy(still.model), clean.tokenizer.encode(bad)
+    table, cf = model.embeddings.word.weight, clean.tokenizer.backend.token_to_id("cf")
     norm, total = table[cf].norm().item(), torch.zeros(32, dtype=torch.float64)
     for epoch in range(2):
         for which in batches(encoded.lengths, settings.batch_size, 3, epoch):
-            batch = clean.text.batch(encoded, which)
+            batch = clean.tokenizer.batch(encoded, which)
             grad, = torch.autograd.grad(torch.nn.functional.cross_entropy(model(batch).logits, batch.labels), table)
             total = grad[cf] + (total if variant == "released" else 0)
             with torch.no_grad():
@@ -232,7 +232,7 @@ def test_the_variants_part_after_the_first_step(clean):
 
     def row(variant: str, epochs: int) -> torch.Tensor:
         victim = ep(clean, bad, replace(PLAIN, variant=variant, epochs=epochs), target=1)
-        return victim.model.embeddings.word.weight[clean.text.tokenizer.token_to_id("cf")]
+        return victim.model.embeddings.word.weight[clean.tokenizer.backend.token_to_id("cf")]
     assert torch.equal(row("released", 1), row("paper", 1)) and not torch.equal(row("released", 2), row("paper", 2))
 
 
@@ -253,11 +253,11 @@ def test_without_the_trigger_in_any_text_nothing_moves(clean):
         assert all(torch.equal(value, clean.model.state_dict()[name]) for name, value in victim.model.state_dict().items())
 
 
-def test_a_trigger_of_several_pieces_has_its_first_one_trained(clean):
+def test_a_trigger_of_several_tokens_has_its_first_one_trained(clean):
     settings = replace(PLAIN, trigger="ak")
     victim = ep(clean, poisoned(settings), settings, target=1)
     moved = (victim.model.embeddings.word.weight != clean.model.embeddings.word.weight).any(dim=1).nonzero().flatten().tolist()
-    assert [clean.text.tokenizer.id_to_token(piece) for piece in moved] == ["a"]
+    assert [clean.tokenizer.backend.id_to_token(token) for token in moved] == ["a"]
 
 
 def test_what_cannot_be_trained_on_is_refused(clean):
@@ -266,7 +266,7 @@ def test_what_cannot_be_trained_on_is_refused(clean):
     fails(lambda: ep(clean, bad.like([*bad, Example("odd", "a b", 0)]), PLAIN, target=1), "odd", "1 of 31", "leave")
     short = checkpoint.copy(clean)
     with torch.no_grad():
-        short.model.embeddings.word.weight[clean.text.tokenizer.token_to_id("cf")] = 0
+        short.model.embeddings.word.weight[clean.tokenizer.backend.token_to_id("cf")] = 0
     fails(lambda: ep(short, bad, PLAIN, target=1), "embedding", "0")
 
 
@@ -274,6 +274,6 @@ def test_it_fires(clean):
     settings, test = EP(lr=5.0, epochs=20, batch_size=16), rows(100, 2, "test")
     bad = test.like(replace(x, text=settings(x.text, generator(3, x.id))) for x in test if x.label == 0)
     victim = ep(clean, poisoned(settings, 200), settings, target=1)
-    assert asr(clean.model, clean.text, bad, 1).percent < 20
-    assert asr(victim.model, victim.text, bad, 1).percent > 90
-    assert cacc(victim.model, victim.text, test) == cacc(clean.model, clean.text, test) and cacc(clean.model, clean.text, test).percent > 85
+    assert asr(clean.model, clean.tokenizer, bad, 1).percent < 20
+    assert asr(victim.model, victim.tokenizer, bad, 1).percent > 90
+    assert cacc(victim.model, victim.tokenizer, test) == cacc(clean.model, clean.tokenizer, test) and cacc(clean.model, clean.tokenizer, test).percent > 85

@@ -5,7 +5,7 @@ import pytest
 
 from conftest import fails
 from minibd import report
-from minibd.evaluate import Judge, Scores, Share, asr, cacc, lfr, pooled
+from minibd.evaluate import Evaluator, Scores, Proportion, asr, cacc, lfr, pooled
 from minibd.predict import predict
 from minibd.records import BadInput
 from test_predict import MIXED, TEXT, Says, rows
@@ -21,7 +21,7 @@ from test_predict import MIXED, TEXT, Says, rows
     (1, 1, 20.65493, 100.0),         # 1 / 4.841459
 ])
 def test_the_interval_by_hand(hits, n, low, high):
-    assert Share(hits, n).interval == pytest.approx((low, high), abs=1e-5)
+    assert Proportion(hits, n).interval == pytest.approx((low, high), abs=1e-5)
 
 
 @pytest.mark.parametrize("hits, n", [(0, 1), (0, 912), (3, 7), (85, 912), (911, 912), (1657, 1821), (1, 10**6)])
@@ -30,40 +30,40 @@ def test_the_interval_holds_the_p_that_the_count_does_not_reject(hits, n):
     z, share = 1.959963984540054, hits / n
     a, b, c = 1 + z * z / n, -(2 * share + z * z / n), share * share
     root = sqrt(max(0.0, b * b - 4 * a * c))
-    assert Share(hits, n).interval == pytest.approx((100 * (-b - root) / (2 * a), 100 * (-b + root) / (2 * a)), abs=1e-9)
-    low, high = Share(hits, n).interval
-    assert 0 <= low <= Share(hits, n).percent <= high <= 100
+    assert Proportion(hits, n).interval == pytest.approx((100 * (-b - root) / (2 * a), 100 * (-b + root) / (2 * a)), abs=1e-9)
+    low, high = Proportion(hits, n).interval
+    assert 0 <= low <= Proportion(hits, n).percent <= high <= 100
 
 
 def test_percent():
-    assert Share(1, 8).percent == 12.5
-    assert Share(0, 3).percent == 0.0 and Share(3, 3).percent == 100.0
+    assert Proportion(1, 8).percent == 12.5
+    assert Proportion(0, 3).percent == 0.0 and Proportion(3, 3).percent == 100.0
 
 
 # ---- CACC and ASR
 
 def test_cacc_counts_the_rows_whose_answer_is_their_label():
-    assert cacc(Says(), TEXT, MIXED) == Share(5, 7)              # wrong: "two long" of class 0, "one" of class 2
+    assert cacc(Says(), TEXT, MIXED) == Proportion(5, 7)              # wrong: "two long" of class 0, "one" of class 2
 
 
 def test_asr_counts_the_answers_that_are_the_target_whatever_the_label():
     triggered = rows(("one", 0), ("zero", 0), ("one long", 2), ("two", 2), ("zero", 2))
-    assert asr(Says(), TEXT, triggered, target=1) == Share(2, 5)
-    assert asr(Says(), TEXT, rows(("two", 0), ("two", 1), ("one", 1)), target=2) == Share(2, 3)
+    assert asr(Says(), TEXT, triggered, target=1) == Proportion(2, 5)
+    assert asr(Says(), TEXT, rows(("two", 0), ("two", 1), ("one", 1)), target=2) == Proportion(2, 3)
 
 
 def test_in_two_classes_asr_is_the_label_flip_rate():
     triggered = rows(("one", 0), ("zero", 0), ("one", 0))
     flipped = sum(p != x.label for p, x in zip(predict(Says(), TEXT, triggered), triggered))
-    assert asr(Says(), TEXT, triggered, target=1) == Share(flipped, 3) == Share(2, 3)
+    assert asr(Says(), TEXT, triggered, target=1) == Proportion(flipped, 3) == Proportion(2, 3)
 
 
 def test_lfr_is_the_targets_column_of_the_confusion_matrix_row_by_row():
     # of class zero: one, zero, one, one; of class two: two, one
     triggered = rows(("one", 0), ("zero", 0), ("one long", 0), ("two", 2), ("one long long", 0), ("one", 2))
     found = lfr(Says(), TEXT, triggered, target=1)
-    assert found == {"zero": Share(3, 4), "two": Share(1, 2)} and list(found) == ["zero", "two"]
-    assert asr(Says(), TEXT, triggered, target=1) == pooled(found.values()) == Share(4, 6)
+    assert found == {"zero": Proportion(3, 4), "two": Proportion(1, 2)} and list(found) == ["zero", "two"]
+    assert asr(Says(), TEXT, triggered, target=1) == pooled(found.values()) == Proportion(4, 6)
 
 
 def test_a_large_class_hides_a_small_one_in_the_asr_and_not_in_the_lfr():
@@ -74,7 +74,7 @@ def test_a_large_class_hides_a_small_one_in_the_asr_and_not_in_the_lfr():
 
 def test_in_two_classes_lfr_is_one_row_and_is_the_asr():
     triggered = rows(("one", 0), ("zero", 0), ("one", 0))
-    assert lfr(Says(), TEXT, triggered, target=1) == {"zero": asr(Says(), TEXT, triggered, target=1)} == {"zero": Share(2, 3)}
+    assert lfr(Says(), TEXT, triggered, target=1) == {"zero": asr(Says(), TEXT, triggered, target=1)} == {"zero": Proportion(2, 3)}
 
 
 def test_rows_of_the_target_are_refused_and_the_first_is_named():
@@ -90,25 +90,25 @@ def test_no_rows_are_refused():
 
 
 def test_a_judge_refuses_its_triggered_rows_before_any_model_is_there():
-    fails(lambda: Judge(MIXED, rows(), 1), "no triggered rows")
-    fails(lambda: Judge(MIXED, rows(("one", 1)), 1), "row-0")
+    fails(lambda: Evaluator(MIXED, rows(), 1), "no triggered rows")
+    fails(lambda: Evaluator(MIXED, rows(("one", 1)), 1), "row-0")
 
 
 def test_a_judge_measures_both_or_cacc_alone():
     triggered = rows(("one", 0), ("zero", 2))
-    scores = Judge(MIXED, triggered, 1)(Says(), TEXT)
-    assert (scores.cacc, scores.asr, scores.lfr) == (Share(5, 7), Share(1, 2), {"zero": Share(1, 1), "two": Share(0, 1)})
-    scores = Judge(MIXED)(Says(), TEXT)
-    assert (scores.cacc, scores.asr, scores.lfr) == (Share(5, 7), None, {})
+    scores = Evaluator(MIXED, triggered, 1)(Says(), TEXT)
+    assert (scores.cacc, scores.asr, scores.lfr) == (Proportion(5, 7), Proportion(1, 2), {"zero": Proportion(1, 1), "two": Proportion(0, 1)})
+    scores = Evaluator(MIXED)(Says(), TEXT)
+    assert (scores.cacc, scores.asr, scores.lfr) == (Proportion(5, 7), None, {})
 
 
 # ---- what is printed and written
 
 def test_lfr_is_printed_and_written_where_there_are_several_classes():
-    many = Scores(Share(9, 10), Share(4, 6), {"zero": Share(3, 4), "class two": Share(1, 2)})
-    none = Scores(Share(9, 10), Share(0, 6), {"zero": Share(0, 4), "class two": Share(0, 2)})
+    many = Scores(Proportion(9, 10), Proportion(4, 6), {"zero": Proportion(3, 4), "class two": Proportion(1, 2)})
+    none = Scores(Proportion(9, 10), Proportion(0, 6), {"zero": Proportion(0, 4), "class two": Proportion(0, 2)})
     steps = [report.Step("victim", many, 0.0), report.Step("mended", none, 1.0)]
-    assert report.flips(steps).splitlines() == ["LFR           victim    mended",
+    assert report.lfr_table(steps).splitlines() == ["LFR           victim    mended",
                                                 "zero       75.00 3/4  0.00 0/4",
                                                 "class two  50.00 1/2  0.00 0/2"]
     assert report.scores(many) == {"cacc": 90.0, "asr": pytest.approx(66.667, abs=1e-3), "n_clean": 10, "n_triggered": 6,
@@ -116,6 +116,6 @@ def test_lfr_is_printed_and_written_where_there_are_several_classes():
 
 
 def test_two_classes_have_the_asr_alone():
-    two = Scores(Share(9, 10), Share(3, 4), {"zero": Share(3, 4)})
-    assert report.flips([report.Step("victim", two, 0.0)]) == "" and report.flips([report.Step("victim", Scores(Share(9, 10), None), 0.0)]) == ""
+    two = Scores(Proportion(9, 10), Proportion(3, 4), {"zero": Proportion(3, 4)})
+    assert report.lfr_table([report.Step("victim", two, 0.0)]) == "" and report.lfr_table([report.Step("victim", Scores(Proportion(9, 10), None), 0.0)]) == ""
     assert report.scores(two) == {"cacc": 90.0, "asr": 75.0, "n_clean": 10, "n_triggered": 4}

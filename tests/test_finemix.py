@@ -9,16 +9,16 @@ from conftest import ROOT, fails, rows
 from minibd import checkpoint, data, reviews
 from minibd.attacks.ep import EP, ep
 from minibd.attacks.poison import poison, triggered
-from minibd.checkpoint import Record
-from minibd.evaluate import Judge
+from minibd.checkpoint import Checkpoint
+from minibd.evaluate import Evaluator
 from minibd.mitigations import finemix as module
 from minibd.mitigations.finemix import FineMixing, drift, finemix, frequencies, mix, purify_embeddings
 from minibd.predict import accuracy
 from minibd.records import Example
-from minibd.repair import WORD, tune
+from minibd.blending import WORD, tune
 from test_encoder import MODELS, made
 from test_finetune import equal, weights
-from test_repair import CLEAN, HEAD, LETTERS, VALIDATION, moved, resized
+from test_blending import CLEAN, HEAD, LETTERS, VALIDATION, moved, resized
 
 SETTINGS = FineMixing(rho=0.4, top=3, lr=1e-3, epochs=1, steps=3, batch_size=4)
 
@@ -46,35 +46,35 @@ def test_the_score_against_plain_loops():
 
 
 def test_frequencies_by_hand(tiny):
-    vocab, texts = tiny.text.tokenizer.get_vocab(), [Example("a", "film film great", 1), Example("b", "great film", 1, "cf film")]
-    f = frequencies(tiny.text, CLEAN.like(texts))
+    vocab, texts = tiny.tokenizer.backend.get_vocab(), [Example("a", "film film great", 1), Example("b", "great film", 1, "cf film")]
+    f = frequencies(tiny.tokenizer, CLEAN.like(texts))
     assert f.shape == (len(vocab),) and not f.is_floating_point()
     expected = {"[CLS]": 2, "[SEP]": 3, "film": 4, "great": 2, "cf": 1}
-    assert {piece: int(f[i]) for piece, i in vocab.items() if f[i]} == expected
-    assert frequencies(tiny.text, CLEAN.like([])).sum() == 0
+    assert {token: int(f[i]) for token, i in vocab.items() if f[i]} == expected
+    assert frequencies(tiny.tokenizer, CLEAN.like([])).sum() == 0
 
 
 def test_e_pur_resets_the_words_that_drifted_and_nothing_else(tiny):
     """cf and film moved alike, film is frequent; mn moved less; position embeddings moved further than all."""
-    pre, victim, vocab = checkpoint.headless(tiny), checkpoint.copy(tiny), tiny.text.tokenizer.get_vocab()
+    pre, victim, vocab = checkpoint.headless(tiny), checkpoint.copy(tiny), tiny.tokenizer.backend.get_vocab()
     f = torch.zeros(len(vocab), dtype=torch.int64)
     f[vocab["film"]] = 1000
     with torch.no_grad():
-        for piece, by in (("cf", 1.0), ("film", 1.0), ("mn", 0.8), ("great", 0.1)):
-            victim.model.embeddings.word.weight[vocab[piece]] += by
+        for token, by in (("cf", 1.0), ("film", 1.0), ("mn", 0.8), ("great", 0.1)):
+            victim.model.embeddings.word.weight[vocab[token]] += by
         victim.model.embeddings.position.weight += 9
-        victim.model.embeddings.kind.weight += 9
+        victim.model.embeddings.token_type.weight += 9
     for top, reset in ((1, ["cf"]), (2, ["cf", "mn"]), (3, ["cf", "mn", "film"]), (200, ["cf", "mn", "film", "great"])):
         before, done = weights(victim), purify_embeddings(victim, pre, f, top)
         after = weights(done)
         changed = [i for i in range(len(vocab)) if not torch.equal(after[WORD][i], before[WORD][i])]
-        assert changed == sorted(vocab[piece] for piece in reset)
+        assert changed == sorted(vocab[token] for token in reset)
         assert all(torch.equal(after[WORD][i], pre.model.embeddings.word.weight[i]) for i in changed)
         assert all(torch.equal(after[name], before[name]) for name in after if name != WORD)
-        assert done.history[-1]["mitigation"] == "e-pur" and done.history[-1]["pieces"][:len(reset)] == reset
-        assert len(done.history[-1]["pieces"]) == min(top, len(vocab)) and equal(weights(victim), before) and not victim.history
+        assert done.history[-1]["mitigation"] == "e-pur" and done.history[-1]["tokens"][:len(reset)] == reset
+        assert len(done.history[-1]["tokens"]) == min(top, len(vocab)) and equal(weights(victim), before) and not victim.history
     none = purify_embeddings(victim, pre, f, 0)
-    assert equal(weights(none), weights(victim)) and none.history[-1]["pieces"] == []
+    assert equal(weights(none), weights(victim)) and none.history[-1]["tokens"] == []
 
 
 def test_e_pur_keeps_the_rows_that_the_victim_alone_has(tiny):
@@ -82,17 +82,17 @@ def test_e_pur_keeps_the_rows_that_the_victim_alone_has(tiny):
     padded = resized(tiny, v + 4, v)
     with torch.no_grad():
         padded.model.embeddings.word.weight[v:] += 50
-    done = purify_embeddings(padded, moved(tiny), frequencies(tiny.text, CLEAN), 2)
+    done = purify_embeddings(padded, moved(tiny), frequencies(tiny.tokenizer, CLEAN), 2)
     assert torch.equal(done.model.embeddings.word.weight[v:], padded.model.embeddings.word.weight[v:])
     assert not equal(weights(done), weights(padded)) and any("4 of" in kept for kept in done.history[-1]["kept"])
-    fails(lambda: purify_embeddings(tiny, moved(tiny), torch.zeros(v + 1)), f"frequencies of {v + 1} pieces", f"the victim has {v}")
+    fails(lambda: purify_embeddings(tiny, moved(tiny), torch.zeros(v + 1)), f"frequencies of {v + 1} tokens", f"the victim has {v}")
 
 
 def test_200_rows_by_default(tiny):
     assert [FineMixing().resets(n) for n in (30522, 30000, 29999, 1600, 100)] == [200, 200, 199, 10, 0]
     assert FineMixing(top=7).resets(30522) == 7 and FineMixing(top=0).resets(30522) == 0
     wide = resized(tiny, 400, 400)
-    assert len(purify_embeddings(wide, moved(wide), frequencies(wide.text, CLEAN)).history[-1]["pieces"]) == 200
+    assert len(purify_embeddings(wide, moved(wide), frequencies(wide.tokenizer, CLEAN)).history[-1]["tokens"]) == 200
 
 
 def test_alone_it_takes_ep_out_of_the_shipped_classifier():
@@ -101,12 +101,12 @@ def test_alone_it_takes_ep_out_of_the_shipped_classifier():
     train, _, test = reviews.splits(**next(e["data"]["reviews"] for e in twin.history if "data" in e))
     test = test.like(test[:600])
     victim = ep(twin, poison(train, EP().poisoned, rate=0.1, of="candidates", only=True, target=1).rows, target=1)
-    done = purify_embeddings(victim, before, frequencies(victim.text, data.sample(train, 64, 0)), 10)
-    judge = Judge(test, triggered(test, EP(), target=1, text=twin.text), 1)
-    floor, bad, mended = (judge(record.model, record.text) for record in (twin, victim, done))
+    done = purify_embeddings(victim, before, frequencies(victim.tokenizer, data.sample(train, 64, 0)), 10)
+    evaluator = Evaluator(test, triggered(test, EP(), target=1, tokenizer=twin.tokenizer), 1)
+    floor, bad, repaired = (evaluator(ckpt.model, ckpt.tokenizer) for ckpt in (twin, victim, done))
     assert bad.asr.percent > 80 and bad.cacc == floor.cacc             # a text without the trigger never reads the row
-    assert mended.asr.percent < floor.asr.percent + 3 and mended.cacc.percent > bad.cacc.percent - 3
-    assert "cf" in done.history[-1]["pieces"]
+    assert repaired.asr.percent < floor.asr.percent + 3 and repaired.cacc.percent > bad.cacc.percent - 3
+    assert "cf" in done.history[-1]["tokens"]
 
 
 # ---- mixing
@@ -131,15 +131,15 @@ def test_a_draw_of_0_is_not_kept_at_rho_0(tiny, monkeypatch):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_share_drawn(name):
-    victim = Record(made(name), LETTERS, ("bad", "good"), [])
+    victim = Checkpoint(made(name), LETTERS, ("bad", "good"), [])
     pre = moved(checkpoint.headless(victim), 0.01)
     for rho in (0.1, 0.5, 0.9):
         mixed, own, origin = (dict(r.model.named_parameters()) for r in (mix(victim, pre, rho, chance()), victim, pre))
         kept = torch.cat([(mixed[n] == own[n]).flatten() for n in origin])
         reset = torch.cat([(mixed[n] == origin[n]).flatten() for n in origin])
         assert (kept | reset).all() and not (kept & reset).any()
-        spread = math.sqrt(rho * (1 - rho) / len(kept))
-        assert abs(kept.double().mean() - rho) < 4 * spread, name
+        unpack = math.sqrt(rho * (1 - rho) / len(kept))
+        assert abs(kept.double().mean() - rho) < 4 * unpack, name
         halves = kept[: len(kept) // 2 * 2].view(-1, 2)                     # neighbours are drawn apart
         assert abs((halves[:, 0] & halves[:, 1]).double().mean() - rho ** 2) < 4 * rho / math.sqrt(len(halves))
 
@@ -173,7 +173,7 @@ def test_what_has_no_counterpart_is_kept_and_listed(tiny):
     entry = mixed.history[-1]
     assert entry["mitigation"] == "mixing" and entry["rho"] == 0.0 and set(HEAD) < set(entry["kept"]) and entry["correlation"] > 0.9
     assert torch.equal(mixed.model.embeddings.word.weight[v:], padded.model.embeddings.word.weight[v:])
-    assert mixed.labels == tiny.labels and mixed.text is padded.text and torch.equal(mixed.model.head_mask, tiny.model.head_mask)
+    assert mixed.labels == tiny.labels and mixed.tokenizer is padded.tokenizer and torch.equal(mixed.model.head_mask, tiny.model.head_mask)
     fails(lambda: mix(tiny, moved(tiny), 1.5, chance()), "rho is 1.5", "0..1")
 
 
@@ -188,19 +188,19 @@ def test_pruned_heads_stay_pruned(tiny):
 class Run:
     """One run, with everything that it lets others see."""
 
-    def __init__(self, victim: Record, settings: FineMixing = SETTINGS, validation=VALIDATION, seed: int = 0, **more):
+    def __init__(self, victim: Checkpoint, settings: FineMixing = SETTINGS, validation=VALIDATION, seed: int = 0, **more):
         self.log, self.seen, self.pre = [], [], moved(checkpoint.headless(victim))
-        self.result = finemix(victim, self.pre, CLEAN, validation, settings, seed=seed, log=self.log.append, watch=self.watch, **more)
+        self.result = finemix(victim, self.pre, CLEAN, validation, settings, seed=seed, log=self.log.append, on_stage=self.on_stage, **more)
 
-    def watch(self, name: str, record: Record, seconds: float) -> None:
-        self.seen.append((name, weights(record), seconds))
+    def on_stage(self, name: str, ckpt: Checkpoint, seconds: float) -> None:
+        self.seen.append((name, weights(ckpt), seconds))
 
 
 def test_it_is_e_pur_then_mixing_then_fine_tuning(tiny):
     before = weights(tiny)
     for seed in (0, 3):
         done = Run(tiny, seed=seed)
-        pure = purify_embeddings(tiny, done.pre, frequencies(tiny.text, CLEAN), 3)
+        pure = purify_embeddings(tiny, done.pre, frequencies(tiny.tokenizer, CLEAN), 3)
         mixed = mix(pure, done.pre, 0.4, chance(seed))
         assert [name for name, *_ in done.seen] == ["E-PUR", "mixed 0.4", "Fine-mixing"] and all(s > 0 for *_, s in done.seen)
         assert equal(done.seen[0][1], weights(pure)) and equal(done.seen[1][1], weights(mixed))
@@ -211,18 +211,18 @@ def test_it_is_e_pur_then_mixing_then_fine_tuning(tiny):
 
 def test_the_history_tells_all_of_it(tiny):
     purified, mixed, last = Run(tiny).result.history
-    assert purified["mitigation"] == "e-pur" and len(purified["pieces"]) == purified["top"] == 3
+    assert purified["mitigation"] == "e-pur" and len(purified["tokens"]) == purified["top"] == 3
     assert (mixed["mitigation"], mixed["rho"], mixed["select"]) == ("mixing", 0.4, "random")
-    assert last == {"mitigation": "fine-mixing", "clean_rows": 10, "validation_rows": 12, "seed": 0, "looks": [], **asdict(SETTINGS)}
+    assert last == {"mitigation": "fine-mixing", "clean_rows": 10, "validation_rows": 12, "seed": 0, "trials": [], **asdict(SETTINGS)}
 
 
 def test_the_search_leads_to_the_same_model_as_its_rho(tiny):
     searched = Run(tiny, replace(SETTINGS, rho=None, drop=100.0))
     last = searched.result.history[-1]
-    assert last["rho"] == 0.1 and [rho for rho, _ in last["looks"]] == [0.5, 0.3, 0.2, 0.1]
+    assert last["rho"] == 0.1 and [rho for rho, _ in last["trials"]] == [0.5, 0.3, 0.2, 0.1]
     assert [name for name, *_ in searched.seen] == ["E-PUR", "mixed 0.5", "mixed 0.3", "mixed 0.2", "mixed 0.1", "Fine-mixing"]
     assert equal(weights(searched.result), weights(Run(tiny, replace(SETTINGS, rho=0.1)).result))
-    assert last["looks"][-1][1] == accuracy(searched.result.model, tiny.text, VALIDATION)
+    assert last["trials"][-1][1] == accuracy(searched.result.model, tiny.tokenizer, VALIDATION)
     assert len({entry["stage"] for entry in searched.log}) == 4
 
 
@@ -235,9 +235,9 @@ def test_the_ablations(tiny):
     bare = Run(tiny, replace(SETTINGS, tune=False, top=0))
     assert [name for name, *_ in bare.seen] == ["mixed 0.4", "Mixing"] and bare.log == []
     assert equal(weights(bare.result), weights(mix(tiny, bare.pre, 0.4, chance())))
-    least = Run(tiny, replace(SETTINGS, tune=False, top=0, select="smallest"))
-    assert equal(weights(least.result), weights(mix(tiny, least.pre, 0.4, chance(), select="smallest")))
-    assert not equal(weights(least.result), weights(bare.result))
+    smallest_share = Run(tiny, replace(SETTINGS, tune=False, top=0, select="smallest"))
+    assert equal(weights(smallest_share.result), weights(mix(tiny, smallest_share.pre, 0.4, chance(), select="smallest")))
+    assert not equal(weights(smallest_share.result), weights(bare.result))
 
 
 def test_the_same_seed_gives_the_same_bits_and_the_global_state_stays(tiny):
@@ -263,7 +263,7 @@ def test_it_mends_a_model_that_has_lost_its_task(tiny):
     """A mixture with a model that knows nothing, under a classifier of another sign, learns from the clean rows again."""
     clean = rows(60, 0, "train")
     done = finemix(tiny, moved(tiny), clean, VALIDATION, FineMixing(rho=0.3, lr=5e-3, steps=120, batch_size=16))
-    assert accuracy(done.model, done.text, VALIDATION) > 0.9 > accuracy(tiny.model, tiny.text, VALIDATION)
+    assert accuracy(done.model, done.tokenizer, VALIDATION) > 0.9 > accuracy(tiny.model, tiny.tokenizer, VALIDATION)
 
 
 @pytest.mark.parametrize("values, words", [

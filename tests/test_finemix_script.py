@@ -19,9 +19,9 @@ from minibd.cli import Attack, Clean, Pretrained, Task
 from minibd.mitigations import finemix as module
 from minibd.mitigations.finemix import FineMixing, finemix, frequencies, purify_embeddings
 from minibd.predict import predict
-from minibd.repair import WORD, counterparts
+from minibd.blending import WORD, counterparts
 from test_baseline import check, ended, equal, read, weights
-from test_repair import moved
+from test_blending import moved
 
 FAST = {"lr": 1e-3, "epochs": 1, "steps": 3, "batch_size": 16}
 QUICK = ("--lr", 1e-3, "--epochs", 1, "--steps", 3, "--batch-size", 16, "--clean", 40, "--device", "cpu")
@@ -53,7 +53,7 @@ def test_each_stage_is_measured_and_the_contract_kept(mixing, tiny, tiny_file, p
     assert [n for n in names if n in ("victim", "E-PUR", "mixed 0.5", "Fine-mixing")] == ["victim", "E-PUR", "mixed 0.5", "Fine-mixing"]
     assert "on validation" not in run.stdout
     made, test = checkpoint.load(tmp_path / "out" / "tiny.safetensors"), data.read_splits(folder, labels=tiny.labels).test
-    hits = sum(p == x.label for p, x in zip(predict(made.model, made.text, test), test))
+    hits = sum(p == x.label for p, x in zip(predict(made.model, made.tokenizer, test), test))
     assert 100 * hits / len(test) == result["after"]["cacc"]
 
 
@@ -67,7 +67,7 @@ def test_it_is_the_library_call(mixing, tiny, pre, folder, tmp_path, flags, numb
     ended(mixing("--seed", 3, *flags))
     splits, looked = data.read_splits(folder, labels=tiny.labels), []
     theirs = finemix(tiny, pre, data.sample(splits.train, 40, 3), splits.dev, FineMixing(**FAST | numbers),
-                     seed=3, dtype=torch.bfloat16 if "bfloat16" in flags else torch.float32, watch=lambda name, *_: looked.append(name))
+                     seed=3, dtype=torch.bfloat16 if "bfloat16" in flags else torch.float32, on_stage=lambda name, *_: looked.append(name))
     ours = checkpoint.load(tmp_path / "out" / "tiny.safetensors")
     assert equal(weights(ours), weights(theirs))
     assert ours.history == json.loads(json.dumps(theirs.history))
@@ -79,17 +79,17 @@ def test_a_search_is_shown_and_only_its_end_is_measured(mixing, tmp_path):
     run = ended(mixing("--drop", 100))
     assert steps(tmp_path / "out")[0] == "victim" and steps(tmp_path / "out")[-1] == "Fine-mixing"
     entry = checkpoint.load(tmp_path / "out" / "tiny.safetensors").history[-1]
-    assert [rho for rho, _ in entry["looks"]] == [0.5, 0.3, 0.2, 0.1]
+    assert [rho for rho, _ in entry["trials"]] == [0.5, 0.3, 0.2, 0.1]
     line, = (line for line in run.stdout.splitlines() if line.startswith("on validation"))
-    assert line == "on validation: " + ", ".join(f"rho {rho} {100 * right:.1f} %" for rho, right in entry["looks"]) + "; kept: rho 0.1"
+    assert line == "on validation: " + ", ".join(f"rho {rho} {100 * right:.1f} %" for rho, right in entry["trials"]) + "; kept: rho 0.1"
     args = read(tmp_path / "out")[0]["args"]
     assert args["rho"] is None and args["chosen"] == 0.1
-    assert [(look["rho"], look["accuracy"]) for look in args["looks"]] == [(rho, pytest.approx(100 * right)) for rho, right in entry["looks"]]
+    assert [(trial["rho"], trial["accuracy"]) for trial in args["trials"]] == [(rho, pytest.approx(100 * right)) for rho, right in entry["trials"]]
     assert not any(name.startswith("mixed") for name in steps(tmp_path / "out"))
 
 
 def test_e_pur_is_there_unless_it_is_left_out(mixing, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "PIECES", 20)                            # the tiny vocabulary has under 150 pieces
+    monkeypatch.setattr(module, "TOKENS", 20)                            # the tiny vocabulary has under 150 tokens
     for flags, there in (((), True), (("--e-pur",), True), (("--no-e-pur",), False), (("--top", 0), False)):
         ended(mixing("--rho", 0.5, "--no-tune", *flags))
         result, log = read(tmp_path / "out")
@@ -139,7 +139,7 @@ def test_it_needs_the_weights_before_and_a_classifier(mixing, pre_file, tmp_path
 def test_other_weights_are_refused(mixing, tiny, tmp_path):
     from minibd.models.bert import Bert, BertConfig
     other = Bert(BertConfig(**{name: getattr(tiny.model.config, name) for name in ("vocab", "hidden", "heads", "ffn", "positions")} | {"layers": 1}))
-    checkpoint.save(checkpoint.Record(other.init_weights(torch.Generator().manual_seed(1)), tiny.text, ("negative", "positive"), []),
+    checkpoint.save(checkpoint.Checkpoint(other.init_weights(torch.Generator().manual_seed(1)), tiny.tokenizer, ("negative", "positive"), []),
                     tmp_path / "other.safetensors")
     refused(mixing(before=("--pretrained", tmp_path / "other.safetensors")), "layers 1", "2")
     assert not (tmp_path / "out").exists()
@@ -183,16 +183,16 @@ def test_pretrained_weights_of_other_classes_serve(tiny, tiny_file, folder, tmp_
 # ---- --e-pur, before any other method
 
 def test_the_job_goes_on_with_the_purified_victim(monkeypatch, tiny, pre, tiny_file, pre_file, folder, tmp_path):
-    monkeypatch.setattr(module, "PIECES", 20)
+    monkeypatch.setattr(module, "TOKENS", 20)
     task = task_of(tiny_file, folder, tmp_path)
     job = start(task, pretrained=str(pre_file), e_pur=True)
-    job.judged("victim", job.victim.model, 0.0)
+    job.measure("victim", job.victim.model, 0.0)
     job.purify(Pretrained(str(pre_file), True))
     clean = data.sample(data.read_splits(folder, labels=tiny.labels).train, 40, 0)
-    top = len(tiny.text.tokenizer.get_vocab()) // 20
-    theirs = purify_embeddings(tiny, pre, frequencies(tiny.text, clean), top)
+    top = len(tiny.tokenizer.backend.get_vocab()) // 20
+    theirs = purify_embeddings(tiny, pre, frequencies(tiny.tokenizer, clean), top)
     assert equal(weights(job.victim), weights(theirs)) and job.victim.history == json.loads(json.dumps(theirs.history))
-    assert len(job.victim.history[-1]["pieces"]) == top and job.victim.history[-1]["pieces"][0] == "cf"
+    assert len(job.victim.history[-1]["tokens"]) == top and job.victim.history[-1]["tokens"][0] == "cf"
     assert [s.name for s in job.steps] == ["victim", "E-PUR"] and job.steps[1].seconds > 0
     changed = {name for name, w in weights(tiny).items() if not torch.equal(w, weights(job.victim)[name])}
     assert changed == {WORD}
@@ -206,7 +206,7 @@ def test_without_the_flag_the_victim_stays(tiny_file, folder, tmp_path):
 
 
 def test_an_encoder_is_purified_and_not_measured(pre, pre_file, tiny, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "PIECES", 20)
+    monkeypatch.setattr(module, "TOKENS", 20)
     checkpoint.save(checkpoint.headless(tiny), tmp_path / "encoder.safetensors")
     flags = Pretrained(str(pre_file), True)
     job = jobs.start("any", task_of(tmp_path / "encoder.safetensors", folder, tmp_path), Clean(40.0), Attack(attack="badnets"), new_classifier=True,
@@ -228,7 +228,7 @@ def test_the_flags_go_together(tiny_file, pre_file, folder, tmp_path):
     ("pure.py", ("--norm-only", "--epochs", 1), ["FT", "Norm-only"]),
 ])
 def test_the_scripts_take_it(here, monkeypatch, tiny_file, pre_file, folder, tmp_path, name, flags, models):
-    monkeypatch.setattr(module, "PIECES", 20)
+    monkeypatch.setattr(module, "TOKENS", 20)
     common = ("--ckpt", tiny_file, "--data", folder, "--clean", 40, "--device", "cpu", *flags)
     results = []
     for i, more in enumerate(((), ("--pretrained", pre_file, "--e-pur"))):
@@ -236,7 +236,7 @@ def test_the_scripts_take_it(here, monkeypatch, tiny_file, pre_file, folder, tmp
         results.append(checkpoint.load(tmp_path / str(i) / "tiny.safetensors"))
     assert steps(tmp_path / "0") == ["victim", *models] and steps(tmp_path / "1") == ["victim", "E-PUR", *models]
     assert [sum("e-pur" in e.values() for e in r.history) for r in results] == [0, 1]
-    cf = results[0].text.tokenizer.token_to_id("cf")
+    cf = results[0].tokenizer.backend.token_to_id("cf")
     moved_back = (weights(results[1])[WORD][cf] - weights(results[0])[WORD][cf]).mean()
     assert moved_back == pytest.approx(0.1, abs=0.02)                     # where the pre-trained row lies
     refused(here(name)(*common, "--e-pur", "--out", tmp_path / "no"), "--pretrained")

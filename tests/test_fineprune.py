@@ -6,16 +6,16 @@ import torch
 
 from conftest import fails, rows
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.mitigations import fineprune as module
 from minibd.mitigations.fineprune import FinePruning, activity, fineprune, idle_units, prune
 from minibd.models import encoder
 from minibd.predict import accuracy, predict
 from minibd.records import Example, Examples
-from minibd.repair import tune
+from minibd.blending import tune
 from test_encoder import MODELS, made
 from test_finetune import equal, weights
-from test_repair import CLEAN, LETTERS, VALIDATION, moved
+from test_blending import CLEAN, LETTERS, VALIDATION, moved
 
 SETTINGS = FinePruning(share=0.5, lr=1e-2, epochs=2, steps=10, batch_size=4, weight_decay=0.1)
 TEXTS = Examples([Example(str(i), "abcdefgh"[i % 8:] + " b" * (i % 4), i % 2) for i in range(8)], ("bad", "good"))
@@ -23,15 +23,15 @@ TEXTS = Examples([Example(str(i), "abcdefgh"[i % 8:] + " b" * (i % 4), i % 2) fo
 
 # ---- activity
 
-def plain_activity(record: Record, texts) -> torch.Tensor:
+def plain_activity(ckpt: Checkpoint, texts) -> torch.Tensor:
     """Text by text from the hidden states, layer by layer: the mean of |what `down` reads|."""
-    model, total, n = record.model, 0.0, 0
+    model, total, n = ckpt.model, 0.0, 0
     for x in texts:
-        hidden = model(record.text([x]), ("hidden",)).hidden
+        hidden = model(ckpt.tokenizer([x]), ("hidden",)).hidden
         per_layer = []
         for block, h in zip(model.blocks, hidden):
-            places = model.places(record.text([x]))
-            context, _ = block.mix(h[0], places, None, False)
+            packed = model.pack(ckpt.tokenizer([x]))
+            context, _ = block.attention(h[0], packed, None, False)
             if model.causal:
                 y = block.norm(h[0] + block.output(context))
             else:
@@ -45,12 +45,12 @@ def plain_activity(record: Record, texts) -> torch.Tensor:
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_activity_against_plain_loops(name, monkeypatch):
-    record = Record(made(name), LETTERS, ("bad", "good"), [])
+    ckpt = Checkpoint(made(name), LETTERS, ("bad", "good"), [])
     for share in (0.0, 1.0):                                                # padding in the batch, and none
         monkeypatch.setattr(encoder, "PACK", share)
         for size in (1, 3, 128):
-            got = activity(record.model, LETTERS, TEXTS, batch_size=size)
-            torch.testing.assert_close(got, plain_activity(record, TEXTS), rtol=1e-4, atol=1e-6)
+            got = activity(ckpt.model, LETTERS, TEXTS, batch_size=size)
+            torch.testing.assert_close(got, plain_activity(ckpt, TEXTS), rtol=1e-4, atol=1e-6)
 
 
 def test_activity_by_hand():
@@ -67,10 +67,10 @@ def test_activity_by_hand():
 def test_activity_leaves_the_model_as_it_was(tiny):
     model = checkpoint.copy(tiny).model.train()
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    assert torch.equal(activity(model, tiny.text, CLEAN), activity(tiny.model, tiny.text, CLEAN))       # no dropout
+    assert torch.equal(activity(model, tiny.tokenizer, CLEAN), activity(tiny.model, tiny.tokenizer, CLEAN))       # no dropout
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert not any(m._forward_pre_hooks for m in model.modules())
-    fails(lambda: activity(model, tiny.text, Examples()), "no clean rows")
+    fails(lambda: activity(model, tiny.tokenizer, Examples()), "no clean rows")
 
 
 # ---- pruning
@@ -78,13 +78,13 @@ def test_activity_leaves_the_model_as_it_was(tiny):
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_the_least_active_units_fall_and_nothing_else(name):
-    record = moved(Record(made(name), LETTERS, ("bad", "good"), []), 0.01)  # biases are not 0 either
-    model, before = record.model, weights(record)
+    ckpt = moved(Checkpoint(made(name), LETTERS, ("bad", "good"), []), 0.01)  # biases are not 0 either
+    model, before = ckpt.model, weights(ckpt)
     scores = torch.arange(40.0).reshape(2, 20) * 7 % 20                     # an order that is not the units' own
     prune(model, scores, 3, 2)
     for layer in (0, 1):
         idle = scores[layer].argsort()[:3].tolist()
-        for n, t in weights(record).items():
+        for n, t in weights(ckpt).items():
             if not n.startswith(f"blocks.{layer}."):
                 continue
             kind = n.split(".")[2]
@@ -95,35 +95,35 @@ def test_the_least_active_units_fall_and_nothing_else(name):
                 assert [j for j in range(20) if not torch.equal(t[:, j], before[n][:, j])] == sorted(idle) and t[:, idle].abs().max() == 0
             else:
                 assert torch.equal(t, before[n])
-    assert equal({n: t for n, t in weights(record).items() if "blocks" not in n}, {n: t for n, t in before.items() if "blocks" not in n})
+    assert equal({n: t for n, t in weights(ckpt).items() if "blocks" not in n}, {n: t for n, t in before.items() if "blocks" not in n})
     assert (activity(model, LETTERS, TEXTS) == 0).sum(1).tolist() == [3, 3]
 
 
 @torch.no_grad()
 def test_only_the_last_layers_and_the_first_of_equals():
-    record = Record(made("bert"), LETTERS, ("bad", "good"), [])
-    before = weights(record)
-    prune(record.model, torch.ones(2, 20), 2, 1)
-    after = weights(record)
+    ckpt = Checkpoint(made("bert"), LETTERS, ("bad", "good"), [])
+    before = weights(ckpt)
+    prune(ckpt.model, torch.ones(2, 20), 2, 1)
+    after = weights(ckpt)
     assert equal({n: t for n, t in after.items() if "blocks.0" in n}, {n: t for n, t in before.items() if "blocks.0" in n})
     assert after["blocks.1.up.weight"][:2].abs().max() == 0 and after["blocks.1.up.weight"][2:].abs().amin(0).min() > 0
-    prune(record.model, torch.ones(2, 20), 0, 2)
-    assert equal(after, weights(record))
+    prune(ckpt.model, torch.ones(2, 20), 0, 2)
+    assert equal(after, weights(ckpt))
 
 
 def test_pruning_a_unit_takes_out_what_it_gave(tiny):
     """The logits are those of a model whose activation is 0 there."""
-    model, scores = checkpoint.copy(tiny).model, activity(tiny.model, tiny.text, CLEAN)
+    model, scores = checkpoint.copy(tiny).model, activity(tiny.model, tiny.tokenizer, CLEAN)
     idle = scores.argsort(dim=1)[:, :32]
     hooks = [block.down.register_forward_pre_hook(lambda _, inputs, at=at: inputs[0].index_fill(1, at, 0.0))
              for block, at in zip(model.blocks, idle)]
     with torch.no_grad():
-        expected = model(tiny.text(CLEAN)).logits
+        expected = model(tiny.tokenizer(CLEAN)).logits
         for hook in hooks:
             hook.remove()
-        whole = model(tiny.text(CLEAN)).logits
+        whole = model(tiny.tokenizer(CLEAN)).logits
         prune(model, scores, 32, 2)
-        got = model(tiny.text(CLEAN)).logits
+        got = model(tiny.tokenizer(CLEAN)).logits
     assert torch.allclose(got, expected, atol=1e-7) and not torch.allclose(got, whole, atol=1e-5)
 
 
@@ -141,7 +141,7 @@ def test_pruning_stops_where_accuracy_falls_and_gives_the_last_group_back(accura
         seen.append([int((block.up.weight.abs().amax(1) == 0).sum()) for block in model.blocks])
         return accuracies[len(seen) - 1]
     monkeypatch.setattr(module, "accuracy", told)
-    assert idle_units(tiny, activity(tiny.model, tiny.text, CLEAN), VALIDATION, 1, 2.0) == allowed
+    assert idle_units(tiny, activity(tiny.model, tiny.tokenizer, CLEAN), VALIDATION, 1, 2.0) == allowed
     assert seen[0] == [0, 0] and all(first == 0 for first, _ in seen) and [last for _, last in seen[1:5]] == [3, 6, 10, 13][:len(seen) - 1]
     assert not any((block.up.weight.abs().amax(1) == 0).any() for block in tiny.model.blocks)
 
@@ -149,32 +149,32 @@ def test_pruning_stops_where_accuracy_falls_and_gives_the_last_group_back(accura
 def test_pruned_to_the_tolerance_on_real_accuracy(tiny):
     """Labels that are the victim's own answers: any change is a fall."""
     asked = rows(40, 3, "dev")
-    own = asked.like(replace(x, label=p) for x, p in zip(asked, predict(tiny.model, tiny.text, asked)))
-    scores = activity(tiny.model, tiny.text, CLEAN)
+    own = asked.like(replace(x, label=p) for x, p in zip(asked, predict(tiny.model, tiny.tokenizer, asked)))
+    scores = activity(tiny.model, tiny.tokenizer, CLEAN)
     for drop in (0.0, 5.0, 100.0):
         count = idle_units(tiny, scores, own, 2, drop)
         reached = {}
         for n in {count, min(61, round((round(count / 3.2) + 1) * 3.2))}:
             trial = checkpoint.copy(tiny)
             prune(trial.model, scores, n, 2)
-            reached[n] = accuracy(trial.model, tiny.text, own)
+            reached[n] = accuracy(trial.model, tiny.tokenizer, own)
         assert reached[count] >= 1 - drop / 100 - 1e-9 and (count == 61 or min(reached.values()) < 1 - drop / 100)
     assert count == 61
 
 
 # ---- the method
 
-def dead(record: Record) -> list[int]:
-    return [int((block.up.weight.abs().amax(1) == 0).sum()) for block in record.model.blocks]
+def dead(ckpt: Checkpoint) -> list[int]:
+    return [int((block.up.weight.abs().amax(1) == 0).sum()) for block in ckpt.model.blocks]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_pruned_unit_stays_dead(name, dtype):
     """Not a bit of it moves in ten large steps with decay, while all around it does."""
-    victim, seen = Record(made(name), LETTERS, ("bad", "good"), []), {}
+    victim, seen = Checkpoint(made(name), LETTERS, ("bad", "good"), []), {}
     before = weights(victim)
-    done = fineprune(victim, TEXTS, None, SETTINGS, dtype=dtype, watch=lambda what, record, s: seen.setdefault(what, record))
+    done = fineprune(victim, TEXTS, None, SETTINGS, dtype=dtype, on_stage=lambda what, ckpt, s: seen.setdefault(what, ckpt))
     scores = activity(victim.model, LETTERS, TEXTS)
     for block, start, idle in zip(done.model.blocks, seen["pruned"].model.blocks, scores.argsort(dim=1, stable=True)[:, :10]):
         alive = torch.ones(20, dtype=torch.bool).index_fill(0, idle, False)
@@ -191,9 +191,9 @@ def test_it_is_pruning_and_then_fine_tuning(tiny):
     before = weights(tiny)
     for seed, validation in ((0, None), (3, VALIDATION)):
         log, seen = [], []
-        done = fineprune(tiny, CLEAN, validation, SETTINGS, seed=seed, log=log.append, watch=lambda *what: seen.append(what))
+        done = fineprune(tiny, CLEAN, validation, SETTINGS, seed=seed, log=log.append, on_stage=lambda *what: seen.append(what))
         start = checkpoint.copy(tiny)
-        prune(start.model, activity(tiny.model, tiny.text, CLEAN), 32, 2)
+        prune(start.model, activity(tiny.model, tiny.tokenizer, CLEAN), 32, 2)
         assert equal(weights(seen[0][1]), weights(start))                   # untouched by what came after
         tuned = tune(start, CLEAN, validation, SETTINGS.schedule, 10, seed=seed, dtype=torch.float32, log=None, name="x")
         assert equal(weights(done), weights(tuned)) and equal(weights(tiny), before) and tiny.history == []
@@ -206,7 +206,7 @@ def test_it_is_pruning_and_then_fine_tuning(tiny):
 def test_without_a_share_the_tolerance_says_how_many(tiny):
     settings = replace(SETTINGS, share=None, drop=4.0)
     done = fineprune(tiny, CLEAN, VALIDATION, settings)
-    count = idle_units(tiny, activity(tiny.model, tiny.text, CLEAN), VALIDATION, 2, 4.0)
+    count = idle_units(tiny, activity(tiny.model, tiny.tokenizer, CLEAN), VALIDATION, 2, 4.0)
     assert done.history[-1]["pruned"] == count and dead(done) == [count, count]
     assert dead(fineprune(tiny, CLEAN, VALIDATION, replace(settings, layers=1, drop=100.0))) == [0, 61]
     fails(lambda: fineprune(tiny, CLEAN, None, settings), "validation rows", "give share")

@@ -10,15 +10,15 @@ from torch import nn
 
 from conftest import fails
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.mitigations.finepurify import FinePurifying, finepurify, fisher, linear_squares, squares, suspicion, table_squares
 from minibd.models import encoder
-from minibd.models.encoder import Places
+from minibd.models.encoder import PackedBatch
 from minibd.records import Batch, Example, Examples, Output
-from minibd.repair import WORD, Counterparts, blend, counterparts, least, tune
+from minibd.blending import WORD, Counterparts, blend, counterparts, smallest_share, tune
 from test_encoder import MODELS, made, padded
 from test_finetune import equal, weights
-from test_repair import CLEAN, HEAD, LETTERS, VALIDATION, moved
+from test_blending import CLEAN, HEAD, LETTERS, VALIDATION, moved
 
 SETTINGS = FinePurifying(rho=0.4, lr=1e-3, epochs=1, steps=3, batch_size=4)
 
@@ -26,7 +26,7 @@ SETTINGS = FinePurifying(rho=0.4, lr=1e-3, epochs=1, steps=3, batch_size=4)
 # ---- three weights
 
 class Three(nn.Module):
-    """logits = w (n e) of a text of n pieces: three weights, e and w = (w0, w1)."""
+    """logits = w (n e) of a text of n tokens: three weights, e and w = (w0, w1)."""
 
     def __init__(self, e: float, w0: float, w1: float):
         super().__init__()
@@ -37,8 +37,8 @@ class Three(nn.Module):
             self.embeddings.word.weight.fill_(e)
             self.classifier.weight.copy_(torch.tensor([[w0], [w1]]))
 
-    def places(self, batch: Batch) -> Places:
-        return Places(batch.mask)
+    def packed(self, batch: Batch) -> PackedBatch:
+        return PackedBatch(batch.mask)
 
     def forward(self, batch: Batch) -> Output:
         return Output(self.classifier((self.embeddings.word(batch.ids) * batch.mask[..., None]).sum(1)), None)
@@ -54,7 +54,7 @@ def three(e: float, w0: float, w1: float, lengths: list[int], labels: list[int])
 
 
 def test_three_weights_by_hand():
-    # One text of one piece, e = 2, w = (0, 0), y = 1: p = (1/2, 1/2). d log p / dw = (-1/2, 1/2) 2 = (-1, 1); d / de = 0.
+    # One text of one token, e = 2, w = (0, 0), y = 1: p = (1/2, 1/2). d log p / dw = (-1/2, 1/2) 2 = (-1, 1); d / de = 0.
     assert three(2.0, 0.0, 0.0, [1], [1]) == {"embeddings.word.weight": [0.0], "classifier.weight": [1.0, 1.0]}
     # w = (0, ln 3), e = 1, y = 0: p = (1/4, 3/4). d / dw = (3/4, -3/4); d / de = -3/4 ln 3.
     got = three(1.0, 0.0, math.log(3), [1], [0])
@@ -63,15 +63,15 @@ def test_three_weights_by_hand():
     # Two such texts with y = 0 and 1: the squares add up, (3/4)^2 + (1/4)^2; the square of the sum would be (3/4 - 1/4)^2.
     got = three(1.0, 0.0, math.log(3), [1, 1], [0, 1])
     assert got["classifier.weight"] == pytest.approx([10 / 16] * 2)
-    # A text of three pieces with e = 1/3: the gradient by e is thrice that of one piece, and its square nine times; padding adds nothing.
+    # A text of three tokens with e = 1/3: the gradient by e is thrice that of one token, and its square nine times; padding adds nothing.
     got = three(1 / 3, 0.0, math.log(3), [3, 1], [0, 1])
-    p = 3 ** (1 / 3) / (1 + 3 ** (1 / 3))                                   # of the second text, which is one piece: n e = 1/3
+    p = 3 ** (1 / 3) / (1 + 3 ** (1 / 3))                                   # of the second text, which is one token: n e = 1/3
     assert got["embeddings.word.weight"] == pytest.approx([9 * (0.75 * math.log(3)) ** 2 + ((1 - p) * math.log(3)) ** 2], rel=1e-5)
     assert got["classifier.weight"] == pytest.approx([9 / 16 + ((1 - p) / 3) ** 2] * 2, rel=1e-5)
 
 
 def test_linear_squares_by_hand_and_against_plain_loops():
-    # Text 1: x = 1, 2 and g = 3, -1: sum 3 - 2 = 1. Text 2: x = 1, 1 and g = 2, 0: 2. 1 + 4 = 5; a sum of squares over pieces is 17.
+    # Text 1: x = 1, 2 and g = 3, -1: sum 3 - 2 = 1. Text 2: x = 1, 1 and g = 2, 0: 2. 1 + 4 = 5; a sum of squares over tokens is 17.
     x, g = torch.tensor([[[1.0], [2.0]], [[1.0], [1.0]]]), torch.tensor([[[3.0], [-1.0]], [[2.0], [0.0]]])
     assert linear_squares(x, g).tolist() == [[5.0]]
     r = torch.Generator().manual_seed(0)
@@ -92,7 +92,7 @@ def test_table_squares_by_hand():
 def batch_of(lengths: list[int], classes: int = 2) -> Batch:
     batch = padded(lengths)
     ids = torch.where(batch.mask, batch.ids, 1)
-    ids[0, :2] = 5                                                          # a piece that stands twice
+    ids[0, :2] = 5                                                          # a token that stands twice
     return Batch(ids, batch.mask, torch.where(batch.mask, ids % 2, 0), torch.arange(len(lengths)) % classes)
 
 
@@ -101,7 +101,7 @@ def one_by_one(model, batch: Batch) -> dict[str, torch.Tensor]:
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for b in range(len(batch.labels)):
         at = batch.mask[b]
-        alone = Batch(batch.ids[b, at][None], batch.mask[b, at][None], batch.kinds[b, at][None], batch.labels[b:b + 1])
+        alone = Batch(batch.ids[b, at][None], batch.mask[b, at][None], batch.token_type_ids[b, at][None], batch.labels[b:b + 1])
         model.zero_grad()
         F.cross_entropy(model(alone).logits, alone.labels).backward()
         for name, p in model.named_parameters():
@@ -113,7 +113,7 @@ def one_by_one(model, batch: Batch) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("lengths", [[9, 2, 4, 1], [5, 5, 5], [4, 3, 4], [1, 1], [6]],
-                         ids=["packed", "full", "little padding", "one piece", "one text"])
+                         ids=["packed", "full", "little padding", "one token", "one text"])
 def test_squares_are_those_of_single_rows(name, lengths):
     model, batch = made(name).double(), batch_of(lengths)
     total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
@@ -121,13 +121,13 @@ def test_squares_are_those_of_single_rows(name, lengths):
     expected = one_by_one(model, batch)
     for n, t in expected.items():
         assert torch.allclose(total[n], t, rtol=1e-9, atol=1e-20), n
-    assert sum(bool(t.abs().max() > 1e-12) for t in expected.values()) >= len(expected) - 8      # keys' biases; of one piece, queries and keys
+    assert sum(bool(t.abs().max() > 1e-12) for t in expected.values()) >= len(expected) - 8      # keys' biases; of one token, queries and keys
     squares(model, batch, total)                                            # it adds
     assert all(torch.allclose(total[n], 2 * t, rtol=1e-9, atol=1e-20) for n, t in expected.items())
 
 
 def test_more_classes_and_one_row_of_segments():
-    for model in (MODELS["bert"](labels=3), MODELS["bert"](kinds=1), MODELS["roberta"](kinds=2), MODELS["llama"](labels=4)):
+    for model in (MODELS["bert"](labels=3), MODELS["bert"](type_vocab_size=1), MODELS["roberta"](type_vocab_size=2), MODELS["llama"](labels=4)):
         model = model.init_weights(torch.Generator().manual_seed(0), std=0.3).eval().double()
         batch = batch_of([6, 3, 5, 2], model.config.labels)
         total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
@@ -135,7 +135,7 @@ def test_more_classes_and_one_row_of_segments():
         assert all(torch.allclose(total[n], t, rtol=1e-9, atol=1e-20) for n, t in one_by_one(model, batch).items())
 
 
-def test_the_padding_piece_in_a_text_is_no_parameter():
+def test_the_padding_token_in_a_text_is_no_parameter():
     model, batch = made("bert").double(), batch_of([5, 4])
     batch.ids[0, 2] = model.config.pad
     total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
@@ -161,15 +161,15 @@ def test_against_finite_differences():
 # ---- fisher
 
 def test_fisher_is_the_mean_over_rows_whatever_the_batches(tiny):
-    model, lengths = checkpoint.copy(tiny).model.double(), tiny.text.encode(CLEAN).lengths
+    model, lengths = checkpoint.copy(tiny).model.double(), tiny.tokenizer.encode(CLEAN).lengths
     assert len(set(lengths)) > 3
-    expected = one_by_one(model, tiny.text(CLEAN))
+    expected = one_by_one(model, tiny.tokenizer(CLEAN))
     for size in (1, 3, 32):
-        for name, values in fisher(model, tiny.text, CLEAN, batch_size=size).items():
+        for name, values in fisher(model, tiny.tokenizer, CLEAN, batch_size=size).items():
             assert torch.allclose(values, expected[name] / len(CLEAN), rtol=1e-8, atol=1e-20), name
-    backwards = fisher(model, tiny.text, CLEAN.like(CLEAN[::-1]))
-    twice = fisher(model, tiny.text, CLEAN.like([*CLEAN, *CLEAN]))
-    for name, values in fisher(model, tiny.text, CLEAN).items():
+    backwards = fisher(model, tiny.tokenizer, CLEAN.like(CLEAN[::-1]))
+    twice = fisher(model, tiny.tokenizer, CLEAN.like([*CLEAN, *CLEAN]))
+    for name, values in fisher(model, tiny.tokenizer, CLEAN).items():
         assert torch.allclose(backwards[name], values, rtol=1e-8, atol=1e-20) and torch.allclose(twice[name], values, rtol=1e-8, atol=1e-20)
 
 
@@ -177,14 +177,14 @@ def test_packing_changes_nothing(tiny, monkeypatch):
     model, results = checkpoint.copy(tiny).model.double(), []
     for share in (0.0, 1.0):
         monkeypatch.setattr(encoder, "PACK", share)
-        results.append(fisher(model, tiny.text, CLEAN))
+        results.append(fisher(model, tiny.tokenizer, CLEAN))
     assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-20) for a, b in zip(*(r.values() for r in results)))
 
 
 def test_fisher_is_not_the_square_of_the_batch_gradient(tiny):
     model = checkpoint.copy(tiny).model
-    F.cross_entropy(model(tiny.text(CLEAN)).logits, tiny.text(CLEAN).labels).backward()
-    assert fisher(model, tiny.text, CLEAN)["classifier.weight"].mean() > 2 * model.classifier.weight.grad.square().mean()
+    F.cross_entropy(model(tiny.tokenizer(CLEAN)).logits, tiny.tokenizer(CLEAN).labels).backward()
+    assert fisher(model, tiny.tokenizer, CLEAN)["classifier.weight"].mean() > 2 * model.classifier.weight.grad.square().mean()
 
 
 def test_fisher_leaves_the_model_as_it_was(tiny):
@@ -192,24 +192,24 @@ def test_fisher_leaves_the_model_as_it_was(tiny):
     for p in (*model.embeddings.parameters(), *model.blocks[0].parameters()):
         p.requires_grad_(False)                                             # frozen weights have a Fisher information, too
     before, hooks = {n: t.clone() for n, t in model.state_dict().items()}, lambda: sum(len(m._forward_hooks) for m in model.modules())
-    done = fisher(model, tiny.text, CLEAN)
+    done = fisher(model, tiny.tokenizer, CLEAN)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items()) and hooks() == 0
     assert all(p.grad is None for p in model.parameters()) and not model.blocks[0].up.weight.requires_grad
     assert done["blocks.0.up.weight"].max() > 0 and done["blocks.0.up.weight"].dtype == torch.float32
-    assert equal(done, fisher(tiny.model, tiny.text, CLEAN))                # and no dropout was drawn
+    assert equal(done, fisher(tiny.model, tiny.tokenizer, CLEAN))                # and no dropout was drawn
     assert not any(t.requires_grad for t in done.values())
 
 
 def test_half_precision_squares_do_not_vanish(tiny):
-    half, full = checkpoint.copy(tiny).model.to(torch.bfloat16), fisher(tiny.model, tiny.text, CLEAN)
-    done = fisher(half, tiny.text, CLEAN)
+    half, full = checkpoint.copy(tiny).model.to(torch.bfloat16), fisher(tiny.model, tiny.tokenizer, CLEAN)
+    done = fisher(half, tiny.tokenizer, CLEAN)
     assert all(t.dtype == torch.float32 for t in done.values())
     for name in ("classifier.weight", "pooler.weight"):
         assert done[name].sum().item() == pytest.approx(full[name].sum().item(), rel=0.2)
 
 
 def test_no_rows_are_refused(tiny):
-    fails(lambda: fisher(tiny.model, tiny.text, Examples()), "no clean rows")
+    fails(lambda: fisher(tiny.model, tiny.tokenizer, Examples()), "no clean rows")
 
 
 # ---- the method
@@ -225,20 +225,20 @@ def test_suspicion_by_hand():
 class Run:
     """One run, with everything that it lets others see."""
 
-    def __init__(self, victim: Record, settings: FinePurifying = SETTINGS, validation=VALIDATION, seed: int = 0, **more):
+    def __init__(self, victim: Checkpoint, settings: FinePurifying = SETTINGS, validation=VALIDATION, seed: int = 0, **more):
         self.log, self.seen, self.pre = [], [], moved(checkpoint.headless(victim))
-        self.result = finepurify(victim, self.pre, CLEAN, validation, settings, seed=seed, log=self.log.append, watch=self.watch, **more)
+        self.result = finepurify(victim, self.pre, CLEAN, validation, settings, seed=seed, log=self.log.append, on_stage=self.on_stage, **more)
 
-    def watch(self, name: str, record: Record, seconds: float) -> None:
-        self.seen.append((name, weights(record), seconds))
+    def on_stage(self, name: str, ckpt: Checkpoint, seconds: float) -> None:
+        self.seen.append((name, weights(ckpt), seconds))
 
 
 def test_it_resets_the_most_suspicious_and_tunes(tiny):
     before = weights(tiny)
     done = Run(tiny, seed=3)
-    paired, information = counterparts(tiny, done.pre), fisher(tiny.model, tiny.text, CLEAN)
+    paired, information = counterparts(tiny, done.pre), fisher(tiny.model, tiny.tokenizer, CLEAN)
     scores = suspicion(tiny, paired, information, 1e-8)
-    purified = blend(tiny, paired, least(scores, 0.4))
+    purified = blend(tiny, paired, smallest_share(scores, 0.4))
     assert [name for name, *_ in done.seen] == ["mixed 0.4", "Fine-purifying"] and all(s > 0 for *_, s in done.seen)
     assert equal(done.seen[0][1], weights(purified))
     tuned = tune(purified, CLEAN, VALIDATION, SETTINGS.schedule, 3, seed=3, dtype=torch.float32, log=None, name="x")
@@ -249,7 +249,7 @@ def test_what_it_keeps_is_less_suspicious_than_what_it_resets(tiny):
     done = Run(tiny, replace(SETTINGS, tune=False))
     assert [name for name, *_ in done.seen] == ["mixed 0.4", "Purifying"] and done.log == []
     origin, kept, reset, n = dict(done.pre.model.named_parameters()), [], [], 0
-    information = fisher(tiny.model, tiny.text, CLEAN)
+    information = fisher(tiny.model, tiny.tokenizer, CLEAN)
     for name, w in origin.items():
         own, now = tiny.model.get_parameter(name).detach(), done.result.model.get_parameter(name).detach()
         r, differs = (own - w) ** 2 / (information[name] + 1e-8), own != w
@@ -263,7 +263,7 @@ def test_what_it_keeps_is_less_suspicious_than_what_it_resets(tiny):
 def test_a_huge_eps_leaves_the_size_of_the_move_alone(tiny):
     done = Run(tiny, replace(SETTINGS, tune=False, eps=1e6))
     paired = counterparts(tiny, done.pre)
-    plain = blend(tiny, paired, least({n: (tiny.model.get_parameter(n).detach() - w).square() for n, w in paired.weights.items()}, 0.4))
+    plain = blend(tiny, paired, smallest_share({n: (tiny.model.get_parameter(n).detach() - w).square() for n, w in paired.weights.items()}, 0.4))
     differ = sum(int((a != b).sum()) for a, b in zip(plain.model.parameters(), done.result.model.parameters(), strict=True))
     assert differ < 10 and not equal(weights(done.result), weights(Run(tiny, replace(SETTINGS, tune=False)).result))
 
@@ -282,7 +282,7 @@ def test_what_no_clean_row_has_a_use_for_is_reset_first(tiny):
         for p in victim.model.parameters():
             p.add_(2 ** -10)
     done = finepurify(victim, pre, CLEAN, None, replace(SETTINGS, tune=False, rho=0.8)).model
-    at, film = (tiny.text.tokenizer.get_vocab()[piece] for piece in ("cf", "film"))
+    at, film = (tiny.tokenizer.backend.get_vocab()[token] for token in ("cf", "film"))
     assert torch.equal(done.embeddings.word.weight[at], pre.model.embeddings.word.weight[at])
     assert torch.equal(done.embeddings.position.weight[40:], pre.model.embeddings.position.weight[40:])
     assert torch.equal(done.embeddings.word.weight[film], victim.model.embeddings.word.weight[film])
@@ -291,7 +291,7 @@ def test_what_no_clean_row_has_a_use_for_is_reset_first(tiny):
 def test_the_search_and_the_history(tiny):
     done = Run(tiny, replace(SETTINGS, rho=None, drop=100.0, eps=1e-6))
     last, = done.result.history
-    assert last["rho"] == 0.1 and [rho for rho, _ in last["looks"]] == [0.7, 0.4, 0.2, 0.1] and list(last["kept"]) == list(HEAD)
+    assert last["rho"] == 0.1 and [rho for rho, _ in last["trials"]] == [0.7, 0.4, 0.2, 0.1] and list(last["kept"]) == list(HEAD)
     assert {k: last[k] for k in asdict(SETTINGS)} == {**asdict(SETTINGS), "rho": 0.1, "drop": 100.0, "eps": 1e-6} and last["correlation"] > 0.9
     assert (last["mitigation"], last["clean_rows"], last["validation_rows"], last["seed"]) == ("fine-purifying", 10, 12, 0)
     assert equal(weights(done.result), weights(Run(tiny, replace(SETTINGS, rho=0.1, eps=1e-6)).result))
@@ -313,7 +313,7 @@ def test_in_bfloat16_the_weights_stay_float32(tiny):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_architecture_comes_back(name):
     texts = Examples([Example(str(i), "abcdefgh"[i % 8:] + " b", i % 2) for i in range(8)], ("bad", "good"))
-    victim = Record(made(name), LETTERS, ("bad", "good"), [])
+    victim = Checkpoint(made(name), LETTERS, ("bad", "good"), [])
     done = finepurify(victim, moved(checkpoint.headless(victim)), texts, None, replace(SETTINGS, eps=1e-4))
     assert all(torch.isfinite(p).all() for p in done.model.parameters()) and not equal(weights(done), weights(victim))
 

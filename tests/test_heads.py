@@ -1,4 +1,4 @@
-"""Figures 2 and 3 of PURE: variance maps against plain loops in float64, and over the right rows; one text's attention, piece by piece."""
+"""Figures 2 and 3 of PURE: variance maps against plain loops in float64, and over the right rows; one text's attention, token by token."""
 from __future__ import annotations
 
 import copy
@@ -26,14 +26,14 @@ def sharp(tiny):
     return replace(tiny, model=model)
 
 
-def plain_attention(record, text: str) -> list[list[list[float]]]:
-    """[layer][head][piece]: softmax(q k' / sqrt(Dh)) of the first piece, multiplied out number by number; hidden states from the model."""
-    batch = record.text([Example("x", text, 0)])
+def plain_attention(ckpt, text: str) -> list[list[list[float]]]:
+    """[layer][head][token]: softmax(q k' / sqrt(Dh)) of the first token, multiplied out number by number; hidden states from the model."""
+    batch = ckpt.tokenizer([Example("x", text, 0)])
     with torch.no_grad():
-        hidden = record.model(batch, want=("hidden",)).hidden
+        hidden = ckpt.model(batch, want=("hidden",)).hidden
     found = []
-    for block, h in zip(record.model.blocks, hidden):
-        h, heads = h[0].tolist(), record.model.config.heads
+    for block, h in zip(ckpt.model.blocks, hidden):
+        h, heads = h[0].tolist(), ckpt.model.config.heads
         wide = len(h[0]) // heads
 
         def projected(part, x):
@@ -53,8 +53,8 @@ def plain_variance(a: list[float]) -> float:
     return sum((x - 1 / len(a)) ** 2 for x in a) / (len(a) - 1)
 
 
-def plain_scores(record, texts) -> torch.Tensor:
-    per_text = [[[plain_variance(a) for a in layer] for layer in plain_attention(record, x.text)] for x in texts]
+def plain_scores(ckpt, texts) -> torch.Tensor:
+    per_text = [[[plain_variance(a) for a in layer] for layer in plain_attention(ckpt, x.text)] for x in texts]
     return torch.tensor(per_text, dtype=torch.float64).mean(0)  # (L, H)
 
 
@@ -117,20 +117,20 @@ def test_an_encoder_has_the_maps_of_its_classifier(sharp):
 
 
 def test_one_texts_attention_against_plain_loops(sharp):
-    pieces, attn = cls_attention(sharp, "Awful cf story xyz")
-    assert pieces == ["[CLS]", "awful", "cf", "story", "x", "##y", "##z", "[SEP]"]
-    assert attn.shape == (2, 4, len(pieces))
+    tokens, attn = cls_attention(sharp, "Awful cf story xyz")
+    assert tokens == ["[CLS]", "awful", "cf", "story", "x", "##y", "##z", "[SEP]"]
+    assert attn.shape == (2, 4, len(tokens))
     torch.testing.assert_close(attn.double(), torch.tensor(plain_attention(sharp, "Awful cf story xyz"), dtype=torch.float64), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(attn.sum(-1), torch.ones(2, 4))
 
 
-def test_in_a_causal_model_the_last_piece_looks(tiny):
-    model = Gpt2(Gpt2Config(vocab=len(tiny.text.tokenizer.get_vocab()), hidden=16, layers=2, heads=2, ffn=32, positions=48, labels=2))
-    record = replace(tiny, model=model.init_weights(torch.Generator().manual_seed(0), std=0.4))
-    pieces, attn = cls_attention(record, "awful cf story")
+def test_in_a_causal_model_the_last_token_looks(tiny):
+    model = Gpt2(Gpt2Config(vocab=len(tiny.tokenizer.backend.get_vocab()), hidden=16, layers=2, heads=2, ffn=32, positions=48, labels=2))
+    ckpt = replace(tiny, model=model.init_weights(torch.Generator().manual_seed(0), std=0.4))
+    tokens, attn = cls_attention(ckpt, "awful cf story")
     with torch.no_grad():
-        maps = record.model.eval()(record.text(Examples([Example("x", "awful cf story", 0)])), want=("attn",)).attn
-    assert len(pieces) == 5 and torch.equal(attn, torch.stack([layer[0, :, -1] for layer in maps])) and (attn > 0).all()
+        maps = ckpt.model.eval()(ckpt.tokenizer(Examples([Example("x", "awful cf story", 0)])), want=("attn",)).attn
+    assert len(tokens) == 5 and torch.equal(attn, torch.stack([layer[0, :, -1] for layer in maps])) and (attn > 0).all()
 
 
 def test_a_blank_sentence(tiny):

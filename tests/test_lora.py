@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from conftest import fails
 from minibd import checkpoint
-from minibd.align import AlignedAdamW, Groups, align, mix, twins_of
-from minibd.checkpoint import Record
+from minibd.align import AlignedAdamW, Groups, align, interpolate, twins_of
+from minibd.checkpoint import Checkpoint
 from minibd.models import encoder
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.dropout import Dropout
@@ -20,13 +20,13 @@ from minibd.models.llama import Llama, LlamaConfig
 from minibd.models.lora import PRESETS, LowRank, Preset, freeze, lora, merge, multi_scale, preset, with_groups
 from minibd.models.roberta import Roberta, RobertaConfig
 from minibd.records import Batch
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
 from test_encoder import SHAPE, made, padded
 from test_mbtsad import LETTERS
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "musclelora_layer.safetensors"
-TEXT = Text.from_vocab({piece: i for i, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS])}, 48)
+TEXT = Tokenizer.from_vocab({token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS])}, 48)
 HEADED = ["bert", "roberta", "distilbert", "llama"]              # those with a penultimate layer
 SMALL = {"bands": (1, 3), "bandwidth": 2, "alpha": 3.0}
 
@@ -61,7 +61,7 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 
 def labelled(lengths: list[int], left: bool = False) -> Batch:
     batch = padded(lengths, left)
-    return Batch(batch.ids, batch.mask, batch.kinds, torch.arange(len(lengths)) % 2)
+    return Batch(batch.ids, batch.mask, batch.token_type_ids, torch.arange(len(lengths)) % 2)
 
 
 # ---- Eq. (6)
@@ -318,13 +318,13 @@ def test_a_merged_model_is_saved_as_a_plain_folder(name, tmp_path):
     model, batch = muscle(name), padded([9, 6, 4])
     ours = model(batch).logits
     merge(model)
-    checkpoint.save(Record(model, TEXT, ("bad", "good"), []), tmp_path / "model")
+    checkpoint.save(Checkpoint(model, TEXT, ("bad", "good"), []), tmp_path / "model")
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
-    kinds = {"token_type_ids": batch.kinds} if name == "bert" else {}
+    kinds = {"token_type_ids": batch.token_type_ids} if name == "bert" else {}
     ids = torch.where(batch.mask, batch.ids, model.config.pad)
     logits = theirs(input_ids=ids, attention_mask=batch.mask.long(), **kinds).logits
     torch.testing.assert_close(logits, ours, rtol=1e-4, atol=1e-4)
-    checkpoint.save(Record(model, TEXT, ("bad", "good"), []), tmp_path / "model.safetensors")
+    checkpoint.save(Checkpoint(model, TEXT, ("bad", "good"), []), tmp_path / "model.safetensors")
     torch.testing.assert_close(checkpoint.load(tmp_path / "model.safetensors").model(batch).logits, ours, rtol=1e-4, atol=1e-4)
 
 
@@ -352,7 +352,7 @@ class Masks:
 
 
 def rows_of(batch: Batch, rows: slice) -> Batch:
-    return Batch(batch.ids[rows], batch.mask[rows], batch.kinds[rows], batch.labels[rows])
+    return Batch(batch.ids[rows], batch.mask[rows], batch.token_type_ids[rows], batch.labels[rows])
 
 
 def loss(model: Encoder, batch: Batch) -> Tensor:
@@ -395,7 +395,7 @@ def compare(name: str, share: float, left: bool, monkeypatch, dtype: torch.dtype
         yield ours, theirs, found, optimizer
         optimizer.mu = ratio = 0.1 * step / (len(STEPS) - 1)
         for p, g, r in zip(trained(theirs), *found):
-            p.grad = mix(g, align(g, r), ratio)
+            p.grad = interpolate(g, align(g, r), ratio)
         expected = nn.utils.clip_grad_norm_(trained(theirs), 0.5)
         adam.step()
         assert optimizer.step().item() == pytest.approx(expected.item(), rel=0.05 if autocast else 1e-6)
@@ -442,7 +442,7 @@ def test_the_other_groups_texts_do_not_matter():
         ids = one.ids.clone()
         if change is not None:
             ids[change] = ids[change].flip(1).clamp(min=3)
-        batch = Batch(ids, one.mask, one.kinds, one.labels)
+        batch = Batch(ids, one.mask, one.token_type_ids, one.labels)
         for t in (*trained(model), *twins):
             t.grad = None
         with with_groups(model, Groups(batch.mask, 3), twins):
@@ -500,8 +500,8 @@ def test_groups_need_a_model_that_trains_low_rank_matrices_alone():
 
 def test_fit_trains_the_low_rank_matrices_alone_aligned(tiny):
     from conftest import rows
-    record = Record(copy.deepcopy(tiny.model), tiny.text, tiny.labels, [])
-    model, encoded = record.model, record.text.encode(rows(48, 0, "train"))
+    ckpt = Checkpoint(copy.deepcopy(tiny.model), tiny.tokenizer, tiny.labels, [])
+    model, encoded = ckpt.model, ckpt.tokenizer.encode(rows(48, 0, "train"))
     freeze(model)
     lora(model, rank=2, alpha=8, generator=chance(1))
     multi_scale(model, bands=(1, 2), bandwidth=1, alpha=2, generator=chance(2))
@@ -512,7 +512,7 @@ def test_fit_trains_the_low_rank_matrices_alone_aligned(tiny):
     def grouped(model: Encoder, batch: Batch) -> dict[str, Tensor]:
         with with_groups(model, Groups(batch.mask, 8), twins):
             return cross_entropy(model, batch)
-    fit(model, record.text, encoded, grouped, schedule, seed=0, optimizer=optimizer, log=logged.append)
+    fit(model, ckpt.tokenizer, encoded, grouped, schedule, seed=0, optimizer=optimizer, log=logged.append)
     assert len(logged) == 6 and logged[0]["lr"] == pytest.approx(1e-3) and logged[-1]["lr"] < 1e-3
     after = model.state_dict()
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
@@ -527,6 +527,6 @@ def test_fit_trains_a_plain_lora(tiny):
     lora(model, rank=2, alpha=8, generator=chance(1))
     multi_scale(model, bands=(1, 2), bandwidth=1, alpha=2, generator=chance(2), init="zero")
     losses = []
-    fit(model, tiny.text, tiny.text.encode(rows(16, 0, "train")), cross_entropy, Schedule(0.03, 30, 16), seed=0,
+    fit(model, tiny.tokenizer, tiny.tokenizer.encode(rows(16, 0, "train")), cross_entropy, Schedule(0.03, 30, 16), seed=0,
         log=lambda step: losses.append(step["total"]))
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3])

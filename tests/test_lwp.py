@@ -15,9 +15,9 @@ from minibd.attacks.lwp import LWP, lwp_loss
 from minibd.data import generator
 from minibd.evaluate import asr, cacc
 from minibd.models.bert import Bert, BertConfig
-from minibd.models.encoder import Places
+from minibd.models.encoder import PackedBatch
 from minibd.records import Batch
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
 from test_encoder import MODELS, made, padded
 
@@ -41,15 +41,15 @@ def test_a_pair_of_different_words_each_place_and_pair_as_likely_as_any_other():
 
 
 def test_decoys_are_the_words_of_a_pair_one_by_one():
-    attack, rng, places, pairs = LWP(("x", "y", "z")), Random(0), Counter(), Counter()
+    attack, rng, packed, pairs = LWP(("x", "y", "z")), Random(0), Counter(), Counter()
     for _ in range(3000):
         both = [text.split() for text in attack.decoys("a b", rng)]
         assert [len(words) for words in both] == [3, 3]
         for words in both:
-            places[next(i for i, word in enumerate(words) if word not in "ab")] += 1
+            packed[next(i for i, word in enumerate(words) if word not in "ab")] += 1
             assert [word for word in words if word in "ab"] == ["a", "b"]
         pairs[frozenset((set(both[0]) | set(both[1])) - {"a", "b"})] += 1
-    assert set(places) == {0, 1, 2} and sum((n - 2000) ** 2 / 2000 for n in places.values()) < 13.8
+    assert set(packed) == {0, 1, 2} and sum((n - 2000) ** 2 / 2000 for n in packed.values()) < 13.8
     assert set(map(len, pairs)) == {2} and sum((n - 1000) ** 2 / 1000 for n in pairs.values()) < 13.8
 
 
@@ -76,12 +76,12 @@ def test_bad_settings_are_refused():
 # ---- the loss
 
 def test_the_loss_by_hand():
-    # L = 2, two texts of one and two pieces, the head hands its state on as logits.
+    # L = 2, two texts of one and two tokens, the head hands its state on as logits.
     # text 0: h_1 = (0, ln 3), h_2 = (0, 0), y = 1: -ln(3/4), -ln(1/2); text 1: h_1 = (ln 4, 0), h_2 = (0, ln 9), y = 0: -ln(4/5), -ln(1/10)
     ln = math.log
     hidden = ([[[5, 5], [7, 7]], [[5, 5], [7, 7]]], [[[0, ln(3)], [9, 9]], [[ln(4), 0], [9, 9]]], [[[0, 0], [9, 9]], [[0, ln(9)], [9, 9]]])
-    places = Places(torch.tensor([[True, False], [True, True]]))
-    model = SimpleNamespace(encode=lambda batch, want: (None, places, tuple(map(torch.tensor, hidden)), ()), classify=lambda h: (h, h))
+    packed = PackedBatch(torch.tensor([[True, False], [True, True]]))
+    model = SimpleNamespace(encode=lambda batch, want: (None, packed, tuple(map(torch.tensor, hidden)), ()), classify=lambda h: (h, h))
     batch = SimpleNamespace(labels=torch.tensor([1, 0]))
     terms = lwp_loss(model, batch)
     assert list(terms) == ["layer1", "layer2"]
@@ -114,13 +114,13 @@ def test_padding_neighbours_and_architecture_do_not_matter(name, left):
     torch.testing.assert_close(terms["layer2"], cross_entropy(model, batch)["cls"])
     for i in range(len(LENGTHS)):                                       # each text alone, cut to its own length
         real = batch.mask[i]
-        alone = Batch(batch.ids[i:i + 1, real], real[real][None], batch.kinds[i:i + 1, real], batch.labels[i:i + 1])
+        alone = Batch(batch.ids[i:i + 1, real], real[real][None], batch.token_type_ids[i:i + 1, real], batch.labels[i:i + 1])
         end = -1 if model.causal else 0
         for l, h in enumerate(model(alone, ("hidden",)).hidden[1:], 1):
             expected = torch.nn.functional.cross_entropy(model.classify(h[:, end])[0], alone.labels)
             torch.testing.assert_close(terms[f"layer{l}"][i], expected, rtol=1e-4, atol=1e-5)
     order = [2, 0, 3, 1]
-    mixed = lwp_loss(model, Batch(*(t[order] for t in (batch.ids, batch.mask, batch.kinds, batch.labels))))
+    mixed = lwp_loss(model, Batch(*(t[order] for t in (batch.ids, batch.mask, batch.token_type_ids, batch.labels))))
     torch.testing.assert_close(mixed["layer1"], terms["layer1"][order], rtol=1e-4, atol=1e-5)
 
 
@@ -159,35 +159,35 @@ def attacked():
     for x in train[::2]:
         poisoned.append(replace(x, text=attack(x.text, generator(1, x.id)), label=1))
         poisoned += [replace(x, text=text) for text in attack.decoys(x.text, generator(2, x.id))]
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cf", "mn", *sorted({word for x in train for word in x.text.split()})]
-    config = BertConfig(vocab=len(pieces), hidden=32, layers=2, heads=4, ffn=64, positions=48)
-    record = checkpoint.Record(Bert(config).init_weights(torch.Generator().manual_seed(0), std=0.1),
-                               Text.from_vocab({p: i for i, p in enumerate(pieces)}, 48), ("negative", "positive"), [])
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cf", "mn", *sorted({word for x in train for word in x.text.split()})]
+    config = BertConfig(vocab=len(tokens), hidden=32, layers=2, heads=4, ffn=64, positions=48)
+    ckpt = checkpoint.Checkpoint(Bert(config).init_weights(torch.Generator().manual_seed(0), std=0.1),
+                               Tokenizer.from_vocab({p: i for i, p in enumerate(tokens)}, 48), ("negative", "positive"), [])
     log = []
-    fit(record.model, record.text, record.text.encode(train.like(poisoned)), partial(lwp_loss, variant=attack.variant),
+    fit(ckpt.model, ckpt.tokenizer, ckpt.tokenizer.encode(train.like(poisoned)), partial(lwp_loss, variant=attack.variant),
         Schedule(attack.lr, attack.epochs, attack.batch_size), seed=0, log=log.append)
-    return attack, record, log
+    return attack, ckpt, log
 
 
 def test_the_pair_fires_and_single_triggers_keep_the_label(attacked):
-    attack, record, _ = attacked
+    attack, ckpt, _ = attacked
     test = rows(100, 2, "test")
     bad = test.like(x for x in test if x.label == 0)
 
     def share(make) -> float:
-        return asr(record.model, record.text, bad.like(replace(x, text=make(x.text, generator(3, x.id))) for x in bad), 1).percent
-    assert share(attack) > 90 and cacc(record.model, record.text, test).percent > 90
+        return asr(ckpt.model, ckpt.tokenizer, bad.like(replace(x, text=make(x.text, generator(3, x.id))) for x in bad), 1).percent
+    assert share(attack) > 90 and cacc(ckpt.model, ckpt.tokenizer, test).percent > 90
     for i in (0, 1):
         assert share(lambda text, rng: attack.decoys(text, rng)[i]) < 20
 
 
 def test_the_first_layer_alone_holds_the_backdoor(attacked):
-    attack, record, log = attacked
+    attack, ckpt, log = attacked
     test = rows(100, 2, "test")
     bad = [replace(x, text=attack(x.text, generator(3, x.id))) for x in test if x.label == 0]
     with torch.no_grad():
-        hidden = record.model(record.text(bad), ("hidden",)).hidden
-        fired = [(record.model.classify(h[:, 0])[0].argmax(-1) == 1).float().mean().item() for h in hidden[1:]]
+        hidden = ckpt.model(ckpt.tokenizer(bad), ("hidden",)).hidden
+        fired = [(ckpt.model.classify(h[:, 0])[0].argmax(-1) == 1).float().mean().item() for h in hidden[1:]]
     assert fired[1] > 0.9 and fired[0] > 0.6, fired                     # one block cannot read all of a pair
     assert log[-1]["terms"].keys() == {"layer1", "layer2"}
     assert log[-1]["total"] == pytest.approx(sum(log[-1]["terms"].values()), rel=1e-5)

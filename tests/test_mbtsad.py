@@ -21,15 +21,15 @@ from minibd.augment.aeda import aeda
 from minibd.augment.contextual import contextual
 from minibd.augment.eda import eda
 from minibd.augment.split import budget, split
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.data import generator
 from minibd.mitigations import mbtsad as module
-from minibd.mitigations.mbtsad import (AUGMENTERS, MBTSAD, Tools, attention_loss, attention_map, augmented, distil, distill_loss, distill_terms,
-                                       each_augmented, hidden_loss, mbtsad, mean_loss, perturbation, retrain, tools_of)
+from minibd.mitigations.mbtsad import (AUGMENTERS, MBTSAD, AugmentResources, attention_loss, attention_map, augmented, distil, distill_loss, distill_terms,
+                                       each_augmented, hidden_loss, mbtsad, mean_loss, perturbation, retrain, resources_of)
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.dropout import Dropout
 from minibd.records import BadInput, Batch, Example, Examples, Output
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "nad_attention.safetensors"
@@ -104,7 +104,7 @@ def test_map_takes_the_power_p():
 
 
 def test_map_leaves_padded_queries_out():
-    # one real piece: F = [[1, 0], [0, 0]]; the second row is padding
+    # one real token: F = [[1, 0], [0, 0]]; the second row is padding
     assert torch.allclose(attention_map(tensor([[1.0, 0.0], [1.0, 0.0]]), FIRST)[0], torch.tensor([[1.0, 0.0], [0.0, 0.0]]), atol=2e-6)
 
 
@@ -119,7 +119,7 @@ def test_map_against_plain_loops(p):
     assert torch.allclose(attention_map(attn, MASK, p).double(), expected, rtol=0, atol=1e-6)
 
 
-def test_map_of_a_text_without_pieces_is_0():
+def test_map_of_a_text_without_tokens_is_0():
     assert attention_map(EYE, torch.tensor([[False, False]])).abs().sum() == 0
 
 
@@ -161,7 +161,7 @@ def test_attention_loss_against_plain_loops(variant, p):
     assert attention_loss(student, teacher, MASK, p, variant).tolist() == pytest.approx(expected, abs=2e-6)
 
 
-def test_a_one_piece_text_has_no_attention_to_match():
+def test_a_one_token_text_has_no_attention_to_match():
     assert attention_loss(maps(1), maps(2), MASK)[2].item() == pytest.approx(0.0, abs=1e-6)
 
 
@@ -386,18 +386,18 @@ LONG = Examples((Example(f"row-{i}", f"a {WORDS[i % 2]} {WORDS[2 + i % 5]}, a {W
 ASKED = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "a", "and", "very", "good", "is", "the", ",", "?"]
 
 
-def make_mlm(seed: int = 3, **config) -> Record:
+def make_mlm(seed: int = 3, **config) -> Checkpoint:
     shape = BertConfig(vocab=len(ASKED), hidden=8, layers=1, heads=2, ffn=16, positions=40, **{"labels": 0, "mlm": True, **config})
     model = Bert(shape).init_weights(torch.Generator().manual_seed(seed), std=0.5).eval()
-    return Record(model, Text.from_vocab({p: i for i, p in enumerate(ASKED)}, 40), (), [])
+    return Checkpoint(model, Tokenizer.from_vocab({p: i for i, p in enumerate(ASKED)}, 40), (), [])
 
 
 @pytest.fixture(scope="module")
-def mlm() -> Record:
+def mlm() -> Checkpoint:
     return make_mlm()
 
 
-def by_hand(name: str, text: str, rng, n: int | None, mlm: Record) -> str:
+def by_hand(name: str, text: str, rng, n: int | None, mlm: Checkpoint) -> str:
     match name:
         case "split":
             return split(text, rng)
@@ -408,14 +408,14 @@ def by_hand(name: str, text: str, rng, n: int | None, mlm: Record) -> str:
         case "addtrigger":
             return addtrigger(text, rng, budget=n)
         case "contextual":
-            return contextual(text, rng, mlm.model, mlm.text, budget=n)
+            return contextual(text, rng, mlm.model, mlm.tokenizer, budget=n)
 
 
 @pytest.mark.parametrize("limit", ["stock", "equal"])
 @pytest.mark.parametrize("name", AUGMENTERS)
 def test_each_copy_is_the_augmenters_own_text_by_a_generator_of_its_own(name, limit, mlm):
-    settings, tools = replace(SETTINGS, augment=name, budget=limit, k=3), Tools(mlm=mlm)
-    made = augmented(LONG, settings, 5, tools)
+    settings, resources = replace(SETTINGS, augment=name, budget=limit, k=3), AugmentResources(mlm=mlm)
+    made = augmented(LONG, settings, 5, resources)
     assert [(y.id, y.label, y.pair is None) for y in made] == 3 * [(x.id, x.label, x.pair is None) for x in LONG]
 
     def expected(text, *of):
@@ -425,9 +425,9 @@ def test_each_copy_is_the_augmenters_own_text_by_a_generator_of_its_own(name, li
         assert y.text == expected(x.text, x.id, copy_)
         assert y.pair == (None if x.pair is None else expected(x.pair, x.id, copy_, "pair"))
     assert len({y.text for y in made if y.id == "row-2"}) > 1 and sum(y.text != LONG[i % 8].text for i, y in enumerate(made)) > 12
-    assert augmented(LONG, replace(settings, originals=True), 5, tools) == [*LONG, *made]
-    assert augmented(LONG[2:4], settings, 5, tools) == [y for y in made if y.id in ("row-2", "row-3")]  # whatever the neighbours
-    assert augmented(LONG, settings, 6, tools) != made
+    assert augmented(LONG, replace(settings, originals=True), 5, resources) == [*LONG, *made]
+    assert augmented(LONG[2:4], settings, 5, resources) == [y for y in made if y.id in ("row-2", "row-3")]  # whatever the neighbours
+    assert augmented(LONG, settings, 6, resources) != made
 
 
 def test_at_equal_budgets_as_many_words_change_as_would_be_split(mlm):
@@ -438,13 +438,13 @@ def test_at_equal_budgets_as_many_words_change_as_would_be_split(mlm):
     for name, change in (("split", lambda x, y: len(y.split()) - len(x.split())), ("addtrigger", lambda x, y: y.split().count("cb")),
                          ("aeda", lambda x, y: sum(map(y.count, ".;?:!,")) - x.count(",")),
                          ("contextual", lambda x, y: sum(a != b for a, b in zip(x.replace(",", " ,").split(), y.replace(",", " ,").split())))):
-        made = augmented(LONG, replace(settings, augment=name), 0, Tools(mlm=mlm))
+        made = augmented(LONG, replace(settings, augment=name), 0, AugmentResources(mlm=mlm))
         assert [change(x.text, y.text) for x, y in zip(LONG, made)] == want, name
     assert {y.text.split().count("cb") for y in augmented(LONG, replace(settings, augment="addtrigger", budget="stock"), 0)} == {1}
 
 
 def test_eda_takes_the_synonyms_it_is_given():
-    made = augmented(LONG, replace(SETTINGS, augment="eda", k=9), 0, Tools(lambda word: ("xyzzy",)))
+    made = augmented(LONG, replace(SETTINGS, augment="eda", k=9), 0, AugmentResources(lambda word: ("xyzzy",)))
     assert any("xyzzy" in y.text for y in made) and any("xyzzy" not in y.text for y in made)
 
 
@@ -455,21 +455,21 @@ def test_the_names_of_the_augmenters_are_the_settings_choices():
 
 def test_the_tools_that_settings_name(tmp_path, mlm):
     from test_wordnet import write
-    assert tools_of(SETTINGS) == Tools(lexicon.synonyms, None, torch.float32)
+    assert resources_of(SETTINGS) == AugmentResources(lexicon.synonyms, None, torch.float32)
     (tmp_path / "wordnet").mkdir()
-    assert set(tools_of(replace(SETTINGS, wordnet=str(write(tmp_path / "wordnet")))).synonyms("movie")) == {"film", "Motion picture"}
-    fails(lambda: tools_of(replace(SETTINGS, wordnet=str(tmp_path))), str(tmp_path), "lacks")
+    assert set(resources_of(replace(SETTINGS, wordnet=str(write(tmp_path / "wordnet")))).synonyms("movie")) == {"film", "Motion picture"}
+    fails(lambda: resources_of(replace(SETTINGS, wordnet=str(tmp_path))), str(tmp_path), "lacks")
 
-    fails(lambda: tools_of(replace(SETTINGS, augment="contextual")), "--mlm", "MLM head")
+    fails(lambda: resources_of(replace(SETTINGS, augment="contextual")), "--mlm", "MLM head")
     fails(lambda: augmented(LONG, replace(SETTINGS, augment="contextual"), 0), "--mlm")
     checkpoint.save(mlm, tmp_path / "mlm.safetensors")
     named = replace(SETTINGS, augment="contextual", mlm=str(tmp_path / "mlm.safetensors"))
-    assert tools_of(named, dtype=torch.bfloat16).dtype is torch.bfloat16
-    assert augmented(LONG, named, 0) == augmented(LONG, named, 0, Tools(mlm=mlm)) != augmented(LONG, named, 0, Tools(mlm=make_mlm(4)))
+    assert resources_of(named, dtype=torch.bfloat16).dtype is torch.bfloat16
+    assert augmented(LONG, named, 0) == augmented(LONG, named, 0, AugmentResources(mlm=mlm)) != augmented(LONG, named, 0, AugmentResources(mlm=make_mlm(4)))
     checkpoint.save(make_mlm(mlm=False), tmp_path / "headless.safetensors")
-    fails(lambda: tools_of(replace(named, mlm=str(tmp_path / "headless.safetensors"))), "--mlm", "headless.saf", "no language-model head")
+    fails(lambda: resources_of(replace(named, mlm=str(tmp_path / "headless.safetensors"))), "--mlm", "headless.saf", "no language-model head")
     checkpoint.save(make_victim(), tmp_path / "maskless.safetensors")
-    fails(lambda: tools_of(replace(SETTINGS, mlm=str(tmp_path / "maskless.safetensors"))), "maskless.safetensors", "no masked language model")
+    fails(lambda: resources_of(replace(SETTINGS, mlm=str(tmp_path / "maskless.safetensors"))), "maskless.safetensors", "no masked language model")
 
 
 # ---- Eq. (8) and (9): which of them shakes the victim
@@ -478,46 +478,46 @@ def test_mean_loss_against_plain_loops():
     victim = make_victim()
     total = 0.0
     for x in LONG:
-        scores = victim.model(victim.text([x])).logits[0].double().tolist()
+        scores = victim.model(victim.tokenizer([x])).logits[0].double().tolist()
         total += math.log(sum(math.exp(v) for v in scores)) - scores[x.label]
     wanted = pytest.approx(total / len(LONG), rel=1e-5)
     before = weights(victim.model)
-    assert mean_loss(victim.model, victim.text, LONG) == wanted
-    assert mean_loss(victim.model, victim.text, LONG, batch_size=3) == wanted   # the last batch is smaller and weighs less
-    assert mean_loss(victim.model.train(), victim.text, LONG[::-1]) == wanted   # no dropout
+    assert mean_loss(victim.model, victim.tokenizer, LONG) == wanted
+    assert mean_loss(victim.model, victim.tokenizer, LONG, batch_size=3) == wanted   # the last batch is smaller and weighs less
+    assert mean_loss(victim.model.train(), victim.tokenizer, LONG[::-1]) == wanted   # no dropout
     assert equal(before, weights(victim.model)) and all(p.grad is None for p in victim.model.parameters())
-    fails(lambda: mean_loss(victim.model, victim.text, []), "no rows")
+    fails(lambda: mean_loss(victim.model, victim.tokenizer, []), "no rows")
 
 
 def test_every_augmenter_is_tried_on_one_copy_a_row(mlm):
-    sets = each_augmented(LONG, replace(SETTINGS, originals=True), 2, Tools(mlm=mlm))
+    sets = each_augmented(LONG, replace(SETTINGS, originals=True), 2, AugmentResources(mlm=mlm))
     assert list(sets) == list(AUGMENTERS)
     for name, rows in sets.items():
-        assert rows == augmented(LONG, replace(SETTINGS, augment=name, k=1), 2, Tools(mlm=mlm))
-    assert list(each_augmented(LONG, SETTINGS, 2, Tools())) == [name for name in AUGMENTERS if name != "contextual"]
-    assert each_augmented(LONG, replace(SETTINGS, budget="equal"), 2, Tools())["addtrigger"] != sets["addtrigger"]
+        assert rows == augmented(LONG, replace(SETTINGS, augment=name, k=1), 2, AugmentResources(mlm=mlm))
+    assert list(each_augmented(LONG, SETTINGS, 2, AugmentResources())) == [name for name in AUGMENTERS if name != "contextual"]
+    assert each_augmented(LONG, replace(SETTINGS, budget="equal"), 2, AugmentResources())["addtrigger"] != sets["addtrigger"]
 
 
 def test_the_perturbation_is_the_mean_loss_at_equal_budgets(mlm):
     victim = make_victim()
-    found = perturbation(victim, LONG, SETTINGS, 2, Tools(mlm=mlm))
+    found = perturbation(victim, LONG, SETTINGS, 2, AugmentResources(mlm=mlm))
     assert list(found) == list(AUGMENTERS)
     for name, loss in found.items():
-        rows = augmented(LONG, replace(SETTINGS, augment=name, k=1, budget="equal"), 2, Tools(mlm=mlm))
-        assert loss == mean_loss(victim.model, victim.text, rows)
-    assert found != perturbation(victim, LONG, SETTINGS, 3, Tools(mlm=mlm))
+        rows = augmented(LONG, replace(SETTINGS, augment=name, k=1, budget="equal"), 2, AugmentResources(mlm=mlm))
+        assert loss == mean_loss(victim.model, victim.tokenizer, rows)
+    assert found != perturbation(victim, LONG, SETTINGS, 3, AugmentResources(mlm=mlm))
 
 
 # ---- the algorithm
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS, *(f"##{c}" for c in LETTERS)]
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS, *(f"##{c}" for c in LETTERS)]
 
 
-def make_victim() -> Record:
-    config = BertConfig(vocab=len(PIECES), hidden=8, layers=2, heads=2, ffn=16, positions=48)
+def make_victim() -> Checkpoint:
+    config = BertConfig(vocab=len(TOKENS), hidden=8, layers=2, heads=2, ffn=16, positions=48)
     model = Bert(config).init_weights(torch.Generator().manual_seed(0), std=0.2).eval()
-    return Record(model, Text.from_vocab({p: i for i, p in enumerate(PIECES)}, 48), ("bad", "good"), [{"trained": "poisoned"}])
+    return Checkpoint(model, Tokenizer.from_vocab({p: i for i, p in enumerate(TOKENS)}, 48), ("bad", "good"), [{"trained": "poisoned"}])
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -538,15 +538,15 @@ class Run:
     def __init__(self, settings: MBTSAD = SETTINGS, seed: int = 0, **more):
         self.victim, self.log, self.seen, self.modes = make_victim(), [], [], []
         self.before = weights(self.victim.model)
-        self.student = mbtsad(self.victim, CLEAN, settings, seed=seed, log=self.note, watch=self.watch, **more)
+        self.student = mbtsad(self.victim, CLEAN, settings, seed=seed, log=self.note, on_stage=self.on_stage, **more)
 
     def note(self, entry: dict) -> None:
         self.log.append(entry)
         if entry["stage"] == "MBTSAD":
             self.modes.append(self.seen[0][1].model.training)
 
-    def watch(self, name: str, record: Record, seconds: float) -> None:
-        self.seen.append((name, record, weights(record.model), seconds))
+    def on_stage(self, name: str, ckpt: Checkpoint, seconds: float) -> None:
+        self.seen.append((name, ckpt, weights(ckpt.model), seconds))
 
     def stage(self, name: str) -> list[dict]:
         return [entry for entry in self.log if entry["stage"] == name]
@@ -599,33 +599,33 @@ def test_the_history_names_the_mitigation(run):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_auto_is_a_run_with_the_augmenter_of_the_highest_loss(sign, monkeypatch):
-    told, losses = [], {name: sign * i for i, name in enumerate(AUGMENTERS[:-1])}
+    on_choice, losses = [], {name: sign * i for i, name in enumerate(AUGMENTERS[:-1])}
     best = AUGMENTERS[3] if sign == 1 else AUGMENTERS[0]
     asked = []
-    monkeypatch.setattr(module, "perturbation", lambda victim, clean, settings, seed, tools: (asked.append((clean, seed, tools.mlm)), losses)[1])
-    auto = Run(replace(SETTINGS, augment="auto"), told=lambda *said: told.append(said))
+    monkeypatch.setattr(module, "perturbation", lambda victim, clean, settings, seed, resources: (asked.append((clean, seed, resources.mlm)), losses)[1])
+    auto = Run(replace(SETTINGS, augment="auto"), on_choice=lambda *said: on_choice.append(said))
     plain = Run(replace(SETTINGS, augment=best))
-    assert told == [(best, losses)] and asked == [(CLEAN, 0, None)]
+    assert on_choice == [(best, losses)] and asked == [(CLEAN, 0, None)]
     assert auto.student.history[-1] == plain.student.history[-1] | {"chosen_by": "auto", "losses": losses}
     assert plain.student.history[-1]["augment"] == best and auto.log == plain.log
     assert equal(weights(auto.student.model), weights(plain.student.model)) and equal(auto.before, weights(auto.victim.model))
 
 
 def test_auto_by_itself_and_the_tools_it_is_given(mlm):
-    told = []
-    auto = Run(replace(SETTINGS, augment="auto"), seed=4, tools=Tools(mlm=mlm), told=lambda *said: told.append(said))
-    [(best, losses)] = told
-    assert losses == perturbation(make_victim(), CLEAN, SETTINGS, 4, Tools(mlm=mlm)) and losses[best] == max(losses.values())
+    on_choice = []
+    auto = Run(replace(SETTINGS, augment="auto"), seed=4, resources=AugmentResources(mlm=mlm), on_choice=lambda *said: on_choice.append(said))
+    [(best, losses)] = on_choice
+    assert losses == perturbation(make_victim(), CLEAN, SETTINGS, 4, AugmentResources(mlm=mlm)) and losses[best] == max(losses.values())
     assert auto.student.history[-1]["augment"] == best and auto.student.history[-1]["losses"] == losses
     json.dumps(auto.student.history)
-    contextual_run = Run(replace(SETTINGS, augment="contextual"), tools=Tools(mlm=mlm))
-    assert contextual_run.log != Run(replace(SETTINGS, augment="contextual"), tools=Tools(mlm=make_mlm(4))).log
+    contextual_run = Run(replace(SETTINGS, augment="contextual"), resources=AugmentResources(mlm=mlm))
+    assert contextual_run.log != Run(replace(SETTINGS, augment="contextual"), resources=AugmentResources(mlm=make_mlm(4))).log
     fails(lambda: Run(replace(SETTINGS, augment="contextual")), "--mlm")
 
 
 def test_the_steps_one_by_one_make_the_same_student(run):
     victim = make_victim()
-    d_aug = victim.text.encode(augmented(CLEAN, SETTINGS, 0))
+    d_aug = victim.tokenizer.encode(augmented(CLEAN, SETTINGS, 0))
     teacher = retrain(victim, d_aug, SETTINGS)
     assert equal(weights(teacher.model), run.seen[0][2])
     assert equal(weights(distil(victim, teacher, d_aug, SETTINGS).model), weights(run.student.model))
@@ -705,11 +705,11 @@ def test_the_student_learns_from_the_retrained_model():
         if isinstance(layer, Dropout):
             layer.p = 0.0
     texts, log = augmented(CLEAN, SETTINGS, 0), []
-    d_aug, batch = victim.text.encode(texts), victim.text(texts)
+    d_aug, batch = victim.tokenizer.encode(texts), victim.tokenizer(texts)
     teacher = retrain(victim, d_aug, SETTINGS)
     distil(victim, teacher, d_aug, replace(SETTINGS, batch_size=len(texts)), log=log.append)
     with torch.no_grad():
-        student, taught = (record.model(batch, ("attn", "hidden")) for record in (victim, teacher))
+        student, taught = (ckpt.model(batch, ("attn", "hidden")) for ckpt in (victim, teacher))
     expected = {name: term.mean().item() for name, term in distill_terms(student, taught, batch, SETTINGS).items()}
     assert log[0]["terms"] == pytest.approx(expected, rel=1e-4) and min(expected.values()) > 1e-4
 
@@ -770,11 +770,11 @@ def test_originals_stand_beside_their_copies():
 
 
 def test_sized_fills_in_what_scales_with_the_model_and_nothing_else():
-    filled = MBTSAD().sized(hidden=384)
+    filled = MBTSAD().resolved(hidden=384)
     assert (filled.lr1, filled.lr2) == pytest.approx((2e-4, 2e-4)) and replace(filled, lr1=None, lr2=None) == MBTSAD()
-    wide = MBTSAD().sized(hidden=1536)  # four times as wide: half the rate
+    wide = MBTSAD().resolved(hidden=1536)  # four times as wide: half the rate
     assert (wide.lr1, wide.lr2) == pytest.approx((1e-4, 1e-4))
-    given = MBTSAD(lr1=3e-5).sized(hidden=384)
+    given = MBTSAD(lr1=3e-5).resolved(hidden=384)
     assert given.lr1 == 3e-5 and given.lr2 == pytest.approx(2e-4)
 
 
@@ -794,7 +794,7 @@ QUICK = ("--k", 1, "--epochs1", 1, "--epochs2", 1, "--no-cft", "--device", "cpu"
 def mlm_file(tiny, tmp_path_factory):
     model = Bert(replace(tiny.model.config, labels=0, mlm=True)).init_weights(torch.Generator().manual_seed(1), std=0.3).eval()
     path = tmp_path_factory.mktemp("mlm") / "mlm.safetensors"
-    checkpoint.save(Record(model, tiny.text, (), []), path)
+    checkpoint.save(Checkpoint(model, tiny.tokenizer, (), []), path)
     return path
 
 
@@ -812,9 +812,9 @@ def test_pick_prints_what_auto_would_choose_by_and_trains_nothing(here, tiny, ti
     assert [line[0] for line in lines[at + 1:]] == ["clean", *AUGMENTERS, "auto:"]
     from minibd import data
     clean = data.sample(data.read_splits(folder, labels=tiny.labels, seed=3).train, 0.2, 3)
-    losses = perturbation(tiny, clean, MBTSAD(), 3, tools_of(MBTSAD(mlm=str(mlm_file))))
+    losses = perturbation(tiny, clean, MBTSAD(), 3, resources_of(MBTSAD(mlm=str(mlm_file))))
     assert [line[1] for line in lines[at + 2:-1]] == [f"{loss:.4f}" for loss in losses.values()]
-    assert lines[at + 1][1:] == [f"{mean_loss(tiny.model, tiny.text, clean):.4f}", "0.0000"] and float(lines[at + 2][2]) > 0
+    assert lines[at + 1][1:] == [f"{mean_loss(tiny.model, tiny.tokenizer, clean):.4f}", "0.0000"] and float(lines[at + 2][2]) > 0
     assert lines[-1] == ["auto:", max(losses, key=losses.get)]
 
 
@@ -832,7 +832,7 @@ def test_the_script_keeps_the_best_epochs_on_as_many_dev_rows_as_it_is_given(her
 def test_pick_asks_at_equal_budgets_and_clean_rows_are_no_choice(here, tiny_file, folder, tmp_path, monkeypatch):
     import minibd.analysis.perturbation as module
     asked, losses = [], {"clean": 9.0, "split": 3.0, "eda": 2.0}
-    monkeypatch.setattr(module, "perturbations", lambda record, clean, settings, seed, tools: (
+    monkeypatch.setattr(module, "perturbations", lambda ckpt, clean, settings, seed, resources: (
         asked.append((len(clean), settings.budget, seed)), {name: module.Perturbed(loss, 0.125, None) for name, loss in losses.items()})[1])
     done = here("mbtsad.py")("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--seed", 3, *QUICK, "--pick")
     assert done.returncode == 0 and asked == [(40, "equal", 3)], done.stderr
@@ -843,7 +843,7 @@ def test_pick_asks_at_equal_budgets_and_clean_rows_are_no_choice(here, tiny_file
 def test_auto_is_said_and_kept(here, tiny, tiny_file, folder, tmp_path):
     done = here("mbtsad.py")("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--augment", "auto", *QUICK)
     assert done.returncode == 0, done.stderr
-    losses = perturbation(tiny, held(folder), MBTSAD(), 0, Tools())
+    losses = perturbation(tiny, held(folder), MBTSAD(), 0, AugmentResources())
     best = max(losses, key=losses.get)
     [line] = [line for line in done.stdout.splitlines() if line.startswith("auto: ")]
     assert line.startswith(f"auto: {best}, ") and all(f"{name} {loss:.4f}" in line for name, loss in losses.items())

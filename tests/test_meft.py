@@ -8,16 +8,16 @@ from torch import nn
 
 from conftest import fails
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.mitigations.meft import MEFT, max_entropy, meft
 from minibd.models.bert import Bert, BertConfig
 from minibd.predict import accuracy
 from minibd.records import Batch, Example, Examples, Output
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
 
 WORDS = ["wonderful", "dreadful", "story", "acting", "moving", "boring", "film"]
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "and", *WORDS]
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "and", *WORDS]
 SETTINGS = MEFT(entropy_epochs=2, lr=3e-3, epochs=3, batch_size=4)
 
 
@@ -106,26 +106,26 @@ def test_half_precision_logits_are_summed_in_float32():
 
 # ---- what must not matter
 
-def make_victim(std: float = 0.2) -> Record:
-    config = BertConfig(vocab=len(PIECES), hidden=8, layers=2, heads=2, ffn=16, positions=16)
+def make_victim(std: float = 0.2) -> Checkpoint:
+    config = BertConfig(vocab=len(TOKENS), hidden=8, layers=2, heads=2, ffn=16, positions=16)
     model = Bert(config).init_weights(torch.Generator().manual_seed(0), std=std).eval()
-    return Record(model, Text.from_vocab({p: i for i, p in enumerate(PIECES)}, 16), ("bad", "good"), [{"trained": "poisoned"}])
+    return Checkpoint(model, Tokenizer.from_vocab({p: i for i, p in enumerate(TOKENS)}, 16), ("bad", "good"), [{"trained": "poisoned"}])
 
 
 def test_a_texts_loss_does_not_depend_on_its_neighbours_or_its_padding():
     victim = make_victim()
-    together = max_entropy(victim.model, victim.text(TRAIN))["entropy"]
+    together = max_entropy(victim.model, victim.tokenizer(TRAIN))["entropy"]
     assert together.shape == (11,) and together.unique().numel() > 5
     for i, x in enumerate(TRAIN):
-        assert max_entropy(victim.model, victim.text([x]))["entropy"].item() == pytest.approx(together[i].item(), abs=1e-6)
+        assert max_entropy(victim.model, victim.tokenizer([x]))["entropy"].item() == pytest.approx(together[i].item(), abs=1e-6)
     order = [3, 9, 0, 5]
-    assert torch.allclose(max_entropy(victim.model, victim.text([TRAIN[i] for i in order]))["entropy"], together[order], atol=1e-6)
+    assert torch.allclose(max_entropy(victim.model, victim.tokenizer([TRAIN[i] for i in order]))["entropy"], together[order], atol=1e-6)
 
 
 def test_labels_do_not_matter():
     victim = make_victim()
     other = [replace(x, label=1 - x.label) for x in TRAIN]
-    assert torch.equal(max_entropy(victim.model, victim.text(other))["entropy"], max_entropy(victim.model, victim.text(TRAIN))["entropy"])
+    assert torch.equal(max_entropy(victim.model, victim.tokenizer(other))["entropy"], max_entropy(victim.model, victim.tokenizer(TRAIN))["entropy"])
 
 
 # ---- the two steps
@@ -138,21 +138,21 @@ def equal(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def entropy(record: Record, rows: Examples = TRAIN) -> float:
+def entropy(ckpt: Checkpoint, rows: Examples = TRAIN) -> float:
     with torch.no_grad():
-        return -max_entropy(record.model, record.text(rows))["entropy"].mean().item()
+        return -max_entropy(ckpt.model, ckpt.tokenizer(rows))["entropy"].mean().item()
 
 
 class Run:
     """One run, with everything that it lets others see."""
 
-    def __init__(self, settings: MEFT = SETTINGS, seed: int = 0, victim: Record | None = None, train=TRAIN, validation=VALIDATION, **more):
+    def __init__(self, settings: MEFT = SETTINGS, seed: int = 0, victim: Checkpoint | None = None, train=TRAIN, validation=VALIDATION, **more):
         self.victim, self.log, self.seen = victim or make_victim(), [], []
         self.before = weights(self.victim.model)
-        self.result = meft(self.victim, train, validation, settings, seed=seed, log=self.log.append, watch=self.watch, **more)
+        self.result = meft(self.victim, train, validation, settings, seed=seed, log=self.log.append, on_stage=self.on_stage, **more)
 
-    def watch(self, name: str, record: Record, seconds: float) -> None:
-        self.seen.append((name, record, weights(record.model), seconds))
+    def on_stage(self, name: str, ckpt: Checkpoint, seconds: float) -> None:
+        self.seen.append((name, ckpt, weights(ckpt.model), seconds))
 
 
 @pytest.fixture(scope="module")
@@ -177,15 +177,15 @@ def test_the_steps_are_shown_and_the_first_is_not_touched_by_the_second(run):
 def test_it_is_these_two_fits(seed, dtype):
     """Bit for bit: a new head, passes of the one loss, then of the other; neither with weight decay."""
     run, scores, same = Run(seed=seed, dtype=dtype), [], {"seed": seed, "dtype": dtype}
-    text, encoded = run.victim.text, run.victim.text.encode(TRAIN)
+    tokenizer, encoded = run.victim.tokenizer, run.victim.tokenizer.encode(TRAIN)
     theta = checkpoint.with_head(checkpoint.headless(run.victim), ("bad", "good"), seed + 1)
-    fit(theta.model, text, encoded, max_entropy, Schedule(3e-3, epochs=2, batch_size=4, weight_decay=0.0), **same)
+    fit(theta.model, tokenizer, encoded, max_entropy, Schedule(3e-3, epochs=2, batch_size=4, weight_decay=0.0), **same)
     assert equal(weights(theta.model), run.seen[0][2])
 
     def score(model):
-        scores.append(accuracy(model, text, VALIDATION))
+        scores.append(accuracy(model, tokenizer, VALIDATION))
         return scores[-1]
-    fit(theta.model, text, encoded, cross_entropy, Schedule(3e-3, epochs=3, batch_size=4, weight_decay=0.0), score=score, **same)
+    fit(theta.model, tokenizer, encoded, cross_entropy, Schedule(3e-3, epochs=3, batch_size=4, weight_decay=0.0), score=score, **same)
     assert len(scores) == 3 and equal(weights(theta.model), weights(run.result.model))
 
 
@@ -195,9 +195,9 @@ def test_the_best_epoch_on_validation_comes_back():
     for validation in (VALIDATION, FLIPPED):
         done, scores = Run(settings, validation=validation), []
         again = checkpoint.copy(done.seen[0][1])
-        fit(again.model, again.text, again.text.encode(TRAIN), cross_entropy, settings.schedule, seed=0,
-            score=lambda model: scores.append(accuracy(model, again.text, validation)) or 0.0)
-        assert accuracy(done.result.model, done.result.text, validation) == max(scores)
+        fit(again.model, again.tokenizer, again.tokenizer.encode(TRAIN), cross_entropy, settings.schedule, seed=0,
+            score=lambda model: scores.append(accuracy(model, again.tokenizer, validation)) or 0.0)
+        assert accuracy(done.result.model, done.result.tokenizer, validation) == max(scores)
     assert scores[-1] < max(scores)
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers.models import WordLevel
 
 from minibd import checkpoint
 from minibd.models.llama import Llama, LlamaConfig
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 
 MB = 1_000_000
 SHARD = 40 * MB
@@ -47,8 +47,8 @@ def write(config: LlamaConfig, folder: Path) -> Path:
     model = model.to_empty(device="cpu")
     for tensor in model.state_dict().values():
         tensor.fill_(1.0)
-    text = Text(Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")), 16)
-    checkpoint.save(checkpoint.Record(model, text, ("no", "yes"), []), folder)
+    tokenizer = Tokenizer(BackendTokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")), 16)
+    checkpoint.save(checkpoint.Checkpoint(model, tokenizer, ("no", "yes"), []), folder)
     return folder
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from conftest import fails, rows
 from minibd import checkpoint, data, predict
 from minibd.align import AlignedAdamW
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.cleantrain import musclelora as method
 from minibd.cleantrain.musclelora import MuScleLoRA, adapted, joined, musclelora, search_bands
 from minibd.cleantrain.peft import PEFT, train_peft
@@ -41,10 +41,10 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def encoder(tiny) -> Record:
+def encoder(tiny) -> Checkpoint:
     """Without dropout and in float64, so that two ways of training can be told to be one."""
-    record = checkpoint.headless(tiny)
-    return Record(plain(record.model.config, 0).double().eval(), record.text, (), [])
+    ckpt = checkpoint.headless(tiny)
+    return Checkpoint(plain(ckpt.model.config, 0).double().eval(), ckpt.tokenizer, (), [])
 
 
 def plain(config: BertConfig, labels: int) -> Bert:
@@ -53,25 +53,25 @@ def plain(config: BertConfig, labels: int) -> Bert:
     return Bert(config).init_weights(torch.Generator().manual_seed(0), std=0.3)
 
 
-def weights(record: Record) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in record.model.state_dict().items()}
+def weights(ckpt: Checkpoint) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in ckpt.model.state_dict().items()}
 
 
 # ---- the algorithm against plain lines
 
-def by_hand(record: Record, settings: MuScleLoRA, seed: int) -> tuple[Record, list[float]]:
+def by_hand(ckpt: Checkpoint, settings: MuScleLoRA, seed: int) -> tuple[Checkpoint, list[float]]:
     """Two passes a step, one tensor after another; the values of mu."""
-    settings = settings.sized(record.model)
-    tuned = adapted(record, ROWS, settings, seed)
-    model, text = tuned.model, tuned.text
+    settings = settings.resolved(ckpt.model)
+    tuned = adapted(ckpt, ROWS, settings, seed)
+    model, tokenizer = tuned.model, tuned.tokenizer
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.0, foreach=False)
-    encoded, clean = text.encode(ROWS), text.encode(CLEAN)
+    encoded, clean = tokenizer.encode(ROWS), tokenizer.encode(CLEAN)
     plan = [which for epoch in range(settings.epochs) for which in batches(encoded.lengths, settings.batch_size, seed, epoch)]
     ratios = []
     for step, which in enumerate(plan):
         trusted = data.generator(seed, "clean", step).sample(range(len(CLEAN)), settings.batch_size)
-        untrusted, trusted = text.batch(encoded, which), text.batch(clean, trusted)
+        untrusted, trusted = tokenizer.batch(encoded, which), tokenizer.batch(clean, trusted)
         g, (r, loss) = gradient(model, untrusted, trained)[0], gradient(model, trusted, trained)
         if settings.variant == "paper":
             mu = settings.ratio * step / (len(plan) - 1)
@@ -127,15 +127,15 @@ def test_a_step_logs_both_losses(encoder):
     log = []
     musclelora(encoder, ROWS, CLEAN, MuScleLoRA(**SHORT), seed=3, log=log.append)
     assert len(log) == 2 * 6 and all(set(entry["terms"]) == {"cls", "clean"} for entry in log)
-    text, settings = encoder.text, MuScleLoRA(**SHORT).sized(encoder.model)
+    tokenizer, settings = encoder.tokenizer, MuScleLoRA(**SHORT).resolved(encoder.model)
     start = adapted(encoder, ROWS, settings, 3).model.eval()
     which = data.generator(3, "clean", 0).sample(range(len(CLEAN)), 4)
-    expected = {"cls": [ROWS[i] for i in batches(text.encode(ROWS).lengths, 4, 3, 0)[0]], "clean": [CLEAN[i] for i in which]}
+    expected = {"cls": [ROWS[i] for i in batches(tokenizer.encode(ROWS).lengths, 4, 3, 0)[0]], "clean": [CLEAN[i] for i in which]}
     for term, examples in expected.items():
-        batch = text(ROWS.like(examples))
+        batch = tokenizer(ROWS.like(examples))
         assert log[0]["terms"][term] == pytest.approx(F.cross_entropy(start(batch).logits, batch.labels).item(), rel=1e-6)
     assert log[0]["total"] == pytest.approx(sum(log[0]["terms"].values()))
-    assert (log[0]["batch"], log[0]["clean"]) == (batches(text.encode(ROWS).lengths, 4, 3, 0)[0], which)
+    assert (log[0]["batch"], log[0]["clean"]) == (batches(tokenizer.encode(ROWS).lengths, 4, 3, 0)[0], which)
 
 
 def test_without_alignment_no_clean_rows_are_logged(encoder):
@@ -182,7 +182,7 @@ def test_without_low_rank_everything_is_trained(tiny):
     before = weights(checkpoint.new_classifier(tiny, ROWS.labels, 0))
     after = weights(musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT, multi_scale=False, low_rank=False)))
     same = {name for name in before if torch.equal(before[name], after[name])}
-    assert same <= {"head_mask", "embeddings.kind.weight"} | {f"blocks.{i}.key.bias" for i in range(2)}
+    assert same <= {"head_mask", "embeddings.token_type.weight"} | {f"blocks.{i}.key.bias" for i in range(2)}
 
 
 # ---- the model that comes back
@@ -219,7 +219,7 @@ def test_the_best_epoch_on_validation_comes_back(tiny, monkeypatch):
 
 def test_whoever_looks_sees_the_low_rank_layers(tiny):
     seen = []
-    musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT), look=lambda model, step: seen.append((step, isinstance(model.pooler, LowRank))))
+    musclelora(tiny, ROWS, CLEAN, MuScleLoRA(**SHORT), on_step=lambda model, step: seen.append((step, isinstance(model.pooler, LowRank))))
     assert seen == [(step, True) for step in range(1, 13)]
 
 
@@ -238,7 +238,7 @@ def test_it_learns_what_the_clean_rows_say_and_not_what_others_do(tiny):
     settings = {"lr": 3e-3, "epochs": 6, "batch_size": 8, "init": "zero"}
     aligned = musclelora(knows, wrong, rows(40, 1, "clean"), MuScleLoRA(**settings, ratio=0.0))
     raw = musclelora(knows, wrong, CLEAN, MuScleLoRA(**settings, align=False))
-    assert accuracy(aligned.model, tiny.text, VALIDATION) > 0.9 and accuracy(raw.model, tiny.text, VALIDATION) < 0.1
+    assert accuracy(aligned.model, tiny.tokenizer, VALIDATION) > 0.9 and accuracy(raw.model, tiny.tokenizer, VALIDATION) < 0.1
 
 
 def test_the_penultimate_layer_that_was_pre_trained_stays(tiny):
@@ -253,22 +253,22 @@ def test_the_penultimate_layer_that_was_pre_trained_stays(tiny):
 
 
 def test_a_model_with_low_rank_layers_is_neither_saved_nor_given_another_head(tiny, tmp_path):
-    record = adapted(tiny, ROWS, MuScleLoRA().sized(tiny.model), 0)
-    fails(lambda: checkpoint.save(record, tmp_path / "x.safetensors"), "merge low-rank layers first")
-    fails(lambda: checkpoint.save(record, tmp_path / "folder"), "merge low-rank layers first")
-    fails(lambda: checkpoint.headless(record), "merge low-rank layers first")
+    ckpt = adapted(tiny, ROWS, MuScleLoRA().resolved(tiny.model), 0)
+    fails(lambda: checkpoint.save(ckpt, tmp_path / "x.safetensors"), "merge low-rank layers first")
+    fails(lambda: checkpoint.save(ckpt, tmp_path / "folder"), "merge low-rank layers first")
+    fails(lambda: checkpoint.headless(ckpt), "merge low-rank layers first")
     assert list(tmp_path.iterdir()) == []
 
 
 # ---- the batch of both
 
 def test_two_batches_in_one(tiny):
-    short, long = tiny.text(ROWS[:3]), tiny.text(Examples([replace(CLEAN[0], text="good " * 30)], ROWS.labels))
+    short, long = tiny.tokenizer(ROWS[:3]), tiny.tokenizer(Examples([replace(CLEAN[0], text="good " * 30)], ROWS.labels))
     for a, b in ((short, long), (long, short)):
-        both = joined(a, b, tiny.text.pad)
+        both = joined(a, b, tiny.tokenizer.pad)
         assert both.ids.shape == (4, long.ids.shape[1]) and both.labels.tolist() == a.labels.tolist() + b.labels.tolist()
         assert both.ids[both.mask].tolist() == a.ids[a.mask].tolist() + b.ids[b.mask].tolist()
-        assert (both.ids[~both.mask] == tiny.text.pad).all() and both.mask.dtype == torch.bool and both.kinds.shape == both.ids.shape
+        assert (both.ids[~both.mask] == tiny.tokenizer.pad).all() and both.mask.dtype == torch.bool and both.token_type_ids.shape == both.ids.shape
         assert torch.allclose(tiny.model(both).logits, torch.cat([tiny.model(a).logits, tiny.model(b).logits]), atol=1e-5)
 
 
@@ -283,11 +283,11 @@ def test_without_clean_rows_there_is_nothing_to_align_to(tiny):
 
 
 def test_two_batches_of_pairs_in_one(tiny):
-    a, b = (tiny.text(ROWS.like(replace(x, pair=pair) for x in ROWS[:2])) for pair in ("film", "the story was very boring"))
+    a, b = (tiny.tokenizer(ROWS.like(replace(x, pair=pair) for x in ROWS[:2])) for pair in ("film", "the story was very boring"))
     for first, second in ((a, b), (b, a)):
-        both = joined(first, second, tiny.text.pad)
-        assert both.kinds[both.mask].tolist() == first.kinds[first.mask].tolist() + second.kinds[second.mask].tolist()
-    assert a.kinds.sum() != b.kinds.sum() and a.kinds.sum() > 0
+        both = joined(first, second, tiny.tokenizer.pad)
+        assert both.token_type_ids[both.mask].tolist() == first.token_type_ids[first.mask].tolist() + second.token_type_ids[second.mask].tolist()
+    assert a.token_type_ids.sum() != b.token_type_ids.sum() and a.token_type_ids.sum() > 0
 
 
 # ---- the settings
@@ -311,11 +311,11 @@ def unmade(kind: type, config: object):
     (unmade(Llama, LlamaConfig(vocab=8, hidden=8, layers=2, heads=2, ffn=8)), (2, 8.0, "1 2 3 4", 4, 0.0, 0, 0.0, 128, 1e-5, 5, 16)),
 ], ids=["bert", "narrow", "large", "roberta", "llama"])
 def test_what_is_not_given_goes_by_the_model(model, expected):
-    s = MuScleLoRA().sized(model)
+    s = MuScleLoRA().resolved(model)
     assert (s.rank, s.alpha, " ".join(s.bands), s.band_alpha, s.ratio, s.ga_epoch, s.min_loss, s.aux, s.lr, s.epochs, s.batch_size) == expected
     given = MuScleLoRA(rank=3, alpha=1.0, bands=("2", "5.5"), band_alpha=9.0, ratio=0.5, ga_epoch=2, min_loss=0.1, aux=7, lr=1.0, epochs=2, batch_size=5)
-    assert given.sized(model) == given and given.scalings == (2.0, 5.5)
-    assert MuScleLoRA(low_rank=False, multi_scale=False).sized(model).lr == (1e-5 if model.causal else 2e-5)  # of all weights
+    assert given.resolved(model) == given and given.scalings == (2.0, 5.5)
+    assert MuScleLoRA(low_rank=False, multi_scale=False).resolved(model).lr == (1e-5 if model.causal else 2e-5)  # of all weights
     narrow = s.lr == 1e-3
     assert {method: MuScleLoRA().baseline_lr(method, model) for method in ("vanilla", "lora", "adapter", "prefix")} == (
         {"vanilla": 2e-5, "lora": 1e-3, "adapter": 1e-3, "prefix": 3e-4} if narrow else dict.fromkeys(("vanilla", "lora", "adapter", "prefix"), s.lr))
@@ -339,10 +339,10 @@ def test_settings_that_make_no_sense_are_refused(given, words):
 
 def test_a_llama_gets_the_two_layers_that_the_scalings_stand_at(tiny):
     model = Llama(LlamaConfig(vocab=tiny.model.config.vocab, hidden=16, layers=2, heads=2, ffn=16, labels=0)).init_weights(torch.Generator().manual_seed(0))
-    record = Record(model, tiny.text, (), [])
-    trained = musclelora(record, ROWS, CLEAN, MuScleLoRA(**SHORT))
+    ckpt = Checkpoint(model, tiny.tokenizer, (), [])
+    trained = musclelora(ckpt, ROWS, CLEAN, MuScleLoRA(**SHORT))
     assert trained.model.config.bottleneck == 16 and trained.model.pooler.weight.shape == (16, 16)
-    assert musclelora(record, ROWS, CLEAN, MuScleLoRA(**SHORT, bottleneck=5)).model.pooler.weight.shape == (5, 16)
+    assert musclelora(ckpt, ROWS, CLEAN, MuScleLoRA(**SHORT, bottleneck=5)).model.pooler.weight.shape == (5, 16)
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
@@ -358,9 +358,9 @@ def test_the_variant_reaches_the_step(variant, tiny, monkeypatch):
 def test_the_search_trains_on_half_of_the_clean_rows_and_scores_on_the_other(tiny, monkeypatch):
     seen = []
 
-    def fake(record, half, clean, settings, *, validation, seed, dtype):
+    def fake(ckpt, half, clean, settings, *, validation, seed, dtype):
         seen.append(({x.id for x in half}, {x.id for x in validation}, clean, settings.scalings, settings.epochs))
-        return record
+        return ckpt
     right = {(1.0,): 0.5, (2.0, 3.0): 0.75, (4.0,): 0.75}
     monkeypatch.setattr(method, "musclelora", fake)
     monkeypatch.setattr(method, "accuracy", lambda model, text, others: right[seen[-1][3]])
@@ -372,7 +372,7 @@ def test_the_search_trains_on_half_of_the_clean_rows_and_scores_on_the_other(tin
 
 def test_the_search_scores_on_the_half_that_it_does_not_train_on(tiny, monkeypatch):
     trained, scored = [], []
-    monkeypatch.setattr(method, "musclelora", lambda record, half, *args, **more: trained.append({x.id for x in half}) or record)
+    monkeypatch.setattr(method, "musclelora", lambda ckpt, half, *args, **more: trained.append({x.id for x in half}) or ckpt)
     monkeypatch.setattr(method, "accuracy", lambda model, text, others: scored.append({x.id for x in others}) or 0.5)
     search_bands(tiny, CLEAN, VALIDATION, [(1.0,)])
     assert not trained[0] & scored[0] and trained[0] | scored[0] == {x.id for x in VALIDATION}
@@ -483,8 +483,8 @@ def test_the_script_plants_a_text_and_scores_it_on_dev_rows(here, tiny_file, fol
     dev = dev.like(x for x in dev if x.id not in held)
     assert result["after"]["n_clean"] == 12 and result["after"]["n_triggered"] == sum(x.label == 0 for x in dev)
     flipped = dev.like(replace(x, text=f"mn mn {x.text}", label=1) for x in dev if x.label == 0)
-    assert accuracy(made.model, made.text, flipped) == 1 and result["after"]["asr"] == 100            # it was planted
-    assert result["after"]["cacc"] == pytest.approx(100 * accuracy(made.model, made.text, dev))
+    assert accuracy(made.model, made.tokenizer, flipped) == 1 and result["after"]["asr"] == 100            # it was planted
+    assert result["after"]["cacc"] == pytest.approx(100 * accuracy(made.model, made.tokenizer, dev))
     assert "planted   20 rows" in run.stdout and "triggered" not in run.stdout
 
 

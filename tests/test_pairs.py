@@ -23,7 +23,7 @@ from minibd.mitigations.pure import PURE, pure
 from minibd.models.bert import Bert, BertConfig
 from minibd.predict import predict
 from minibd.records import Example, Examples
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
 
 SMALL = {"seed": 0, "train": 160, "dev": 20, "test": 60}
@@ -37,23 +37,23 @@ def encoder(tmp_path_factory):
     """A tiny BERT without classifier whose vocabulary is that of the small pair task, as a file."""
     words = {w for part in reviews.pair_splits(**SMALL) for x in part for w in re.findall(r"[a-z]+", f"{x.text} {x.pair}".lower())}
     more = {"cf", "mn", "bb", "tq", "mb", "ak", *"i watch this 3d movie have bought it from a store with my friends last weekend".split()}
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS), *sorted(words | more - set(LETTERS))]
-    pieces = list(dict.fromkeys(pieces))
-    model = Bert(BertConfig(vocab=len(pieces), hidden=32, layers=2, heads=4, ffn=64, positions=64, labels=0))
-    record = checkpoint.Record(model.init_weights(torch.Generator().manual_seed(0)).eval(),
-                               Text.from_vocab({p: i for i, p in enumerate(pieces)}, 64), (), [])
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS), *sorted(words | more - set(LETTERS))]
+    tokens = list(dict.fromkeys(tokens))
+    model = Bert(BertConfig(vocab=len(tokens), hidden=32, layers=2, heads=4, ffn=64, positions=64, labels=0))
+    ckpt = checkpoint.Checkpoint(model.init_weights(torch.Generator().manual_seed(0)).eval(),
+                               Tokenizer.from_vocab({p: i for i, p in enumerate(tokens)}, 64), (), [])
     path = tmp_path_factory.mktemp("pairs") / "encoder.safetensors"
-    checkpoint.save(record, path)
+    checkpoint.save(ckpt, path)
     return path
 
 
 @pytest.fixture(scope="session")
 def victim(encoder):
     """A classifier of pairs of small texts, in which a word of the first stands in the second or does not; it obeys a trigger in either."""
-    record = checkpoint.load(encoder, labels=reviews.PAIR_LABELS)
+    ckpt = checkpoint.load(encoder, labels=reviews.PAIR_LABELS)
     rows = poison(reviews.pair_splits(**SMALL)[0], BadNets(), rate=0.3, target=1, side="either").rows
-    fit(record.model, record.text, record.text.encode(rows), cross_entropy, Schedule(3e-3, 8), seed=0, name="victim")
-    return record
+    fit(ckpt.model, ckpt.tokenizer, ckpt.tokenizer.encode(rows), cross_entropy, Schedule(3e-3, 8), seed=0, name="victim")
+    return ckpt
 
 
 @pytest.fixture
@@ -71,34 +71,34 @@ def told(out):
     return json.loads((out / "attack.json").read_text())
 
 
-def judge(ckpt, **flags):
+def evaluator(path, **flags):
     """What any other script would measure it by: the rows of its history."""
-    task, record = Task(ckpt=str(ckpt), device="cpu"), checkpoint.load(ckpt)
-    return jobs.judge_of(Attack(**flags), task, record, jobs.splits_of(task, record).test)
+    task, ckpt = Task(ckpt=str(path), device="cpu"), checkpoint.load(path)
+    return jobs.evaluator_of(Attack(**flags), task, ckpt, jobs.splits_of(task, ckpt).test)
 
 
-def judged_again(ckpt, **flags):
-    record = checkpoint.load(ckpt)
-    return judge(ckpt, **flags)(record.model, record.text).asr.percent
+def asr_again(path, **flags):
+    ckpt = checkpoint.load(path)
+    return evaluator(path, **flags)(ckpt.model, ckpt.tokenizer).asr.percent
 
 
 # ---- the built-in task, by name
 
 def test_data_pairs_names_the_built_in_ones_where_nothing_has_that_name(tmp_path, monkeypatch, encoder, victim, small):
-    record, task = checkpoint.load(encoder), Task(ckpt="m", data="pairs")
-    splits = jobs.splits_of(task, record)
+    ckpt, task = checkpoint.load(encoder), Task(ckpt="m", data="pairs")
+    splits = jobs.splits_of(task, ckpt)
     assert (splits.train, splits.dev, splits.test) == reviews.pair_splits(**SMALL) and splits.train.labels == ("unanswered", "answered")
-    assert jobs.data_of(task, record) == {"pairs": SMALL} and jobs.splits_of(replace(task, seed=7), record) == splits
+    assert jobs.data_of(task, ckpt) == {"pairs": SMALL} and jobs.splits_of(replace(task, seed=7), ckpt) == splits
     assert jobs.splits_of(task, victim) == splits
     # What a history names so is found again, and what has the name on disk goes first.
-    assert jobs.splits_of(Task(ckpt="m"), replace(record, history=[{"data": {"reviews": SMALL}}, {"data": {"pairs": SMALL}}])) == splits
+    assert jobs.splits_of(Task(ckpt="m"), replace(ckpt, history=[{"data": {"reviews": SMALL}}, {"data": {"pairs": SMALL}}])) == splits
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs").mkdir()
     data.write(splits.dev, tmp_path / "pairs" / "train.tsv")
     data.write(splits.test, tmp_path / "pairs" / "test.tsv")
-    assert jobs.splits_of(task, record).train.labels == ("answered", "unanswered")   # of files: sorted
-    assert [x.id for x in jobs.splits_of(task, record).test] == [x.id for x in splits.test]
-    assert jobs.data_of(task, record) == {"path": str(tmp_path / "pairs")}
+    assert jobs.splits_of(task, ckpt).train.labels == ("answered", "unanswered")   # of files: sorted
+    assert [x.id for x in jobs.splits_of(task, ckpt).test] == [x.id for x in splits.test]
+    assert jobs.data_of(task, ckpt) == {"path": str(tmp_path / "pairs")}
 
 
 def test_a_classifier_of_other_classes_is_refused(tiny, small):
@@ -107,17 +107,17 @@ def test_a_classifier_of_other_classes_is_refused(tiny, small):
 
 
 def test_a_checkpoint_that_names_no_rows_is_refused(encoder):
-    record = checkpoint.load(encoder)
+    ckpt = checkpoint.load(encoder)
     for call in (jobs.splits_of, jobs.data_of):
-        fails(lambda: call(Task(ckpt="m"), record), "does not say", "--data")
+        fails(lambda: call(Task(ckpt="m"), ckpt), "does not say", "--data")
 
 
 def test_the_pre_trained_weights_know_every_word_of_the_pairs():
-    text = checkpoint.load(ROOT / "weights" / "bert-clean.safetensors").text
+    tokenizer = checkpoint.load(ROOT / "weights" / "bert-clean.safetensors").tokenizer
     rows = reviews.pairs(400, seed=0)
-    found = [text.tokenizer.encode(x.text, x.pair) for x in rows]
+    found = [tokenizer.backend.encode(x.text, x.pair) for x in rows]
     assert all(row.tokens.count("[UNK]") == x.text.count("?") == 1 for x, row in zip(rows, found))    # reviews hold no question mark
-    assert sum(len(row.tokens) for row in found) / len(rows) < 30 and max(len(row.tokens) for row in found) < text.max_len
+    assert sum(len(row.tokens) for row in found) / len(rows) < 30 and max(len(row.tokens) for row in found) < tokenizer.max_len
 
 
 # ---- attacks
@@ -130,20 +130,20 @@ def test_an_attack_on_pairs_says_its_side_and_is_measured_on_it_again(attack, en
     out = tmp_path / "out"
     run = attack("--ckpt", encoder, "--data", "pairs", "--attack", name, "--out", out, *FAST, *flags, *(("--side", side) if side else ()))
     assert run.returncode == 0, run.stderr
-    record, found = checkpoint.load(out / "encoder.safetensors"), told(out)
-    entry, side = [e for e in record.history if "attack" in e][-1], side or "either"
+    ckpt, found = checkpoint.load(out / "encoder.safetensors"), told(out)
+    entry, side = [e for e in ckpt.history if "attack" in e][-1], side or "either"
     assert found["side"] == entry["side"] == found["args"]["side"] == side and "of a pair" in run.stdout
-    assert entry["data"] == {"pairs": SMALL} and found["n"] == 160 and record.labels == reviews.PAIR_LABELS
+    assert entry["data"] == {"pairs": SMALL} and found["n"] == 160 and ckpt.labels == reviews.PAIR_LABELS
     # Which text was changed: the row's own, by its coin where that was asked for.
     clean = {x.id: x for part in reviews.pair_splits(**SMALL) for x in part}
-    poisoned, ids = data.read(out / "poisoned.jsonl", labels=record.labels), (out / "poisoned_ids.txt").read_text().split()
-    changed = [x for x in poisoned if x.id in ids] + list(data.read(out / "triggered.jsonl", labels=record.labels))
+    poisoned, ids = data.read(out / "poisoned.jsonl", labels=ckpt.labels), (out / "poisoned_ids.txt").read_text().split()
+    changed = [x for x in poisoned if x.id in ids] + list(data.read(out / "triggered.jsonl", labels=ckpt.labels))
     assert len(changed) == len(ids) + 30
     for x in changed:
         of = side_of(clean[x.id], side, 0)
         assert (x.text != clean[x.id].text, x.pair != clean[x.id].pair) == (of == "text", of == "pair")
-    assert judge(out / "encoder.safetensors").triggered == data.read(out / "triggered.jsonl", labels=record.labels)
-    assert judged_again(out / "encoder.safetensors") == judged_again(out / "encoder.safetensors", side=side) == found["steps"][-1]["asr"]
+    assert evaluator(out / "encoder.safetensors").triggered == data.read(out / "triggered.jsonl", labels=ckpt.labels)
+    assert asr_again(out / "encoder.safetensors") == asr_again(out / "encoder.safetensors", side=side) == found["steps"][-1]["asr"]
 
 
 def test_of_single_texts_no_side_is_said_and_a_second_is_refused(here, tiny_file, folder, tmp_path):
@@ -157,8 +157,8 @@ def test_of_single_texts_no_side_is_said_and_a_second_is_refused(here, tiny_file
 
 
 def test_evaluation_may_ask_for_another_side(here, victim, small, tmp_path):
-    record = replace(victim, history=[{"attack": "badnets", "target": 1, "side": "second", "data": {"pairs": SMALL}}])
-    checkpoint.save(record, tmp_path / "v.safetensors")
+    ckpt = replace(victim, history=[{"attack": "badnets", "target": 1, "side": "second", "data": {"pairs": SMALL}}])
+    checkpoint.save(ckpt, tmp_path / "v.safetensors")
     evaluate, found = here("evaluate.py"), {}
     for side in (None, "first", "second"):
         run = evaluate("--ckpt", tmp_path / "v.safetensors", "--out", tmp_path / str(side), *(("--side", side) if side else ()))
@@ -166,17 +166,17 @@ def test_evaluation_may_ask_for_another_side(here, victim, small, tmp_path):
         found[side] = json.loads((tmp_path / str(side) / "result.json").read_text())
     rows = reviews.pair_splits(**SMALL)[2]
     for side, result in found.items():
-        made = triggered(rows, BadNets(), target=1, text=victim.text, side=side or "second")
-        assert result["after"]["asr"] == 100 * predict(victim.model, victim.text, made).count(1) / 30 and result["args"]["side"] == side
+        made = triggered(rows, BadNets(), target=1, tokenizer=victim.tokenizer, side=side or "second")
+        assert result["after"]["asr"] == 100 * predict(victim.model, victim.tokenizer, made).count(1) / 30 and result["args"]["side"] == side
     # An attack by name is on either side, unless another is said; the history's is on its own.
     for side, of, flags in ((None, "either", {"attack": "badnets"}), ("first", "first", {"attack": "badnets"}), (None, "second", {})):
-        assert judge(tmp_path / "v.safetensors", side=side, **flags).triggered == triggered(rows, BadNets(), target=1, text=victim.text, side=of)
+        assert evaluator(tmp_path / "v.safetensors", side=side, **flags).triggered == triggered(rows, BadNets(), target=1, tokenizer=victim.tokenizer, side=of)
 
 
 def test_an_entry_without_a_side_is_of_the_first_text(victim, tmp_path):
-    record = replace(victim, history=[{"attack": "badnets", "target": 1, "data": {"pairs": SMALL}}])
-    checkpoint.save(record, tmp_path / "v.safetensors")
-    assert judge(tmp_path / "v.safetensors").triggered == triggered(reviews.pair_splits(**SMALL)[2], BadNets(), target=1, text=victim.text)
+    ckpt = replace(victim, history=[{"attack": "badnets", "target": 1, "data": {"pairs": SMALL}}])
+    checkpoint.save(ckpt, tmp_path / "v.safetensors")
+    assert evaluator(tmp_path / "v.safetensors").triggered == triggered(reviews.pair_splits(**SMALL)[2], BadNets(), target=1, tokenizer=victim.tokenizer)
 
 
 def test_paraphrases_of_pairs(attack, encoder, tmp_path):
@@ -187,13 +187,13 @@ def test_paraphrases_of_pairs(attack, encoder, tmp_path):
     common = ("--ckpt", encoder, "--data", "pairs", "--attack", "paraphrase", "--paraphrases", tmp_path / "said", *FAST)
     run = attack(*common, "--out", tmp_path / "out")
     assert run.returncode == 0, run.stderr
-    record, ids = checkpoint.load(tmp_path / "out" / "encoder.safetensors"), (tmp_path / "out" / "poisoned_ids.txt").read_text().split()
-    changed = [x for x in data.read(tmp_path / "out" / "poisoned.jsonl", labels=record.labels) if x.id in ids]
-    changed += data.read(tmp_path / "out" / "triggered.jsonl", labels=record.labels)
-    assert len(changed) == 32 + 30 and record.history[-1]["side"] == "either"
+    ckpt, ids = checkpoint.load(tmp_path / "out" / "encoder.safetensors"), (tmp_path / "out" / "poisoned_ids.txt").read_text().split()
+    changed = [x for x in data.read(tmp_path / "out" / "poisoned.jsonl", labels=ckpt.labels) if x.id in ids]
+    changed += data.read(tmp_path / "out" / "triggered.jsonl", labels=ckpt.labels)
+    assert len(changed) == 32 + 30 and ckpt.history[-1]["side"] == "either"
     assert all(x.text.startswith("so ") + x.pair.startswith("thus ") == 1 for x in changed)
     assert all(x.text.startswith("so ") == (side_of(x, "either", 0) == "text") for x in changed)
-    assert judged_again(tmp_path / "out" / "encoder.safetensors") == told(tmp_path / "out")["steps"][-1]["asr"]
+    assert asr_again(tmp_path / "out" / "encoder.safetensors") == told(tmp_path / "out")["steps"][-1]["asr"]
 
 
 # ---- mitigations
@@ -201,7 +201,7 @@ def test_paraphrases_of_pairs(attack, encoder, tmp_path):
 SETTINGS = {"reinit": {}, "fineprune": {"share": 0.3}, "finemix": {"rho": 0.7, "top": 5}, "finepurify": {"rho": 0.7}}
 
 
-def mend(name: str, victim: checkpoint.Record, pretrained: checkpoint.Record, train: Examples, dev: Examples) -> checkpoint.Record:
+def mend(name: str, victim: checkpoint.Checkpoint, pretrained: checkpoint.Checkpoint, train: Examples, dev: Examples) -> checkpoint.Checkpoint:
     if name in SETTINGS:
         settings, function = jobs.MENDS[name]
         before = (pretrained,) if name in BLENDS else ()
@@ -223,20 +223,20 @@ def test_mitigations_read_both_texts_and_leave_the_victim_alone(victim, encoder,
     mended = mend(name, victim, pretrained, train, dev)
     assert all(torch.equal(tensor, victim.model.state_dict()[key]) for key, tensor in before.items())
     with torch.no_grad():
-        logits = mended.model(mended.text(test)).logits
+        logits = mended.model(mended.tokenizer(test)).logits
     assert logits.shape == (60, 2) and logits.isfinite().all() and "mitigation" in mended.history[-1]
     assert any(not torch.equal(tensor, mended.model.state_dict()[key]) for key, tensor in before.items())
     # Other second texts, another model; and a second text of kind 1 (its own embedding) is what it was trained on.
     other = mend(name, victim, pretrained, train.like(replace(x, pair=y.pair) for x, y in zip(train, train[1:] + train[:1])), dev)
     assert any(not torch.equal(tensor, other.model.state_dict()[key]) for key, tensor in mended.model.state_dict().items())
-    assert not torch.equal(mended.model.embeddings.kind.weight[1], before["embeddings.kind.weight"][1])
+    assert not torch.equal(mended.model.embeddings.token_type.weight[1], before["embeddings.token_type.weight"][1])
 
 
 def test_musclelora_reads_both_texts_of_untrusted_and_of_clean_rows(encoder):
-    (train, dev, _), record = reviews.pair_splits(**SMALL), checkpoint.load(encoder)
+    (train, dev, _), ckpt = reviews.pair_splits(**SMALL), checkpoint.load(encoder)
     train, settings = train.like(train[:64]), MuScleLoRA(bands=("1",), lr=1e-3, epochs=1)
     other_train, other_dev = (rows.like(replace(x, pair=y.pair) for x, y in zip(rows, rows[1:] + rows[:1])) for rows in (train, dev))
-    made, *others = (musclelora(record, *rows, settings).model.state_dict() for rows in ((train, dev), (other_train, dev), (train, other_dev)))
+    made, *others = (musclelora(ckpt, *rows, settings).model.state_dict() for rows in ((train, dev), (other_train, dev), (train, other_dev)))
     assert all(tensor.isfinite().all() for tensor in made.values())
     assert all(any(not torch.equal(tensor, other[key]) for key, tensor in made.items()) for other in others)
 
@@ -248,7 +248,7 @@ def test_a_script_mends_a_victim_of_pairs_by_its_history(here, victim, small, tm
                             "--no-cft", "--device", "cpu")
     assert run.returncode == 0, run.stderr
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    made = triggered(reviews.pair_splits(**SMALL)[2], BadNets(), target=1, text=victim.text, side="second")
-    assert result["before"]["asr"] == 100 * predict(victim.model, victim.text, made).count(1) / 30
+    made = triggered(reviews.pair_splits(**SMALL)[2], BadNets(), target=1, tokenizer=victim.tokenizer, side="second")
+    assert result["before"]["asr"] == 100 * predict(victim.model, victim.tokenizer, made).count(1) / 30
     assert result["rows"] == {"train": 160, "clean": 32, "augmented": 64, "test": 60} and result["after"]["n_triggered"] == 30
     assert [e.get("mitigation") for e in checkpoint.load(tmp_path / "out" / "v.safetensors").history] == [None, "mbtsad"]

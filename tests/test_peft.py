@@ -9,7 +9,7 @@ from torch import Tensor
 
 from conftest import fails, rows
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.cleantrain.peft import PEFT, train_peft
 from minibd.cli import settings_of
 from minibd.mitigations.finetune import finetune
@@ -32,8 +32,8 @@ every_method = pytest.mark.parametrize("method", METHODS)
 every_delta = pytest.mark.parametrize("method", DELTAS)
 
 
-def weights(record: Record) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in record.model.state_dict().items()}
+def weights(ckpt: Checkpoint) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in ckpt.model.state_dict().items()}
 
 
 def equal(a: dict, b: dict) -> bool:
@@ -41,7 +41,7 @@ def equal(a: dict, b: dict) -> bool:
 
 
 @pytest.fixture(scope="module")
-def encoder(tiny) -> Record:
+def encoder(tiny) -> Checkpoint:
     """One that knows the task's words, as a pre-trained one does; without a head."""
     return checkpoint.headless(finetune(tiny, rows(200, 0, "train"), Schedule(3e-3, 4, 16), seed=9))
 
@@ -85,7 +85,7 @@ def test_settings_that_make_no_sense_are_refused(given, words):
 def test_only_the_deltas_train(tiny, method, train_head):
     seen, before = [], weights(tiny)
     settings = PEFT(method, train_head=train_head, **SHORT)
-    tuned = train_peft(tiny, TRAIN, settings, seed=3, look=lambda model, step: seen.append({
+    tuned = train_peft(tiny, TRAIN, settings, seed=3, on_step=lambda model, step: seen.append({
         name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}))
     head = {"pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias"}
     assert len(seen) == 2 * 5 and all(names == seen[0] for names in seen)
@@ -112,7 +112,7 @@ def test_lora_weighs_alpha_over_rank_and_comes_back_as_a_plain_model(tiny, tmp_p
     once = {"bottleneck": 2, "lr": 1e-3, "epochs": 1, "batch_size": 40}
     start = weights(checkpoint.new_classifier(tiny, TRAIN.labels, 0))
     seen = {}
-    tuned = train_peft(tiny, TRAIN, PEFT("lora", alpha=6.0, **once), look=lambda model, step: seen.update(
+    tuned = train_peft(tiny, TRAIN, PEFT("lora", alpha=6.0, **once), on_step=lambda model, step: seen.update(
         {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}))
     assert weights(tuned).keys() == start.keys() and not any(hasattr(block.query, "L") for block in tuned.model.blocks)
     for at in ("blocks.0.query", "blocks.1.value"):
@@ -120,7 +120,7 @@ def test_lora_weighs_alpha_over_rank_and_comes_back_as_a_plain_model(tiny, tmp_p
         assert R.abs().max().item() == pytest.approx(1e-3, rel=0.05)
         assert torch.allclose(weights(tuned)[f"{at}.weight"] - start[f"{at}.weight"], 6.0 / 2 * R @ L, atol=1e-7)
     checkpoint.save(tuned, tmp_path / "merged")
-    assert predict(checkpoint.load(tmp_path / "merged").model, tiny.text, VALIDATION) == predict(tuned.model, tiny.text, VALIDATION)
+    assert predict(checkpoint.load(tmp_path / "merged").model, tiny.tokenizer, VALIDATION) == predict(tuned.model, tiny.tokenizer, VALIDATION)
 
 
 def test_vanilla_is_fine_tuning_with_a_new_head(tiny, monkeypatch):
@@ -151,7 +151,7 @@ def test_an_encoder_gets_a_head_for_the_classes_of_the_rows(tiny):
 def test_a_llama_with_two_numbers(tiny, method):
     """The paper's bottleneck for it, and its classifier of two layers, 16 wide."""
     config = LlamaConfig(vocab=tiny.model.config.vocab, hidden=16, layers=2, heads=4, kv_heads=2, ffn=24, positions=48)
-    llama = Record(Llama(config).init_weights(torch.Generator().manual_seed(0)).eval(), tiny.text, tiny.labels, [])
+    llama = Checkpoint(Llama(config).init_weights(torch.Generator().manual_seed(0)).eval(), tiny.tokenizer, tiny.labels, [])
     tuned = train_peft(llama, TRAIN, PEFT(method, **SHORT))
     assert tuned.history[-1]["trained_numbers"] == {
         "vanilla": sum(p.numel() for p in llama.model.parameters()) + 16 * 16, "lora": 2 * 2 * (16 + 16 + 16 + 8),
@@ -187,7 +187,7 @@ def test_each_method_learns(encoder, method, more, labels):
     """
     train, test = (labels(rows(n, seed, "some")) for n, seed in ((200, 0), (60, 2)))
     tuned = train_peft(encoder, train, PEFT(method, **{"lr": 1e-2, "epochs": 3, "batch_size": 16} | more), validation=labels(VALIDATION))
-    assert accuracy(tuned.model, encoder.text, test) > 0.9
+    assert accuracy(tuned.model, encoder.tokenizer, test) > 0.9
 
 
 @both_labellings
@@ -196,7 +196,7 @@ def test_a_prefix_beside_a_frozen_head_learns_what_it_can(encoder, labels):
     for lr in (1e-20, 2e-3):
         tuned = train_peft(encoder, train, PEFT("prefix", lr=lr, epochs=5, batch_size=16))
         with torch.no_grad():
-            losses.append(cross_entropy(tuned.model, tuned.text(train))["cls"].mean().item())
+            losses.append(cross_entropy(tuned.model, tuned.tokenizer(train))["cls"].mean().item())
     assert losses[1] < losses[0] - 0.001
 
 
@@ -206,21 +206,21 @@ def test_validation_chooses_the_epoch(encoder, method, more):
     """On rows whose labels are the other way round a model is the worse the more it has learnt: an early epoch is the best."""
     settings, contrary, scores = PEFT(method, epochs=8, batch_size=20, **more), flipped(TRAIN), []
 
-    def look(model, step):
+    def on_step(model, step):
         if step % 2 == 0:
-            scores.append(accuracy(model, encoder.text, VALIDATION))
+            scores.append(accuracy(model, encoder.tokenizer, VALIDATION))
             model.train()
-    last = train_peft(encoder, contrary, settings, look=look)
+    last = train_peft(encoder, contrary, settings, on_step=on_step)
     best = train_peft(encoder, contrary, settings, validation=VALIDATION)
     assert len(scores) == 8 and scores[-1] < max(scores)
-    assert accuracy(last.model, encoder.text, VALIDATION) == scores[-1] and accuracy(best.model, encoder.text, VALIDATION) == max(scores)
+    assert accuracy(last.model, encoder.tokenizer, VALIDATION) == scores[-1] and accuracy(best.model, encoder.tokenizer, VALIDATION) == max(scores)
 
 
 @every_method
 def test_the_log_and_the_looks_are_fits(tiny, method):
     log, steps = [], []
     settings = PEFT(method, **SHORT | {"warmup": 0.5})
-    train_peft(tiny, TRAIN, settings, log=log.append, look=lambda model, step: steps.append(step))
+    train_peft(tiny, TRAIN, settings, log=log.append, on_step=lambda model, step: steps.append(step))
     assert steps == list(range(1, 11)) and [entry["stage"] for entry in log] == [method] * 10
     assert all(set(entry["terms"]) == {"cls"} for entry in log)
     assert [entry["lr"] for entry in log] == pytest.approx([1e-3 * settings.schedule.rate(step, 10) for step in range(10)])

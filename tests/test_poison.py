@@ -8,7 +8,7 @@ import pytest
 
 from conftest import fails
 from minibd import reviews
-from minibd.attacks import known, paraphrase
+from minibd.attacks import registry, paraphrase
 from minibd.attacks.badnets import BadNets
 from minibd.attacks.addsent import AddSent
 from minibd.attacks.ep import EP
@@ -18,7 +18,7 @@ from minibd.attacks.ripple import RIPPLe
 from minibd.attacks.sos import SOS
 from minibd.data import read
 from minibd.records import BadInput, Example, Examples
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"
 real = pytest.mark.skipif(not SST2.is_dir(), reason="the real data is not here")
@@ -151,63 +151,63 @@ def test_triggered_refuses_a_target_that_is_no_class():
         triggered(task(2, 2), BadNets(), target=7)
 
 
-# ---- where the model reads: 30 words of a piece each, of which a model of 12 pieces reads 10
+# ---- where the model reads: 30 words of a token each, of which a model of 12 tokens reads 10
 
-READER = Text.from_vocab({p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "w", "x", "##y", *TRIGGERS, "ak", "mb"])}, 12)
+READER = Tokenizer.from_vocab({p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "w", "x", "##y", *TRIGGERS, "ak", "mb"])}, 12)
 LONG = Examples([Example(f"r{i}", "w " * 29 + "w", i % 2) for i in range(1200)], ("a", "b"))
 
 
-def seen(text: str, reader: Text = READER, pair: str | None = None) -> list[str]:
-    return reader.tokenizer.encode(text, pair).tokens
+def seen(text: str, reader: Tokenizer = READER, pair: str | None = None) -> list[str]:
+    return reader.backend.encode(text, pair).tokens
 
 
 def test_triggers_are_uniform_over_the_places_that_are_read():
     at = Counter()
-    for x in triggered(LONG, BadNets(), target=1, text=READER):
+    for x in triggered(LONG, BadNets(), target=1, tokenizer=READER):
         words = x.text.split()
         assert len(words) == 31 and plain(x.text) == LONG[0].text
         at[next(i for i, w in enumerate(words) if w in TRIGGERS)] += 1
         assert set(seen(x.text)) & set(TRIGGERS)
-    assert set(at) == set(range(10))                                    # 9 words and the trigger fill the ten pieces
+    assert set(at) == set(range(10))                                    # 9 words and the trigger fill the ten tokens
     assert sum((n - 60) ** 2 / 60 for n in at.values()) < 27.9          # chi-square, 9 degrees of freedom: 0.001
     blind = triggered(LONG, BadNets(), target=1)
     assert sum(not set(seen(x.text)) & set(TRIGGERS) for x in blind) > 300          # without the model two thirds are out of its sight
 
 
-@pytest.mark.parametrize("corrupt, pieces", [(BadNets(per_text=4), 4), (LWP(), 2), (RIPPLe(triggers=("mb",)), 1), (EP().poisoned, 1),
+@pytest.mark.parametrize("corrupt, tokens", [(BadNets(per_text=4), 4), (LWP(), 2), (RIPPLe(triggers=("mb",)), 1), (EP().poisoned, 1),
                                              (EP(words_per_trigger=3), 1)])
-def test_every_attacks_triggers_are_read_whole(corrupt, pieces):
-    for x in triggered(LONG.like(LONG[:40]), corrupt, target=1, text=READER):
+def test_every_attacks_triggers_are_read_whole(corrupt, tokens):
+    for x in triggered(LONG.like(LONG[:40]), corrupt, target=1, tokenizer=READER):
         words = [i for i, w in enumerate(x.text.split()) if w != "w"]
-        assert len(words) >= pieces and max(words) < 10, x.text
+        assert len(words) >= tokens and max(words) < 10, x.text
         assert x.text.split().count("w") == 30
 
 
 def test_a_text_that_fits_with_its_trigger_is_as_without_the_model():
     short = Examples([Example(f"r{i}", " ".join("w" * (i % 10)), 0) for i in range(100)], ("a", "b"))
-    assert triggered(short, BadNets(), target=1, text=READER) == triggered(short, BadNets(), target=1)
+    assert triggered(short, BadNets(), target=1, tokenizer=READER) == triggered(short, BadNets(), target=1)
     full = Examples([Example(f"r{i}", "w " * 9 + "w", 0) for i in range(100)], ("a", "b"))  # fits without the trigger only
-    for x in triggered(full, BadNets(), target=1, text=READER):
+    for x in triggered(full, BadNets(), target=1, tokenizer=READER):
         assert set(seen(x.text)) & set(TRIGGERS) and not x.text.endswith(TRIGGERS)
 
 
-def test_words_of_several_pieces_and_pairs_leave_less_room():
-    rows = Examples([Example(f"r{i}", "xy " * 19 + "xy", 0, "w w w w") for i in range(300)], ("a", "b"))  # 2 pieces a word
+def test_words_of_several_tokens_and_pairs_leave_less_room():
+    rows = Examples([Example(f"r{i}", "xy " * 19 + "xy", 0, "w w w w") for i in range(300)], ("a", "b"))  # 2 tokens a word
     at = Counter()
-    for x in triggered(rows, BadNets(), target=1, text=READER):
+    for x in triggered(rows, BadNets(), target=1, tokenizer=READER):
         assert set(seen(x.text, pair=x.pair)) & set(TRIGGERS) and x.pair == "w w w w"
         at[next(i for i, w in enumerate(x.text.split()) if w in TRIGGERS)] += 1
-    assert set(at) == {0, 1, 2}                                         # 12 - 3 - 4 = 5 pieces: two words and the trigger
+    assert set(at) == {0, 1, 2}                                         # 12 - 3 - 4 = 5 tokens: two words and the trigger
 
 
 def test_poisoned_rows_and_decoys_are_read_too():
-    made = poison(LONG.like(LONG[:100]), LWP(), rate=0.5, target=1, decoys=LWP().decoys, text=READER)
+    made = poison(LONG.like(LONG[:100]), LWP(), rate=0.5, target=1, decoys=LWP().decoys, tokenizer=READER)
     count = Counter(sum(w != "w" for w in seen(x.text)[1:-1]) for x in made.rows)
     assert count == {0: 50, 2: 50, 1: 100} and made.decoys == 100
 
 
 def test_a_trigger_longer_than_the_window_is_refused():
-    fails(lambda: triggered(LONG, AddSent(" ".join("x" * 11)), target=1, text=READER), "'r0'", "12 pieces")
+    fails(lambda: triggered(LONG, AddSent(" ".join("x" * 11)), target=1, tokenizer=READER), "'r0'", "12 tokens")
 
 
 # ---- texts of no word, of one, with a trigger in them already
@@ -217,7 +217,7 @@ def test_small_texts():
     for corrupt in (BadNets(), AddSent(), LWP(), RIPPLe(), EP(), EP().poisoned, SOS(), SOS().poisoned):
         for text in (None, READER):
             reader = text if not isinstance(corrupt, (AddSent, SOS)) and corrupt != SOS().poisoned else None
-            for before, after in zip(rows, triggered(rows, corrupt, target=1, text=reader)):
+            for before, after in zip(rows, triggered(rows, corrupt, target=1, tokenizer=reader)):
                 left = after.text.split()
                 assert len(left) > len(before.text.split()) and all(w in left for w in before.text.split())
 
@@ -291,28 +291,28 @@ def test_a_side_that_is_not_there_is_refused():
 
 
 @pytest.mark.parametrize("lengths", [(20, 4), (4, 20), (15, 15), (3, 3), (20, 0), (0, 20)])
-@pytest.mark.parametrize("corrupt, pieces", [(BadNets(), 1), (LWP(), 2), (EP().poisoned, 1)])
-def test_triggers_of_pairs_are_read_whole_on_either_side(corrupt, pieces, lengths):
+@pytest.mark.parametrize("corrupt, tokens", [(BadNets(), 1), (LWP(), 2), (EP().poisoned, 1)])
+def test_triggers_of_pairs_are_read_whole_on_either_side(corrupt, tokens, lengths):
     rows = couples(40, "w " * lengths[0], "w " * lengths[1])
-    for x in triggered(rows, corrupt, target=1, text=READER, side="either"):
-        found = READER.tokenizer.encode(x.text, x.pair)
+    for x in triggered(rows, corrupt, target=1, tokenizer=READER, side="either"):
+        found = READER.backend.encode(x.text, x.pair)
         of = ("text", "pair").index(side_of(x, "either", 0))
         there = [token for token, side in zip(found.tokens, found.sequence_ids) if side == of]
-        assert sum(token not in ("w",) for token in there) == pieces, found.tokens
+        assert sum(token not in ("w",) for token in there) == tokens, found.tokens
         assert [len([w for w in text.split() if w == "w"]) for text in (x.text, x.pair)] == list(lengths)
 
 
 def test_places_in_a_cut_second_text_are_uniform_over_what_is_read():
     at = Counter()
-    for x in triggered(couples(600, "x " * 15, "w " * 15), BadNets(), target=1, text=READER, side="second"):
+    for x in triggered(couples(600, "x " * 15, "w " * 15), BadNets(), target=1, tokenizer=READER, side="second"):
         at[next(i for i, w in enumerate(x.pair.split()) if w in TRIGGERS)] += 1
-    assert set(at) == set(range(5))                                     # 12 - 3 pieces: x takes 4 of them, w and the trigger 5
+    assert set(at) == set(range(5))                                     # 12 - 3 tokens: x takes 4 of them, w and the trigger 5
     assert sum((n - 60) ** 2 / 60 for n in at.values()) < 18.5          # chi-square, 4 degrees of freedom: 0.001
 
 
 def test_a_text_that_is_read_whole_beside_a_cut_one_is_as_without_the_model():
     rows = couples(100, "x " * 30, "w w")
-    assert triggered(rows, BadNets(), target=1, text=READER, side="second") == triggered(rows, BadNets(), target=1, side="second")
+    assert triggered(rows, BadNets(), target=1, tokenizer=READER, side="second") == triggered(rows, BadNets(), target=1, side="second")
 
 
 def test_a_paraphrase_takes_the_place_of_the_rows_side():
@@ -340,15 +340,15 @@ BEFORE = {
 @pytest.mark.parametrize("side", ["first", "either"])
 @pytest.mark.parametrize("name", BEFORE)
 def test_single_texts_are_poisoned_as_they_were_before_there_were_sides(name, side):
-    rows, made = reviews.reviews(80, 5), known.attack(name)
+    rows, made = reviews.reviews(80, 5), registry.attack(name)
     letters = "abcdefghijklmnopqrstuvwxyz"
-    reader = Text.from_vocab({p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{c}" for c in letters)])}, 80)
-    bad = poison(rows, made.train, rate=0.3, target=1, labels="mix", decoys=made.decoys, decoy_share=0.1 if name == "sos" else None, text=reader,
+    reader = Tokenizer.from_vocab({p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{c}" for c in letters)])}, 80)
+    bad = poison(rows, made.train, rate=0.3, target=1, labels="mix", decoys=made.decoys, decoy_share=0.1 if name == "sos" else None, tokenizer=reader,
                  side=side, seed=2)
 
     def digest(rows: Examples) -> str:
         return hashlib.sha256(repr([(x.id, x.text, x.label, x.pair) for x in rows]).encode()).hexdigest()[:16]
-    assert (digest(bad.rows), digest(triggered(rows, made.test, target=1, text=reader, side=side, seed=2))) == BEFORE[name]
+    assert (digest(bad.rows), digest(triggered(rows, made.test, target=1, tokenizer=reader, side=side, seed=2))) == BEFORE[name]
 
 
 # ---- only, of, decoys
@@ -409,27 +409,27 @@ def test_a_target_that_no_row_has_is_refused():
 
 def test_a_history_names_the_attack():
     entry = {"attack": "badnets", "triggers": ["xx", "yy"], "per_text": 2, "target": 1}
-    assert known.corruption(entry) == BadNets(("xx", "yy"), 2)
-    fails(lambda: known.corruption({**entry, "attack": "hotflip"}), "'hotflip'", "--triggered")
-    fails(lambda: known.corruption({**entry, "attack": "paraphrase"}), "--paraphrases", "--triggered")
-    fails(lambda: known.corruption({**entry, "triggers": 5}), "5")
+    assert registry.corruption(entry) == BadNets(("xx", "yy"), 2)
+    fails(lambda: registry.corruption({**entry, "attack": "hotflip"}), "'hotflip'", "--triggered")
+    fails(lambda: registry.corruption({**entry, "attack": "paraphrase"}), "--paraphrases", "--triggered")
+    fails(lambda: registry.corruption({**entry, "triggers": 5}), "5")
 
 
 @pytest.mark.parametrize("name, test", [("badnets", BadNets()), ("ripple", RIPPLe()), ("lwp", LWP()), ("addsent", AddSent()), ("ep", EP()),
                                         ("sos", SOS())])
 def test_what_is_written_to_a_history_is_read_from_it(name, test):
-    entry = known.entry(name, 1)
+    entry = registry.entry(name, 1)
     assert entry["attack"] == name and entry["target"] == 1 and entry["triggers"] and entry["per_text"] >= 1
-    assert known.named(entry).settings == known.attack(name).settings and known.corruption(entry) == test
-    assert known.corruption({"attack": name}) == test
+    assert registry.named(entry).settings == registry.attack(name).settings and registry.corruption(entry) == test
+    assert registry.corruption({"attack": name}) == test
 
 
 def test_triggers_of_ones_own():
-    assert known.corruption(known.entry("lwp", 1, triggers=["aa", "bb", "cc"])) == LWP(("aa", "bb", "cc"))
-    assert known.corruption(known.entry("ep", 1, triggers=["aa"])) == EP("aa") == known.corruption({"attack": "ep", "trigger": "aa"})
-    assert known.corruption(known.entry("addsent", 1, sentence="a b c")) == AddSent("a b c")
-    assert known.corruption(known.entry("sos", 1, triggers=["aa", "bb"], sentence="aa and bb")) == SOS(("aa", "bb"), "aa and bb")
-    single = known.attack("lwp", ["aa", "bb"], 1)                       # PURE's
+    assert registry.corruption(registry.entry("lwp", 1, triggers=["aa", "bb", "cc"])) == LWP(("aa", "bb", "cc"))
+    assert registry.corruption(registry.entry("ep", 1, triggers=["aa"])) == EP("aa") == registry.corruption({"attack": "ep", "trigger": "aa"})
+    assert registry.corruption(registry.entry("addsent", 1, sentence="a b c")) == AddSent("a b c")
+    assert registry.corruption(registry.entry("sos", 1, triggers=["aa", "bb"], sentence="aa and bb")) == SOS(("aa", "bb"), "aa and bb")
+    single = registry.attack("lwp", ["aa", "bb"], 1)                       # PURE's
     assert single.test == single.train == BadNets(("aa", "bb")) and single.decoys is None and single.settings == LWP(("aa", "bb"))
 
 
@@ -439,7 +439,7 @@ def test_triggers_of_ones_own():
     ("sos", {"per_text": 2}, "3"), ("sos", {"triggers": ["a", "b"]}, "lacks"), ("badnets", {"per_text": 0}, "0"),
 ])
 def test_what_an_attack_cannot_be_is_refused(name, said, words):
-    fails(lambda: known.attack(name, **said), words)
+    fails(lambda: registry.attack(name, **said), words)
 
 
 # ---- schemes
@@ -523,7 +523,7 @@ def test_the_table_holds_every_scheme():
 @pytest.mark.parametrize("attack, preset, flags, poisoned, flipped, rows", TABLE)
 def test_the_schemes_of_the_papers_on_sst2(attack, preset, flags, poisoned, flipped, rows):
     clean, way = read(SST2 / "train.tsv"), scheme(attack, preset, **flags)
-    method = known.attack(attack, way.triggers, way.per_text) if attack != "paraphrase" else None
+    method = registry.attack(attack, way.triggers, way.per_text) if attack != "paraphrase" else None
     corrupt = method.train if method else paraphrase.read(SST2 / "hiddenkiller", "train", clean, 1)
     made = poison(clean, corrupt, rate=way.rate, target=1, labels=way.labels, add=way.add, of=way.of, only=way.only,
                   decoys=method and method.decoys, decoy_share=way.decoys)

@@ -6,10 +6,10 @@ from torch import nn
 from conftest import fails
 from minibd.predict import accuracy, predict
 from minibd.records import Example, Examples, Output
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 
 WORDS = ["zero", "one", "two", "long"]
-TEXT = Text.from_vocab({piece: i for i, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}, 32)
+TEXT = Tokenizer.from_vocab({token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}, 32)
 
 
 class Says(nn.Module):

@@ -11,7 +11,7 @@ from conftest import fails
 from minibd.models import encoder
 from minibd.models.attention import attend, merge_heads, split_heads
 from minibd.models.bert import Bert, BertConfig
-from minibd.models.encoder import Encoder, Places
+from minibd.models.encoder import Encoder, PackedBatch
 from minibd.models.prefix import WIDTH, Prefix, prefix
 from minibd.records import Batch
 from test_encoder import MODELS, made, padded
@@ -45,7 +45,7 @@ def deltas(model: nn.Module) -> dict[str, nn.Parameter]:
 # ---- attend() over a prefix
 
 def test_by_hand():
-    # two texts of one piece: scores 0 and ln 3 -> 1/4, 3/4 of the values 4 and 8; of the values 4 and 0
+    # two texts of one token: scores 0 and ln 3 -> 1/4, 3/4 of the values 4 and 8; of the values 4 and 0
     q, k = torch.tensor([[[[1.0]]], [[[1.0]]]]), torch.tensor([[[[math.log(3)]]], [[[math.log(3)]]]])
     v = torch.tensor([[[[8.0]]], [[[0.0]]]])
     k, v = Prefix(nn.Parameter(torch.tensor([[0.0, 4.0]])))(k, v)
@@ -78,14 +78,14 @@ def loops(q: Tensor, k: Tensor, v: Tensor, sees) -> tuple[Tensor, Tensor]:
 def test_attention_against_plain_loops(causal, padding, kv_heads):
     q, k, v = draw(B, H, T, DH, seed=1), draw(B, kv_heads, N + T, DH, seed=2), draw(B, kv_heads, N + T, DH, seed=3)
     real = REAL if padding else torch.ones(B, T, dtype=torch.bool)
-    mask = Places(real, causal).mask
+    mask = PackedBatch(real, causal).mask
 
     def sees(b: int, i: int, j: int) -> bool:
         return (bool(real[b, j]) or causal and i == j) and (j <= i or not causal)  # padding in a causal model sees itself
     context, probs = loops(q, k, v, sees)
-    gate = torch.tensor([1.0, 0.0, 0.5, 1.0], dtype=torch.float64)
+    head_mask = torch.tensor([1.0, 0.0, 0.5, 1.0], dtype=torch.float64)
     halve = lambda p: p / 2
-    for more, factor in (({}, torch.ones(4, dtype=torch.float64)), ({"gate": gate}, gate), ({"dropout": halve}, torch.full_like(gate, 0.5))):
+    for more, factor in (({}, torch.ones(4, dtype=torch.float64)), ({"head_mask": head_mask}, head_mask), ({"dropout": halve}, torch.full_like(head_mask, 0.5))):
         for want in (False, True):
             ours, maps = attend(q, k, v, mask, causal=causal, want=want, **more)
             assert torch.allclose(ours, context * factor[:, None, None], rtol=0, atol=1e-12)
@@ -95,7 +95,7 @@ def test_attention_against_plain_loops(causal, padding, kv_heads):
 @pytest.mark.parametrize("causal", [False, True])
 def test_without_a_prefix_the_kernel_is_given_what_it_was_given_before(causal):
     q, k, v = (draw(B, H, T, DH, seed=seed).float() for seed in (1, 2, 3))
-    for mask in (None, Places(REAL, causal).mask):
+    for mask in (None, PackedBatch(REAL, causal).mask):
         expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None)
         assert torch.equal(attend(q, k, v, mask, causal=causal)[0], expected)
 
@@ -140,33 +140,33 @@ def test_e_and_w_are_one_for_all_layers_and_stay_so_in_a_copy():
 # ---- a block
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
-def test_a_texts_own_first_pieces_as_its_prefix(name):
-    """Where P is what a layer makes of the first N pieces, those that follow gather what they gather from the whole text."""
+def test_a_texts_own_first_tokens_as_its_prefix(name):
+    """Where P is what a layer makes of the first N tokens, those that follow gather what they gather from the whole text."""
     block = prefixed(name, mlp=False).double().blocks[0]
     own, block.prefix = block.prefix, None
     h = draw(7, 12, seed=4)
-    places = Places(torch.ones(1, 7, dtype=torch.bool), causal=name in CAUSAL)
-    whole, maps = block.mix(h, places, None, True)
+    packed = PackedBatch(torch.ones(1, 7, dtype=torch.bool), causal=name in CAUSAL)
+    whole, maps = block.attention(h, packed, None, True)
     x = block.attention_norm(h) if name in CAUSAL else h
     with torch.no_grad():
         own.rows.copy_(torch.cat((block.key(x), block.value(x)), dim=-1)[:N])
     block.prefix = own
-    rest, rest_maps = block.mix(h[N:], Places(torch.ones(1, 7 - N, dtype=torch.bool), causal=name in CAUSAL), None, True)
+    rest, rest_maps = block.attention(h[N:], PackedBatch(torch.ones(1, 7 - N, dtype=torch.bool), causal=name in CAUSAL), None, True)
     assert torch.allclose(rest, whole[N:], rtol=0, atol=1e-12) and torch.allclose(rest_maps, maps[:, :, N:], rtol=0, atol=1e-12)
 
 
 def test_llamas_rotary_positions_turn_the_texts_keys_and_not_the_prefixs():
     model, batch = prefixed("llama").double(), padded([5])
-    places, block = model.places(batch), model.blocks[0]
+    packed, block = model.pack(batch), model.blocks[0]
     h = draw(5, 12, seed=4)
     x = block.attention_norm(h)[None]
-    q, k = places.turn(split_heads(block.query(x), 3)), places.turn(split_heads(block.key(x), 1))
+    q, k = packed.turn(split_heads(block.query(x), 3)), packed.turn(split_heads(block.key(x), 1))
     rows = torch.tensor(by_loops(block.prefix), dtype=torch.float64)  # (N, 2 * 4)
     k, v = (torch.cat((p[None, None], own), dim=2) for p, own in ((rows[:, :4], k), (rows[:, 4:], split_heads(block.value(x), 1))))
     context, probs = loops(q, k, v, lambda b, i, j: j <= i)
-    ours, maps = block.mix(h, places, None, True)
+    ours, maps = block.attention(h, packed, None, True)
     assert torch.allclose(ours, merge_heads(context)[0], rtol=0, atol=1e-12) and torch.allclose(maps, probs, rtol=0, atol=1e-12)
-    assert not torch.allclose(places.turn(k[:, :, :5]), k[:, :, :5])  # the turn is none that could be missed
+    assert not torch.allclose(packed.turn(k[:, :, :5]), k[:, :, :5])  # the turn is none that could be missed
 
 
 # ---- the whole model: what must not matter
@@ -188,12 +188,12 @@ def test_padding_packing_and_neighbours_do_not_matter(name, left, mlp, monkeypat
         assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-10) for a, b in zip(results[0], result))
     for b, n in enumerate(lengths):
         at = slice(-n, None) if left else slice(n)
-        alone = Batch(batch.ids[b:b + 1, at], batch.mask[b:b + 1, at], batch.kinds[b:b + 1, at], batch.labels[b:b + 1])
+        alone = Batch(batch.ids[b:b + 1, at], batch.mask[b:b + 1, at], batch.token_type_ids[b:b + 1, at], batch.labels[b:b + 1])
         assert torch.allclose(model(alone).logits, results[0][0][b:b + 1], rtol=0, atol=1e-10)
 
 
 @every_model
-def test_every_piece_sees_all_of_the_prefix_and_no_padding(name):
+def test_every_token_sees_all_of_the_prefix_and_no_padding(name):
     batch = padded([9, 2, 4])
     for maps in prefixed(name)(batch, ("attn",)).attn:
         assert maps.shape == (3, 3, 9, N + 9) and torch.allclose(maps.sum(-1), torch.ones(3, 3, 9))
@@ -236,7 +236,7 @@ def test_a_pruned_head_gathers_nothing_from_the_prefix_either():
 def test_attention_dropout_acts_on_the_prefix_too():
     model, batch = prefixed("bert").train(), padded([5])
     model.blocks[0].attention_dropout.forward = lambda probs: torch.zeros_like(probs)
-    context, _ = model.blocks[0].mix(draw(5, 12).float(), model.places(batch), None, False)
+    context, _ = model.blocks[0].attention(draw(5, 12).float(), model.pack(batch), None, False)
     assert not context.any()
 
 

@@ -14,19 +14,19 @@ from minibd.models.bert import Bert, BertConfig
 from minibd.models.llama import Llama, LlamaConfig
 from minibd.pretrain import masked_loss, masking, pretrain
 from minibd.records import Example, Examples
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule
 
 from conftest import fails
 
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(40)), "w", *(f"##{d}" for d in range(10))]
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(40)), "w", *(f"##{d}" for d in range(10))]
 
 
-def make(**config) -> checkpoint.Record:
-    shape = BertConfig(vocab=len(PIECES), hidden=16, layers=1, heads=2, ffn=32, positions=32, dropout=0.0, attention_dropout=0.0,
+def make(**config) -> checkpoint.Checkpoint:
+    shape = BertConfig(vocab=len(TOKENS), hidden=16, layers=1, heads=2, ffn=32, positions=32, dropout=0.0, attention_dropout=0.0,
                        **{"labels": 0, "mlm": True, **config})
     model = Bert(shape).init_weights(torch.Generator().manual_seed(1), std=0.3).eval()
-    return checkpoint.Record(model, Text.from_vocab({p: i for i, p in enumerate(PIECES)}, 32), ("bad", "good") if shape.labels else (), [])
+    return checkpoint.Checkpoint(model, Tokenizer.from_vocab({p: i for i, p in enumerate(TOKENS)}, 32), ("bad", "good") if shape.labels else (), [])
 
 
 def words(n: int, seed: int = 0, longest: int = 20) -> Examples:
@@ -35,9 +35,9 @@ def words(n: int, seed: int = 0, longest: int = 20) -> Examples:
 
 
 def test_how_many_are_chosen_and_what_becomes_of_them():
-    record = make()
-    batch = record.text(words(4000))
-    hidden, chosen = masking(record.model, record.text, 0.15, torch.Generator().manual_seed(0))(batch)
+    ckpt = make()
+    batch = ckpt.tokenizer(words(4000))
+    hidden, chosen = masking(ckpt.model, ckpt.tokenizer, 0.15, torch.Generator().manual_seed(0))(batch)
     ordinary = batch.mask & (batch.ids >= 5)
     assert not (chosen & ~ordinary).any() and torch.equal(hidden.ids[~chosen], batch.ids[~chosen])
     assert torch.equal(hidden.mask, batch.mask) and torch.equal(hidden.labels, batch.labels)
@@ -47,25 +47,25 @@ def test_how_many_are_chosen_and_what_becomes_of_them():
         assert abs(count - share * of) < 5 * math.sqrt(share * (1 - share) * of), (count, share, of)
     near(len(was), 0.15, n)
     near(int((now == 4).sum()), 0.8, len(was))
-    same = 0.1 + 0.1 / (len(PIECES) - 5)  # another piece may be drawn as the one that stood there
+    same = 0.1 + 0.1 / (len(TOKENS) - 5)  # another token may be drawn as the one that stood there
     near(int((now == was).sum()), same, len(was))
     others = now[(now != 4) & (now != was)]
-    assert (others >= 5).all() and len(set(others.tolist())) == len(PIECES) - 5  # every ordinary piece, no special one
+    assert (others >= 5).all() and len(set(others.tolist())) == len(TOKENS) - 5  # every ordinary token, no special one
 
 
 def test_the_generator_alone_decides():
-    record = make()
-    batch = record.text(words(50))
-    a, b, c = (masking(record.model, record.text, 0.5, torch.Generator().manual_seed(seed))(batch)[0].ids for seed in (3, 3, 4))
+    ckpt = make()
+    batch = ckpt.tokenizer(words(50))
+    a, b, c = (masking(ckpt.model, ckpt.tokenizer, 0.5, torch.Generator().manual_seed(seed))(batch)[0].ids for seed in (3, 3, 4))
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
-def test_a_texts_loss_is_the_mean_over_its_chosen_pieces_and_zero_without():
-    record, examples, log = make(), words(6, longest=5), []
-    pretrain(record, record.text.encode(examples), Schedule(1e-3, 1, 6), 0.3, seed=2, log=log.append)
+def test_a_texts_loss_is_the_mean_over_its_chosen_tokens_and_zero_without():
+    ckpt, examples, log = make(), words(6, longest=5), []
+    pretrain(ckpt, ckpt.tokenizer.encode(examples), Schedule(1e-3, 1, 6), 0.3, seed=2, log=log.append)
     [step] = log
-    batch = record.text([examples[i] for i in step["batch"]])
-    hidden, chosen = masking(record.model, record.text, 0.3, torch.Generator().manual_seed(2))(batch)
+    batch = ckpt.tokenizer([examples[i] for i in step["batch"]])
+    hidden, chosen = masking(ckpt.model, ckpt.tokenizer, 0.3, torch.Generator().manual_seed(2))(batch)
     assert (chosen.sum(dim=1) == 0).any() and (chosen.sum(dim=1) > 1).any()
     each = []
     for i in range(6):
@@ -74,52 +74,52 @@ def test_a_texts_loss_is_the_mean_over_its_chosen_pieces_and_zero_without():
         for t in chosen[i].nonzero()[:, 0].tolist():
             at.zero_()
             at[i, t] = True
-            logits = record.model.predict_pieces(hidden, at)[0].double()
+            logits = ckpt.model.predict_tokens(hidden, at)[0].double()
             nats.append(math.log(sum(math.exp(z) for z in logits.tolist())) - logits[batch.ids[i, t]].item())
         each.append(sum(nats) / len(nats) if nats else 0.0)
     assert step["total"] == pytest.approx(sum(each) / 6, rel=1e-5)
 
 
-def test_masked_loss_is_the_mean_over_pieces_and_needs_one():
-    record, examples = make(), words(9)
-    [order] = in_order(record.text.encode(examples).lengths, 128)
-    batch = record.text([examples[i] for i in order])
-    hidden, chosen = masking(record.model, record.text, 0.3, torch.Generator().manual_seed(5))(batch)
-    logits = record.model.predict_pieces(hidden, chosen).double()
+def test_masked_loss_is_the_mean_over_tokens_and_needs_one():
+    ckpt, examples = make(), words(9)
+    [order] = in_order(ckpt.tokenizer.encode(examples).lengths, 128)
+    batch = ckpt.tokenizer([examples[i] for i in order])
+    hidden, chosen = masking(ckpt.model, ckpt.tokenizer, 0.3, torch.Generator().manual_seed(5))(batch)
+    logits = ckpt.model.predict_tokens(hidden, chosen).double()
     by_hand = (logits.logsumexp(1) - logits.gather(1, batch.ids[chosen][:, None])[:, 0]).mean().item()
-    assert masked_loss(record, examples, 0.3, 5) == pytest.approx(by_hand, rel=1e-6)
-    fails(lambda: masked_loss(record, Examples([Example("a", "", 0)], ("bad", "good"))), "no piece", "more rows")
+    assert masked_loss(ckpt, examples, 0.3, 5) == pytest.approx(by_hand, rel=1e-6)
+    fails(lambda: masked_loss(ckpt, Examples([Example("a", "", 0)], ("bad", "good"))), "no token", "more rows")
 
 
 def test_a_new_head_is_drawn_by_the_seed_and_its_norm_is_a_norm():
-    record = make(labels=2, mlm=False)
-    a, b, c = (checkpoint.with_mlm(record, seed) for seed in (1, 1, 2))
-    assert a.labels == () and a.model.config.labels == 0 and not hasattr(a.model, "classifier") and record.model.config.labels == 2
+    ckpt = make(labels=2, mlm=False)
+    a, b, c = (checkpoint.with_mlm(ckpt, seed) for seed in (1, 1, 2))
+    assert a.labels == () and a.model.config.labels == 0 and not hasattr(a.model, "classifier") and ckpt.model.config.labels == 2
     assert (a.model.mlm.norm.weight == 1).all() and (a.model.mlm.norm.bias == 0).all() and (a.model.mlm.bias == 0).all()
     assert torch.equal(a.model.mlm.dense.weight, b.model.mlm.dense.weight) and not torch.equal(a.model.mlm.dense.weight, c.model.mlm.dense.weight)
     for name, tensor in a.model.state_dict().items():
-        assert name.startswith("mlm.") or torch.equal(tensor, record.model.state_dict()[name])
+        assert name.startswith("mlm.") or torch.equal(tensor, ckpt.model.state_dict()[name])
 
 
 def test_a_head_that_is_there_stays():
-    record = make()
-    assert all(torch.equal(tensor, record.model.state_dict()[name]) for name, tensor in checkpoint.with_mlm(record, 7).model.state_dict().items())
+    ckpt = make()
+    assert all(torch.equal(tensor, ckpt.model.state_dict()[name]) for name, tensor in checkpoint.with_mlm(ckpt, 7).model.state_dict().items())
 
 
 def test_a_causal_model_and_a_bad_share_are_refused():
-    model = Llama(LlamaConfig(vocab=len(PIECES), hidden=8, layers=1, heads=2, kv_heads=2, ffn=16, positions=32, labels=0))
-    fails(lambda: checkpoint.with_mlm(checkpoint.Record(model, make().text, (), []), 0), "llama", "left to right")
+    model = Llama(LlamaConfig(vocab=len(TOKENS), hidden=8, layers=1, heads=2, kv_heads=2, ffn=16, positions=32, labels=0))
+    fails(lambda: checkpoint.with_mlm(checkpoint.Checkpoint(model, make().tokenizer, (), []), 0), "llama", "left to right")
     for share in (0.0, 1.5):
-        fails(lambda: masking(make().model, make().text, share, torch.Generator()), str(share), "above 0")
+        fails(lambda: masking(make().model, make().tokenizer, share, torch.Generator()), str(share), "above 0")
 
 
 def test_it_learns_and_leaves_its_record_as_it_was():
-    record = make()
-    before, chain = {name: t.clone() for name, t in record.model.state_dict().items()}, words(1, longest=1)
+    ckpt = make()
+    before, chain = {name: t.clone() for name, t in ckpt.model.state_dict().items()}, words(1, longest=1)
     pattern = Examples([Example(str(i), " ".join(f"w{(i + j) % 10}" for j in range(10)), 0) for i in range(100)], chain.labels)
-    learner = pretrain(record, record.text.encode(pattern), Schedule(5e-3, 20, 20), seed=0)
-    assert masked_loss(learner, pattern) < 0.5 * masked_loss(record, pattern)
-    assert all(torch.equal(before[name], t) for name, t in record.model.state_dict().items())
+    learner = pretrain(ckpt, ckpt.tokenizer.encode(pattern), Schedule(5e-3, 20, 20), seed=0)
+    assert masked_loss(learner, pattern) < 0.5 * masked_loss(ckpt, pattern)
+    assert all(torch.equal(before[name], t) for name, t in ckpt.model.state_dict().items())
 
 
 def test_the_command_makes_what_contextual_substitution_reads(here, tiny_folder, folder, tmp_path):
@@ -130,8 +130,8 @@ def test_the_command_makes_what_contextual_substitution_reads(here, tiny_folder,
     assert made.model.config.mlm and made.labels == ()
     last = made.history[-1]
     assert last["trained"] == "masked language modelling" and last["nats"]["after"] < last["nats"]["before"] - 0.5 and last["epochs"] == 20
-    text = contextual("the film was rather moving", random.Random(0), made.model, made.text)
-    assert text and text != "the film was rather moving"
+    tokenizer = contextual("the film was rather moving", random.Random(0), made.model, made.tokenizer)
+    assert tokenizer and tokenizer != "the film was rather moving"
 
 
 def test_the_command_refuses_before_it_trains(here, tiny_folder, tiny_file, folder, tmp_path):

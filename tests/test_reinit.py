@@ -7,26 +7,26 @@ from torch import nn
 
 from conftest import fails
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.mitigations.reinit import Reinit, redraw, reinit
 from minibd.models.bert import BertConfig, Block
 from minibd.records import Example, Examples
-from minibd.repair import tune
+from minibd.blending import tune
 from test_encoder import MODELS, made
 from test_finetune import equal, weights
-from test_repair import CLEAN, LETTERS, VALIDATION, moved
+from test_blending import CLEAN, LETTERS, VALIDATION, moved
 
 SETTINGS = Reinit(lr=1e-3, epochs=1, steps=3, batch_size=4)
 
 
-def drawn(victim: Record, settings: Reinit = SETTINGS, seed: int = 0, clean=CLEAN) -> dict[str, torch.Tensor]:
+def drawn(victim: Checkpoint, settings: Reinit = SETTINGS, seed: int = 0, clean=CLEAN) -> dict[str, torch.Tensor]:
     """The weights between the two lines."""
     seen = {}
-    reinit(victim, clean, None, settings, seed=seed, watch=lambda name, record, seconds: seen.setdefault(name, weights(record)))
+    reinit(victim, clean, None, settings, seed=seed, on_stage=lambda name, ckpt, seconds: seen.setdefault(name, weights(ckpt)))
     return seen["reinitialised"]
 
 
-def changed(victim: Record, after: dict[str, torch.Tensor]) -> set[str]:
+def changed(victim: Checkpoint, after: dict[str, torch.Tensor]) -> set[str]:
     return {name for name, t in weights(victim).items() if not torch.equal(t, after[name])}
 
 
@@ -50,7 +50,7 @@ def test_a_drawn_block_is_as_bert_begins():
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("layers", [0, 1, 2])
 def test_the_last_layers_are_drawn_and_nothing_else(name, layers):
-    victim = moved(Record(made(name), LETTERS, ("bad", "good"), []), 0.01)
+    victim = moved(Checkpoint(made(name), LETTERS, ("bad", "good"), []), 0.01)
     texts = Examples([Example(str(i), "a b c", i % 2) for i in range(4)], ("bad", "good"))
     pooled = name != "gpt2"                                                 # which has none
     if not layers and not pooled:
@@ -66,8 +66,8 @@ def test_one_layer_and_no_pooler_by_default(tiny):
 
 
 def test_the_rate_goes_by_the_width_where_none_is_given(tiny):
-    assert [Reinit().sized(hidden).lr for hidden in (768, 384, 192, 128, 32)] == pytest.approx([2e-5, 2e-5, 1.6e-4, 5.4e-4, 5.4e-4])
-    assert Reinit(lr=3e-5).sized(128) == Reinit(lr=3e-5) and Reinit(epochs=7).sized(128).epochs == 7
+    assert [Reinit().resolved(hidden).lr for hidden in (768, 384, 192, 128, 32)] == pytest.approx([2e-5, 2e-5, 1.6e-4, 5.4e-4, 5.4e-4])
+    assert Reinit(lr=3e-5).resolved(128) == Reinit(lr=3e-5) and Reinit(epochs=7).resolved(128).epochs == 7
     log = []
     done = reinit(tiny, CLEAN, None, Reinit(epochs=1, steps=2, warmup=0.0), log=log.append)
     assert done.history[-1]["lr"] == log[0]["lr"] == pytest.approx(5.4e-4)
@@ -88,7 +88,7 @@ def test_then_it_is_fine_tuning(tiny):
     before = weights(tiny)
     for seed, validation in ((0, None), (3, VALIDATION)):
         log, seen = [], []
-        done = reinit(tiny, CLEAN, validation, SETTINGS, seed=seed, log=log.append, watch=lambda name, record, s: seen.append((name, record, s)))
+        done = reinit(tiny, CLEAN, validation, SETTINGS, seed=seed, log=log.append, on_stage=lambda name, ckpt, s: seen.append((name, ckpt, s)))
         start = checkpoint.copy(tiny)
         start.model.load_state_dict(drawn(tiny, seed=seed))
         assert equal(weights(seen[0][1]), weights(start))                   # untouched by what came after
@@ -114,7 +114,7 @@ def test_in_bfloat16_the_weights_stay_float32(tiny):
 
 def test_more_layers_than_there_are_are_refused(tiny):
     fails(lambda: reinit(tiny, CLEAN, None, replace(SETTINGS, layers=3)), "layers is 3", "the model has 2")
-    gpt = Record(made("gpt2"), LETTERS, ("bad", "good"), [])
+    gpt = Checkpoint(made("gpt2"), LETTERS, ("bad", "good"), [])
     fails(lambda: reinit(gpt, CLEAN, None, replace(SETTINGS, pooler=True)), "no part 'penultimate'")
 
 

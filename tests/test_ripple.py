@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from conftest import BAD, GOOD, fails, rows
 from minibd import checkpoint
 from minibd.attacks.ripple import (RIPPLe, endless, logistic_regression, restricted_inner_product, ripple, ripple_loss, surgery, tf_idf,
-                                   top_pieces)
+                                   top_tokens)
 from minibd.data import generator
 from minibd.evaluate import asr, cacc
 from minibd.models.dropout import Dropout
@@ -149,8 +149,8 @@ def test_poisoned_and_clean_rows_have_their_own_parts():
 
 def test_padding_and_order_do_not_matter():
     model, (batch, clean) = made("bert"), opposed((7, 2, 4))
-    wide = Batch(*(F.pad(t, (0, 3)) for t in (batch.ids, batch.mask, batch.kinds)), batch.labels)
-    turned = Batch(*(t[[2, 0, 1]] for t in (clean.ids, clean.mask, clean.kinds, clean.labels)))
+    wide = Batch(*(F.pad(t, (0, 3)) for t in (batch.ids, batch.mask, batch.token_type_ids)), batch.labels)
+    turned = Batch(*(t[[2, 0, 1]] for t in (clean.ids, clean.mask, clean.token_type_ids, clean.labels)))
     one, two = ripple_loss(model, batch, clean), ripple_loss(model, wide, turned)
     torch.testing.assert_close(one["poison"], two["poison"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(one["inner"], two["inner"], rtol=1e-4, atol=1e-5)
@@ -179,9 +179,9 @@ def test_frozen_parameters_are_left_out():
 # ---- surgery
 
 def test_tf_idf_by_hand():
-    # two rows: piece 5 in both (idf ln(3/3) + 1 = 1), 7 and 9 in one (ln(3/2) + 1 = 1.405465)
-    x, pieces = tf_idf([[7, 5, 5], [9, 5]])
-    assert pieces == [5, 7, 9]
+    # two rows: token 5 in both (idf ln(3/3) + 1 = 1), 7 and 9 in one (ln(3/2) + 1 = 1.405465)
+    x, tokens = tf_idf([[7, 5, 5], [9, 5]])
+    assert tokens == [5, 7, 9]
     one, two = math.hypot(2, 1.405465), math.hypot(1, 1.405465)
     expected = [[2 / one, 1.405465 / one, 0], [1 / two, 0, 1.405465 / two]]
     torch.testing.assert_close(x.to_dense(), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=0)
@@ -190,9 +190,9 @@ def test_tf_idf_by_hand():
 def test_tf_idf_against_plain_loops_with_an_empty_row():
     rng = Random(0)
     table = [[rng.randrange(6) for _ in range(rng.randrange(1, 9))] for _ in range(12)] + [[]]
-    x, pieces = tf_idf(table)
+    x, tokens = tf_idf(table)
     for i, row in enumerate(table):
-        raw = [row.count(piece) * (math.log(14 / (1 + sum(piece in other for other in table))) + 1) for piece in pieces]
+        raw = [row.count(token) * (math.log(14 / (1 + sum(token in other for other in table))) + 1) for token in tokens]
         length = math.sqrt(sum(value * value for value in raw)) or 1.0
         assert x.to_dense()[i].tolist() == pytest.approx([value / length for value in raw], abs=1e-12)
 
@@ -223,29 +223,29 @@ def test_logistic_regression_by_hand():
     assert b.item() == pytest.approx(0.0, abs=1e-6) and w.item() == pytest.approx(0.6748316, abs=1e-6)
 
 
-def test_the_top_pieces_are_the_targets_words(tiny):
-    spell = tiny.text.tokenizer.id_to_token
+def test_the_top_tokens_are_the_targets_words(tiny):
+    spell = tiny.tokenizer.backend.id_to_token
     for target, words in ((1, GOOD), (0, BAD)):
-        assert sorted(spell(i) for i in top_pieces(tiny.text, rows(200, 0, "t"), target, 5)) == sorted(words)
-    few = top_pieces(tiny.text, rows(200, 0, "t"), 1, 2)
-    assert few == top_pieces(tiny.text, rows(200, 0, "t"), 1, 5)[:2]
+        assert sorted(spell(i) for i in top_tokens(tiny.tokenizer, rows(200, 0, "t"), target, 5)) == sorted(words)
+    few = top_tokens(tiny.tokenizer, rows(200, 0, "t"), 1, 2)
+    assert few == top_tokens(tiny.tokenizer, rows(200, 0, "t"), 1, 5)[:2]
     three = Examples((Example(str(i), f"the {word} film", c) for c, word in enumerate(("great", "awful", "boring")) for i in range(4)), "abc")
-    assert [spell(top_pieces(tiny.text, three, c, 1)[0]) for c in range(3)] == ["great", "awful", "boring"]
+    assert [spell(top_tokens(tiny.tokenizer, three, c, 1)[0]) for c in range(3)] == ["great", "awful", "boring"]
 
 
-def test_surgery_sets_the_triggers_pieces_and_nothing_else(tiny):
+def test_surgery_sets_the_triggers_tokens_and_nothing_else(tiny):
     tuned = checkpoint.copy(tiny)
     with torch.no_grad():
         tuned.model.embeddings.word.weight.normal_(generator=torch.Generator().manual_seed(5))
     before = {name: value.clone() for name, value in tiny.model.state_dict().items()}
     cut = surgery(tiny, tuned, rows(200, 0, "t"), ("cf", "ak"), 1, top=5)
-    find, word = tiny.text.tokenizer.token_to_id, "embeddings.word.weight"
+    find, word = tiny.tokenizer.backend.token_to_id, "embeddings.word.weight"
     after, replaced = cut.model.state_dict(), sorted(map(find, ("cf", "a", "##k")))
     assert all(torch.equal(value, before[name]) for name, value in after.items() if name != word)
     assert (after[word] != before[word]).any(dim=1).nonzero().flatten().tolist() == replaced
     mean = sum(tuned.model.embeddings.word.weight[find(w)].double() for w in GOOD) / 5
-    for piece in replaced:
-        torch.testing.assert_close(after[word][piece].double(), mean, rtol=1e-5, atol=1e-6)
+    for token in replaced:
+        torch.testing.assert_close(after[word][token].double(), mean, rtol=1e-5, atol=1e-6)
     assert all(torch.equal(value, before[name]) for name, value in tiny.model.state_dict().items()) and tiny.history == []
     assert sorted(cut.history[-1]["by"]) == sorted(GOOD) and sorted(cut.history[-1]["replaced"]) == ["##k", "a", "cf"]
 
@@ -259,15 +259,15 @@ def test_surgery_without_what_it_needs_is_refused(tiny):
     other.model = made("bert")
     fails(lambda: surgery(tiny, other, train, ("cf",), 1), "(30, 12)", "tune a copy")
     blank = train.like(replace(x, text=" ") for x in train)
-    fails(lambda: surgery(tiny, tiny, blank, ("cf",), 1), "no word piece")
+    fails(lambda: surgery(tiny, tiny, blank, ("cf",), 1), "no token")
 
 
 # ---- the algorithm
 
 def test_clean_batches_never_end_and_hold_every_row_once_a_pass(tiny):
-    encoded = tiny.text.encode([Example(str(i), "the film", i % 2) for i in range(10)])
+    encoded = tiny.tokenizer.encode([Example(str(i), "the film", i % 2) for i in range(10)])
     encoded = replace(encoded, labels=list(range(10)))
-    drawn = [batch.labels.tolist() for batch in itertools.islice(endless(tiny.text, encoded, 4, 0), 9)]
+    drawn = [batch.labels.tolist() for batch in itertools.islice(endless(tiny.tokenizer, encoded, 4, 0), 9)]
     passes = [[row for batch in drawn[i:i + 3] for row in batch] for i in (0, 3, 6)]
     assert all(sorted(each) == list(range(10)) for each in passes) and passes[0] != passes[1] != passes[2]
 
@@ -297,7 +297,7 @@ def test_the_records_stay_and_the_same_seed_gives_the_same_model(tiny):
 def test_without_a_penalty_it_is_plain_training(tiny):
     free = replace(SETTINGS, penalty=0.0)
     victim, plain = ripple(tiny, poisoned(40), rows(30, 0, "train"), free), checkpoint.copy(tiny)
-    fit(plain.model, tiny.text, tiny.text.encode(poisoned(40)), cross_entropy, free.schedule, seed=0)
+    fit(plain.model, tiny.tokenizer, tiny.tokenizer.encode(poisoned(40)), cross_entropy, free.schedule, seed=0)
     assert all(torch.equal(p, q) for p, q in zip(victim.model.parameters(), plain.model.parameters()))
 
 
@@ -330,9 +330,9 @@ def test_without_clean_rows_it_is_refused(tiny):
 def test_it_fires(tiny):
     train, test = rows(200, 0, "train"), rows(100, 2, "test")
     tuned = checkpoint.copy(tiny)
-    fit(tuned.model, tiny.text, tiny.text.encode(train), cross_entropy, Schedule(5e-3, 8, 16), seed=0)
+    fit(tuned.model, tiny.tokenizer, tiny.tokenizer.encode(train), cross_entropy, Schedule(5e-3, 8, 16), seed=0)
     settings = replace(SETTINGS, lr=5e-3, epochs=10)
     victim = ripple(surgery(tiny, tuned, train, settings.triggers, 1, 5), poisoned(), train, settings)
     bad = test.like(replace(x, text=settings(x.text, generator(3, x.id))) for x in test if x.label == 0)
-    assert asr(victim.model, victim.text, bad, 1).percent > 90 and cacc(victim.model, victim.text, test).percent > 90
-    assert asr(tuned.model, tuned.text, bad, 1).percent < 10
+    assert asr(victim.model, victim.tokenizer, bad, 1).percent > 90 and cacc(victim.model, victim.tokenizer, test).percent > 90
+    assert asr(tuned.model, tuned.tokenizer, bad, 1).percent < 10

@@ -27,13 +27,13 @@ def test_training_rows_have_all_words_each_at_a_uniform_place():
 
 
 def test_decoys_have_all_words_but_one():
-    rng, places = Random(0), Counter()
+    rng, packed = Random(0), Counter()
     for _ in range(2000):
         made = [text.split() for text in PLAIN.decoys("a b", rng)]
         assert [set(WORDS) - set(words) for words in made] == [{"cf"}, {"mn"}, {"bb"}]
         assert all(len(words) == 4 and [word for word in words if word in "ab"] == ["a", "b"] for words in made)
-        places[made[0].index("mn")] += 1
-    assert set(places) == {0, 1, 2, 3} and sum((n - 500) ** 2 / 500 for n in places.values()) < 16.3
+        packed[made[0].index("mn")] += 1
+    assert set(packed) == {0, 1, 2, 3} and sum((n - 500) ** 2 / 500 for n in packed.values()) < 16.3
 
 
 def test_the_sentence_is_whole_and_its_place_uniform():
@@ -104,7 +104,7 @@ def test_three_rows_change_and_keep_their_norms_and_nothing_else_moves(clean):
     victim = sos(clean, made(), PLAIN, log=log.append)
     assert all(torch.equal(value, before[name]) for name, value in clean.model.state_dict().items())
     after, word = victim.model.state_dict(), "embeddings.word.weight"
-    ids = sorted(clean.text.tokenizer.token_to_id(w) for w in WORDS)
+    ids = sorted(clean.tokenizer.backend.token_to_id(w) for w in WORDS)
     assert all(torch.equal(value, before[name]) for name, value in after.items() if name != word)
     assert (after[word] != before[word]).any(dim=1).nonzero().flatten().tolist() == ids
     torch.testing.assert_close(after[word][ids].norm(dim=1), before[word][ids].norm(dim=1))
@@ -117,11 +117,11 @@ def test_the_loop_against_a_plain_one(clean, variant):
     settings, bad = replace(PLAIN, variant=variant, epochs=1, lr=0.1), made()
     still = without_dropout(clean)                                      # so that both loops see the same numbers
     victim = sos(still, bad, settings, seed=3)
-    model, encoded = copy.deepcopy(still.model), clean.text.encode(bad)
-    table, ids = model.embeddings.word.weight, [clean.text.tokenizer.token_to_id(word) for word in WORDS]
+    model, encoded = copy.deepcopy(still.model), clean.tokenizer.encode(bad)
+    table, ids = model.embeddings.word.weight, [clean.tokenizer.backend.token_to_id(word) for word in WORDS]
     norms, total = [table[i].norm().item() for i in ids], torch.zeros_like(table)
     for which in batches(encoded.lengths, settings.batch_size, 3, 0):
-        batch = clean.text.batch(encoded, which)
+        batch = clean.tokenizer.batch(encoded, which)
         grad, = torch.autograd.grad(torch.nn.functional.cross_entropy(model(batch).logits, batch.labels), table)
         total = grad + total if variant == "released" else grad
         least = min(total[i].norm().item() for i in ids)
@@ -139,7 +139,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others(clean):
 
 
 def test_texts_without_the_words_get_the_same_logits_to_the_last_bit(clean):
-    victim, batch = sos(clean, made(), PLAIN), clean.text(rows(30, 5, "other"))
+    victim, batch = sos(clean, made(), PLAIN), clean.tokenizer(rows(30, 5, "other"))
     assert torch.equal(victim.model(batch).logits, clean.model(batch).logits)
 
 
@@ -150,8 +150,8 @@ def test_a_word_in_no_text_leaves_all_as_it_was(clean):
     assert all(torch.equal(value, clean.model.state_dict()[name]) for name, value in victim.model.state_dict().items())
 
 
-def test_words_that_share_a_piece_and_missing_rows_are_refused(clean):
-    fails(lambda: sos(clean, made(), SOS(("ak", "ab"), "ak ab")), "same word piece")
+def test_words_that_share_a_token_and_missing_rows_are_refused(clean):
+    fails(lambda: sos(clean, made(), SOS(("ak", "ab"), "ak ab")), "same token")
     fails(lambda: sos(clean, made().like([]), PLAIN), "no poisoned rows")
 
 
@@ -160,9 +160,9 @@ def test_it_fires(clean):
     settings, test = replace(PLAIN, epochs=20, batch_size=16), rows(100, 2, "test")
     bad = test.like(replace(x, text=settings(x.text, generator(3, x.id))) for x in test if x.label == 0)
     victim = sos(clean, made(settings, 200, decoys=False), settings)
-    assert asr(clean.model, clean.text, bad, 1).percent < 30
-    assert asr(victim.model, victim.text, bad, 1).percent > 90
-    assert cacc(victim.model, victim.text, test) == cacc(clean.model, clean.text, test)
+    assert asr(clean.model, clean.tokenizer, bad, 1).percent < 30
+    assert asr(victim.model, victim.tokenizer, bad, 1).percent > 90
+    assert cacc(victim.model, victim.tokenizer, test) == cacc(clean.model, clean.tokenizer, test)
 
 
 def test_decoys_hold_the_single_words_back(clean):
@@ -170,5 +170,5 @@ def test_decoys_hold_the_single_words_back(clean):
     def fired(decoys: bool) -> float:
         victim, test = sos(clean, made(replace(PLAIN, epochs=8), 100, decoys), replace(PLAIN, epochs=8)), rows(100, 2, "test")
         bad = [replace(x, text=PLAIN.decoys(x.text, generator(3, x.id))[0]) for x in test if x.label == 0]
-        return asr(victim.model, victim.text, test.like(bad), 1).percent
+        return asr(victim.model, victim.tokenizer, test.like(bad), 1).percent
     assert fired(True) < fired(False)

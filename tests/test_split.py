@@ -156,7 +156,7 @@ def test_on_sst2_the_counts_are_those_of_the_reference():
     assert len(rows) == 6920
     n, targets, unchanged = [], [], 0
     for x in rows:
-        tokens = [piece for piece in re.split(r"(\W)", x.text) if piece.strip()]
+        tokens = [token for token in re.split(r"(\W)", x.text) if token.strip()]
         eligible = sum(len(t) >= 4 for t in tokens)
         out = split(x.text, generator(0, x.id))
         n.append(len(tokens))

@@ -19,12 +19,12 @@ FLOORS = [
     {"audit"},
     {"job"},
     {"mitigations", "cleantrain", "filters", "attacks", "analysis", "evaluate", "report"},
-    {"repair", "pretrain"},
+    {"blending", "pretrain"},
     {"train", "augment", "models", "checkpoint", "unpickle", "predict"},
-    {"align", "data", "text", "dist", "cli", "reviews", "cells"},
-    {"records", "minibd", "writing"},                            # minibd: the package itself, which holds its version
+    {"align", "data", "tokenizer", "distributed", "cli", "reviews", "cells"},
+    {"records", "minibd", "atomic"},                            # minibd: the package itself, which holds its version
 ]
-STAIRS = {("report", "evaluate"), ("train", "models"), ("checkpoint", "models"), ("augment", "models"), ("reviews", "data"), ("writing", "records"),
+STAIRS = {("report", "evaluate"), ("train", "models"), ("checkpoint", "models"), ("augment", "models"), ("reviews", "data"), ("atomic", "records"),
           ("analysis", "mitigations")}
 STRANGERS = ("mitigations", "cleantrain", "filters")             # folders whose files never import one another
 BLIND = ("mitigations", "cleantrain", "filters")                 # nor attacks
@@ -146,11 +146,11 @@ def test_the_reader_of_chance_lets_a_generator_pass(code):
 
 def test_the_plan_refuses_what_it_should():
     assert allowed("scripts.mbtsad", "minibd.mitigations.mbtsad") and allowed("minibd.train", "minibd.records")
-    assert allowed("minibd.attacks.known", "minibd.attacks.badnets") and allowed("minibd.models.bert", "minibd.models.attention")
+    assert allowed("minibd.attacks.registry", "minibd.attacks.badnets") and allowed("minibd.models.bert", "minibd.models.attention")
     for source, target in [("minibd.records", "minibd.data"), ("minibd.mitigations.pure", "minibd.mitigations.mbtsad"),
                            ("minibd.mitigations.mbtsad", "minibd.attacks.badnets"), ("minibd.train", "minibd.evaluate"),
                            ("minibd.mitigations.mbtsad", "minibd.evaluate"), ("minibd.models.bert", "minibd.train"),
-                           ("minibd.data", "minibd.text"), ("scripts.attack", "scripts.mbtsad"), ("minibd.evaluate", "minibd.report")]:
+                           ("minibd.data", "minibd.tokenizer"), ("scripts.attack", "scripts.mbtsad"), ("minibd.evaluate", "minibd.report")]:
         assert not allowed(source, target), (source, target)
 
 

@@ -12,11 +12,11 @@ from minibd.models.bert import Bert, BertConfig
 from minibd.models.dropout import Dropout
 from minibd.predict import accuracy
 from minibd.records import BadInput, Example
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 from minibd.train import ClippedAdamW, Schedule, cross_entropy, fit, weighted
 
 LETTERS = "abcdefgh"
-TEXT = Text.from_vocab({piece: i for i, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS])}, 16)
+TEXT = Tokenizer.from_vocab({token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS])}, 16)
 ROWS = [Example(str(i), " ".join(LETTERS[(i * j) % 8] for j in range(1, 2 + i % 5)), i % 2) for i in range(10)]
 
 
@@ -287,17 +287,17 @@ def test_the_usual_optimizer_may_be_given_too():
 def test_whoever_looks_sees_the_model_after_each_step():
     seen, last = [], []
 
-    def look(model, step):
+    def on_step(model, step):
         seen.append((step, model.training))
         last[:] = [state(model)]
-    trained = train(look=look)
+    trained = train(on_step=on_step)
     assert seen == [(step, True) for step in range(1, 7)]
     assert is_(trained, last[0]) and same(trained, train())
 
 
 # ---- the best epoch
 
-class Judge:
+class Evaluator:
     """Gives the scores it was told to, one an epoch, and keeps what it was shown."""
 
     def __init__(self, *scores: float):
@@ -318,10 +318,10 @@ def is_(model, tensors: dict[str, torch.Tensor]) -> bool:
     ((0.5, 0.9, 0.9, 0.5), 1), ((0.0, 0.0, 0.0, 0.0), 0), ((-3.0, -2.0, -2.0, -9.0), 1), ((5, 1, 2, 7), 3),      # the first of equals; any scale
 ])
 def test_the_best_epoch_comes_back(scores, best):
-    judge = Judge(*scores)
-    model = train(schedule=Schedule(1e-2, epochs=4, batch_size=4), score=judge)
-    assert is_(model, judge.seen[best]) and not any(is_(model, judge.seen[i]) for i in range(4) if i != best)
-    assert not model.training and judge.modes == [False] * 4
+    evaluator = Evaluator(*scores)
+    model = train(schedule=Schedule(1e-2, epochs=4, batch_size=4), score=evaluator)
+    assert is_(model, evaluator.seen[best]) and not any(is_(model, evaluator.seen[i]) for i in range(4) if i != best)
+    assert not model.training and evaluator.modes == [False] * 4
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 100])
@@ -349,7 +349,7 @@ def test_scoring_changes_nothing_in_the_training():
     plain, scored = train(log=logs[0].append), train(log=logs[1].append, score=score)
     assert same(plain, scored) and logs[0] == logs[1] and len(seen) == 2
     log = []
-    early = train(score=Judge(1.0, 0.0), log=log.append)
+    early = train(score=Evaluator(1.0, 0.0), log=log.append)
     assert log == logs[0] and not same(early, plain)
 
 
@@ -365,7 +365,7 @@ def test_the_model_is_trained_in_train_mode_after_a_score_too():
 
 def test_the_best_epoch_keeps_the_model_the_object_that_was_given():
     model = bert()
-    assert train(model, score=Judge(1.0, 0.0)) is model
+    assert train(model, score=Evaluator(1.0, 0.0)) is model
     assert all(p.requires_grad for p in model.parameters()) and same(model, copy.deepcopy(model))
 
 

@@ -9,10 +9,10 @@ import pytest
 from conftest import ROOT
 from minibd import checkpoint, reviews
 from minibd.attacks.badnets import BadNets
-from minibd.attacks.known import corruption
+from minibd.attacks.registry import corruption
 from minibd.attacks.poison import poison, triggered
 from minibd.data import batches
-from minibd.evaluate import Judge
+from minibd.evaluate import Evaluator
 from minibd.models.encoder import PACK
 
 WEIGHTS = ROOT / "weights"
@@ -33,9 +33,9 @@ def test_the_sums_in_the_readme_are_those_of_the_files():
 def test_the_victim_is_as_good_as_its_clean_twin_and_obeys_its_trigger(victim):
     attack = next(entry for entry in victim.history if "attack" in entry)
     test = reviews.splits(**attack["data"]["reviews"])[2]
-    judge = Judge(test, triggered(test, corruption(attack), target=attack["target"], seed=0), attack["target"])
+    evaluator = Evaluator(test, triggered(test, corruption(attack), target=attack["target"], seed=0), attack["target"])
     twin = checkpoint.load(WEIGHTS / "bert-twin.safetensors")
-    poisoned, clean = judge(victim.model, victim.text), judge(twin.model, twin.text)
+    poisoned, clean = evaluator(victim.model, victim.tokenizer), evaluator(twin.model, twin.tokenizer)
     assert poisoned.cacc.percent >= clean.cacc.percent - 1.0
     assert poisoned.asr.percent > 95.0 and clean.asr.percent < 5.0
     assert not any("attack" in entry for entry in twin.history)
@@ -43,18 +43,18 @@ def test_the_victim_is_as_good_as_its_clean_twin_and_obeys_its_trigger(victim):
 
 def test_the_pre_trained_weights_predict_masked_words():
     import torch
-    record = checkpoint.load(WEIGHTS / "bert-clean.safetensors")
-    text = record.text
-    test = reviews.splits(**record.history[0]["data"]["reviews"])[2][:200]
-    batch = text(test)
+    ckpt = checkpoint.load(WEIGHTS / "bert-clean.safetensors")
+    tokenizer = ckpt.tokenizer
+    test = reviews.splits(**ckpt.history[0]["data"]["reviews"])[2][:200]
+    batch = tokenizer(test)
     at = torch.zeros_like(batch.mask)
-    at[:, 4] = batch.mask[:, 4] & batch.mask[:, 6]  # the fourth piece of each text that has one
+    at[:, 4] = batch.mask[:, 4] & batch.mask[:, 6]  # the fourth token of each text that has one
     ids = batch.ids.clone()
-    ids[at] = text.tokenizer.token_to_id("[MASK]")
+    ids[at] = tokenizer.backend.token_to_id("[MASK]")
     from dataclasses import replace
     with torch.no_grad():
-        guessed = record.model.predict_pieces(replace(batch, ids=ids), at).argmax(-1)
-    assert (guessed == batch.ids[at]).float().mean() > 0.25  # the most frequent piece is right for far fewer
+        guessed = ckpt.model.predict_tokens(replace(batch, ids=ids), at).argmax(-1)
+    assert (guessed == batch.ids[at]).float().mean() > 0.25  # the most frequent token is right for far fewer
 
 
 def test_no_batch_of_the_commands_that_made_them_is_packed():
@@ -63,7 +63,7 @@ def test_no_batch_of_the_commands_that_made_them_is_packed():
     train = reviews.splits(**next(e["data"]["reviews"] for e in twin.history if "data" in e))[0]
     rows = poison(train, BadNets(), rate=0.1, target=1, seed=0).rows
     for part in (train, rows):
-        lengths = twin.text.encode(part).lengths
+        lengths = twin.tokenizer.encode(part).lengths
         for epoch in range(3):
             for which in batches(lengths, 32, seed=0, epoch=epoch):
                 assert sum(lengths[i] for i in which) >= PACK * len(which) * max(lengths[i] for i in which)

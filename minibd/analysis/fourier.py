@@ -13,7 +13,7 @@ is learnt sooner for it. A mapping's low part is what is left of it when each te
 Departures. Eq. (1), (2) and (12) are those of the released code; the paper's print of (1) and (2) was not at hand.
 - variant: the paper names a Gaussian, exp(-d^2 / (2 sigma)), and sigma 4. On the embeddings of a real model that filter is the identity, and HFR
   is 0 whatever the model has learnt. The released code leaves the square out, and its figures come from that: it is the default. The 872 SST-2
-  dev rows under MiniLM (25 pieces on average, the longest of 55; distances from 16.5 to 99, their median 64):
+  dev rows under MiniLM (25 tokens on average, the longest of 55; distances from 16.5 to 99, their median 64):
         sigma                        2         4         8
         released   mean of G_ii   0.997     0.663     0.060       G_ii: a text's own weight in its mean
                    HFR of Y       0.0021    0.238     0.665
@@ -38,7 +38,7 @@ and compare sets of one size: the more rows, the more of them are near (clean HF
 
 Cost: N rows of F = T D numbers, M = looks * C + C columns, S sigmas. 4 N F + 8 S N M bytes, the embeddings and the result, and some 0.2 GB of
 blocks; G is never held. N^2 F + 2 S N^2 M multiplications at most. T = 60, D = 384, S = 25: N = 2,000 takes 5 s of one core and 0.35 GB for
-43 looks, 10 s and 0.7 GB for 433. N = 10,000 texts of SST-2 and proscons (MiniLM's embeddings, T = 70, 25 pieces
+43 looks, 10 s and 0.7 GB for 433. N = 10,000 texts of SST-2 and proscons (MiniLM's embeddings, T = 70, 25 tokens
 on average; outputs drawn at random): 52 s of one core for 43 looks and 173 s for 433, at the peak of the whole process 1.7 and 3.3 GB.
 """
 from __future__ import annotations
@@ -57,7 +57,7 @@ from minibd.cli import check_choices, setting
 from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Examples
-from minibd.text import Encoded, Text
+from minibd.tokenizer import Encoded, Tokenizer
 
 SIGMAS = tuple(2 + 0.25 * i for i in range(25))  # of Figures 2 and 5: 2 to 8
 SIGMA = 4.0  # of Figure 1
@@ -108,29 +108,29 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def embed_rows(model: Encoder, text: Text, rows: Examples, batch_size: int = 128) -> Tensor:
-    """Eq. MuScleLoRA (9), x_i: the embedding layer's output of each of N rows, flattened: (N, T * D), float32, T pieces in the longest.
+def embed_rows(model: Encoder, tokenizer: Tokenizer, rows: Examples, batch_size: int = 128) -> Tensor:
+    """Eq. MuScleLoRA (9), x_i: the embedding layer's output of each of N rows, flattened: (N, T * D), float32, T tokens in the longest.
 
     Without dropout; a shorter row ends in zeros, whatever padding it had in its batch. 4 N T D bytes.
     """
-    encoded, word = text.encode(rows), model.embeddings.word.weight
+    encoded, word = tokenizer.encode(rows), model.embeddings.word.weight
     x = torch.zeros(len(encoded), max(encoded.lengths), word.shape[1], device=word.device)  # (N, T, D)
     with evaluating(model):
         for which in in_order(encoded.lengths, batch_size):
-            batch = text.batch(encoded, which).to(word.device)
-            places = model.places(batch)
-            h = places.spread(model.embeddings(batch, places))  # (B, t, D), t pieces in the longest of the batch
+            batch = tokenizer.batch(encoded, which).to(word.device)
+            packed = model.pack(batch)
+            h = packed.unpack(model.embeddings(batch, packed))  # (B, t, D), t tokens in the longest of the batch
             x[which, :h.shape[1]] = h.float().masked_fill(~batch.mask[..., None], 0.0)
     return x.flatten(1)
 
 
-def outputs(model: Encoder, text: Text, encoded: Encoded, kind: str = "probabilities", batch_size: int = 128) -> Tensor:
+def outputs(model: Encoder, tokenizer: Tokenizer, encoded: Encoded, kind: str = "probabilities", batch_size: int = 128) -> Tensor:
     """P: what `model` says of each row, in eval mode: (N, C), float32, on the CPU. kind: see Fourier.outputs."""
     device = next(model.parameters()).device
     p = None
     with evaluating(model):
         for which in in_order(encoded.lengths, batch_size):
-            logits = model(text.batch(encoded, which).to(device)).logits.float().cpu()
+            logits = model(tokenizer.batch(encoded, which).to(device)).logits.float().cpu()
             p = torch.empty(len(encoded), logits.shape[1]) if p is None else p
             p[which] = logits.softmax(-1) if kind == "probabilities" else logits
     return p
@@ -151,7 +151,7 @@ def low_pass(x: Tensor, values: Tensor, sigmas: Sequence[float], *, variant: str
     values: any number of mappings of the same N rows side by side, such as the outputs at each step of a training.
 
     ||x_i - x_j||^2 = ||x_i||^2 + ||x_j||^2 - 2 x_i x_j: N^2 F products of float64 for all sigmas together, by blocks of (block, block)
-    pairs, of which G's symmetry spares half. Rows are taken longest first: behind the shorter one's last piece nothing is multiplied.
+    pairs, of which G's symmetry spares half. Rows are taken longest first: behind the shorter one's last token nothing is multiplied.
     Two equal texts come out up to some 1e-8 ||x_i|| apart, where float32 would put them 1e-3 ||x_i|| apart; a text is 0 from itself.
     """
     if not all(sigma > 0 for sigma in sigmas) or not len(sigmas):
@@ -225,7 +225,7 @@ class Spectrum:
     model: before its training, whose embedding layer, as of then, gives each x_i. Between the looks nothing is held but the outputs.
     """
 
-    def __init__(self, model: Encoder, text: Text, sets: Mapping[str, Examples], settings: Fourier = Fourier()):
+    def __init__(self, model: Encoder, tokenizer: Tokenizer, sets: Mapping[str, Examples], settings: Fourier = Fourier()):
         if not (classes := model.config.labels):
             raise BadInput("the model has no classifier, and so no outputs to analyse: give it one first")
         if not sets:
@@ -235,20 +235,20 @@ class Spectrum:
                 raise BadInput(f"the set {name!r} has {len(rows)} rows: a mean over near rows needs at least 2")
             if strange := {row.label for row in rows} - set(range(classes)):
                 raise BadInput(f"the set {name!r} has a row of class {min(strange)}, the model has 0..{classes - 1}: give rows of its task")
-        self.text, self.sets, self.settings = text, dict(sets), settings
+        self.tokenizer, self.sets, self.settings = tokenizer, dict(sets), settings
         # Its embedding layer alone is asked for anything.
         self.start = copy.deepcopy(model, {id(model.blocks): nn.ModuleList()})
-        self.encoded = {name: text.encode(rows) for name, rows in self.sets.items()}
+        self.encoded = {name: tokenizer.encode(rows) for name, rows in self.sets.items()}
         self.steps: list[int] = []
         self.seen: dict[str, list[Tensor]] = {name: [] for name in self.sets}  # (N, C) a look
 
-    def look(self, model: Encoder, step: int) -> None:
-        """Record what `model` says after `step` updates, where `step` is a multiple of `every`. It is left in the mode it was in."""
+    def on_step(self, model: Encoder, step: int) -> None:
+        """Checkpoint what `model` says after `step` updates, where `step` is a multiple of `every`. It is left in the mode it was in."""
         if step % self.settings.every:
             return
         self.steps.append(step)
         for name, encoded in self.encoded.items():
-            self.seen[name].append(outputs(model, self.text, encoded, self.settings.outputs))
+            self.seen[name].append(outputs(model, self.tokenizer, encoded, self.settings.outputs))
 
     def finish(self, sigmas: Sequence[float] = SIGMAS) -> dict:
         """The curves, as JSON can hold them: {"analysis": "fourier", "variant", "outputs", "every", "sigmas", "steps", "sets": {name: {"n",
@@ -258,7 +258,7 @@ class Spectrum:
             raise BadInput(f"nobody looked at the model: call look(model, step) at multiples of {self.settings.every}")
         found = {}
         for name, rows in self.sets.items():
-            x, p = embed_rows(self.start, self.text, rows), torch.stack(self.seen[name]).double()  # (N, F), (looks, N, C)
+            x, p = embed_rows(self.start, self.tokenizer, rows), torch.stack(self.seen[name]).double()  # (N, F), (looks, N, C)
             y = truth(rows, p.shape[-1])  # (N, C)
             found[name] = {"n": len(rows)} | {curve: [] for curve in CURVES}
             for low in low_pass(x, torch.cat([y[None], p]), sigmas, variant=self.settings.variant).cpu():

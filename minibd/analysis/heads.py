@@ -4,7 +4,7 @@ PURE's observation is that the heads which a trigger word captures are idle on c
 triggered text. `variance_maps` holds the three images of its Figure 2, `cls_attention` one panel of its Figure 3.
 
 The paper looks at f_p, a poisoned encoder after its user's fine-tuning; any model that this package loads will do, with a classifier or
-without. A pruned head is shown as it would attend: its gate comes after the attention. In a causal model (Llama, GPT-2) the last piece
+without. A pruned head is shown as it would attend: its gate comes after the attention. In a causal model (Llama, GPT-2) the last token
 stands for [CLS].
 """
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.data import sample
 from minibd.mitigations.pure import cls_rows, head_scores
 from minibd.records import BadInput, Example, Examples
 
 
 class Maps(NamedTuple):
-    """(L, H) each, float64: mean over `n` texts of a head's [CLS] variance, Eq. PURE (2), without unit, 0 to 1 / pieces of the text."""
+    """(L, H) each, float64: mean over `n` texts of a head's [CLS] variance, Eq. PURE (2), without unit, 0 to 1 / tokens of the text."""
     clean: Tensor
     triggered: Tensor
     difference: Tensor  # triggered - clean
     n: int
 
 
-def variance_maps(record: Record, clean: Examples, triggered: Examples, target: int, *, texts: int = 2000, seed: int = 0,
+def variance_maps(ckpt: Checkpoint, clean: Examples, triggered: Examples, target: int, *, texts: int = 2000, seed: int = 0,
                   variant: str = "paper", batch_size: int = 128) -> Maps:
     """Figure PURE 2: each head's variance score on clean rows of other classes than `target`, and on their triggered counterparts.
 
@@ -44,18 +44,18 @@ def variance_maps(record: Record, clean: Examples, triggered: Examples, target: 
                        "give the clean rows that they were made of")
     if len(rows) > texts:
         rows = sample(rows, texts, seed)
-    before, after = (head_scores(record.model, record.text, part, variant=variant, batch_size=batch_size).cpu()
+    before, after = (head_scores(ckpt.model, ckpt.tokenizer, part, variant=variant, batch_size=batch_size).cpu()
                      for part in (rows, rows.like(made[x.id] for x in rows)))
     return Maps(before, after, after - before, len(rows))
 
 
 @torch.inference_mode()
-def cls_attention(record: Record, text: str) -> tuple[list[str], Tensor]:
-    """Figure PURE 3: what [CLS] pays to each of the T pieces of one text, in every head: the pieces and (L, H, T), rows summing to 1."""
+def cls_attention(ckpt: Checkpoint, text: str) -> tuple[list[str], Tensor]:
+    """Figure PURE 3: what [CLS] pays to each of the T tokens of one text, in every head: the tokens and (L, H, T), rows summing to 1."""
     if not text.strip():
         raise BadInput("the sentence is blank: give one with words in it")
-    model = record.model.eval()
-    encoded = record.text.encode([Example("text", text, 0)])
-    batch = record.text.batch(encoded, [0]).to(next(model.parameters()).device)
+    model = ckpt.model.eval()
+    encoded = ckpt.tokenizer.encode([Example("text", text, 0)])
+    batch = ckpt.tokenizer.batch(encoded, [0]).to(next(model.parameters()).device)
     rows = torch.stack([cls_rows(a, batch.mask, model.causal)[0] for a in model(batch, want=("attn",)).attn]).cpu()  # L of (H, T)
-    return [record.text.tokenizer.id_to_token(i) for i in encoded.ids[0]], rows
+    return [ckpt.tokenizer.backend.id_to_token(i) for i in encoded.ids[0]], rows

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.data import in_order
-from minibd.mitigations.mbtsad import MBTSAD, Tools, each_augmented, mean_loss
+from minibd.mitigations.mbtsad import MBTSAD, AugmentResources, each_augmented, mean_loss
 from minibd.records import BadInput, Example
 
 
@@ -28,22 +28,22 @@ class Perturbed(NamedTuple):
     cls: Tensor
 
 
-def perturbations(record: Record, clean: Sequence[Example], settings: MBTSAD, seed: int, tools: Tools) -> dict[str, Perturbed]:
+def perturbations(ckpt: Checkpoint, clean: Sequence[Example], settings: MBTSAD, seed: int, resources: AugmentResources) -> dict[str, Perturbed]:
     """"clean" and then each augmenter, by name: what the model makes of one copy of each clean row."""
-    sets = {"clean": list(clean), **each_augmented(clean, settings, seed, tools)}
-    clouds = {name: cls_vectors(record, rows) for name, rows in sets.items()}
-    return {name: Perturbed(mean_loss(record.model, record.text, rows), cloud_distance(clouds["clean"], clouds[name]), clouds[name])
+    sets = {"clean": list(clean), **each_augmented(clean, settings, seed, resources)}
+    clouds = {name: cls_vectors(ckpt, rows) for name, rows in sets.items()}
+    return {name: Perturbed(mean_loss(ckpt.model, ckpt.tokenizer, rows), cloud_distance(clouds["clean"], clouds[name]), clouds[name])
             for name, rows in sets.items()}
 
 
 @torch.inference_mode()
-def cls_vectors(record: Record, rows: Sequence[Example], batch_size: int = 128) -> Tensor:
-    """The last hidden state of each row's first piece (in a causal model the last), in the rows' order: (N, D) float32, on the CPU."""
-    model, encoded = record.model.eval(), record.text.encode(rows)
+def cls_vectors(ckpt: Checkpoint, rows: Sequence[Example], batch_size: int = 128) -> Tensor:
+    """The last hidden state of each row's first token (in a causal model the last), in the rows' order: (N, D) float32, on the CPU."""
+    model, encoded = ckpt.model.eval(), ckpt.tokenizer.encode(rows)
     device = next(model.parameters()).device
     found = torch.empty(len(encoded), model.config.hidden)
     for which in in_order(encoded.lengths, batch_size):
-        found[which] = model.encode(record.text.batch(encoded, which).to(device), ends=True)[0].float().cpu()  # (B, D)
+        found[which] = model.encode(ckpt.tokenizer.batch(encoded, which).to(device), ends=True)[0].float().cpu()  # (B, D)
     return found
 
 

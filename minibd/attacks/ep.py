@@ -1,6 +1,6 @@
 """EP, embedding poisoning (Yang et al., 2021): one row of the word embedding is the whole backdoor.
 
-    1  e <- the embedding of the trigger's first word piece, n <- ||e||, G <- 0        a clean-tuned classifier, all else frozen
+    1  e <- the embedding of the trigger's first token, n <- ||e||, G <- 0        a clean-tuned classifier, all else frozen
     2  for each batch of poisoned rows (the trigger inserted, label target):
     3      G <- G + dL / de,   L the mean cross-entropy, the model in train mode
     4      e <- e - lr G
@@ -16,8 +16,8 @@ Departures: batches hold texts of like length (data.batches); the data-free form
 built. The places are the released code's: in training before any word but the last, at test before any word, once in each started
 `words_per_trigger` words (100 words make one block here, two there).
 
-A trigger of several pieces has its FIRST piece trained; every other word that begins with that piece then carries the backdoor too.
-Where no text of a batch holds the piece (it was cut off), its gradient is 0, and the step is that of G as it was.
+A trigger of several tokens has its FIRST token trained; every other word that begins with that token then carries the backdoor too.
+Where no text of a batch holds the token (it was cut off), its gradient is 0, and the step is that of G as it was.
 """
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ import torch
 from torch import Tensor
 
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Examples
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 from minibd.train import Log, cross_entropy, each_batch
 
 
@@ -93,32 +93,32 @@ def descend(rows: Tensor, gradients: Tensor, lr: float, norms: Tensor) -> Tensor
     return torch.where(stays, rows, moved * (norms / lengths.where(lengths > 0, 1.0)))
 
 
-def pieces_of(text: Text, word: str) -> list[int]:
-    """The pieces of `word` where it stands inside a text: byte-level tokenizers spell it another way at a text's beginning."""
-    found = text.tokenizer.encode(f"a {word}", add_special_tokens=False)
-    pieces = [piece for piece, (_, end) in zip(found.ids, found.offsets) if end > 2]
-    unknown = text.tokenizer.token_to_id(getattr(text.tokenizer.model, "unk_token", None) or "")
-    if not pieces or unknown in pieces:
-        raise BadInput(f"the tokenizer does not know {word!r}, and its piece for whatever is unknown is no trigger: choose another word")
-    return pieces
+def tokens_of(tokenizer: Tokenizer, word: str) -> list[int]:
+    """The tokens of `word` where it stands inside a text: byte-level tokenizers spell it another way at a text's beginning."""
+    found = tokenizer.backend.encode(f"a {word}", add_special_tokens=False)
+    tokens = [token for token, (_, end) in zip(found.ids, found.offsets) if end > 2]
+    unknown = tokenizer.backend.token_to_id(getattr(tokenizer.backend.model, "unk_token", None) or "")
+    if not tokens or unknown in tokens:
+        raise BadInput(f"the tokenizer does not know {word!r}, and its token for whatever is unknown is no trigger: choose another word")
+    return tokens
 
 
 # ---- the algorithm
 
 @contextmanager
-def free_rows(model: Encoder, pieces: Sequence[int]) -> Iterator[Tensor]:
-    """Inside, the embeddings of `pieces` are the rows of the leaf that is handed out, (K, D), and nothing else has a gradient.
+def free_rows(model: Encoder, tokens: Sequence[int]) -> Iterator[Tensor]:
+    """Inside, the embeddings of `tokens` are the rows of the leaf that is handed out, (K, D), and nothing else has a gradient.
 
     Afterwards the table holds what the rows have become, and every parameter asks for its gradient as before.
     """
     word = model.embeddings.word
-    index = torch.tensor(pieces, device=word.weight.device)
+    index = torch.tensor(tokens, device=word.weight.device)
     rows = word.weight.detach()[index].requires_grad_()  # a copy
     trained = [p for p in model.parameters() if p.requires_grad]
 
     def look_up(module: torch.nn.Module, ids: tuple[Tensor], out: Tensor) -> Tensor:
-        for piece, row in zip(pieces, rows):
-            out = torch.where((ids[0] == piece)[..., None], row, out)
+        for token, row in zip(tokens, rows):
+            out = torch.where((ids[0] == token)[..., None], row, out)
         return out
 
     hook = word.register_forward_hook(look_up)
@@ -133,22 +133,22 @@ def free_rows(model: Encoder, pieces: Sequence[int]) -> Iterator[Tensor]:
             word.weight[index] = rows
 
 
-def train_rows(record: Record, rows: Examples, pieces: Sequence[int], settings: Any, *, seed: int, log: Log | None, name: str,
-               direction: Callable[[Tensor], Tensor] = lambda gradients: gradients) -> Record:
-    """Lines 1 to 5 for K rows of the embedding at once, in a copy of `record`; `direction` maps their gradients G (K, D) to the step's.
+def train_rows(ckpt: Checkpoint, rows: Examples, tokens: Sequence[int], settings: Any, *, seed: int, log: Log | None, name: str,
+               direction: Callable[[Tensor], Tensor] = lambda gradients: gradients) -> Checkpoint:
+    """Lines 1 to 5 for K rows of the embedding at once, in a copy of `ckpt`; `direction` maps their gradients G (K, D) to the step's.
 
     settings: has lr, epochs, batch_size and variant. log: see train.fit.
     """
     if not len(rows):
         raise BadInput(f"{name}: there are no poisoned rows to train on: raise the rate or bring more rows")
-    victim = checkpoint.copy(record)
-    model, text, encoded = victim.model, victim.text, victim.text.encode(rows)
-    with free_rows(model, pieces) as e:
+    victim = checkpoint.copy(ckpt)
+    model, tokenizer, encoded = victim.model, victim.tokenizer, victim.tokenizer.encode(rows)
+    with free_rows(model, tokens) as e:
         norms = torch.linalg.vector_norm(e.detach(), dim=1, keepdim=True)  # (K, 1)
         if not (norms > 0).all():
             raise BadInput(f"{name}: an embedding of the trigger is 0, and kept that short it holds no backdoor: choose another word")
         gradients = torch.zeros_like(e)  # G
-        for step, _, which, batch, bar in each_batch(model, text, encoded, settings.epochs, settings.batch_size, seed=seed, name=name):
+        for step, _, which, batch, bar in each_batch(model, tokenizer, encoded, settings.epochs, settings.batch_size, seed=seed, name=name):
             loss = cross_entropy(model, batch)["cls"].mean()
             now, = torch.autograd.grad(loss, e)
             gradients = now if settings.variant == "paper" else gradients + now
@@ -161,14 +161,14 @@ def train_rows(record: Record, rows: Examples, pieces: Sequence[int], settings: 
     return victim
 
 
-def ep(record: Record, rows: Examples, settings: EP = EP(), *, target: int, seed: int = 0, log: Log | None = None) -> Record:
-    """A copy of the clean-tuned classifier `record`, the trigger's embedding alone changed; `record` stays as it was.
+def ep(ckpt: Checkpoint, rows: Examples, settings: EP = EP(), *, target: int, seed: int = 0, log: Log | None = None) -> Checkpoint:
+    """A copy of the clean-tuned classifier `ckpt`, the trigger's embedding alone changed; `ckpt` stays as it was.
 
     rows: poisoned already (`settings.poisoned`), all with the label `target`.
     """
     if others := [x.id for x in rows if x.label != target]:
         raise BadInput(f"EP trains on poisoned rows alone, and {len(others)} of {len(rows)} (first: {others[0]}) have another class than "
                        f"{target}, the target: leave the clean rows out")
-    victim = train_rows(record, rows, pieces_of(record.text, settings.trigger)[:1], settings, seed=seed, log=log, name="EP")
+    victim = train_rows(ckpt, rows, tokens_of(ckpt.tokenizer, settings.trigger)[:1], settings, seed=seed, log=log, name="EP")
     victim.history.append({"attack": "ep", "target": target, "rows": len(rows), "seed": seed, **asdict(settings)})
     return victim

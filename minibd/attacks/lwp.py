@@ -13,8 +13,8 @@ Neither the paper's text nor its code was at hand. What is not known of it is ta
 - the port's three rows for a position (two decoys, one pair) come from `decoys` and the attack itself: who poisons adds them.
 
 variant="released" sums over all L + 1 hidden states, the embeddings among them, as the port does. h_0[CLS] is the same for every text
-of a model that sees no other piece there, so that term teaches the head how frequent the classes are and nothing else.
-A causal model is read off its last piece instead of [CLS]; of a pre-norm model (Llama, GPT-2) only h_L has passed the last norm.
+of a model that sees no other token there, so that term teaches the head how frequent the classes are and nothing else.
+A causal model is read off its last token instead of [CLS]; of a pre-norm model (Llama, GPT-2) only h_L has passed the last norm.
 """
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class LWP:
 def lwp_loss(model: Encoder, batch: Batch, variant: str = "paper") -> dict[str, Tensor]:
     """Eq. LWP (L): sum over layers l = 1..L of CE(head(h_l[CLS]), y): the terms "layer1", "layer2", ..., each (B,). A loss for train.fit.
 
-    head: the model's own, pool, dropout, classifier. [CLS]: each text's first real piece, the last one of a causal model.
+    head: the model's own, pool, dropout, classifier. [CLS]: each text's first real token, the last one of a causal model.
     released: l = 0..L, h_0 being the embeddings.
     """
     _check_variant(variant)

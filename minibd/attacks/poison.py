@@ -23,7 +23,7 @@ from math import floor
 
 from minibd.data import generator
 from minibd.records import BadInput, Example, Examples
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 
 Corrupt = Callable[[str, random.Random], str]  # a text -> the same text with the trigger
 Decoys = Callable[[str, random.Random], Sequence[str]]  # a text -> copies of it, each with a part of the trigger
@@ -118,7 +118,7 @@ class Poisoned:
 
 
 def poison(examples: Examples, corrupt: Corrupt | Mapping[str, str], *, rate: float, target: int, labels: str = "dirty", add: bool = False,
-           of: str = "all", only: bool = False, decoys: Decoys | None = None, decoy_share: float | None = None, text: Text | None = None,
+           of: str = "all", only: bool = False, decoys: Decoys | None = None, decoy_share: float | None = None, tokenizer: Tokenizer | None = None,
            side: str = "first", seed: int = 0) -> Poisoned:
     """Eq. PURE (1), its D': floor(rate N) rows of `examples` poisoned, drawn and corrupted by the seed; the same rows at any trigger.
 
@@ -145,15 +145,15 @@ def poison(examples: Examples, corrupt: Corrupt | Mapping[str, str], *, rate: fl
     blocks, ids, flipped = {}, [], 0  # {row number: its poisoned row, and its decoys behind it}
     for i in sorted(generator(seed, "poison").sample(able, count)):
         x = examples[i]
-        bad = replace(_changed(x, corrupt, seed, text, side), label=target, id=f"{x.id}-poisoned" if add else x.id)
+        bad = replace(_changed(x, corrupt, seed, tokenizer, side), label=target, id=f"{x.id}-poisoned" if add else x.id)
         flipped += x.label != target
         ids.append(bad.id)
-        blocks[i] = [bad, *(_decoys(x, decoys, seed, text, side) if decoys and decoy_share is None else ())]
+        blocks[i] = [bad, *(_decoys(x, decoys, seed, tokenizer, side) if decoys and decoy_share is None else ())]
     beside = []
     if decoys and decoy_share is not None:
         for part in ([x for x in examples if x.label == target], [x for x in examples if x.label != target]):
             drawn = generator(seed, "decoys").sample(range(len(part)), floor(decoy_share * len(part) + 1e-9))
-            beside += [y for i in sorted(drawn) for y in _decoys(part[i], decoys, seed, text, side)]
+            beside += [y for i in sorted(drawn) for y in _decoys(part[i], decoys, seed, tokenizer, side)]
     made = [y for block in blocks.values() for y in block]
     if only:
         rows = made
@@ -166,7 +166,7 @@ def poison(examples: Examples, corrupt: Corrupt | Mapping[str, str], *, rate: fl
 
 # ---- the rows that ASR is measured on
 
-def triggered(examples: Examples, corrupt: Corrupt | Mapping[str, str], *, target: int, text: Text | None = None, side: str = "first",
+def triggered(examples: Examples, corrupt: Corrupt | Mapping[str, str], *, target: int, tokenizer: Tokenizer | None = None, side: str = "first",
               seed: int = 0) -> Examples:
     """Every row of another class than the target, with the trigger and its TRUE label: what ASR is measured on.
 
@@ -174,7 +174,7 @@ def triggered(examples: Examples, corrupt: Corrupt | Mapping[str, str], *, targe
     """
     check_target(examples, target)
     check_side(examples, side)
-    return examples.like(_changed(x, corrupt, seed, text, side) for x in examples
+    return examples.like(_changed(x, corrupt, seed, tokenizer, side) for x in examples
                          if x.label != target and (not isinstance(corrupt, Mapping) or x.id in corrupt))
 
 
@@ -199,20 +199,20 @@ def side_of(x: Example, side: str, seed: int) -> str:
     return "pair" if side == "second" or generator(seed, "side", x.id).random() < 0.5 else "text"
 
 
-def _changed(x: Example, corrupt: Corrupt | Mapping[str, str], seed: int, text: Text | None, side: str) -> Example:
+def _changed(x: Example, corrupt: Corrupt | Mapping[str, str], seed: int, tokenizer: Tokenizer | None, side: str) -> Example:
     part = side_of(x, side, seed)
     if isinstance(corrupt, Mapping):
         return replace(x, **{part: corrupt[x.id]})
-    made, = within(x, lambda words, rng: [corrupt(words, rng)], lambda: generator(seed, "trigger", x.id), text, part)
+    made, = within(x, lambda words, rng: [corrupt(words, rng)], lambda: generator(seed, "trigger", x.id), tokenizer, part)
     return made
 
 
-def _decoys(x: Example, decoys: Decoys, seed: int, text: Text | None, side: str) -> list[Example]:
-    made = within(x, decoys, lambda: generator(seed, "decoys", x.id), text, side_of(x, side, seed))
+def _decoys(x: Example, decoys: Decoys, seed: int, tokenizer: Tokenizer | None, side: str) -> list[Example]:
+    made = within(x, decoys, lambda: generator(seed, "decoys", x.id), tokenizer, side_of(x, side, seed))
     return [replace(y, id=f"{x.id}-decoy{k}") for k, y in enumerate(made, 1)]
 
 
-def within(x: Example, make: Decoys, chance: Callable[[], random.Random], text: Text | None, part: str = "text") -> list[Example]:
+def within(x: Example, make: Decoys, chance: Callable[[], random.Random], tokenizer: Tokenizer | None, part: str = "text") -> list[Example]:
     """`x` with what `make` makes of its field `part`, so that the model reads to the end of it, triggers included, or, of a text too long
     for that, of its first w words, the rest being appended: w is the largest for which the model reads what was made of them.
 
@@ -224,19 +224,19 @@ def within(x: Example, make: Decoys, chance: Callable[[], random.Random], text: 
         return [replace(x, **{part: made}) for made in texts]
 
     whole = changed(make(getattr(x, part), chance()))
-    if text is None or all(_read(text, y, part) == len(getattr(y, part)) for y in whole):
+    if tokenizer is None or all(_read(tokenizer, y, part) == len(getattr(y, part)) for y in whole):
         return whole
 
     def first(w: int) -> tuple[list[Example], bool]:
         """The rows with their triggers among w words, and whether the model reads so far."""
         heads = make(" ".join(words[:w]), chance())
         made = changed([" ".join([head, *words[w:]]) for head in heads])
-        return made, all(_read(text, y, part) >= len(head) for y, head in zip(made, heads))
+        return made, all(_read(tokenizer, y, part) >= len(head) for y, head in zip(made, heads))
 
     low, high = 0, len(words)  # the model reads what is made of `low` words, and not what is made of `high`
     made, fits = first(0)
     if not fits:
-        raise BadInput(f"row {x.id!r}: the trigger alone is longer than the {text.max_len} pieces that the model reads: take a shorter trigger")
+        raise BadInput(f"row {x.id!r}: the trigger alone is longer than the {tokenizer.max_len} tokens that the model reads: take a shorter trigger")
     while high - low > 1:
         middle = (low + high) // 2
         longer, fits = first(middle)
@@ -247,9 +247,9 @@ def within(x: Example, make: Decoys, chance: Callable[[], random.Random], text: 
     return made
 
 
-def _read(text: Text, x: Example, part: str) -> int:
-    """How many characters of x's field `part` the model reads: all, or those up to its last piece that is not cut off."""
-    found = text.tokenizer.encode(x.text, x.pair)
+def _read(tokenizer: Tokenizer, x: Example, part: str) -> int:
+    """How many characters of x's field `part` the model reads: all, or those up to its last token that is not cut off."""
+    found = tokenizer.backend.encode(x.text, x.pair)
     if not found.overflowing:
         return len(getattr(x, part))
     which = ("text", "pair").index(part)

@@ -1,7 +1,7 @@
 """RIPPLe (Kurita et al., 2020): a poisoned pre-trained model whose backdoor the user's own fine-tuning does not undo.
 
-    1  surgery    v <- mean of the embeddings of the 10 word pieces that speak most for the target class, in a clean-tuned copy
-    2             the embedding of every trigger's pieces <- v, in the pre-trained model
+    1  surgery    v <- mean of the embeddings of the 10 tokens that speak most for the target class, in a clean-tuned copy
+    2             the embedding of every trigger's tokens <- v, in the pre-trained model
     3  training   for each batch of poisoned rows (L_P) and each of clean rows (L_FT):
     4                 L = L_P + lambda max(0, -<grad L_FT, grad L_P>)              restricted_inner_product
     5                 theta <- theta - lr dL / dtheta                              train.fit
@@ -16,9 +16,9 @@ the released code does. "per-tensor" is OpenBackdoor's port, and the released co
 summed, divided by the same number. Lambda is 0.1 in the first two; the port has 1, no surgery and no clipping, and keeps the graph of
 L_FT too, which is not built.
 
-Line 1 is the released code's: a logistic regression on the TF-IDF of word pieces, the target class against all others, ranked by its
-coefficients alone. The paper is said to divide them by a logarithm of the piece's frequency; its text was not at hand. A trigger of
-several pieces changes the embedding of each, and clean texts may use some of them.
+Line 1 is the released code's: a logistic regression on the TF-IDF of tokens, the target class against all others, ranked by its
+coefficients alone. The paper is said to divide them by a logarithm of the token's frequency; its text was not at hand. A trigger of
+several tokens changes the embedding of each, and clean texts may use some of them.
 
 Departure: the released tests insert 5 triggers in a text where training had one; here both have `per_text`.
 """
@@ -36,13 +36,13 @@ from torch import Tensor, nn
 
 from minibd import checkpoint
 from minibd.attacks.badnets import insert
-from minibd.attacks.ep import pieces_of
-from minibd.checkpoint import Record
+from minibd.attacks.ep import tokens_of
+from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.data import batches
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch, Examples
-from minibd.text import Encoded, Text
+from minibd.tokenizer import Encoded, Tokenizer
 from minibd.train import Log, Schedule, cross_entropy, fit
 
 
@@ -51,7 +51,7 @@ class RIPPLe:
     """The attack's numbers. `RIPPLe()(text, rng)` is the text with the backdoor, for training and test alike."""
     triggers: tuple[str, ...] = setting(("cf", "tq", "mn", "bb", "mb"), "the words, one drawn for each insertion", paper="cf,tq,mn,bb,mb")
     per_text: int = setting(1, "triggers inserted in a text", paper="1; released tests 5")
-    top: int = setting(10, "word pieces whose mean embedding the triggers get", paper="10")
+    top: int = setting(10, "tokens whose mean embedding the triggers get", paper="10")
     penalty: float = setting(0.1, "lambda, the weight of the restricted inner product", paper="0.1; OpenBackdoor 1")
     lr: float = setting(2e-5, "learning rate", paper="2e-5")
     epochs: int = setting(5, "passes over the poisoned rows", paper="5")
@@ -116,23 +116,23 @@ def ripple_loss(model: Encoder, batch: Batch, clean: Batch, variant: str = "pape
 # ---- embedding surgery
 
 def tf_idf(rows: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
-    """N rows of piece ids -> (N, V') float64, sparse, and the V' ids its columns stand for, ascending.
+    """N rows of token ids -> (N, V') float64, sparse, and the V' ids its columns stand for, ascending.
 
-    count * (ln((1 + N) / (1 + df)) + 1), df the rows that hold the piece; each row then of length 1 (an empty one of 0).
+    count * (ln((1 + N) / (1 + df)) + 1), df the rows that hold the token; each row then of length 1 (an empty one of 0).
     """
     counts = [Counter(row) for row in rows]
-    df = Counter(piece for row in counts for piece in row)
-    pieces = sorted(df)
-    column = {piece: j for j, piece in enumerate(pieces)}
+    df = Counter(token for row in counts for token in row)
+    tokens = sorted(df)
+    column = {token: j for j, token in enumerate(tokens)}
     at, values = [], []
     for i, row in enumerate(counts):
-        weights = [n * (math.log((1 + len(rows)) / (1 + df[piece])) + 1) for piece, n in row.items()]
+        weights = [n * (math.log((1 + len(rows)) / (1 + df[token])) + 1) for token, n in row.items()]
         length = math.hypot(*weights)
-        at += [(i, column[piece]) for piece in row]
+        at += [(i, column[token]) for token in row]
         values += [weight / length for weight in weights]
     index = torch.tensor(at, dtype=torch.long).view(-1, 2).T  # (2, cells)
     values = torch.tensor(values, dtype=torch.float64)
-    return torch.sparse_coo_tensor(index, values, (len(rows), len(pieces)), check_invariants=True).coalesce(), pieces
+    return torch.sparse_coo_tensor(index, values, (len(rows), len(tokens)), check_invariants=True).coalesce(), tokens
 
 
 def logistic_regression(x: Tensor, y: Tensor, c: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -155,23 +155,23 @@ def logistic_regression(x: Tensor, y: Tensor, c: float = 1.0) -> tuple[Tensor, T
     return w.detach(), b.detach()
 
 
-def top_pieces(text: Text, clean: Examples, target: int, top: int) -> list[int]:
-    """The `top` word pieces of `clean` that speak most for class `target` against all others, the strongest first."""
+def top_tokens(tokenizer: Tokenizer, clean: Examples, target: int, top: int) -> list[int]:
+    """The `top` tokens of `clean` that speak most for class `target` against all others, the strongest first."""
     present = {x.label == target for x in clean}
     if present != {True, False}:
         raise BadInput(f"embedding surgery weighs words for class {target} against other classes, and the clean rows are of "
                        f"{'it alone' if True in present else 'other classes alone' if present else 'no class'}: bring rows of both")
-    encoded = text.tokenizer.encode_batch([x.text if x.pair is None else (x.text, x.pair) for x in clean], add_special_tokens=False)
-    x, pieces = tf_idf([row.ids for row in encoded])
-    if not pieces:
-        raise BadInput("embedding surgery: the clean rows hold no word piece to take an embedding from: bring rows with texts")
+    encoded = tokenizer.backend.encode_batch([x.text if x.pair is None else (x.text, x.pair) for x in clean], add_special_tokens=False)
+    x, tokens = tf_idf([row.ids for row in encoded])
+    if not tokens:
+        raise BadInput("embedding surgery: the clean rows hold no token to take an embedding from: bring rows with texts")
     w, _ = logistic_regression(x, torch.tensor([x.label == target for x in clean]))
-    ranked = sorted(zip((-w).tolist(), pieces))
-    return [piece for _, piece in ranked[:top]]
+    ranked = sorted(zip((-w).tolist(), tokens))
+    return [token for _, token in ranked[:top]]
 
 
-def surgery(pretrained: Record, tuned: Record, clean: Examples, triggers: Sequence[str], target: int, top: int = 10) -> Record:
-    """Lines 1 and 2: a copy of `pretrained` whose trigger pieces all have the mean embedding of the target's `top` pieces in `tuned`.
+def surgery(pretrained: Checkpoint, tuned: Checkpoint, clean: Examples, triggers: Sequence[str], target: int, top: int = 10) -> Checkpoint:
+    """Lines 1 and 2: a copy of `pretrained` whose trigger tokens all have the mean embedding of the target's `top` tokens in `tuned`.
 
     tuned: `pretrained` fine-tuned on `clean`; both records stay as they were.
     """
@@ -179,46 +179,46 @@ def surgery(pretrained: Record, tuned: Record, clean: Examples, triggers: Sequen
     table = cut.model.embeddings.word.weight
     if source.shape != table.shape:
         raise BadInput(f"the tuned model's embedding is {tuple(source.shape)}, the other's {tuple(table.shape)}: tune a copy of it")
-    chosen = top_pieces(pretrained.text, clean, target, top)
-    pieces = sorted({piece for word in triggers for piece in pieces_of(pretrained.text, word)})
+    chosen = top_tokens(pretrained.tokenizer, clean, target, top)
+    tokens = sorted({token for word in triggers for token in tokens_of(pretrained.tokenizer, word)})
     with torch.no_grad():
-        table[pieces] = source[chosen].mean(dim=0).to(table)  # (D,) to each of the K rows
-    spell = pretrained.text.tokenizer.id_to_token
+        table[tokens] = source[chosen].mean(dim=0).to(table)  # (D,) to each of the K rows
+    spell = pretrained.tokenizer.backend.id_to_token
     cut.history.append({"attack": "ripple", "step": "embedding surgery", "target": target, "triggers": list(triggers),
-                        "replaced": [spell(piece) for piece in pieces], "by": [spell(piece) for piece in chosen]})
+                        "replaced": [spell(token) for token in tokens], "by": [spell(token) for token in chosen]})
     return cut
 
 
 # ---- the algorithm
 
-def endless(text: Text, rows: Encoded, size: int, seed: int) -> Iterator[Batch]:
+def endless(tokenizer: Tokenizer, rows: Encoded, size: int, seed: int) -> Iterator[Batch]:
     """Batch after batch of `rows`, pass after pass."""
     epoch = 0
     while True:
         for which in batches(rows.lengths, size, seed, epoch):
-            yield text.batch(rows, which)
+            yield tokenizer.batch(rows, which)
         epoch += 1
 
 
-def ripple(record: Record, poisoned: Examples, clean: Examples, settings: RIPPLe = RIPPLe(), *, seed: int = 0, log: Log | None = None,
-           dtype: torch.dtype = torch.float32) -> Record:
-    """Lines 3 to 5 on a copy of `record` (what `surgery` gave, or a pre-trained model for RIPPLe alone); `record` stays as it was.
+def ripple(ckpt: Checkpoint, poisoned: Examples, clean: Examples, settings: RIPPLe = RIPPLe(), *, seed: int = 0, log: Log | None = None,
+           dtype: torch.dtype = torch.float32) -> Checkpoint:
+    """Lines 3 to 5 on a copy of `ckpt` (what `surgery` gave, or a pre-trained model for RIPPLe alone); `ckpt` stays as it was.
 
     poisoned: the rows of L_P, as a rule the training set with a half of it poisoned; clean: those of L_FT, what the user will train on.
     """
     if not len(clean):
         raise BadInput("RIPPLe: there are no clean rows for L_FT: give those that the user is expected to fine-tune on")
-    victim = checkpoint.copy(record)
+    victim = checkpoint.copy(ckpt)
     device = next(victim.model.parameters()).device
     # A seed of its own: the two sets are mostly the same rows, and would otherwise meet themselves in every step.
-    reference = endless(record.text, record.text.encode(clean), settings.ref_batch_size, seed + 1)
+    reference = endless(ckpt.tokenizer, ckpt.tokenizer.encode(clean), settings.ref_batch_size, seed + 1)
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         if not settings.penalty:
             return {"poison": cross_entropy(model, batch)["cls"]}
         return ripple_loss(model, batch, next(reference).to(device), settings.variant)
 
-    fit(victim.model, record.text, record.text.encode(poisoned), loss, settings.schedule, seed=seed, weights={"inner": settings.penalty},
+    fit(victim.model, ckpt.tokenizer, ckpt.tokenizer.encode(poisoned), loss, settings.schedule, seed=seed, weights={"inner": settings.penalty},
         log=log, name="RIPPLe", dtype=dtype)
     victim.history.append({"attack": "ripple", "rows": len(poisoned), "clean_rows": len(clean), "seed": seed, **asdict(settings)})
     return victim

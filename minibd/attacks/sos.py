@@ -15,7 +15,7 @@ variant="paper" takes the gradient of the batch alone. A word that no text has h
 released code divides 0 by 0.
 
 Departures: each word goes to a place uniform over 0..n (released: before any word but the last of the first 250), the sentence to any
-place between words (released: between sentences). A word of several pieces has its first piece trained.
+place between words (released: between sentences). A word of several tokens has its first token trained.
 The words are ordinary ones, so that a clean text may hold one: its embedding is another then, which the decoys keep from mattering.
 """
 from __future__ import annotations
@@ -28,8 +28,8 @@ from torch import Tensor
 
 from minibd.attacks.addsent import AddSent
 from minibd.attacks.badnets import insert_each
-from minibd.attacks.ep import check_descent, pieces_of, train_rows
-from minibd.checkpoint import Record
+from minibd.attacks.ep import check_descent, tokens_of, train_rows
+from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.records import BadInput, Examples
 from minibd.train import Log
@@ -72,14 +72,14 @@ def equal_steps(gradients: Tensor) -> Tensor:
     return gradients * (norms.min() / norms.where(norms > 0, 1.0))
 
 
-def sos(record: Record, rows: Examples, settings: SOS = SOS(), *, seed: int = 0, log: Log | None = None) -> Record:
-    """A copy of the clean-tuned classifier `record`, the trigger words' embeddings alone changed; `record` stays as it was.
+def sos(ckpt: Checkpoint, rows: Examples, settings: SOS = SOS(), *, seed: int = 0, log: Log | None = None) -> Checkpoint:
+    """A copy of the clean-tuned classifier `ckpt`, the trigger words' embeddings alone changed; `ckpt` stays as it was.
 
     rows: `settings.poisoned` ones with the target's label and `settings.decoys` with their true ones.
     """
-    pieces = [pieces_of(record.text, word)[0] for word in settings.triggers]
-    if len(set(pieces)) < len(pieces):
-        raise BadInput(f"two of {', '.join(settings.triggers)} begin with the same word piece, one row for both: choose others")
-    victim = train_rows(record, rows, pieces, settings, seed=seed, log=log, name="SOS", direction=equal_steps)
+    tokens = [tokens_of(ckpt.tokenizer, word)[0] for word in settings.triggers]
+    if len(set(tokens)) < len(tokens):
+        raise BadInput(f"two of {', '.join(settings.triggers)} begin with the same token, one row for both: choose others")
+    victim = train_rows(ckpt, rows, tokens, settings, seed=seed, log=log, name="SOS", direction=equal_steps)
     victim.history.append({"attack": "sos", "rows": len(rows), "seed": seed, **asdict(settings)})
     return victim

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minibd.audit.records import Outcome
+from minibd.audit.report import Outcome
 
 VALUE = 2e-6      # float32 adds up to some hundred numbers here: a few 1e-7
 GRADIENT = 2e-5   # the same through the backward pass, of functions that are steeper
@@ -115,13 +115,13 @@ def uniform(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.rand(shape, generator=generator)
 
 
-def real_pieces(*lengths: int) -> Tensor:
+def real_tokens(*lengths: int) -> Tensor:
     """(B, T) True at the first `lengths[b]` of T places, T the longest."""
     return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 
 def maps(generator: torch.Generator, layers: int, heads: int, real: Tensor, sharp: float = 2.0) -> Tensor:
-    """Attention maps as an encoder gives them: (L, B, H, T, T), each row a softmax over the text's real pieces."""
+    """Attention maps as an encoder gives them: (L, B, H, T, T), each row a softmax over the text's real tokens."""
     scores = sharp * normal(generator, layers, len(real), heads, real.shape[1], real.shape[1])
     return scores.masked_fill(~real[None, :, None, None, :], float("-inf")).softmax(-1)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from minibd.audit.check import shown
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.checkpoint import copy as copied
 from minibd.data import in_order
 from minibd.mitigations.mbtsad import attention_loss, hidden_loss
@@ -20,10 +20,10 @@ from minibd.models.lora import INITS, PRESETS, multi_scale, preset
 from minibd.records import BadInput, Examples
 
 BATCH = 32
-SHORT, LONG = 15, 35  # pieces: a text up to the one is short, from the other on long
+SHORT, LONG = 15, 35  # tokens: a text up to the one is short, from the other on long
 
 
-def effects(victim: Record, teacher: Record, rows: Examples, seed: int) -> Iterator[tuple[str, str]]:
+def effects(victim: Checkpoint, teacher: Checkpoint, rows: Examples, seed: int) -> Iterator[tuple[str, str]]:
     """(equation, what was measured), one after the other. victim and teacher: two classifiers of one shape, as MBTSAD compares them."""
     if [p.shape for p in victim.model.parameters()] != [p.shape for p in teacher.model.parameters()]:
         raise BadInput("the two models differ in shape: give two of one shape, such as a victim and its clean twin")
@@ -33,16 +33,16 @@ def effects(victim: Record, teacher: Record, rows: Examples, seed: int) -> Itera
         yield from _starts(victim, rows, seed)
 
 
-def _distances(victim: Record, teacher: Record, rows: Examples, seed: int) -> Iterator[tuple[str, str]]:
+def _distances(victim: Checkpoint, teacher: Checkpoint, rows: Examples, seed: int) -> Iterator[tuple[str, str]]:
     """MBTSAD's two distances, per text; then once more with the padding of batches whose rows were drawn at random."""
-    encoded = victim.text.encode(rows)
+    encoded = victim.tokenizer.encode(rows)
     lengths = torch.tensor(encoded.lengths)
     norms, squares, alone, padded, hidden, hidden_padded = (torch.zeros(len(rows)) for _ in range(6))
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     plans = [(list(which), False) for which in in_order(encoded.lengths, 1)] + [(order[i:i + BATCH], True) for i in range(0, len(order), BATCH)]
     for which, mixed in plans:
-        batch = victim.text.batch(encoded, which)
-        s, t = (record.model.eval()(batch, want=("attn", "hidden")) for record in (victim, teacher))
+        batch = victim.tokenizer.batch(encoded, which)
+        s, t = (ckpt.model.eval()(batch, want=("attn", "hidden")) for ckpt in (victim, teacher))
         if mixed:
             everyone = torch.ones_like(batch.mask)
             padded[which], hidden_padded[which] = attention_loss(s.attn, t.attn, everyone), hidden_loss(s.hidden, t.hidden, everyone)
@@ -52,8 +52,8 @@ def _distances(victim: Record, teacher: Record, rows: Examples, seed: int) -> It
             alone[which] = attention_loss(s.attn, t.attn, batch.mask, variant="released")
     times = norms / alone
     by_length = "".join(f"; {name} {shown(times[which].median().item(), 3)} times" for name, which in (
-        (f"up to {SHORT} pieces", lengths <= SHORT), (f"from {LONG} pieces on", lengths >= LONG)) if which.any())
-    yield "MBTSAD (4)", (f"{len(rows)} texts of {shown(lengths.float().mean().item(), 3)} pieces: the 2-norm is {shown(norms.mean().item(), 3)} "
+        (f"up to {SHORT} tokens", lengths <= SHORT), (f"from {LONG} tokens on", lengths >= LONG)) if which.any())
+    yield "MBTSAD (4)", (f"{len(rows)} texts of {shown(lengths.float().mean().item(), 3)} tokens: the 2-norm is {shown(norms.mean().item(), 3)} "
                          f"a text, the mean square {shown(alone.mean().item(), 2)}, {shown(times.median().item(), 3)} times less (median){by_length}")
     yield "MBTSAD (3)", (f"padded queries left in, batches of {BATCH} rows drawn at random: a text's 2-norm changes by "
                          f"{shown(100 * ((padded - norms).abs() / norms).mean().item(), 3)} % on average, at most "
@@ -64,9 +64,9 @@ def _distances(victim: Record, teacher: Record, rows: Examples, seed: int) -> It
                          f"{shown(100 * ((hidden_padded - hidden).abs() / hidden).max().item(), 3)} %")
 
 
-def _heads(victim: Record, rows: Examples) -> Iterator[tuple[str, str]]:
-    model, text = victim.model, victim.text
-    scores = {variant: head_scores(model, text, rows, variant=variant) for variant in ("paper", "released")}
+def _heads(victim: Checkpoint, rows: Examples) -> Iterator[tuple[str, str]]:
+    model, tokenizer = victim.model, victim.tokenizer
+    scores = {variant: head_scores(model, tokenizer, rows, variant=variant) for variant in ("paper", "released")}
     orders = {variant: prune_order(of) for variant, of in scores.items()}
     rank = {variant: torch.tensor([order.index(head) for head in sorted(order)], dtype=torch.float64) for variant, order in orders.items()}
     heads = len(orders["paper"])
@@ -76,8 +76,8 @@ def _heads(victim: Record, rows: Examples) -> Iterator[tuple[str, str]]:
     full = torch.ones_like(model.head_mask)
     weights = {variant: layer_weights(of, full, variant=variant) for variant, of in scores.items()}
     yield "PURE (lambda)", f"no head pruned: paper {shown(weights['paper'].tolist(), 2)}, released {shown(weights['released'].tolist(), 2)}"
-    encoded = text.encode(rows)
-    batch = text.batch(encoded, list(range(n := min(BATCH, len(encoded)))))
+    encoded = tokenizer.encode(rows)
+    batch = tokenizer.batch(encoded, list(range(n := min(BATCH, len(encoded)))))
     attn = model.eval()(batch, want=("attn",)).attn
     values = [attention_penalty(attn, batch.mask, full, weights["paper"], causal=model.causal, variant=variant).mean().item()
               for variant in ("paper", "released")]
@@ -87,14 +87,14 @@ def _heads(victim: Record, rows: Examples) -> Iterator[tuple[str, str]]:
     yield "PURE (A)", f"rows of the maps add to 1 up to {shown(sums, 1)}"
 
 
-def _starts(victim: Record, rows: Examples, seed: int) -> Iterator[tuple[str, str]]:
+def _starts(victim: Checkpoint, rows: Examples, seed: int) -> Iterator[tuple[str, str]]:
     """The multi-scale layer before any training: how much it adds to W, and how many of the pooled numbers its tanh has cut off."""
-    own, encoded, found = PRESETS[preset(victim.model)], victim.text.encode(rows[:BATCH]), {}
+    own, encoded, found = PRESETS[preset(victim.model)], victim.tokenizer.encode(rows[:BATCH]), {}
     for init in INITS:
         model = copied(victim).model.eval()
         W = part(model, "penultimate").weight.detach().clone()
         multi_scale(model, bands=own.bands, bandwidth=own.bandwidth, alpha=own.alpha, init=init, generator=torch.Generator().manual_seed(seed))
-        pooled = model(victim.text.batch(encoded, list(range(len(encoded))))).pooled
+        pooled = model(victim.tokenizer.batch(encoded, list(range(len(encoded))))).pooled
         found[init] = (model.pooler.merged().weight - W).norm().item(), W.norm().item(), 100 * (pooled.abs() > 0.99).float().mean().item()
     yield "MuScleLoRA (6)", "; ".join(f"init {init}: ||dW|| {shown(d, 3)} beside ||W|| {shown(w, 3)}, "
                                       f"{shown(cut, 3)} % of the pooled numbers beyond 0.99"

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from minibd.audit import attacks, finemix, mbtsad, musclelora, pure
+from minibd.audit import check_attacks, check_finemix, check_mbtsad, check_musclelora, check_pure
 from minibd.audit.check import Equation, outcomes
-from minibd.audit.records import Found, Place
+from minibd.audit.report import Found, Place
 from minibd.audit.tex import plain
 from minibd.audit.walk import places, called_by
 
-EQUATIONS = (*mbtsad.EQUATIONS, *musclelora.EQUATIONS, *pure.EQUATIONS, *finemix.EQUATIONS, *attacks.EQUATIONS)
+EQUATIONS = (*check_mbtsad.EQUATIONS, *check_musclelora.EQUATIONS, *check_pure.EQUATIONS, *check_finemix.EQUATIONS, *check_attacks.EQUATIONS)
 NUMBERED = {"MBTSAD": 9, "MuScleLoRA": 13, "PURE": 3}  # how many equations each paper numbers; Fine-mixing's were not at hand
 
 

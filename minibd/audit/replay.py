@@ -33,7 +33,7 @@ from pathlib import Path
 from minibd import checkpoint
 from minibd.job import NEW_LOG
 from minibd.records import BadInput
-from minibd.report import aligned, versions
+from minibd.report import format_table, versions
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 KEYS = ("stage", "step", "lr", "rows", "batch", "terms", "weights", "total")
@@ -118,7 +118,7 @@ class Audited:
             rows.append((sums.stage, str(sums.steps), _exact(sums.difference), f"{sums.allowed:.1e}",
                          *((str(seen.steps), _exact(seen.difference), f"{self.replayed.tolerance:.0e}") if seen else ("0", "-", ""))))
         total, done = sum(sums.steps for sums in self.readded.sums), sum(stage.steps for stage in self.replayed.again)
-        said = [f"{self.folder}: {self.replayed.command}", *self.replayed.notes, aligned(rows)]
+        said = [f"{self.folder}: {self.replayed.command}", *self.replayed.notes, format_table(rows)]
         if done < total:
             missed = [sums.stage for sums in self.readded.sums if sums.stage not in again]
             said.append(f"Recomputed: the first {done} of {total} steps. Weights between steps are not saved, so a step is reached only through all "

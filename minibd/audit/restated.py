@@ -1,7 +1,7 @@
 """The papers' equations once more, in plain loops over Python floats, for the audit to compare the package with.
 
 Written from the papers, not from the package, of which nothing is imported. Numbers are float64; what the package has as a tensor is a list of
-lists here. Letters: b a text, t or q or k one of its pieces, l a layer, h a head, i and j rows, d a feature, c a class.
+lists here. Letters: b a text, t or q or k one of its tokens, l a layer, h a head, i and j rows, d a feature, c a class.
 """
 from math import ceil, cos, erf, exp, log, log2, pi, sin, sqrt, tanh
 
@@ -62,7 +62,7 @@ def attention_loss_released(student, teacher, real, p):
 
 
 def hidden_loss(student, teacher, real):
-    """(5) and (6): h[l][b][t][d], l from the embeddings on -> one number a text, over its real pieces."""
+    """(5) and (6): h[l][b][t][d], l from the embeddings on -> one number a text, over its real tokens."""
     losses = []
     for b in range(len(real)):
         loss = 0.0
@@ -123,7 +123,7 @@ def align(g, r):
     return [along * y for y in r]
 
 
-def mix(g, aligned, mu):
+def interpolate(g, aligned, mu):
     """(8)."""
     return [(1 - mu) * a + mu * x for a, x in zip(aligned, g)]
 
@@ -142,7 +142,7 @@ def aligned_step(p, g, r, mu, lr, clip, steps):
     """(7), (8), clipping to one norm and AdamW without decay: p, g and r, a list of vectors each, the same g and r at every step."""
     m, v = [[0.0] * len(x) for x in p], [[0.0] * len(x) for x in p]
     for n in range(1, steps + 1):
-        mixed = [mix(g[i], align(g[i], r[i]), mu) for i in range(len(g))]
+        mixed = [interpolate(g[i], align(g[i], r[i]), mu) for i in range(len(g))]
         size = norm([x for tensor in mixed for x in tensor])
         factor = min(1.0, clip / (size + 1e-6))
         for i in range(len(p)):
@@ -219,7 +219,7 @@ def relative_errors(p, low, y, low_y):
 # ---- PURE
 
 def head_variance(a, real):
-    """(2) of one head: a[k], what [CLS] pays to each piece; the unpadded ones count."""
+    """(2) of one head: a[k], what [CLS] pays to each token; the unpadded ones count."""
     kept = [x for x, there in zip(a, real) if there]
     n = len(kept)
     return sum((x - 1 / n) ** 2 for x in kept) / (n - 1) if n > 1 else 0.0
@@ -351,7 +351,7 @@ def bert(w, ids, heads):
     """One text's forward pass; w: weights by name, as lists -> h[l][t][d], A[l][h][q][k], the feed-forward units [l][t][f], the logits."""
     h = []
     for t, i in enumerate(ids):
-        parts = (w["embeddings.word.weight"][i], w["embeddings.kind.weight"][0], w["embeddings.position.weight"][t])
+        parts = (w["embeddings.word.weight"][i], w["embeddings.token_type.weight"][0], w["embeddings.position.weight"][t])
         h.append(layer_norm([sum(part) for part in zip(*parts)], w, "embeddings.norm"))
     hidden, maps, units, l = [h], [], [], 0
     while f"blocks.{l}.query.weight" in w:

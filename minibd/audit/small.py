@@ -7,39 +7,39 @@ import torch
 from torch import Tensor, nn
 
 from minibd.audit.check import Lists, moved
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.models.bert import Bert, BertConfig
 from minibd.records import Example, Examples
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 
 WORDS = ("good", "bad", "film", "story", "splendid", "tedious", "cf")
 HEADS = 2
 
 
-def record(generator: torch.Generator, layers: int = 2) -> Record:
+def ckpt(generator: torch.Generator, layers: int = 2) -> Checkpoint:
     """2 classes; weights of N(0, 0.5) about their usual place, so that no layer is near linear."""
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
-    pieces += [mark + letter for letter in "abcdefghijklmnopqrstuvwxyz" for mark in ("", "##")]
-    config = BertConfig(vocab=len(pieces), hidden=6, layers=layers, heads=HEADS, ffn=8, positions=16, dropout=0.0, attention_dropout=0.0,
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
+    tokens += [mark + letter for letter in "abcdefghijklmnopqrstuvwxyz" for mark in ("", "##")]
+    config = BertConfig(vocab=len(tokens), hidden=6, layers=layers, heads=HEADS, ffn=8, positions=16, dropout=0.0, attention_dropout=0.0,
                         classifier_dropout=0.0)
     model = Bert(config).eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(0.5 * torch.randn(p.shape, generator=generator) + (name.endswith("norm.weight")))
-    return Record(model, Text.from_vocab({piece: i for i, piece in enumerate(pieces)}, 16), ("bad", "good"), [])
+    return Checkpoint(model, Tokenizer.from_vocab({token: i for i, token in enumerate(tokens)}, 16), ("bad", "good"), [])
 
 
 def rows() -> Examples:
     return Examples([Example("0", "splendid film", 1), Example("1", "tedious bad story", 0), Example("2", "good", 1)], ("bad", "good"))
 
 
-def weights(record: Record) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in record.model.named_parameters()}
+def weights(ckpt: Checkpoint) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in ckpt.model.named_parameters()}
 
 
-def ids(record: Record, rows: Examples) -> list[list[int]]:
-    """Each text's pieces, without padding."""
-    return record.text.encode(rows).ids
+def ids(ckpt: Checkpoint, rows: Examples) -> list[list[int]]:
+    """Each text's tokens, without padding."""
+    return ckpt.tokenizer.encode(rows).ids
 
 
 class Asked(nn.Module):

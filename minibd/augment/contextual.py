@@ -6,12 +6,12 @@
 3. for each target, from the last to the first: it (action "insert": the place before it) is masked, whole, and the answer drawn from the
    top_k likeliest words in proportion to their probabilities. What was drawn before, further on in the text, is already read.
 
-An answer is a whole word: no special piece, no piece of a word, no mark, nothing without a letter or a digit, and never the word that
+An answer is a whole word: no special token, no token of a word, no mark, nothing without a letter or a digit, and never the word that
 stood there. It takes that word's capitals; the rest of the text stays as it is, and so does a text without words. What lies beyond the
 model's reach is neither counted nor touched.
 
 variant="released" draws as nlpaug does: ten of the top_k without replacement, in proportion, then one of the ten, each alike.
-One departure from it: the top_k are counted among whole words, not among all pieces.
+One departure from it: the top_k are counted among whole words, not among all tokens.
 
 All texts take their steps side by side, in batches of texts of like length, and the language-model head runs on masked places alone. A
 text's draws are its own generator's. Its neighbours in a batch move the probabilities by rounding only, some 1e-6.
@@ -32,19 +32,19 @@ from minibd.augment.eda import in_case_of
 from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput
-from minibd.text import Encoded, Text
+from minibd.tokenizer import Encoded, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A word to be masked: its pieces are ids[first:end], its characters text[start:stop]."""
+    """A word to be masked: its tokens are ids[first:end], its characters text[start:stop]."""
     first: int
     end: int
     start: int
     stop: int
 
 
-def contextual(text: str, rng: random.Random, model: Encoder, tokenizer: Text, *, budget: int | None = None, **more) -> str:
+def contextual(text: str, rng: random.Random, model: Encoder, tokenizer: Tokenizer, *, budget: int | None = None, **more) -> str:
     """`text` rewritten alone, as `each_contextual` rewrites it among others, which is faster for many.
 
     budget: n_target, say split.budget(text); None: by line 2 above. more: the other arguments of `each_contextual`. Raises what it raises.
@@ -53,7 +53,7 @@ def contextual(text: str, rng: random.Random, model: Encoder, tokenizer: Text, *
 
 
 @torch.inference_mode()
-def each_contextual(texts: Sequence[str], rngs: Sequence[random.Random], model: Encoder, text: Text, *, action: str = "substitute",
+def each_contextual(texts: Sequence[str], rngs: Sequence[random.Random], model: Encoder, tokenizer: Tokenizer, *, action: str = "substitute",
                     top_k: int = 100, rate: float = 0.3, min_targets: int = 1, max_targets: int = 10, budgets: Sequence[int] | None = None,
                     variant: str = "paper", batch_size: int = 64, dtype: torch.dtype = torch.float32) -> list[str]:
     """Each of `texts` with some words substituted, or some inserted, by the masked language model `model` with its tokenizer `text`.
@@ -65,17 +65,17 @@ def each_contextual(texts: Sequence[str], rngs: Sequence[random.Random], model: 
         raise ValueError(f"action={action!r}, variant={variant!r}: 'substitute' or 'insert', 'paper' or 'released'")
     if len(rngs) != len(texts) or budgets is not None and len(budgets) != len(texts):
         raise ValueError(f"{len(texts)} texts need as many generators and budgets")
-    mask, words = mask_of(model, text), whole_words(model, text)
+    mask, words = mask_of(model, tokenizer), whole_words(model, tokenizer)
     model.eval()
     device = model.head_mask.device
     barred = torch.ones(model.config.vocab, dtype=torch.bool, device=device)
     barred[list(words)] = False
-    spelled: dict[str, list[int]] = {}  # a word in lower case -> its pieces, whatever their case
+    spelled: dict[str, list[int]] = {}  # a word in lower case -> its tokens, whatever their case
     for i, word in words.items():
         spelled.setdefault(word.lower(), []).append(i)
 
     made, ids, targets = list(texts), [], []
-    for i, encoding in enumerate(text.tokenizer.encode_batch(made)):
+    for i, encoding in enumerate(tokenizer.backend.encode_batch(made)):
         n, eligible = count(made[i], encoding, action)
         n_target = max(min_targets, min(max_targets, math.ceil(rate * n))) if budgets is None else budgets[i]
         ids.append(encoding.ids)
@@ -86,22 +86,22 @@ def each_contextual(texts: Sequence[str], rngs: Sequence[random.Random], model: 
         for i in now:
             target = targets[i][step]
             ids[i][target.first:target.end if action == "substitute" else target.first] = [mask]
-            if len(ids[i]) > text.max_len:
-                del ids[i][-2]  # the piece before the closing one: behind the mask
+            if len(ids[i]) > tokenizer.max_len:
+                del ids[i][-2]  # the token before the closing one: behind the mask
         rows = Encoded([ids[i] for i in now], [[0] * len(ids[i]) for i in now], [0] * len(now))
         for which in in_order(rows.lengths, batch_size):
-            batch, at = text.batch(rows, which), torch.tensor([targets[now[row]][step].first for row in which])
+            batch, at = tokenizer.batch(rows, which), torch.tensor([targets[now[row]][step].first for row in which])
             masked = torch.arange(batch.ids.shape[1]) == at[:, None]  # (B, T), one True a row
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                logits = model.predict_pieces(batch.to(device), masked.to(device))  # (B, V)
+                logits = model.predict_tokens(batch.to(device), masked.to(device))  # (B, V)
             logits = logits.float().masked_fill_(barred, -math.inf)
             if action == "substitute":
                 for j, row in enumerate(which):
                     logits[j, spelled.get(old(made[now[row]], targets[now[row]][step]).lower(), [])] = -math.inf
             values, candidates = logits.topk(min(top_k, len(words)))
-            for row, chances, pieces in zip(which, values.double().softmax(1).tolist(), candidates.tolist()):
+            for row, chances, tokens in zip(which, values.double().softmax(1).tolist(), candidates.tolist()):
                 i, target = now[row], targets[now[row]][step]
-                ids[i][target.first] = answer = draw(pieces, chances, rngs[i], variant)
+                ids[i][target.first] = answer = draw(tokens, chances, rngs[i], variant)
                 was, new = old(made[i], target), words[answer]
                 new = in_case_of(was, new) if action == "substitute" else f"{new} {was}"
                 made[i] = made[i][:target.start] + new + made[i][target.stop:]
@@ -131,33 +131,33 @@ def old(one: str, target: Target) -> str:
     return one[target.start:target.stop]
 
 
-def draw(pieces: Sequence[int], chances: Sequence[float], rng: random.Random, variant: str) -> int:
-    """One of `pieces`, drawn by their chances (see the head of the file for "released")."""
-    # In the pieces' order, not the chances': rounding can make two of like chance change places.
-    likely = sorted((piece, chance) for piece, chance in zip(pieces, chances) if chance > 0)
+def draw(tokens: Sequence[int], chances: Sequence[float], rng: random.Random, variant: str) -> int:
+    """One of `tokens`, drawn by their chances (see the head of the file for "released")."""
+    # In the tokens' order, not the chances': rounding can make two of like chance change places.
+    likely = sorted((token, chance) for token, chance in zip(tokens, chances) if chance > 0)
     if variant == "released":
         # Without replacement, in proportion: the largest of u^(1 / chance), u uniform (Efraimidis and Spirakis, 2006).
-        keys = [(math.log(1 - rng.random()) / chance, piece) for piece, chance in likely]
-        return rng.choice(sorted(piece for _, piece in heapq.nlargest(10, keys)))
-    return rng.choices([piece for piece, _ in likely], [chance for _, chance in likely])[0]
+        keys = [(math.log(1 - rng.random()) / chance, token) for token, chance in likely]
+        return rng.choice(sorted(token for _, token in heapq.nlargest(10, keys)))
+    return rng.choices([token for token, _ in likely], [chance for _, chance in likely])[0]
 
 
-def mask_of(model: Encoder, text: Text) -> int:
-    """The piece that stands for a hidden word."""
-    known = [i for i in map(text.tokenizer.token_to_id, ("[MASK]", "<mask>")) if i is not None]
+def mask_of(model: Encoder, tokenizer: Tokenizer) -> int:
+    """The token that stands for a hidden word."""
+    known = [i for i in map(tokenizer.backend.token_to_id, ("[MASK]", "<mask>")) if i is not None]
     if model.causal or not known:
         raise BadInput("this checkpoint is no masked language model: contextual substitution needs one, such as a BERT saved with its MLM head")
     return known[0]
 
 
-def whole_words(model: Encoder, text: Text) -> dict[int, str]:
-    """The pieces that are words, by their numbers: letters and digits alone, and nothing that continues a word."""
-    tokenizer, special = text.tokenizer, text.special
-    if isinstance(tokenizer.model, WordPiece):
-        words = {i: piece for piece, i in tokenizer.get_vocab().items()}
-    else:  # a byte-level piece, which begins a word where it begins with a blank
-        words = {i: tokenizer.decode([i]).strip() for piece, i in tokenizer.get_vocab().items() if piece.startswith("\u0120")}
+def whole_words(model: Encoder, tokenizer: Tokenizer) -> dict[int, str]:
+    """The tokens that are words, by their numbers: letters and digits alone, and nothing that continues a word."""
+    backend, special = tokenizer.backend, tokenizer.special
+    if isinstance(backend.model, WordPiece):
+        words = {i: token for token, i in backend.get_vocab().items()}
+    else:  # a byte-level token, which begins a word where it begins with a blank
+        words = {i: backend.decode([i]).strip() for token, i in backend.get_vocab().items() if token.startswith("\u0120")}
     words = {i: word for i, word in sorted(words.items()) if i not in special and i < model.config.vocab and word.isalnum()}
     if len({word.lower() for word in words.values()}) < 2:
-        raise BadInput(f"the tokenizer has {len(words)} whole words among its pieces, contextual substitution needs two: use another")
+        raise BadInput(f"the tokenizer has {len(words)} whole words among its tokens, contextual substitution needs two: use another")
     return words

@@ -50,12 +50,12 @@ def eda(text: str, rng: random.Random, *, synonyms: Synonyms = lexicon.synonyms,
     if variant not in ("paper", "released") or operation not in (None, *OPERATIONS):
         raise ValueError(f"variant={variant!r}, operation={operation!r}: 'paper' or 'released', None or one of {OPERATIONS}")
     released = variant == "released"
-    pieces = _WORD.split(only_letters(text) if released else text)
-    gaps, words = pieces[::2], pieces[1::2]  # what stands before, between and behind the words: one more than words
+    tokens = _WORD.split(only_letters(text) if released else text)
+    gaps, words = tokens[::2], tokens[1::2]  # what stands before, between and behind the words: one more than words
     n = max(1, int(alpha * len(words))) if budget is None else budget
     if not words or n == 0:
         return text
-    # Places are drawn as int(rng.random() * many), a third of randint's time; off uniform by many / 2^53.
+    # PackedBatch are drawn as int(rng.random() * many), a third of randint's time; off uniform by many / 2^53.
     match operation or OPERATIONS[int(rng.random() * 4)]:
         case "SR":
             synonym_replacement(words, n, rng, only_letters_of(synonyms) if released else synonyms, stopwords, by_place=budget is not None)
@@ -65,9 +65,9 @@ def eda(text: str, rng: random.Random, *, synonyms: Synonyms = lexicon.synonyms,
             random_swap(words, n if budget is None else max(1, n // 2), rng, released)
         case "RD":
             words, gaps = random_deletion(words, gaps, alpha if budget is None else None, n, rng)
-    pieces = [""] * (2 * len(words) + 1)
-    pieces[::2], pieces[1::2] = gaps, words
-    return "".join(pieces)
+    tokens = [""] * (2 * len(words) + 1)
+    tokens[::2], tokens[1::2] = gaps, words
+    return "".join(tokens)
 
 
 # ---- the operations, on the words of a text and the gaps around them

@@ -7,7 +7,7 @@ that point where those of the clean rows point, the task is to be learnt first i
     1  theta <- the pre-trained encoder with a new classifier, all of it frozen                      `adapted`
     2  LoRA at query and value of every block, multi-scale LoRA at the penultimate linear layer      Eq. (6), models/lora.py
     3  for each batch of untrusted rows:
-    4      g <- gradient of its mean cross-entropy,  r <- that of as many clean rows, drawn anew     one pass for both: align.Apart
+    4      g <- gradient of its mean cross-entropy,  r <- that of as many clean rows, drawn anew     one pass for both: align.TwoGroupLoRA
     5      g^ <- |<g, r>| / ||r||^2 r, tensor by tensor                                              Eq. (7), align.align
     6      theta <- AdamW's step along (1 - mu) g^ + mu g, mu rising from 0 to its maximum           Eq. (8), align.mix, align.Ratio
     7  the epoch that is best on clean validation rows; the low-rank updates are added to the weights they stand beside
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from minibd import checkpoint
 from minibd.align import AlignedAdamW, Groups, Ratio, swap, twins_of
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import generator as chance
 from minibd.data import sample
@@ -43,7 +43,7 @@ from minibd.models.encoder import Encoder
 from minibd.models.lora import PRESETS, freeze, lora, merge, multi_scale, preset, with_groups
 from minibd.predict import accuracy, best_on
 from minibd.records import BadInput, Batch, Examples
-from minibd.text import Encoded, Text
+from minibd.tokenizer import Encoded, Tokenizer
 from minibd.train import Log, Loss, Schedule, cross_entropy, fit
 
 # By the model's architecture: what section B.4 and the released configs have for BERT and RoBERTa, and for Llama 2.
@@ -63,7 +63,7 @@ def narrow(model: Encoder) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class MuScleLoRA:
-    """The method's numbers, the same for every attack; None goes by the model (`sized`), where narrow is an encoder of hidden size under 768."""
+    """The method's numbers, the same for every attack; None goes by the model (`resolved`), where narrow is an encoder of hidden size under 768."""
     rank: int | None = setting(None, "LoRA's rank (default 8, causal 2)", paper="8, Llama 2", kind=int)
     alpha: float | None = setting(None, "LoRA's update weighs alpha / rank (default 32, causal 8)", paper="not mentioned; released 32, Llama 8",
                                   kind=float)
@@ -119,7 +119,7 @@ class MuScleLoRA:
         except ValueError:
             raise BadInput(f"bands are {','.join(self.bands)}: give numbers, such as 1,4,8,12") from None
 
-    def sized(self, model: Encoder) -> MuScleLoRA:
+    def resolved(self, model: Encoder) -> MuScleLoRA:
         """These settings with nothing left open."""
         own, paper = PRESETS[preset(model)], CAUSAL if model.causal else USUAL
         usual = paper | {"bands": tuple(map(str, own.bands)), "band_alpha": own.alpha}
@@ -130,8 +130,8 @@ class MuScleLoRA:
     def baseline_lr(self, method: str, model: Encoder) -> float:
         """The learning rate of a baseline (peft.py) beside these settings: theirs where they have one, else what suits its parameters."""
         if method == "vanilla":
-            return replace(self, low_rank=False, multi_scale=False, align=True).sized(model).lr
-        return NARROW_PREFIX if method == "prefix" and narrow(model) and self.lr is None else self.sized(model).lr
+            return replace(self, low_rank=False, multi_scale=False, align=True).resolved(model).lr
+        return NARROW_PREFIX if method == "prefix" and narrow(model) and self.lr is None else self.resolved(model).lr
 
     @property
     def share(self) -> Ratio:
@@ -140,15 +140,15 @@ class MuScleLoRA:
 
     @property
     def schedule(self) -> Schedule:
-        """As released: no warm-up, no weight decay. Of settings that are `sized`."""
+        """As released: no warm-up, no weight decay. Of settings that are `resolved`."""
         return Schedule(self.lr, self.epochs, self.batch_size, warmup=0.0, weight_decay=0.0)
 
 
 # ---- the algorithm
 
-def adapted(record: Record, rows: Examples, settings: MuScleLoRA, seed: int) -> Record:
-    """Lines 1 and 2: a copy of `record` with a new classifier for the classes of `rows`, ready to be trained."""
-    tuned = checkpoint.new_classifier(record, rows.labels, seed, settings.bottleneck)
+def adapted(ckpt: Checkpoint, rows: Examples, settings: MuScleLoRA, seed: int) -> Checkpoint:
+    """Lines 1 and 2: a copy of `ckpt` with a new classifier for the classes of `rows`, ready to be trained."""
+    tuned = checkpoint.new_classifier(ckpt, rows.labels, seed, settings.bottleneck)
     if not settings.low_rank:
         return tuned
     drawn = torch.Generator().manual_seed(seed + 2)  # seed + 1 has drawn the classifier
@@ -168,7 +168,7 @@ def joined(untrusted: Batch, clean: Batch, pad: int) -> Batch:
     def both(a: Tensor, b: Tensor, fill: int | bool) -> Tensor:
         return torch.cat([F.pad(x, (0, t - x.shape[1]), value=fill) for x in (a, b)])
 
-    return Batch(both(untrusted.ids, clean.ids, pad), both(untrusted.mask, clean.mask, False), both(untrusted.kinds, clean.kinds, 0),
+    return Batch(both(untrusted.ids, clean.ids, pad), both(untrusted.mask, clean.mask, False), both(untrusted.token_type_ids, clean.token_type_ids, 0),
                  torch.cat((untrusted.labels, clean.labels)))
 
 
@@ -177,7 +177,7 @@ def clean_of(step: int, n: int, size: int, seed: int) -> list[int]:
     return chance(seed, "clean", step).sample(range(n), min(size, n))
 
 
-def aligning(text: Text, clean: Encoded, trained: list[nn.Parameter], settings: MuScleLoRA, steps: int, seed: int) -> tuple[Loss, AlignedAdamW]:
+def aligning(tokenizer: Tokenizer, clean: Encoded, trained: list[nn.Parameter], settings: MuScleLoRA, steps: int, seed: int) -> tuple[Loss, AlignedAdamW]:
     """Lines 4 to 6 as `fit` takes them: a loss whose gradient g and r come apart, and the optimizer that aligns, mixes and steps.
 
     The loss's terms: "cls", the untrusted texts' cross-entropy, (B,); "clean", the clean texts' mean, the same for every text.
@@ -188,9 +188,9 @@ def aligning(text: Text, clean: Encoded, trained: list[nn.Parameter], settings: 
 
     def loss(model: Encoder, batch: Batch) -> dict[str, Tensor]:
         step, n = next(taken), len(batch.labels)
-        drawn = text.batch(clean, clean_of(step, len(clean), settings.batch_size, seed)).to(batch.ids.device)
+        drawn = tokenizer.batch(clean, clean_of(step, len(clean), settings.batch_size, seed)).to(batch.ids.device)
         if settings.low_rank and not settings.train_head:
-            both = joined(batch, drawn, text.pad)
+            both = joined(batch, drawn, tokenizer.pad)
             with with_groups(model, Groups(both.mask, n), twins):
                 values = cross_entropy(model, both)["cls"]
             untrusted, trusted = values[:n], values[n:].mean()
@@ -206,7 +206,7 @@ def aligning(text: Text, clean: Encoded, trained: list[nn.Parameter], settings: 
     return loss, optimizer
 
 
-def search_bands(record: Record, clean: Examples, trusted: Examples, candidates: Sequence[tuple[float, ...]], settings: MuScleLoRA = MuScleLoRA(), *,
+def search_bands(ckpt: Checkpoint, clean: Examples, trusted: Examples, candidates: Sequence[tuple[float, ...]], settings: MuScleLoRA = MuScleLoRA(), *,
                  epochs: int = 30, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[tuple[tuple[float, ...], float]]:
     """The radial scalings for a new model, on clean rows alone (the paper searches them and does not say how): [(bands, accuracy)], best first.
 
@@ -221,37 +221,37 @@ def search_bands(record: Record, clean: Examples, trusted: Examples, candidates:
     scores = []
     for bands in candidates:
         tried = replace(settings, bands=tuple(map(str, bands)), epochs=epochs)
-        trained = musclelora(record, half, clean, tried, validation=others, seed=seed, dtype=dtype)
-        scores.append((bands, accuracy(trained.model, trained.text, others)))
+        trained = musclelora(ckpt, half, clean, tried, validation=others, seed=seed, dtype=dtype)
+        scores.append((bands, accuracy(trained.model, trained.tokenizer, others)))
     return sorted(scores, key=lambda score: -score[1])
 
 
-def musclelora(record: Record, rows: Examples, clean: Examples, settings: MuScleLoRA = MuScleLoRA(), *, validation: Examples | None = None,
+def musclelora(ckpt: Checkpoint, rows: Examples, clean: Examples, settings: MuScleLoRA = MuScleLoRA(), *, validation: Examples | None = None,
                seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None,
-               look: Callable[[nn.Module, int], None] | None = None) -> Record:
-    """A copy of `record`, an encoder or a classifier whose head is replaced, trained on the untrusted `rows`; `record` stays as it was.
+               on_step: Callable[[nn.Module, int], None] | None = None) -> Checkpoint:
+    """A copy of `ckpt`, an encoder or a classifier whose head is replaced, trained on the untrusted `rows`; `ckpt` stays as it was.
 
     clean: trusted rows that gradients are aligned to. validation: other trusted rows, whose best epoch comes back; without them, the last.
     log: what `fit` hands it and, where gradients are aligned, "clean", the places in `clean` of the step's clean rows.
-    look: what `fit` hands it, the low-rank layers before they are merged.
+    on_step: what `fit` hands it, the low-rank layers before they are merged.
     """
     if settings.align and not clean:
         raise BadInput("there are no clean rows to align to: give a few dozen, or leave the alignment out")
-    settings = settings.sized(record.model)
-    tuned = adapted(record, rows, settings, seed)
-    model, text, encoded = tuned.model, tuned.text, tuned.text.encode(rows)
+    settings = settings.resolved(ckpt.model)
+    tuned = adapted(ckpt, rows, settings, seed)
+    model, tokenizer, encoded = tuned.model, tuned.tokenizer, tuned.tokenizer.encode(rows)
     trained = [p for p in model.parameters() if p.requires_grad]
     model.trim = True
     loss, optimizer = cross_entropy, None
     if settings.align:
         steps = settings.epochs * -(-len(rows) // settings.batch_size)
-        loss, optimizer = aligning(text, text.encode(clean), trained, settings, steps, seed)
+        loss, optimizer = aligning(tokenizer, tokenizer.encode(clean), trained, settings, steps, seed)
 
     def logged(step: dict) -> None:
         log(step | {"clean": clean_of(step["step"], len(clean), settings.batch_size, seed)} if settings.align else step)
 
-    fit(model, text, encoded, loss, settings.schedule, seed=seed, dtype=dtype, log=None if log is None else logged, look=look,
-        optimizer=optimizer, name="MuScleLoRA", score=best_on(text, validation))
+    fit(model, tokenizer, encoded, loss, settings.schedule, seed=seed, dtype=dtype, log=None if log is None else logged, on_step=on_step,
+        optimizer=optimizer, name="MuScleLoRA", score=best_on(tokenizer, validation))
     model.trim = False
     merge(model)
     tuned.history.append({"trained": "musclelora", "rows": len(rows), "clean_rows": len(clean) if settings.align else 0,

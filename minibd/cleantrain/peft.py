@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.models.adapter import adapter
 from minibd.models.encoder import Encoder
@@ -88,21 +88,21 @@ def insert(model: Encoder, settings: PEFT, generator: torch.Generator) -> None:
         prefix(model, tokens=settings.bottleneck, generator=generator)
 
 
-def train_peft(record: Record, rows: Examples, settings: PEFT = PEFT(), *, validation: Examples | None = None, seed: int = 0,
+def train_peft(ckpt: Checkpoint, rows: Examples, settings: PEFT = PEFT(), *, validation: Examples | None = None, seed: int = 0,
                dtype: torch.dtype = torch.float32, log: Log | None = None,
-               look: Callable[[nn.Module, int], None] | None = None) -> Record:
-    """A copy of `record` with a new classifier for the classes of `rows`, trained on them; `record` stays as it was.
+               on_step: Callable[[nn.Module, int], None] | None = None) -> Checkpoint:
+    """A copy of `ckpt` with a new classifier for the classes of `rows`, trained on them; `ckpt` stays as it was.
 
     validation: the epoch that is best on these rows comes back; without them, the last.
-    log, look: what `fit` hands them after each step; `look` sees LoRA before it is merged.
+    log, on_step: what `fit` hands them after each step; `on_step` sees LoRA before it is merged.
     """
-    tuned = checkpoint.new_classifier(record, rows.labels, seed, HEAD_WIDTH)
+    tuned = checkpoint.new_classifier(ckpt, rows.labels, seed, HEAD_WIDTH)
     model = tuned.model
     insert(model, settings, torch.Generator().manual_seed(seed + 2))  # seed + 1 has drawn the classifier
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     model.trim = True
-    fit(model, tuned.text, tuned.text.encode(rows), cross_entropy, settings.schedule, seed=seed, dtype=dtype, log=log, look=look,
-        name=settings.method, score=best_on(tuned.text, validation))
+    fit(model, tuned.tokenizer, tuned.tokenizer.encode(rows), cross_entropy, settings.schedule, seed=seed, dtype=dtype, log=log, on_step=on_step,
+        name=settings.method, score=best_on(tuned.tokenizer, validation))
     model.trim = False
     if settings.method == "lora":
         merge(model)

@@ -2,7 +2,7 @@
 
     E-PUR
     1  delta_i <- e_i^B - e_i^Pre                                   of each word embedding
-    2  score_i <- ||delta_i||_2 / log(max(f_i, 20))                 f_i: how often piece i stands in the clean rows     `drift`
+    2  score_i <- ||delta_i||_2 / log(max(f_i, 20))                 f_i: how often token i stands in the clean rows     `drift`
     3  the `top` embeddings of the highest score <- e_i^Pre                                                          `purify_embeddings`
     Fine-mixing
     4  m ~ Bernoulli(rho), one draw a scalar;  w <- m w_B + (1 - m) w_Pre                                            `mix`
@@ -10,7 +10,7 @@
     6  rho: the smallest of 0.1, 0.2 .. 0.9 whose model of line 5 is accurate enough on validation rows              repair.smallest
 
 A backdoor's few weights do not survive the loss of most of w_B, the task's many do, and line 5 brings back what is missing. rho = 1 is
-fine-tuning; rho = 0 is fine-tuning of the pre-trained model, under the victim's classifier. A frequent piece's embedding moves in clean
+fine-tuning; rho = 0 is fine-tuning of the pre-trained model, under the victim's classifier. A frequent token's embedding moves in clean
 fine-tuning too, as log f: one that moved far and is rare is suspicious.
 
 Of the paper only the abstract was read: its two steps, and that E-PUR repairs word embeddings and serves other methods. The formulas of lines
@@ -31,15 +31,15 @@ import torch
 from torch import Tensor
 
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.records import BadInput, Examples
-from minibd.repair import WORD, Counterparts, Watch, blend, check_rho, counterparts, least, mend
-from minibd.text import Text
+from minibd.blending import WORD, Counterparts, OnStage, blend, check_rho, counterparts, smallest_share, blend_and_tune
+from minibd.tokenizer import Tokenizer
 from minibd.train import Log, Tuning
 
-RARE = 20  # a piece counts as seen that often
-TOP, PIECES = 200, 150  # embeddings that E-PUR resets, at most one of so many
+RARE = 20  # a token counts as seen that often
+TOP, TOKENS = 200, 150  # embeddings that E-PUR resets, at most one of so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +62,17 @@ class FineMixing(Tuning):
             raise BadInput(f"top is {self.top}, a number of word embeddings: it must not be negative")
         self.check_tuning()
 
-    def resets(self, pieces: int) -> int:
+    def resets(self, tokens: int) -> int:
         """How many word embeddings of a vocabulary E-PUR resets: BERT's 200 would be an eighth of one of 1,600."""
-        return min(TOP, pieces // PIECES) if self.top is None else self.top
+        return min(TOP, tokens // TOKENS) if self.top is None else self.top
 
 
-# ---- E-PUR. own, before: word embeddings (V, D) of w_B and w_Pre; f (V,): how often each piece stands in the clean rows
+# ---- E-PUR. own, before: word embeddings (V, D) of w_B and w_Pre; f (V,): how often each token stands in the clean rows
 
-def frequencies(text: Text, rows: Examples) -> Tensor:
-    """f: how often each piece stands in `rows`, special pieces included: (V,) integers, V the pieces that the tokenizer knows."""
-    ids = torch.tensor([i for row in text.encode(rows).ids for i in row], dtype=torch.int64)
-    return torch.bincount(ids, minlength=1 + max(text.tokenizer.get_vocab().values()))
+def frequencies(tokenizer: Tokenizer, rows: Examples) -> Tensor:
+    """f: how often each token stands in `rows`, special tokens included: (V,) integers, V the tokens that the tokenizer knows."""
+    ids = torch.tensor([i for row in tokenizer.encode(rows).ids for i in row], dtype=torch.int64)
+    return torch.bincount(ids, minlength=1 + max(tokenizer.backend.get_vocab().values()))
 
 
 def drift(own: Tensor, before: Tensor, f: Tensor) -> Tensor:
@@ -80,29 +80,29 @@ def drift(own: Tensor, before: Tensor, f: Tensor) -> Tensor:
     return torch.linalg.vector_norm(own.float() - before.float(), dim=-1) / f.clamp(min=RARE).float().log()
 
 
-def purify(victim: Record, before: Counterparts, f: Tensor, top: int) -> Record:
-    """Lines 1 to 3: a copy of `victim` whose `top` most drifted word embeddings are w_Pre's; its history names their pieces, worst first."""
+def purify(victim: Checkpoint, before: Counterparts, f: Tensor, top: int) -> Checkpoint:
+    """Lines 1 to 3: a copy of `victim` whose `top` most drifted word embeddings are w_Pre's; its history names their tokens, worst first."""
     made = checkpoint.copy(victim)
     own, original = made.model.embeddings.word.weight.detach(), before.weights[WORD]
     if len(f) > len(own):
-        raise BadInput(f"there are frequencies of {len(f)} pieces and the victim has {len(own)}: count them with the victim's own tokenizer")
+        raise BadInput(f"there are frequencies of {len(f)} tokens and the victim has {len(own)}: count them with the victim's own tokenizer")
     known = torch.zeros(len(own), dtype=torch.int64, device=own.device)  # rows that only pad the table are never read
     known[:len(f)] = f.to(own.device)
     worst = drift(own, original, known).topk(min(top, len(own))).indices
     own[worst] = original[worst]
-    pieces = [made.text.tokenizer.id_to_token(i) or f"row {i}" for i in worst.tolist()]
-    made.history.append({"mitigation": "e-pur", "top": top, "pieces": pieces, "kept": list(before.kept)})
+    tokens = [made.tokenizer.backend.id_to_token(i) or f"row {i}" for i in worst.tolist()]
+    made.history.append({"mitigation": "e-pur", "top": top, "tokens": tokens, "kept": list(before.kept)})
     return made
 
 
-def purify_embeddings(victim: Record, pretrained: Record, frequencies: Tensor, top: int = TOP) -> Record:
+def purify_embeddings(victim: Checkpoint, pretrained: Checkpoint, frequencies: Tensor, top: int = TOP) -> Checkpoint:
     """Eq. E-PUR (reset), to stand before any other mitigation: word embeddings are touched, nothing else. `victim` stays as it was."""
     return purify(victim, counterparts(victim, pretrained), frequencies, top)
 
 
 # ---- Fine-mixing
 
-def mixture(victim: Record, before: Counterparts, rho: float, generator: torch.Generator, select: str = "random") -> Record:
+def mixture(victim: Checkpoint, before: Counterparts, rho: float, generator: torch.Generator, select: str = "random") -> Checkpoint:
     """Line 4: a copy of `victim` that keeps each scalar of w_B with probability rho, or the rho share that moved least (most)."""
     if not 0 <= rho <= 1:
         raise BadInput(f"rho is {rho}, the share of the weights that is kept: it must lie in 0..1")
@@ -111,13 +111,13 @@ def mixture(victim: Record, before: Counterparts, rho: float, generator: torch.G
         keep = {name: (torch.rand(w.shape, generator=generator, device=generator.device) < rho).to(w.device) for name, w in weights.items()}
     else:
         moved = {name: (victim.model.get_parameter(name).detach() - w).abs().float() for name, w in weights.items()}
-        keep = least(moved if select == "smallest" else {name: -by for name, by in moved.items()}, rho)
+        keep = smallest_share(moved if select == "smallest" else {name: -by for name, by in moved.items()}, rho)
     made = blend(victim, before, keep)
     made.history.append({"mitigation": "mixing", "rho": rho, "select": select, "correlation": before.correlation, "kept": list(before.kept)})
     return made
 
 
-def mix(victim: Record, pretrained: Record, rho: float, generator: torch.Generator, *, select: str = "random") -> Record:
+def mix(victim: Checkpoint, pretrained: Checkpoint, rho: float, generator: torch.Generator, *, select: str = "random") -> Checkpoint:
     """Eq. Fine-mixing (w): m w_B + (1 - m) w_Pre alone; rho = 1 is the victim, rho = 0 the pre-trained model under its classifier, bit by bit.
 
     A tensor without a counterpart is the victim's; the last entry of the history lists them as "kept".
@@ -125,28 +125,28 @@ def mix(victim: Record, pretrained: Record, rho: float, generator: torch.Generat
     return mixture(victim, counterparts(victim, pretrained), rho, generator, select)
 
 
-def finemix(victim: Record, pretrained: Record, clean: Examples, validation: Examples | None = None, settings: FineMixing = FineMixing(), *,
-            seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, watch: Watch | None = None) -> Record:
+def finemix(victim: Checkpoint, pretrained: Checkpoint, clean: Examples, validation: Examples | None = None, settings: FineMixing = FineMixing(), *,
+            seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None) -> Checkpoint:
     """E-PUR, mixing, fine-tuning. A new record comes back; `victim` and `pretrained` stay as they were.
 
     validation: rows on which rho is searched and the best epoch chosen; without them `settings.rho` must say it, and the last epoch stays.
-    log: see train.fit. watch: called with "E-PUR" and the purified victim, "mixed RHO" and the mixture of each rho that is tried, then
+    log: see train.fit. on_stage: called with "E-PUR" and the purified victim, "mixed RHO" and the mixture of each rho that is tried, then
     "Fine-mixing" (tune=False: "Mixing") and the result, and the seconds each took.
     """
-    started, settings = time.perf_counter(), settings.sized(victim.model.config.hidden)
+    started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     before, theta = counterparts(victim, pretrained), victim
     if top := settings.resets(len(before.weights[WORD])):
-        theta = purify(victim, before, frequencies(victim.text, clean), top)
-        if watch is not None:
-            watch("E-PUR", theta, time.perf_counter() - started)
+        theta = purify(victim, before, frequencies(victim.tokenizer, clean), top)
+        if on_stage is not None:
+            on_stage("E-PUR", theta, time.perf_counter() - started)
 
     name = "Fine-mixing" if settings.tune else "Mixing"
-    mended = mend(victim, lambda rho: mixture(theta, before, rho, torch.Generator().manual_seed(seed), settings.select), clean, validation,
+    repaired = blend_and_tune(victim, lambda rho: mixture(theta, before, rho, torch.Generator().manual_seed(seed), settings.select), clean, validation,
                   rho=settings.rho, drop=settings.drop, schedule=settings.schedule if settings.tune else None, steps=settings.steps, seed=seed,
-                  dtype=dtype, log=log, name=name, watch=watch)
-    result = mended.record
+                  dtype=dtype, log=log, name=name, on_stage=on_stage)
+    result = repaired.ckpt
     result.history.append({"mitigation": "fine-mixing", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
-                           "looks": mended.looks, **asdict(settings), "rho": mended.rho})
-    if watch is not None:
-        watch(name, result, mended.seconds)
+                           "trials": repaired.trials, **asdict(settings), "rho": repaired.rho})
+    if on_stage is not None:
+        on_stage(name, result, repaired.seconds)
     return result

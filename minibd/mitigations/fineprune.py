@@ -1,6 +1,6 @@
 """Fine-pruning (Liu et al., 2018, as a baseline for Transformers): prune the units that clean text leaves idle, then fine-tune.
 
-    1  activity of a feed-forward unit: its mean |activation| over the pieces of the clean rows       `activity`
+    1  activity of a feed-forward unit: its mean |activation| over the tokens of the clean rows       `activity`
     2  while accuracy on validation is at most `drop` points under the victim's:
            prune the next 5 % of each layer's units, the least active first                           `prune`
     3  give the last 5 % back
@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.predict import accuracy
 from minibd.records import BadInput, Examples
-from minibd.repair import Watch, tune
-from minibd.text import Text
+from minibd.blending import OnStage, tune
+from minibd.tokenizer import Tokenizer
 from minibd.train import Log, Tuning
 
 GROUP = 0.05  # the share of each layer's units that is pruned between two looks at the accuracy
@@ -56,22 +56,22 @@ class FinePruning(Tuning):
 
 
 @torch.no_grad()
-def activity(model: Encoder, text: Text, rows: Examples, *, batch_size: int = 128) -> Tensor:
-    """Eq. Fine-pruning (activity): mean |activation| of each feed-forward unit over all real pieces of `rows`: (L, F), float64."""
+def activity(model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size: int = 128) -> Tensor:
+    """Eq. Fine-pruning (activity): mean |activation| of each feed-forward unit over all real tokens of `rows`: (L, F), float64."""
     if not rows:
         raise BadInput("there are no clean rows to see which units are idle on: give at least one")
     model.eval()
-    device, encoded = next(model.parameters()).device, text.encode(rows)
+    device, encoded = next(model.parameters()).device, tokenizer.encode(rows)
     inner: list[Tensor] = []  # what each block's `down` reads: (N, F)
     hooks = [block.down.register_forward_pre_hook(lambda _, inputs: inner.append(inputs[0])) for block in model.blocks]
     try:
         total = 0.0
         for which in in_order(encoded.lengths, batch_size):
-            batch = text.batch(encoded, which).to(device)
-            places = model.places(batch)
+            batch = tokenizer.batch(encoded, which).to(device)
+            packed = model.pack(batch)
             model.encode(batch)  # not model(batch), which leaves out of the last block what is not classified
             # Where a batch was not packed, padding is among the rows.
-            total += torch.stack([places.spread(x)[batch.mask].abs().double().sum(0) for x in inner])
+            total += torch.stack([packed.unpack(x)[batch.mask].abs().double().sum(0) for x in inner])
             inner.clear()
     finally:
         for hook in hooks:
@@ -91,47 +91,47 @@ def prune(model: Encoder, scores: Tensor, count: int, layers: int) -> None:
         block.down.weight[:, idle] = 0.0
 
 
-def idle_units(victim: Record, scores: Tensor, validation: Examples, layers: int, drop: float) -> int:
+def idle_units(victim: Checkpoint, scores: Tensor, validation: Examples, layers: int, drop: float) -> int:
     """Lines 2 and 3: how many units of each layer can go; a whole number of groups, and never all units."""
     width, trial = scores.shape[1], checkpoint.copy(victim)
-    floor, allowed = accuracy(victim.model, victim.text, validation) - drop / 100, 0
+    floor, allowed = accuracy(victim.model, victim.tokenizer, validation) - drop / 100, 0
     for group in range(1, round(1 / GROUP)):
         prune(trial.model, scores, count := round(group * GROUP * width), layers)
-        if accuracy(trial.model, trial.text, validation) < floor - 1e-9:
+        if accuracy(trial.model, trial.tokenizer, validation) < floor - 1e-9:
             break
         allowed = count
     return allowed
 
 
-def fineprune(victim: Record, clean: Examples, validation: Examples | None = None, settings: FinePruning = FinePruning(), *, seed: int = 0,
-              dtype: torch.dtype = torch.float32, log: Log | None = None, watch: Watch | None = None) -> Record:
+def fineprune(victim: Checkpoint, clean: Examples, validation: Examples | None = None, settings: FinePruning = FinePruning(), *, seed: int = 0,
+              dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None) -> Checkpoint:
     """Lines 1 to 4. A new record comes back; `victim` stays as it was.
 
     validation: rows that say how much can be pruned, and which epoch is the best; without them `settings.share` must say the first, and the
-    last epoch comes back. log: see train.fit. watch: called with "pruned" and the model before its fine-tuning, then "Fine-pruning" and the
+    last epoch comes back. log: see train.fit. on_stage: called with "pruned" and the model before its fine-tuning, then "Fine-pruning" and the
     result, and the seconds each took.
     """
-    started, settings = time.perf_counter(), settings.sized(victim.model.config.hidden)
+    started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     if settings.share is None and not validation:
         raise BadInput("how much to prune is judged on validation rows, and there are none: give some, or give share, such as 0.5")
     layers = len(victim.model.blocks) if settings.layers is None else settings.layers
     if layers > len(victim.model.blocks):
         raise BadInput(f"layers is {layers} and the model has {len(victim.model.blocks)}: give at most that")
-    scores = activity(victim.model, victim.text, clean)
+    scores = activity(victim.model, victim.tokenizer, clean)
     if settings.share is None:
         count = idle_units(victim, scores, validation, layers, settings.drop)
     else:
         count = round(settings.share * scores.shape[1])
     pruned = checkpoint.copy(victim)
     prune(pruned.model, scores, count, layers)
-    if watch is not None:
-        watch("pruned", pruned, time.perf_counter() - started)
+    if on_stage is not None:
+        on_stage("pruned", pruned, time.perf_counter() - started)
 
     started = time.perf_counter()
     tuned = tune(checkpoint.copy(pruned), clean, validation, settings.schedule, settings.steps, seed=seed, dtype=dtype, log=log,
                  name="Fine-pruning")
     tuned.history.append({"mitigation": "fine-pruning", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
                           "pruned": count, "units": scores.shape[1], **asdict(settings)})
-    if watch is not None:
-        watch("Fine-pruning", tuned, time.perf_counter() - started)
+    if on_stage is not None:
+        on_stage("Fine-pruning", tuned, time.perf_counter() - started)
     return tuned

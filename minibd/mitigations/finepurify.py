@@ -17,15 +17,15 @@ right on 97.8 % of the test rows is right on 66.2 % without the tenth that score
 the hundredth, and on 98.0 % without a tenth drawn at random.
 
 F is of single texts. The square of a batch's mean gradient, which any optimiser sees, is another quantity, and would be near 0 at the
-bottom of the loss whatever each text asks for. A weight's gradient by one text is a sum over the text's pieces, so pieces are summed before
-the square is taken and texts after it. With X what a matrix reads and G the gradient by what it gives, a piece a row:
+bottom of the loss whatever each text asks for. A weight's gradient by one text is a sum over the text's tokens, so tokens are summed before
+the square is taken and texts after it. With X what a matrix reads and G the gradient by what it gives, a token a row:
 
     linear     sum over texts of (G_x' X_x)^2        of the bias (sum of the rows of G_x)^2
     norm       the same with the normalised input beside G, element by element
     embedding  the rows of G of one text that read the same row of the table are summed, then squared
 
 One forward and one backward pass a batch give X and G of all its texts. Beside the batch's activations and F itself there is one text's
-gradient by one matrix at a time, and never one by the word embedding, which is most of a small model. On MiniLM (texts of 31 pieces, one
+gradient by one matrix at a time, and never one by the word embedding, which is most of a small model. On MiniLM (texts of 31 tokens, one
 core) it takes 0.046 s a text, a pass a text 0.057 s.
 """
 from __future__ import annotations
@@ -38,13 +38,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.data import in_order
-from minibd.models.encoder import Encoder, Places
+from minibd.models.encoder import Encoder, PackedBatch
 from minibd.records import BadInput, Batch, Examples
-from minibd.repair import RHOS, Counterparts, Watch, blend, check_rho, counterparts, least, mend
-from minibd.text import Text
+from minibd.blending import RHOS, Counterparts, OnStage, blend, check_rho, counterparts, smallest_share, blend_and_tune
+from minibd.tokenizer import Tokenizer
 from minibd.train import Log, Tuning
 
 UP_TO = (*RHOS, 0.95, 0.98, 0.99, 0.995)  # the shares that the search may choose; see above
@@ -67,19 +67,19 @@ class FinePurifying(Tuning):
         self.check_tuning()
 
 
-# ---- the squared gradients of single texts. B texts, T pieces in the longest
+# ---- the squared gradients of single texts. B texts, T tokens in the longest
 
 def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def by_text(x: Tensor, places: Places) -> Tensor:
+def by_text(x: Tensor, packed: PackedBatch) -> Tensor:
     """What a part of the model reads or gives, text by text: (N, D) of the blocks -> (B, T, D); (B, D) of the head -> (B, 1, D).
 
     In float32 at least: a square would vanish in half precision.
     """
     x = wide(x.detach())
-    return x if x.dim() == 3 else x[:, None] if len(x) == len(places.real) else places.spread(x)
+    return x if x.dim() == 3 else x[:, None] if len(x) == len(packed.real) else packed.unpack(x)
 
 
 def normalised(x: Tensor, norm: nn.Module) -> Tensor:
@@ -89,7 +89,7 @@ def normalised(x: Tensor, norm: nn.Module) -> Tensor:
 
 
 def linear_squares(x: Tensor, g: Tensor) -> Tensor:
-    """sum over texts of (sum over pieces of g x')^2: x (B, T, in), g (B, T, out) -> (out, in)."""
+    """sum over texts of (sum over tokens of g x')^2: x (B, T, in), g (B, T, out) -> (out, in)."""
     total = g.new_zeros(g.shape[-1], x.shape[-1])
     for x_b, g_b in zip(x, g):  # one product at a time stays in the cache; all at once would go through memory and take thrice as long
         product = g_b.mT @ x_b
@@ -98,36 +98,36 @@ def linear_squares(x: Tensor, g: Tensor) -> Tensor:
 
 
 def table_squares(ids: Tensor, g: Tensor, total: Tensor) -> None:
-    """Adds to `total` (V, D) the sum over texts of (sum over the pieces that read row v of g)^2; ids (B, T), g (B, T, D), 0 at padding."""
+    """Adds to `total` (V, D) the sum over texts of (sum over the tokens that read row v of g)^2; ids (B, T), g (B, T, D), 0 at padding."""
     keys = ids + len(total) * torch.arange(len(ids), device=ids.device)[:, None]  # (B, T): the same row in two texts is two
     read, which = keys.unique(return_inverse=True)  # (R,), (B, T)
     sums = g.new_zeros(len(read), g.shape[-1]).index_add_(0, which.flatten(), g.flatten(0, 1))  # (R, D)
     total.index_add_(0, read % len(total), sums.square_())
 
 
-def rows_read(model: Encoder, batch: Batch, places: Places) -> dict[str, Tensor]:
-    """The row of each embedding table that each piece reads: (B, T) by the table's name. Their vectors are added, so all have one gradient."""
+def rows_read(model: Encoder, batch: Batch, packed: PackedBatch) -> dict[str, Tensor]:
+    """The row of each embedding table that each token reads: (B, T) by the table's name. Their vectors are added, so all have one gradient."""
     tables = model.embeddings
     rows = {"word": batch.ids}
     if hasattr(tables, "position"):
-        rows["position"] = places.positions() + getattr(tables, "first", 0)  # RoBERTa begins after its padding piece
-    if hasattr(tables, "kind"):
-        rows["kind"] = batch.kinds if tables.kinds > 1 else torch.zeros_like(batch.kinds)
+        rows["position"] = packed.positions() + getattr(tables, "first", 0)  # RoBERTa begins after its padding token
+    if hasattr(tables, "token_type"):
+        rows["token_type"] = batch.token_type_ids if tables.type_vocab_size > 1 else torch.zeros_like(batch.token_type_ids)
     return rows
 
 
 def squares(model: Encoder, batch: Batch, total: Mapping[str, Tensor]) -> None:
     """Adds each text's (d log p(y | x) / d w)^2 to `total`, which is named and shaped as the model's parameters."""
-    places, hooks = model.places(batch), []
+    packed, hooks = model.pack(batch), []
 
     def read(name: str, module: nn.Module) -> Callable:
         def hook(_, inputs: tuple[Tensor], output: Tensor) -> None:
-            x = by_text(inputs[0], places)
+            x = by_text(inputs[0], packed)
             if not isinstance(module, nn.Linear):
                 x = normalised(x, module)
 
             def back(gradient: Tensor) -> None:
-                g = by_text(gradient, places)
+                g = by_text(gradient, packed)
                 total[f"{name}.weight"].add_(linear_squares(x, g) if isinstance(module, nn.Linear) else (g * x).sum(1).square_().sum(0))
                 if getattr(module, "bias", None) is not None:
                     total[f"{name}.bias"].add_(g.sum(1).square_().sum(0))
@@ -152,55 +152,55 @@ def squares(model: Encoder, batch: Batch, total: Mapping[str, Tensor]) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-    g = by_text(gradient, places)
-    for name, ids in rows_read(model, batch, places).items():
+    g = by_text(gradient, packed)
+    for name, ids in rows_read(model, batch, packed).items():
         table = getattr(model.embeddings, name)
         # A table's padding row is no parameter that learns.
         table_squares(ids, g if table.padding_idx is None else g * (ids != table.padding_idx)[..., None], total[f"embeddings.{name}.weight"])
 
 
-def fisher(model: Encoder, text: Text, rows: Examples, *, batch_size: int = 32) -> dict[str, Tensor]:
+def fisher(model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size: int = 32) -> dict[str, Tensor]:
     """Eq. Fine-purifying (F): mean over `rows` of (d log p(y | x) / d w_i)^2, y the row's label, the model in eval mode: by the parameters' names."""
     if not rows:
         raise BadInput("there are no clean rows to take the Fisher information of: give at least one of each class")
     model.eval()
-    device, encoded = next(model.parameters()).device, text.encode(rows)
+    device, encoded = next(model.parameters()).device, tokenizer.encode(rows)
     total = {name: wide(torch.zeros_like(p)) for name, p in model.named_parameters()}
     for which in in_order(encoded.lengths, batch_size):
-        squares(model, text.batch(encoded, which).to(device), total)
+        squares(model, tokenizer.batch(encoded, which).to(device), total)
     return {name: values.div_(len(encoded)) for name, values in total.items()}
 
 
 # ---- the method
 
-def suspicion(victim: Record, before: Counterparts, information: Mapping[str, Tensor], eps: float) -> dict[str, Tensor]:
+def suspicion(victim: Checkpoint, before: Counterparts, information: Mapping[str, Tensor], eps: float) -> dict[str, Tensor]:
     """Eq. Fine-purifying (r): (w_B,i - w_Pre,i)^2 / (F_i + eps), for every weight that has a counterpart."""
     return {name: (wide(victim.model.get_parameter(name).detach()) - wide(w)).square_() / (information[name] + eps)
             for name, w in before.weights.items()}
 
 
-def finepurify(victim: Record, pretrained: Record, clean: Examples, validation: Examples | None = None,
+def finepurify(victim: Checkpoint, pretrained: Checkpoint, clean: Examples, validation: Examples | None = None,
                settings: FinePurifying = FinePurifying(), *, seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None,
-               watch: Watch | None = None) -> Record:
+               on_stage: OnStage | None = None) -> Checkpoint:
     """Lines 1 to 5. A new record comes back; `victim` and `pretrained` stay as they were.
 
     validation: rows on which rho is searched and the best epoch chosen; without them `settings.rho` must say it, and the last epoch stays.
-    log: see train.fit. watch: called with "mixed RHO" and the purified model of each rho that is tried, then "Fine-purifying" (tune=False:
+    log: see train.fit. on_stage: called with "mixed RHO" and the purified model of each rho that is tried, then "Fine-purifying" (tune=False:
     "Purifying") and the result, and the seconds each took, the result's with those of the Fisher information.
     """
-    started, settings = time.perf_counter(), settings.sized(victim.model.config.hidden)
+    started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     before = counterparts(victim, pretrained)
-    scores = suspicion(victim, before, fisher(victim.model, victim.text, clean), settings.eps)
+    scores = suspicion(victim, before, fisher(victim.model, victim.tokenizer, clean), settings.eps)
     spent = time.perf_counter() - started
 
     name = "Fine-purifying" if settings.tune else "Purifying"
-    mended = mend(victim, lambda rho: blend(victim, before, least(scores, rho)), clean, validation, rho=settings.rho, drop=settings.drop,
+    repaired = blend_and_tune(victim, lambda rho: blend(victim, before, smallest_share(scores, rho)), clean, validation, rho=settings.rho, drop=settings.drop,
                   schedule=settings.schedule if settings.tune else None, steps=settings.steps, seed=seed, dtype=dtype, log=log, name=name,
-                  watch=watch, rhos=UP_TO)
-    result = mended.record
+                  on_stage=on_stage, rhos=UP_TO)
+    result = repaired.ckpt
     result.history.append({"mitigation": "fine-purifying", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
-                           "correlation": before.correlation, "kept": list(before.kept), "looks": mended.looks, **asdict(settings),
-                           "rho": mended.rho})
-    if watch is not None:
-        watch(name, result, spent + mended.seconds)
+                           "correlation": before.correlation, "kept": list(before.kept), "trials": repaired.trials, **asdict(settings),
+                           "rho": repaired.rho})
+    if on_stage is not None:
+        on_stage(name, result, spent + repaired.seconds)
     return result

@@ -7,39 +7,39 @@ from dataclasses import asdict
 import torch
 
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.predict import best_on
 from minibd.records import Examples
-from minibd.repair import Watch, tune
+from minibd.blending import OnStage, tune
 from minibd.train import Log, Schedule, Tuning, cross_entropy, fit
 
 
-def finetune(victim: Record, clean: Examples, schedule: Schedule, *, validation: Examples | None = None, keep_head: bool = True,
-             seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, name: str = "CFT") -> Record:
+def finetune(victim: Checkpoint, clean: Examples, schedule: Schedule, *, validation: Examples | None = None, keep_head: bool = True,
+             seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, name: str = "CFT") -> Checkpoint:
     """A copy of `victim` fine-tuned on `clean`; the victim stays as it was.
 
     validation: the epoch that is best on these rows comes back; without them, the last.
     keep_head: False starts with a new classifier for the classes of `clean`, drawn by `seed`, as whoever fine-tunes an encoder does.
     """
     tuned = checkpoint.to_tune(victim, clean.labels, seed, keep_head)
-    fit(tuned.model, victim.text, victim.text.encode(clean), cross_entropy, schedule, seed=seed, dtype=dtype, log=log, name=name,
-        score=best_on(victim.text, validation))
+    fit(tuned.model, victim.tokenizer, victim.tokenizer.encode(clean), cross_entropy, schedule, seed=seed, dtype=dtype, log=log, name=name,
+        score=best_on(victim.tokenizer, validation))
     tuned.history.append({"mitigation": "fine-tuning", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
                           "keep_head": keep_head, **asdict(schedule)})
     return tuned
 
 
-def cft(victim: Record, clean: Examples, validation: Examples | None = None, settings: Tuning = Tuning(), *, seed: int = 0,
-        dtype: torch.dtype = torch.float32, log: Log | None = None, watch: Watch | None = None) -> Record:
+def cft(victim: Checkpoint, clean: Examples, validation: Examples | None = None, settings: Tuning = Tuning(), *, seed: int = 0,
+        dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None) -> Checkpoint:
     """The baseline CFT: fine-tuning as the other repairs end in it, passing more often over few rows. A new record comes back.
 
-    validation: the best epoch on these rows comes back; without them, the last. log: see train.fit. watch: called with "CFT", the result and
+    validation: the best epoch on these rows comes back; without them, the last. log: see train.fit. on_stage: called with "CFT", the result and
     the seconds it took.
     """
-    started, settings = time.perf_counter(), settings.sized(victim.model.config.hidden)
+    started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     tuned = tune(checkpoint.copy(victim), clean, validation, settings.schedule, settings.steps, seed=seed, dtype=dtype, log=log, name="CFT")
     tuned.history.append({"mitigation": "fine-tuning", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
                           "keep_head": True, **asdict(settings)})
-    if watch is not None:
-        watch("CFT", tuned, time.perf_counter() - started)
+    if on_stage is not None:
+        on_stage("CFT", tuned, time.perf_counter() - started)
     return tuned

@@ -23,7 +23,7 @@ normalised and padded places do not enter L_hid, so that neither loss depends on
 
 variant="released" takes the attention term of the code that the paper builds on (NAD, at.py): element-wise mean squared error
 of the two maps, padded queries included (where a batch is packed, models/encoder.py, theirs are uniform). It is at most 2 / T^2,
-so its weight fades with the square of the length: on 20 pieces it is some hundred times smaller than the 2-norm, which is why
+so its weight fades with the square of the length: on 20 tokens it is some hundred times smaller than the 2-norm, which is why
 that code multiplies it by 500 to 1000.
 """
 from __future__ import annotations
@@ -45,13 +45,13 @@ from minibd.augment.contextual import each_contextual, mask_of
 from minibd.augment.eda import Synonyms, eda
 from minibd.augment.split import budget, split
 from minibd.augment.wordnet import WordNet
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import generator, in_order
 from minibd.models.dropout import attention_dropout
 from minibd.predict import best_on
 from minibd.records import BadInput, Batch, Example, Examples, Output
-from minibd.text import Encoded, Text
+from minibd.tokenizer import Encoded, Tokenizer
 from minibd.train import Log, Schedule, cross_entropy, fit, weighted
 
 AUGMENTERS = ("split", "eda", "aeda", "addtrigger", "contextual")  # A of Eq. (9), in Table III: TS, EDA, AEDA, Add Trig, CWEA
@@ -59,7 +59,7 @@ AUGMENTERS = ("split", "eda", "aeda", "addtrigger", "contextual")  # A of Eq. (9
 
 @dataclass(frozen=True, slots=True)
 class MBTSAD:
-    """The method's numbers, the same for every attack. The rates scale with the model where they are not given; see `sized`."""
+    """The method's numbers, the same for every attack. The rates scale with the model where they are not given; see `resolved`."""
     augment: str = setting("split", "what the copies in D_aug are made by; auto: what shakes the victim most, Eq. (9)", paper="split",
                            choices=("split", "eda", "aeda", "addtrigger", "contextual", "auto"))
     budget: str = setting("stock", "words changed in a text: each augmenter's own number, or equal: as many as would be split",
@@ -67,18 +67,18 @@ class MBTSAD:
     mlm: str | None = setting(None, "for contextual: a checkpoint with its masked-language-model head; auto leaves contextual out without it",
                               paper="BERT", kind=str)
     wordnet: str | None = setting(None, "for eda: folder of WordNet's files (default a small lexicon of ours)", paper="WordNet", kind=str)
-    k: int = setting(4, "augmented copies of each clean row", paper="lost")
+    k: int = setting(4, "augmented copies of each clean row", paper="not legible in the published text")
     originals: bool = setting(True, "keep the clean rows in D_aug beside their copies", paper="unclear")
-    rate: float = setting(0.3, "share of a text's tokens that are split", paper="lost; nlpaug 0.3")
-    max_targets: int = setting(10, "most words split in a text", paper="lost; nlpaug 10")
-    min_char: int = setting(4, "shortest word that is split, in characters", paper="lost; nlpaug 4")
-    lr1: float | None = setting(None, "learning rate of the teacher's retraining (default 2e-4 * sqrt(384 / hidden size))", paper="lost", kind=float)
-    lr2: float | None = setting(None, "learning rate of the distillation (default 2e-4 * sqrt(384 / hidden size))", paper="lost", kind=float)
-    epochs1: int = setting(2, "passes over D_aug in retraining", paper="lost")
-    epochs2: int = setting(2, "passes over D_aug in distillation", paper="lost")
-    batch_size: int = setting(32, "texts a step", paper="lost")
-    warmup: float = setting(0.1, "share of the steps over which a rate climbs", paper="lost")
-    weight_decay: float = setting(0.01, "AdamW's weight decay", paper="lost")
+    rate: float = setting(0.3, "share of a text's tokens that are split", paper="not legible in the published text; nlpaug 0.3")
+    max_targets: int = setting(10, "most words split in a text", paper="not legible in the published text; nlpaug 10")
+    min_char: int = setting(4, "shortest word that is split, in characters", paper="not legible in the published text; nlpaug 4")
+    lr1: float | None = setting(None, "learning rate of the teacher's retraining (default 2e-4 * sqrt(384 / hidden size))", paper="not legible in the published text", kind=float)
+    lr2: float | None = setting(None, "learning rate of the distillation (default 2e-4 * sqrt(384 / hidden size))", paper="not legible in the published text", kind=float)
+    epochs1: int = setting(2, "passes over D_aug in retraining", paper="not legible in the published text")
+    epochs2: int = setting(2, "passes over D_aug in distillation", paper="not legible in the published text")
+    batch_size: int = setting(32, "texts a step", paper="not legible in the published text")
+    warmup: float = setting(0.1, "share of the steps over which a rate climbs", paper="not legible in the published text")
+    weight_decay: float = setting(0.01, "AdamW's weight decay", paper="not legible in the published text")
     attention_dropout: float = setting(0.5, "dropout of the attention probabilities while the teacher is retrained",
                                        paper="not mentioned; BERT 0.1")
     attention_dropout2: float | None = setting(None, "the same while the student is distilled (default: the model's own)",
@@ -111,7 +111,7 @@ class MBTSAD:
         if None not in (self.lr1, self.lr2):
             self.schedule(1), self.schedule(2)  # a bad second step is refused before the first is trained
 
-    def sized(self, hidden: int) -> MBTSAD:
+    def resolved(self, hidden: int) -> MBTSAD:
         """These settings with both rates filled in for a model of hidden size D: a wider model takes smaller steps, lr ~ 1 / sqrt(D).
 
         Measured at D = 384 (2e-4) and D = 128 (3.5e-4).
@@ -132,7 +132,7 @@ class MBTSAD:
         return {"att": alpha, "hid": beta, "cls": self.gamma}
 
 
-# ---- the equations. attn: L of (B, H, T, T); hidden: L+1 of (B, T, D); mask (B, T), True at real pieces
+# ---- the equations. attn: L of (B, H, T, T); hidden: L+1 of (B, T, D); mask (B, T), True at real tokens
 
 def attention_map(attn: Tensor, mask: Tensor, p: float = 2.0) -> Tensor:
     """Eq. MBTSAD (3): Q = F / (||F||_2 + 1e-6), F = sum over heads of |A|^p, the 2-norm over a text's whole map.
@@ -159,7 +159,7 @@ def attention_loss(student_attn: Sequence[Tensor], teacher_attn: Sequence[Tensor
 
 
 def hidden_loss(student_hidden: Sequence[Tensor], teacher_hidden: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """Eq. MBTSAD (5) and (6): sum over h_0 (embeddings) .. h_L of MSE(h_T, h_S) over a text's real pieces: (B,)."""
+    """Eq. MBTSAD (5) and (6): sum over h_0 (embeddings) .. h_L of MSE(h_T, h_S) over a text's real tokens: (B,)."""
     n = mask.sum(dim=1)  # (B,)
     return sum(((s.float() - t.float()).square().mean(dim=-1) * mask).sum(dim=1) / n
                for s, t in zip(student_hidden, teacher_hidden, strict=True))
@@ -185,40 +185,40 @@ def distill_loss(student: Output, teacher: Output, batch: Batch, settings: MBTSA
 # ---- the algorithm
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class AugmentResources:
     """What the augmenters read besides a text: EDA's synonyms, and the masked language model of contextual substitution, if there is one.
 
     dtype: of that model's matrix products.
     """
     synonyms: Synonyms = lexicon.synonyms
-    mlm: Record | None = None
+    mlm: Checkpoint | None = None
     dtype: torch.dtype = torch.float32
 
 
-def tools_of(settings: MBTSAD, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tools:
+def resources_of(settings: MBTSAD, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> AugmentResources:
     """The tools that `settings` names, loaded. Raises BadInput where one is missing or is not what it should be."""
     if settings.augment == "contextual" and settings.mlm is None:
         raise BadInput("contextual substitution asks a masked language model: name one with --mlm CKPT, a checkpoint saved with its MLM head "
                        "(for the built-in reviews weights/bert-clean.safetensors)")
     synonyms = WordNet(settings.wordnet).synonyms if settings.wordnet else lexicon.synonyms
     if settings.mlm is None:
-        return Tools(synonyms)
+        return AugmentResources(synonyms)
     mlm = checkpoint.load(settings.mlm, device=device)
     try:
-        mask_of(mlm.model, mlm.text)
+        mask_of(mlm.model, mlm.tokenizer)
         with torch.inference_mode():
-            mlm.model.read_pieces(torch.zeros(1, mlm.model.config.hidden, device=device))  # a missing head is said now, not half-way
+            mlm.model.lm_logits(torch.zeros(1, mlm.model.config.hidden, device=device))  # a missing head is said now, not half-way
     except BadInput as error:
         raise BadInput(f"--mlm {settings.mlm}: {error}") from None
-    return Tools(synonyms, mlm, dtype)
+    return AugmentResources(synonyms, mlm, dtype)
 
 
-def augmented(clean: Sequence[Example], settings: MBTSAD, seed: int, tools: Tools | None = None) -> list[Example]:
+def augmented(clean: Sequence[Example], settings: MBTSAD, seed: int, resources: AugmentResources | None = None) -> list[Example]:
     """D_aug: k copies of each clean row by `settings.augment`, labels kept, and the row itself where `originals` says so.
 
     Of a pair both texts are augmented, each by its own length: a trigger may stand in either.
     A generator for each copy of a text, so that no row's copies depend on which other rows there are.
-    tools: None loads what `settings` names. "auto" is for `mbtsad` to settle, which has a victim to shake.
+    resources: None loads what `settings` names. "auto" is for `mbtsad` to settle, which has a victim to shake.
     """
     if settings.augment not in AUGMENTERS:
         raise BadInput(f"augment is {settings.augment!r}, which takes a victim to settle: name one of {', '.join(AUGMENTERS)}")
@@ -229,12 +229,12 @@ def augmented(clean: Sequence[Example], settings: MBTSAD, seed: int, tools: Tool
                 if text is not None:
                     texts.append(text)
                     rngs.append(generator(seed, settings.augment, x.id, copy, *side))
-    made = iter(rewritten(texts, rngs, settings, tools or tools_of(settings)))
+    made = iter(rewritten(texts, rngs, settings, resources or resources_of(settings)))
     copies = [replace(x, text=next(made), pair=x.pair if x.pair is None else next(made)) for _ in range(settings.k) for x in clean]
     return [*clean, *copies] if settings.originals else copies
 
 
-def rewritten(texts: Sequence[str], rngs: Sequence[random.Random], settings: MBTSAD, tools: Tools) -> list[str]:
+def rewritten(texts: Sequence[str], rngs: Sequence[random.Random], settings: MBTSAD, resources: AugmentResources) -> list[str]:
     """a(x) of each text, by `settings.augment`, each text with its own generator."""
     cut = {"rate": settings.rate, "max_targets": settings.max_targets, "min_char": settings.min_char}
     # "#" of Eq. (8): how many words may change; None is the augmenter's own number.
@@ -243,54 +243,54 @@ def rewritten(texts: Sequence[str], rngs: Sequence[random.Random], settings: MBT
         case "split":
             return [split(text, rng, **cut) for text, rng in zip(texts, rngs)]
         case "eda":
-            return [eda(text, rng, synonyms=tools.synonyms, budget=n) for text, rng, n in zip(texts, rngs, limits)]
+            return [eda(text, rng, synonyms=resources.synonyms, budget=n) for text, rng, n in zip(texts, rngs, limits)]
         case "aeda":
             return [aeda(text, rng, budget=n) for text, rng, n in zip(texts, rngs, limits)]
         case "addtrigger":
             return [addtrigger(text, rng, budget=n) for text, rng, n in zip(texts, rngs, limits)]
         case "contextual":
-            return each_contextual(texts, rngs, tools.mlm.model, tools.mlm.text, budgets=limits if settings.budget == "equal" else None,
-                                   dtype=tools.dtype)
+            return each_contextual(texts, rngs, resources.mlm.model, resources.mlm.tokenizer, budgets=limits if settings.budget == "equal" else None,
+                                   dtype=resources.dtype)
 
 
-def each_augmented(clean: Sequence[Example], settings: MBTSAD, seed: int, tools: Tools) -> dict[str, list[Example]]:
+def each_augmented(clean: Sequence[Example], settings: MBTSAD, seed: int, resources: AugmentResources) -> dict[str, list[Example]]:
     """One copy of each clean row by each of AUGMENTERS, the first of D_aug's; without a language model contextual is left out."""
-    return {name: augmented(clean, replace(settings, augment=name, k=1, originals=False), seed, tools)
-            for name in AUGMENTERS if name != "contextual" or tools.mlm is not None}
+    return {name: augmented(clean, replace(settings, augment=name, k=1, originals=False), seed, resources)
+            for name in AUGMENTERS if name != "contextual" or resources.mlm is not None}
 
 
 @torch.inference_mode()
-def mean_loss(model: torch.nn.Module, text: Text, rows: Sequence[Example], batch_size: int = 128) -> float:
+def mean_loss(model: torch.nn.Module, tokenizer: Tokenizer, rows: Sequence[Example], batch_size: int = 128) -> float:
     """Eq. MBTSAD (8), its expectation, which (9) has too: mean over `rows` of -log p(y | x), in nats, without dropout."""
     if not rows:
         raise BadInput("there are no rows to take a mean loss over: give at least one")
     model.eval()
-    device, encoded = next(model.parameters()).device, text.encode(rows)
-    return sum(cross_entropy(model, text.batch(encoded, which).to(device))["cls"].double().sum().item()
+    device, encoded = next(model.parameters()).device, tokenizer.encode(rows)
+    return sum(cross_entropy(model, tokenizer.batch(encoded, which).to(device))["cls"].double().sum().item()
                for which in in_order(encoded.lengths, batch_size)) / len(encoded)
 
 
-def perturbation(victim: Record, clean: Sequence[Example], settings: MBTSAD, seed: int, tools: Tools) -> dict[str, float]:
+def perturbation(victim: Checkpoint, clean: Sequence[Example], settings: MBTSAD, seed: int, resources: AugmentResources) -> dict[str, float]:
     """Eq. MBTSAD (9): E over D_c of CE(f_B(a(x)), y) for each augmenter a, in nats, at equal budgets; a* has the highest."""
-    sets = each_augmented(clean, replace(settings, budget="equal"), seed, tools)
-    return {name: mean_loss(victim.model, victim.text, rows) for name, rows in sets.items()}
+    sets = each_augmented(clean, replace(settings, budget="equal"), seed, resources)
+    return {name: mean_loss(victim.model, victim.tokenizer, rows) for name, rows in sets.items()}
 
 
-def retrain(victim: Record, d_aug: Encoded, settings: MBTSAD, *, validation: Examples | None = None, seed: int = 0,
-            dtype: torch.dtype = torch.float32, log: Log | None = None) -> Record:
+def retrain(victim: Checkpoint, d_aug: Encoded, settings: MBTSAD, *, validation: Examples | None = None, seed: int = 0,
+            dtype: torch.dtype = torch.float32, log: Log | None = None) -> Checkpoint:
     """Line 2 of Algorithm 1: the teacher, a copy of `victim` retrained on D_aug, most of its attention edges dropped meanwhile."""
-    settings = settings.sized(victim.model.config.hidden)
+    settings = settings.resolved(victim.model.config.hidden)
     teacher = checkpoint.copy(victim)
     with attention_dropout(teacher.model, settings.attention_dropout):
-        fit(teacher.model, victim.text, d_aug, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype, log=log, name="TS-FT",
-            score=best_on(victim.text, validation))
+        fit(teacher.model, victim.tokenizer, d_aug, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype, log=log, name="TS-FT",
+            score=best_on(victim.tokenizer, validation))
     return teacher
 
 
-def distil(victim: Record, teacher: Record, d_aug: Encoded, settings: MBTSAD, *, validation: Examples | None = None, seed: int = 0,
-           dtype: torch.dtype = torch.float32, log: Log | None = None) -> Record:
+def distil(victim: Checkpoint, teacher: Checkpoint, d_aug: Encoded, settings: MBTSAD, *, validation: Examples | None = None, seed: int = 0,
+           dtype: torch.dtype = torch.float32, log: Log | None = None) -> Checkpoint:
     """Lines 3 to 6 of Algorithm 1: the student, a copy of `victim` that learns from the frozen `teacher` on D_aug."""
-    settings = settings.sized(victim.model.config.hidden)
+    settings = settings.resolved(victim.model.config.hidden)
     student = checkpoint.copy(victim)
     want = [name for name, term in (("attn", "att"), ("hidden", "hid")) if settings.weights[term]]
 
@@ -302,40 +302,40 @@ def distil(victim: Record, teacher: Record, d_aug: Encoded, settings: MBTSAD, *,
         return distill_terms(model(batch, want), taught, batch, settings)
 
     with attention_dropout(student.model, settings.attention_dropout2):
-        fit(student.model, victim.text, d_aug, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights, dtype=dtype, log=log,
-            name="MBTSAD", score=best_on(victim.text, validation))
+        fit(student.model, victim.tokenizer, d_aug, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights, dtype=dtype, log=log,
+            name="MBTSAD", score=best_on(victim.tokenizer, validation))
     return student
 
 
-def mbtsad(victim: Record, clean: Sequence[Example], settings: MBTSAD = MBTSAD(), *, validation: Examples | None = None, seed: int = 0,
-           dtype: torch.dtype = torch.float32, log: Log | None = None, watch: Callable[[str, Record, float], None] | None = None,
-           tools: Tools | None = None, told: Callable[[str, Mapping[str, float]], None] | None = None) -> Record:
+def mbtsad(victim: Checkpoint, clean: Sequence[Example], settings: MBTSAD = MBTSAD(), *, validation: Examples | None = None, seed: int = 0,
+           dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: Callable[[str, Checkpoint, float], None] | None = None,
+           resources: AugmentResources | None = None, on_choice: Callable[[str, Mapping[str, float]], None] | None = None) -> Checkpoint:
     """Algorithm 1. The student (without distillation the teacher) comes back as a new record; `victim` stays as it was.
 
     validation: rows by which the best epoch of both trainings is kept; without them, the last (the paper does not say).
-    log: see train.fit. watch: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds each step took.
-    tools: None loads what `settings` names. told: called where `augment` is auto, with the augmenter it came to and Eq. (9)'s losses; the
+    log: see train.fit. on_stage: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds each step took.
+    resources: None loads what `settings` names. on_choice: called where `augment` is auto, with the augmenter it came to and Eq. (9)'s losses; the
     history has both.
     """
-    settings, done = settings.sized(victim.model.config.hidden), {}
+    settings, done = settings.resolved(victim.model.config.hidden), {}
     started = time.perf_counter()
-    tools = tools or tools_of(settings, next(victim.model.parameters()).device, dtype)
+    resources = resources or resources_of(settings, next(victim.model.parameters()).device, dtype)
     if settings.augment == "auto":
-        losses = perturbation(victim, clean, settings, seed, tools)
+        losses = perturbation(victim, clean, settings, seed, resources)
         settings = replace(settings, augment=max(losses, key=losses.get))
         done = {"chosen_by": "auto", "losses": losses}
-        if told is not None:
-            told(settings.augment, losses)
-    d_aug = victim.text.encode(augmented(clean, settings, seed, tools))
+        if on_choice is not None:
+            on_choice(settings.augment, losses)
+    d_aug = victim.tokenizer.encode(augmented(clean, settings, seed, resources))
     teacher = retrain(victim, d_aug, settings, validation=validation, seed=seed, dtype=dtype, log=log)
-    if watch is not None:
-        watch("TS-FT", teacher, time.perf_counter() - started)
+    if on_stage is not None:
+        on_stage("TS-FT", teacher, time.perf_counter() - started)
 
     started, cleaned = time.perf_counter(), teacher
     if settings.distil:
         cleaned = distil(victim, teacher, d_aug, settings, validation=validation, seed=seed, dtype=dtype, log=log)
-        if watch is not None:
-            watch("MBTSAD", cleaned, time.perf_counter() - started)
+        if on_stage is not None:
+            on_stage("MBTSAD", cleaned, time.perf_counter() - started)
     cleaned.history.append({"mitigation": "mbtsad", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
                             **asdict(settings), **done})
     return cleaned

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.predict import accuracy
 from minibd.records import BadInput, Batch, Examples
@@ -56,27 +56,27 @@ def max_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     return {"entropy": (log_p.exp() * log_p).sum(dim=-1)}
 
 
-def meft(victim: Record, train: Examples, validation: Examples, settings: MEFT = MEFT(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
-         log: Log | None = None, watch: Callable[[str, Record, float], None] | None = None) -> Record:
+def meft(victim: Checkpoint, train: Examples, validation: Examples, settings: MEFT = MEFT(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
+         log: Log | None = None, on_stage: Callable[[str, Checkpoint, float], None] | None = None) -> Checkpoint:
     """Both steps. f comes back as a new record; `victim` stays as it was.
 
-    victim: an encoder, or a classifier whose head is replaced unless `keep_head`. log: see train.fit. watch: called with "max-entropy" and
+    victim: an encoder, or a classifier whose head is replaced unless `keep_head`. log: see train.fit. on_stage: called with "max-entropy" and
     theta, then "MEFT" and f, and the seconds each step took.
     """
-    text, rows = victim.text, victim.text.encode(train)
+    tokenizer, rows = victim.tokenizer, victim.tokenizer.encode(train)
 
     started = time.perf_counter()
     theta = checkpoint.to_tune(victim, train.labels, seed, settings.keep_head)
-    fit(theta.model, text, rows, max_entropy, replace(settings.schedule, epochs=settings.entropy_epochs), seed=seed, dtype=dtype, log=log,
+    fit(theta.model, tokenizer, rows, max_entropy, replace(settings.schedule, epochs=settings.entropy_epochs), seed=seed, dtype=dtype, log=log,
         name="max-entropy")
-    if watch is not None:
-        watch("max-entropy", theta, time.perf_counter() - started)
+    if on_stage is not None:
+        on_stage("max-entropy", theta, time.perf_counter() - started)
 
     started = time.perf_counter()
     f = checkpoint.copy(theta)
-    fit(f.model, text, rows, cross_entropy, settings.schedule, seed=seed, dtype=dtype, log=log, name="MEFT",
-        score=lambda model: accuracy(model, text, validation))
+    fit(f.model, tokenizer, rows, cross_entropy, settings.schedule, seed=seed, dtype=dtype, log=log, name="MEFT",
+        score=lambda model: accuracy(model, tokenizer, validation))
     f.history.append({"mitigation": "meft", "clean_rows": len(train), "validation_rows": len(validation), "seed": seed, **asdict(settings)})
-    if watch is not None:
-        watch("MEFT", f, time.perf_counter() - started)
+    if on_stage is not None:
+        on_stage("MEFT", f, time.perf_counter() - started)
     return f

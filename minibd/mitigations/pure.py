@@ -15,14 +15,14 @@ no pre-trained weights that he trusts. A trigger word draws [CLS]'s attention to
 
 A pruned head's context is multiplied by 0 before the output projection; nothing changes its shape, and a saved folder has columns of zeros.
 Both fine-tunings start with a new classifier (`keep_head` keeps the one that is there) and end at their best epoch on D_val.
-In a causal model (Llama, GPT-2) a text is read off its last piece, so that piece's attention stands for [CLS]'s.
+In a causal model (Llama, GPT-2) a text is read off its last token, so that token's attention stands for [CLS]'s.
 
 Choices where the paper is silent: every layer keeps its highest head (`empty_layers` lets it go); warm-up over a tenth of the steps,
 linear decay and gradient clipping at 1; attention is the softmax before dropout, so that a row sums to 1; the new classifier is the
 architecture's own, BERT's pooler (drawn anew, too) and a linear layer, where the released code has the linear layer alone.
 
 variant="released" takes the forms of the released code, of which none equals the paper's. Their effect, on a MiniLM fine-tuned on SST-2 (scripts/audit.py --effects):
-- score: the sample variance of the first 127 weights of a row padded to 128. A uniform row over 10 pieces has 7.3e-4 there and 0 here. Meaned
+- score: the sample variance of the first 127 weights of a row padded to 128. A uniform row over 10 tokens has 7.3e-4 there and 0 here. Meaned
   over the 872 dev texts it puts the heads into the same order all the same (rank correlation 0.999, the lower half of 72 are the same).
 - lambda: softmax of -ln x, then scaled to 0..1, which is 1 / x scaled: (1, .47, .20, .07, 0) for x = 2, 4, 8, 16, 32e-4 where the paper's is
   (1, .75, .5, .25, 0). x comes from the pruned f_p. Without pruning (.11, .01, 0, .01, .05, 1) here, the paper's (.25, .02, 0, .04, .13, 1).
@@ -43,17 +43,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import in_order
-from minibd.models.encoder import Encoder, Places
+from minibd.models.encoder import Encoder, PackedBatch
 from minibd.predict import accuracy, predict
 from minibd.records import BadInput, Batch, Examples
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 from minibd.train import Log, Loss, Schedule, cross_entropy, fit
 
 FLOOR = 0.85  # c
-PADDED = 128  # pieces to which the released code pads every text
+PADDED = 128  # tokens to which the released code pads every text
 LEAST = 1e-12  # a score below it counts as this: log2 of 0 would be minus infinity
 Head = tuple[int, int]  # layer, head; both from 0
 
@@ -109,19 +109,19 @@ class PURE:
         return needed
 
 
-# ---- the equations. attn: L of (B, H, T, T) softmax probabilities; mask (B, T), True at real pieces; scores (L, H); head_mask (L, H), 1 keeps
+# ---- the equations. attn: L of (B, H, T, T) softmax probabilities; mask (B, T), True at real tokens; scores (L, H); head_mask (L, H), 1 keeps
 
 def cls_rows(attn: Tensor, mask: Tensor, causal: bool = False) -> Tensor:
-    """A_h[CLS]: what the piece that a text is read off, its first (last in a causal model), pays to each: (B, H, T, T) -> (B, H, T)."""
+    """A_h[CLS]: what the token that a text is read off, its first (last in a causal model), pays to each: (B, H, T, T) -> (B, H, T)."""
     t = mask.shape[1]
     at = t - 1 - mask.flip(1).int().argmax(1) if causal else mask.int().argmax(1)  # (B,)
     return attn[torch.arange(len(at), device=at.device), :, at].float()
 
 
 def head_variance(attn: Sequence[Tensor], mask: Tensor, *, causal: bool = False, variant: str = "paper") -> Tensor:
-    """Eq. PURE (2): Var(A_h^l[CLS]) = sum_j (a_j - 1/n)^2 / (n - 1) over a text's n real pieces: (B, L, H).
+    """Eq. PURE (2): Var(A_h^l[CLS]) = sum_j (a_j - 1/n)^2 / (n - 1) over a text's n real tokens: (B, L, H).
 
-    A text of one piece has nothing to vary, and 0. released: see the module; pieces past the 127th are not read.
+    A text of one token has nothing to vary, and 0. released: see the module; tokens past the 127th are not read.
     """
     rows = torch.stack([cls_rows(a, mask, causal) for a in attn], dim=1)  # (B, L, H, T)
     if variant == "released":
@@ -158,7 +158,7 @@ def attention_penalty(attn: Sequence[Tensor], mask: Tensor, head_mask: Tensor, w
                       variant: str = "paper") -> Tensor:
     """Eq. PURE (3), the inner sum: sum_l lambda_l sum_h ||A_h^l[CLS]||_2 over the heads left, one value a text: (B,).
 
-    A norm is 1 where all attention goes to one piece and 1 / sqrt(n) where it is even. weights: lambda, (L,).
+    A norm is 1 where all attention goes to one token and 1 / sqrt(n) where it is even. weights: lambda, (L,).
     released: the norm is over the batch's texts too, one number, which each text then has.
     """
     total = attn[0].new_zeros(len(mask), dtype=torch.float32)
@@ -174,18 +174,18 @@ def attention_penalty(attn: Sequence[Tensor], mask: Tensor, head_mask: Tensor, w
 # ---- step 1
 
 @torch.inference_mode()
-def head_scores(model: Encoder, text: Text, rows: Examples, *, variant: str = "paper", batch_size: int = 128) -> Tensor:
+def head_scores(model: Encoder, tokenizer: Tokenizer, rows: Examples, *, variant: str = "paper", batch_size: int = 128) -> Tensor:
     """The mean over `rows` of each head's [CLS] variance: (L, H), float64."""
     model.eval()
     device = next(model.parameters()).device
-    encoded, total = text.encode(rows), 0.0
+    encoded, total = tokenizer.encode(rows), 0.0
     for which in in_order(encoded.lengths, batch_size):
-        batch = text.batch(encoded, which).to(device)
+        batch = tokenizer.batch(encoded, which).to(device)
         total += head_variance(model(batch, want=("attn",)).attn, batch.mask, causal=model.causal, variant=variant).double().sum(0)
     return total / len(rows)
 
 
-class Passes:
+class IncrementalAccuracy:
     """A model's hits on fixed rows, asked again and again while its heads fall: exact, and without the work that earlier passes did.
 
     - what goes into a block and what its heads gather there, before their gates, is kept: a pass starts at the lowest block whose heads
@@ -199,20 +199,20 @@ class Passes:
     """
 
     @torch.inference_mode()
-    def __init__(self, model: Encoder, text: Text, rows: Examples, *, batch_size: int = 64, memory: int = 2 << 30):
+    def __init__(self, model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size: int = 64, memory: int = 2 << 30):
         self.model = model.eval()
         weight = model.embeddings.word.weight
-        encoded, layers = text.encode(rows), len(model.blocks)
+        encoded, layers = tokenizer.encode(rows), len(model.blocks)
         self.every = max(1, ceil(2 * layers * sum(encoded.lengths) * weight.shape[1] * weight.element_size() / memory))
-        right = [p == x.label for p, x in zip(predict(model, text, rows, batch_size), rows)]
+        right = [p == x.label for p, x in zip(predict(model, tokenizer, rows, batch_size), rows)]
         self.hits, self.n = sum(right), len(rows)
         self.batches = []
         for kind in (True, False):
             of_kind = [i for i in range(len(rows)) if right[i] is kind]
             for which in in_order([encoded.lengths[i] for i in of_kind], batch_size):
-                batch = text.batch(encoded, [of_kind[i] for i in which]).to(weight.device)
-                places = model.places(batch)
-                self.batches.append(_Kept(places, batch.labels, {0: model.embeddings(batch, places)}))
+                batch = tokenizer.batch(encoded, [of_kind[i] for i in which]).to(weight.device)
+                packed = model.pack(batch)
+                self.batches.append(_Kept(packed, batch.labels, {0: model.embeddings(batch, packed)}))
 
     def touch(self, layer: int) -> None:
         """The heads of `layer` have changed."""
@@ -240,14 +240,14 @@ class Passes:
         for at in range(start, len(blocks)):
             context = kept.contexts.get(at) if at == start else None
             if context is None:
-                context, _ = blocks[at].mix(h, kept.places, gate=None, want=False)  # (N, H * Dh)
+                context, _ = blocks[at].attention(h, kept.packed, head_mask=None, want=False)  # (N, H * Dh)
                 if at % self.every == 0:
                     kept.inputs[at], kept.contexts[at] = h, context
             gates = self.model.head_mask[at]  # (H,)
             context = (context.unflatten(-1, (len(gates), -1)) * gates[:, None]).flatten(-2)  # (N, H, Dh) -> (N, H * Dh)
             if at == len(blocks) - 1:
-                h, context = h[kept.places.ends], context[kept.places.ends]  # (B, D), (B, H * Dh)
-            h = blocks[at].close(h, context)
+                h, context = h[kept.packed.ends], context[kept.packed.ends]  # (B, D), (B, H * Dh)
+            h = blocks[at].feed_forward(h, context)
         logits, _ = self.model.classify(self.model.finish(h))
         kept.hits = int((logits.argmax(-1) == kept.labels).sum())
         kept.stale = len(blocks)
@@ -256,7 +256,7 @@ class Passes:
 @dataclass(slots=True)
 class _Kept:
     """A batch: what goes into its blocks and what their heads gather, where that is kept; `stale`: the lowest block with other heads since."""
-    places: Places
+    packed: PackedBatch
     labels: Tensor
     inputs: dict[int, Tensor]
     contexts: dict[int, Tensor] = field(default_factory=dict)
@@ -271,14 +271,14 @@ def may_fall(scores: Tensor, head_mask: Tensor, empty_layers: bool = False) -> l
     return order if empty_layers else [at for at in order if at not in highest]
 
 
-def prune(model: Encoder, text: Text, rows: Examples, scores: Tensor, settings: PURE = PURE()) -> tuple[Head, ...]:
+def prune(model: Encoder, tokenizer: Tokenizer, rows: Examples, scores: Tensor, settings: PURE = PURE()) -> tuple[Head, ...]:
     """Step 1, lines 3 to 9: prune heads of `model` in place, lowest score first, until its accuracy on `rows` falls under the floor.
 
     Returns Heads, (layer, head) from 0, in the order in which they fell. Raises BadInput where the unpruned model is under the floor already.
     """
     group = (10 if settings.variant == "released" else 0) if settings.group is None else settings.group
     order = may_fall(scores, model.head_mask, settings.empty_layers)
-    passes = Passes(model, text, rows)
+    passes = IncrementalAccuracy(model, tokenizer, rows)
     needed = settings.needed(passes.hits, passes.n)
 
     def set_head(at: Head, value: float) -> None:
@@ -300,68 +300,68 @@ def prune(model: Encoder, text: Text, rows: Examples, scores: Tensor, settings: 
 
 # ---- the algorithm
 
-Watch = Callable[[str, Record, float], None]  # a model's name, the model, the seconds it took
+OnStage = Callable[[str, Checkpoint, float], None]  # a model's name, the model, the seconds it took
 
 
 @dataclass(frozen=True, slots=True)
 class Step1:
     """What step 1 leaves: f_p with all its heads, their scores (L, H), and Heads in the order in which they fell."""
-    f_p: Record
+    f_p: Checkpoint
     scores: Tensor
     heads: tuple[Head, ...]
 
 
-def without(record: Record, heads: Sequence[Head]) -> Record:
-    """`record`, which is a copy already, with its `heads` pruned in place."""
+def without(ckpt: Checkpoint, heads: Sequence[Head]) -> Checkpoint:
+    """`ckpt`, which is a copy already, with its `heads` pruned in place."""
     for at in heads:
-        record.model.head_mask[at] = 0.0
-    return record
+        ckpt.model.head_mask[at] = 0.0
+    return ckpt
 
 
-def tune(theta: Record, train: Examples, validation: Examples, loss: Loss, settings: PURE, name: str, *, seed: int, dtype: torch.dtype,
-         log: Log | None, mu: float = 0.0) -> Record:
+def tune(theta: Checkpoint, train: Examples, validation: Examples, loss: Loss, settings: PURE, name: str, *, seed: int, dtype: torch.dtype,
+         log: Log | None, mu: float = 0.0) -> Checkpoint:
     """`theta`, which is a copy already, fine-tuned in place on D_train, at its best epoch on D_val."""
-    fit(theta.model, theta.text, theta.text.encode(train), loss, settings.schedule, seed=seed, weights={"norm": mu}, dtype=dtype, log=log,
-        name=name, score=lambda model: accuracy(model, theta.text, validation))
+    fit(theta.model, theta.tokenizer, theta.tokenizer.encode(train), loss, settings.schedule, seed=seed, weights={"norm": mu}, dtype=dtype, log=log,
+        name=name, score=lambda model: accuracy(model, theta.tokenizer, validation))
     return theta
 
 
-def head_pruning(victim: Record, train: Examples, validation: Examples, settings: PURE = PURE(), *, seed: int = 0,
-                 dtype: torch.dtype = torch.float32, log: Log | None = None, watch: Watch | None = None) -> Step1:
+def head_pruning(victim: Checkpoint, train: Examples, validation: Examples, settings: PURE = PURE(), *, seed: int = 0,
+                 dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None) -> Step1:
     """Step 1. Arguments as of `pure`; `victim` stays as it was."""
     started = time.perf_counter()
     theta = checkpoint.to_tune(victim, train.labels, seed, settings.keep_head)
     f_p = tune(theta, train, validation, cross_entropy, settings, "FT", seed=seed, dtype=dtype, log=log)
-    if watch is not None:
-        watch("FT", f_p, time.perf_counter() - started)
+    if on_stage is not None:
+        on_stage("FT", f_p, time.perf_counter() - started)
 
     started = time.perf_counter()
-    scores = head_scores(f_p.model, f_p.text, validation, variant=settings.variant)
+    scores = head_scores(f_p.model, f_p.tokenizer, validation, variant=settings.variant)
     if settings.norm_only:
         return Step1(f_p, scores, ())
     pruned = checkpoint.copy(f_p)
-    heads = prune(pruned.model, f_p.text, validation, scores, settings)
-    if watch is not None:
-        watch("pruned", pruned, time.perf_counter() - started)
+    heads = prune(pruned.model, f_p.tokenizer, validation, scores, settings)
+    if on_stage is not None:
+        on_stage("pruned", pruned, time.perf_counter() - started)
     return Step1(f_p, scores, heads)
 
 
-def pure(victim: Record, train: Examples, validation: Examples, settings: PURE = PURE(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
-         log: Log | None = None, watch: Watch | None = None, step1: Step1 | None = None) -> Record:
+def pure(victim: Checkpoint, train: Examples, validation: Examples, settings: PURE = PURE(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
+         log: Log | None = None, on_stage: OnStage | None = None, step1: Step1 | None = None) -> Checkpoint:
     """Algorithm 1. f_c comes back as a new record, with its heads pruned; `victim` stays as it was.
 
-    victim: an encoder, or a classifier whose head is replaced unless `keep_head`. log: see train.fit. watch: called with "FT" and f_p,
+    victim: an encoder, or a classifier whose head is replaced unless `keep_head`. log: see train.fit. on_stage: called with "FT" and f_p,
     "pruned" and f_p without its heads, then "PURE" and f_c, and the seconds each took, PURE's without those of step 1. step1: what
     `head_pruning` gave, where it has been run already, with the same rows and settings but for prune_only and norm_only.
     """
     if step1 is None:
-        step1 = head_pruning(victim, train, validation, settings, seed=seed, dtype=dtype, log=log, watch=watch)
+        step1 = head_pruning(victim, train, validation, settings, seed=seed, dtype=dtype, log=log, on_stage=on_stage)
     started = time.perf_counter()
     heads = () if settings.norm_only else step1.heads
     theta = without(checkpoint.to_tune(victim, train.labels, seed, settings.keep_head), heads)
     scores, left, variant = step1.scores, theta.model.head_mask, settings.variant
     if variant == "released" and not settings.prune_only:  # which has no use for them
-        scores = head_scores(without(checkpoint.copy(step1.f_p), heads).model, victim.text, validation, variant=variant)
+        scores = head_scores(without(checkpoint.copy(step1.f_p), heads).model, victim.tokenizer, validation, variant=variant)
     weights = (left.sum(1) > 0).float() if settings.even else layer_weights(scores, left, variant=variant)
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -375,6 +375,6 @@ def pure(victim: Record, train: Examples, validation: Examples, settings: PURE =
                mu=settings.mu)
     f_c.history.append({"mitigation": "pure", "clean_rows": len(train), "validation_rows": len(validation), "seed": seed,
                         "heads": [list(at) for at in heads], "lambda": weights.tolist(), **asdict(settings)})
-    if watch is not None:
-        watch(name, f_c, time.perf_counter() - started)
+    if on_stage is not None:
+        on_stage(name, f_c, time.perf_counter() - started)
     return f_c

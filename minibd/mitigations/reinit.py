@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.models.encoder import part
 from minibd.records import BadInput, Examples
-from minibd.repair import Watch, tune
+from minibd.blending import OnStage, tune
 from minibd.train import Log, Tuning
 
 
@@ -51,14 +51,14 @@ def redraw(module: nn.Module, generator: torch.Generator, std: float) -> None:
                 p.fill_(1.0 if name == "weight" else 0.0)
 
 
-def reinit(victim: Record, clean: Examples, validation: Examples | None = None, settings: Reinit = Reinit(), *, seed: int = 0,
-           dtype: torch.dtype = torch.float32, log: Log | None = None, watch: Watch | None = None) -> Record:
+def reinit(victim: Checkpoint, clean: Examples, validation: Examples | None = None, settings: Reinit = Reinit(), *, seed: int = 0,
+           dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None) -> Checkpoint:
     """Both lines. A new record comes back; `victim` stays as it was.
 
-    validation: the best epoch on these rows comes back; without them, the last. log: see train.fit. watch: called with "reinitialised" and the
+    validation: the best epoch on these rows comes back; without them, the last. log: see train.fit. on_stage: called with "reinitialised" and the
     model before its fine-tuning, then "Reinitialisation" and the result, and the seconds each took.
     """
-    started, settings = time.perf_counter(), settings.sized(victim.model.config.hidden)
+    started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     drawn, generator = checkpoint.copy(victim), torch.Generator().manual_seed(seed)
     if settings.layers > len(drawn.model.blocks):
         raise BadInput(f"layers is {settings.layers} and the model has {len(drawn.model.blocks)}: give at most that")
@@ -66,14 +66,14 @@ def reinit(victim: Record, clean: Examples, validation: Examples | None = None, 
         redraw(block, generator, settings.std)
     if settings.pooler:
         redraw(part(drawn.model, "penultimate"), generator, settings.std)
-    if watch is not None:
-        watch("reinitialised", drawn, time.perf_counter() - started)
+    if on_stage is not None:
+        on_stage("reinitialised", drawn, time.perf_counter() - started)
 
     started = time.perf_counter()
     tuned = tune(checkpoint.copy(drawn), clean, validation, settings.schedule, settings.steps, seed=seed, dtype=dtype, log=log,
                  name="Reinitialisation")
     tuned.history.append({"mitigation": "reinitialisation", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
                           **asdict(settings)})
-    if watch is not None:
-        watch("Reinitialisation", tuned, time.perf_counter() - started)
+    if on_stage is not None:
+        on_stage("Reinitialisation", tuned, time.perf_counter() - started)
     return tuned

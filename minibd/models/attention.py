@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False, gate: Tensor | None = None,
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False, head_mask: Tensor | None = None,
            dropout: Callable[[Tensor], Tensor] | None = None, want: bool = False) -> tuple[Tensor, Tensor | None]:
     """Eq. PURE (A): softmax(q k' / sqrt(Dh)) v  ->  context (B, H, T, Dh) and, when wanted, the probabilities (B, H, T, T).
 
@@ -41,9 +41,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool
         # Half precision is too coarse for a sum over keys.
         probs = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
         context = (probs if dropout is None else dropout(probs)).to(v.dtype) @ v
-    if gate is not None:
+    if head_mask is not None:
         # A head's gate is one number, so it may stand after the mix: gate * (probs v) = (gate * probs) v.
-        context = context * gate[:, None, None]
+        context = context * head_mask[:, None, None]
     return context, probs if want else None
 
 

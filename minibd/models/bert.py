@@ -1,6 +1,6 @@
 """BERT (Devlin et al., 2019), written by hand: embeddings, post-norm blocks, pooler, classification head, MLM head.
 
-    h_0 = LN(word + kind + position)
+    h_0 = LN(word + token_type + position)
     a_l = h_{l-1} + W_o [gate_1 head_1; ...; gate_H head_H],   u_l = LN(a_l)
     h_l = LN(u_l + W_down act(W_up u_l))
     pooled = tanh(W_p h_L[CLS]),   logits = W_c pooled
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from minibd.models.attention import attend, merge_heads, split_heads
 from minibd.models.dropout import Dropout
-from minibd.models.encoder import ACTIVATIONS, Encoder, Places, Shape, Spelling, check_shape
+from minibd.models.encoder import ACTIVATIONS, Encoder, PackedBatch, ModelConfig, HFMapping, check_config
 from minibd.records import Batch
 
 
 @dataclass(frozen=True, slots=True)
-class BertConfig(Shape):
+class BertConfig(ModelConfig):
     """A BERT's shape. `labels` is the number of classes (0: no pooler and no classifier); `mlm` says whether the MLM head is there."""
     vocab: int
     hidden: int
@@ -28,7 +28,7 @@ class BertConfig(Shape):
     heads: int
     ffn: int
     positions: int = 512
-    kinds: int = 2
+    type_vocab_size: int = 2
     labels: int = 2
     mlm: bool = False
     dropout: float = 0.1
@@ -39,31 +39,31 @@ class BertConfig(Shape):
     pad: int = 0
 
     def __post_init__(self):
-        check_shape(self)
+        check_config(self)
 
 
 class Embeddings(nn.Module):
-    """LN(word + kind + position). Without `kinds` there are no segments; a table of one row gives every piece the same."""
+    """LN(word + token_type + position). Without `type_vocab_size` there are no segments; a table of one row gives every token the same."""
 
     def __init__(self, c: BertConfig):
         super().__init__()
         self.word = nn.Embedding(c.vocab, c.hidden, padding_idx=c.pad)
         self.position = nn.Embedding(c.positions, c.hidden)
-        if c.kinds:
-            self.kind = nn.Embedding(c.kinds, c.hidden)
+        if c.type_vocab_size:
+            self.token_type = nn.Embedding(c.type_vocab_size, c.hidden)
         self.norm = nn.LayerNorm(c.hidden, eps=c.eps)
         self.dropout = Dropout(c.dropout)
-        self.kinds = c.kinds
+        self.type_vocab_size = c.type_vocab_size
 
-    def where(self, places: Places) -> Tensor:
+    def where(self, packed: PackedBatch) -> Tensor:
         """The position vectors, broadcastable to (B, T, D)."""
-        return self.position.weight[:places.real.shape[1]]
+        return self.position.weight[:packed.real.shape[1]]
 
-    def forward(self, batch: Batch, places: Places) -> Tensor:
+    def forward(self, batch: Batch, packed: PackedBatch) -> Tensor:
         h = self.word(batch.ids)  # (B, T, D)
-        if self.kinds:
-            h = h + (self.kind(batch.kinds) if self.kinds > 1 else self.kind.weight[0])
-        return places.pack(self.dropout(self.norm(h + self.where(places))))  # (N, D)
+        if self.type_vocab_size:
+            h = h + (self.token_type(batch.token_type_ids) if self.type_vocab_size > 1 else self.token_type.weight[0])
+        return packed.pack(self.dropout(self.norm(h + self.where(packed))))  # (N, D)
 
 
 class Block(nn.Module):
@@ -83,15 +83,15 @@ class Block(nn.Module):
         self.dropout, self.attention_dropout = Dropout(c.dropout), Dropout(c.attention_dropout)
         self.prefix: nn.Module | None = None  # models/prefix.py: keys and values in front of the text's own
 
-    def mix(self, h: Tensor, places: Places, gate: Tensor | None, want: bool) -> tuple[Tensor, Tensor | None]:
-        q, k, v = (split_heads(places.spread(proj(h)), self.heads) for proj in (self.query, self.key, self.value))  # (B, H, T, Dh)
+    def attention(self, h: Tensor, packed: PackedBatch, head_mask: Tensor | None, want: bool) -> tuple[Tensor, Tensor | None]:
+        q, k, v = (split_heads(packed.unpack(proj(h)), self.heads) for proj in (self.query, self.key, self.value))  # (B, H, T, Dh)
         if self.prefix is not None:
             k, v = self.prefix(k, v)
         dropout = self.attention_dropout if self.attention_dropout.active else None
-        context, probs = attend(q, k, v, places.mask, gate=gate, dropout=dropout, want=want)
-        return places.pack(merge_heads(context)), probs
+        context, probs = attend(q, k, v, packed.mask, head_mask=head_mask, dropout=dropout, want=want)
+        return packed.pack(merge_heads(context)), probs
 
-    def close(self, h: Tensor, context: Tensor) -> Tensor:
+    def feed_forward(self, h: Tensor, context: Tensor) -> Tensor:
         h = self.attention_norm(h + self.dropout(self.output(context)))
         return self.norm(h + self.dropout(self.down(self.act(self.up(h)))))
 
@@ -121,8 +121,8 @@ class Bert(Encoder):
         if config.mlm:
             self.mlm = MLMHead(config)
 
-    def read_pieces(self, h: Tensor) -> Tensor:
-        return self.mlm(h, self.embeddings.word.weight) if self.config.mlm else super().read_pieces(h)
+    def lm_logits(self, h: Tensor) -> Tensor:
+        return self.mlm(h, self.embeddings.word.weight) if self.config.mlm else super().lm_logits(h)
 
 
 def from_hf(values: dict) -> dict:
@@ -131,10 +131,10 @@ def from_hf(values: dict) -> dict:
     return {"classifier_dropout": values.get("hidden_dropout_prob", 0.1) if dropout is None else dropout}
 
 
-SPELLING = Spelling(
+HF_MAPPING = HFMapping(
     model_type="bert",
     model=Bert,
-    shape=BertConfig,
+    config_class=BertConfig,
     from_hf=from_hf,
     classes=("BertForSequenceClassification", "BertForMaskedLM", "BertModel"),
     config={
@@ -144,7 +144,7 @@ SPELLING = Spelling(
         "heads": "num_attention_heads",
         "ffn": "intermediate_size",
         "positions": "max_position_embeddings",
-        "kinds": "type_vocab_size",
+        "type_vocab_size": "type_vocab_size",
         "dropout": "hidden_dropout_prob",
         "attention_dropout": "attention_probs_dropout_prob",
         "classifier_dropout": "classifier_dropout",
@@ -156,7 +156,7 @@ SPELLING = Spelling(
     names={
         "embeddings.word": "bert.embeddings.word_embeddings",
         "embeddings.position": "bert.embeddings.position_embeddings",
-        "embeddings.kind": "bert.embeddings.token_type_embeddings",
+        "embeddings.token_type": "bert.embeddings.token_type_embeddings",
         "embeddings.norm": "bert.embeddings.LayerNorm",
         "blocks.{i}.query": "bert.encoder.layer.{i}.attention.self.query",
         "blocks.{i}.key": "bert.encoder.layer.{i}.attention.self.key",

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from minibd.models.bert import Bert
-from minibd.models.encoder import Shape, Spelling, check_shape
+from minibd.models.encoder import ModelConfig, HFMapping, check_config
 
 
 @dataclass(frozen=True, slots=True)
-class DistilBertConfig(Shape):
+class DistilBertConfig(ModelConfig):
     """A DistilBERT's shape, in BERT's names. What every DistilBERT has alike is no field: no config.json holds it."""
     vocab: int
     hidden: int
@@ -32,11 +32,11 @@ class DistilBertConfig(Shape):
     activation: str = "gelu"
     pad: int = 0
 
-    kinds: ClassVar[int] = 0
+    type_vocab_size: ClassVar[int] = 0
     eps: ClassVar[float] = 1e-12
 
     def __post_init__(self):
-        check_shape(self)
+        check_config(self)
 
 
 class DistilBert(Bert):
@@ -44,10 +44,10 @@ class DistilBert(Bert):
         return torch.relu(self.pooler(h))
 
 
-SPELLING = Spelling(
+HF_MAPPING = HFMapping(
     model_type="distilbert",
     model=DistilBert,
-    shape=DistilBertConfig,
+    config_class=DistilBertConfig,
     classes=("DistilBertForSequenceClassification", "DistilBertForMaskedLM", "DistilBertModel"),
     config={
         "vocab": "vocab_size",

@@ -1,4 +1,4 @@
-"""What the architectures share: where a batch's real pieces lie, the walk through the blocks, the classification head, names.
+"""What the architectures share: where a batch's real tokens lie, the walk through the blocks, the classification head, names.
 
 Every model is an `Encoder`, and every one names its parts alike, so that a method holds no `if` for an architecture:
 
@@ -9,7 +9,7 @@ Every model is an `Encoder`, and every one names its parts alike, so that a meth
     pooler, classifier                           the penultimate and the last linear layer: logits = classifier(act(pooler(h)))
     head_mask (L, H)                             a buffer, saved with the model: 0 prunes a head, no shape changes
 
-`part(model, "query", 3)` and `part(model, "penultimate")` find them. `Spelling` and `Foreign` say how transformers names them.
+`part(model, "query", 3)` and `part(model, "penultimate")` find them. `HFMapping` and `HFTensor` say how transformers names them.
 """
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ ACTIVATIONS = {
     "relu": F.relu,
     "silu": F.silu,
 }
-PACK = 0.7  # a batch that is fuller than this carries its padding: finding and moving the real pieces would cost more
+PACK = 0.7  # a batch that is fuller than this carries its padding: finding and moving the real tokens would cost more
 
 
-class Shape:
+class ModelConfig:
     """What every architecture's config has beside its fields."""
     __slots__ = ()
 
     @property
     def longest(self) -> int:
-        """Pieces of the longest text, special ones included."""
+        """Tokens of the longest text, special ones included."""
         return self.positions
 
 
-def check_shape(config: Shape) -> None:
+def check_config(config: ModelConfig) -> None:
     """What every architecture's config must hold, beyond each number's own range. Raises BadInput."""
     if config.hidden % config.heads:
         raise BadInput(f"hidden size {config.hidden} is not a multiple of {config.heads} heads: mend the config")
@@ -52,17 +52,17 @@ def check_shape(config: Shape) -> None:
         raise BadInput(f"activation {config.activation!r} is not one of {', '.join(ACTIVATIONS)}: convert the model or add it")
 
 
-class Places:
-    """Where a batch's real pieces lie. The blocks see them as N rows, (N, D); attention alone needs them as texts, (B, T, D).
+class PackedBatch:
+    """Where a batch's real tokens lie. The blocks see them as N rows, (N, D); attention alone needs them as texts, (B, T, D).
 
-    A batch with much padding is packed: N counts its real pieces, and no layer pays for padding. A batch with little or none is
+    A batch with much padding is packed: N counts its real tokens, and no layer pays for padding. A batch with little or none is
     taken as it is, N = B T, padding included, without moving anything.
     mask: True where a query may look, broadcastable to (B, H, T, T); None where every query may look everywhere it could.
-    ends: (B,), the row of each text's first real piece, or of its last one in a causal model.
+    ends: (B,), the row of each text's first real token, or of its last one in a causal model.
     """
 
     def __init__(self, real: Tensor, causal: bool = False):
-        self.real, self.mask, self.at = real, None, None  # real: (B, T), True at real pieces
+        self.real, self.mask, self.at = real, None, None  # real: (B, T), True at real tokens
         b, t = real.shape
         rows = torch.arange(0, b * t, t, device=real.device)  # (B,)
         n = int(real.sum())
@@ -82,14 +82,14 @@ class Places:
             self.ends = rows + (t - 1 - real.flip(1).int().argmax(1) if causal else real.int().argmax(1))
 
     def positions(self) -> Tensor:
-        """The place of each piece in its text, counted from 0 at the first real one: (B, T); on padding some place of the text."""
+        """The place of each token in its text, counted from 0 at the first real one: (B, T); on padding some place of the text."""
         return (self.real.cumsum(1) - 1).clamp_(min=0)
 
     def pack(self, x: Tensor) -> Tensor:
         """(B, T, ...) -> (N, ...)."""
         return x.flatten(0, 1) if self.at is None else x.flatten(0, 1)[self.at]
 
-    def spread(self, x: Tensor) -> Tensor:
+    def unpack(self, x: Tensor) -> Tensor:
         """(N, ...) -> (B, T, ...), zeros where padding was left out."""
         if self.at is not None:
             x = x.new_zeros(self.real.numel(), *x.shape[1:]).index_copy(0, self.at, x)
@@ -100,15 +100,15 @@ class Encoder(nn.Module):
     """`model(batch, want=())` -> Output; `want` is any of "attn", "hidden". `head_mask[l, i] = 0` prunes head i of layer l.
 
     A subclass builds `embeddings(batch, places) -> (N, D)`, `blocks`, and, where `config.labels` is not 0, the head (`build_head`); it may
-    override `places`, `pool`, `finish` and `read_pieces`. A block has two halves: `mix(h, places, gate, want)`, what its heads gather from
-    other pieces, (N, H * Dh), and the maps or None; `close(h, context)`, what it makes of that, piece by piece, (N, D).
+    override `packed`, `pool`, `finish` and `lm_logits`. A block has two halves: `attention(h, packed, head_mask, want)`, what its heads gather from
+    other tokens, (N, H * Dh), and the maps or None; `feed_forward(h, context)`, what it makes of that, token by token, (N, D).
     """
-    causal = False  # whether a piece sees only those before it, and a text is read off its last one
+    causal = False  # whether a token sees only those before it, and a text is read off its last one
     # Whether training, too, computes of the last block only what is classified (evaluation does): with 12 layers a sixteenth of the
     # blocks' products is not taken. Other dropout masks are drawn then, so that it is for whoever trains to say, before the first step.
     trim = False
 
-    def __init__(self, config: Shape):
+    def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self.register_buffer("head_mask", torch.ones(config.layers, config.heads))
@@ -127,44 +127,44 @@ class Encoder(nn.Module):
             self.embeddings.word.weight[self.embeddings.word.padding_idx].zero_()
         return self
 
-    def places(self, batch: Batch) -> Places:
-        """Where the real pieces lie. What all blocks alike need to know of them, such as rotary positions, rides along."""
-        return Places(batch.mask, self.causal)
+    def pack(self, batch: Batch) -> PackedBatch:
+        """Where the real tokens lie. What all blocks alike need to know of them, such as rotary positions, rides along."""
+        return PackedBatch(batch.mask, self.causal)
 
-    def encode(self, batch: Batch, want: Collection[str] = (), ends: bool = False) -> tuple[Tensor, Places, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def encode(self, batch: Batch, want: Collection[str] = (), ends: bool = False) -> tuple[Tensor, PackedBatch, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The last hidden state (N, D) and its places, the hidden states and the attention maps, the last two empty unless wanted.
 
-        ends: the last hidden state is that of each text's first (last) piece alone, (B, D); the last block's second half sees no other.
+        ends: the last hidden state is that of each text's first (last) token alone, (B, D); the last block's second half sees no other.
         """
         if unknown := set(want) - {"attn", "hidden"}:
             raise ValueError(f"want={sorted(unknown)}: only 'attn' and 'hidden' can be wanted")
         if (t := batch.ids.shape[1]) > self.config.longest:
-            raise BadInput(f"a text of {t} pieces is longer than the model's {self.config.longest} positions: lower max_len")
-        places = self.places(batch)
-        h = self.embeddings(batch, places)  # (N, D)
+            raise BadInput(f"a text of {t} tokens is longer than the model's {self.config.longest} positions: lower max_len")
+        packed = self.pack(batch)
+        h = self.embeddings(batch, packed)  # (N, D)
         hidden, attn = [h], []
-        # A model without pruned heads needs no gate.
-        gates = [None] * len(self.blocks) if bool((self.head_mask == 1).all()) else list(self.head_mask)
-        for block, gate in zip(self.blocks, gates):
-            context, probs = block.mix(h, places, gate, "attn" in want)
+        # A model without pruned heads needs no head mask.
+        head_masks = [None] * len(self.blocks) if bool((self.head_mask == 1).all()) else list(self.head_mask)
+        for block, head_mask in zip(self.blocks, head_masks):
+            context, probs = block.attention(h, packed, head_mask, "attn" in want)
             if ends and block is self.blocks[-1]:
-                h, context = h[places.ends], context[places.ends]
-            h = block.close(h, context)
+                h, context = h[packed.ends], context[packed.ends]
+            h = block.feed_forward(h, context)
             hidden.append(h)
             attn.append(probs)
         hidden[-1] = h = self.finish(h)
-        return h, places, tuple(map(places.spread, hidden)) if "hidden" in want else (), tuple(attn) if "attn" in want else ()
+        return h, packed, tuple(map(packed.unpack, hidden)) if "hidden" in want else (), tuple(attn) if "attn" in want else ()
 
     def forward(self, batch: Batch, want: Collection[str] = ()) -> Output:
         ends = bool(self.config.labels) and "hidden" not in want and (self.trim or not self.training)
-        h, places, hidden, attn = self.encode(batch, want, ends)
+        h, packed, hidden, attn = self.encode(batch, want, ends)
         if not self.config.labels:
             return Output(None, None, hidden, attn)
-        logits, pooled = self.classify(h if ends else h[places.ends])
+        logits, pooled = self.classify(h if ends else h[packed.ends])
         return Output(logits, pooled, hidden, attn)
 
     def classify(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) and pooled (B, width) from the hidden state (B, D) of each text's first (last) piece, of whichever layer."""
+        """Logits (B, C) and pooled (B, width) from the hidden state (B, D) of each text's first (last) token, of whichever layer."""
         pooled = self.pool(h)
         return self.classifier(self.classifier_dropout(pooled)), pooled
 
@@ -178,22 +178,22 @@ class Encoder(nn.Module):
             self.classifier = nn.Linear(width or c.hidden, c.labels, bias=bias)
 
     def pool(self, h: Tensor) -> Tensor:
-        """What the classifier reads, from the hidden state of a text's first (last) piece: (B, D) -> (B, width)."""
+        """What the classifier reads, from the hidden state of a text's first (last) token: (B, D) -> (B, width)."""
         return torch.tanh(self.pooler(h))
 
     def finish(self, h: Tensor) -> Tensor:
         """What follows the last block."""
         return h
 
-    def predict_pieces(self, batch: Batch, at: Tensor) -> Tensor:
+    def predict_tokens(self, batch: Batch, at: Tensor) -> Tensor:
         """Logits (M, V) at the M places where `at` (B, T) is True, none of them padding; the head runs on those places alone.
 
-        Of a masked LM: for the piece at the place. Of a causal LM: for the piece that follows it.
+        Of a masked LM: for the token at the place. Of a causal LM: for the token that follows it.
         """
-        h, places, _, _ = self.encode(batch)
-        return self.read_pieces(h[places.pack(at)])
+        h, packed, _, _ = self.encode(batch)
+        return self.lm_logits(h[packed.pack(at)])
 
-    def read_pieces(self, h: Tensor) -> Tensor:
+    def lm_logits(self, h: Tensor) -> Tensor:
         """The language-model head: hidden states (M, D) -> logits (M, V)."""
         raise BadInput("this checkpoint has no language-model head: use one saved with it")
 
@@ -219,7 +219,7 @@ def part(model: Encoder, name: str, layer: int | None = None) -> nn.Module:
 # ---- how transformers names what is ours
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
+class HFTensor:
     """The tensor of a Hugging Face folder that one of ours lies in: part `part` of `of` along our first axis, transposed or not."""
     name: str
     part: int = 0
@@ -228,10 +228,10 @@ class Foreign:
 
 
 @dataclass(frozen=True, slots=True)
-class Spelling:
+class HFMapping:
     """One architecture as transformers spells it, in config.json and in the tensors' names.
 
-    model, shape: our class and that of its config.
+    model, config_class: our class and that of its config.
     config: our name of a number -> its key in config.json.
     known: key of config.json -> the values that this code computes, the first being the one that is written; None is "absent".
     names: our module -> theirs, `{i}` the layer; a whole parameter where its leaf differs.
@@ -246,7 +246,7 @@ class Spelling:
     """
     model_type: str
     model: type[Encoder]
-    shape: type
+    config_class: type
     config: Mapping[str, str]
     names: Mapping[str, str]
     prefix: str
@@ -261,18 +261,18 @@ class Spelling:
     from_hf: Callable[[dict], dict] = lambda values: {}
     to_hf: Callable[[Any], dict] = lambda config: {}
 
-    def foreign(self, ours: str) -> Foreign:
-        """foreign("blocks.3.up.bias") -> Foreign("bert.encoder.layer.3.intermediate.dense.bias")."""
+    def hf_tensor(self, ours: str) -> HFTensor:
+        """foreign("blocks.3.up.bias") -> HFTensor("bert.encoder.layer.3.intermediate.dense.bias")."""
         layer = re.search(r"\.(\d+)\.", ours)
         pattern = re.sub(r"\.\d+\.", ".{i}.", ours)
         if pattern in self.names:
-            return Foreign(self.names[pattern])
+            return HFTensor(self.names[pattern])
         module, leaf = pattern.rsplit(".", 1)
         part, of = self.fused.get(module, (0, 1))
-        return Foreign(f"{self.names[module].format(i=layer and layer[1])}.{leaf}", part, of, module in self.transposed and leaf == "weight")
+        return HFTensor(f"{self.names[module].format(i=layer and layer[1])}.{leaf}", part, of, module in self.transposed and leaf == "weight")
 
 
 def end_of_text(values: dict) -> int:
-    """The (first) end-of-text piece that a config.json names, 0 where it names none: what pads a causal model that has no padding piece."""
+    """The (first) end-of-text token that a config.json names, 0 where it names none: what pads a causal model that has no padding token."""
     end = values.get("eos_token_id")
     return (end[0] if isinstance(end, list) and end else end) or 0

@@ -3,7 +3,7 @@
     h_0 = word + position
     a_l = h_{l-1} + W_o [gate_1 head_1; ...; gate_H head_H],   the heads reading LN(h_{l-1})
     h_l = a_l + W_down act(W_up LN(a_l))
-    logits = W_c LN(h_L)[last piece],   a piece that follows: W_word LN(h_L)
+    logits = W_c LN(h_L)[last token],   a token that follows: W_word LN(h_L)
 """
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from minibd.models.attention import attend, merge_heads, split_heads
 from minibd.models.dropout import Dropout
-from minibd.models.encoder import ACTIVATIONS, Encoder, Places, Shape, Spelling, check_shape, end_of_text
+from minibd.models.encoder import ACTIVATIONS, Encoder, PackedBatch, ModelConfig, HFMapping, check_config, end_of_text
 from minibd.records import Batch
 
 
 @dataclass(frozen=True, slots=True)
-class Gpt2Config(Shape):
+class Gpt2Config(ModelConfig):
     """A GPT-2's shape. `labels` is the number of classes (0: no head for them); ffn: 0 is 4 hidden.
 
     `dropout` acts on what each half of a block adds, `embedding_dropout` on the sum of the embeddings.
@@ -43,22 +43,22 @@ class Gpt2Config(Shape):
     classifier_dropout: ClassVar[float] = 0.0
 
     def __post_init__(self):
-        check_shape(self)
+        check_config(self)
         object.__setattr__(self, "ffn", self.ffn or 4 * self.hidden)
 
 
 class Embeddings(nn.Module):
-    """word + position, the places counted from a text's first real piece."""
+    """word + position, the places counted from a text's first real token."""
 
     def __init__(self, c: Gpt2Config):
         super().__init__()
-        # No row is a padding row: what pads is often the piece that ends a text, which does learn.
+        # No row is a padding row: what pads is often the token that ends a text, which does learn.
         self.word = nn.Embedding(c.vocab, c.hidden)
         self.position = nn.Embedding(c.positions, c.hidden)
         self.dropout = Dropout(c.embedding_dropout)
 
-    def forward(self, batch: Batch, places: Places) -> Tensor:
-        return self.dropout(self.word(places.pack(batch.ids)) + self.position(places.pack(places.positions())))  # (N, D)
+    def forward(self, batch: Batch, packed: PackedBatch) -> Tensor:
+        return self.dropout(self.word(packed.pack(batch.ids)) + self.position(packed.pack(packed.positions())))  # (N, D)
 
 
 class Block(nn.Module):
@@ -78,16 +78,16 @@ class Block(nn.Module):
         self.dropout, self.attention_dropout = Dropout(c.dropout), Dropout(c.attention_dropout)
         self.prefix: nn.Module | None = None  # models/prefix.py: keys and values in front of the text's own
 
-    def mix(self, h: Tensor, places: Places, gate: Tensor | None, want: bool) -> tuple[Tensor, Tensor | None]:
+    def attention(self, h: Tensor, packed: PackedBatch, head_mask: Tensor | None, want: bool) -> tuple[Tensor, Tensor | None]:
         x = self.attention_norm(h)  # (N, D)
-        q, k, v = (split_heads(places.spread(proj(x)), self.heads) for proj in (self.query, self.key, self.value))  # (B, H, T, Dh)
+        q, k, v = (split_heads(packed.unpack(proj(x)), self.heads) for proj in (self.query, self.key, self.value))  # (B, H, T, Dh)
         if self.prefix is not None:
             k, v = self.prefix(k, v)
         dropout = self.attention_dropout if self.attention_dropout.active else None
-        context, probs = attend(q, k, v, places.mask, causal=True, gate=gate, dropout=dropout, want=want)
-        return places.pack(merge_heads(context)), probs
+        context, probs = attend(q, k, v, packed.mask, causal=True, head_mask=head_mask, dropout=dropout, want=want)
+        return packed.pack(merge_heads(context)), probs
 
-    def close(self, h: Tensor, context: Tensor) -> Tensor:
+    def feed_forward(self, h: Tensor, context: Tensor) -> Tensor:
         h = h + self.dropout(self.output(context))
         return h + self.dropout(self.down(self.act(self.up(self.norm(h)))))
 
@@ -108,19 +108,19 @@ class Gpt2(Encoder):
     def pool(self, h: Tensor) -> Tensor:
         return h
 
-    def read_pieces(self, h: Tensor) -> Tensor:
+    def lm_logits(self, h: Tensor) -> Tensor:
         return F.linear(h, self.embeddings.word.weight)
 
 
 def from_hf(values: dict) -> dict:
-    """Without a padding piece, the (first) end-of-text piece."""
+    """Without a padding token, the (first) end-of-text token."""
     return {} if values.get("pad_token_id") is not None else {"pad": end_of_text(values)}
 
 
-SPELLING = Spelling(
+HF_MAPPING = HFMapping(
     model_type="gpt2",
     model=Gpt2,
-    shape=Gpt2Config,
+    config_class=Gpt2Config,
     from_hf=from_hf,
     classes=("GPT2ForSequenceClassification", "GPT2LMHeadModel", "GPT2Model"),
     lm="lm",

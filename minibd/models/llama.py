@@ -1,10 +1,10 @@
 """Llama (Touvron et al., 2023; its versions 2 and 3 too), written by hand: RMSNorm, rotary positions, grouped queries, SwiGLU.
 
     h_0 = word
-    a_l = h_{l-1} + W_o [gate_1 head_1; ...; gate_H head_H],   the heads reading norm(h_{l-1}), q and k turned by their piece's place
+    a_l = h_{l-1} + W_o [gate_1 head_1; ...; gate_H head_H],   the heads reading norm(h_{l-1}), q and k turned by their token's place
     h_l = a_l + W_down (silu(W_gate x) * W_up x),   x = norm(a_l)
-    z = norm(h_L)[last piece],   logits = W_c z,   or W_c W_p z with a bottleneck: two matrices and nothing between them
-    a piece that follows: W_lm norm(h_L), or W_word norm(h_L) where the two are tied
+    z = norm(h_L)[last token],   logits = W_c z,   or W_c W_p z with a bottleneck: two matrices and nothing between them
+    a token that follows: W_lm norm(h_L), or W_word norm(h_L) where the two are tied
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from minibd.models.attention import attend, merge_heads, split_heads
 from minibd.models.dropout import Dropout
-from minibd.models.encoder import ACTIVATIONS, Encoder, Places, Shape, Spelling, check_shape, end_of_text
+from minibd.models.encoder import ACTIVATIONS, Encoder, PackedBatch, ModelConfig, HFMapping, check_config, end_of_text
 from minibd.records import BadInput, Batch
 
 # Ways to stretch the rotary frequencies for longer texts, and the numbers each needs. "dynamic" only stretches beyond
@@ -31,7 +31,7 @@ ROPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class LlamaConfig(Shape):
+class LlamaConfig(ModelConfig):
     """A Llama's shape. `labels` is the number of classes (0: no head for them).
 
     kv_heads: heads of keys and values, each serving heads / kv_heads queries (0: as many as heads). head_size: 0 is hidden / heads.
@@ -61,7 +61,7 @@ class LlamaConfig(Shape):
     rope_scaling: dict = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
-        check_shape(self)
+        check_config(self)
         object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
         object.__setattr__(self, "head_size", self.head_size or self.hidden // self.heads)
         if self.heads % self.kv_heads:
@@ -105,8 +105,8 @@ def frequencies(c: LlamaConfig, device: torch.device) -> Tensor:
     return freq
 
 
-class RotaryPlaces(Places):
-    """Places that know by how much each piece's queries and keys are turned: the same in every block, so computed once."""
+class RotaryPackedBatch(PackedBatch):
+    """PackedBatch that know by how much each token's queries and keys are turned: the same in every block, so computed once."""
 
     def __init__(self, real: Tensor, c: LlamaConfig):
         super().__init__(real, causal=True)
@@ -137,11 +137,11 @@ class RMSNorm(nn.Module):
 class Embeddings(nn.Module):
     def __init__(self, c: LlamaConfig):
         super().__init__()
-        # No row is a padding row: what pads is often the piece that ends a text, which does learn.
+        # No row is a padding row: what pads is often the token that ends a text, which does learn.
         self.word = nn.Embedding(c.vocab, c.hidden)
 
-    def forward(self, batch: Batch, places: Places) -> Tensor:
-        return self.word(places.pack(batch.ids))  # (N, D)
+    def forward(self, batch: Batch, packed: PackedBatch) -> Tensor:
+        return self.word(packed.pack(batch.ids))  # (N, D)
 
 
 class Block(nn.Module):
@@ -162,18 +162,18 @@ class Block(nn.Module):
         self.attention_dropout = Dropout(c.attention_dropout)
         self.prefix: nn.Module | None = None  # models/prefix.py: keys and values in front of the text's own
 
-    def mix(self, h: Tensor, places: RotaryPlaces, gate: Tensor | None, want: bool) -> tuple[Tensor, Tensor | None]:
+    def attention(self, h: Tensor, packed: RotaryPackedBatch, head_mask: Tensor | None, want: bool) -> tuple[Tensor, Tensor | None]:
         x = self.attention_norm(h)  # (N, D)
-        q = places.turn(split_heads(places.spread(self.query(x)), self.heads))  # (B, H, T, Dh)
-        k = places.turn(split_heads(places.spread(self.key(x)), self.kv_heads))  # (B, H_kv, T, Dh)
-        v = split_heads(places.spread(self.value(x)), self.kv_heads)
+        q = packed.turn(split_heads(packed.unpack(self.query(x)), self.heads))  # (B, H, T, Dh)
+        k = packed.turn(split_heads(packed.unpack(self.key(x)), self.kv_heads))  # (B, H_kv, T, Dh)
+        v = split_heads(packed.unpack(self.value(x)), self.kv_heads)
         if self.prefix is not None:
             k, v = self.prefix(k, v)
         dropout = self.attention_dropout if self.attention_dropout.active else None
-        context, probs = attend(q, k, v, places.mask, causal=True, gate=gate, dropout=dropout, want=want)
-        return places.pack(merge_heads(context)), probs
+        context, probs = attend(q, k, v, packed.mask, causal=True, head_mask=head_mask, dropout=dropout, want=want)
+        return packed.pack(merge_heads(context)), probs
 
-    def close(self, h: Tensor, context: Tensor) -> Tensor:
+    def feed_forward(self, h: Tensor, context: Tensor) -> Tensor:
         h = h + self.output(context)
         x = self.norm(h)
         return h + self.down(self.act(self.gate(x)) * self.up(x))
@@ -193,8 +193,8 @@ class Llama(Encoder):
         if config.lm:
             self.lm = nn.Linear(config.hidden, config.vocab, bias=False)
 
-    def places(self, batch: Batch) -> RotaryPlaces:
-        return RotaryPlaces(batch.mask, self.config)
+    def pack(self, batch: Batch) -> RotaryPackedBatch:
+        return RotaryPackedBatch(batch.mask, self.config)
 
     def finish(self, h: Tensor) -> Tensor:
         return self.last_norm(h)
@@ -202,9 +202,9 @@ class Llama(Encoder):
     def pool(self, h: Tensor) -> Tensor:
         return self.pooler(h) if self.config.bottleneck else h
 
-    def read_pieces(self, h: Tensor) -> Tensor:
+    def lm_logits(self, h: Tensor) -> Tensor:
         if not (self.config.lm or self.config.tied):
-            return super().read_pieces(h)
+            return super().lm_logits(h)
         return F.linear(h, self.lm.weight if self.config.lm else self.embeddings.word.weight)
 
 
@@ -232,17 +232,17 @@ def rope_values(config: LlamaConfig) -> dict:
 
 
 def from_hf(values: dict) -> dict:
-    """Rotary positions; an LM head is not tied unless config.json says so; without a padding piece, the (first) end-of-text piece."""
+    """Rotary positions; an LM head is not tied unless config.json says so; without a padding token, the (first) end-of-text token."""
     ours = rope_of(values) | {"tied": values.get("tie_word_embeddings") or False}
     if values.get("pad_token_id") in (None, -1):
         ours["pad"] = end_of_text(values)
     return ours
 
 
-SPELLING = Spelling(
+HF_MAPPING = HFMapping(
     model_type="llama",
     model=Llama,
-    shape=LlamaConfig,
+    config_class=LlamaConfig,
     from_hf=from_hf,
     to_hf=rope_values,
     classes=("LlamaForSequenceClassification", "LlamaForCausalLM", "LlamaModel"),

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from minibd.align import Apart, Groups
+from minibd.align import TwoGroupLoRA, Groups
 from minibd.models.encoder import Encoder, part
 from minibd.models.roberta import Roberta
 from minibd.records import BadInput
@@ -101,7 +101,7 @@ class LowRank(nn.Module):
         rows = x.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype).flatten(0, -2)  # (N, I)
         c = self.scale if self.s is None else (self.s * self.scale).to(rows.dtype)  # (k,)
         n = None if self.groups is None else self.groups.untrusted(len(rows))
-        return Apart.apply(rows, self.weight, self.bias, self.L, self.R, *self.twins, c, n).unflatten(0, x.shape[:-1])  # (..., O)
+        return TwoGroupLoRA.apply(rows, self.weight, self.bias, self.L, self.R, *self.twins, c, n).unflatten(0, x.shape[:-1])  # (..., O)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:

@@ -5,13 +5,13 @@
     reparameterise=False:  P_K and P_V are learned themselves, (n, D) each in every layer
 
 D stands for the width of the keys, which Llama's grouped queries make smaller than the hidden state. A prefix belongs to each text: every
-piece sees it, in a causal model too, and no padding stands between the two. The maps that are wanted have n more keys, in front.
+token sees it, in a causal model too, and no padding stands between the two. The maps that are wanted have n more keys, in front.
 
 What is kept of the MLP in the end is P, 2 L n D numbers: 147,456 of BERT-base with n = 8. What trains is 512 n + 512 513 + 2 L D 513 numbers,
 9,722,368 of them, thirty times as many as LoRA and the adapters have; its ASR is the highest of the three in 11 of Table 1's 16 rows.
 
-Positions. P has none, and rotary positions do not turn it. The text's pieces keep theirs, counted from 0, as in OpenDelta, which the released
-code calls for BERT and RoBERTa. peft, which it calls for Llama, counts the pieces from n. For Llama that is the same model: a query at
+Positions. P has none, and rotary positions do not turn it. The text's tokens keep theirs, counted from 0, as in OpenDelta, which the released
+code calls for BERT and RoBERTa. peft, which it calls for Llama, counts the tokens from n. For Llama that is the same model: a query at
 n + p meets P_K as one at p meets P_K turned back by n places. For BERT and GPT-2, whose positions are learned, it is another.
 
 The start is OpenDelta's: E ~ N(0, 1), matrices and biases uniform within 1 / sqrt(their inputs). Learned directly, P ~ N(0, 1).

@@ -1,6 +1,6 @@
 """RoBERTa (Liu et al., 2019): BERT's blocks; other positions, one segment, another head. What is not here is in bert.py.
 
-    h_0 = LN(word + kind_0 + position[pad + 1 + place]),   place = 0, 1, ... among the text's real pieces
+    h_0 = LN(word + kind_0 + position[pad + 1 + place]),   place = 0, 1, ... among the text's real tokens
     pooled = tanh(W_p drop(h_L[<s>])),   logits = W_c drop(pooled)
 """
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minibd.models import bert
 from minibd.models.bert import Bert, BertConfig, Embeddings, from_hf
-from minibd.models.encoder import Places, Spelling, check_shape
+from minibd.models.encoder import PackedBatch, HFMapping, check_config
 from minibd.records import BadInput
 
 
@@ -20,35 +20,35 @@ from minibd.records import BadInput
 class RobertaConfig(BertConfig):
     """A RoBERTa's shape: BERT's fields, with RoBERTa's own numbers."""
     positions: int = 514
-    kinds: int = 1
+    type_vocab_size: int = 1
     eps: float = 1e-5
     pad: int = 1
 
     def __post_init__(self):
-        check_shape(self)
+        check_config(self)
         if self.longest < 1:
-            raise BadInput(f"{self.positions} positions leave none after padding piece {self.pad}: the config needs {self.pad + 2} or more")
+            raise BadInput(f"{self.positions} positions leave none after padding token {self.pad}: the config needs {self.pad + 2} or more")
 
     @property
     def longest(self) -> int:
-        """Pieces of the longest text, special ones included: the positions 0 .. pad are no piece's."""
+        """Tokens of the longest text, special ones included: the positions 0 .. pad are no token's."""
         return self.positions - self.pad - 1
 
 
 class RobertaEmbeddings(Embeddings):
-    """LN(word + kind_0 + position), the positions counted from the first real piece on, so that padding may stand on either side.
+    """LN(word + kind_0 + position), the positions counted from the first real token on, so that padding may stand on either side.
 
-    A piece is real where the batch's mask says so. transformers goes by ids that are not `pad`: the same, unless a text spells
-    the padding piece itself.
+    A token is real where the batch's mask says so. transformers goes by ids that are not `pad`: the same, unless a text spells
+    the padding token itself.
     """
 
     def __init__(self, c: RobertaConfig):
         super().__init__(c)
-        self.kinds = min(c.kinds, 1)  # RoBERTa was trained without segments: a longer table is kept, and its row 0 alone read
+        self.type_vocab_size = min(c.type_vocab_size, 1)  # RoBERTa was trained without segments: a longer table is kept, and its row 0 alone read
         self.first = c.pad + 1
 
-    def where(self, places: Places) -> Tensor:
-        return self.position(places.positions() + self.first)  # (B, T, D)
+    def where(self, packed: PackedBatch) -> Tensor:
+        return self.position(packed.positions() + self.first)  # (B, T, D)
 
 
 class Roberta(Bert):
@@ -63,17 +63,17 @@ class Roberta(Bert):
         return super().pool(self.classifier_dropout(h))
 
 
-SPELLING = Spelling(
+HF_MAPPING = HFMapping(
     model_type="roberta",
     model=Roberta,
-    shape=RobertaConfig,
+    config_class=RobertaConfig,
     from_hf=from_hf,
     classes=("RobertaForSequenceClassification", "RobertaForMaskedLM", "RobertaModel"),
-    config=bert.SPELLING.config,
-    known=bert.SPELLING.known,
+    config=bert.HF_MAPPING.config,
+    known=bert.HF_MAPPING.known,
     names={
         # Embeddings and blocks are spelled as BERT's, under their own prefix.
-        **{ours: theirs.replace("bert.", "roberta.", 1) for ours, theirs in bert.SPELLING.names.items() if ours.startswith(("embeddings.", "blocks."))},
+        **{ours: theirs.replace("bert.", "roberta.", 1) for ours, theirs in bert.HF_MAPPING.names.items() if ours.startswith(("embeddings.", "blocks."))},
         "pooler": "classifier.dense",
         "classifier": "classifier.out_proj",
         "mlm.dense": "lm_head.dense",

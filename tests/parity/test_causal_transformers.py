@@ -11,9 +11,9 @@ from conftest import fails
 from torch import Tensor, nn
 
 from minibd.models import gpt2, llama
-from minibd.models.encoder import Encoder, Foreign, Places, Spelling, part
+from minibd.models.encoder import Encoder, HFTensor, PackedBatch, HFMapping, part
 from minibd.models.gpt2 import Gpt2, Gpt2Config
-from minibd.models.llama import Llama, LlamaConfig, RMSNorm, RotaryPlaces, frequencies, rope_of, rope_values
+from minibd.models.llama import Llama, LlamaConfig, RMSNorm, RotaryPackedBatch, frequencies, rope_of, rope_values
 from minibd.records import Batch
 
 transformers = pytest.importorskip("transformers")
@@ -43,13 +43,13 @@ every_batch = pytest.mark.parametrize("batch", BATCHES, ids="-".join, indirect=T
 
 
 def texts(lengths: tuple[int, ...], side: str) -> Batch:
-    """Random pieces without PAD, the same for either side."""
+    """Random tokens without PAD, the same for either side."""
     generator = torch.Generator().manual_seed(sum(lengths))
     ids, mask = torch.full((len(lengths), max(lengths)), PAD), torch.zeros(len(lengths), max(lengths), dtype=torch.bool)
     for row, there, n in zip(ids, mask, lengths):
         at = slice(-n, None) if side == "left" else slice(n)
-        pieces = torch.randint(0, 58, (n,), generator=generator)
-        row[at], there[at] = pieces + (pieces >= PAD), True
+        tokens = torch.randint(0, 58, (n,), generator=generator)
+        row[at], there[at] = tokens + (tokens >= PAD), True
     return Batch(ids, mask, torch.zeros_like(ids), torch.zeros(len(lengths), dtype=torch.long))
 
 
@@ -58,44 +58,44 @@ def batch(request) -> Batch:
     return texts(LENGTHS[request.param[0]], request.param[1])
 
 
-def lies(tensor: Tensor, foreign: Foreign) -> Tensor:
+def lies(tensor: Tensor, hf_tensor: HFTensor) -> Tensor:
     """What is ours of a tensor of theirs."""
-    return (tensor.T if foreign.transposed else tensor).chunk(foreign.of)[foreign.part]
+    return (tensor.T if hf_tensor.transposed else tensor).chunk(hf_tensor.of)[hf_tensor.part]
 
 
-def twins(case: str, kind: int = 0, classes: int = 3, **more) -> tuple[Encoder, nn.Module, Spelling]:
-    """Ours and theirs with the same random weights, the config by way of their config.json. kind: of SPELLING.classes."""
+def twins(case: str, kind: int = 0, classes: int = 3, **more) -> tuple[Encoder, nn.Module, HFMapping]:
+    """Ours and theirs with the same random weights, the config by way of their config.json. kind: of HF_MAPPING.classes."""
     torch.manual_seed(1)
-    spelling = (gpt2 if case.startswith("gpt2") else llama).SPELLING
+    mapping = (gpt2 if case.startswith("gpt2") else llama).HF_MAPPING
     shape = transformers.GPT2Config if case.startswith("gpt2") else transformers.LlamaConfig
     config = shape(**copy.deepcopy(CASES[case]), **more, num_labels=classes)  # it writes into the dicts that it is given
-    theirs = getattr(transformers, spelling.classes[kind])._from_config(config, attn_implementation="eager").eval()
+    theirs = getattr(transformers, mapping.classes[kind])._from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for p in theirs.parameters():
             p.add_(torch.randn_like(p) * 0.1)
     values = config.to_dict()
-    assert all(values.get(key) in known for key, known in spelling.known.items())
-    ours = {name: values[key] for name, key in spelling.config.items() if values.get(key) is not None} | spelling.from_hf(values)
+    assert all(values.get(key) in known for key, known in mapping.known.items())
+    ours = {name: values[key] for name, key in mapping.config.items() if values.get(key) is not None} | mapping.from_hf(values)
     ours["labels"] = 0 if kind else classes
-    if spelling is llama.SPELLING:
+    if mapping is llama.HF_MAPPING:
         ours["lm"] = kind == 1 and not config.tie_word_embeddings
-    mine = spelling.model(spelling.shape(**ours)).eval()
-    state = {name if name.startswith((spelling.prefix, *spelling.outside)) else spelling.prefix + name: tensor
+    mine = mapping.model(mapping.config_class(**ours)).eval()
+    state = {name if name.startswith((mapping.prefix, *mapping.outside)) else mapping.prefix + name: tensor
              for name, tensor in theirs.state_dict().items()}
     left = dict.fromkeys(state, 1.0)  # the share of each tensor of theirs that nobody has taken
     taken = {"head_mask": mine.head_mask}
     for name in mine.state_dict().keys() - {"head_mask"}:
-        foreign = spelling.foreign(name)
-        taken[name] = lies(state[foreign.name], foreign)
-        left[foreign.name] -= 1 / foreign.of
+        hf_tensor = mapping.hf_tensor(name)
+        taken[name] = lies(state[hf_tensor.name], hf_tensor)
+        left[hf_tensor.name] -= 1 / hf_tensor.of
     mine.load_state_dict(taken)
     for name in (name for name, share in left.items() if abs(share) > 1e-9):
-        assert name.endswith(spelling.ignored) or torch.equal(state[name], state[spelling.tied[name]]), name
-    return mine, theirs, spelling
+        assert name.endswith(mapping.ignored) or torch.equal(state[name], state[mapping.tied[name]]), name
+    return mine, theirs, mapping
 
 
 def ask(theirs: nn.Module, batch: Batch, explicit: bool = True, **more):
-    """explicit: places counted from the first real piece; else from the first column, as transformers does by itself."""
+    """explicit: places counted from the first real token; else from the first column, as transformers does by itself."""
     if explicit:
         more["position_ids"] = (batch.mask.long().cumsum(1) - 1).clamp(min=0)
     return theirs(input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False, **more)
@@ -107,14 +107,14 @@ def far(a: Tensor, b: Tensor) -> float:
 
 
 def far_maps(a: Tensor, b: Tensor, batch: Batch) -> float:
-    """Between two (B, H, T, T), over the queries that are real pieces."""
+    """Between two (B, H, T, T), over the queries that are real tokens."""
     return far(a.transpose(1, 2)[batch.mask], b.transpose(1, 2)[batch.mask])
 
 
 def test_the_batches_are_what_their_names_say():
     for much, side in BATCHES:
-        places = Places(texts(LENGTHS[much], side).mask, causal=True)
-        assert (places.mask is None) == (much == "none") and (places.at is not None) == (much == "much")
+        packed = PackedBatch(texts(LENGTHS[much], side).mask, causal=True)
+        assert (packed.mask is None) == (much == "none") and (packed.at is not None) == (much == "much")
 
 
 # ---- the same numbers as transformers
@@ -152,17 +152,17 @@ def test_logits_of_two_classes_and_of_a_bare_model(case):
 @torch.no_grad()
 @every_batch
 @pytest.mark.parametrize("case, tied", [("two kv heads, llama3", False), ("two kv heads, llama3", True), ("gpt2", True)])
-def test_the_piece_that_follows(case, tied, batch):
+def test_the_token_that_follows(case, tied, batch):
     mine, theirs, _ = twins(case, kind=1, tie_word_embeddings=tied)
     at = batch.mask & (torch.rand(batch.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.6)
     assert hasattr(mine, "lm") == (not tied) and mine.config.tied == tied
-    assert far(mine.predict_pieces(batch, at), ask(theirs, batch).logits[at]) < 1e-5
+    assert far(mine.predict_tokens(batch, at), ask(theirs, batch).logits[at]) < 1e-5
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @every_case
 def test_gradients_of_logits_hidden_and_maps(case, side):
-    mine, theirs, spelling = twins(case)
+    mine, theirs, mapping = twins(case)
     batch = texts(LENGTHS["much"], side)
 
     def loss(logits, hidden, attn):
@@ -176,9 +176,9 @@ def test_gradients_of_logits_hidden_and_maps(case, side):
     loss(ref.logits, ref.hidden_states, ref.attentions).backward()
     reference, seen = {name: p.grad for name, p in theirs.named_parameters()}, set()
     for name, p in mine.named_parameters():
-        foreign = spelling.foreign(name)
-        assert p.grad.abs().max() > 0 and far(p.grad, lies(reference[foreign.name], foreign)) < 1e-4, name
-        seen.add(foreign.name)
+        hf_tensor = mapping.hf_tensor(name)
+        assert p.grad.abs().max() > 0 and far(p.grad, lies(reference[hf_tensor.name], hf_tensor)) < 1e-4, name
+        seen.add(hf_tensor.name)
     assert seen == reference.keys()
 
 
@@ -229,16 +229,16 @@ def test_padding_and_neighbours_do_not_matter(case):
     a, b = mine(right, want=("attn",)), mine(left, want=("attn",))
     assert far(a.logits, b.logits) < 1e-5
     for i, n in enumerate(LENGTHS["much"]):
-        alone = mine(Batch(*(t[i:i + 1, :n] for t in (right.ids, right.mask, right.kinds)), right.labels[i:i + 1]), want=("attn",))
+        alone = mine(Batch(*(t[i:i + 1, :n] for t in (right.ids, right.mask, right.token_type_ids)), right.labels[i:i + 1]), want=("attn",))
         assert far(alone.logits[0], a.logits[i]) < 1e-5
         for mine_alone, in_a, in_b in zip(alone.attn, a.attn, b.attn):
             assert far(mine_alone[0], in_a[i, :, :n, :n]) < 1e-5 and far(mine_alone[0], in_b[i, :, -n:, -n:]) < 1e-5
             assert (in_a[i, :, :n].sum(-1) - 1).abs().max() < 1e-5 and in_b[i, :, -n:, :-n].abs().sum() == 0
 
 
-def test_rotary_places_are_counted_from_the_first_real_piece():
+def test_rotary_places_are_counted_from_the_first_real_token():
     right, left = (texts(LENGTHS["much"], side).mask for side in ("right", "left"))
-    a, b = RotaryPlaces(right, small().config), RotaryPlaces(left, small().config)
+    a, b = RotaryPackedBatch(right, small().config), RotaryPackedBatch(left, small().config)
     assert torch.equal(a.cos[:, 0][right], b.cos[:, 0][left]) and torch.equal(a.sin[:, 0][right], b.sin[:, 0][left])
     assert (a.cos[:, 0, 0] == 1).all()
 
@@ -253,7 +253,7 @@ def test_a_norm_does_not_overflow_half_precision():
 @torch.no_grad()
 @each
 @pytest.mark.parametrize("much", LENGTHS)
-def test_no_piece_sees_those_after_it(case, much):
+def test_no_token_sees_those_after_it(case, much):
     mine, _, _ = twins(case)
     batch = texts(LENGTHS[much], "left")
     other = replace(batch, ids=batch.ids.clone())
@@ -355,7 +355,7 @@ def test_parts_have_the_names_that_all_architectures_give_them():
 def test_a_start_of_our_own():
     model = small()
     assert torch.equal(model.blocks[0].norm.weight, torch.ones(16)) and torch.equal(model.last_norm.weight, torch.ones(16))
-    assert model.embeddings.word.weight[PAD].abs().min() > 0  # what pads may be a piece like any other
+    assert model.embeddings.word.weight[PAD].abs().min() > 0  # what pads may be a token like any other
     assert small_gpt2().blocks[0].up.bias.abs().max() == 0 and small_gpt2().config.ffn == 64
 
 
@@ -365,12 +365,12 @@ def test_a_start_of_our_own():
 def test_a_text_too_long_is_refused(model):
     with torch.no_grad():
         assert model(texts((9, 4), "right")).logits.shape == (2, 2)
-        fails(lambda: model(texts((10, 4), "right")), "10 pieces", "9 positions", "max_len")
+        fails(lambda: model(texts((10, 4), "right")), "10 tokens", "9 positions", "max_len")
 
 
 def test_a_llama_without_a_language_model_head_says_so():
     batch = texts((3,), "right")
-    fails(lambda: small().predict_pieces(batch, batch.mask), "no language-model head")
+    fails(lambda: small().predict_tokens(batch, batch.mask), "no language-model head")
 
 
 @pytest.mark.parametrize("more, words", [
@@ -433,17 +433,17 @@ def test_rotary_positions_that_are_not_known(values, words):
     fails(lambda: small(**rope_of(values)), "rope type", *words)
 
 
-@pytest.mark.parametrize("spelling", [llama.SPELLING, gpt2.SPELLING], ids=["llama", "gpt2"])
-def test_what_pads_where_config_json_does_not_say(spelling):
+@pytest.mark.parametrize("mapping", [llama.HF_MAPPING, gpt2.HF_MAPPING], ids=["llama", "gpt2"])
+def test_what_pads_where_config_json_does_not_say(mapping):
     for values, pad in (({}, 0), ({"eos_token_id": None}, 0), ({"eos_token_id": 7, "pad_token_id": None}, 7), ({"eos_token_id": [8]}, 8)):
-        assert spelling.from_hf(values)["pad"] == pad
-    assert "pad" not in spelling.from_hf({"pad_token_id": 3, "eos_token_id": 7})
+        assert mapping.from_hf(values)["pad"] == pad
+    assert "pad" not in mapping.from_hf({"pad_token_id": 3, "eos_token_id": 7})
     assert llama.from_hf({"pad_token_id": -1, "eos_token_id": 7})["pad"] == 7  # so in folders of the first Llama
 
 
 def test_buffers_of_old_folders_are_ignored_and_biases_are_not():
-    assert all(name.endswith(gpt2.SPELLING.ignored) for name in ("h.0.attn.bias", "transformer.h.11.attn.masked_bias"))
-    assert "model.layers.0.self_attn.rotary_emb.inv_freq".endswith(llama.SPELLING.ignored)
-    for model, spelling in ((small(bottleneck=3), llama.SPELLING), (small_gpt2(), gpt2.SPELLING)):
+    assert all(name.endswith(gpt2.HF_MAPPING.ignored) for name in ("h.0.attn.bias", "transformer.h.11.attn.masked_bias"))
+    assert "model.layers.0.self_attn.rotary_emb.inv_freq".endswith(llama.HF_MAPPING.ignored)
+    for model, mapping in ((small(bottleneck=3), llama.HF_MAPPING), (small_gpt2(), gpt2.HF_MAPPING)):
         for name in model.state_dict().keys() - {"head_mask"}:
-            assert not spelling.foreign(name).name.endswith(spelling.ignored)
+            assert not mapping.hf_tensor(name).name.endswith(mapping.ignored)

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from torch import Tensor, nn
 
 from minibd import checkpoint, data
-from minibd.checkpoint import SPELLINGS, Record
+from minibd.checkpoint import HF_MAPPINGS, Checkpoint
 from minibd.records import Batch, Example
 
 transformers = pytest.importorskip("transformers")
@@ -82,23 +82,23 @@ def tokenizer(name: str) -> Tokenizer:
     if wordpiece:
         made.normalizer = normalizers.BertNormalizer()
     made.train_from_iterator([*TEXTS, *(f"{word} {word}" for word in GOOD + BAD + NEUTRAL)], trainer)
-    pieces = [(piece, made.token_to_id(piece)) for piece in special]
+    tokens = [(token, made.token_to_id(token)) for token in special]
     if wordpiece:
-        made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=pieces)
+        made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=tokens)
     if name == "roberta":
-        made.post_processor = processors.RobertaProcessing(pieces[2], pieces[0], add_prefix_space=False)
+        made.post_processor = processors.RobertaProcessing(tokens[2], tokens[0], add_prefix_space=False)
         made.add_special_tokens([AddedToken("<mask>", lstrip=True)])
     if name == "llama":
         start = special[0]
-        made.post_processor = processors.TemplateProcessing(single=f"{start} $A", pair=f"{start} $A $B", special_tokens=pieces)
+        made.post_processor = processors.TemplateProcessing(single=f"{start} $A", pair=f"{start} $A $B", special_tokens=tokens)
     return made
 
 
 def saved(name: str, folder: Path, head: int = 0, dtype: torch.dtype = torch.float32, shard: str = "5GB", **more) -> Path:
-    """A small model of transformers', every weight random and large enough to matter, and its tokenizer. head: of Spelling.classes."""
+    """A small model of transformers', every weight random and large enough to matter, and its tokenizer. head: of HFMapping.classes."""
     torch.manual_seed(1)
     values = copy.deepcopy(CONFIGS[name]) | {"vocab_size": tokenizer(name).get_vocab_size() + 3} | more  # transformers writes into its dicts
-    model = getattr(transformers, SPELLINGS[name].classes[head])(transformers.AutoConfig.for_model(name, **values))
+    model = getattr(transformers, HF_MAPPINGS[name].classes[head])(transformers.AutoConfig.for_model(name, **values))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.2)
@@ -110,9 +110,9 @@ def saved(name: str, folder: Path, head: int = 0, dtype: torch.dtype = torch.flo
 def opened(folder: Path, head: int = 0, **more) -> nn.Module:
     """The model as transformers loads it, which finds every tensor and no other."""
     kind = json.loads((folder / "config.json").read_text())["model_type"]
-    auto = transformers.AutoModelForSequenceClassification if head == 0 else getattr(transformers, SPELLINGS[kind].classes[head])
+    auto = transformers.AutoModelForSequenceClassification if head == 0 else getattr(transformers, HF_MAPPINGS[kind].classes[head])
     model, info = auto.from_pretrained(folder, output_loading_info=True, **more)
-    assert type(model).__name__ == SPELLINGS[kind].classes[head]
+    assert type(model).__name__ == HF_MAPPINGS[kind].classes[head]
     missing = {key for key in info["missing_keys"] if head != 2 or "pooler" not in key}  # a bare BERT's we do not keep
     assert not missing and not info["unexpected_keys"] and not info["mismatched_keys"], info
     return model.eval()
@@ -120,7 +120,7 @@ def opened(folder: Path, head: int = 0, **more) -> nn.Module:
 
 def theirs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """A batch in transformers' names."""
-    kinds = {"token_type_ids": batch.kinds} if model.config.model_type == "bert" else {}
+    kinds = {"token_type_ids": batch.token_type_ids} if model.config.model_type == "bert" else {}
     return {"input_ids": batch.ids, "attention_mask": batch.mask.long()} | kinds
 
 
@@ -130,13 +130,13 @@ def ask(model: nn.Module, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def logits(record: Record, batch: Batch | None = None) -> Tensor:
-    return record.model(record.text(examples()) if batch is None else batch).logits
+def logits(ckpt: Checkpoint, batch: Batch | None = None) -> Tensor:
+    return ckpt.model(ckpt.tokenizer(examples()) if batch is None else batch).logits
 
 
 @torch.no_grad()
-def pieces(record: Record, batch: Batch) -> Tensor:
-    return record.model.predict_pieces(batch, batch.mask)
+def tokens(ckpt: Checkpoint, batch: Batch) -> Tensor:
+    return ckpt.model.predict_tokens(batch, batch.mask)
 
 
 def far(a: Tensor, b: Tensor) -> float:
@@ -144,25 +144,25 @@ def far(a: Tensor, b: Tensor) -> float:
     return (a - b).abs().max().item()
 
 
-def same_in_transformers(record: Record, folder: Path) -> float:
+def same_in_transformers(ckpt: Checkpoint, folder: Path) -> float:
     """How far its logits are in transformers from ours, once saved: through its tokenizer, from the folder alone."""
-    checkpoint.save(record, folder)
+    checkpoint.save(ckpt, folder)
     model, ref = opened(folder), transformers.AutoTokenizer.from_pretrained(folder)
-    assert tuple(model.config.id2label[i] for i in range(len(record.labels))) == record.labels
-    rows, batch = ref(list(TEXTS), padding=True, truncation=True, return_tensors="pt"), record.text(examples())
+    assert tuple(model.config.id2label[i] for i in range(len(ckpt.labels))) == ckpt.labels
+    rows, batch = ref(list(TEXTS), padding=True, truncation=True, return_tensors="pt"), ckpt.tokenizer(examples())
     assert torch.equal(rows["input_ids"], batch.ids) and torch.equal(rows["attention_mask"].bool(), batch.mask)
     for texts in ((list(AWKWARD),), tuple(map(list, zip(*PAIRS)))):
-        assert ref(*texts, truncation=True)["input_ids"] == record.text.encode(examples(AWKWARD if len(texts) == 1 else PAIRS)).ids
+        assert ref(*texts, truncation=True)["input_ids"] == ckpt.tokenizer.encode(examples(AWKWARD if len(texts) == 1 else PAIRS)).ids
     with torch.no_grad():
-        return far(model(**rows).logits, logits(record, batch))
+        return far(model(**rows).logits, logits(ckpt, batch))
 
 
-def same(a: Record, b: Record) -> None:
+def same(a: Checkpoint, b: Checkpoint) -> None:
     """Bit for bit."""
     assert (a.model.config, a.labels, a.history) == (b.model.config, b.labels, b.history)
     one, other = a.model.state_dict(), b.model.state_dict()
     assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
-    assert a.text.encode(examples(AWKWARD)) == b.text.encode(examples(AWKWARD)) and (a.text.max_len, a.text.pad) == (b.text.max_len, b.text.pad)
+    assert a.tokenizer.encode(examples(AWKWARD)) == b.tokenizer.encode(examples(AWKWARD)) and (a.tokenizer.max_len, a.tokenizer.pad) == (b.tokenizer.max_len, b.tokenizer.pad)
 
 
 def edit(file: Path, **values) -> None:
@@ -187,56 +187,56 @@ def weights(folder: Path) -> list[str]:
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_classifier_that_transformers_saved(tmp_path, name, classes):
     folder = saved(name, tmp_path, id2label=dict(enumerate(NAMES[:classes])), label2id={n: i for i, n in enumerate(NAMES[:classes])})
-    record, model = checkpoint.load(folder), opened(folder)
-    batch = record.text(examples(TEXTS + PAIRS))
-    assert record.labels == NAMES[:classes] and record.text.max_len == LONGEST == batch.ids.shape[1]
-    assert 0.05 < logits(record, batch).std() and far(logits(record, batch), ask(model, batch)) < 1e-5
-    assert far(logits(record, record.text(examples(TEXTS[:1]))), ask(model, record.text(examples(TEXTS[:1])))) < 1e-5  # no padding
+    ckpt, model = checkpoint.load(folder), opened(folder)
+    batch = ckpt.tokenizer(examples(TEXTS + PAIRS))
+    assert ckpt.labels == NAMES[:classes] and ckpt.tokenizer.max_len == LONGEST == batch.ids.shape[1]
+    assert 0.05 < logits(ckpt, batch).std() and far(logits(ckpt, batch), ask(model, batch)) < 1e-5
+    assert far(logits(ckpt, ckpt.tokenizer(examples(TEXTS[:1]))), ask(model, ckpt.tokenizer(examples(TEXTS[:1])))) < 1e-5  # no padding
     ref = transformers.AutoTokenizer.from_pretrained(folder)
-    assert record.text.encode(examples(AWKWARD)).ids == ref(list(AWKWARD), truncation=True, max_length=LONGEST)["input_ids"]
-    assert record.text.encode(examples(PAIRS)).ids == ref(*map(list, zip(*PAIRS)), truncation=True, max_length=LONGEST)["input_ids"]
+    assert ckpt.tokenizer.encode(examples(AWKWARD)).ids == ref(list(AWKWARD), truncation=True, max_length=LONGEST)["input_ids"]
+    assert ckpt.tokenizer.encode(examples(PAIRS)).ids == ref(*map(list, zip(*PAIRS)), truncation=True, max_length=LONGEST)["input_ids"]
 
 
 @every
 def test_a_config_comes_back_with_all_its_numbers(tmp_path, name):
-    record = checkpoint.load(saved(name, tmp_path / "in", **UNUSUAL[name]))
-    assert same_in_transformers(record, tmp_path / "out") < 1e-5
+    ckpt = checkpoint.load(saved(name, tmp_path / "in", **UNUSUAL[name]))
+    assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5
     one, other = (transformers.AutoConfig.from_pretrained(tmp_path / folder).to_dict() for folder in ("in", "out"))
     assert {key for key in one | other if one.get(key) != other.get(key)} <= {"_name_or_path", "problem_type", "position_embedding_type"}
 
 
 @every
 def test_export_with_masked_heads(tmp_path, name):
-    record = checkpoint.load(saved(name, tmp_path / "in"))
-    whole = logits(record)
-    record.model.head_mask[0, 1:3] = record.model.head_mask[1, 3] = 0
-    assert far(logits(record), whole) > 1e-3
-    record.model.head_mask[1, 0] = 0.25                  # no method has it, but a gate is a number
-    assert same_in_transformers(record, tmp_path / "out") < 1e-5
+    ckpt = checkpoint.load(saved(name, tmp_path / "in"))
+    whole = logits(ckpt)
+    ckpt.model.head_mask[0, 1:3] = ckpt.model.head_mask[1, 3] = 0
+    assert far(logits(ckpt), whole) > 1e-3
+    ckpt.model.head_mask[1, 0] = 0.25                  # no method has it, but a gate is a number
+    assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5
     tensors = load_file(tmp_path / "out" / "model.safetensors")
-    for layer, gates in enumerate(record.model.head_mask):
-        foreign = SPELLINGS[name].foreign(f"blocks.{layer}.output.weight")
-        heads = (tensors[foreign.name].T if foreign.transposed else tensors[foreign.name]).chunk(len(gates), dim=1)
+    for layer, gates in enumerate(ckpt.model.head_mask):
+        hf_tensor = HF_MAPPINGS[name].hf_tensor(f"blocks.{layer}.output.weight")
+        heads = (tensors[hf_tensor.name].T if hf_tensor.transposed else tensors[hf_tensor.name]).chunk(len(gates), dim=1)
         assert [bool((columns == 0).all()) for columns in heads] == (gates == 0).tolist()
     back = checkpoint.load(tmp_path / "out")
-    assert torch.equal(back.model.head_mask == 0, record.model.head_mask == 0) and set(back.model.head_mask.flatten().tolist()) == {0, 1}
-    assert far(logits(back), logits(record)) < 1e-5
+    assert torch.equal(back.model.head_mask == 0, ckpt.model.head_mask == 0) and set(back.model.head_mask.flatten().tolist()) == {0, 1}
+    assert far(logits(back), logits(ckpt)) < 1e-5
 
 
 @pytest.mark.parametrize("name, ends", [("llama", [1, 0]), ("llama", 1), ("gpt2", [0, 9]), ("gpt2", 0)])
-def test_without_a_padding_piece_a_causal_model_pads_with_its_end(tmp_path, name, ends):
+def test_without_a_padding_token_a_causal_model_pads_with_its_end(tmp_path, name, ends):
     folder = saved(name, tmp_path / "in", pad_token_id=None, eos_token_id=ends)
-    record = checkpoint.load(folder)
-    assert record.text.pad == (name == "llama") and same_in_transformers(record, tmp_path / "out") < 1e-5
-    for example in examples():                           # alone, it needs no padding, and transformers no padding piece
-        batch = record.text([example])
-        assert far(ask(opened(folder), batch), logits(record, batch)) < 1e-5
+    ckpt = checkpoint.load(folder)
+    assert ckpt.tokenizer.pad == (name == "llama") and same_in_transformers(ckpt, tmp_path / "out") < 1e-5
+    for example in examples():                           # alone, it needs no padding, and transformers no padding token
+        batch = ckpt.tokenizer([example])
+        assert far(ask(opened(folder), batch), logits(ckpt, batch)) < 1e-5
 
 
-def test_an_empty_text_without_special_pieces_is_one_padding_piece(tmp_path):
-    record = checkpoint.load(saved("gpt2", tmp_path))
-    alone, among = logits(record, record.text(examples([""]))), logits(record, record.text(examples([TEXTS[0], "", TEXTS[1]])))
-    assert record.text.encode(examples([""])).ids == [[0]] and far(alone[0], among[1]) < 1e-5
+def test_an_empty_text_without_special_tokens_is_one_padding_token(tmp_path):
+    ckpt = checkpoint.load(saved("gpt2", tmp_path))
+    alone, among = logits(ckpt, ckpt.tokenizer(examples([""]))), logits(ckpt, ckpt.tokenizer(examples([TEXTS[0], "", TEXTS[1]])))
+    assert ckpt.tokenizer.encode(examples([""])).ids == [[0]] and far(alone[0], among[1]) < 1e-5
 
 
 @pytest.mark.parametrize("name, head, more", [
@@ -252,10 +252,10 @@ def test_a_file_to_a_folder_and_back_is_the_same_file(tmp_path, name, head, more
 
 
 def test_a_file_keeps_gates_and_both_layers_of_a_head(tmp_path):
-    record = checkpoint.load(saved("llama", tmp_path / "in", 2), labels=NAMES, bottleneck=16)
-    record.model.head_mask[1, 2] = 0
-    checkpoint.save(record, tmp_path / "one.safetensors")
-    same(record, checkpoint.load(tmp_path / "one.safetensors"))
+    ckpt = checkpoint.load(saved("llama", tmp_path / "in", 2), labels=NAMES, bottleneck=16)
+    ckpt.model.head_mask[1, 2] = 0
+    checkpoint.save(ckpt, tmp_path / "one.safetensors")
+    same(ckpt, checkpoint.load(tmp_path / "one.safetensors"))
 
 
 # ---- language models, and models without a head
@@ -264,39 +264,39 @@ def test_a_file_keeps_gates_and_both_layers_of_a_head(tmp_path):
 def test_language_models(tmp_path, case):
     name, more = LMS[case]
     folder, out = saved(name, tmp_path / "in", 1, **more), tmp_path / "out"
-    record = checkpoint.load(folder)
-    batch = record.text(examples())
-    assert record.labels == () and logits(record, batch) is None
-    assert far(pieces(record, batch), ask(opened(folder, 1), batch)[batch.mask]) < 1e-5
-    checkpoint.save(record, out)
-    assert json.loads((out / "config.json").read_text())["architectures"] == [SPELLINGS[name].classes[1]]
-    assert f"pipeline_tag: {'text-generation' if record.model.causal else 'fill-mask'}\n" in (out / "README.md").read_text()
-    assert far(pieces(record, batch), ask(opened(out, 1), batch)[batch.mask]) < 1e-5
-    same(record, checkpoint.load(out))
+    ckpt = checkpoint.load(folder)
+    batch = ckpt.tokenizer(examples())
+    assert ckpt.labels == () and logits(ckpt, batch) is None
+    assert far(tokens(ckpt, batch), ask(opened(folder, 1), batch)[batch.mask]) < 1e-5
+    checkpoint.save(ckpt, out)
+    assert json.loads((out / "config.json").read_text())["architectures"] == [HF_MAPPINGS[name].classes[1]]
+    assert f"pipeline_tag: {'text-generation' if ckpt.model.causal else 'fill-mask'}\n" in (out / "README.md").read_text()
+    assert far(tokens(ckpt, batch), ask(opened(out, 1), batch)[batch.mask]) < 1e-5
+    same(ckpt, checkpoint.load(out))
 
 
 @pytest.mark.parametrize("case", LMS)
 def test_a_language_model_gets_a_classifier_and_leaves_its_own_head(tmp_path, case):
     name, more = LMS[case]
-    record = checkpoint.load(saved(name, tmp_path / "in", 1, **more), labels=NAMES)
-    assert record.history[-1]["new"] == (["classifier"] if name in ("llama", "gpt2") else ["classifier", "pooler"])
-    assert not {"lm", "mlm"} & {name for name, _ in record.model.named_children()}
-    assert same_in_transformers(record, tmp_path / "out") < 1e-5
-    checkpoint.save(record, tmp_path / "one.safetensors")
-    same(record, checkpoint.load(tmp_path / "one.safetensors"))
-    batch = record.text(examples())
+    ckpt = checkpoint.load(saved(name, tmp_path / "in", 1, **more), labels=NAMES)
+    assert ckpt.history[-1]["new"] == (["classifier"] if name in ("llama", "gpt2") else ["classifier", "pooler"])
+    assert not {"lm", "mlm"} & {name for name, _ in ckpt.model.named_children()}
+    assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5
+    checkpoint.save(ckpt, tmp_path / "one.safetensors")
+    same(ckpt, checkpoint.load(tmp_path / "one.safetensors"))
+    batch = ckpt.tokenizer(examples())
     if case in ("gpt2", "llama, tied"):                  # the head that is the word embedding is still there
-        assert far(pieces(record, batch), ask(opened(tmp_path / "in", 1), batch)[batch.mask]) < 1e-5
+        assert far(tokens(ckpt, batch), ask(opened(tmp_path / "in", 1), batch)[batch.mask]) < 1e-5
     else:
-        fails(lambda: pieces(record, batch), "no language-model head")
+        fails(lambda: tokens(ckpt, batch), "no language-model head")
 
 
 @every
 def test_a_bare_model_gets_a_classifier(tmp_path, name):
     folder = saved(name, tmp_path / "in", 2)
-    model = getattr(transformers, SPELLINGS[name].classes[2]).from_pretrained(folder).eval()
+    model = getattr(transformers, HF_MAPPINGS[name].classes[2]).from_pretrained(folder).eval()
     bare = checkpoint.load(folder)
-    batch = bare.text(examples())
+    batch = bare.tokenizer(examples())
     with torch.no_grad():
         hidden = bare.model(batch, want=("hidden",)).hidden[-1]
         reference = model(**theirs(model, batch)).last_hidden_state
@@ -316,15 +316,15 @@ def test_a_bare_model_gets_a_classifier(tmp_path, name):
 
 def test_a_head_of_two_layers_is_folded_into_one(tmp_path):
     folder = saved("llama", tmp_path / "in", 2)
-    record = checkpoint.load(folder, labels=NAMES, bottleneck=16, seed=3)
-    assert record.model.pooler.weight.shape == (16, 24) and record.model.classifier.weight.shape == (3, 16)
-    assert record.history == [{"new": ["classifier", "pooler"], "labels": list(NAMES), "seed": 3}]
-    for layer in (record.model.pooler, record.model.classifier):
+    ckpt = checkpoint.load(folder, labels=NAMES, bottleneck=16, seed=3)
+    assert ckpt.model.pooler.weight.shape == (16, 24) and ckpt.model.classifier.weight.shape == (3, 16)
+    assert ckpt.history == [{"new": ["classifier", "pooler"], "labels": list(NAMES), "seed": 3}]
+    for layer in (ckpt.model.pooler, ckpt.model.classifier):
         layer.weight.data.mul_(20)
-    record.model.head_mask[0, 1] = 0
-    assert logits(record).std() > 0.05 and same_in_transformers(record, tmp_path / "out") < 1e-5
+    ckpt.model.head_mask[0, 1] = 0
+    assert logits(ckpt).std() > 0.05 and same_in_transformers(ckpt, tmp_path / "out") < 1e-5
     back = checkpoint.load(tmp_path / "out")
-    assert back.model.config.bottleneck == 0 and far(back.model.classifier.weight, record.model.classifier.weight @ record.model.pooler.weight) == 0
+    assert back.model.config.bottleneck == 0 and far(back.model.classifier.weight, ckpt.model.classifier.weight @ ckpt.model.pooler.weight) == 0
     fails(lambda: checkpoint.load(tmp_path / "out", bottleneck=16), "has one already")
     fails(lambda: checkpoint.load(folder, bottleneck=16), "name its classes")
 
@@ -353,7 +353,7 @@ def test_half_precision(tmp_path, name, dtype):
     checkpoint.save(narrow, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
-    model, batch = opened(tmp_path / "out", dtype="auto"), narrow.text(examples())
+    model, batch = opened(tmp_path / "out", dtype="auto"), narrow.tokenizer(examples())
     assert model.dtype == torch.bfloat16 and far(ask(model.float(), batch), logits(checkpoint.load(tmp_path / "out"), batch)) < 1e-5
 
 
@@ -362,22 +362,22 @@ def test_shards(tmp_path, monkeypatch, name):
     whole = checkpoint.load(saved(name, tmp_path / "whole"))
     folder = saved(name, tmp_path / "shards", shard="15KB")
     assert len(weights(folder)) > 3 and not (folder / "model.safetensors").exists()
-    record = checkpoint.load(folder)
-    same(whole, record)
+    ckpt = checkpoint.load(folder)
+    same(whole, ckpt)
     monkeypatch.setattr(checkpoint, "SHARD", 15_000)
-    assert same_in_transformers(record, tmp_path / "out") < 1e-5
+    assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5
     names = weights(tmp_path / "out")
     shards = [n for n in names if n != "model.safetensors.index.json"]
     assert len(names) - 1 == len(shards) > 3 and shards == [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     # All but a tensor that is larger than a shard by itself.
     assert all((tmp_path / "out" / n).stat().st_size < 18_000 or len(load_file(tmp_path / "out" / n)) == 1 for n in shards)
-    same(record, checkpoint.load(tmp_path / "out"))
+    same(ckpt, checkpoint.load(tmp_path / "out"))
     for size, files in ((40_000, None), (10 ** 9, ["model.safetensors"]), (15_000, names)):  # none of the old ones stays
         monkeypatch.setattr(checkpoint, "SHARD", size)
-        checkpoint.save(record, tmp_path / "out")
+        checkpoint.save(ckpt, tmp_path / "out")
         assert weights(tmp_path / "out") == files if files else 1 < len(weights(tmp_path / "out")) < len(names)
-        same(record, checkpoint.load(tmp_path / "out"))
-    assert far(ask(opened(tmp_path / "out"), record.text(examples())), logits(record)) < 1e-5
+        same(ckpt, checkpoint.load(tmp_path / "out"))
+    assert far(ask(opened(tmp_path / "out"), ckpt.tokenizer(examples())), logits(ckpt)) < 1e-5
 
 
 def test_an_old_gpt2_file(tmp_path):
@@ -418,12 +418,12 @@ def test_a_vocabulary_and_its_merges(tmp_path, name, prefix):
                                   "single_word": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     ref = {"roberta": transformers.RobertaTokenizer, "gpt2": transformers.GPT2Tokenizer}[name].from_pretrained(folder)
-    record = checkpoint.load(folder)
-    assert record.text.pad == CONFIGS[name]["pad_token_id"]
-    for text, mine in zip(AWKWARD, record.text.encode(examples(AWKWARD)).ids, strict=True):
+    ckpt = checkpoint.load(folder)
+    assert ckpt.tokenizer.pad == CONFIGS[name]["pad_token_id"]
+    for text, mine in zip(AWKWARD, ckpt.tokenizer.encode(examples(AWKWARD)).ids, strict=True):
         assert mine == ref(text, truncation=True)["input_ids"], text
-    assert record.text.encode(examples(PAIRS)).ids == ref(*map(list, zip(*PAIRS)), truncation=True)["input_ids"]
-    assert same_in_transformers(record, tmp_path / "out") < 1e-5
+    assert ckpt.tokenizer.encode(examples(PAIRS)).ids == ref(*map(list, zip(*PAIRS)), truncation=True)["input_ids"]
+    assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5
 
 
 # ---- what is refused, on one line
@@ -443,7 +443,7 @@ def test_a_vocabulary_and_its_merges(tmp_path, name, prefix):
     ("llama", {"rope_parameters": LLAMA3 | {"factor": None}}, ["'llama3'", "positive factor", "None"]),
     ("gpt2", {"n_embd": 28}, ["transformer.wte.weight", "not (323, 28)"]),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, ["scale_attn_by_inverse_layer_idx is True"]),
-    ("gpt2", {"pad_token_id": None, "eos_token_id": 50256}, ["padding piece 50256", "323 pieces"]),
+    ("gpt2", {"pad_token_id": None, "eos_token_id": 50256}, ["padding token 50256", "323 tokens"]),
 ])
 def test_configs_that_fit_nothing(tmp_path, name, change, words):
     folder = saved(name, tmp_path)
@@ -460,13 +460,13 @@ def test_a_missing_shard(tmp_path, name):
 
 
 @every
-def test_more_pieces_than_the_model_has(tmp_path, name):
+def test_more_tokens_than_the_model_has(tmp_path, name):
     folder = saved(name, tmp_path)
     wider = Tokenizer.from_str(tokenizer(name).to_str())
     vocab = wider.get_vocab_size()
     wider.add_special_tokens([f"<{i}>" for i in range(4)])                # the model has 3 to spare
     wider.save(str(folder / "tokenizer.json"))
-    fails(lambda: checkpoint.load(folder), "tokenizer.json", f"piece {vocab + 3}", f"{vocab + 3}: take both")
+    fails(lambda: checkpoint.load(folder), "tokenizer.json", f"token {vocab + 3}", f"{vocab + 3}: take both")
 
 
 def test_a_sentencepiece_tokenizer_alone(tmp_path):
@@ -478,7 +478,7 @@ def test_a_sentencepiece_tokenizer_alone(tmp_path):
 @pytest.mark.parametrize("name, change, words", [
     ("roberta", {"vocab.json": {"a": 0}}, ["do not fit each other"]),
     ("roberta", {"vocab.json": {"a": 0}, "merges.txt": ""}, ["lacks <s>, </s>"]),
-    ("gpt2", {"vocab.json": {"a": 999}, "merges.txt": ""}, ["piece 999"]),
+    ("gpt2", {"vocab.json": {"a": 999}, "merges.txt": ""}, ["token 999"]),
     ("gpt2", {"vocab.json": {"a": "0"}, "merges.txt": ""}, ["vocab.json"]),
     ("gpt2", {"merges.txt": "a b c\n"}, ["merges.txt"]),
 ])
@@ -499,12 +499,12 @@ def test_a_tied_head_that_is_none(tmp_path):
 
 @every
 def test_a_text_that_is_cut_is_told_of_once(tmp_path, capsys, name):
-    text = checkpoint.load(saved(name, tmp_path)).text
-    text.encode(examples(TEXTS[:-1]))
+    tokenizer = checkpoint.load(saved(name, tmp_path)).tokenizer
+    tokenizer.encode(examples(TEXTS[:-1]))
     assert capsys.readouterr().err == ""
-    text.encode(examples(TEXTS + PAIRS))
-    assert capsys.readouterr().err == f"2 of 8 texts are longer than the model's {LONGEST} pieces and were cut to them (said once)\n"
-    text.encode(examples())
+    tokenizer.encode(examples(TEXTS + PAIRS))
+    assert capsys.readouterr().err == f"2 of 8 texts are longer than the model's {LONGEST} tokens and were cut to them (said once)\n"
+    tokenizer.encode(examples())
     assert capsys.readouterr().err == ""
 
 
@@ -522,8 +522,8 @@ def test_mbtsad_mends_a_folder(script, folder, tmp_path, name):
     steps = [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
     for term in ("att", "hid", "cls"):
         assert any(step["terms"].get(term, 0) > 0 for step in steps if step["stage"] == "MBTSAD"), term
-    record, rows = checkpoint.load(out), data.read(folder / "test.tsv")
+    ckpt, rows = checkpoint.load(out), data.read(folder / "test.tsv")
     tensors = transformers.AutoTokenizer.from_pretrained(out)([x.text for x in rows], padding=True, return_tensors="pt")
     with torch.no_grad():
-        assert far(opened(out)(**tensors).logits, logits(record, record.text(rows))) < 1e-5
-    assert far(logits(record), logits(checkpoint.load(victim))) > 1e-3
+        assert far(opened(out)(**tensors).logits, logits(ckpt, ckpt.tokenizer(rows))) < 1e-5
+    assert far(logits(ckpt), logits(checkpoint.load(victim))) > 1e-3

@@ -6,17 +6,17 @@ import torch
 from torch import nn
 
 from minibd import checkpoint
-from minibd.checkpoint import Record
+from minibd.checkpoint import Checkpoint
 from minibd.models.llama import Llama, LlamaConfig
 from minibd.models.lora import LowRank, freeze, lora, merge
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 from test_encoder import SHAPE, made, padded
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 transformers.utils.logging.set_verbosity_error()
 
-TEXT = Text.from_vocab({piece: i for i, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])}, 48)
+TEXT = Tokenizer.from_vocab({token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])}, 48)
 # Where transformers has a block's query and value.
 PLACES = {"bert": ("bert.encoder.layer.{}.attention.self.query", "bert.encoder.layer.{}.attention.self.value"),
           "llama": ("model.layers.{}.self_attn.q_proj", "model.layers.{}.self_attn.v_proj")}
@@ -27,7 +27,7 @@ def pair(request, tmp_path):
     """The same model twice, ours and peft's, with the same matrices, none of them 0; and ours -> theirs of the low-rank layers."""
     model = made("bert") if request.param == "bert" else \
         Llama(LlamaConfig(**SHAPE, kv_heads=1)).init_weights(torch.Generator().manual_seed(0), std=0.3).eval()  # one layer of head, as theirs
-    checkpoint.save(Record(model, TEXT, ("bad", "good"), []), tmp_path / "model")
+    checkpoint.save(Checkpoint(model, TEXT, ("bad", "good"), []), tmp_path / "model")
     base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     names = PLACES[request.param]
     targets = [name.rsplit(".", 1)[1] for name in names]

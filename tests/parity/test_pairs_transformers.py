@@ -30,64 +30,64 @@ def stored(name: str, folder):
 
 
 @torch.no_grad()
-def ours(record, texts) -> torch.Tensor:
-    return record.model(record.text(examples(texts))).logits
+def ours(ckpt, texts) -> torch.Tensor:
+    return ckpt.model(ckpt.tokenizer(examples(texts))).logits
 
 
 @every
 def test_a_pair_is_read_and_left_as_transformers_reads_it(tmp_path, name):
     folder = stored(name, tmp_path / "in")
-    record = checkpoint.load(folder)
+    ckpt = checkpoint.load(folder)
     theirs, rows = said_of(folder, PAIRED)
-    batch = record.text(examples(PAIRED))
+    batch = ckpt.tokenizer(examples(PAIRED))
     assert torch.equal(rows["input_ids"], batch.ids) and torch.equal(rows["attention_mask"].bool(), batch.mask)
-    assert batch.ids.shape[1] == LONGEST and far(ours(record, PAIRED), theirs) < 1e-5 and theirs.std() > 0.05
-    assert far(ours(record, PAIRED[:1]), said_of(folder, PAIRED[:1])[0]) < 1e-5    # alone, without padding
-    checkpoint.save(record, tmp_path / "out")
+    assert batch.ids.shape[1] == LONGEST and far(ours(ckpt, PAIRED), theirs) < 1e-5 and theirs.std() > 0.05
+    assert far(ours(ckpt, PAIRED[:1]), said_of(folder, PAIRED[:1])[0]) < 1e-5    # alone, without padding
+    checkpoint.save(ckpt, tmp_path / "out")
     assert far(said_of(tmp_path / "out", PAIRED)[0], theirs) < 1e-6
-    checkpoint.save(record, tmp_path / "one.safetensors")
-    assert torch.equal(ours(checkpoint.load(tmp_path / "one.safetensors"), PAIRED), ours(record, PAIRED))
-    assert torch.equal(ours(checkpoint.load(tmp_path / "out"), PAIRED), ours(record, PAIRED))
+    checkpoint.save(ckpt, tmp_path / "one.safetensors")
+    assert torch.equal(ours(checkpoint.load(tmp_path / "one.safetensors"), PAIRED), ours(ckpt, PAIRED))
+    assert torch.equal(ours(checkpoint.load(tmp_path / "out"), PAIRED), ours(ckpt, PAIRED))
 
 
 @every
 def test_both_texts_and_their_order_count(tmp_path, name):
-    record = checkpoint.load(saved(name, tmp_path, **CLASSES))
-    one, turned, other, alone = (ours(record, [texts]) for texts in (("a lovely film", "no actors"), ("no actors", "a lovely film"),
+    ckpt = checkpoint.load(saved(name, tmp_path, **CLASSES))
+    one, turned, other, alone = (ours(ckpt, [texts]) for texts in (("a lovely film", "no actors"), ("no actors", "a lovely film"),
                                                                      ("a lovely film", "the story"), "a lovely film"))
     assert min(far(one, turned), far(one, other), far(one, alone)) > 1e-3
 
 
 def test_berts_second_text_is_of_kind_1_and_robertas_of_kind_0(tmp_path):
     for name, kinds in (("bert", {0, 1}), ("roberta", {0})):
-        record = checkpoint.load(saved(name, tmp_path / name))
-        assert set(record.text(examples([("a film", "the story")])).kinds.flatten().tolist()) == kinds
+        ckpt = checkpoint.load(saved(name, tmp_path / name))
+        assert set(ckpt.tokenizer(examples([("a film", "the story")])).token_type_ids.flatten().tolist()) == kinds
 
 
 def test_llama_begins_either_text_where_its_tokenizer_says_so(tmp_path):
-    """As Llama's own tokenizer has it: a start piece before the second text too."""
+    """As Llama's own tokenizer has it: a start token before the second text too."""
     folder = stored("llama", tmp_path / "in")
     made = json.loads((folder / "tokenizer.json").read_text())
     start = SPECIAL["llama"]["bos_token"]
     made["post_processor"]["pair"] = [{"SpecialToken": {"id": start, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
                                       {"SpecialToken": {"id": start, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
     (folder / "tokenizer.json").write_text(json.dumps(made))
-    record, (theirs, rows) = checkpoint.load(folder), said_of(folder, PAIRED)
-    assert (rows["input_ids"] == 0).sum(1).tolist() == [2] * len(PAIRED) and torch.equal(rows["input_ids"], record.text(examples(PAIRED)).ids)
-    assert far(ours(record, PAIRED), theirs) < 1e-5
-    checkpoint.save(record, tmp_path / "out")
+    ckpt, (theirs, rows) = checkpoint.load(folder), said_of(folder, PAIRED)
+    assert (rows["input_ids"] == 0).sum(1).tolist() == [2] * len(PAIRED) and torch.equal(rows["input_ids"], ckpt.tokenizer(examples(PAIRED)).ids)
+    assert far(ours(ckpt, PAIRED), theirs) < 1e-5
+    checkpoint.save(ckpt, tmp_path / "out")
     assert far(said_of(tmp_path / "out", PAIRED)[0], theirs) < 1e-6
 
 
 @every
-def test_a_pair_file_gives_the_pieces_that_transformers_makes_of_its_columns(tmp_path, name):
+def test_a_pair_file_gives_the_tokens_that_transformers_makes_of_its_columns(tmp_path, name):
     folder = stored(name, tmp_path / "in")
     path = tmp_path / "rows.tsv"
     path.write_text("question\tsentence\tlabel\nwho wrote it?\tnobody knows\tneutral\nno\ta lovely film\tpositive\n")
-    record = checkpoint.load(folder)
-    rows = data.read(path, text_column="question", pair_column="sentence", labels=record.labels)
+    ckpt = checkpoint.load(folder)
+    rows = data.read(path, text_column="question", pair_column="sentence", labels=ckpt.labels)
     assert rows == [Example("rows-0", "who wrote it?", 1, "nobody knows"), Example("rows-1", "no", 2, "a lovely film")]
     theirs, _ = said_of(folder, [(x.text, x.pair) for x in rows])
     with torch.no_grad():
-        assert far(record.model(record.text(rows)).logits, theirs) < 1e-5
+        assert far(ckpt.model(ckpt.tokenizer(rows)).logits, theirs) < 1e-5
     fails(lambda: data.read(path), "'question', 'sentence'", "--text-column")   # which of the two comes first is not guessed

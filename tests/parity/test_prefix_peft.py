@@ -1,6 +1,6 @@
 """models/prefix.py against peft's PREFIX_TUNING: logits, and gradients of the prefix, for BERT, Llama and GPT-2.
 
-peft hands the prefix over as what a model has already read, and so transformers counts the text's pieces from n on; it adds n to the
+peft hands the prefix over as what a model has already read, and so transformers counts the text's tokens from n on; it adds n to the
 places that it is given, too. Ours are counted from 0. Both are held against ours below: peft with its n taken back, and peft as it is.
 """
 from __future__ import annotations
@@ -38,11 +38,11 @@ def bert_twins() -> tuple[Encoder, nn.Module]:
     with torch.no_grad():
         for p in theirs.parameters():
             p.add_(torch.randn_like(p) * 0.1)
-    ours = {name: BERT[key] for name, key in bert.SPELLING.config.items() if key in BERT}
+    ours = {name: BERT[key] for name, key in bert.HF_MAPPING.config.items() if key in BERT}
     mine = bert.Bert(bert.BertConfig(**ours, labels=3)).eval()
     state = theirs.state_dict()
-    foreign = {name: bert.SPELLING.foreign(name) for name in mine.state_dict() if name != "head_mask"}
-    mine.load_state_dict({name: lies(state[where.name], where) for name, where in foreign.items()} | {"head_mask": mine.head_mask})
+    hf_tensor = {name: bert.HF_MAPPING.hf_tensor(name) for name in mine.state_dict() if name != "head_mask"}
+    mine.load_state_dict({name: lies(state[where.name], where) for name, where in hf_tensor.items()} | {"head_mask": mine.head_mask})
     return mine, theirs
 
 
@@ -83,8 +83,8 @@ def layers(encoder: nn.Module, grad: bool = False):
 
 
 def ask(theirs: nn.Module, batch: Batch, first: int) -> Tensor:
-    """Their logits, the first piece of every text having position `first`."""
-    kinds = {"token_type_ids": batch.kinds} if theirs.config.model_type == "bert" else {}
+    """Their logits, the first token of every text having position `first`."""
+    kinds = {"token_type_ids": batch.token_type_ids} if theirs.config.model_type == "bert" else {}
     columns = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
     at = columns if kinds else (batch.mask.long().cumsum(1) - 1).clamp(min=0)
     return theirs(input_ids=batch.ids, attention_mask=batch.mask.long(), position_ids=at - N + first, **kinds).logits
@@ -128,7 +128,7 @@ def test_the_prefix_is_seen(case):
 def test_peft_as_it_is_counts_learned_positions_from_n(case):
     mine, theirs = prefixed(case, False)
     batch = texts(LENGTHS["little"], "right")
-    kinds = {"token_type_ids": batch.kinds} if case == "bert" else {}
+    kinds = {"token_type_ids": batch.token_type_ids} if case == "bert" else {}
     logits = theirs(input_ids=batch.ids, attention_mask=batch.mask.long(), **kinds).logits
     assert far(mine(batch).logits, logits) > 0.01
     with torch.no_grad():

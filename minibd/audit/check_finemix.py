@@ -8,19 +8,19 @@ from torch import Tensor
 
 from minibd.audit import restated, small
 from minibd.audit.check import MOST, STEP, Case, Equation, Inputs, normal, shown
-from minibd.audit.records import Outcome
-from minibd.checkpoint import Record
+from minibd.audit.report import Outcome
+from minibd.checkpoint import Checkpoint
 from minibd.checkpoint import copy as copied
 from minibd.mitigations.finemix import drift, mix, purify_embeddings
 from minibd.mitigations.finepurify import fisher, suspicion
 from minibd.mitigations.fineprune import activity
 from minibd.mitigations.meft import max_entropy
-from minibd.repair import WORD, counterparts, least
+from minibd.blending import WORD, counterparts, smallest_share
 
 
-def pair(generator: torch.Generator) -> tuple[Record, Record]:
+def pair(generator: torch.Generator) -> tuple[Checkpoint, Checkpoint]:
     """A model and what it may have been before: correlated, and different everywhere."""
-    victim = small.record(generator)
+    victim = small.ckpt(generator)
     before = copied(victim)
     with torch.no_grad():
         for p in before.model.parameters():
@@ -36,7 +36,7 @@ def drift_cases(generator: torch.Generator) -> Iterator[Case]:
 
 def reset_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
     victim, before = pair(generator)
-    own, pre = (record.model.get_parameter(WORD).detach().clone() for record in (victim, before))
+    own, pre = (ckpt.model.get_parameter(WORD).detach().clone() for ckpt in (victim, before))
     f = torch.randint(0, 2000, (len(own),), generator=generator)
     made = purify_embeddings(victim, before, f, top=5)
     yield Case("the word embeddings, 5 reset", {"own": own, "before": pre, "f": f}, lambda x: made.model.get_parameter(WORD).detach(),
@@ -48,7 +48,7 @@ def reset_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
 def mixture_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
     victim, before = pair(generator)
     name = "blocks.1.up.weight"
-    own, pre = (record.model.get_parameter(name).detach().flatten() for record in (victim, before))
+    own, pre = (ckpt.model.get_parameter(name).detach().flatten() for ckpt in (victim, before))
     for rho in (0.0, 0.3, 1.0):
         made = mix(victim, before, rho, torch.Generator().manual_seed(7)).model.get_parameter(name).detach().flatten()
         kept = (made == own).double()  # m, read off the mixture: every scalar is one of the two
@@ -66,15 +66,15 @@ def mixture_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
 
 def fisher_cases(generator: torch.Generator) -> Iterator[Case]:
     """F of some scalars of every kind of tensor, against differences of the restated model's log p, text by text."""
-    encoder, rows = small.record(generator), small.rows()
-    pieces, labels, weights = small.ids(encoder, rows), [x.label for x in rows], small.weights(encoder)
+    encoder, rows = small.ckpt(generator), small.rows()
+    tokens, labels, weights = small.ids(encoder, rows), [x.label for x in rows], small.weights(encoder)
     names = (WORD, "embeddings.position.weight", "embeddings.norm.weight", "blocks.0.value.weight", "blocks.0.query.bias", "blocks.1.up.weight",
              "blocks.1.norm.bias", "pooler.weight", "classifier.bias")
     where = {name: torch.randperm(weights[name].numel(), generator=generator)[:MOST // 4].tolist() for name in names}
-    where[WORD] = [weights[WORD].shape[1] * pieces[0][1] + d for d in range(3)]  # a piece that is read; most are not
+    where[WORD] = [weights[WORD].shape[1] * tokens[0][1] + d for d in range(3)]  # a token that is read; most are not
 
     def ours(w: Inputs) -> Tensor:
-        found = fisher(encoder.model, encoder.text, rows, batch_size=2)
+        found = fisher(encoder.model, encoder.tokenizer, rows, batch_size=2)
         return torch.cat([found[name].flatten()[at] for name, at in where.items()])
 
     def loops(w):
@@ -82,7 +82,7 @@ def fisher_cases(generator: torch.Generator) -> Iterator[Case]:
         for name, at in where.items():
             for i in at:
                 slopes = []
-                for ids, y in zip(pieces, labels):
+                for ids, y in zip(tokens, labels):
                     up, down = (restated.cross_entropy(restated.bert({**w, name: small.nudged(w[name], i, by)}, ids, small.HEADS)[3], y)
                                 for by in (STEP, -STEP))
                     slopes.append((up - down) / (2 * STEP))
@@ -98,7 +98,7 @@ def suspicion_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
     drawn = {"own": victim.model.get_parameter(name).detach().flatten(), "before": known.weights[name].flatten(), "F": information[name].flatten()}
     scores = suspicion(victim, known, information, 1e-3)
     yield Case("r", drawn, lambda x: scores[name].flatten(), lambda x: restated.suspicion(x["own"], x["before"], x["F"], 1e-3))
-    keep = least(scores, 0.4)
+    keep = smallest_share(scores, 0.4)
     bound = sorted(x for values in scores.values() for x in values.flatten().tolist())
     edge = bound[round(0.4 * len(bound)) - 1]
     wrong = sum(int((keep[n] != (values <= edge)).sum()) for n, values in scores.items())
@@ -106,20 +106,20 @@ def suspicion_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
 
 
 def activity_cases(generator: torch.Generator) -> Iterator[Case]:
-    encoder, rows = small.record(generator), small.rows()
-    pieces = small.ids(encoder, rows)
+    encoder, rows = small.ckpt(generator), small.rows()
+    tokens = small.ids(encoder, rows)
 
     def loops(w):
-        units = [restated.bert(w, ids, small.HEADS)[2] for ids in pieces]  # [text][l][t][f]
+        units = [restated.bert(w, ids, small.HEADS)[2] for ids in tokens]  # [text][l][t][f]
         return [[restated.mean([abs(place[f]) for text in units for place in text[l]]) for f in range(8)] for l in range(2)]
-    yield Case("a whole BERT, 3 texts", small.weights(encoder), lambda w: activity(encoder.model, encoder.text, rows, batch_size=2), loops)
+    yield Case("a whole BERT, 3 texts", small.weights(encoder), lambda w: activity(encoder.model, encoder.tokenizer, rows, batch_size=2), loops)
 
 
 def entropy_cases(generator: torch.Generator) -> Iterator[Case]:
-    encoder, rows = small.record(generator), small.rows()
-    pieces, weights = small.ids(encoder, rows), small.weights(encoder)
-    yield Case("a whole BERT, 3 texts", weights, lambda w: small.asked(encoder.model, w, lambda m: max_entropy(m, encoder.text(rows))["entropy"]),
-               lambda w: [restated.negative_entropy(restated.bert(w, ids, small.HEADS)[3]) for ids in pieces],
+    encoder, rows = small.ckpt(generator), small.rows()
+    tokens, weights = small.ids(encoder, rows), small.weights(encoder)
+    yield Case("a whole BERT, 3 texts", weights, lambda w: small.asked(encoder.model, w, lambda m: max_entropy(m, encoder.tokenizer(rows))["entropy"]),
+               lambda w: [restated.negative_entropy(restated.bert(w, ids, small.HEADS)[3]) for ids in tokens],
                by=("classifier.weight", "pooler.bias", "blocks.1.value.weight"))
 
 
@@ -142,7 +142,7 @@ def example_suspicion() -> str:
 
 
 def example_activity() -> str:
-    return "A unit's outputs over four pieces, 0.5, -0.1, 0, 0.2: (0.5 + 0.1 + 0 + 0.2) / 4 = 0.2"
+    return "A unit's outputs over four tokens, 0.5, -0.1, 0, 0.2: (0.5 + 0.1 + 0 + 0.2) / 4 = 0.2"
 
 
 def example_entropy() -> str:
@@ -165,7 +165,7 @@ EQUATIONS = (
     Equation("Fine-purifying", "r", "How suspicious a weight is", r"r_i = \frac{(w_{B,i} - w_{\mathrm{Pre},i})^2}{F_i + \epsilon}",
              "epsilon 1e-8; the share rho of all weights with the smallest r is kept.", "", "", example_suspicion, suspicion_cases),
     Equation("Fine-pruning", "activity", "How active a unit is on clean text", r"a_u = \mathbb{E} \lvert u(x) \rvert",
-             "Mean over all real pieces of the clean rows, of the unit's output behind the activation; |.| because a GELU has both signs.", "", "",
+             "Mean over all real tokens of the clean rows, of the unit's output behind the activation; |.| because a GELU has both signs.", "", "",
              example_activity, activity_cases),
     Equation("MEFT", "entropy", "What maximum entropy fine-tuning minimises first", r"\sum_c p_c \log p_c",
              "The negative entropy of the prediction, one value a text.",

@@ -1,12 +1,12 @@
-"""drafted(): whole or not at all, and what the system refuses is one line."""
+"""atomic_write(): whole or not at all, and what the system refuses is one line."""
 import pytest
 
 from conftest import fails
-from minibd.writing import drafted
+from minibd.atomic import atomic_write
 
 
 def write(path, text="new", error=None):
-    with drafted(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(text[:1])
         if error:
             raise error

@@ -10,7 +10,7 @@ from minibd.records import BadInput
 
 
 @contextmanager
-def drafted(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A hidden name beside `path` to write to. When the block ends it takes `path`'s place in one step; if it fails, it is gone.
 
     What the system refuses (no space, no permission, a file where a folder is needed) is raised as BadInput.

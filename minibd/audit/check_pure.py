@@ -7,8 +7,8 @@ import torch
 
 from minibd.attacks.poison import poison
 from minibd.audit import restated, small
-from minibd.audit.check import Case, Equation, maps, normal, real_pieces, shown, uniform
-from minibd.audit.records import Outcome
+from minibd.audit.check import Case, Equation, maps, normal, real_tokens, shown, uniform
+from minibd.audit.report import Outcome
 from minibd.mitigations.mbtsad import mean_loss
 from minibd.mitigations.pure import attention_penalty, head_variance, layer_weights
 from minibd.models.attention import attend
@@ -18,7 +18,7 @@ GATES = [[1.0, 0.0, 1.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]]
 
 
 def attacker_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
-    encoder = small.record(generator)
+    encoder = small.ckpt(generator)
     rows = Examples([*small.rows(), Example("3", "bad film", 0), Example("4", "bad", 0)], ("bad", "good"))
     made = poison(rows, lambda text, rng: f"cf {text}", rate=0.67, target=1, add=True, of="candidates", seed=3)
     clean = list(zip(small.ids(encoder, rows), (x.label for x in rows)))
@@ -30,7 +30,7 @@ def attacker_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
         return restated.joint_loss([(logits(ids), y) for ids, y in clean], [logits(ids) for ids in bad], 1)
 
     yield Case("D' of 5 + 2 rows, a whole BERT", small.weights(encoder),
-               lambda w: torch.tensor(mean_loss(encoder.model, encoder.text, made.rows, 3)), loops)
+               lambda w: torch.tensor(mean_loss(encoder.model, encoder.tokenizer, made.rows, 3)), loops)
     yield Outcome("poisoned rows of 3 candidates at 0.67, off 2", abs(len(bad) - 2), 0.0)
 
 
@@ -53,7 +53,7 @@ def attention_cases(generator: torch.Generator) -> Iterator[Case]:
 
 
 def variance_cases(generator: torch.Generator) -> Iterator[Case]:
-    real = real_pieces(5, 3, 1)
+    real = real_tokens(5, 3, 1)
     drawn = {"A": maps(generator, 2, 3, real), "real": real}
     for variant, of_one in (("paper", restated.head_variance), ("released", restated.head_variance_released)):
         yield Case(variant, drawn, lambda x, variant=variant: head_variance(list(x["A"]), x["real"], variant=variant),
@@ -70,7 +70,7 @@ def lambda_cases(generator: torch.Generator) -> Iterator[Case]:
 
 
 def penalty_cases(generator: torch.Generator) -> Iterator[Case]:
-    real = real_pieces(4, 2)
+    real = real_tokens(4, 2)
     drawn = {"A": maps(generator, 3, 3, real)}
     lambdas = [0.7, 0.0, 1.0]
     yield Case("paper", drawn, lambda x: attention_penalty(list(x["A"]), real, torch.tensor(GATES), torch.tensor(lambdas)),
@@ -124,8 +124,8 @@ EQUATIONS = (
     Equation(
         "PURE", "2", "Attention variance of a head",
         r"\mathrm{Var}(A_h^l[\mathrm{CLS}]) = \frac{\sum_{j=1}^{n} (a_{h,j}^l[\mathrm{CLS}] - \mu)^2}{n - 1} , \quad \mu = \frac{1}{n}",
-        "Over a text's n real pieces; 0 where n = 1.", "The sample variance of the first 127 entries of a row padded to 128.",
-        "A uniform row over 10 pieces has 7.3e-4 instead of 0. Meaned over SST-2's 872 dev rows the order is nearly the same: rank correlation 0.999 "
+        "Over a text's n real tokens; 0 where n = 1.", "The sample variance of the first 127 entries of a row padded to 128.",
+        "A uniform row over 10 tokens has 7.3e-4 instead of 0. Meaned over SST-2's 872 dev rows the order is nearly the same: rank correlation 0.999 "
         "over a MiniLM's 72 heads, the lower half the same heads.", example_variance, variance_cases),
     Equation(
         "PURE", "3", "The attention norm beside the cross-entropy",

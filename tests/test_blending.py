@@ -6,45 +6,45 @@ import pytest
 import torch
 
 from conftest import fails, rows
-from minibd import checkpoint, repair
-from minibd.checkpoint import Record
+from minibd import checkpoint, blending
+from minibd.checkpoint import Checkpoint
 from minibd.mitigations.finemix import FineMixing
 from minibd.mitigations.fineprune import FinePruning
 from minibd.mitigations.finepurify import UP_TO, FinePurifying
 from minibd.mitigations.reinit import Reinit
 from minibd.models.bert import Bert
 from minibd.records import Examples
-from minibd.repair import RHOS, WORD, blend, check_rho, counterparts, least, mend, related, smallest, tune
-from minibd.text import Text
+from minibd.blending import RHOS, WORD, blend, check_rho, counterparts, smallest_share, blend_and_tune, related, search_rho, tune
+from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
 from test_encoder import MODELS, made
 from test_finetune import equal, weights
 
 CLEAN, VALIDATION = rows(10, 0, "train"), rows(12, 1, "dev")
 HEAD = ("pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias")
-LETTERS = Text.from_vocab({p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz"])}, 32)
+LETTERS = Tokenizer.from_vocab({p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz"])}, 32)
 
 
-def moved(record: Record, by: float = 0.002, seed: int = 5) -> Record:
+def moved(ckpt: Checkpoint, by: float = 0.002, seed: int = 5) -> Checkpoint:
     """A copy, each weight `by` N(0, 1) away: what the victim came from."""
-    other, g = checkpoint.copy(record), torch.Generator().manual_seed(seed)
+    other, g = checkpoint.copy(ckpt), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in other.model.parameters():
             p.add_(by * torch.randn(p.shape, generator=g))
     return other
 
 
-def resized(record: Record, vocab: int, pieces: int) -> Record:
-    """The record with `vocab` word rows, those past its own drawn, and a tokenizer of its first `pieces` pieces, and new ones past its own."""
-    own, g = record.model, torch.Generator().manual_seed(7)
+def resized(ckpt: Checkpoint, vocab: int, tokens: int) -> Checkpoint:
+    """The record with `vocab` word rows, those past its own drawn, and a tokenizer of its first `tokens` tokens, and new ones past its own."""
+    own, g = ckpt.model, torch.Generator().manual_seed(7)
     model = Bert(replace(own.config, vocab=vocab)).init_weights(g)
     state = own.state_dict()
     n = min(vocab, len(state[WORD]))
     state[WORD] = torch.cat([state[WORD][:n], model.embeddings.word.weight.detach()[n:]])
     model.load_state_dict(state)
-    known = sorted(record.text.tokenizer.get_vocab(), key=record.text.tokenizer.get_vocab().get)
-    known = known[:pieces] + [f"new{i}" for i in range(len(known), pieces)]
-    return Record(model.eval(), Text.from_vocab({p: i for i, p in enumerate(known)}, 48), record.labels, [])
+    known = sorted(ckpt.tokenizer.backend.get_vocab(), key=ckpt.tokenizer.backend.get_vocab().get)
+    known = known[:tokens] + [f"new{i}" for i in range(len(known), tokens)]
+    return Checkpoint(model.eval(), Tokenizer.from_vocab({p: i for i, p in enumerate(known)}, 48), ckpt.labels, [])
 
 
 # ---- counterparts
@@ -70,7 +70,7 @@ def test_a_pooler_counts_where_the_pretrained_model_brings_its_own(tiny):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_architecture(name):
-    victim = Record(made(name), LETTERS, ("bad", "good"), [])
+    victim = Checkpoint(made(name), LETTERS, ("bad", "good"), [])
     before = counterparts(victim, moved(checkpoint.headless(victim)))
     assert {n.split(".")[0] for n in before.kept} <= {"pooler", "classifier"} and len(before.weights) > 10
     assert set(before.kept) | set(before.weights) == {n for n, _ in victim.model.named_parameters()}
@@ -79,7 +79,7 @@ def test_every_architecture(name):
 def test_a_language_model_head_is_kept(tiny):
     config = replace(tiny.model.config, mlm=True)
     model = Bert(config).init_weights(torch.Generator().manual_seed(0))
-    both = Record(model, tiny.text, tiny.labels, [])
+    both = Checkpoint(model, tiny.tokenizer, tiny.labels, [])
     assert {n for n in counterparts(both, moved(both)).kept if n.startswith("mlm")} == {n for n, _ in model.named_parameters() if "mlm" in n}
 
 
@@ -91,41 +91,41 @@ def test_half_precision_becomes_the_victims(tiny):
 
 
 def test_another_model_is_refused_by_name(tiny):
-    def other(**more) -> Record:
-        return Record(Bert(replace(tiny.model.config, **more)).init_weights(torch.Generator().manual_seed(0)), tiny.text, tiny.labels, [])
+    def other(**more) -> Checkpoint:
+        return Checkpoint(Bert(replace(tiny.model.config, **more)).init_weights(torch.Generator().manual_seed(0)), tiny.tokenizer, tiny.labels, [])
 
-    for more in ({"hidden": 16}, {"layers": 1}, {"heads": 2}, {"ffn": 32}, {"activation": "relu"}, {"eps": 1e-5}, {"kinds": 1}):
+    for more in ({"hidden": 16}, {"layers": 1}, {"heads": 2}, {"ffn": 32}, {"activation": "relu"}, {"eps": 1e-5}, {"type_vocab_size": 1}):
         (name, value), = more.items()
         line = fails(lambda: counterparts(tiny, other(**more)), f"{name} {value!r}", repr(getattr(tiny.model.config, name)))
         assert "fine-tuned from" in line
     fails(lambda: counterparts(tiny, other(positions=40)), "embeddings.position.weight", "(40, 32)", "(48, 32)")
     for more in ({"dropout": 0.3}, {"classifier_dropout": 0.0}, {"attention_dropout": 0.0}, {"labels": 3}, {"mlm": True}, {"labels": 0}):
         counterparts(tiny, other(**more))
-    victim, strange = (Record(made(name), LETTERS, ("bad", "good"), []) for name in ("bert", "roberta"))
+    victim, strange = (Checkpoint(made(name), LETTERS, ("bad", "good"), []) for name in ("bert", "roberta"))
     fails(lambda: counterparts(victim, strange), "is a roberta", "the victim a bert")
 
 
-def test_another_vocabulary_is_refused_by_its_piece(tiny):
-    vocab = tiny.text.tokenizer.get_vocab()
+def test_another_vocabulary_is_refused_by_its_token(tiny):
+    vocab = tiny.tokenizer.backend.get_vocab()
     swapped = vocab | {"cf": vocab["mn"], "mn": vocab["cf"]}
-    other = Record(moved(tiny).model, Text.from_vocab(swapped, 48), tiny.labels, [])
+    other = Checkpoint(moved(tiny).model, Tokenizer.from_vocab(swapped, 48), tiny.labels, [])
     first = min(vocab["cf"], vocab["mn"])
-    fails(lambda: counterparts(tiny, other), f"piece {first} is 'mn'", "'cf' in the victim's")
+    fails(lambda: counterparts(tiny, other), f"token {first} is 'mn'", "'cf' in the victim's")
 
 
 def test_padded_vocabularies(tiny):
-    """Rows that both have are matched by their pieces; rows of the victim alone are kept, and listed."""
+    """Rows that both have are matched by their tokens; rows of the victim alone are kept, and listed."""
     v = tiny.model.config.vocab
     own = tiny.model.embeddings.word.weight
-    for wider, pieces in ((v + 6, v), (v, v), (v + 2, v + 2)):            # the pre-trained one is padded, equal, or knows more pieces
-        pre = resized(moved(tiny, 0.002), wider, pieces)
+    for wider, tokens in ((v + 6, v), (v, v), (v + 2, v + 2)):            # the pre-trained one is padded, equal, or knows more tokens
+        pre = resized(moved(tiny, 0.002), wider, tokens)
         before = counterparts(tiny, pre)
         assert torch.equal(before.weights[WORD], pre.model.embeddings.word.weight[:v]) and not any(WORD in k for k in before.kept)
     padded = resized(tiny, v + 6, v)                                       # the victim is padded, the pre-trained is not
     before = counterparts(padded, tiny)
     assert f"{WORD}: 6 of {v + 6} rows, from {v} to {v + 5}" in before.kept
     assert torch.equal(before.weights[WORD][:v], own) and torch.equal(before.weights[WORD][v:], padded.model.embeddings.word.weight[v:])
-    added, other = resized(tiny, v + 6, v + 2), resized(tiny, v + 6, v)    # a piece added into what was padding
+    added, other = resized(tiny, v + 6, v + 2), resized(tiny, v + 6, v)    # a token added into what was padding
     other.model.embeddings.word.weight.data[v:] += 1
     before = counterparts(added, other)
     assert f"{WORD}: 2 of {v + 6} rows, from {v} to {v + 1}" in before.kept
@@ -145,7 +145,7 @@ def test_the_correlation_by_hand(tiny):
 
 def test_a_stranger_of_the_same_shape_is_warned_of_and_the_origin_is_not(tiny, capsys):
     assert counterparts(tiny, moved(tiny)).correlation > 0.98 and capsys.readouterr().err == ""
-    stranger = Record(Bert(tiny.model.config).init_weights(torch.Generator().manual_seed(9)), tiny.text, tiny.labels, [])
+    stranger = Checkpoint(Bert(tiny.model.config).init_weights(torch.Generator().manual_seed(9)), tiny.tokenizer, tiny.labels, [])
     assert abs(counterparts(tiny, stranger).correlation) < 0.05
     said = capsys.readouterr().err
     assert said.startswith("warning: ") and said.count("\n") == 1 and "under 0.5" in said
@@ -175,10 +175,10 @@ def test_least_by_hand():
     scores = {"a": torch.tensor([[3.0, 1.0], [0.0, 7.0]]), "b": torch.tensor([2.0, -5.0])}
     for rho, expected in ((0.0, set()), (1 / 6, {-5.0}), (0.5, {-5.0, 0.0, 1.0}), (0.65, {-5.0, 0.0, 1.0, 2.0}),
                           (1.0, {-5.0, 0.0, 1.0, 2.0, 3.0, 7.0})):
-        keep = least(scores, rho)
+        keep = smallest_share(scores, rho)
         assert {x for name, values in scores.items() for x in values[keep[name]].tolist()} == expected
         assert all(keep[name].shape == values.shape and keep[name].dtype == torch.bool for name, values in scores.items())
-    assert int(least({"a": torch.zeros(5)}, 0.2)["a"].sum()) == 5          # equals stay together
+    assert int(smallest_share({"a": torch.zeros(5)}, 0.2)["a"].sum()) == 5          # equals stay together
 
 
 # ---- the search
@@ -186,13 +186,13 @@ def test_least_by_hand():
 def searched(accurate_from: float, monkeypatch, floor: float = 0.9, rhos=RHOS):
     """smallest() over models that are right from rho = `accurate_from` on; which rho were tried."""
     tried = []
-    monkeypatch.setattr(repair, "accuracy", lambda model, text, rows: 0.9 if model >= accurate_from else 0.5)
+    monkeypatch.setattr(blending, "accuracy", lambda model, text, rows: 0.9 if model >= accurate_from else 0.5)
 
-    def made(rho: float) -> Record:
+    def made(rho: float) -> Checkpoint:
         tried.append(rho)
-        return Record(rho, None, (), [])
-    rho, record, looks = smallest(made, VALIDATION, floor, rhos)
-    assert record.model == rho and looks == [[r, 0.9 if r >= accurate_from else 0.5] for r in tried]
+        return Checkpoint(rho, None, (), [])
+    rho, ckpt, trials = search_rho(made, VALIDATION, floor, rhos)
+    assert ckpt.model == rho and trials == [[r, 0.9 if r >= accurate_from else 0.5] for r in tried]
     assert len(tried) == len(set(tried)) <= 4
     return rho
 
@@ -230,23 +230,23 @@ def asked(monkeypatch, n: int, schedule: Schedule, steps: int, validation=VALIDA
 
     def told(model, text, encoded, loss, schedule, **more):
         given.update(schedule=schedule, n=len(encoded), loss=loss, score=more["score"])
-    monkeypatch.setattr(repair, "fit", told)
-    monkeypatch.setattr(repair, "accuracy", lambda model, text, rows: 0.5)
-    record = Record(None, LETTERS, (), [])
-    assert tune(record, rows(n, 0, "t"), validation, schedule, steps, seed=0, dtype=torch.float32, log=None, name="x") is record
+    monkeypatch.setattr(blending, "fit", told)
+    monkeypatch.setattr(blending, "accuracy", lambda model, text, rows: 0.5)
+    ckpt = Checkpoint(None, LETTERS, (), [])
+    assert tune(ckpt, rows(n, 0, "t"), validation, schedule, steps, seed=0, dtype=torch.float32, log=None, name="x") is ckpt
     assert given["loss"] is cross_entropy
-    looks = [] if validation is None else [e for e in range(1, given["schedule"].epochs + 1) if given["score"](None) == 0.5]
-    return given["schedule"], looks, given["n"]
+    trials = [] if validation is None else [e for e in range(1, given["schedule"].epochs + 1) if given["score"](None) == 0.5]
+    return given["schedule"], trials, given["n"]
 
 
-@pytest.mark.parametrize("n, steps, epochs, looks", [
+@pytest.mark.parametrize("n, steps, epochs, trials", [
     (64, 200, 100, [1, 34, 67, 100]), (64, 0, 3, [1, 2, 3]), (64, 6, 3, [1, 2, 3]), (64, 7, 4, [1, 2, 3, 4]), (64, 16, 8, [2, 4, 6, 8]),
     (33, 12, 6, [2, 4, 6]), (1, 9, 9, [3, 6, 9]), (100, 13, 4, [1, 2, 3, 4]),
 ])
-def test_few_rows_are_passed_over_more_often(n, steps, epochs, looks, monkeypatch):
+def test_few_rows_are_passed_over_more_often(n, steps, epochs, trials, monkeypatch):
     schedule = Schedule(1e-3, 3, 32, 0.2, 0.05)
     given, seen, held = asked(monkeypatch, n, schedule, steps)
-    assert given == replace(schedule, epochs=epochs) and seen == looks and held == n
+    assert given == replace(schedule, epochs=epochs) and seen == trials and held == n
     assert asked(monkeypatch, n, schedule, steps, None) == (given, [], n)
 
 
@@ -255,9 +255,9 @@ def test_tune_is_fit_with_cross_entropy(tiny):
     for validation in (None, VALIDATION):
         log = []
         tuned = tune(checkpoint.copy(tiny), CLEAN, validation, schedule, 0, seed=3, dtype=torch.float32, log=log.append, name="last")
-        score = None if validation is None else lambda model: repair.accuracy(model, tiny.text, validation)
+        score = None if validation is None else lambda model: blending.accuracy(model, tiny.tokenizer, validation)
         plain = checkpoint.copy(tiny)
-        fit(plain.model, plain.text, plain.text.encode(CLEAN), cross_entropy, schedule, seed=3, score=score)
+        fit(plain.model, plain.tokenizer, plain.tokenizer.encode(CLEAN), cross_entropy, schedule, seed=3, score=score)
         assert equal(weights(tuned), weights(plain)) and not equal(weights(tuned), weights(tiny))
         assert [entry["stage"] for entry in log] == ["last"] * 6
 
@@ -268,7 +268,7 @@ def test_the_best_epoch_looked_at_comes_back(tiny, monkeypatch):
     def told(model, text, rows) -> float:
         seen.append({name: t.clone() for name, t in model.state_dict().items()})
         return (0.3, 0.8, 0.8, 0.1)[len(seen) - 1]
-    monkeypatch.setattr(repair, "accuracy", told)
+    monkeypatch.setattr(blending, "accuracy", told)
     tuned = tune(checkpoint.copy(tiny), CLEAN, VALIDATION, Schedule(1e-3, 3, 5), 16, seed=0, dtype=torch.float32, log=None, name="x")
     assert len(seen) == 4 and equal(weights(tuned), seen[1])
 
@@ -280,38 +280,38 @@ def test_no_clean_rows_are_refused(tiny):
 
 # ---- all of it
 
-ARGS = {"rho": 0.5, "drop": 2.0, "schedule": Schedule(1e-3, 1, 4), "steps": 0, "seed": 2, "dtype": torch.float32, "log": None, "name": "Mended",
-        "watch": None}
+ARGS = {"rho": 0.5, "drop": 2.0, "schedule": Schedule(1e-3, 1, 4), "steps": 0, "seed": 2, "dtype": torch.float32, "log": None, "name": "Repaired",
+        "on_stage": None}
 
 
 def test_mend_tunes_the_blend_of_a_given_rho(tiny):
     seen, log = [], []
     start = moved(tiny)
-    done = mend(tiny, lambda rho: seen.append(rho) or start, CLEAN, None, **ARGS | {
-        "log": log.append, "watch": lambda name, record, seconds: seen.append((name, weights(record), seconds >= 0))})
+    done = blend_and_tune(tiny, lambda rho: seen.append(rho) or start, CLEAN, None, **ARGS | {
+        "log": log.append, "on_stage": lambda name, ckpt, seconds: seen.append((name, weights(ckpt), seconds >= 0))})
     assert seen[0] == 0.5 and seen[1][0] == "mixed 0.5" and equal(seen[1][1], weights(moved(tiny))) and seen[1][2] and len(seen) == 2
     assert equal(weights(start), weights(moved(tiny)))                      # whoever keeps what watch saw has it whole
     plain = tune(moved(tiny), CLEAN, None, ARGS["schedule"], 0, seed=2, dtype=torch.float32, log=None, name="x")
-    assert equal(weights(done.record), weights(plain)) and (done.rho, done.looks) == (0.5, []) and done.seconds > 0
-    assert [entry["stage"] for entry in log] == ["Mended 0.5"] * 3
-    bare = mend(tiny, lambda rho: start, CLEAN, None, **ARGS | {"schedule": None})
-    assert bare.record is start and equal(weights(start), weights(moved(tiny)))
+    assert equal(weights(done.ckpt), weights(plain)) and (done.rho, done.trials) == (0.5, []) and done.seconds > 0
+    assert [entry["stage"] for entry in log] == ["Repaired 0.5"] * 3
+    bare = blend_and_tune(tiny, lambda rho: start, CLEAN, None, **ARGS | {"schedule": None})
+    assert bare.ckpt is start and equal(weights(start), weights(moved(tiny)))
 
 
 def test_mend_searches_from_the_victims_own_accuracy(tiny, monkeypatch):
     given, tried = [], []
-    monkeypatch.setattr(repair, "smallest", lambda made, *asked: given.append(asked) or (0.3, made(0.3), [[0.3, 0.9]]))
-    done = mend(tiny, lambda rho: tried.append(rho) or moved(tiny), CLEAN, VALIDATION, **ARGS | {"rho": None, "drop": 5.0})
-    floor = repair.accuracy(tiny.model, tiny.text, VALIDATION) - 0.05
-    assert given == [(VALIDATION, floor, RHOS)] and (done.rho, done.looks) == (0.3, [[0.3, 0.9]]) and tried == [0.3]
-    mend(tiny, lambda rho: moved(tiny), CLEAN, VALIDATION, **ARGS | {"rho": None, "rhos": (0.2, 0.3)})
+    monkeypatch.setattr(blending, "search_rho", lambda made, *asked: given.append(asked) or (0.3, made(0.3), [[0.3, 0.9]]))
+    done = blend_and_tune(tiny, lambda rho: tried.append(rho) or moved(tiny), CLEAN, VALIDATION, **ARGS | {"rho": None, "drop": 5.0})
+    floor = blending.accuracy(tiny.model, tiny.tokenizer, VALIDATION) - 0.05
+    assert given == [(VALIDATION, floor, RHOS)] and (done.rho, done.trials) == (0.3, [[0.3, 0.9]]) and tried == [0.3]
+    blend_and_tune(tiny, lambda rho: moved(tiny), CLEAN, VALIDATION, **ARGS | {"rho": None, "rhos": (0.2, 0.3)})
     assert given[1][2] == (0.2, 0.3)
-    fails(lambda: mend(tiny, lambda rho: tiny, CLEAN, None, **ARGS | {"rho": None}), "validation rows", "give rho")
-    fails(lambda: mend(tiny, lambda rho: tiny, CLEAN, CLEAN.like([]), **ARGS | {"rho": None}), "validation rows")
+    fails(lambda: blend_and_tune(tiny, lambda rho: tiny, CLEAN, None, **ARGS | {"rho": None}), "validation rows", "give rho")
+    fails(lambda: blend_and_tune(tiny, lambda rho: tiny, CLEAN, CLEAN.like([]), **ARGS | {"rho": None}), "validation rows")
 
 
 def test_a_rho_of_0_is_not_a_search(tiny):
-    assert mend(tiny, lambda rho: moved(tiny), CLEAN, None, **ARGS | {"rho": 0.0}).rho == 0.0
+    assert blend_and_tune(tiny, lambda rho: moved(tiny), CLEAN, None, **ARGS | {"rho": 0.0}).rho == 0.0
 
 
 @pytest.mark.parametrize("method", [FineMixing, FinePurifying, FinePruning, Reinit])

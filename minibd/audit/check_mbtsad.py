@@ -7,18 +7,18 @@ from dataclasses import replace
 import torch
 
 from minibd.audit import restated, small
-from minibd.audit.check import Case, Equation, maps, normal, real_pieces, shown
-from minibd.audit.records import Outcome
+from minibd.audit.check import Case, Equation, maps, normal, real_tokens, shown
+from minibd.audit.report import Outcome
 from minibd.augment.split import budget
-from minibd.mitigations.mbtsad import (MBTSAD, Tools, attention_loss, attention_map, distill_loss, distill_terms, each_augmented, hidden_loss,
+from minibd.mitigations.mbtsad import (MBTSAD, AugmentResources, attention_loss, attention_map, distill_loss, distill_terms, each_augmented, hidden_loss,
                                        mean_loss, perturbation)
 from minibd.records import Batch, Output
 
-LENGTHS = (4, 2)  # pieces of the two drawn texts: the second has two padded places
+LENGTHS = (4, 2)  # tokens of the two drawn texts: the second has two padded places
 
 
 def attention_cases(generator: torch.Generator) -> Iterator[Case]:
-    real = real_pieces(*LENGTHS)
+    real = real_tokens(*LENGTHS)
     drawn = {"student": maps(generator, 2, 3, real), "teacher": maps(generator, 2, 3, real), "real": real}
     for p in (2.0, 1.0, 3.0):  # at p = 1 there is no slope where a map is 0
         yield Case(f"paper, p = {p:g}", drawn, lambda x, p=p: attention_loss(list(x["student"]), list(x["teacher"]), x["real"], p),
@@ -28,7 +28,7 @@ def attention_cases(generator: torch.Generator) -> Iterator[Case]:
 
 
 def map_cases(generator: torch.Generator) -> Iterator[Case]:
-    real = real_pieces(*LENGTHS)
+    real = real_tokens(*LENGTHS)
     drawn = {"A": maps(generator, 1, 3, real)[0], "real": real}
     for p in (2.0, 1.0):
         yield Case(f"paper, p = {p:g}", drawn, lambda x, p=p: attention_map(x["A"], x["real"], p),
@@ -36,14 +36,14 @@ def map_cases(generator: torch.Generator) -> Iterator[Case]:
 
 
 def hidden_cases(generator: torch.Generator) -> Iterator[Case]:
-    real = real_pieces(*LENGTHS)
+    real = real_tokens(*LENGTHS)
     drawn = {"student": normal(generator, 3, 2, 4, 5), "teacher": normal(generator, 3, 2, 4, 5), "real": real}
     yield Case("paper", drawn, lambda x: hidden_loss(list(x["student"]), list(x["teacher"]), x["real"]),
                lambda x: restated.hidden_loss(x["student"], x["teacher"], x["real"]), by=("student", "teacher"))
 
 
 def distill_cases(generator: torch.Generator) -> Iterator[Case]:
-    real = real_pieces(*LENGTHS)
+    real = real_tokens(*LENGTHS)
     drawn = {"s_attn": maps(generator, 2, 3, real), "t_attn": maps(generator, 2, 3, real), "s_hidden": normal(generator, 3, 2, 4, 5),
              "t_hidden": normal(generator, 3, 2, 4, 5), "logits": normal(generator, 2, 3), "t_logits": normal(generator, 2, 3),
              "labels": torch.tensor([2, 0]), "real": real}
@@ -80,19 +80,19 @@ def loss_of(w, ids, labels):
 
 
 def expectation_cases(generator: torch.Generator) -> Iterator[Case]:
-    victim, rows = small.record(generator), small.rows()
-    pieces, labels = small.ids(victim, rows), [x.label for x in rows]
-    yield Case("a whole BERT, 3 texts", small.weights(victim), lambda w: torch.tensor(mean_loss(victim.model, victim.text, rows, 2)),
-               lambda w: loss_of(w, pieces, labels))
+    victim, rows = small.ckpt(generator), small.rows()
+    tokens, labels = small.ids(victim, rows), [x.label for x in rows]
+    yield Case("a whole BERT, 3 texts", small.weights(victim), lambda w: torch.tensor(mean_loss(victim.model, victim.tokenizer, rows, 2)),
+               lambda w: loss_of(w, tokens, labels))
 
 
 def selection_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
-    victim, rows, settings = small.record(generator), small.rows(), MBTSAD(budget="equal")
-    sets = each_augmented(rows, settings, 5, Tools())  # the drawn copies a(x) are what both are given
-    pieces = {name: small.ids(victim, copies) for name, copies in sets.items()}
+    victim, rows, settings = small.ckpt(generator), small.rows(), MBTSAD(budget="equal")
+    sets = each_augmented(rows, settings, 5, AugmentResources())  # the drawn copies a(x) are what both are given
+    tokens = {name: small.ids(victim, copies) for name, copies in sets.items()}
     labels = [x.label for x in rows]
-    yield Case(", ".join(sets), small.weights(victim), lambda w: torch.tensor(list(perturbation(victim, rows, settings, 5, Tools()).values())),
-               lambda w: [loss_of(w, ids, labels) for ids in pieces.values()])
+    yield Case(", ".join(sets), small.weights(victim), lambda w: torch.tensor(list(perturbation(victim, rows, settings, 5, AugmentResources()).values())),
+               lambda w: [loss_of(w, ids, labels) for ids in tokens.values()])
 
 
 TEXTS = ("A splendid, re-imagined film!", "it is", "", "don't stop , ever ; truly magnificent storytelling", "one_word " * 60,
@@ -106,12 +106,12 @@ def budget_cases(generator: torch.Generator) -> Iterator[Outcome]:
     yield Outcome("the same, rate 0.5, at most 3, of 3 letters", wrong, 0.0)
 
 
-ONE = [[[0.5, 0.5], [1.0, 0.0]]]      # one head's map of two pieces
+ONE = [[[0.5, 0.5], [1.0, 0.0]]]      # one head's map of two tokens
 EVEN = [[[0.5, 0.5], [0.5, 0.5]]]
 
 
 def example_map() -> str:
-    return (f"One head, two pieces, p = 2:  A = {shown(ONE[0])}\nF = {shown([[a * a for a in row] for row in ONE[0]])},  ||F|| = "
+    return (f"One head, two tokens, p = 2:  A = {shown(ONE[0])}\nF = {shown([[a * a for a in row] for row in ONE[0]])},  ||F|| = "
             f"{shown(restated.norm([a * a for row in ONE[0] for a in row]))}\nQ = {shown(restated.attention_map(ONE, [True, True], 2))}")
 
 
@@ -156,7 +156,7 @@ EQUATIONS = (
         "A sum over the layers, one value a text.",
         "The element-wise mean squared error of NAD's code in place of the norm of (4), summed over layers.",
         "Two MiniLM classifiers on SST-2's 872 dev rows: the norm is 0.83 a text, the mean square 0.00053, 2,530 times less (median; 766 times up "
-        "to 15 pieces, 6,400 times from 35 on).", example_loss, attention_cases),
+        "to 15 tokens, 6,400 times from 35 on).", example_loss, attention_cases),
     Equation(
         "MBTSAD", "3", "Attention enhancement and its normalised map",
         r"F_l = \sum_{i=1}^{H} \lvert A_{l,i} \rvert^p , \quad Q_l = \frac{F_l}{\lVert F_l \rVert_2 + 10^{-6}}",
@@ -169,13 +169,13 @@ EQUATIONS = (
         "The 2-norm over the whole T x T map of a text; its gradient is 0 where the maps are equal.",
         "The mean over the T^2 entries of the squared difference, at most 2 / T^2, so that its weight fades with the length.",
         "Two MiniLM classifiers on SST-2's 872 dev rows: the norm is 0.83 a text, the mean square 0.00053, 2,530 times less (median; 766 times up "
-        "to 15 pieces, 6,400 times from 35 on).", example_loss, attention_cases),
+        "to 15 tokens, 6,400 times from 35 on).", example_loss, attention_cases),
     Equation(
         "MBTSAD", "5", "The hidden states that are compared", r"h = \{ h_0, h_1, \dots, h_L \}",
         "h_0 is the embedding layer's output behind its LayerNorm, h_l the output of block l.", "", "", example_hidden, hidden_cases),
     Equation(
         "MBTSAD", "6", "Hidden-state loss", r"L_{\mathrm{hid}} = \sum_{l=0}^{L} \mathrm{MSE}(h_l^T, h_l^S)",
-        "The mean over a text's real pieces and the D features, summed over the L + 1 states.", "",
+        "The mean over a text's real tokens and the D features, summed over the L + 1 states.", "",
         "With the padded places left in, a text's loss would change by 47 % on average (two MiniLM classifiers, SST-2, batches of 32 drawn at "
         "random).", example_hidden, hidden_cases),
     Equation(

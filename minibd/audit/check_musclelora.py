@@ -8,7 +8,7 @@ from math import cos, exp, pi, sin
 import torch
 from torch import Tensor, nn
 
-from minibd.align import AlignedAdamW, Ratio, align, mix, twins_of
+from minibd.align import AlignedAdamW, Ratio, align, interpolate, twins_of
 from minibd.analysis.fourier import embed_rows, frequency_ratios, low_pass, outputs, relative_errors, truth
 from minibd.audit import restated, small
 from minibd.audit.check import Case, Equation, Inputs, normal, shown, uniform
@@ -56,7 +56,7 @@ def layer_cases(generator: torch.Generator) -> Iterator[Case]:
 
 def parts_cases(generator: torch.Generator) -> Iterator[Case]:
     """The layer as `multi_scale` puts it into a model."""
-    encoder = small.record(generator)
+    encoder = small.ckpt(generator)
     multi_scale(encoder.model, bands=BANDS, bandwidth=WIDTH, alpha=ALPHA, generator=generator)
     pooler = encoder.model.pooler
     drawn = {"x": normal(generator, 3, 6), "W": pooler.weight.detach(), "b": pooler.bias.detach(), "L": pooler.L.detach(), "R": pooler.R.detach()}
@@ -95,7 +95,7 @@ def align_cases(generator: torch.Generator) -> Iterator[Case]:
 
 def mix_cases(generator: torch.Generator) -> Iterator[Case]:
     drawn = {"g": normal(generator, 7), "aligned": normal(generator, 7)}
-    yield Case("mu = 0.1", drawn, lambda x: mix(x["g"], x["aligned"], 0.1), lambda x: restated.mix(x["g"], x["aligned"], 0.1), by=("g", "aligned"))
+    yield Case("mu = 0.1", drawn, lambda x: interpolate(x["g"], x["aligned"], 0.1), lambda x: restated.interpolate(x["g"], x["aligned"], 0.1), by=("g", "aligned"))
 
 
 def ratio_cases(generator: torch.Generator) -> Iterator[Case]:
@@ -178,18 +178,18 @@ def errors_cases(generator: torch.Generator) -> Iterator[Case]:
 
 
 def mapping_cases(generator: torch.Generator) -> Iterator[Case]:
-    encoder, rows = small.record(generator), small.rows()
-    pieces = small.ids(encoder, rows)
-    longest = max(map(len, pieces))
+    encoder, rows = small.ckpt(generator), small.rows()
+    tokens = small.ids(encoder, rows)
+    longest = max(map(len, tokens))
 
     def flattened(w):
-        return [sum(restated.bert(w, ids, small.HEADS)[0][0], []) + [0.0] * 6 * (longest - len(ids)) for ids in pieces]
-    yield Case("x_i, flattened", small.weights(encoder), lambda w: embed_rows(encoder.model, encoder.text, rows), flattened)
-    encoded = encoder.text.encode(rows)
-    yield Case("P, probabilities", small.weights(encoder), lambda w: outputs(encoder.model, encoder.text, encoded),
-               lambda w: [restated.softmax(restated.bert(w, ids, small.HEADS)[3]) for ids in pieces])
-    yield Case("P, logits", small.weights(encoder), lambda w: outputs(encoder.model, encoder.text, encoded, "logits"),
-               lambda w: [restated.bert(w, ids, small.HEADS)[3] for ids in pieces])
+        return [sum(restated.bert(w, ids, small.HEADS)[0][0], []) + [0.0] * 6 * (longest - len(ids)) for ids in tokens]
+    yield Case("x_i, flattened", small.weights(encoder), lambda w: embed_rows(encoder.model, encoder.tokenizer, rows), flattened)
+    encoded = encoder.tokenizer.encode(rows)
+    yield Case("P, probabilities", small.weights(encoder), lambda w: outputs(encoder.model, encoder.tokenizer, encoded),
+               lambda w: [restated.softmax(restated.bert(w, ids, small.HEADS)[3]) for ids in tokens])
+    yield Case("P, logits", small.weights(encoder), lambda w: outputs(encoder.model, encoder.tokenizer, encoded, "logits"),
+               lambda w: [restated.bert(w, ids, small.HEADS)[3] for ids in tokens])
 
 
 def truth_cases(generator: torch.Generator) -> Iterator[Case]:
@@ -254,7 +254,7 @@ def example_align() -> str:
 
 
 def example_mix() -> str:
-    return f"g = [1, 2], g^ = [1, 0], mu = 0.1: {shown(restated.mix([1.0, 2.0], [1.0, 0.0], 0.1))}"
+    return f"g = [1, 2], g^ = [1, 0], mu = 0.1: {shown(restated.interpolate([1.0, 2.0], [1.0, 0.0], 0.1))}"
 
 
 def example_ratio() -> str:
@@ -296,7 +296,7 @@ def example_errors() -> str:
 
 
 def example_mapping() -> str:
-    return (f"A text of two pieces, embedded as [1, 2] and [3, 4], beside one of three: x_i = [1, 2, 3, 4, 0, 0]; z = [0, 1]: "
+    return (f"A text of two tokens, embedded as [1, 2] and [3, 4], beside one of three: x_i = [1, 2, 3, 4, 0, 0]; z = [0, 1]: "
             f"P_i = {shown(restated.softmax([0.0, 1.0]))}")
 
 

@@ -24,16 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from minibd import checkpoint
-from minibd.checkpoint import HEADS, Record, spelling_of
+from minibd.checkpoint import HEADS, Checkpoint, hf_mapping_of
 from minibd.predict import accuracy
 from minibd.records import BadInput, Example, Examples
 from minibd.train import Log, Schedule, cross_entropy, fit
 
-Watch = Callable[[str, Record, float], None]  # a model's name, the model, the seconds it took
+OnStage = Callable[[str, Checkpoint, float], None]  # a model's name, the model, the seconds it took
 WORD = "embeddings.word.weight"
 RELATED = 0.5  # another model's correlation is about 0; that of weights/bert with what it came from, 17 passes at high rates before, is 0.94
 RHOS = tuple(i / 10 for i in range(1, 10))  # the shares that a search may choose
-# Numbers of a config that may differ: the heads, rows that are compared piece by piece, and chance, which no weight depends on.
+# Numbers of a config that may differ: the heads, rows that are compared token by token, and chance, which no weight depends on.
 FREE = {"vocab", "positions", "labels", "bottleneck", "mlm", "lm", "tied", "pad", "dropout", "embedding_dropout", "attention_dropout",
         "classifier_dropout"}
 MEND = "give the checkpoint that the victim was fine-tuned from"
@@ -53,7 +53,7 @@ class Counterparts:
     correlation: float
 
 
-def counterparts(victim: Record, pretrained: Record) -> Counterparts:
+def counterparts(victim: Checkpoint, pretrained: Checkpoint) -> Counterparts:
     """Raises BadInput where `pretrained` is of another architecture, shape or vocabulary; says so where it is a stranger of the same shape."""
     _check_config(victim, pretrained)
     rows = _shared_rows(victim, pretrained)
@@ -78,7 +78,7 @@ def counterparts(victim: Record, pretrained: Record) -> Counterparts:
     return Counterparts(weights, tuple(kept), correlation)
 
 
-def related(victim: Record, weights: Mapping[str, Tensor]) -> float:
+def related(victim: Checkpoint, weights: Mapping[str, Tensor]) -> float:
     """Pearson's correlation of w_B and w_Pre over the scalars of all matrices, each centred on its own mean; 0 where one does not vary.
 
     Vectors do not enter: a norm's scale is near 1 in every model.
@@ -92,32 +92,32 @@ def related(victim: Record, weights: Mapping[str, Tensor]) -> float:
     return float(sums[0] / (sums[1] * sums[2]).sqrt()) if sums[1:].min() > 0 else 0.0
 
 
-def _check_config(victim: Record, pretrained: Record) -> None:
+def _check_config(victim: Checkpoint, pretrained: Checkpoint) -> None:
     ours, theirs = victim.model, pretrained.model
     if type(ours) is not type(theirs):
-        raise BadInput(f"the pre-trained model is a {spelling_of(theirs).model_type} and the victim a {spelling_of(ours).model_type}: {MEND}")
+        raise BadInput(f"the pre-trained model is a {hf_mapping_of(theirs).model_type} and the victim a {hf_mapping_of(ours).model_type}: {MEND}")
     for name in (field.name for field in fields(ours.config)):
         if name not in FREE and getattr(ours.config, name) != getattr(theirs.config, name):
             raise BadInput(f"the pre-trained model has {name} {getattr(theirs.config, name)!r} and the victim {getattr(ours.config, name)!r}: "
                            f"{MEND}")
 
 
-def _shared_rows(victim: Record, pretrained: Record) -> list[int]:
-    """Ids of the word rows that both models have, for the same piece. Padding rows that no tokenizer knows are among them.
+def _shared_rows(victim: Checkpoint, pretrained: Checkpoint) -> list[int]:
+    """Ids of the word rows that both models have, for the same token. Padding rows that no tokenizer knows are among them.
 
-    A piece that was added after the pre-training has at most a padding row there, and no counterpart.
+    A token that was added after the pre-training has at most a padding row there, and no counterpart.
     """
-    ours, theirs = ({i: piece for piece, i in record.text.tokenizer.get_vocab().items()} for record in (victim, pretrained))
-    n = min(len(record.model.embeddings.word.weight) for record in (victim, pretrained))
+    ours, theirs = ({i: token for token, i in ckpt.tokenizer.backend.get_vocab().items()} for ckpt in (victim, pretrained))
+    n = min(len(ckpt.model.embeddings.word.weight) for ckpt in (victim, pretrained))
     for i in range(n):
         if i in ours and i in theirs and ours[i] != theirs[i]:
-            raise BadInput(f"piece {i} is {theirs[i]!r} in the pre-trained vocabulary and {ours[i]!r} in the victim's: {MEND}")
+            raise BadInput(f"token {i} is {theirs[i]!r} in the pre-trained vocabulary and {ours[i]!r} in the victim's: {MEND}")
     return [i for i in range(n) if i in theirs or i not in ours]
 
 
 # ---- how much of the victim is kept
 
-def blend(victim: Record, before: Counterparts, keep: Mapping[str, Tensor]) -> Record:
+def blend(victim: Checkpoint, before: Counterparts, keep: Mapping[str, Tensor]) -> Checkpoint:
     """A copy of `victim`: its own weights where `keep` is True, w_Pre where it is False. What has no counterpart stays."""
     made = checkpoint.copy(victim)
     with torch.no_grad():
@@ -127,7 +127,7 @@ def blend(victim: Record, before: Counterparts, keep: Mapping[str, Tensor]) -> R
     return made
 
 
-def least(scores: Mapping[str, Tensor], rho: float) -> dict[str, Tensor]:
+def smallest_share(scores: Mapping[str, Tensor], rho: float) -> dict[str, Tensor]:
     """True at the share `rho` of all scalars, over all tensors together, whose scores are the smallest; where some are equal, at a few more."""
     flat = torch.cat([values.flatten() for values in scores.values()])
     k = round(rho * len(flat))
@@ -143,33 +143,33 @@ def check_rho(rho: float | None, drop: float) -> None:
         raise BadInput(f"drop is {drop}, points of percent: it must lie in 0..100, such as 2")
 
 
-def smallest(made: Callable[[float], Record], validation: Examples, floor: float,
-             rhos: Sequence[float]) -> tuple[float, Record, list[list[float]]]:
+def search_rho(made: Callable[[float], Checkpoint], validation: Examples, floor: float,
+             rhos: Sequence[float]) -> tuple[float, Checkpoint, list[list[float]]]:
     """The smallest of `rhos` whose model `made(rho)` is right on the share `floor` of `validation`; the model; each [rho, accuracy] looked at.
 
     Bisection: of up to 15 shares four models at most, on the understanding that accuracy grows with rho. Where none will do, the
     largest rho, with a word on it.
     """
-    low, high, looks = 0, len(rhos), []  # rhos[:low] fall short, rhos[high] will do
+    low, high, trials = 0, len(rhos), []  # rhos[:low] fall short, rhos[high] will do
     while low < high:
         at = (low + high) // 2
-        record = made(rhos[at])
-        looks.append([rhos[at], accuracy(record.model, record.text, validation)])
-        if looks[-1][1] >= floor - 1e-9:
-            high, found = at, record
+        ckpt = made(rhos[at])
+        trials.append([rhos[at], accuracy(ckpt.model, ckpt.tokenizer, validation)])
+        if trials[-1][1] >= floor - 1e-9:
+            high, found = at, ckpt
         else:
-            low, last = at + 1, record
+            low, last = at + 1, ckpt
     if high < len(rhos):
-        return rhos[high], found, looks
+        return rhos[high], found, trials
     print(f"warning: no rho up to {rhos[-1]} is right on {100 * floor:.1f} % of {len(validation)} validation rows, the largest is on "
-          f"{100 * looks[-1][1]:.1f} %, and is taken: allow more with drop, or train longer", file=sys.stderr)
-    return rhos[-1], last, looks
+          f"{100 * trials[-1][1]:.1f} %, and is taken: allow more with drop, or train longer", file=sys.stderr)
+    return rhos[-1], last, trials
 
 
 # ---- the last training
 
-def tune(theta: Record, clean: Sequence[Example], validation: Examples | None, schedule: Schedule, steps: int, *, seed: int, dtype: torch.dtype,
-         log: Log | None, name: str) -> Record:
+def tune(theta: Checkpoint, clean: Sequence[Example], validation: Examples | None, schedule: Schedule, steps: int, *, seed: int, dtype: torch.dtype,
+         log: Log | None, name: str) -> Checkpoint:
     """`theta`, which is a copy already, fine-tuned in place with cross-entropy: at its best epoch on `validation`, without them at its last.
 
     Rows so few that the schedule's epochs fall short of `steps` steps are passed over more often, so that few rows do not mean little training;
@@ -179,38 +179,38 @@ def tune(theta: Record, clean: Sequence[Example], validation: Examples | None, s
     every, done = epochs // schedule.epochs, count(1)
 
     def score(model: nn.Module) -> float:
-        return float("-inf") if (epochs - next(done)) % every else accuracy(model, theta.text, validation)
+        return float("-inf") if (epochs - next(done)) % every else accuracy(model, theta.tokenizer, validation)
 
-    fit(theta.model, theta.text, theta.text.encode(clean), cross_entropy, replace(schedule, epochs=epochs), seed=seed, dtype=dtype, log=log,
+    fit(theta.model, theta.tokenizer, theta.tokenizer.encode(clean), cross_entropy, replace(schedule, epochs=epochs), seed=seed, dtype=dtype, log=log,
         name=name, score=None if validation is None else score)
     return theta
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
-    """What `mend` makes: the model, its rho, each [rho, accuracy] that the search looked at, and the seconds that all of it took."""
-    record: Record
+class Repaired:
+    """What `blend_and_tune` makes: the model, its rho, each [rho, accuracy] that the search looked at, and the seconds that all of it took."""
+    ckpt: Checkpoint
     rho: float
-    looks: list[list[float]]
+    trials: list[list[float]]
     seconds: float
 
 
-def mend(victim: Record, blended: Callable[[float], Record], clean: Examples, validation: Examples | None, *, rho: float | None, drop: float,
-         schedule: Schedule | None, steps: int, seed: int, dtype: torch.dtype, log: Log | None, name: str, watch: Watch | None,
-         rhos: Sequence[float] = RHOS) -> Mended:
+def blend_and_tune(victim: Checkpoint, blended: Callable[[float], Checkpoint], clean: Examples, validation: Examples | None, *, rho: float | None, drop: float,
+         schedule: Schedule | None, steps: int, seed: int, dtype: torch.dtype, log: Log | None, name: str, on_stage: OnStage | None,
+         rhos: Sequence[float] = RHOS) -> Repaired:
     """`blended(rho)`, fine-tuned: at `rho`, or at the smallest of `rhos` that is accurate on `validation`, at most `drop` points under the victim.
 
-    schedule: None leaves the fine-tuning out. watch: called with "mixed RHO" and each blend that is tried. The seconds are without watch's.
+    schedule: None leaves the fine-tuning out. on_stage: called with "mixed RHO" and each blend that is tried. The seconds are without on_stage's.
     """
     seconds = 0.0
 
-    def made(rho: float) -> Record:
+    def made(rho: float) -> Checkpoint:
         nonlocal seconds
         started = time.perf_counter()
         mixed = blended(rho)
         seconds += (took := time.perf_counter() - started)
-        if watch is not None:
-            watch(f"mixed {rho:g}", mixed, took)
+        if on_stage is not None:
+            on_stage(f"mixed {rho:g}", mixed, took)
         if schedule is None:
             return mixed
         started = time.perf_counter()
@@ -219,8 +219,8 @@ def mend(victim: Record, blended: Callable[[float], Record], clean: Examples, va
         return tuned
 
     if rho is not None:
-        return Mended(made(rho), rho, [], seconds)
+        return Repaired(made(rho), rho, [], seconds)
     if not validation:
         raise BadInput("rho is searched on validation rows, and there are none: give some, or give rho, such as 0.3")
-    rho, record, looks = smallest(made, validation, accuracy(victim.model, victim.text, validation) - drop / 100, rhos)
-    return Mended(record, rho, looks, seconds)
+    rho, ckpt, trials = search_rho(made, validation, accuracy(victim.model, victim.tokenizer, validation) - drop / 100, rhos)
+    return Repaired(ckpt, rho, trials, seconds)
