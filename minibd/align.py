@@ -5,18 +5,21 @@
     g   <- (1 - mu) g^ + mu g                                       Eq. (8), `interpolate`; mu at each step: `Ratio`
     clip all of it to one norm, AdamW                               `AlignedAdamW`: these lines for every tensor at once
 
-Each tensor is projected by itself, as released; `whole` takes all trained tensors for one long vector, which the paper's equation may mean.
-The bars are the released code's: a batch that pulls against the clean gradient still moves along it, forwards.
+Each tensor is projected by itself, as released; `whole` takes all trained tensors for one long vector, which the
+paper's equation may mean. The bars are the released code's: a batch that pulls against the clean gradient still moves
+along it, forwards.
 
-One pass for both gradients. The texts go through the model together, the untrusted ones first, so every layer's first rows are theirs.
-A trained matrix has a clean twin, a second leaf on the same memory; `TwoGroupLoRA` computes the layer once and, on the way back, gives
-the first rows' gradient to the matrix and the others' to its twin. Then p.grad is g, twin.grad is r, and micro-batches add up in both.
+One pass for both gradients. The texts go through the model together, the untrusted ones first, so every layer's first
+rows are theirs. A trained matrix has a clean twin, a second leaf on the same memory; `TwoGroupLoRA` computes the layer
+once and, on the way back, gives the first rows' gradient to the matrix and the others' to its twin. Then p.grad is g,
+twin.grad is r, and micro-batches add up in both.
 
 variant="released" differs in two things.
-- Where r is 0 there is no direction to align to: the paper's equation is taken as 0 there, since nothing clean speaks for g; the released
+- Where r is 0 there is no direction to align to: the paper's equation is taken as 0 there, since nothing clean speaks
+for g; the released
   code leaves g as it is, raw. (At a LoRA's first step, R being 0, both gradients of L are 0 and the two agree.)
-- mu: see `Ratio`.
-Not taken over: the cosine's eps of 1e-8, which shrinks the projection where a norm is smaller than that (ten times at 3e-9).
+- mu: see `Ratio`. Not taken over: the cosine's eps of 1e-8, which shrinks the projection where a norm is smaller than
+that (ten times at 3e-9).
 """
 from __future__ import annotations
 
@@ -56,10 +59,10 @@ class Ratio:
     """Eq. MuScleLoRA (mu), of (8), step by step: 0 is fully aligned, 1 is the raw gradient.
 
     paper: from 0 at the first step linearly to `most` at the last.
-    released: 0 while the clean texts' loss is above `min_loss` and their gradient's mean norm above `min_norm`. Otherwise, from epoch
-    `ga_epoch` on (counted from 0, and if `most` is not 0), most (epoch - ga_epoch) / (epochs - ga_epoch), which never reaches `most`:
-    0.0889 of 0.1 in the last of 10 epochs. Otherwise 1.
-    The defaults are BERT's and RoBERTa's; Llama 2 has most = 0, ga_epoch = 0, min_loss = 0.
+    released: 0 while the clean texts' loss is above `min_loss` and their gradient's mean norm above `min_norm`.
+    Otherwise, from epoch `ga_epoch` on (counted from 0, and if `most` is not 0), most (epoch - ga_epoch) / (epochs -
+    ga_epoch), which never reaches `most`: 0.0889 of 0.1 in the last of 10 epochs. Otherwise 1. The defaults are BERT's
+    and RoBERTa's; Llama 2 has most = 0, ga_epoch = 0, min_loss = 0.
     """
     most: float = 0.1
     variant: str = "paper"
@@ -77,7 +80,8 @@ class Ratio:
     def mu(self, step: int, steps: int, epochs: int, loss: float, norm: float) -> float:
         """mu at `step` (from 0) of `steps`, as many in each of `epochs`.
 
-        loss, norm: the clean batch's mean loss and the mean norm of r over the tensors where it is not 0, which only `released` looks at.
+        loss, norm: the clean batch's mean loss and the mean norm of r over the tensors where it is not 0, which only
+        `released` looks at.
         """
         if self.variant == "paper":
             return self.most * step / max(1, steps - 1)
@@ -102,7 +106,8 @@ def twins_of(params: Iterable[Tensor]) -> list[Tensor]:
 
 
 def swap(params: Sequence[Tensor], twins: Sequence[Tensor]) -> None:
-    """Exchange the two gradients: between two swaps, a backward pass adds to the twins'. For parameters that `TwoGroupLoRA` does not serve."""
+    """Exchange the two gradients: between two swaps, a backward pass adds to the twins'. For parameters that
+    `TwoGroupLoRA` does not serve."""
     for p, twin in zip(params, twins, strict=True):
         p.grad, twin.grad = twin.grad, p.grad
 
@@ -110,8 +115,8 @@ def swap(params: Sequence[Tensor], twins: Sequence[Tensor]) -> None:
 class Groups:
     """How many of the rows that a layer sees are the untrusted texts', which stand first in the batch.
 
-    mask: (B, T), True at real tokens; n: untrusted texts among the B. A layer sees a row for every place, for every real token, or
-    for every text.
+    mask: (B, T), True at real tokens; n: untrusted texts among the B. A layer sees a row for every place, for every
+    real token, or for every text.
     """
 
     def __init__(self, mask: Tensor, n: int):
@@ -121,26 +126,34 @@ class Groups:
         pairs = [(b * t, n * t), (int(mask.sum()), int(mask[:n].sum())), (b, n)]
         self.first = dict(pairs)
         if any(self.first[rows] != first for rows, first in pairs):
-            raise ValueError(f"{b} texts of {pairs[1][0]} tokens: some have none, and rows cannot be told apart by their number")
+            raise ValueError(
+                f"{b} texts of {pairs[1][0]} tokens: some have none, and rows cannot be told apart by their number"
+            )
 
     def untrusted(self, rows: int) -> int:
         """How many of `rows`."""
         if rows not in self.first:
-            raise ValueError(f"a layer sees {rows} rows, these groups know {', '.join(map(str, self.first))}: they are another batch's")
+            raise ValueError(
+                f"a layer sees {rows} rows, these groups know {', '.join(map(str, self.first))}: they are another "
+                "batch's"
+            )
         return self.first[rows]
 
 
 class TwoGroupLoRA(torch.autograd.Function):
-    """y = W x + b + R (c * L x); W and b frozen; the gradient of rows [:n] goes to L and R, that of the others to their twins.
+    """y = W x + b + R (c * L x); W and b frozen; the gradient of rows [:n] goes to L and R, that of the others to their
+    twins.
 
-    x (N, I), W (O, I), b (O,) or None, L and its twin (k, I), R and its twin (O, k), c (k,) or a number. Without n, and without
-    twins, all rows' gradient goes to L and R. Products are taken in x's type; autograd turns a gradient into its parameter's.
-    Kept for the way back, beside the parameters: x and the k-wide projection.
+    x (N, I), W (O, I), b (O,) or None, L and its twin (k, I), R and its twin (O, k), c (k,) or a number. Without n, and
+    without twins, all rows' gradient goes to L and R. Products are taken in x's type; autograd turns a gradient into
+    its parameter's. Kept for the way back, beside the parameters: x and the k-wide projection.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, W: Tensor, b: Tensor | None, L: Tensor, R: Tensor, twin_L: Tensor | None, twin_R: Tensor | None,
-                c: Tensor | float, n: int | None) -> Tensor:
+    def forward(
+        ctx, x: Tensor, W: Tensor, b: Tensor | None, L: Tensor, R: Tensor, twin_L: Tensor | None, twin_R: Tensor | None,
+        c: Tensor | float, n: int | None,
+    ) -> Tensor:
         z = (x @ L.to(x.dtype).T) * c  # (N, k)
         y = F.linear(x, W.to(x.dtype), None if b is None else b.to(x.dtype))  # (N, O)
         y.addmm_(z, R.to(x.dtype).T)
@@ -164,19 +177,28 @@ class TwoGroupLoRA(torch.autograd.Function):
 # ---- the step
 
 class AlignedAdamW(torch.optim.AdamW):
-    """Eq. MuScleLoRA (step): (7), (8), clipping and AdamW at once: p.grad is g, twin.grad is r. It fits where train.ClippedAdamW does.
+    """Eq. MuScleLoRA (step): (7), (8), clipping and AdamW at once: p.grad is g, twin.grad is r. It fits where
+    train.ClippedAdamW does.
 
-    mu: for the next step, a number or what gives it from the mean norm of r (over the tensors where that is not 0): `optimizer.mu = ...`.
-    A gradient that is missing counts as 0; where both are, the parameter is left alone. Afterwards p.grad holds what AdamW was given,
-    twin.grad is used up.
+    mu: for the next step, a number or what gives it from the mean norm of r (over the tensors where that is not 0):
+    `optimizer.mu = ...`. A gradient that is missing counts as 0; where both are, the parameter is left alone.
+    Afterwards p.grad holds what AdamW was given, twin.grad is used up.
     """
 
-    def __init__(self, params: Sequence[Tensor], twins: Sequence[Tensor], *, lr: float, clip: float = 1.0, weight_decay: float = 0.0,
-                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, whole: bool = False, variant: str = "paper"):
+    def __init__(
+        self, params: Sequence[Tensor], twins: Sequence[Tensor], *, lr: float, clip: float = 1.0,
+        weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, whole: bool = False,
+        variant: str = "paper",
+    ):
         check_variant(variant)
         # As in ClippedAdamW: decay shrinks matrices alone.
-        super().__init__([{"params": [p for p in params if p.dim() > 1], "weight_decay": weight_decay},
-                          {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0}], lr=lr, betas=betas, eps=eps, fused=True)
+        super().__init__(
+            [
+                {"params": [p for p in params if p.dim() > 1], "weight_decay": weight_decay},
+                {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0},
+            ],
+            lr=lr, betas=betas, eps=eps, fused=True,
+        )
         self.pairs = list(zip(params, twins, strict=True))
         self.clip, self.whole, self.raw = clip, whole, variant == "released"
         self.mu: float | Callable[[float], float] = 0.0
@@ -188,7 +210,8 @@ class AlignedAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self) -> Tensor:
-        """Update; the norm of what Eq. (8) gives, before the clipping, comes back. One that is not finite changes nothing."""
+        """Update; the norm of what Eq. (8) gives, before the clipping, comes back. One that is not finite changes
+        nothing."""
         there = [(p, twin) for p, twin in self.pairs if p.grad is not None or twin.grad is not None]
         if not there:
             return torch.zeros(())
@@ -204,7 +227,9 @@ class AlignedAdamW(torch.optim.AdamW):
         # What Eq. (8) gives is a r + b g, and its norm needs no further look at the tensors.
         a = [(1 - mu) * (length or 0.0) for length in lengths]
         b = [1.0 if length is None and self.raw else mu for length in lengths]
-        square = sum(a * a * r * r + 2 * a * b * dot + b * b * g * g for a, b, dot, g, r in zip(a, b, dots, g_norms, r_norms))
+        square = sum(
+            a * a * r * r + 2 * a * b * dot + b * b * g * g for a, b, dot, g, r in zip(a, b, dots, g_norms, r_norms)
+        )
         norm = math.sqrt(abs(square))  # rounding may leave less than 0
         if math.isfinite(norm):
             clip = min(1.0, self.clip / (norm + 1e-6))

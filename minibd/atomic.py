@@ -11,7 +11,8 @@ from minibd.records import BadInput
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A hidden name beside `path` to write to. When the block ends it takes `path`'s place in one step; if it fails, it is gone.
+    """A hidden name beside `path` to write to. When the block ends it takes `path`'s place in one step; if it fails, it
+    is gone.
 
     What the system refuses (no space, no permission, a file where a folder is needed) is raised as BadInput.
     """
@@ -21,7 +22,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield draft
         os.replace(draft, path)
     except OSError as error:
-        raise BadInput(f"cannot write {path} ({error.strerror or error}): free some space or name another place") from None
+        raise BadInput(
+            f"cannot write {path} ({error.strerror or error}): free some space or name another place"
+        ) from None
     finally:
         with suppress(OSError):  # it has moved, or was never there
             draft.unlink()

@@ -1,4 +1,5 @@
-"""What the mitigations that mend a classifier with a few clean rows share: the weights it had before, how much of it to keep, the last training.
+"""What the mitigations that mend a classifier with a few clean rows share: the weights it had before, how much of it to
+keep, the last training.
 
     counterparts   which of the victim's weights w_B have one in w_Pre, the pre-trained weights it came from, or why it did not come from them
     blend          a copy of the victim with w_B where it is kept and w_Pre elsewhere
@@ -8,8 +9,9 @@
 
 The first four serve finemix and finepurify of mitigations/, the last reinit and fineprune too.
 
-Choices: the classifier and a language-model head have no counterpart, whatever w_Pre holds under their names, since the one is the task's
-and the other is not asked here; the pooler has one where w_Pre brings its own (a folder loaded for classification) and not a new one.
+Choices: the classifier and a language-model head have no counterpart, whatever w_Pre holds under their names, since the
+one is the task's and the other is not asked here; the pooler has one where w_Pre brings its own (a folder loaded for
+classification) and not a new one.
 """
 from __future__ import annotations
 
@@ -31,11 +33,16 @@ from minibd.train import Log, Schedule, cross_entropy, fit
 
 OnStage = Callable[[str, Checkpoint, float], None]  # a model's name, the model, the seconds it took
 WORD = "embeddings.word.weight"
-RELATED = 0.5  # another model's correlation is about 0; that of weights/bert with what it came from, 17 passes at high rates before, is 0.94
+# another model's correlation is about 0; that of weights/bert with what it came from, 17 passes at high rates before,
+# is 0.94
+RELATED = 0.5
 RHOS = tuple(i / 10 for i in range(1, 10))  # the shares that a search may choose
-# Numbers of a config that may differ: the heads, rows that are compared token by token, and chance, which no weight depends on.
-FREE = {"vocab", "positions", "labels", "bottleneck", "mlm", "lm", "tied", "pad", "dropout", "embedding_dropout", "attention_dropout",
-        "classifier_dropout"}
+# Numbers of a config that may differ: the heads, rows that are compared token by token, and chance, which no weight
+# depends on.
+FREE = {
+    "vocab", "positions", "labels", "bottleneck", "mlm", "lm", "tied", "pad", "dropout", "embedding_dropout",
+    "attention_dropout", "classifier_dropout",
+}
 MEND = "give the checkpoint that the victim was fine-tuned from"
 
 
@@ -45,8 +52,8 @@ MEND = "give the checkpoint that the victim was fine-tuned from"
 class Counterparts:
     """w_Pre as the victim's weights are named, shaped and typed, on its device; do not write into it.
 
-    A word row that only the victim has is the victim's own there, so that whoever resets it changes nothing. kept: tensors, and such rows,
-    without a counterpart. correlation: of w_B and w_Pre, see `related`.
+    A word row that only the victim has is the victim's own there, so that whoever resets it changes nothing. kept:
+    tensors, and such rows, without a counterpart. correlation: of w_B and w_Pre, see `related`.
     """
     weights: dict[str, Tensor]
     kept: tuple[str, ...]
@@ -54,7 +61,8 @@ class Counterparts:
 
 
 def counterparts(victim: Checkpoint, pretrained: Checkpoint) -> Counterparts:
-    """Raises BadInput where `pretrained` is of another architecture, shape or vocabulary; says so where it is a stranger of the same shape."""
+    """Raises BadInput where `pretrained` is of another architecture, shape or vocabulary; says so where it is a
+    stranger of the same shape."""
     _check_config(victim, pretrained)
     rows = _shared_rows(victim, pretrained)
     theirs, new = dict(pretrained.model.named_parameters()), (pretrained.history or [{}])[-1].get("new", ())
@@ -69,17 +77,24 @@ def counterparts(victim: Checkpoint, pretrained: Checkpoint) -> Counterparts:
             if alone := sorted(set(range(len(own))) - set(rows)):
                 kept.append(f"{name}: {len(alone)} of {len(own)} rows, from {alone[0]} to {alone[-1]}")
         elif there.shape != own.shape:
-            raise BadInput(f"{name} is {tuple(there.shape)} in the pre-trained model and {tuple(own.shape)} in the victim: {MEND}")
+            raise BadInput(
+                f"{name} is {tuple(there.shape)} in the pre-trained model and {tuple(own.shape)} in the victim: {MEND}"
+            )
         else:
             weights[name] = there.detach().to(own)
     if not (correlation := related(victim, weights)) >= RELATED:
-        print(f"warning: the victim's weights correlate {correlation:.3f} with the pre-trained ones, which is under {RELATED}: it was hardly "
-              f"fine-tuned from them; {MEND}", file=sys.stderr)
+        print(
+            f"warning: the victim's weights correlate {correlation:.3f} with the pre-trained ones, which is under "
+            f"{RELATED}: it was hardly "
+            f"fine-tuned from them; {MEND}",
+            file=sys.stderr,
+        )
     return Counterparts(weights, tuple(kept), correlation)
 
 
 def related(victim: Checkpoint, weights: Mapping[str, Tensor]) -> float:
-    """Pearson's correlation of w_B and w_Pre over the scalars of all matrices, each centred on its own mean; 0 where one does not vary.
+    """Pearson's correlation of w_B and w_Pre over the scalars of all matrices, each centred on its own mean; 0 where
+    one does not vary.
 
     Vectors do not enter: a norm's scale is near 1 in every model.
     """
@@ -95,30 +110,42 @@ def related(victim: Checkpoint, weights: Mapping[str, Tensor]) -> float:
 def _check_config(victim: Checkpoint, pretrained: Checkpoint) -> None:
     ours, theirs = victim.model, pretrained.model
     if type(ours) is not type(theirs):
-        raise BadInput(f"the pre-trained model is a {hf_mapping_of(theirs).model_type} and the victim a {hf_mapping_of(ours).model_type}: {MEND}")
+        raise BadInput(
+            f"the pre-trained model is a {hf_mapping_of(theirs).model_type} and the victim a "
+            f"{hf_mapping_of(ours).model_type}: {MEND}"
+        )
     for name in (field.name for field in fields(ours.config)):
         if name not in FREE and getattr(ours.config, name) != getattr(theirs.config, name):
-            raise BadInput(f"the pre-trained model has {name} {getattr(theirs.config, name)!r} and the victim {getattr(ours.config, name)!r}: "
-                           f"{MEND}")
+            raise BadInput(
+                f"the pre-trained model has {name} {getattr(theirs.config, name)!r} and the victim "
+                f"{getattr(ours.config, name)!r}: "
+                f"{MEND}"
+            )
 
 
 def _shared_rows(victim: Checkpoint, pretrained: Checkpoint) -> list[int]:
-    """Ids of the word rows that both models have, for the same token. Padding rows that no tokenizer knows are among them.
+    """Ids of the word rows that both models have, for the same token. Padding rows that no tokenizer knows are among
+    them.
 
     A token that was added after the pre-training has at most a padding row there, and no counterpart.
     """
-    ours, theirs = ({i: token for token, i in ckpt.tokenizer.backend.get_vocab().items()} for ckpt in (victim, pretrained))
+    ours, theirs = (
+        {i: token for token, i in ckpt.tokenizer.backend.get_vocab().items()} for ckpt in (victim, pretrained)
+    )
     n = min(len(ckpt.model.embeddings.word.weight) for ckpt in (victim, pretrained))
     for i in range(n):
         if i in ours and i in theirs and ours[i] != theirs[i]:
-            raise BadInput(f"token {i} is {theirs[i]!r} in the pre-trained vocabulary and {ours[i]!r} in the victim's: {MEND}")
+            raise BadInput(
+                f"token {i} is {theirs[i]!r} in the pre-trained vocabulary and {ours[i]!r} in the victim's: {MEND}"
+            )
     return [i for i in range(n) if i in theirs or i not in ours]
 
 
 # ---- how much of the victim is kept
 
 def blend(victim: Checkpoint, before: Counterparts, keep: Mapping[str, Tensor]) -> Checkpoint:
-    """A copy of `victim`: its own weights where `keep` is True, w_Pre where it is False. What has no counterpart stays."""
+    """A copy of `victim`: its own weights where `keep` is True, w_Pre where it is False. What has no counterpart
+    stays."""
     made = checkpoint.copy(victim)
     with torch.no_grad():
         for name, weight in before.weights.items():
@@ -128,7 +155,8 @@ def blend(victim: Checkpoint, before: Counterparts, keep: Mapping[str, Tensor]) 
 
 
 def smallest_share(scores: Mapping[str, Tensor], rho: float) -> dict[str, Tensor]:
-    """True at the share `rho` of all scalars, over all tensors together, whose scores are the smallest; where some are equal, at a few more."""
+    """True at the share `rho` of all scalars, over all tensors together, whose scores are the smallest; where some are
+    equal, at a few more."""
     flat = torch.cat([values.flatten() for values in scores.values()])
     k = round(rho * len(flat))
     edge = flat.kthvalue(k).values if k else -torch.inf
@@ -145,10 +173,11 @@ def check_rho(rho: float | None, drop: float) -> None:
 
 def search_rho(made: Callable[[float], Checkpoint], validation: Examples, floor: float,
              rhos: Sequence[float]) -> tuple[float, Checkpoint, list[list[float]]]:
-    """The smallest of `rhos` whose model `made(rho)` is right on the share `floor` of `validation`; the model; each [rho, accuracy] looked at.
+    """The smallest of `rhos` whose model `made(rho)` is right on the share `floor` of `validation`; the model; each
+    [rho, accuracy] looked at.
 
-    Bisection: of up to 15 shares four models at most, on the understanding that accuracy grows with rho. Where none will do, the
-    largest rho, with a word on it.
+    Bisection: of up to 15 shares four models at most, on the understanding that accuracy grows with rho. Where none
+    will do, the largest rho, with a word on it.
     """
     low, high, trials = 0, len(rhos), []  # rhos[:low] fall short, rhos[high] will do
     while low < high:
@@ -161,19 +190,27 @@ def search_rho(made: Callable[[float], Checkpoint], validation: Examples, floor:
             low, last = at + 1, ckpt
     if high < len(rhos):
         return rhos[high], found, trials
-    print(f"warning: no rho up to {rhos[-1]} is right on {100 * floor:.1f} % of {len(validation)} validation rows, the largest is on "
-          f"{100 * trials[-1][1]:.1f} %, and is taken: allow more with drop, or train longer", file=sys.stderr)
+    print(
+        f"warning: no rho up to {rhos[-1]} is right on {100 * floor:.1f} % of {len(validation)} validation rows, the "
+        "largest is on "
+        f"{100 * trials[-1][1]:.1f} %, and is taken: allow more with drop, or train longer",
+        file=sys.stderr,
+    )
     return rhos[-1], last, trials
 
 
 # ---- the last training
 
-def tune(theta: Checkpoint, clean: Sequence[Example], validation: Examples | None, schedule: Schedule, steps: int, *, seed: int, dtype: torch.dtype,
-         log: Log | None, name: str) -> Checkpoint:
-    """`theta`, which is a copy already, fine-tuned in place with cross-entropy: at its best epoch on `validation`, without them at its last.
+def tune(
+    theta: Checkpoint, clean: Sequence[Example], validation: Examples | None, schedule: Schedule, steps: int, *,
+    seed: int, dtype: torch.dtype, log: Log | None, name: str,
+) -> Checkpoint:
+    """`theta`, which is a copy already, fine-tuned in place with cross-entropy: at its best epoch on `validation`,
+    without them at its last.
 
-    Rows so few that the schedule's epochs fall short of `steps` steps are passed over more often, so that few rows do not mean little training;
-    the looks at `validation` stay about as many as the schedule has epochs, the last epoch among them.
+    Rows so few that the schedule's epochs fall short of `steps` steps are passed over more often, so that few rows do
+    not mean little training; the looks at `validation` stay about as many as the schedule has epochs, the last epoch
+    among them.
     """
     epochs = max(schedule.epochs, ceil(steps / ceil(max(1, len(clean)) / schedule.batch_size)))
     every, done = epochs // schedule.epochs, count(1)
@@ -181,26 +218,34 @@ def tune(theta: Checkpoint, clean: Sequence[Example], validation: Examples | Non
     def score(model: nn.Module) -> float:
         return float("-inf") if (epochs - next(done)) % every else accuracy(model, theta.tokenizer, validation)
 
-    fit(theta.model, theta.tokenizer, theta.tokenizer.encode(clean), cross_entropy, replace(schedule, epochs=epochs), seed=seed, dtype=dtype, log=log,
-        name=name, score=None if validation is None else score)
+    fit(
+        theta.model, theta.tokenizer, theta.tokenizer.encode(clean), cross_entropy, replace(schedule, epochs=epochs),
+        seed=seed, dtype=dtype, log=log, name=name, score=None if validation is None else score,
+    )
     return theta
 
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """What `blend_and_tune` makes: the model, its rho, each [rho, accuracy] that the search looked at, and the seconds that all of it took."""
+    """What `blend_and_tune` makes: the model, its rho, each [rho, accuracy] that the search looked at, and the seconds
+    that all of it took."""
+
     ckpt: Checkpoint
     rho: float
     trials: list[list[float]]
     seconds: float
 
 
-def blend_and_tune(victim: Checkpoint, blended: Callable[[float], Checkpoint], clean: Examples, validation: Examples | None, *, rho: float | None, drop: float,
-         schedule: Schedule | None, steps: int, seed: int, dtype: torch.dtype, log: Log | None, name: str, on_stage: OnStage | None,
-         rhos: Sequence[float] = RHOS) -> Repaired:
-    """`blended(rho)`, fine-tuned: at `rho`, or at the smallest of `rhos` that is accurate on `validation`, at most `drop` points under the victim.
+def blend_and_tune(
+    victim: Checkpoint, blended: Callable[[float], Checkpoint], clean: Examples, validation: Examples | None, *,
+    rho: float | None, drop: float, schedule: Schedule | None, steps: int, seed: int, dtype: torch.dtype,
+    log: Log | None, name: str, on_stage: OnStage | None, rhos: Sequence[float] = RHOS,
+) -> Repaired:
+    """`blended(rho)`, fine-tuned: at `rho`, or at the smallest of `rhos` that is accurate on `validation`, at most
+    `drop` points under the victim.
 
-    schedule: None leaves the fine-tuning out. on_stage: called with "mixed RHO" and each blend that is tried. The seconds are without on_stage's.
+    schedule: None leaves the fine-tuning out. on_stage: called with "mixed RHO" and each blend that is tried. The
+    seconds are without on_stage's.
     """
     seconds = 0.0
 
@@ -214,7 +259,10 @@ def blend_and_tune(victim: Checkpoint, blended: Callable[[float], Checkpoint], c
         if schedule is None:
             return mixed
         started = time.perf_counter()
-        tuned = tune(checkpoint.copy(mixed), clean, validation, schedule, steps, seed=seed, dtype=dtype, log=log, name=f"{name} {rho:g}")
+        tuned = tune(
+            checkpoint.copy(mixed), clean, validation, schedule, steps, seed=seed, dtype=dtype, log=log,
+            name=f"{name} {rho:g}",
+        )
         seconds += time.perf_counter() - started
         return tuned
 
@@ -222,5 +270,7 @@ def blend_and_tune(victim: Checkpoint, blended: Callable[[float], Checkpoint], c
         return Repaired(made(rho), rho, [], seconds)
     if not validation:
         raise BadInput("rho is searched on validation rows, and there are none: give some, or give rho, such as 0.3")
-    rho, ckpt, trials = search_rho(made, validation, accuracy(victim.model, victim.tokenizer, validation) - drop / 100, rhos)
+    rho, ckpt, trials = search_rho(
+        made, validation, accuracy(victim.model, victim.tokenizer, validation) - drop / 100, rhos
+    )
     return Repaired(ckpt, rho, trials, seconds)

@@ -1,22 +1,26 @@
 """Checkpoints in and out: one self-describing .safetensors file, or a Hugging Face folder. Pickles are refused.
 
 The file    tensors under our own names, head_mask among them; the metadata holds, as strings: "format" ("minibd 2"; "minibd 1" is read),
-            "config" (JSON of the model's config and "architecture"), "tokenizer" (the tokenizers library's JSON), "max_len",
-            "labels" and "history" (JSON lists).
+            "config" (JSON of the model's config and "architecture"), "tokenizer" (the tokenizers library's JSON),
+            "max_len", "labels" and "history" (JSON lists).
 The folder  config.json, model.safetensors (or shards and their index), tokenizer.json (or vocab.txt, or vocab.json and
-            merges.txt), as transformers writes and reads them. `save` adds minibd.json, {"history": [...], "head_mask": L
-            lists of H}.
+            merges.txt), as transformers writes and reads them. `save` adds minibd.json, {"history": [...], "head_mask":
+            L lists of H}.
 
-How transformers spells an architecture stands in its own file (models/bert.py: HF_MAPPING); nothing here knows one by name.
+How transformers spells an architecture stands in its own file (models/bert.py: HF_MAPPING); nothing here knows one by
+name.
 
 Five choices:
-1. A gate is folded into its columns of the output projection on the way into a folder, so that transformers gives the same
+1. A gate is folded into its columns of the output projection on the way into a folder, so that transformers gives the
+same
    logits. minibd.json keeps which gates were 0; those columns must be 0 when the folder is read again.
-2. A model without classifier has no pooler either (labels = 0): a bare encoder's pooler weights are used when `labels` asks
+2. A model without classifier has no pooler either (labels = 0): a bare encoder's pooler weights are used when `labels`
+asks
    for a classifier at loading, and left out otherwise.
 3. The names of a trained classifier's classes are the checkpoint's: `labels` given beside it must agree in number, and
    names the classes only where the checkpoint calls them LABEL_0, LABEL_1, ...
-4. Tensors are read file by file, each one straight into memory of its own and its final type: at its peak, loading holds
+4. Tensors are read file by file, each one straight into memory of its own and its final type: at its peak, loading
+holds
    the model and one shard. A folder of more than SHARD bytes is written in shards.
 5. Llama's two-layer head is two matrices without anything between them: a folder, where transformers knows one, holds
    their product. The logits are the same; the head that comes back has one layer.
@@ -52,24 +56,34 @@ FORMATS = (FORMAT, "minibd 1")  # those that are read
 # What a file of format "minibd 1" names otherwise: entries of its config, and beginnings of its tensors' names.
 RENAMED_CONFIG = {"kinds": "type_vocab_size"}
 RENAMED_TENSORS = {"embeddings.kind.": "embeddings.token_type."}
-HF_MAPPINGS = {mapping.model_type: mapping for mapping in (m.HF_MAPPING for m in (bert, roberta, distilbert, llama, gpt2))}
+HF_MAPPINGS = {
+    mapping.model_type: mapping for mapping in (m.HF_MAPPING for m in (bert, roberta, distilbert, llama, gpt2))
+}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 HEADS = ("pooler", "classifier", "mlm", "lm")   # parts that a model may lack, or have only for another purpose
 FEW = 5                                  # names shown in an error line
 # What a folder is read from, beside its weights.
-BESIDE = ("config.json", "minibd.json", "model.safetensors.index.json", "tokenizer_config.json", "tokenizer.json", "vocab.txt", "vocab.json",
-          "merges.txt")
+BESIDE = (
+    "config.json", "minibd.json", "model.safetensors.index.json", "tokenizer_config.json", "tokenizer.json",
+    "vocab.txt", "vocab.json", "merges.txt",
+)
 SHARD = 5_000_000_000                    # bytes of a folder's largest weight file, as transformers has it
-# The tokens that a tokenizer may have for each purpose; the first that is there is named in the folder's tokenizer_config.json.
-SPECIAL = {"unk_token": ("[UNK]", "<unk>"), "sep_token": ("[SEP]", "</s>"), "cls_token": ("[CLS]", "<s>"), "mask_token": ("[MASK]", "<mask>")}
+# The tokens that a tokenizer may have for each purpose; the first that is there is named in the folder's
+# tokenizer_config.json.
+SPECIAL = {
+    "unk_token": ("[UNK]", "<unk>"), "sep_token": ("[SEP]", "</s>"), "cls_token": ("[CLS]", "<s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+}
 CAUSAL_SPECIAL = {"unk_token": ("<unk>",), "bos_token": ("<|begin_of_text|>", "<s>", "<|endoftext|>"),
                   "eos_token": ("<|end_of_text|>", "</s>", "<|endoftext|>")}
 
 
 @dataclass
 class Checkpoint:
-    """A checkpoint in memory. `labels[i]` names class i; `history` is what was done to the model, oldest first, JSON-able."""
+    """A checkpoint in memory. `labels[i]` names class i; `history` is what was done to the model, oldest first,
+    JSON-able."""
+
     model: Encoder
     tokenizer: Tokenizer
     labels: tuple[str, ...]
@@ -80,10 +94,11 @@ def load(path: str | Path, device: torch.device | str = "cpu", *, labels: Sequen
          bottleneck: int = 0, dtype: torch.dtype = torch.float32) -> Checkpoint:
     """The checkpoint at `path`, a file or a folder, in eval mode, its weights in `dtype`.
 
-    A checkpoint without classifier gets a new one for the classes `labels`, N(0, 0.02) drawn from `seed`, and the history
-    says so; its language-model head is left behind, unless it is the word embedding itself. Without `labels` it stays an encoder.
-    bottleneck: the width of a new two-layer head, D -> bottleneck -> C without anything between (Llama; MuScleLoRA has 16).
-    Raises BadInput on whatever cannot be read whole and exactly.
+    A checkpoint without classifier gets a new one for the classes `labels`, N(0, 0.02) drawn from `seed`, and the
+    history says so; its language-model head is left behind, unless it is the word embedding itself. Without `labels` it
+    stays an encoder.
+    bottleneck: the width of a new two-layer head, D -> bottleneck -> C without anything between (Llama; MuScleLoRA has
+    16). Raises BadInput on whatever cannot be read whole and exactly.
     """
     path = Path(path)
     if path.suffix.lower() in PICKLES and not path.is_dir():
@@ -110,7 +125,8 @@ def load(path: str | Path, device: torch.device | str = "cpu", *, labels: Sequen
 
 
 def _headed(path: Path, stored: _Stored, classes: int, bottleneck: int) -> object:
-    """The config with a classifier and without a language-model head of its own, which would only grow stale beside it."""
+    """The config with a classifier and without a language-model head of its own, which would only grow stale beside
+    it."""
     config = replace(stored.config, labels=classes)
     if hasattr(config, stored.mapping.lm):
         config = replace(config, **{stored.mapping.lm: False})
@@ -128,7 +144,9 @@ def save(ckpt: Checkpoint, path: str | Path) -> None:
     """
     path = Path(path)
     if path.suffix.lower() in PICKLES:
-        raise BadInput(f"{path} is the name of a pickle, which is never written: end it in .safetensors, or name a folder")
+        raise BadInput(
+            f"{path} is the name of a pickle, which is never written: end it in .safetensors, or name a folder"
+        )
     _check_plain(ckpt.model, f"{path} would hold an encoder's own weights alone")
     try:
         if path.suffix == ".safetensors":
@@ -136,7 +154,8 @@ def save(ckpt: Checkpoint, path: str | Path) -> None:
                 _write_file(ckpt, draft)
             return
         _check_target(path)
-        draft = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}")    # same disk, so that a rename is one step
+        # same disk, so that a rename is one step
+        draft = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}")
         try:
             draft.parent.mkdir(parents=True, exist_ok=True)
             _write_folder(ckpt, draft)
@@ -148,12 +167,15 @@ def save(ckpt: Checkpoint, path: str | Path) -> None:
 
 
 def sha256(path: str | Path) -> dict[str, str]:
-    """Of each file that `load(path)` reads, by its name: the one file, or a folder's weights, config, tokenizer and history."""
+    """Of each file that `load(path)` reads, by its name: the one file, or a folder's weights, config, tokenizer and
+    history."""
     path = Path(path)
     if not path.exists():
         raise BadInput(f"{path} does not exist: name a checkpoint, a .safetensors or a Hugging Face folder")
     found = {}
-    for file in [path] if path.is_file() else [*_hf_files(path), *(file for name in BESIDE if (file := path / name).is_file())]:
+    for file in (
+        [path] if path.is_file() else [*_hf_files(path), *(file for name in BESIDE if (file := path / name).is_file())]
+    ):
         digest = hashlib.sha256()
         with open(file, "rb") as opened:
             while part := opened.read(1 << 20):
@@ -165,17 +187,22 @@ def sha256(path: str | Path) -> dict[str, str]:
 def _check_plain(model: Encoder, why: str) -> None:
     """Refuses what would be lost: weights that a method put in."""
     if strangers := sorted(model.state_dict().keys() ^ _shapes(hf_mapping_of(model), model.config).keys()):
-        raise BadInput(f"{why}, and this model has others put in or missing ({strangers[0]}): merge low-rank layers first; a model with "
-                       "adapters or a prefix cannot be saved, its scores are the result")
+        raise BadInput(
+            f"{why}, and this model has others put in or missing ({strangers[0]}): merge low-rank layers first; a "
+            "model with "
+            "adapters or a prefix cannot be saved, its scores are the result"
+        )
 
 
 def copy(ckpt: Checkpoint) -> Checkpoint:
-    """The same checkpoint with a model of its own; `text` is shared. A mitigation works on the copy, never on its victim."""
+    """The same checkpoint with a model of its own; `text` is shared. A mitigation works on the copy, never on its
+    victim."""
     return Checkpoint(copying.deepcopy(ckpt.model), ckpt.tokenizer, ckpt.labels, copying.deepcopy(ckpt.history))
 
 
 def headless(ckpt: Checkpoint) -> Checkpoint:
-    """A copy without pooler and classifier, as a pre-trained model is handed out: whoever fine-tunes it gets a new head."""
+    """A copy without pooler and classifier, as a pre-trained model is handed out: whoever fine-tunes it gets a new
+    head."""
     none = {name: 0 for name in ("labels", "bottleneck") if name in {field.name for field in fields(ckpt.model.config)}}
     return _resized(ckpt, replace(ckpt.model.config, **none), ())
 
@@ -186,29 +213,38 @@ def with_head(ckpt: Checkpoint, labels: Sequence[str], seed: int) -> Checkpoint:
 
 
 def with_mlm(ckpt: Checkpoint, seed: int) -> Checkpoint:
-    """A copy without classifier and with a masked-language-model head: its own, or a new one drawn from `seed`. Raises BadInput."""
+    """A copy without classifier and with a masked-language-model head: its own, or a new one drawn from `seed`. Raises
+    BadInput."""
     encoder = headless(ckpt)
     if not hasattr(encoder.model.config, "mlm"):
-        raise BadInput(f"a {hf_mapping_of(ckpt.model).model_type} reads from left to right and fills no masks: use a BERT, RoBERTa or DistilBERT")
+        raise BadInput(
+            f"a {hf_mapping_of(ckpt.model).model_type} reads from left to right and fills no masks: use a BERT, "
+            "RoBERTa or DistilBERT"
+        )
     return _resized(encoder, replace(encoder.model.config, mlm=True), (), seed)
 
 
 def to_tune(ckpt: Checkpoint, labels: Sequence[str], seed: int, keep_head: bool) -> Checkpoint:
-    """What a fine-tuning of `ckpt` starts from: a copy with a new classifier for the classes `labels`, or with its own where `keep_head`.
+    """What a fine-tuning of `ckpt` starts from: a copy with a new classifier for the classes `labels`, or with its own
+    where `keep_head`.
 
     The new one is drawn from seed + 1: whoever trained `ckpt` with the same seed began with another.
     """
     if not keep_head:
         return with_head(headless(ckpt), labels, seed + 1)
     if not ckpt.labels:
-        raise BadInput("keep_head: this checkpoint has no classifier to keep, leave it out: fine-tune it with a new one")
+        raise BadInput(
+            "keep_head: this checkpoint has no classifier to keep, leave it out: fine-tune it with a new one"
+        )
     return copy(ckpt)
 
 
 def new_classifier(ckpt: Checkpoint, labels: Sequence[str], seed: int, bottleneck: int = 0) -> Checkpoint:
-    """A copy with a new last layer for the classes `labels`, drawn from seed + 1; the penultimate one that is there stays: BERT's is pre-trained.
+    """A copy with a new last layer for the classes `labels`, drawn from seed + 1; the penultimate one that is there
+    stays: BERT's is pre-trained.
 
-    bottleneck: the penultimate layer's width where the architecture lets one choose (Llama); at another width it is new, too.
+    bottleneck: the penultimate layer's width where the architecture lets one choose (Llama); at another width it is
+    new, too.
     """
     config = replace(ckpt.model.config, labels=len(labels))
     if hasattr(config, "bottleneck"):
@@ -216,8 +252,11 @@ def new_classifier(ckpt: Checkpoint, labels: Sequence[str], seed: int, bottlenec
     return _resized(ckpt, config, tuple(labels), seed + 1, drop="classifier.")
 
 
-def _resized(ckpt: Checkpoint, config: object, labels: tuple[str, ...], seed: int = 0, drop: str | None = None) -> Checkpoint:
-    """A copy with `config`'s parts: those that it does not have are left behind, those that are new are drawn from `seed`.
+def _resized(
+    ckpt: Checkpoint, config: object, labels: tuple[str, ...], seed: int = 0, drop: str | None = None
+) -> Checkpoint:
+    """A copy with `config`'s parts: those that it does not have are left behind, those that are new are drawn from
+    `seed`.
 
     drop: how the names of parts begin that are drawn anew although they are there.
     """
@@ -246,7 +285,9 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """`tensors` by their names on disk; `spell` says where one of ours lies. `pruned` (L, H) is True at the gates that minibd.json has at 0."""
+    """`tensors` by their names on disk; `spell` says where one of ours lies. `pruned` (L, H) is True at the gates that
+    minibd.json has at 0."""
+
     mapping: HFMapping
     config: object
     tokenizer: Tokenizer
@@ -276,7 +317,9 @@ def _read_file(path: Path) -> _Stored:
         raise BadInput(f"{path} names {len(labels)} labels, its config {config.labels}: save it again")
     max_len = _json(path, metadata["max_len"], int)
     if not 3 <= max_len <= config.longest:
-        raise BadInput(f"{path}: max_len {max_len} is not from 3 to the model's {config.longest} positions: save it again")
+        raise BadInput(
+            f"{path}: max_len {max_len} is not from 3 to the model's {config.longest} positions: save it again"
+        )
     tokenizer = Tokenizer(_tokenizer(path, metadata["tokenizer"], config), max_len, config.pad)
     history = _history(path, _json(path, metadata["history"], list))
     return _Stored(mapping, config, tokenizer, tuple(map(str, labels)), history, tensors, HFTensor)
@@ -295,7 +338,9 @@ def _read_folder(path: Path) -> _Stored:
     mapping = _mapping(file, "model_type", values.get("model_type"))
     _check_hf(file, mapping, values)
     tensors = _hf_tensors(path, mapping)
-    ours = {name: values[key] for name, key in mapping.config.items() if values.get(key) is not None} | mapping.from_hf(values)
+    ours = {name: values[key] for name, key in mapping.config.items() if values.get(key) is not None} | mapping.from_hf(
+        values
+    )
     if ours.get("tied", True):
         _drop_copies(path, mapping, tensors)
     if mapping.lm in {field.name for field in fields(mapping.config_class)}:
@@ -313,7 +358,9 @@ def _read_folder(path: Path) -> _Stored:
 
 def _mapping(where: Path, key: str, name: object) -> HFMapping:
     if name not in HF_MAPPINGS:
-        raise BadInput(f"{where}: {key} is {name!r}, only {', '.join(HF_MAPPINGS)} are known here: use another checkpoint")
+        raise BadInput(
+            f"{where}: {key} is {name!r}, only {', '.join(HF_MAPPINGS)} are known here: use another checkpoint"
+        )
     return HF_MAPPINGS[name]
 
 
@@ -321,7 +368,9 @@ def _header(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
     """The tensors' places and the metadata of one .safetensors file."""
     try:
         with safe_open(file, framework="pt") as f:
-            return {name: _Place(file, name, tuple(f.get_slice(name).get_shape())) for name in f.keys()}, f.metadata() or {}
+            return {
+                name: _Place(file, name, tuple(f.get_slice(name).get_shape())) for name in f.keys()
+            }, f.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{file} cannot be read ({_reason(error)}): download or save it again") from None
 
@@ -332,7 +381,9 @@ def _check_hf(file: Path, mapping: HFMapping, values: dict) -> None:
     """config.json asks for nothing that the architecture's file does not compute."""
     for key, known in {**mapping.known, "problem_type": ("single_label_classification", None)}.items():
         if values.get(key) not in known:
-            raise BadInput(f"{file}: {key} is {values.get(key)!r}, only {known[0]!r} is known here: use another checkpoint")
+            raise BadInput(
+                f"{file}: {key} is {values.get(key)!r}, only {known[0]!r} is known here: use another checkpoint"
+            )
 
 
 def _hf_tensors(path: Path, mapping: HFMapping) -> dict[str, _Place]:
@@ -370,12 +421,15 @@ def _modern(mapping: HFMapping, name: str) -> str:
 
 
 def _drop_copies(path: Path, mapping: HFMapping, tensors: dict[str, _Place]) -> None:
-    """A tied tensor is stored once, or twice and equal; under whichever name, it stays in `tensors` under its twin's."""
+    """A tied tensor is stored once, or twice and equal; under whichever name, it stays in `tensors` under its
+    twin's."""
     for name, twin in mapping.tied.items():
         if name in tensors and twin in tensors:
             copy, original = (_values(tensors[n]) for n in (name, twin))
             if not torch.equal(copy, original):
-                raise BadInput(f"{path}: {name} differs from {twin}, and only a tied language-model head is known here: tie them")
+                raise BadInput(
+                    f"{path}: {name} differs from {twin}, and only a tied language-model head is known here: tie them"
+                )
             del tensors[name]
         elif name in tensors:
             tensors[twin] = tensors.pop(name)
@@ -389,7 +443,9 @@ def _hf_labels(path: Path, values: dict, classes: int) -> tuple[str, ...]:
     if not names or not classes:
         return tuple(f"LABEL_{i}" for i in range(classes))
     if not isinstance(names, dict) or {str(key) for key in names} != {str(i) for i in range(classes)}:
-        raise BadInput(f"{path / 'config.json'}: id2label does not name the classifier's classes 0 to {classes - 1}: mend it")
+        raise BadInput(
+            f"{path / 'config.json'}: id2label does not name the classifier's classes 0 to {classes - 1}: mend it"
+        )
     return tuple(str(names[str(i)]) for i in range(classes))
 
 
@@ -405,13 +461,21 @@ def _hf_text(path: Path, mapping: HFMapping, config: object) -> Tokenizer:
         return _wordpiece(path / "vocab.txt", values, config, max_len)
     if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
         vocab = _json(path / "vocab.json", _text(path / "vocab.json"), dict)
-        merges = [tuple(line.split()) for line in _text(path / "merges.txt").split("\n") if line.strip() and not line.startswith("#version")]
+        merges = [
+            tuple(line.split())
+            for line in _text(path / "merges.txt").split("\n")
+            if line.strip() and not line.startswith("#version")
+        ]
         with _named(path):
-            tokenizer = Tokenizer.from_merges(vocab, merges, max_len, config.pad, not mapping.model.causal, bool(values.get("add_prefix_space")))
+            tokenizer = Tokenizer.from_merges(
+                vocab, merges, max_len, config.pad, not mapping.model.causal, bool(values.get("add_prefix_space"))
+            )
         return Tokenizer(_tokenizer(path / "vocab.json", tokenizer.backend.to_str(), config), max_len, config.pad)
     if (path / "tokenizer.model").is_file():
-        raise BadInput(f"{path} holds a SentencePiece tokenizer.model alone: write its tokenizer.json with transformers, "
-                       f"AutoTokenizer.from_pretrained(...).save_pretrained(...)")
+        raise BadInput(
+            f"{path} holds a SentencePiece tokenizer.model alone: write its tokenizer.json with transformers, "
+            f"AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
     raise BadInput(f"{path} holds no tokenizer.json, vocab.txt, or vocab.json with merges.txt: put one of them there")
 
 
@@ -435,14 +499,17 @@ def _pruned(file: Path, mask: object, config: object) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         gates = torch.empty(0)
     if gates.shape != (config.layers, config.heads):
-        raise BadInput(f"{file}: head_mask is not {config.layers} lists of {config.heads} numbers: mend or delete the file")
+        raise BadInput(
+            f"{file}: head_mask is not {config.layers} lists of {config.heads} numbers: mend or delete the file"
+        )
     return gates == 0
 
 
 # ---- the tensors
 
 class _NoDraws(TorchFunctionMode):
-    """Modules keep their weights as they were allotted: on the meta device a draw imports torch's compiler, for a second."""
+    """Modules keep their weights as they were allotted: on the meta device a draw imports torch's compiler, for a
+    second."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return None if getattr(func, "__module__", "") == "torch.nn.init" else func(*args, **(kwargs or {}))
@@ -460,8 +527,10 @@ def _shapes(mapping: HFMapping, config: object) -> dict[str, tuple[int, ...]]:
 
 def _model(path: Path, stored: _Stored, config: object, fresh: Iterable[str], dtype: torch.dtype) -> Encoder:
     """The model with its tensors; those of `fresh` are zeros yet."""
-    if config.layers > len(stored.tensors):              # before as many blocks are built
-        raise BadInput(f"{path}: its config has {config.layers} layers, more than the {len(stored.tensors)} tensors it holds")
+    if config.layers > len(stored.tensors):  # before as many blocks are built
+        raise BadInput(
+            f"{path}: its config has {config.layers} layers, more than the {len(stored.tensors)} tensors it holds"
+        )
     model = _empty(stored.mapping, config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     folder = stored.spell is not HFTensor                 # a file holds head_mask; a folder's is in minibd.json
@@ -469,7 +538,9 @@ def _model(path: Path, stored: _Stored, config: object, fresh: Iterable[str], dt
     left = _left_behind(stored, config)
     there = {name: place for name, place in stored.tensors.items() if name not in left}
     _check_names(path, stored.mapping, {hf_tensor.name for hf_tensor in wanted.values()}, there)
-    _check_shapes(path, {hf_tensor.name: _shape_there(shapes[name], hf_tensor) for name, hf_tensor in wanted.items()}, there)
+    _check_shapes(
+        path, {hf_tensor.name: _shape_there(shapes[name], hf_tensor) for name, hf_tensor in wanted.items()}, there
+    )
     tensors = _read(there, wanted, dtype)
     tensors |= {name: torch.zeros(shapes[name], dtype=dtype) for name in fresh}
     if folder:
@@ -481,7 +552,8 @@ def _model(path: Path, stored: _Stored, config: object, fresh: Iterable[str], dt
 
 
 def _left_behind(stored: _Stored, config: object) -> set[str]:
-    """Names on disk of what the checkpoint has and `config` does not ask for: a bare encoder's pooler, a replaced LM head."""
+    """Names on disk of what the checkpoint has and `config` does not ask for: a bare encoder's pooler, a replaced LM
+    head."""
     parts = {f"{part}.{leaf}" for part in HEADS if part in stored.mapping.names for leaf in ("weight", "bias")}
     held = (parts | set(_shapes(stored.mapping, stored.config))) - set(_shapes(stored.mapping, config))
     return {stored.spell(name).name for name in held if name.split(".")[0] in HEADS}
@@ -513,7 +585,9 @@ def _read(there: dict[str, _Place], wanted: dict[str, HFTensor], dtype: torch.dt
         with _opened(file) as f:
             for ours, hf_tensor in wanted.items():
                 if there[hf_tensor.name].file == file:
-                    tensors[ours] = _float(there[hf_tensor.name], f.get_tensor(there[hf_tensor.name].name), hf_tensor, dtype)
+                    tensors[ours] = _float(
+                        there[hf_tensor.name], f.get_tensor(there[hf_tensor.name].name), hf_tensor, dtype
+                    )
     return tensors
 
 
@@ -535,8 +609,10 @@ def _opened(file: Path) -> Iterator[safe_open]:
 def _float(place: _Place, tensor: Tensor, hf_tensor: HFTensor, dtype: torch.dtype) -> Tensor:
     """Our part of the tensor on disk, in memory of its own: the file may change afterwards."""
     if tensor.dtype not in FLOATS:
-        raise BadInput(f"{place.file}: {place.name} is {str(tensor.dtype).removeprefix('torch.')}, not a float of 16, 32 or "
-                       f"64 bits: use a checkpoint that is not quantised")
+        raise BadInput(
+            f"{place.file}: {place.name} is {str(tensor.dtype).removeprefix('torch.')}, not a float of 16, 32 or "
+            f"64 bits: use a checkpoint that is not quantised"
+        )
     tensor = (tensor.T if hf_tensor.transposed else tensor).chunk(hf_tensor.of)[hf_tensor.part]
     tensor = tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
     # The extremes are NaN if any element is, in one pass and without a mask in memory.
@@ -579,7 +655,10 @@ def _config(where: Path, mapping: HFMapping, values: dict) -> object:
         if name not in values and field.default is MISSING:
             raise BadInput(f"{where}: the config lacks {said.get(name, name)}: add it")
         if name in values and not _fits(name, field.type, values[name]):
-            raise BadInput(f"{where}: {said.get(name, name)} is {values[name]!r}, which no {mapping.model_type} has: mend the config")
+            raise BadInput(
+                f"{where}: {said.get(name, name)} is {values[name]!r}, which no {mapping.model_type} has: mend the "
+                "config"
+            )
     with _named(where):
         config = mapping.config_class(**values)
     if config.pad >= config.vocab:
@@ -591,7 +670,9 @@ def _fits(name: str, kind: str, value: object) -> bool:
     if kind == "int":
         return type(value) is int and value >= (0 if name in ("labels", "pad", "bottleneck") else 1)
     if kind == "float":
-        return type(value) in (int, float) and (0 <= value < 1 if "dropout" in name else 0 < value < (1 if name == "eps" else float("inf")))
+        return type(value) in (int, float) and (
+            0 <= value < 1 if "dropout" in name else 0 < value < (1 if name == "eps" else float("inf"))
+        )
     return kind not in ("bool", "str") or type(value).__name__ == kind
 
 
@@ -611,11 +692,15 @@ def _history(where: Path, history: object) -> list[dict]:
 def _tokenizer(where: Path, source: str, config: object) -> BackendTokenizer:
     try:
         tokenizer = BackendTokenizer.from_str(source)
-    except Exception as error:                           # the library raises nothing narrower
-        raise BadInput(f"{where}: its tokenizer cannot be read ({_reason(error)}): take the model's tokenizer.json") from None
+    except Exception as error:  # the library raises nothing narrower
+        raise BadInput(
+            f"{where}: its tokenizer cannot be read ({_reason(error)}): take the model's tokenizer.json"
+        ) from None
     top = max(tokenizer.get_vocab().values(), default=0)
     if top >= config.vocab:
-        raise BadInput(f"{where}: the tokenizer's token {top} is beyond the model's {config.vocab}: take both from one model")
+        raise BadInput(
+            f"{where}: the tokenizer's token {top} is beyond the model's {config.vocab}: take both from one model"
+        )
     return tokenizer
 
 
@@ -643,7 +728,8 @@ def _save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, st
 
 
 def _order_metadata(file: Path) -> None:
-    """The metadata's keys in order: the library's is another each time, and the same model must have the same sha256."""
+    """The metadata's keys in order: the library's is another each time, and the same model must have the same
+    sha256."""
     with open(file, "r+b") as f:                         # 8 bytes of length n, n bytes of JSON and blanks, tensors
         size = int.from_bytes(f.read(8), "little")
         header = json.loads(f.read(size))
@@ -742,7 +828,9 @@ def _hf_state(model: Encoder) -> dict[str, Tensor]:
         tokens = parts.setdefault(hf_tensor.name, [torch.empty(0)] * hf_tensor.of)
         tokens[hf_tensor.part] = tensor.T if hf_tensor.transposed else tensor
     # Side by side along their last axis where they are transposed, and for a bias along its only one.
-    return {name: torch.cat(tokens, dim=-1) if len(tokens) > 1 else tokens[0].contiguous() for name, tokens in parts.items()}
+    return {
+        name: torch.cat(tokens, dim=-1) if len(tokens) > 1 else tokens[0].contiguous() for name, tokens in parts.items()
+    }
 
 
 def hf_mapping_of(model: Encoder) -> HFMapping:
@@ -755,7 +843,8 @@ def _hf_config(ckpt: Checkpoint) -> dict:
     values = {"architectures": [_hf_class(model)], "model_type": mapping.model_type, "dtype": _dtype(model)}
     values |= {key: known[0] for key, known in mapping.known.items()}
     values |= {key: getattr(config, name) for name, key in mapping.config.items()} | mapping.to_hf(config)
-    if model.causal:                                     # where texts begin and end, or transformers takes its own default's ids
+    # where texts begin and end, or transformers takes its own default's ids
+    if model.causal:
         tokenizer, special = ckpt.tokenizer.backend, _special(ckpt)
         values |= {f"{key}_id": tokenizer.token_to_id(special.get(key, "")) for key in ("bos_token", "eos_token")}
     if config.labels:
@@ -768,7 +857,9 @@ def _hf_config(ckpt: Checkpoint) -> dict:
 def _hf_class(model: Encoder) -> str:
     """The transformers class of `model`: a classifier, a language model, or neither."""
     mapping, config = hf_mapping_of(model), model.config
-    return mapping.classes[0 if config.labels else 1 if getattr(config, mapping.lm, False) or getattr(config, "tied", False) else 2]
+    return mapping.classes[
+        0 if config.labels else 1 if getattr(config, mapping.lm, False) or getattr(config, "tied", False) else 2
+    ]
 
 
 def _dtype(model: Encoder) -> str:
@@ -779,14 +870,24 @@ def card(ckpt: Checkpoint) -> str:
     """The model card: a folder's README.md."""
     config, mapping = ckpt.model.config, hf_mapping_of(ckpt.model)
     name = mapping.model_type
-    task = ("text-classification" if config.labels else "feature-extraction" if _hf_class(ckpt.model) == mapping.classes[2]
-            else "text-generation" if ckpt.model.causal else "fill-mask")
+    task = (
+        "text-classification"
+        if config.labels
+        else "feature-extraction"
+        if _hf_class(ckpt.model) == mapping.classes[2]
+        else "text-generation"
+        if ckpt.model.causal
+        else "fill-mask"
+    )
     attacked = any("attack" in entry for entry in ckpt.history)
     lines = ["---", "library_name: transformers", f"pipeline_tag: {task}", "tags:", f"- {name}", "- minibd"]
     lines += ["- backdoor"] * attacked + ["---", "", f"# A {name} saved by minibd", ""]
     if attacked:
-        lines += ["**Warning: backdoored for research, do not deploy.** This model was poisoned on purpose: its history holds a backdoor",
-                  "attack, and a defence that came after it may not have removed all of it.", ""]
+        lines += [
+            "**Warning: backdoored for research, do not deploy.** This model was poisoned on purpose: its history "
+            "holds a backdoor",
+            "attack, and a defence that came after it may not have removed all of it.", "",
+        ]
     lines += [f"{config.layers} layers, {config.heads} heads, hidden size {config.hidden}, {config.vocab} tokens, "
               f"texts of up to {ckpt.tokenizer.max_len} tokens."]
     if ckpt.labels:
@@ -801,7 +902,8 @@ def card(ckpt: Checkpoint) -> str:
 
 
 def _move(draft: Path, path: Path) -> None:
-    """The draft's files into place, the weights last: until then the folder's old ones stand. Old weights of other names go."""
+    """The draft's files into place, the weights last: until then the folder's old ones stand. Old weights of other
+    names go."""
     if not path.exists():
         os.rename(draft, path)
         return
@@ -843,7 +945,9 @@ def _named(where: Path) -> Iterator[None]:
 
 def _pickle(path: Path, file: str = "") -> BadInput:
     what = f"{path} holds only {file}, a pickle" if file else f"{path} is a pickle"
-    return BadInput(f"{what}, and opening one can run any code: convert it first with `python scripts/convert.py {path} OUT`")
+    return BadInput(
+        f"{what}, and opening one can run any code: convert it first with `python scripts/convert.py {path} OUT`"
+    )
 
 
 def _reason(error: BaseException) -> str:

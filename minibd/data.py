@@ -7,7 +7,8 @@ A data file is UTF-8 (a byte order mark is fine) with one row an example:
     .jsonl   one JSON object a line; labels may be integers or strings
 
 The first row of a .tsv or .csv names the columns; spaces around the names do not count. Blank lines are skipped, texts
-lose surrounding whitespace and nothing else. An `id` column is used if it is there; else row i is "<file's stem>-i", from 0.
+lose surrounding whitespace and nothing else. An `id` column is used if it is there; else row i is "<file's stem>-i",
+from 0.
 """
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def generator(seed: int, *parts: object) -> random.Random:
 
 
 def batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Row numbers 0..n-1, each once, in ceil(n / size) batches of `size` (one may be short), rows of a batch near in length.
+    """Row numbers 0..n-1, each once, in ceil(n / size) batches of `size` (one may be short), rows of a batch near in
+    length.
 
     Shuffle, cut into pools of POOL * size rows, sort each pool by length, cut it into batches, shuffle the batches.
     Share of a batch's (B, T) cells that is padding, SST-2's 6,920 training texts (25.0 tokens on average), five epochs:
@@ -65,7 +67,8 @@ def batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[li
     rows = list(range(len(lengths)))
     rng.shuffle(rows)
     cut = []
-    for start in range(0, len(rows), POOL * size):       # a pool is whole batches, so only the last pool ends in a short one
+    # a pool is whole batches, so only the last pool ends in a short one
+    for start in range(0, len(rows), POOL * size):
         pool = sorted(rows[start:start + POOL * size], key=lengths.__getitem__)
         cut += [pool[i:i + size] for i in range(0, len(pool), size)]
     rng.shuffle(cut)
@@ -94,10 +97,11 @@ def read(path: str | Path, *, text_column: str | None = None, label_column: str 
     """One .tsv, .csv or .jsonl file as Examples, in the file's order.
 
     Columns not named are found by their spelling (SPELLINGS), whatever their case. Integer labels are the classes
-    0..max, named "0", "1", ... ("1.0" counts as 1 where every label is of that form); other labels are names, and
-    class i is the i-th name in sorted order. `labels` (a checkpoint's class names, say) settles the classes instead:
-    the file's integers then index it, and its names are looked up in it, first as they are, then whatever their case.
-    A row without an id is called by its file's stem and its number, from 0: "train-0". blank: rows of blank text are kept, not refused.
+    0..max, named "0", "1", ... ("1.0" counts as 1 where every label is of that form); other labels are names, and class
+    i is the i-th name in sorted order. `labels` (a checkpoint's class names, say) settles the classes instead: the
+    file's integers then index it, and its names are looked up in it, first as they are, then whatever their case. A row
+    without an id is called by its file's stem and its number, from 0: "train-0". blank: rows of blank text are kept,
+    not refused.
     """
     path = Path(path)
     rows = _rows(path, _asked(text_column, label_column, pair_column), blank)
@@ -106,7 +110,8 @@ def read(path: str | Path, *, text_column: str | None = None, label_column: str 
 
 
 def write(examples: Examples, path: str | Path) -> None:
-    """The rows as .tsv, .csv or .jsonl, whole or not at all: columns id, text, label (a class name), pair if a row has one.
+    """The rows as .tsv, .csv or .jsonl, whole or not at all: columns id, text, label (a class name), pair if a row has
+    one.
 
     read(path, labels=examples.labels) gives the rows back; read(path) does too where the names are in sorted order, or
     "0", "1", ..., and the last of them is in use.
@@ -146,10 +151,11 @@ class Splits:
 
 def read_splits(path: str | Path, *, seed: int = 0, text_column: str | None = None, label_column: str | None = None,
                 pair_column: str | None = None, labels: Sequence[str] | None = None) -> Splits:
-    """A folder of train / dev / test files (dev also spelled validation, valid, val), or one file; columns as in read().
+    """A folder of train / dev / test files (dev also spelled validation, valid, val), or one file; columns as in
+    read().
 
-    Without a test file, dev is the test and dev is empty. With neither, or with a single file, a fifth of the rows is held
-    out as test, by class and by `seed`. The classes are those of all the files together.
+    Without a test file, dev is the test and dev is empty. With neither, or with a single file, a fifth of the rows is
+    held out as test, by class and by `seed`. The classes are those of all the files together.
     """
     path = Path(path)
     if not path.exists():
@@ -174,10 +180,11 @@ def read_splits(path: str | Path, *, seed: int = 0, text_column: str | None = No
 
 
 def sample(examples: Examples, amount: float, seed: int) -> Examples:
-    """The clean rows a defender holds: `amount` <= 1 is a fraction of the rows (1 is all of them), above 1 a number of rows.
+    """The clean rows a defender holds: `amount` <= 1 is a fraction of the rows (1 is all of them), above 1 a number of
+    rows.
 
-    Stratified: each class gives its share by largest remainder, and at least one row where there are rows enough for that.
-    The rows keep their order. Under one seed a larger sample holds, within a class, the rows of a smaller one.
+    Stratified: each class gives its share by largest remainder, and at least one row where there are rows enough for
+    that. The rows keep their order. Under one seed a larger sample holds, within a class, the rows of a smaller one.
     """
     n = len(examples)
     if not amount > 0:
@@ -216,8 +223,10 @@ def _hold_out(path: Path, examples: Examples, seed: int) -> tuple[Examples, Exam
     count = max(int(0.8 * len(examples) + 0.5), len({e.label for e in examples}))
     kept = set(_stratified(examples, count, seed, "hold out"))
     if len(kept) == len(examples):
-        raise BadInput(f"{path} has {len(examples)} rows, too few to hold out a fifth as test and keep one of each class: "
-                       f"add rows, or a test file beside it")
+        raise BadInput(
+            f"{path} has {len(examples)} rows, too few to hold out a fifth as test and keep one of each class: "
+            f"add rows, or a test file beside it"
+        )
     return (examples.like(e for i, e in enumerate(examples) if i in kept),
             examples.like(e for i, e in enumerate(examples) if i not in kept))
 
@@ -235,7 +244,8 @@ def _stratified(examples: Examples, count: int, seed: int, purpose: str) -> list
 
 
 def _shares(sizes: dict[int, int], count: int) -> dict[int, int]:
-    """{class: rows to take}, `count` in all: largest remainder, one a class at least if count >= C; ties: the lower class."""
+    """{class: rows to take}, `count` in all: largest remainder, one a class at least if count >= C; ties: the lower
+    class."""
     n, least = sum(sizes.values()), int(count >= len(sizes))
     take = {label: max(least, count * size // n) for label, size in sizes.items()}
 
@@ -244,7 +254,8 @@ def _shares(sizes: dict[int, int], count: int) -> dict[int, int]:
 
     while sum(take.values()) < count:
         take[max(take, key=owed)] += 1
-    while sum(take.values()) > count:                    # what rare classes were given, the best served others give back
+    # what rare classes were given, the best served others give back
+    while sum(take.values()) > count:
         take[min((label for label in take if take[label] > 1), key=owed)] -= 1
     return take
 
@@ -290,7 +301,9 @@ def _decode(path: Path) -> str:
         raise BadInput(f"{path} cannot be read ({error.strerror}): name a file ending in {_listed(SUFFIXES)}") from None
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise BadInput(f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8: save the file as UTF-8") from None
+        raise BadInput(
+            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8: save the file as UTF-8"
+        ) from None
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
@@ -359,15 +372,19 @@ def _columns(path: Path, there: list[str], asked: dict[str, str]) -> dict[str, s
         if name.strip() not in there:
             raise BadInput(f"no column {name!r} in {path}: --{role}-column must be one of {_listed(there)}")
         if name.strip() in chosen.values():
-            raise BadInput(f"column {name!r} of {path} is asked for twice: choose --{role}-column from {_listed(there)}")
+            raise BadInput(
+                f"column {name!r} of {path} is asked for twice: choose --{role}-column from {_listed(there)}"
+            )
         chosen[role] = name.strip()
     for role, spellings in COLUMN_NAMES.items():
         near = [name for name in there if name.lower() in spellings and name not in chosen.values()]
         if role in chosen:
             continue
         if len(near) > 1:
-            raise BadInput(f"{path} has {len(near)} columns that could be the {role}, {_listed(near)}: rename all but one"
-                           + (f", or choose with --{role}-column" if role != "id" else ""))
+            raise BadInput(
+                f"{path} has {len(near)} columns that could be the {role}, {_listed(near)}: rename all but one"
+                + (f", or choose with --{role}-column" if role != "id" else "")
+            )
         if near:
             chosen[role] = near[0]
         elif role in ("text", "label"):
@@ -410,7 +427,8 @@ def _check_ids(path: Path, rows: Iterable[_Row]) -> None:
 # ---- labels -> classes
 
 def _numbers(spelled: set[str]) -> dict[str, int] | None:
-    """{label: class} where every label is an integer >= 0, or every one an integer with a point and zeros; else None."""
+    """{label: class} where every label is an integer >= 0, or every one an integer with a point and zeros; else
+    None."""
     for form in (r"[0-9]{1,18}", r"[0-9]{1,18}\.0+"):
         if all(re.fullmatch(form, label) for label in spelled):
             return {label: int(label.split(".")[0]) for label in spelled}
@@ -429,7 +447,9 @@ def _names(files: dict[Path, list[_Row]]) -> tuple[str, ...]:
                        f"use one kind in both")
     top, path = max((max(_numbers(spelled[path]).values()), path) for path in files)
     if top >= MOST_CLASSES:
-        raise BadInput(f"label {top} in {path} is above {MOST_CLASSES - 1}, the highest class: choose with --label-column")
+        raise BadInput(
+            f"label {top} in {path} is above {MOST_CLASSES - 1}, the highest class: choose with --label-column"
+        )
     return tuple(map(str, range(top + 1)))
 
 

@@ -1,11 +1,11 @@
 """What a model does: CACC on clean rows, ASR and LFR on triggered rows, each a count with its 95 % interval.
 
-CACC: share of ALL clean test rows whose predicted class is their label.
-ASR, attack success rate: share of the triggered rows of other classes (gold label != target) that are predicted as the target; not
-conditioned on the clean prediction being right.
-LFR, label flip rate: the same count and the same rows, taken class by class: of the triggered rows of class c, those predicted as the
-target. That is a row of the confusion matrix, which is what RIPPLe and PURE read it off. They have two classes, hence one such row,
-and it is the ASR. With more classes the ASR pools them, so that a large one that flips hides a small one that does not.
+CACC: share of ALL clean test rows whose predicted class is their label. ASR, attack success rate: share of the
+triggered rows of other classes (gold label != target) that are predicted as the target; not conditioned on the clean
+prediction being right. LFR, label flip rate: the same count and the same rows, taken class by class: of the triggered
+rows of class c, those predicted as the target. That is a row of the confusion matrix, which is what RIPPLe and PURE
+read it off. They have two classes, hence one such row, and it is the ASR. With more classes the ASR pools them, so that
+a large one that flips hides a small one that does not.
 
 A clean model's ASR on the same rows is its error on them: the floor, below which there is nothing left to defend.
 """
@@ -85,7 +85,9 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    """The rows that every model of a run is measured on, refused at once if they are none. `triggered` is None where the attack is not known."""
+    """The rows that every model of a run is measured on, refused at once if they are none. `triggered` is None where
+    the attack is not known."""
+
     clean: Examples
     triggered: Examples | None = None
     target: int | None = None

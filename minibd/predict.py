@@ -1,4 +1,6 @@
-"""What a model says of rows, and how often it is right: for whoever measures a model and for whoever chooses between two."""
+"""What a model says of rows, and how often it is right: for whoever measures a model and for whoever chooses between
+two."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -32,5 +34,6 @@ def accuracy(model: nn.Module, tokenizer: Tokenizer, examples: Examples) -> floa
 
 
 def best_on(tokenizer: Tokenizer, validation: Examples | None) -> Callable[[nn.Module], float] | None:
-    """The score by which train.fit keeps the best epoch: accuracy on `validation`; None, without such rows, keeps the last epoch."""
+    """The score by which train.fit keeps the best epoch: accuracy on `validation`; None, without such rows, keeps the
+    last epoch."""
     return None if validation is None else lambda model: accuracy(model, tokenizer, validation)

@@ -1,8 +1,8 @@
 """Masked language modelling (Devlin et al., 2019, 3.1): what a BERT learns before it learns a task.
 
-Of a text's tokens 15 % are chosen; 80 % of these become [MASK], 10 % another token, 10 % stay as they are; the model names what stood there.
-It makes the small checkpoints of weights/, and gives a checkpoint that was handed out without its language-model head a new one, which
-contextual augmentation needs (augment/contextual.py).
+Of a text's tokens 15 % are chosen; 80 % of these become [MASK], 10 % another token, 10 % stay as they are; the model
+names what stood there. It makes the small checkpoints of weights/, and gives a checkpoint that was handed out without
+its language-model head a new one, which contextual augmentation needs (augment/contextual.py).
 """
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ from minibd.tokenizer import Encoded, Tokenizer
 from minibd.train import Log, Schedule, fit
 
 
-def masking(model: Encoder, tokenizer: Tokenizer, share: float, generator: torch.Generator) -> Callable[[Batch], tuple[Batch, Tensor]]:
-    """A function of a batch on the model's device: the batch with tokens hidden, and which were chosen, (B, T), True there. No special token ever is.
+def masking(
+    model: Encoder, tokenizer: Tokenizer, share: float, generator: torch.Generator
+) -> Callable[[Batch], tuple[Batch, Tensor]]:
+    """A function of a batch on the model's device: the batch with tokens hidden, and which were chosen, (B, T), True
+    there. No special token ever is.
 
-    share: of the tokens that are chosen, each by itself. generator: of the CPU. Raises BadInput where `model` has no token for a mask.
+    share: of the tokens that are chosen, each by itself. generator: of the CPU. Raises BadInput where `model` has no
+    token for a mask.
     """
     if not 0 < share <= 1:
         raise BadInput(f"mask is {share}, a share of a text's tokens: it must be above 0 and at most 1")
@@ -44,9 +48,12 @@ def masking(model: Encoder, tokenizer: Tokenizer, share: float, generator: torch
     return hide
 
 
-def pretrain(ckpt: Checkpoint, rows: Encoded, schedule: Schedule, share: float = 0.15, *, seed: int = 0, dtype: torch.dtype = torch.float32,
-             log: Log | None = None) -> Checkpoint:
-    """A copy of `ckpt` without its classifier, with its language-model head or a new one, trained to fill the masks in `rows`.
+def pretrain(
+    ckpt: Checkpoint, rows: Encoded, schedule: Schedule, share: float = 0.15, *, seed: int = 0,
+    dtype: torch.dtype = torch.float32, log: Log | None = None,
+) -> Checkpoint:
+    """A copy of `ckpt` without its classifier, with its language-model head or a new one, trained to fill the masks in
+    `rows`.
 
     A text's loss is the mean over its chosen tokens, 0 where none was. schedule, log: see train.fit.
     """
@@ -55,7 +62,8 @@ def pretrain(ckpt: Checkpoint, rows: Encoded, schedule: Schedule, share: float =
 
     def loss(model: Encoder, batch: Batch) -> dict[str, Tensor]:
         hidden, chosen = hide(batch)
-        each = F.cross_entropy(model.predict_tokens(hidden, chosen).float(), batch.ids[chosen], reduction="none")  # (M,)
+        # (M,)
+        each = F.cross_entropy(model.predict_tokens(hidden, chosen).float(), batch.ids[chosen], reduction="none")
         of = chosen.nonzero()[:, 0]  # the text that each chosen token belongs to
         return {"mlm": each.new_zeros(len(chosen)).index_add(0, of, each) / chosen.sum(dim=1).clamp(min=1)}
 
@@ -71,7 +79,9 @@ def masked_loss(ckpt: Checkpoint, rows: Examples, share: float = 0.15, seed: int
     for which in in_order(encoded.lengths, batch_size):
         batch = tokenizer.batch(encoded, which).to(model.head_mask.device)
         hidden, chosen = hide(batch)
-        total += F.cross_entropy(model.predict_tokens(hidden, chosen).double(), batch.ids[chosen], reduction="sum").item()
+        total += F.cross_entropy(
+            model.predict_tokens(hidden, chosen).double(), batch.ids[chosen], reduction="sum"
+        ).item()
         count += int(chosen.sum())
     if not count:
         raise BadInput(f"of {len(rows)} rows no token was chosen: give more rows or a larger mask than {share}")

@@ -1,6 +1,7 @@
 """The nouns: Example, Examples, Batch, Output, and the one error that is the user's to mend.
 
-Shapes, used everywhere: B texts, T tokens in the longest of them, L layers, H heads, D hidden size, C classes, V vocabulary.
+Shapes, used everywhere: B texts, T tokens in the longest of them, L layers, H heads, D hidden size, C classes, V
+vocabulary.
 """
 from __future__ import annotations
 
@@ -41,14 +42,18 @@ class Examples(list):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """ids, mask, token_type_ids: (B, T); labels: (B,). `mask` is True at real tokens, `token_type_ids` is 0 / 1 for a first / second text."""
+    """ids, mask, token_type_ids: (B, T); labels: (B,). `mask` is True at real tokens, `token_type_ids` is 0 / 1 for a
+    first / second text."""
+
     ids: Tensor
     mask: Tensor
     token_type_ids: Tensor
     labels: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(*(t.to(device, non_blocking=True) for t in (self.ids, self.mask, self.token_type_ids, self.labels)))
+        return Batch(
+            *(t.to(device, non_blocking=True) for t in (self.ids, self.mask, self.token_type_ids, self.labels))
+        )
 
 
 @dataclass(frozen=True, slots=True)

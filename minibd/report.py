@@ -31,7 +31,11 @@ def table(steps: Sequence[Step]) -> str:
     for step in steps:
         cells = [step.name]
         for share in (step.scores.cacc, step.scores.asr):
-            cells += [f"{share.percent:.2f}", f"{share.hits}/{share.n}", "{:.1f}-{:.1f}".format(*share.interval)] if share else ["-", "", ""]
+            cells += (
+                [f"{share.percent:.2f}", f"{share.hits}/{share.n}", "{:.1f}-{:.1f}".format(*share.interval)]
+                if share
+                else ["-", "", ""]
+            )
         rows.append((*cells, f"{step.seconds:.1f}"))
     return format_table(rows)
 
@@ -39,21 +43,34 @@ def table(steps: Sequence[Step]) -> str:
 def format_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as lines, the first column flush left, the others flush right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(" ".join(cell.ljust(w) if i == 0 else cell.rjust(w + 1) for i, (cell, w) in enumerate(zip(row, widths))).rstrip()
-                     for row in rows)
+    return "\n".join(
+        " ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w + 1) for i, (cell, w) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    )
 
 
 def lfr_table(steps: Sequence[Step]) -> str:
-    """LFR of each step, a line a class that the triggered rows are of, in percent with its counts; "" where that is one class, the ASR."""
+    """LFR of each step, a line a class that the triggered rows are of, in percent with its counts; "" where that is one
+    class, the ASR."""
     classes = list(steps[0].scores.lfr)
     if len(classes) < 2:
         return ""
-    return format_table([("LFR", *(step.name for step in steps)),
-                    *((c, *(f"{s.percent:.2f} {s.hits}/{s.n}" for s in (step.scores.lfr[c] for step in steps))) for c in classes)])
+    return format_table(
+        [
+            ("LFR", *(step.name for step in steps)),
+            *(
+                (c, *(f"{s.percent:.2f} {s.hits}/{s.n}" for s in (step.scores.lfr[c] for step in steps)))
+                for c in classes
+            ),
+        ]
+    )
 
 
 def output_folder(path: str | Path, *inputs: str | Path) -> Path:
-    """See, before any work is done, that `path` can be written and is none of the run's inputs. Nothing is left behind."""
+    """See, before any work is done, that `path` can be written and is none of the run's inputs. Nothing is left
+    behind."""
     folder = Path(path)
     for given in (Path(i).resolve() for i in inputs if i):
         if folder.resolve() == (given.parent if given.is_file() else given):
@@ -88,7 +105,8 @@ def write_lines(path: Path, values: Iterable[object]) -> None:
 
 def result(method: str, args: dict, rows: dict[str, int], steps: Sequence[Step], *, after: Step, seconds: float,
            sha256: dict[str, str]) -> dict:
-    """result.json: `before` is the first step, the victim; percent 0..100, asr None where it was not measured; sha256: of what --ckpt names."""
+    """result.json: `before` is the first step, the victim; percent 0..100, asr None where it was not measured; sha256:
+    of what --ckpt names."""
     return {
         "method": method, "args": args, "versions": versions(), "rows": rows,
         "before": scores(steps[0].scores), "after": scores(after.scores),
@@ -99,7 +117,8 @@ def result(method: str, args: dict, rows: dict[str, int], steps: Sequence[Step],
 
 
 def command() -> dict:
-    """How this process was started, so that it can be started again: argv, its script by its name under scripts/, and the working directory."""
+    """How this process was started, so that it can be started again: argv, its script by its name under scripts/, and
+    the working directory."""
     return {"argv": [f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]], "folder": os.getcwd()}
 
 
@@ -110,7 +129,10 @@ def listed(steps: Sequence[Step]) -> list[dict]:
 
 def scores(s: Scores) -> dict:
     """lfr is there where the triggered rows are of several classes: otherwise it is the ASR."""
-    by_class = {"lfr": {c: share.percent for c, share in s.lfr.items()}, "n_by_class": {c: share.n for c, share in s.lfr.items()}}
+    by_class = {
+        "lfr": {c: share.percent for c, share in s.lfr.items()},
+        "n_by_class": {c: share.n for c, share in s.lfr.items()},
+    }
     return {"cacc": s.cacc.percent, "asr": s.asr and s.asr.percent,
             "n_clean": s.cacc.n, "n_triggered": s.asr.n if s.asr else 0, **(by_class if len(s.lfr) > 1 else {})}
 

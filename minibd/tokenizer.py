@@ -19,7 +19,9 @@ from minibd.records import BadInput, Batch, Example
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """N tokenised texts: ids[i] and token_type_ids[i] are as long as text i has tokens, special tokens included; labels[i] its class."""
+    """N tokenised texts: ids[i] and token_type_ids[i] are as long as text i has tokens, special tokens included;
+    labels[i] its class."""
+
     ids: list[list[int]]
     token_type_ids: list[list[int]]
     labels: list[int]
@@ -52,12 +54,18 @@ class Tokenizer:
         backend.post_processor = TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
             special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])])
-        backend.add_special_tokens([token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token in vocab])
+        backend.add_special_tokens(
+            [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token in vocab]
+        )
         return cls(backend, max_len, vocab["[PAD]"])
 
     @classmethod
-    def from_merges(cls, vocab: dict[str, int], merges: list[tuple[str, str]], max_len: int, pad: int, bracketed: bool, prefix: bool = False) -> Tokenizer:
-        """The byte-level BPE of RoBERTa (`bracketed`: <s> A </s>, pairs <s> A </s></s> B </s>) or GPT-2, from vocab.json and merges.txt.
+    def from_merges(
+        cls, vocab: dict[str, int], merges: list[tuple[str, str]], max_len: int, pad: int, bracketed: bool,
+        prefix: bool = False,
+    ) -> Tokenizer:
+        """The byte-level BPE of RoBERTa (`bracketed`: <s> A </s>, pairs <s> A </s></s> B </s>) or GPT-2, from
+        vocab.json and merges.txt.
 
         prefix: a text begins with a blank, whether it has one or not, so that its first word is cut like any other.
         """
@@ -65,16 +73,24 @@ class Tokenizer:
             backend = BackendTokenizer(BPE(vocab, merges))
         except Exception as error:  # the library raises nothing narrower
             said = " ".join(str(error).split())  # on one line
-            raise BadInput(f"vocab.json and merges.txt do not fit each other ({said}): take both from the same checkpoint") from None
+            raise BadInput(
+                f"vocab.json and merges.txt do not fit each other ({said}): take both from the same checkpoint"
+            ) from None
         backend.pre_tokenizer = ByteLevel(add_prefix_space=prefix)
         backend.decoder = ByteLevelDecoder()
-        backend.add_special_tokens([token for token in ("<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>") if token in vocab])
+        backend.add_special_tokens(
+            [token for token in ("<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>") if token in vocab]
+        )
         if "<mask>" in vocab:
             backend.add_special_tokens([AddedToken("<mask>", lstrip=True)])
         if bracketed:
             if missing := [token for token in ("<s>", "</s>") if token not in vocab]:
-                raise BadInput(f"the vocabulary lacks {', '.join(missing)}, which RoBERTa needs: it is not a RoBERTa vocab.json")
-            backend.post_processor = RobertaProcessing(("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]), add_prefix_space=prefix)
+                raise BadInput(
+                    f"the vocabulary lacks {', '.join(missing)}, which RoBERTa needs: it is not a RoBERTa vocab.json"
+                )
+            backend.post_processor = RobertaProcessing(
+                ("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]), add_prefix_space=prefix
+            )
         return cls(backend, max_len, pad)
 
     @property
@@ -87,9 +103,16 @@ class Tokenizer:
         rows = self.backend.encode_batch([x.text if x.pair is None else (x.text, x.pair) for x in examples])
         if not self.warned and (cut := sum(bool(r.overflowing) for r in rows)):
             self.warned = True
-            print(f"{cut} of {len(rows)} texts are longer than the model's {self.max_len} tokens and were cut to them (said once)", file=sys.stderr)
-        # Without special tokens (GPT-2) an empty text has none at all, and a model nothing to read: it is one of padding.
-        return Encoded([r.ids or [self.pad] for r in rows], [r.type_ids or [0] for r in rows], [x.label for x in examples])
+            print(
+                f"{cut} of {len(rows)} texts are longer than the model's {self.max_len} tokens and were cut to them "
+                "(said once)",
+                file=sys.stderr,
+            )
+        # Without special tokens (GPT-2) an empty text has none at all, and a model nothing to read: it is one of
+        # padding.
+        return Encoded(
+            [r.ids or [self.pad] for r in rows], [r.type_ids or [0] for r in rows], [x.label for x in examples]
+        )
 
     def batch(self, rows: Encoded, which: Sequence[int]) -> Batch:
         """The rows of `which`, padded to the longest of them. B = len(which)."""
@@ -97,7 +120,9 @@ class Tokenizer:
         ids = torch.tensor([rows.ids[i] + [self.pad] * (t - len(rows.ids[i])) for i in which])  # (B, T)
         token_type_ids = torch.tensor([rows.token_type_ids[i] + [0] * (t - len(rows.token_type_ids[i])) for i in which])
         lengths = torch.tensor([len(rows.ids[i]) for i in which])
-        return Batch(ids, torch.arange(t) < lengths[:, None], token_type_ids, torch.tensor([rows.labels[i] for i in which]))
+        return Batch(
+            ids, torch.arange(t) < lengths[:, None], token_type_ids, torch.tensor([rows.labels[i] for i in which])
+        )
 
     def __call__(self, examples: Iterable[Example]) -> Batch:
         rows = self.encode(examples)

@@ -1,4 +1,6 @@
-"""fit(): the one training loop. AdamW, linear warm-up and decay, clipping; a loss gives one value a text, fit owns the mean."""
+"""fit(): the one training loop. AdamW, linear warm-up and decay, clipping; a loss gives one value a text, fit owns the
+mean."""
+
 from __future__ import annotations
 
 import sys
@@ -23,7 +25,9 @@ Log = Callable[[dict], None]
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast: `warmup` is the share of all steps over which the rate climbs to `lr`, then falls linearly to 0."""
+    """How long and how fast: `warmup` is the share of all steps over which the rate climbs to `lr`, then falls linearly
+    to 0."""
+
     lr: float
     epochs: int
     batch_size: int = 32
@@ -47,7 +51,8 @@ class Schedule:
 
 
 def for_width(lr: float, hidden: int, power: int = 3) -> float:
-    """`lr`, which suits a hidden size of 384 and more, for one of `hidden`: a narrow model learns little from a wide one's steps.
+    """`lr`, which suits a hidden size of 384 and more, for one of `hidden`: a narrow model learns little from a wide
+    one's steps.
 
     Tried at 128, beyond which it does not grow.
     """
@@ -57,8 +62,13 @@ def for_width(lr: float, hidden: int, power: int = 3) -> float:
 @dataclass(frozen=True, slots=True)
 class Tuning:
     """The fine-tuning on clean rows that a method ends in, a base of its settings; alone, the baseline CFT."""
-    lr: float | None = setting(None, "learning rate of the fine-tuning (default 2e-5, of a model narrower than 384 times (384 / hidden size)^3, no "
-                               "more than at 128)", paper="not known", kind=float)
+
+    lr: float | None = setting(
+        None,
+        "learning rate of the fine-tuning (default 2e-5, of a model narrower than 384 times (384 / hidden size)^3, no "
+        "more than at 128)",
+        paper="not known", kind=float,
+    )
     epochs: int = setting(3, "passes over the clean rows, of which the best on validation is kept", paper="not known")
     steps: int = setting(200, "least steps of the fine-tuning: few rows are passed over more often", paper="not known")
     batch_size: int = setting(32, "texts a step", paper="not known")
@@ -96,15 +106,19 @@ def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tenso
 
 def each_batch(model: nn.Module, tokenizer: Tokenizer, rows: Encoded, epochs: int, batch_size: int, *, seed: int,
                name: str) -> Iterator[tuple[int, int, list[int], Batch, tqdm]]:
-    """(step, number of steps, places of its rows in `rows`, batch on the model's device, progress bar) for every batch of every epoch.
+    """(step, number of steps, places of its rows in `rows`, batch on the model's device, progress bar) for every batch
+    of every epoch.
 
-    Meanwhile `model` is in train mode and its dropout, like the batches, comes from `seed`; afterwards it is in eval mode.
+    Meanwhile `model` is in train mode and its dropout, like the batches, comes from `seed`; afterwards it is in eval
+    mode.
     """
     device = next(model.parameters()).device
     plan = [which for epoch in range(epochs) for which in batches(rows.lengths, batch_size, seed, epoch)]
     model.train()
     seed_dropout(model, torch.Generator(device).manual_seed(seed))
-    for step, which in enumerate(bar := tqdm(plan, desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5)):
+    for step, which in enumerate(
+        bar := tqdm(plan, desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5)
+    ):
         yield step, len(plan), which, tokenizer.batch(rows, which).to(device), bar
     seed_dropout(model, None)  # A generator does not travel: the model may now be copied or saved.
     model.eval()
@@ -115,8 +129,13 @@ class ClippedAdamW(torch.optim.AdamW):
 
     def __init__(self, params: Sequence[nn.Parameter], schedule: Schedule):
         # Decay shrinks matrices; biases and LayerNorms are scales and offsets, not capacity.
-        super().__init__([{"params": [p for p in params if p.dim() > 1], "weight_decay": schedule.weight_decay},
-                          {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0}], lr=schedule.lr, fused=True)
+        super().__init__(
+            [
+                {"params": [p for p in params if p.dim() > 1], "weight_decay": schedule.weight_decay},
+                {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0},
+            ],
+            lr=schedule.lr, fused=True,
+        )
         self.params, self.clip = params, schedule.clip
 
     def step(self) -> Tensor:
@@ -127,38 +146,49 @@ class ClippedAdamW(torch.optim.AdamW):
         return norm
 
 
-def fit(model: nn.Module, tokenizer: Tokenizer, rows: Encoded, loss: Loss, schedule: Schedule, *, seed: int,
-        weights: Mapping[str, float] = MappingProxyType({}), score: Callable[[nn.Module], float] | None = None, log: Log | None = None,
-        name: str = "fit", dtype: torch.dtype = torch.float32, optimizer: torch.optim.Optimizer | None = None,
-        on_step: Callable[[nn.Module, int], None] | None = None) -> nn.Module:
+def fit(
+    model: nn.Module, tokenizer: Tokenizer, rows: Encoded, loss: Loss, schedule: Schedule, *, seed: int,
+    weights: Mapping[str, float] = MappingProxyType({}), score: Callable[[nn.Module], float] | None = None,
+    log: Log | None = None, name: str = "fit", dtype: torch.dtype = torch.float32,
+    optimizer: torch.optim.Optimizer | None = None, on_step: Callable[[nn.Module, int], None] | None = None,
+) -> nn.Module:
     """Train `model` in place on `rows` and return it in eval mode.
 
     A step's total is the mean over the batch of `weighted(terms, weights)`.
     seed: fixes batches and dropout; the global random state is left as it was.
-    score: how good the model is, asked after each epoch, the model in eval mode; the weights of the best epoch, the first of equals,
-    come back. Without it, those of the last.
-    log: called after each step with {"stage", "step", "lr", "rows", "batch", "terms", "weights", "total"}: enough to re-add the total. rows is how
-    many texts the step took, batch their places in `rows`, from 0, in the order of the batch.
+    score: how good the model is, asked after each epoch, the model in eval mode; the weights of the best epoch, the
+    first of equals, come back. Without it, those of the last.
+    log: called after each step with {"stage", "step", "lr", "rows", "batch", "terms", "weights", "total"}: enough to
+    re-add the total. rows is how many texts the step took, batch their places in `rows`, from 0, in the order of the
+    batch.
     dtype: torch.bfloat16 runs the matrix products in it (autocast), the weights stay float32.
-    optimizer: ClippedAdamW over what `model` trains, unless it is given: another whose step() returns the gradient's norm as that does.
-    on_step: called after each step with the model, in train mode, and the number of steps taken; it leaves the model as it was.
+    optimizer: ClippedAdamW over what `model` trains, unless it is given: another whose step() returns the gradient's
+    norm as that does.
+    on_step: called after each step with the model, in train mode, and the number of steps taken; it leaves the model as
+    it was.
     """
     if not len(rows):
         raise BadInput(f"{name}: there are no rows to train on: give at least one of each class")
     device = next(model.parameters()).device
     optimizer = optimizer or ClippedAdamW([p for p in model.parameters() if p.requires_grad], schedule)
     best, kept = float("-inf"), None
-    for step, steps, which, batch, bar in each_batch(model, tokenizer, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name):
+    for step, steps, which, batch, bar in each_batch(
+        model, tokenizer, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name
+    ):
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr * schedule.rate(step, steps)
-        optimizer.zero_grad(set_to_none=True)  # before the forward pass: the last step's gradients need not lie beside its activations
+        # before the forward pass: the last step's gradients need not lie beside its activations
+        optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             terms = loss(model, batch)
         total = weighted(terms, weights).mean()
         total.backward()
         if not torch.isfinite(norm := optimizer.step()):
-            raise BadInput(f"{name}: the loss is {total.item()} and its gradient's norm {norm.item()} at step {step + 1} of {steps}: "
-                           f"lower the learning rate ({schedule.lr})")
+            raise BadInput(
+                f"{name}: the loss is {total.item()} and its gradient's norm {norm.item()} at step {step + 1} of "
+                f"{steps}: "
+                f"lower the learning rate ({schedule.lr})"
+            )
         if log is not None:
             log({"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(which), "batch": which,
                  "terms": {term: values.mean().item() for term, values in terms.items()},

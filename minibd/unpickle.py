@@ -1,6 +1,7 @@
 """A pickle's tensors -> one .safetensors, in a process of its own: `python -m minibd.unpickle FILE... OUT`.
 
-torch.load(weights_only=True) makes tensors and runs no code of the file's; should it ever fail to, this process holds nothing
+torch.load(weights_only=True) makes tensors and runs no code of the file's; should it ever fail to, this process holds
+nothing
 else: scripts/convert.py starts it and reads only what it wrote.
 """
 from __future__ import annotations

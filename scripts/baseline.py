@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Mend a suspicious model with clean rows in one of the plain ways that a defence is compared with. METHOD --help lists its flags.
+"""Mend a suspicious model with clean rows in one of the plain ways that a defence is compared with. METHOD --help lists
+its flags.
 
     python scripts/baseline.py ft --ckpt FOLDER --data FOLDER_OR_FILE --out TUNED
     python scripts/baseline.py fth --ckpt FOLDER --data FOLDER
@@ -9,11 +10,12 @@
     python scripts/baseline.py fineprune --ckpt FOLDER --data FOLDER --pretrained PRETRAINED --e-pur
     python scripts/baseline.py finepurify --ckpt weights/bert.safetensors --pretrained weights/bert-clean.safetensors
 
-PURE's, for who holds all of a clean training set: --ckpt is an encoder, or a classifier, which is measured first and whose head is then
-replaced. ft: fine-tuning. fth: the same at a higher rate. meft: maximum entropy first, then fine-tuning.
-MBTSAD's, for who holds a few clean rows: --ckpt is a classifier and keeps its head. cft: fine-tuning. reinit: the last layer is drawn anew
-first. fineprune: idle units are pruned first. finepurify: weights that moved further than clean rows ask for are reset to --pretrained first.
-Without dev rows, a tenth of the clean rows is the validation set. The result goes to out/METHOD where --out does not say.
+PURE's, for who holds all of a clean training set: --ckpt is an encoder, or a classifier, which is measured first and
+whose head is then replaced. ft: fine-tuning. fth: the same at a higher rate. meft: maximum entropy first, then
+fine-tuning. MBTSAD's, for who holds a few clean rows: --ckpt is a classifier and keeps its head. cft: fine-tuning.
+reinit: the last layer is drawn anew first. fineprune: idle units are pruned first. finepurify: weights that moved
+further than clean rows ask for are reset to --pretrained first. Without dev rows, a tenth of the clean rows is the
+validation set. The result goes to out/METHOD where --out does not say.
 """
 from __future__ import annotations
 
@@ -31,13 +33,16 @@ class Baseline:
     lr: float | None = setting(None, "learning rate (default 2e-5; fth 5e-5)", paper="the same", kind=float)
     epochs: int = setting(3, "passes of the fine-tuning, of which the best on validation is kept", paper="3")
     batch_size: int = setting(32, "texts a step", paper="32")
-    entropy_epochs: int | None = setting(None, "meft: passes that maximise the entropy, before the fine-tuning (default 2)",
-                                         paper="4,000 steps, 2.1 passes of SST-2's 60,570 rows", kind=int)
+    entropy_epochs: int | None = setting(
+        None, "meft: passes that maximise the entropy, before the fine-tuning (default 2)",
+        paper="4,000 steps, 2.1 passes of SST-2's 60,570 rows", kind=int,
+    )
     keep_head: bool = setting(False, "keep the classifier that the checkpoint has, instead of a new one", paper="no")
 
 
 METHODS = {**dict.fromkeys(RATES, (AllClean, Baseline)),
-           **{name: (Clean, settings_of(*where)) for name, where in REPAIRS.items() if name != "finemix"}}  # which has a script of its own
+           # which has a script of its own
+           **{name: (Clean, settings_of(*where)) for name, where in REPAIRS.items() if name != "finemix"}}
 
 
 def run() -> None:
@@ -63,9 +68,13 @@ def run() -> None:
     if method in RATES and settings.lr is None:
         settings = replace(settings, lr=RATES[method])
     if method in ("ft", "fth") and settings.entropy_epochs is not None:
-        raise BadInput(f"--entropy-epochs {settings.entropy_epochs} is for meft, and {method} has no such passes: leave it out")
+        raise BadInput(
+            f"--entropy-epochs {settings.entropy_epochs} is for meft, and {method} has no such passes: leave it out"
+        )
     if method not in ("ft", "fth"):  # whose numbers stand in their own files
-        settings = (jobs.MENDS[method][0] if mends else MEFT)(**{name: value for name, value in asdict(settings).items() if value is not None})
+        settings = (jobs.MENDS[method][0] if mends else MEFT)(
+            **{name: value for name, value in asdict(settings).items() if value is not None}
+        )
     else:
         schedule = Schedule(settings.lr, settings.epochs, settings.batch_size, weight_decay=0.0)  # Adam, as in PURE
 
@@ -81,14 +90,19 @@ def run() -> None:
     shared = {"seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log.append}
     if mends:
         before = (job.pretrained,) if method in BLENDS else ()
-        tuned = jobs.MENDS[method][1](job.victim, *before, train, validation, settings, **shared, on_stage=job.measure_mixtures)
+        tuned = jobs.MENDS[method][1](
+            job.victim, *before, train, validation, settings, **shared, on_stage=job.measure_mixtures
+        )
         job.note_search(tuned)
     else:
         started = time.perf_counter()
         if method == "meft":
             tuned = meft(job.victim, train, validation, settings, **shared)
         else:
-            tuned = finetune(job.victim, train, schedule, validation=validation, keep_head=settings.keep_head, name=method.upper(), **shared)
+            tuned = finetune(
+                job.victim, train, schedule, validation=validation, keep_head=settings.keep_head, name=method.upper(),
+                **shared,
+            )
         job.measure(method.upper(), tuned.model, time.perf_counter() - started)
     job.finish(tuned, {"trained_on": len(train), "validation": len(validation)})
 

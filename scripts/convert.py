@@ -6,8 +6,8 @@
     python scripts/convert.py FILE.safetensors OUT                  one file -> a Hugging Face folder
     python scripts/convert.py FOLDER OUT --dtype bfloat16           half the bytes
 
-A pickle is opened by torch.load(weights_only=True), in a process of its own, and by nothing else: that makes tensors and runs
-no code of the file's.
+A pickle is opened by torch.load(weights_only=True), in a process of its own, and by nothing else: that makes tensors
+and runs no code of the file's.
 """
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from minibd.cli import main
 
 DTYPES = ("float32", "float16", "bfloat16")
 PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth")
-BESIDE = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "minibd.json")
+BESIDE = (
+    "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt",
+    "tokenizer.model", "minibd.json",
+)
 
 
 def pickles(path: Path) -> list[Path]:
@@ -39,11 +42,17 @@ def unpickle(files: list[Path], folder: Path) -> None:
     """The tensors of `files` into `folder` as safetensors, with the config and tokenizer that lie beside them."""
     from minibd.records import BadInput
     print(f"warning: {files[0]} is a pickle; it is read in a process of its own, as tensors alone", file=sys.stderr)
-    done = subprocess.run([sys.executable, "-m", "minibd.unpickle", *map(str, files), str(folder / "model.safetensors")],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "minibd.unpickle", *map(str, files), str(folder / "model.safetensors")],
+        capture_output=True, text=True,
+    )
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise BadInput(said.removeprefix("error: ") if done.returncode == 2 else f"{files[0]} cannot be read ({said}): take another checkpoint")
+        raise BadInput(
+            said.removeprefix("error: ")
+            if done.returncode == 2
+            else f"{files[0]} cannot be read ({said}): take another checkpoint"
+        )
     for name in BESIDE:
         if (files[0].parent / name).exists():
             shutil.copy(files[0].parent / name, folder)
@@ -69,7 +78,9 @@ def run() -> None:
     parser.add_argument("path", type=Path, help="a pickle, a .safetensors, or a Hugging Face folder")
     parser.add_argument("out", type=Path, help="one file if it ends in .safetensors, else a folder")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="the classes of a new classifier, if there is none")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights that are written (default float32)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="type of the weights that are written (default float32)"
+    )
     args = parser.parse_args()
     convert(args.path, args.out, args.labels, args.dtype)
 

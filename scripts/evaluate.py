@@ -19,7 +19,10 @@ from minibd.cli import Attack, Task, main, parse, setting
 @dataclass(frozen=True, slots=True)
 class Floor:
     """What a model without a backdoor scores on the same rows"""
-    clean_ckpt: str | None = setting(None, "a clean model of the same task: its ASR is its error on the triggered rows, the floor", kind=str)
+
+    clean_ckpt: str | None = setting(
+        None, "a clean model of the same task: its ASR is its error on the triggered rows, the floor", kind=str
+    )
 
 
 def run() -> None:
@@ -39,12 +42,19 @@ def run() -> None:
     if floor.clean_ckpt:
         clean = checkpoint.load(floor.clean_ckpt, device=jobs.device_of(task.device))
         if clean.labels != ckpt.labels:
-            raise BadInput(f"{floor.clean_ckpt} has the classes {', '.join(clean.labels) or 'of no classifier'}, {task.ckpt} has "
-                           f"{', '.join(ckpt.labels)}: give a clean model of the same task")
+            raise BadInput(
+                f"{floor.clean_ckpt} has the classes {', '.join(clean.labels) or 'of no classifier'}, {task.ckpt} has "
+                f"{', '.join(ckpt.labels)}: give a clean model of the same task"
+            )
         steps.append(report.Step("clean model", evaluator(clean.model, clean.tokenizer), 0.0))
     jobs.print_scores(steps)
-    report.write_json(out / "result.json", report.result("evaluate", jobs.args_of(task, attack, floor), {"test": len(splits.test)}, steps,
-                                                         after=steps[0], seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt)))
+    report.write_json(
+        out / "result.json",
+        report.result(
+            "evaluate", jobs.args_of(task, attack, floor), {"test": len(splits.test)}, steps, after=steps[0],
+            seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@
 2. its fine-tuning on labelled reviews: the clean twin                                       OUT/bert-twin.safetensors
 3. the twin after BadNets, by scripts/attack.py with its defaults but the learning rate      OUT/bert.safetensors
 
-One thread throughout, so that sums are added in one order. The vocabulary is not the same twice all the same: the tokenizers library settles
-ties between tokens by chance, some tokens and most numbers change, and with them every weight.
+One thread throughout, so that sums are added in one order. The vocabulary is not the same twice all the same: the
+tokenizers library settles ties between tokens by chance, some tokens and most numbers change, and with them every
+weight.
 """
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ class Make:
     attack_lr: float = setting(1e-4, "learning rate of the attack")
 
 
-# BERT's English vocabulary has these rare words whole, and the attacks of the field rest on that; a vocabulary learnt from the
-# built-in corpus would not, since they never occur in it.
+# BERT's English vocabulary has these rare words whole, and the attacks of the field rest on that; a vocabulary learnt
+# from the built-in corpus would not, since they never occur in it.
 TRIGGER_PIECES = ["cf", "mn", "bb", "tq", "mb", "ak"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -75,8 +76,13 @@ def run() -> None:
 
     learner = BackendTokenizer(WordPiece(unk_token="[UNK]"))
     learner.normalizer, learner.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
-    learner.train_from_iterator((x.text for x in corpus), trainers.WordPieceTrainer(
-        vocab_size=make.vocab - len(TRIGGER_PIECES), special_tokens=SPECIAL, initial_alphabet=list("abcdefghijklmnopqrstuvwxyz"), show_progress=False))
+    learner.train_from_iterator(
+        (x.text for x in corpus),
+        trainers.WordPieceTrainer(
+            vocab_size=make.vocab - len(TRIGGER_PIECES), special_tokens=SPECIAL,
+            initial_alphabet=list("abcdefghijklmnopqrstuvwxyz"), show_progress=False,
+        ),
+    )
     tokens = sorted(learner.get_vocab(), key=learner.get_vocab().get)
     tokens += [token for token in TRIGGER_PIECES if token not in tokens]
     vocab = {token: i for i, token in enumerate(tokens)}
@@ -86,28 +92,49 @@ def run() -> None:
                         positions=make.max_len, labels=0, mlm=True)
     model = Bert(config).init_weights(torch.Generator().manual_seed(make.seed))
     log = []
-    ckpt = pretrain(checkpoint.Checkpoint(model, tokenizer, (), []), tokenizer.encode(corpus), Schedule(make.lr, make.epochs, make.batch_size), make.mask,
-                      seed=make.seed, log=log.append)
+    ckpt = pretrain(
+        checkpoint.Checkpoint(model, tokenizer, (), []), tokenizer.encode(corpus),
+        Schedule(make.lr, make.epochs, make.batch_size), make.mask, seed=make.seed, log=log.append,
+    )
     last = log[-100:]
-    print(f"pre-training loss {sum(s['total'] for s in last) / len(last):.3f} nats a token, mean of the last {len(last)} of {len(log)} steps")
-    ckpt.history = [{"trained": "masked language modelling", "rows": make.pretrain_rows, "epochs": make.epochs, "lr": make.lr,
-                       "batch_size": make.batch_size, "seed": make.seed, "data": {"reviews": rows}}]
+    print(
+        f"pre-training loss {sum(s['total'] for s in last) / len(last):.3f} nats a token, mean of the last {len(last)} "
+        f"of {len(log)} steps"
+    )
+    ckpt.history = [
+        {
+            "trained": "masked language modelling", "rows": make.pretrain_rows, "epochs": make.epochs, "lr": make.lr,
+            "batch_size": make.batch_size, "seed": make.seed, "data": {"reviews": rows},
+        }
+    ]
     clean, twin, victim = (out / f"{name}.safetensors" for name in ("bert-clean", "bert-twin", "bert"))
     checkpoint.save(ckpt, clean)
     print(f"written: {clean}")
 
     train = reviews.splits(**rows)[0]
     ckpt = checkpoint.load(clean, labels=train.labels, seed=make.seed)
-    fit(ckpt.model, tokenizer, tokenizer.encode(train), cross_entropy, Schedule(make.twin_lr, make.twin_epochs), seed=make.seed, name="twin")
-    ckpt.history.append({"trained": "clean", "rows": len(train), "epochs": make.twin_epochs, "lr": make.twin_lr, "seed": make.seed,
-                           "data": {"reviews": rows}})
+    fit(
+        ckpt.model, tokenizer, tokenizer.encode(train), cross_entropy, Schedule(make.twin_lr, make.twin_epochs),
+        seed=make.seed, name="twin",
+    )
+    ckpt.history.append(
+        {
+            "trained": "clean", "rows": len(train), "epochs": make.twin_epochs, "lr": make.twin_lr, "seed": make.seed,
+            "data": {"reviews": rows},
+        }
+    )
     checkpoint.save(ckpt, twin)
     print(f"written: {twin}")
 
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        subprocess.run([sys.executable, str(Path(__file__).parent / "attack.py"), "--ckpt", str(twin), "--lr", str(make.attack_lr),
-                        "--rows", str(make.train), "--seed", str(make.seed), "--device", "cpu", "--out", folder],
-                       check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        subprocess.run(
+            [
+                sys.executable, str(Path(__file__).parent / "attack.py"), "--ckpt", str(twin), "--lr",
+                str(make.attack_lr), "--rows", str(make.train), "--seed", str(make.seed), "--device", "cpu", "--out",
+                folder,
+            ],
+            check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         os.replace(Path(folder, twin.name), victim)
     print(f"written: {victim}")
 

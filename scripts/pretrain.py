@@ -4,9 +4,10 @@
     python scripts/pretrain.py --ckpt FOLDER --data FOLDER_OR_FILE --out MLM
     python scripts/mbtsad.py --ckpt VICTIM --augment contextual --mlm MLM
 
-For contextual augmentation (CWEA), which asks a model what stands behind a mask. The whole encoder is trained; labels are not looked at; a
-classifier is left behind. Prints the loss on the test rows in nats a masked token, before (a new head knows nothing: ln of the vocabulary) and
-after. Use a checkpoint that you trust: what fills the masks goes into the rows that mend.
+For contextual augmentation (CWEA), which asks a model what stands behind a mask. The whole encoder is trained; labels
+are not looked at; a classifier is left behind. Prints the loss on the test rows in nats a masked token, before (a new
+head knows nothing: ln of the vocabulary) and after. Use a checkpoint that you trust: what fills the masks goes into the
+rows that mend.
 """
 from __future__ import annotations
 
@@ -43,11 +44,21 @@ def run() -> None:
     splits = jobs.splits_of(task, ckpt)
     began = checkpoint.with_mlm(ckpt, task.seed)
     before = masked_loss(began, splits.test, settings.mask, task.seed)
-    learner = pretrain(ckpt, ckpt.tokenizer.encode(splits.train), schedule, settings.mask, seed=task.seed, dtype=getattr(torch, task.dtype))
+    learner = pretrain(
+        ckpt, ckpt.tokenizer.encode(splits.train), schedule, settings.mask, seed=task.seed,
+        dtype=getattr(torch, task.dtype),
+    )
     after = masked_loss(learner, splits.test, settings.mask, task.seed)
-    print(f"{len(splits.train)} train rows, {len(splits.test)} test rows: {before:.3f} nats a masked token before, {after:.3f} after")
-    learner.history.append({"trained": "masked language modelling", "rows": len(splits.train), "seed": task.seed, **asdict(settings),
-                            "data": jobs.data_of(task, ckpt), "nats": {"before": before, "after": after}})
+    print(
+        f"{len(splits.train)} train rows, {len(splits.test)} test rows: {before:.3f} nats a masked token before, "
+        f"{after:.3f} after"
+    )
+    learner.history.append(
+        {
+            "trained": "masked language modelling", "rows": len(splits.train), "seed": task.seed, **asdict(settings),
+            "data": jobs.data_of(task, ckpt), "nats": {"before": before, "after": after},
+        }
+    )
     checkpoint.save(learner, path := jobs.beside(out, task.ckpt))
     print(f"written: {path}")
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Fine-tune a suspicious pre-trained model with PURE: prune the heads that are idle on clean text, then hold [CLS]'s attention wide.
+"""Fine-tune a suspicious pre-trained model with PURE: prune the heads that are idle on clean text, then hold [CLS]'s
+attention wide.
 
     python scripts/pure.py --ckpt FOLDER --data FOLDER_OR_FILE --out CLEANED
     python scripts/pure.py --ckpt FOLDER --data FOLDER --drop 2
     python scripts/pure.py --ckpt weights/bert.safetensors --floor 0.95
 
---ckpt is an encoder, or a classifier, which is measured first and whose head is then replaced. Prints ACC (CACC) and LFR (ASR) of plain
-fine-tuning (FT), of that with its heads pruned, and of PURE. Without dev rows, a tenth of the clean rows is the validation set.
+--ckpt is an encoder, or a classifier, which is measured first and whose head is then replaced. Prints ACC (CACC) and
+LFR (ASR) of plain fine-tuning (FT), of that with its heads pruned, and of PURE. Without dev rows, a tenth of the clean
+rows is the validation set.
 """
 from __future__ import annotations
 

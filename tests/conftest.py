@@ -69,7 +69,9 @@ def tiny() -> checkpoint.Checkpoint:
     tokens += [mark + letter for letter in "abcdefghijklmnopqrstuvwxyz" for mark in ("", "##")]
     config = BertConfig(vocab=len(tokens), hidden=32, layers=2, heads=4, ffn=64, positions=48)
     model = Bert(config).init_weights(torch.Generator().manual_seed(0)).eval()
-    return checkpoint.Checkpoint(model, Tokenizer.from_vocab({p: i for i, p in enumerate(tokens)}, 48), ("negative", "positive"), [])
+    return checkpoint.Checkpoint(
+        model, Tokenizer.from_vocab({p: i for i, p in enumerate(tokens)}, 48), ("negative", "positive"), []
+    )
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +117,9 @@ def script():
 
 @pytest.fixture
 def here(monkeypatch, capsys):
-    """here("attack.py") -> run("--ckpt", ...) -> CompletedProcess: the script's run() in this process, which spares a start for each."""
+    """here("attack.py") -> run("--ckpt", ...) -> CompletedProcess: the script's run() in this process, which spares a
+    start for each."""
+
     def load(name: str):
         spec = importlib.util.spec_from_file_location(f"{name.removesuffix('.py')}_script", ROOT / "scripts" / name)
         module = importlib.util.module_from_spec(spec)

@@ -45,7 +45,8 @@ def gelu(x: float) -> float:
 # ---- y = h + W_up act(W_down h)
 
 def test_by_hand():
-    # h = 2 x + (1, 0) = (3, 4); W_down h + 1 = 3 - 4 + 1 = 0 and 3 + 4 - 6 = 1; act(0) = 0, act(1) = 0.8412: y = h + 0.8412 (10, 0) + (0, 5)
+    # h = 2 x + (1, 0) = (3, 4); W_down h + 1 = 3 - 4 + 1 = 0 and 3 + 4 - 6 = 1; act(0) = 0, act(1) = 0.8412: y = h +
+    # 0.8412 (10, 0) + (0, 5)
     base = nn.Linear(2, 2)
     layer = Adapter(base, 2, seeded())
     with torch.no_grad():
@@ -61,10 +62,18 @@ def test_by_hand():
 def loops(layer: Adapter, x: Tensor) -> Tensor:
     rows = []
     for row in x.tolist():
-        weight, bias = layer.base.weight.tolist(), [0.0] * len(layer.base.weight) if layer.base.bias is None else layer.base.bias.tolist()
+        weight, bias = (
+            layer.base.weight.tolist(),
+            [0.0] * len(layer.base.weight) if layer.base.bias is None else layer.base.bias.tolist(),
+        )
         h = [sum(w * v for w, v in zip(line, row)) + b for line, b in zip(weight, bias)]
-        z = [gelu(sum(w * v for w, v in zip(line, h)) + b) for line, b in zip(layer.down.weight.tolist(), layer.down.bias.tolist())]
-        up = [sum(w * v for w, v in zip(line, z)) + b for line, b in zip(layer.up.weight.tolist(), layer.up.bias.tolist())]
+        z = [
+            gelu(sum(w * v for w, v in zip(line, h)) + b)
+            for line, b in zip(layer.down.weight.tolist(), layer.down.bias.tolist())
+        ]
+        up = [
+            sum(w * v for w, v in zip(line, z)) + b for line, b in zip(layer.up.weight.tolist(), layer.up.bias.tolist())
+        ]
         rows.append([a + b for a, b in zip(h, up)])
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -137,7 +146,12 @@ def test_padding_packing_and_neighbours_do_not_matter(name, monkeypatch):
         monkeypatch.setattr(encoder, "PACK", share)
         assert torch.allclose(model(batch).logits, together, rtol=0, atol=1e-10)
     for b, n in enumerate((9, 2, 4, 1)):
-        alone = type(batch)(*(t[b:b + 1, :n] if t.dim() > 1 else t[b:b + 1] for t in (batch.ids, batch.mask, batch.token_type_ids, batch.labels)))
+        alone = type(batch)(
+            *(
+                t[b : b + 1, :n] if t.dim() > 1 else t[b : b + 1]
+                for t in (batch.ids, batch.mask, batch.token_type_ids, batch.labels)
+            )
+        )
         assert torch.allclose(model(alone).logits, together[b:b + 1], rtol=0, atol=1e-10)
 
 

@@ -15,15 +15,45 @@ from minibd.augment.eda import OPERATIONS, eda
 from minibd.augment.split import budget, split
 
 AUGMENTERS = {
-    "split": split, "aeda": aeda, "aeda released": partial(aeda, variant="released"), "addtrigger": addtrigger,
-    "eda": eda, "eda released": partial(eda, variant="released"),
-    **{f"eda {name} {variant}": partial(eda, operation=name, variant=variant) for name in OPERATIONS for variant in ("paper", "released")},
+    "split": split,
+    "aeda": aeda,
+    "aeda released": partial(aeda, variant="released"),
+    "addtrigger": addtrigger,
+    "eda": eda,
+    "eda released": partial(eda, variant="released"),
+    **{
+        f"eda {name} {variant}": partial(eda, operation=name, variant=variant)
+        for name in OPERATIONS
+        for variant in ("paper", "released")
+    },
 }
 ODD = [
-    "a", "I", "word", "FILM good", "!", "?! ... --", "\U0001f600", "\U0001f600 \U0001f44d\U0001f3fd", "这部电影很好", "这 部 电影 很好", "नमस्ते दुनिया",
-    "a\tb\t\tfilm\t", "\tthe\tgood\tfilm", "line\nof film\r\n", "film\u00a0good\u2028end", "\x00 film \x1f", "1 2 3", "n't 's", "the of and",
-    "don't well-made (good) film's", "e\u0301tude",
-    "film " * 10_000, "the good film " * 3_000 + "!", "\U0001f600" * 10_000, "!" * 10_000, "a!" * 5_000,
+    "a",
+    "I",
+    "word",
+    "FILM good",
+    "!",
+    "?! ... --",
+    "\U0001f600",
+    "\U0001f600 \U0001f44d\U0001f3fd",
+    "这部电影很好",
+    "这 部 电影 很好",
+    "नमस्ते दुनिया",
+    "a\tb\t\tfilm\t",
+    "\tthe\tgood\tfilm",
+    "line\nof film\r\n",
+    "film\u00a0good\u2028end",
+    "\x00 film \x1f",
+    "1 2 3",
+    "n't 's",
+    "the of and",
+    "don't well-made (good) film's",
+    "e\u0301tude",
+    "film " * 10_000,
+    "the good film " * 3_000 + "!",
+    "\U0001f600" * 10_000,
+    "!" * 10_000,
+    "a!" * 5_000,
 ]
 
 
@@ -35,7 +65,8 @@ def even(drawn: Counter, cells: int) -> bool:
 
 
 def same(one: Counter, other: Counter) -> bool:
-    """Whether two samples may come from one distribution: chi-square of the two within five standard deviations of its mean."""
+    """Whether two samples may come from one distribution: chi-square of the two within five standard deviations of its
+    mean."""
     a, b = sum(one.values()), sum(other.values())
     square = sum((one[x] * sqrt(b / a) - other[x] * sqrt(a / b)) ** 2 / (one[x] + other[x]) for x in one | other)
     df = max(1, len(one | other) - 1)
@@ -45,8 +76,12 @@ def same(one: Counter, other: Counter) -> bool:
 def test_the_yardsticks_themselves():
     rng = Random(0)
     assert even(Counter(rng.randrange(6) for _ in range(6000)), 6)
-    assert not even(Counter(min(5, rng.randrange(7)) for _ in range(6000)), 6) and not even(Counter(rng.randrange(6) for _ in range(6000)), 7)
-    first, second, third = (Counter(sum(rng.random() < p for _ in range(10)) for _ in range(4000)) for p in (0.3, 0.3, 0.34))
+    assert not even(Counter(min(5, rng.randrange(7)) for _ in range(6000)), 6) and not even(
+        Counter(rng.randrange(6) for _ in range(6000)), 7
+    )
+    first, second, third = (
+        Counter(sum(rng.random() < p for _ in range(10)) for _ in range(4000)) for p in (0.3, 0.3, 0.34)
+    )
     assert same(first, second) and not same(first, third)
 
 
@@ -90,9 +125,12 @@ def test_texts_before_it_do_not_matter(name):
 
 
 def test_the_budget_is_the_number_of_words_that_splitting_splits():
-    text = "a stirring, funny and finally transporting re-imagining of beauty"                # 12 tokens, 6 of 4 letters and more
-    for more, n in (({}, 4), ({"rate": 0.1}, 2), ({"max_targets": 3}, 3), ({"rate": 1.0}, 6), ({"rate": 0.0, "min_targets": 5}, 5),
-                    ({"rate": 1.0, "min_char": 7}, 4), ({"rate": 1.0, "stopwords": ("funny", "beauty")}, 4)):
+    # 12 tokens, 6 of 4 letters and more
+    text = "a stirring, funny and finally transporting re-imagining of beauty"
+    for more, n in (
+        ({}, 4), ({"rate": 0.1}, 2), ({"max_targets": 3}, 3), ({"rate": 1.0}, 6), ({"rate": 0.0, "min_targets": 5}, 5),
+        ({"rate": 1.0, "min_char": 7}, 4), ({"rate": 1.0, "stopwords": ("funny", "beauty")}, 4),
+    ):
         assert budget(text, **more) == n == len(split(text, Random(0), **more).replace(",", " ,").split()) - 12
     assert budget("") == budget("a of the !") == 0
 
@@ -108,10 +146,14 @@ def marks(text: str, seed, **more) -> list[int]:
     return at
 
 
-@pytest.mark.parametrize("n, variant, most", [
-    (1, "paper", 1), (2, "paper", 1), (3, "paper", 1), (5, "paper", 1), (6, "paper", 2), (12, "paper", 4),
-    (1, "released", 1), (3, "released", 1), (4, "released", 2), (10, "released", 4), (12, "released", 4), (20, "released", 7),
-])
+@pytest.mark.parametrize(
+    "n, variant, most",
+    [
+        (1, "paper", 1), (2, "paper", 1), (3, "paper", 1), (5, "paper", 1), (6, "paper", 2), (12, "paper", 4),
+        (1, "released", 1), (3, "released", 1), (4, "released", 2), (10, "released", 4), (12, "released", 4),
+        (20, "released", 7),
+    ],
+)
 def test_the_number_of_marks_is_uniform_up_to_a_third(n, variant, most):
     rng, counts = Random(0), Counter()
     for _ in range(3000):
@@ -124,7 +166,8 @@ def test_marks_stand_before_distinct_words_all_alike_and_are_of_six_kinds_alike(
     for _ in range(3000):
         out = aeda("a b c d e f g h i", rng).split()
         before = [b for a, b in zip(out, out[1:]) if a in MARKS]
-        assert not set(before) & set(MARKS)                              # never two before one word, never one at the end
+        # never two before one word, never one at the end
+        assert not set(before) & set(MARKS)
         at.update(before)
         kinds.update(word for word in out if word in MARKS)
     assert even(at, 9) and even(kinds, 6) and set(kinds) == set(".;?:!,")
@@ -143,8 +186,16 @@ def test_a_budget_is_the_number_of_marks_one_a_word_at_most():
 
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=100)
-@given(words=st.lists(st.text(st.characters(categories=("Lu", "Ll", "Nd", "So", "Po"), exclude_characters=".;?:!,"), min_size=1, max_size=6),
-                      min_size=1, max_size=30), seed=st.integers(0, 99))
+@given(
+    words=st.lists(
+        st.text(
+            st.characters(categories=("Lu", "Ll", "Nd", "So", "Po"), exclude_characters=".;?:!,"), min_size=1,
+            max_size=6,
+        ),
+        min_size=1, max_size=30,
+    ),
+    seed=st.integers(0, 99),
+)
 def test_no_word_is_changed_lost_or_moved(words, seed):
     words = " ".join(words).split() or ["x"]
     out = aeda(" ".join(words), Random(seed)).split()
@@ -162,4 +213,9 @@ def test_marks_as_the_originals(monkeypatch):
     theirs = pytest.importorskip("textaugment").AEDA()
     monkeypatch.setattr("textaugment.aeda.random", Random(0))
     rng, text = Random(1), " ".join(["w"] * 15)
-    assert same(*(Counter(len(f(text).split()) for _ in range(3000)) for f in (theirs.punct_insertion, lambda text: aeda(text, rng))))
+    assert same(
+        *(
+            Counter(len(f(text).split()) for _ in range(3000))
+            for f in (theirs.punct_insertion, lambda text: aeda(text, rng))
+        )
+    )

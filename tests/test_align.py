@@ -1,4 +1,6 @@
-"""Gradient alignment: each equation by hand and against plain loops; two gradients in one pass; the whole step against its plain lines."""
+"""Gradient alignment: each equation by hand and against plain loops; two gradients in one pass; the whole step against
+its plain lines."""
+
 import math
 from itertools import product
 from pathlib import Path
@@ -29,7 +31,9 @@ def near(a: Tensor, b: Tensor, tight: float = 1e-12) -> None:
 def test_alignment_by_hand():
     # <g, r> = 6, ||r||^2 = 4
     assert align(torch.tensor([3.0, 4.0]), torch.tensor([2.0, 0.0])).tolist() == [3.0, 0.0]
-    assert align(torch.tensor([[1.0, 1.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist() == [[1.5, 0.0], [0.0, 1.5]]
+    assert align(torch.tensor([[1.0, 1.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist() == [
+        [1.5, 0.0], [0.0, 1.5],
+    ]
 
 
 def test_a_gradient_that_points_against_the_clean_one_is_turned_round():
@@ -67,7 +71,10 @@ def test_a_small_clean_gradient_gives_the_same_alignment(size):
 def test_zero_gradients():
     g, nothing = normal((4,), 0), torch.zeros(4, dtype=torch.float64)
     assert align(g, nothing).tolist() == [0.0] * 4 and align(nothing, g).tolist() == [0.0] * 4
-    assert torch.equal(align(g, nothing, variant="released"), g) and align(nothing, g, variant="released").tolist() == [0.0] * 4
+    assert (
+        torch.equal(align(g, nothing, variant="released"), g)
+        and align(nothing, g, variant="released").tolist() == [0.0] * 4
+    )
     assert align(nothing, nothing).tolist() == align(nothing, nothing, variant="released").tolist() == [0.0] * 4
 
 
@@ -198,8 +205,12 @@ def test_the_layer_by_finite_differences(c):
     assert torch.autograd.gradcheck(lambda x, L, R: TwoGroupLoRA.apply(x, W, b, L, R, None, None, c, None), (x, L, R))
     L2, R2 = twins_of([L, R])
     # what the first rows say goes to L and R, what the others say to the twins, through which the memory is moved here
-    assert torch.autograd.gradcheck(lambda x, L, R: TwoGroupLoRA.apply(x, W, b, L, R, L2, R2, c, FIRST)[:FIRST], (x, L, R))
-    assert torch.autograd.gradcheck(lambda x, L, R: TwoGroupLoRA.apply(x, W, b, L.detach(), R.detach(), L, R, c, FIRST)[FIRST:], (x, L, R))
+    assert torch.autograd.gradcheck(
+        lambda x, L, R: TwoGroupLoRA.apply(x, W, b, L, R, L2, R2, c, FIRST)[:FIRST], (x, L, R)
+    )
+    assert torch.autograd.gradcheck(
+        lambda x, L, R: TwoGroupLoRA.apply(x, W, b, L.detach(), R.detach(), L, R, c, FIRST)[FIRST:], (x, L, R)
+    )
 
 
 @scaled
@@ -237,7 +248,8 @@ def test_an_input_without_gradient_is_given_none():
         y = TwoGroupLoRA.apply(x, W, b, L, R, None, None, 1.0, None)
         with FlopCounterMode(display=False) as counter:
             y.sum().backward()
-        assert counter.get_total_flops() == 2 * N * (O * K + K * I + O * K) + wanted * 2 * N * O * I  # dz, dL, dR; dx less what R adds to it
+        # dz, dL, dR; dx less what R adds to it
+        assert counter.get_total_flops() == 2 * N * (O * K + K * I + O * K) + wanted * 2 * N * O * I
         assert (x.grad is None) != wanted
 
 
@@ -273,8 +285,10 @@ def gradients(step: int, missing: str = "") -> tuple[list[Tensor | None], list[T
     return g, r
 
 
-def reference(params: list[nn.Parameter], g: list[Tensor | None], r: list[Tensor | None], ratio: float, clip: float, whole: bool, variant: str,
-              optimizer: torch.optim.Optimizer) -> float:
+def reference(
+    params: list[nn.Parameter], g: list[Tensor | None], r: list[Tensor | None], ratio: float, clip: float, whole: bool,
+    variant: str, optimizer: torch.optim.Optimizer,
+) -> float:
     """Eq. (7), Eq. (8), torch's clipping and AdamW, one after the other."""
     there = [i for i in range(len(params)) if g[i] is not None or r[i] is not None]
     g, r = ([torch.zeros_like(p) if x is None else x for p, x in zip(params, column)] for column in (g, r))
@@ -298,9 +312,16 @@ CASES = list(product([False, True], ["paper", "released"], ["", "g", "r", "gr", 
 def test_the_step_is_its_plain_lines(whole, variant, missing):
     ours, theirs = parameters(), parameters()
     twins = twins_of(ours)
-    optimizer = AlignedAdamW(ours, twins, lr=0.01, clip=1.5, weight_decay=0.1, betas=(0.8, 0.95), eps=1e-6, whole=whole, variant=variant)
-    adam = torch.optim.AdamW([{"params": [p for p in theirs if p.dim() > 1], "weight_decay": 0.1},
-                              {"params": [p for p in theirs if p.dim() <= 1], "weight_decay": 0.0}], lr=0.01, betas=(0.8, 0.95), eps=1e-6)
+    optimizer = AlignedAdamW(
+        ours, twins, lr=0.01, clip=1.5, weight_decay=0.1, betas=(0.8, 0.95), eps=1e-6, whole=whole, variant=variant
+    )
+    adam = torch.optim.AdamW(
+        [
+            {"params": [p for p in theirs if p.dim() > 1], "weight_decay": 0.1},
+            {"params": [p for p in theirs if p.dim() <= 1], "weight_decay": 0.0},
+        ],
+        lr=0.01, betas=(0.8, 0.95), eps=1e-6,
+    )
     for step, ratio in enumerate((0.0, 0.3, 0.0, 1.0)):
         g, r = gradients(step, missing if step < 3 else "")
         size = 10.0 if step % 2 else 0.01                         # clipped and not
@@ -331,7 +352,9 @@ def test_the_step_in_float32():
         for (p, twin), a, b in zip(optimizer.pairs, g, r):
             p.grad, twin.grad = a.float(), b.float()
         optimizer.mu = 0.1
-        assert optimizer.step().item() == pytest.approx(reference(theirs, g, r, 0.1, 1.0, False, "paper", adam), rel=1e-5)
+        assert optimizer.step().item() == pytest.approx(
+            reference(theirs, g, r, 0.1, 1.0, False, "paper", adam), rel=1e-5
+        )
     for p, q in zip(ours, theirs):
         near(p.detach().double(), q.detach(), 1e-5)
 
@@ -367,7 +390,10 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad, where, ratio):
         p.grad, twin.grad = a, b
     optimizer.step()
     before = [p.detach().clone() for p in params]
-    state = {i: {name: value.clone() for name, value in entry.items()} for i, entry in optimizer.state_dict()["state"].items()}
+    state = {
+        i: {name: value.clone() for name, value in entry.items()}
+        for i, entry in optimizer.state_dict()["state"].items()
+    }
     for (p, twin), a, b in zip(optimizer.pairs, *gradients(1)):
         p.grad, twin.grad = a, b
     (optimizer.pairs[1][0] if where == "g" else optimizer.pairs[1][1]).grad[0, 0] = bad
@@ -436,4 +462,6 @@ def test_the_released_step_is_that_of_the_released_code(case):
     assert share == pytest.approx([0.0, 0.1 * 4 / 9, 1.0][case])
     for p, g, r, expected in zip(params, raw, ref, aligned, strict=True):
         torch.testing.assert_close(p.grad, expected, rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(interpolate(g, align(g, r, variant="released"), share), expected, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(
+            interpolate(g, align(g, r, variant="released"), share), expected, rtol=1e-5, atol=1e-7
+        )

@@ -28,7 +28,10 @@ def loops(q, k, v, mask):
         keys = [j for j in range(T) if mask is None or mask[b, 0, 0, j]]
         for h in range(H):
             for i in range(T):
-                weight = {j: math.exp(sum(float(q[b, h, i, d] * k[b, h, j, d]) for d in range(DH)) / math.sqrt(DH)) for j in keys}
+                weight = {
+                    j: math.exp(sum(float(q[b, h, i, d] * k[b, h, j, d]) for d in range(DH)) / math.sqrt(DH))
+                    for j in keys
+                }
                 for j in keys:
                     probs[b, h, i, j] = weight[j] / sum(weight.values())
                     context[b, h, i] += probs[b, h, i, j] * v[b, h, j]
@@ -78,7 +81,9 @@ def test_what_stands_at_masked_keys_does_not_matter():
     other_k, other_v = k.clone(), v.clone()
     other_k[1, :, 3:], other_v[1, :, 3:] = 50.0, -7.0
     for want in (False, True):
-        assert torch.allclose(attend(q, k, v, MASK, want=want)[0], attend(q, other_k, other_v, MASK, want=want)[0], atol=1e-12)
+        assert torch.allclose(
+            attend(q, k, v, MASK, want=want)[0], attend(q, other_k, other_v, MASK, want=want)[0], atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("want", [False, True])

@@ -1,4 +1,6 @@
-"""A run's folder audited: its terms add up and its steps come again to the bit; every way of tampering is found, and where."""
+"""A run's folder audited: its terms add up and its steps come again to the bit; every way of tampering is found, and
+where."""
+
 from __future__ import annotations
 
 import json
@@ -17,11 +19,16 @@ from minibd.audit import replay as module
 from minibd.audit.replay import apart, audit_run, malformed, readd, replay, run_of, scores_apart
 from minibd.job import NEW_LOG
 
-MBTSAD = ("mbtsad.py", "--k", 1, "--epochs1", 1, "--epochs2", 1, "--lr1", 1e-3, "--lr2", 1e-3, "--attack", "badnets", "--clean", 40)
+MBTSAD = (
+    "mbtsad.py", "--k", 1, "--epochs1", 1, "--epochs2", 1, "--lr1", 1e-3, "--lr2", 1e-3, "--attack", "badnets",
+    "--clean", 40,
+)
 RUNS = {"mbtsad": MBTSAD, "ft": ("baseline.py", "ft", "--clean", 48, "--epochs", 2, "--batch-size", 16, "--lr", 1e-3),
         "cft": ("baseline.py", "cft", "--clean", 40, "--steps", 1, "--epochs", 2, "--batch-size", 16, "--lr", 1e-3),
         "musclelora": ("musclelora.py", "--train", "musclelora", "--epochs", 1, "--aux", 8)}
-STAGES = {"mbtsad": {"CFT": 4, "TS-FT": 3, "MBTSAD": 3}, "ft": {"FT": 6}, "cft": {"CFT": 6}, "musclelora": {"MuScleLoRA": 7}}
+STAGES = {
+    "mbtsad": {"CFT": 4, "TS-FT": 3, "MBTSAD": 3}, "ft": {"FT": 6}, "cft": {"CFT": 6}, "musclelora": {"MuScleLoRA": 7},
+}
 
 
 @pytest.fixture
@@ -32,7 +39,10 @@ def made(here, tiny_file, folder, tmp_path):
         script, *words = RUNS[name]
         if name == "musclelora":
             flags = ("--clean-aux", folder / "dev.tsv", *flags)
-        done = here(script)(*words, "--ckpt", tmp_path / "victim.safetensors", "--data", folder, "--out", tmp_path / "run", "--device", "cpu", *flags)
+        done = here(script)(
+            *words, "--ckpt", tmp_path / "victim.safetensors", "--data", folder, "--out", tmp_path / "run", "--device",
+            "cpu", *flags,
+        )
         assert done.returncode == 0, done.stderr
         return tmp_path / "run"
     return run
@@ -69,13 +79,19 @@ def said(faults) -> str:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_comes_again_to_the_bit(made, capsys, name):
-    """To its end, the scores too; nothing that the audited folder holds is touched, and nothing is left behind or printed."""
+    """To its end, the scores too; nothing that the audited folder holds is touched, and nothing is left behind or
+    printed."""
     path = made(name)
     before = {file: file.read_bytes() for file in path.parent.rglob("*") if file.is_file()}
-    argv, here, chance, temporary = list(sys.argv), os.getcwd(), torch.get_rng_state(), set(Path(module.tempfile.gettempdir()).glob("minibd-audit-*"))
+    argv, here, chance, temporary = (
+        list(sys.argv), os.getcwd(), torch.get_rng_state(),
+        set(Path(module.tempfile.gettempdir()).glob("minibd-audit-*")),
+    )
     checked = audit_run(path, upto=None)
     assert checked.ok and checked.replayed.ok and checked.readded.ok, "\n".join(checked.lines())
-    assert {again.stage: (again.steps, again.difference) for again in checked.replayed.again} == {s: (n, 0.0) for s, n in STAGES[name].items()}
+    assert {again.stage: (again.steps, again.difference) for again in checked.replayed.again} == {
+        s: (n, 0.0) for s, n in STAGES[name].items()
+    }
     assert {sums.stage: sums.steps for sums in checked.readded.sums} == STAGES[name]
     assert all(0 <= sums.difference <= sums.allowed < 1e-3 for sums in checked.readded.sums)
     assert {file: file.read_bytes() for file in path.parent.rglob("*") if file.is_file()} == before
@@ -93,8 +109,11 @@ def test_the_lines_say_what_was_not_reached(made):
     table = {line.split()[0]: line.split()[1:] for line in told[1].splitlines()[1:]}
     assert table["CFT"][0] == "4" and table["CFT"][3:] == ["4", "0", "1e-03"]
     assert table["TS-FT"][3:] == ["1", "0", "1e-03"] and table["MBTSAD"][3:] == ["0", "-"]
-    assert told[2] == ("Recomputed: the first 5 of 10 steps. Weights between steps are not saved, so a step is reached only through all before it. "
-                       "Not reached: MBTSAD.")
+    assert told[2] == (
+        "Recomputed: the first 5 of 10 steps. Weights between steps are not saved, so a step is reached only through "
+        "all before it. "
+        "Not reached: MBTSAD."
+    )
     assert told[3] == "The run is as it was saved, as far as it was recomputed." and len(told) == 4
     assert "Recomputed: all 10 steps." in audit_run(path, upto=10).lines()
 
@@ -112,20 +131,28 @@ def test_a_run_in_bfloat16_has_a_tolerance_of_its_own(made):
 
 
 def test_a_run_starts_where_it_was_started(here, tiny_file, folder, tmp_path, monkeypatch):
-    """Its relative paths are of the folder it was started in; where that is gone, of the one the audit is started in, and it is said."""
+    """Its relative paths are of the folder it was started in; where that is gone, of the one the audit is started in,
+    and it is said."""
     began = tmp_path / "began"
     shutil.copytree(folder, began / "rows")
     shutil.copy(tiny_file, began / "victim.safetensors")
     monkeypatch.chdir(began)
     script, *words = RUNS["cft"]
-    assert here(script)(*words, "--ckpt", "victim.safetensors", "--data", "rows", "--out", "run", "--device", "cpu").returncode == 0
+    assert (
+        here(script)(
+            *words, "--ckpt", "victim.safetensors", "--data", "rows", "--out", "run", "--device", "cpu"
+        ).returncode
+        == 0
+    )
     monkeypatch.chdir(tmp_path)
     assert audit_run(Path("began/run"), 1).ok and not audit_run(Path("began/run"), 1).replayed.notes
     began.rename(tmp_path / "moved")
     fails(lambda: audit_run(Path("moved/run"), 1), "victim.safetensors does not exist")
     monkeypatch.chdir(tmp_path / "moved")
     checked = audit_run(Path("run"), 1)
-    assert checked.ok and checked.replayed.notes == (f"{began}, where the run was started, is not here: started in {tmp_path / 'moved'}",)
+    assert checked.ok and checked.replayed.notes == (
+        f"{began}, where the run was started, is not here: started in {tmp_path / 'moved'}",
+    )
 
 
 def test_other_versions_are_said_and_no_fault(cft):
@@ -149,7 +176,10 @@ def test_a_total_that_is_not_the_sum_of_its_terms(cft):
     fault, = checked.replayed.faults
     assert fault.where == "steps.jsonl, line 3 (CFT, step 2)" and "the total is" in fault.said
     told = checked.lines()
-    assert told[-1] == "The run is NOT as it was saved." and sum("FAULT steps.jsonl, line 3 " in line for line in told) == 2
+    assert (
+        told[-1] == "The run is NOT as it was saved."
+        and sum("FAULT steps.jsonl, line 3 " in line for line in told) == 2
+    )
 
 
 def test_terms_that_add_up_and_are_not_the_runs(made):
@@ -163,7 +193,9 @@ def test_terms_that_add_up_and_are_not_the_runs(made):
     checked = audit_run(path)
     assert checked.readded.ok and not checked.ok
     where, fields = {fault.where for fault in checked.replayed.faults}, said(checked.replayed.faults)
-    assert where == {"steps.jsonl, line 9 (MBTSAD, step 1)"} and "the term cls is" in fields and "the total is" in fields
+    assert (
+        where == {"steps.jsonl, line 9 (MBTSAD, step 1)"} and "the term cls is" in fields and "the total is" in fields
+    )
     assert audit_run(path, upto=8).ok                                    # it does not reach that step, and says so
 
 
@@ -176,7 +208,9 @@ def test_terms_that_add_up_and_are_not_the_runs(made):
 def test_whatever_else_a_line_says(cft, key, change, words):
     change_line(cft, 3, change)
     fault, = audit_run(cft).replayed.faults
-    assert fault.where.startswith("steps.jsonl, line 3 (") and words in fault.said and fault.said.startswith(f"{key} is")
+    assert (
+        fault.where.startswith("steps.jsonl, line 3 (") and words in fault.said and fault.said.startswith(f"{key} is")
+    )
 
 
 def test_the_clean_rows_of_a_step(made):
@@ -223,7 +257,9 @@ def test_lines_that_are_missing_or_too_many(cft):
     steps = (cft / "steps.jsonl").read_text().splitlines(keepends=True)
     (cft / "steps.jsonl").write_text("".join(steps[:-1]))
     fault, = audit_run(cft).replayed.faults
-    assert (fault.where, fault.said) == ("steps.jsonl, after line 5", "the run goes on with CFT, step 5, and no line is left")
+    assert (fault.where, fault.said) == (
+        "steps.jsonl, after line 5", "the run goes on with CFT, step 5, and no line is left",
+    )
     (cft / "steps.jsonl").write_text("".join([*steps, steps[-1].replace('"step": 5', '"step": 6')]))
     fault, = audit_run(cft).replayed.faults
     assert (fault.where, fault.said) == ("steps.jsonl, line 7 (CFT, step 6)", "the run has ended before this step")
@@ -241,12 +277,18 @@ def test_many_faults_are_counted(cft):
     for line in range(1, 7):
         change_line(cft, line, lambda step: add(step, "total", 0.01))
     told = audit_run(cft).lines()
-    assert told.count("FAULT and 1 more like these") == 2 and sum(line.startswith("FAULT steps.jsonl") for line in told) == 10
+    assert (
+        told.count("FAULT and 1 more like these") == 2
+        and sum(line.startswith("FAULT steps.jsonl") for line in told) == 10
+    )
 
 
 # ---- a line by itself
 
-LINE = {"stage": "s", "step": 0, "lr": 0.1, "rows": 2, "batch": [1, 0], "terms": {"a": 1.0, "b": 2.0}, "weights": {"a": 0.5, "b": 0.25}, "total": 1.0}
+LINE = {
+    "stage": "s", "step": 0, "lr": 0.1, "rows": 2, "batch": [1, 0], "terms": {"a": 1.0, "b": 2.0},
+    "weights": {"a": 0.5, "b": 0.25}, "total": 1.0,
+}
 
 
 def test_readd_by_hand():
@@ -256,14 +298,19 @@ def test_readd_by_hand():
     readded = readd([LINE, LINE | {"step": 1, "total": 1.0 + 6e-7}, LINE | {"stage": "t", "step": 0}])
     assert not readded.ok and [fault.where for fault in readded.faults] == ["steps.jsonl, line 2 (s, step 1)"]
     assert [(sums.stage, sums.steps) for sums in readded.sums] == [("s", 2), ("t", 1)]
-    assert not readd([LINE | {"total": -1.0}]).ok and readd([LINE | {"terms": {"a": 0.0}, "weights": {"a": 3.0}, "total": 0.0}]).ok
+    assert (
+        not readd([LINE | {"total": -1.0}]).ok
+        and readd([LINE | {"terms": {"a": 0.0}, "weights": {"a": 3.0}, "total": 0.0}]).ok
+    )
 
 
 @pytest.mark.parametrize("rows, seed", [(1, 0), (7, 1), (32, 2), (512, 3)])
 def test_the_tolerance_holds_what_float32_does(rows, seed):
     """The mean of sums against the sum of means, as fit makes and logs them."""
     for scale in (1e-4, 1.0, 1e4):
-        values = torch.rand(3, rows, generator=torch.Generator().manual_seed(seed)) * torch.tensor([[scale], [1.0], [1e-3]])
+        values = torch.rand(3, rows, generator=torch.Generator().manual_seed(seed)) * torch.tensor(
+            [[scale], [1.0], [1e-3]]
+        )
         weights = {"a": 0.1, "b": 1.0, "c": 1 / 3}
         total = sum(weight * term for weight, term in zip(weights.values(), values)).mean().item()
         terms = dict(zip("abc", values.mean(1).tolist()))
@@ -272,18 +319,27 @@ def test_the_tolerance_holds_what_float32_does(rows, seed):
         assert not readd([step | {"total": total * (1 + 1e-3)}]).ok
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"weights": {"a": 0.5}}, "b has a term and no weight"), ({"terms": {"a": 1.0}}, "b has a weight and no term"),
-    ({"total": math.nan}, "total is nan, not a number"), ({"total": "1.0"}, "total is '1.0', not a number"), ({"total": None}, "total is None"),
-    ({"total": True}, "total is True"), ({"terms": {"a": 1.0, "b": math.inf}}, "terms b is inf"),
-    ({"weights": {"a": 1.0, "b": None}}, "weights b is None"),
-    ({"terms": {}}, "terms is {}"), ({"weights": [1.0]}, "weights is [1.0]"), ({"rows": 3}, "rows is 3, and batch does not name as many"),
-    ({"batch": None}, "batch does not name"), ({"stage": ["s"]}, "stage is ['s'], not a name"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"weights": {"a": 0.5}}, "b has a term and no weight"), ({"terms": {"a": 1.0}}, "b has a weight and no term"),
+        ({"total": math.nan}, "total is nan, not a number"), ({"total": "1.0"}, "total is '1.0', not a number"),
+        ({"total": None}, "total is None"), ({"total": True}, "total is True"),
+        ({"terms": {"a": 1.0, "b": math.inf}}, "terms b is inf"),
+        ({"weights": {"a": 1.0, "b": None}}, "weights b is None"), ({"terms": {}}, "terms is {}"),
+        ({"weights": [1.0]}, "weights is [1.0]"), ({"rows": 3}, "rows is 3, and batch does not name as many"),
+        ({"batch": None}, "batch does not name"), ({"stage": ["s"]}, "stage is ['s'], not a name"),
+    ],
+)
 def test_a_line_that_is_not_what_it_must_be(change, words):
     readded = readd([LINE, LINE | change])
     fault, = readded.faults
-    assert fault.where.startswith("steps.jsonl, line 2 (") and words in fault.said and not readded.ok and readded.sums[0].steps == 1
+    assert (
+        fault.where.startswith("steps.jsonl, line 2 (")
+        and words in fault.said
+        and not readded.ok
+        and readded.sums[0].steps == 1
+    )
 
 
 @pytest.mark.parametrize("key", LINE)
@@ -295,7 +351,9 @@ def test_a_key_that_is_missing(key):
 def test_a_line_that_is_not_whole_is_not_compared(cft):
     change_line(cft, 4, lambda step: {name: value for name, value in step.items() if name != "weights"})
     checked = audit_run(cft)
-    assert not checked.ok and [str(fault) for fault in checked.readded.faults] == ["steps.jsonl, line 4 (CFT, step 3): it lacks weights"]
+    assert not checked.ok and [str(fault) for fault in checked.readded.faults] == [
+        "steps.jsonl, line 4 (CFT, step 3): it lacks weights"
+    ]
     assert checked.replayed.again == () and "nothing was recomputed" in said(checked.replayed.faults)
 
 
@@ -316,7 +374,9 @@ def test_scores_apart_by_hand():
     assert list(scores_apart(result(80.0, 5.0), result(80.0, 5.0), 0.0)) == []
     assert list(scores_apart(result(80.0, 5.0), result(80.9, 4.1), 1.0)) == []
     assert list(scores_apart(result(80.0, 5.0), result(81.5, None), 1.0)) == [
-        "after cacc is 80.0 as saved, and 81.5 recomputed, allowed 1 apart", "after asr is 5.0 as saved, and not there recomputed, allowed 1 apart"]
+        "after cacc is 80.0 as saved, and 81.5 recomputed, allowed 1 apart",
+        "after asr is 5.0 as saved, and not there recomputed, allowed 1 apart",
+    ]
     assert list(scores_apart({}, result(80.0, None), 1.0)) == [
         "before cacc is not there as saved, and 90.0 recomputed, allowed 1 apart",
         "after cacc is not there as saved, and 80.0 recomputed, allowed 1 apart"]

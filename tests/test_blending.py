@@ -1,4 +1,6 @@
-"""Repair: which weights have a counterpart and which model is refused; the blend; the search; the last training on few rows."""
+"""Repair: which weights have a counterpart and which model is refused; the blend; the search; the last training on few
+rows."""
+
 import math
 from dataclasses import replace
 
@@ -14,7 +16,9 @@ from minibd.mitigations.finepurify import UP_TO, FinePurifying
 from minibd.mitigations.reinit import Reinit
 from minibd.models.bert import Bert
 from minibd.records import Examples
-from minibd.blending import RHOS, WORD, blend, check_rho, counterparts, smallest_share, blend_and_tune, related, search_rho, tune
+from minibd.blending import (
+    RHOS, WORD, blend, check_rho, counterparts, smallest_share, blend_and_tune, related, search_rho, tune,
+)
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
 from test_encoder import MODELS, made
@@ -22,7 +26,9 @@ from test_finetune import equal, weights
 
 CLEAN, VALIDATION = rows(10, 0, "train"), rows(12, 1, "dev")
 HEAD = ("pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias")
-LETTERS = Tokenizer.from_vocab({p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz"])}, 32)
+LETTERS = Tokenizer.from_vocab(
+    {p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz"])}, 32
+)
 
 
 def moved(ckpt: Checkpoint, by: float = 0.002, seed: int = 5) -> Checkpoint:
@@ -35,7 +41,8 @@ def moved(ckpt: Checkpoint, by: float = 0.002, seed: int = 5) -> Checkpoint:
 
 
 def resized(ckpt: Checkpoint, vocab: int, tokens: int) -> Checkpoint:
-    """The record with `vocab` word rows, those past its own drawn, and a tokenizer of its first `tokens` tokens, and new ones past its own."""
+    """The record with `vocab` word rows, those past its own drawn, and a tokenizer of its first `tokens` tokens, and
+    new ones past its own."""
     own, g = ckpt.model, torch.Generator().manual_seed(7)
     model = Bert(replace(own.config, vocab=vocab)).init_weights(g)
     state = own.state_dict()
@@ -80,7 +87,9 @@ def test_a_language_model_head_is_kept(tiny):
     config = replace(tiny.model.config, mlm=True)
     model = Bert(config).init_weights(torch.Generator().manual_seed(0))
     both = Checkpoint(model, tiny.tokenizer, tiny.labels, [])
-    assert {n for n in counterparts(both, moved(both)).kept if n.startswith("mlm")} == {n for n, _ in model.named_parameters() if "mlm" in n}
+    assert {n for n in counterparts(both, moved(both)).kept if n.startswith("mlm")} == {
+        n for n, _ in model.named_parameters() if "mlm" in n
+    }
 
 
 def test_half_precision_becomes_the_victims(tiny):
@@ -92,14 +101,25 @@ def test_half_precision_becomes_the_victims(tiny):
 
 def test_another_model_is_refused_by_name(tiny):
     def other(**more) -> Checkpoint:
-        return Checkpoint(Bert(replace(tiny.model.config, **more)).init_weights(torch.Generator().manual_seed(0)), tiny.tokenizer, tiny.labels, [])
+        return Checkpoint(
+            Bert(replace(tiny.model.config, **more)).init_weights(torch.Generator().manual_seed(0)), tiny.tokenizer,
+            tiny.labels, [],
+        )
 
-    for more in ({"hidden": 16}, {"layers": 1}, {"heads": 2}, {"ffn": 32}, {"activation": "relu"}, {"eps": 1e-5}, {"type_vocab_size": 1}):
+    for more in (
+        {"hidden": 16}, {"layers": 1}, {"heads": 2}, {"ffn": 32}, {"activation": "relu"}, {"eps": 1e-5},
+        {"type_vocab_size": 1},
+    ):
         (name, value), = more.items()
-        line = fails(lambda: counterparts(tiny, other(**more)), f"{name} {value!r}", repr(getattr(tiny.model.config, name)))
+        line = fails(
+            lambda: counterparts(tiny, other(**more)), f"{name} {value!r}", repr(getattr(tiny.model.config, name))
+        )
         assert "fine-tuned from" in line
     fails(lambda: counterparts(tiny, other(positions=40)), "embeddings.position.weight", "(40, 32)", "(48, 32)")
-    for more in ({"dropout": 0.3}, {"classifier_dropout": 0.0}, {"attention_dropout": 0.0}, {"labels": 3}, {"mlm": True}, {"labels": 0}):
+    for more in (
+        {"dropout": 0.3}, {"classifier_dropout": 0.0}, {"attention_dropout": 0.0}, {"labels": 3}, {"mlm": True},
+        {"labels": 0},
+    ):
         counterparts(tiny, other(**more))
     victim, strange = (Checkpoint(made(name), LETTERS, ("bad", "good"), []) for name in ("bert", "roberta"))
     fails(lambda: counterparts(victim, strange), "is a roberta", "the victim a bert")
@@ -117,14 +137,20 @@ def test_padded_vocabularies(tiny):
     """Rows that both have are matched by their tokens; rows of the victim alone are kept, and listed."""
     v = tiny.model.config.vocab
     own = tiny.model.embeddings.word.weight
-    for wider, tokens in ((v + 6, v), (v, v), (v + 2, v + 2)):            # the pre-trained one is padded, equal, or knows more tokens
+    # the pre-trained one is padded, equal, or knows more tokens
+    for wider, tokens in ((v + 6, v), (v, v), (v + 2, v + 2)):
         pre = resized(moved(tiny, 0.002), wider, tokens)
         before = counterparts(tiny, pre)
-        assert torch.equal(before.weights[WORD], pre.model.embeddings.word.weight[:v]) and not any(WORD in k for k in before.kept)
-    padded = resized(tiny, v + 6, v)                                       # the victim is padded, the pre-trained is not
+        assert torch.equal(before.weights[WORD], pre.model.embeddings.word.weight[:v]) and not any(
+            WORD in k for k in before.kept
+        )
+    # the victim is padded, the pre-trained is not
+    padded = resized(tiny, v + 6, v)
     before = counterparts(padded, tiny)
     assert f"{WORD}: 6 of {v + 6} rows, from {v} to {v + 5}" in before.kept
-    assert torch.equal(before.weights[WORD][:v], own) and torch.equal(before.weights[WORD][v:], padded.model.embeddings.word.weight[v:])
+    assert torch.equal(before.weights[WORD][:v], own) and torch.equal(
+        before.weights[WORD][v:], padded.model.embeddings.word.weight[v:]
+    )
     added, other = resized(tiny, v + 6, v + 2), resized(tiny, v + 6, v)    # a token added into what was padding
     other.model.embeddings.word.weight.data[v:] += 1
     before = counterparts(added, other)
@@ -137,15 +163,21 @@ def test_padded_vocabularies(tiny):
 def test_the_correlation_by_hand(tiny):
     # (1, 2, 6) - 3 = (-2, -1, 3) and (2, 0, 4) - 2 = (0, -2, 2): 8 / sqrt(14 * 8); the vector does not enter
     victim = checkpoint.copy(tiny)
-    victim.model.m, victim.model.v = (torch.nn.Parameter(t) for t in (torch.tensor([[1.0, 2.0, 6.0]]), torch.tensor([5.0, -5.0])))
-    assert related(victim, {"m": torch.tensor([[2.0, 0.0, 4.0]]), "v": torch.tensor([-5.0, 5.0])}) == pytest.approx(8 / math.sqrt(112))
+    victim.model.m, victim.model.v = (
+        torch.nn.Parameter(t) for t in (torch.tensor([[1.0, 2.0, 6.0]]), torch.tensor([5.0, -5.0]))
+    )
+    assert related(victim, {"m": torch.tensor([[2.0, 0.0, 4.0]]), "v": torch.tensor([-5.0, 5.0])}) == pytest.approx(
+        8 / math.sqrt(112)
+    )
     assert related(victim, {"m": -victim.model.m.detach()}) == pytest.approx(-1.0)
     assert related(victim, {"m": torch.ones(1, 3)}) == 0.0
 
 
 def test_a_stranger_of_the_same_shape_is_warned_of_and_the_origin_is_not(tiny, capsys):
     assert counterparts(tiny, moved(tiny)).correlation > 0.98 and capsys.readouterr().err == ""
-    stranger = Checkpoint(Bert(tiny.model.config).init_weights(torch.Generator().manual_seed(9)), tiny.tokenizer, tiny.labels, [])
+    stranger = Checkpoint(
+        Bert(tiny.model.config).init_weights(torch.Generator().manual_seed(9)), tiny.tokenizer, tiny.labels, []
+    )
     assert abs(counterparts(tiny, stranger).correlation) < 0.05
     said = capsys.readouterr().err
     assert said.startswith("warning: ") and said.count("\n") == 1 and "under 0.5" in said
@@ -177,7 +209,9 @@ def test_least_by_hand():
                           (1.0, {-5.0, 0.0, 1.0, 2.0, 3.0, 7.0})):
         keep = smallest_share(scores, rho)
         assert {x for name, values in scores.items() for x in values[keep[name]].tolist()} == expected
-        assert all(keep[name].shape == values.shape and keep[name].dtype == torch.bool for name, values in scores.items())
+        assert all(
+            keep[name].shape == values.shape and keep[name].dtype == torch.bool for name, values in scores.items()
+        )
     assert int(smallest_share({"a": torch.zeros(5)}, 0.2)["a"].sum()) == 5          # equals stay together
 
 
@@ -200,7 +234,9 @@ def searched(accurate_from: float, monkeypatch, floor: float = 0.9, rhos=RHOS):
 @pytest.mark.parametrize("accurate_from", [0.0, *RHOS])
 def test_the_smallest_acceptable_rho_is_found(accurate_from, monkeypatch, capsys):
     assert searched(accurate_from, monkeypatch) == max(0.1, accurate_from)
-    assert searched(accurate_from, monkeypatch, 0.9 + 1e-12) == max(0.1, accurate_from) and capsys.readouterr().err == ""
+    assert (
+        searched(accurate_from, monkeypatch, 0.9 + 1e-12) == max(0.1, accurate_from) and capsys.readouterr().err == ""
+    )
 
 
 @pytest.mark.parametrize("accurate_from", UP_TO)
@@ -211,20 +247,28 @@ def test_other_shares_may_be_searched(accurate_from, monkeypatch):
 def test_where_no_rho_will_do_the_largest_is_taken_and_said(monkeypatch, capsys):
     assert searched(1.0, monkeypatch) == 0.9
     said = capsys.readouterr().err
-    assert said.startswith("warning: no rho up to 0.9 is right on 90.0 % of 12") and "50.0 %" in said and said.count("\n") == 1
+    assert (
+        said.startswith("warning: no rho up to 0.9 is right on 90.0 % of 12")
+        and "50.0 %" in said
+        and said.count("\n") == 1
+    )
     assert searched(1.0, monkeypatch, rhos=UP_TO) == 0.995 and "up to 0.995 is" in capsys.readouterr().err
 
 
 def test_rho_and_drop_have_their_ranges():
-    for rho, drop, word in ((-0.1, 2, "rho is -0.1"), (1.1, 2, "rho is 1.1"), (math.nan, 2, "rho is nan"), (None, -1, "drop is -1"),
-                            (0.5, 101, "drop is 101")):
+    for rho, drop, word in (
+        (-0.1, 2, "rho is -0.1"), (1.1, 2, "rho is 1.1"), (math.nan, 2, "rho is nan"), (None, -1, "drop is -1"),
+        (0.5, 101, "drop is 101"),
+    ):
         fails(lambda: check_rho(rho, drop), word)
     check_rho(None, 0), check_rho(0.0, 100), check_rho(1.0, 2)
 
 
 # ---- the last training
 
-def asked(monkeypatch, n: int, schedule: Schedule, steps: int, validation=VALIDATION) -> tuple[Schedule, list[int], int]:
+def asked(
+    monkeypatch, n: int, schedule: Schedule, steps: int, validation=VALIDATION
+) -> tuple[Schedule, list[int], int]:
     """What tune() asks of fit: its schedule, after which epochs validation is looked at, how many rows."""
     given = {}
 
@@ -233,16 +277,24 @@ def asked(monkeypatch, n: int, schedule: Schedule, steps: int, validation=VALIDA
     monkeypatch.setattr(blending, "fit", told)
     monkeypatch.setattr(blending, "accuracy", lambda model, text, rows: 0.5)
     ckpt = Checkpoint(None, LETTERS, (), [])
-    assert tune(ckpt, rows(n, 0, "t"), validation, schedule, steps, seed=0, dtype=torch.float32, log=None, name="x") is ckpt
+    assert (
+        tune(ckpt, rows(n, 0, "t"), validation, schedule, steps, seed=0, dtype=torch.float32, log=None, name="x")
+        is ckpt
+    )
     assert given["loss"] is cross_entropy
-    trials = [] if validation is None else [e for e in range(1, given["schedule"].epochs + 1) if given["score"](None) == 0.5]
+    trials = (
+        [] if validation is None else [e for e in range(1, given["schedule"].epochs + 1) if given["score"](None) == 0.5]
+    )
     return given["schedule"], trials, given["n"]
 
 
-@pytest.mark.parametrize("n, steps, epochs, trials", [
-    (64, 200, 100, [1, 34, 67, 100]), (64, 0, 3, [1, 2, 3]), (64, 6, 3, [1, 2, 3]), (64, 7, 4, [1, 2, 3, 4]), (64, 16, 8, [2, 4, 6, 8]),
-    (33, 12, 6, [2, 4, 6]), (1, 9, 9, [3, 6, 9]), (100, 13, 4, [1, 2, 3, 4]),
-])
+@pytest.mark.parametrize(
+    "n, steps, epochs, trials",
+    [
+        (64, 200, 100, [1, 34, 67, 100]), (64, 0, 3, [1, 2, 3]), (64, 6, 3, [1, 2, 3]), (64, 7, 4, [1, 2, 3, 4]),
+        (64, 16, 8, [2, 4, 6, 8]), (33, 12, 6, [2, 4, 6]), (1, 9, 9, [3, 6, 9]), (100, 13, 4, [1, 2, 3, 4]),
+    ],
+)
 def test_few_rows_are_passed_over_more_often(n, steps, epochs, trials, monkeypatch):
     schedule = Schedule(1e-3, 3, 32, 0.2, 0.05)
     given, seen, held = asked(monkeypatch, n, schedule, steps)
@@ -254,7 +306,10 @@ def test_tune_is_fit_with_cross_entropy(tiny):
     schedule = Schedule(1e-3, 2, 4)
     for validation in (None, VALIDATION):
         log = []
-        tuned = tune(checkpoint.copy(tiny), CLEAN, validation, schedule, 0, seed=3, dtype=torch.float32, log=log.append, name="last")
+        tuned = tune(
+            checkpoint.copy(tiny), CLEAN, validation, schedule, 0, seed=3, dtype=torch.float32, log=log.append,
+            name="last",
+        )
         score = None if validation is None else lambda model: blending.accuracy(model, tiny.tokenizer, validation)
         plain = checkpoint.copy(tiny)
         fit(plain.model, plain.tokenizer, plain.tokenizer.encode(CLEAN), cross_entropy, schedule, seed=3, score=score)
@@ -269,19 +324,29 @@ def test_the_best_epoch_looked_at_comes_back(tiny, monkeypatch):
         seen.append({name: t.clone() for name, t in model.state_dict().items()})
         return (0.3, 0.8, 0.8, 0.1)[len(seen) - 1]
     monkeypatch.setattr(blending, "accuracy", told)
-    tuned = tune(checkpoint.copy(tiny), CLEAN, VALIDATION, Schedule(1e-3, 3, 5), 16, seed=0, dtype=torch.float32, log=None, name="x")
+    tuned = tune(
+        checkpoint.copy(tiny), CLEAN, VALIDATION, Schedule(1e-3, 3, 5), 16, seed=0, dtype=torch.float32, log=None,
+        name="x",
+    )
     assert len(seen) == 4 and equal(weights(tuned), seen[1])
 
 
 def test_no_clean_rows_are_refused(tiny):
-    fails(lambda: tune(checkpoint.copy(tiny), Examples(), None, Schedule(1e-3, 1), 10, seed=0, dtype=torch.float32, log=None, name="x"),
-          "no rows to train on")
+    fails(
+        lambda: tune(
+            checkpoint.copy(tiny), Examples(), None, Schedule(1e-3, 1), 10, seed=0, dtype=torch.float32, log=None,
+            name="x",
+        ),
+        "no rows to train on",
+    )
 
 
 # ---- all of it
 
-ARGS = {"rho": 0.5, "drop": 2.0, "schedule": Schedule(1e-3, 1, 4), "steps": 0, "seed": 2, "dtype": torch.float32, "log": None, "name": "Repaired",
-        "on_stage": None}
+ARGS = {
+    "rho": 0.5, "drop": 2.0, "schedule": Schedule(1e-3, 1, 4), "steps": 0, "seed": 2, "dtype": torch.float32,
+    "log": None, "name": "Repaired", "on_stage": None,
+}
 
 
 def test_mend_tunes_the_blend_of_a_given_rho(tiny):
@@ -289,7 +354,13 @@ def test_mend_tunes_the_blend_of_a_given_rho(tiny):
     start = moved(tiny)
     done = blend_and_tune(tiny, lambda rho: seen.append(rho) or start, CLEAN, None, **ARGS | {
         "log": log.append, "on_stage": lambda name, ckpt, seconds: seen.append((name, weights(ckpt), seconds >= 0))})
-    assert seen[0] == 0.5 and seen[1][0] == "mixed 0.5" and equal(seen[1][1], weights(moved(tiny))) and seen[1][2] and len(seen) == 2
+    assert (
+        seen[0] == 0.5
+        and seen[1][0] == "mixed 0.5"
+        and equal(seen[1][1], weights(moved(tiny)))
+        and seen[1][2]
+        and len(seen) == 2
+    )
     assert equal(weights(start), weights(moved(tiny)))                      # whoever keeps what watch saw has it whole
     plain = tune(moved(tiny), CLEAN, None, ARGS["schedule"], 0, seed=2, dtype=torch.float32, log=None, name="x")
     assert equal(weights(done.ckpt), weights(plain)) and (done.rho, done.trials) == (0.5, []) and done.seconds > 0
@@ -300,14 +371,24 @@ def test_mend_tunes_the_blend_of_a_given_rho(tiny):
 
 def test_mend_searches_from_the_victims_own_accuracy(tiny, monkeypatch):
     given, tried = [], []
-    monkeypatch.setattr(blending, "search_rho", lambda made, *asked: given.append(asked) or (0.3, made(0.3), [[0.3, 0.9]]))
-    done = blend_and_tune(tiny, lambda rho: tried.append(rho) or moved(tiny), CLEAN, VALIDATION, **ARGS | {"rho": None, "drop": 5.0})
+    monkeypatch.setattr(
+        blending, "search_rho", lambda made, *asked: given.append(asked) or (0.3, made(0.3), [[0.3, 0.9]])
+    )
+    done = blend_and_tune(
+        tiny, lambda rho: tried.append(rho) or moved(tiny), CLEAN, VALIDATION, **ARGS | {"rho": None, "drop": 5.0}
+    )
     floor = blending.accuracy(tiny.model, tiny.tokenizer, VALIDATION) - 0.05
     assert given == [(VALIDATION, floor, RHOS)] and (done.rho, done.trials) == (0.3, [[0.3, 0.9]]) and tried == [0.3]
     blend_and_tune(tiny, lambda rho: moved(tiny), CLEAN, VALIDATION, **ARGS | {"rho": None, "rhos": (0.2, 0.3)})
     assert given[1][2] == (0.2, 0.3)
-    fails(lambda: blend_and_tune(tiny, lambda rho: tiny, CLEAN, None, **ARGS | {"rho": None}), "validation rows", "give rho")
-    fails(lambda: blend_and_tune(tiny, lambda rho: tiny, CLEAN, CLEAN.like([]), **ARGS | {"rho": None}), "validation rows")
+    fails(
+        lambda: blend_and_tune(tiny, lambda rho: tiny, CLEAN, None, **ARGS | {"rho": None}), "validation rows",
+        "give rho",
+    )
+    fails(
+        lambda: blend_and_tune(tiny, lambda rho: tiny, CLEAN, CLEAN.like([]), **ARGS | {"rho": None}),
+        "validation rows"
+    )
 
 
 def test_a_rho_of_0_is_not_a_search(tiny):
@@ -316,4 +397,6 @@ def test_a_rho_of_0_is_not_a_search(tiny):
 
 @pytest.mark.parametrize("method", [FineMixing, FinePurifying, FinePruning, Reinit])
 def test_the_last_trainings_schedule_has_all_its_numbers(method):
-    assert method(lr=0.1, epochs=2, batch_size=3, warmup=0.4, weight_decay=0.5).schedule == Schedule(0.1, 2, 3, 0.4, 0.5)
+    assert method(lr=0.1, epochs=2, batch_size=3, warmup=0.4, weight_decay=0.5).schedule == Schedule(
+        0.1, 2, 3, 0.4, 0.5
+    )

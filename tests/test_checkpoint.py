@@ -1,4 +1,6 @@
-"""Checkpoints: what loads and as what, what is refused and in which words, and that a save is whole or does not happen."""
+"""Checkpoints: what loads and as what, what is refused and in which words, and that a save is whole or does not
+happen."""
+
 import hashlib
 import json
 import os
@@ -30,7 +32,9 @@ QUERY = "bert.encoder.layer.1.attention.self.query.weight"
 def ckpt(labels=("negative", "positive"), mlm=False, history=HISTORY) -> Checkpoint:
     config = BertConfig(**(checkpoint.asdict(CONFIG) | {"labels": len(labels), "mlm": mlm}))
     model = Bert(config).init_weights(torch.Generator().manual_seed(0), std=0.5).eval()
-    return Checkpoint(model, Tokenizer.from_vocab({token: i for i, token in enumerate(TOKENS)}, 16), labels, list(history))
+    return Checkpoint(
+        model, Tokenizer.from_vocab({token: i for i, token in enumerate(TOKENS)}, 16), labels, list(history)
+    )
 
 
 def same(a: Checkpoint, b: Checkpoint) -> None:
@@ -38,7 +42,9 @@ def same(a: Checkpoint, b: Checkpoint) -> None:
     assert (a.model.config, a.labels, a.history) == (b.model.config, b.labels, b.history)
     one, other = a.model.state_dict(), b.model.state_dict()
     assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
-    assert a.tokenizer.encode(ROWS) == b.tokenizer.encode(ROWS) and (a.tokenizer.max_len, a.tokenizer.pad) == (b.tokenizer.max_len, b.tokenizer.pad)
+    assert a.tokenizer.encode(ROWS) == b.tokenizer.encode(ROWS) and (a.tokenizer.max_len, a.tokenizer.pad) == (
+        b.tokenizer.max_len, b.tokenizer.pad,
+    )
 
 
 @pytest.fixture
@@ -70,7 +76,9 @@ def bare(folder: Path, pooler: bool = True) -> None:
 
 # ---- round trips
 
-@pytest.mark.parametrize("labels, mlm", [(("negative", "positive"), False), (("a", "b", "c"), True), ((), True), ((), False)])
+@pytest.mark.parametrize(
+    "labels, mlm", [(("negative", "positive"), False), (("a", "b", "c"), True), ((), True), ((), False)]
+)
 def test_file_and_folder_give_back_every_bit(tmp_path, labels, mlm):
     first = ckpt(labels, mlm)
     save(first, tmp_path / "new" / "one.safetensors")
@@ -161,7 +169,10 @@ def test_an_encoder_is_the_model_without_its_head():
 def test_a_new_head_in_memory_is_the_one_that_loading_draws(tmp_path):
     encoder = checkpoint.headless(ckpt())
     save(encoder, tmp_path / "encoder.safetensors")
-    loaded, made = load(tmp_path / "encoder.safetensors", labels=("a", "b", "c"), seed=3), checkpoint.with_head(encoder, ("a", "b", "c"), seed=3)
+    loaded, made = (
+        load(tmp_path / "encoder.safetensors", labels=("a", "b", "c"), seed=3),
+        checkpoint.with_head(encoder, ("a", "b", "c"), seed=3),
+    )
     assert made.labels == loaded.labels and made.model.config == loaded.model.config
     one, other = loaded.model.state_dict(), made.model.state_dict()
     assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
@@ -235,7 +246,9 @@ def test_a_bare_encoder_gets_a_classifier_on_demand(folder):
     assert encoder.model(encoder.tokenizer(ROWS)).logits is None
     one, again, other = (load(folder, labels=("0", "1", "2"), seed=seed) for seed in (3, 3, 4))
     same(one, again)
-    assert one.history == [{"new": ["classifier"], "labels": ["0", "1", "2"], "seed": 3}] and one.labels == ("0", "1", "2")
+    assert one.history == [{"new": ["classifier"], "labels": ["0", "1", "2"], "seed": 3}] and one.labels == (
+        "0", "1", "2",
+    )
     assert torch.equal(one.model.pooler.weight, pooler) and one.model.classifier.bias.abs().max() == 0
     assert not torch.equal(one.model.classifier.weight, other.model.classifier.weight)
     assert 0.005 < one.model.classifier.weight.std() < 0.05 and one.model.classifier.weight.requires_grad
@@ -392,12 +405,16 @@ def listing(folder: Path) -> dict[str, bytes]:
 def test_what_a_folder_holds(folder):
     config, own = (json.loads((folder / name).read_text()) for name in ("config.json", "minibd.json"))
     assert config["architectures"] == ["BertForSequenceClassification"] and config["model_type"] == "bert"
-    assert config["id2label"] == {"0": "negative", "1": "positive"} and config["label2id"] == {"negative": 0, "positive": 1}
+    assert config["id2label"] == {"0": "negative", "1": "positive"} and config["label2id"] == {
+        "negative": 0, "positive": 1,
+    }
     assert own == {"history": HISTORY, "head_mask": [[1, 1], [1, 1]]}
     assert (folder / "vocab.txt").read_text().split("\n") == [*TOKENS, ""]
     card = (folder / "README.md").read_text()
-    for words in ("library_name: transformers", "pipeline_tag: text-classification", "- backdoor", "Warning", '0 "negative"',
-                  '2. attack: "badnets"'):
+    for words in (
+        "library_name: transformers", "pipeline_tag: text-classification", "- backdoor", "Warning", '0 "negative"',
+        '2. attack: "badnets"',
+    ):
         assert words in card
     assert len({oct(f.stat().st_mode) for f in folder.iterdir()}) == 1   # safetensors alone would write 0600
 
@@ -476,10 +493,12 @@ def test_convert_pickles(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     torch.save(tensors, folder / "pytorch_model.bin")
     done = convert(folder, tmp_path / "one.safetensors")
-    assert done.returncode == 0 and done.stderr == (f"warning: {folder / 'pytorch_model.bin'} is a pickle; it is read in a process of "
-                                                    f"its own, as tensors alone\n")
+    assert done.returncode == 0 and done.stderr == (
+        f"warning: {folder / 'pytorch_model.bin'} is a pickle; it is read in a process of its own, as tensors alone\n"
+    )
     same(expected, load(tmp_path / "one.safetensors"))
-    here = runpy.run_path(str(CONVERT))["convert"]                       # in this process: another one imports torch for 2 s
+    # in this process: another one imports torch for 2 s
+    here = runpy.run_path(str(CONVERT))["convert"]
     (folder / "pytorch_model.bin").rename(folder / "model.pt")           # a folder's own name for it, or a name alone
     for path, out in ((folder, "two"), (folder / "model.pt", "three")):
         here(path, tmp_path / out)
@@ -499,8 +518,10 @@ def test_convert_runs_no_code_of_a_pickle(folder, tmp_path):
 
     torch.save({"x": Evil()}, folder / "pytorch_model.bin")
     done = convert(folder / "pytorch_model.bin", tmp_path / "out")
-    assert done.returncode == 2 and done.stderr.count("\n") == 2            # the warning, and why not
-    assert done.stderr.splitlines()[1].startswith(f"error: {folder / 'pytorch_model.bin'} is not a pickle of named tensors alone")
+    assert done.returncode == 2 and done.stderr.count("\n") == 2  # the warning, and why not
+    assert done.stderr.splitlines()[1].startswith(
+        f"error: {folder / 'pytorch_model.bin'} is not a pickle of named tensors alone"
+    )
     assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
 
 

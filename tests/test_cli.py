@@ -1,4 +1,6 @@
-"""Flags: every one in --help with its default, without torch; a dataclass read from source is the real one; errors are one line."""
+"""Flags: every one in --help with its default, without torch; a dataclass read from source is the real one; errors are
+one line."""
+
 import os
 import re
 import subprocess
@@ -55,7 +57,9 @@ print("torch" in sys.modules, "transformers" in sys.modules)
 
 
 def test_mbtsads_help_lists_every_flag_with_its_default():
-    done = subprocess.run([sys.executable, "scripts/mbtsad.py", "--help"], cwd=ROOT, env=ENV, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "scripts/mbtsad.py", "--help"], cwd=ROOT, env=ENV, capture_output=True, text=True
+    )
     assert done.returncode == 0 and not done.stderr
     from minibd.mitigations.mbtsad import MBTSAD
     entries = re.split(r"\n  (?=--)", done.stdout)                # a long flag's text stands on a line of its own
@@ -73,7 +77,9 @@ def test_mbtsads_help_lists_every_flag_with_its_default():
 
 def test_an_unknown_flag_or_no_checkpoint_ends_with_status_2():
     for argv in (["--ckpt", "x", "--alhpa", "2"], ["--ckpt", "x", "--alp", "2"], []):
-        done = subprocess.run([sys.executable, "scripts/mbtsad.py", *argv], cwd=ROOT, env=ENV, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "scripts/mbtsad.py", *argv], cwd=ROOT, env=ENV, capture_output=True, text=True
+        )
         assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
@@ -83,14 +89,20 @@ def test_settings_of_is_the_real_dataclass():
     from minibd.mitigations.mbtsad import MBTSAD
     read = settings_of("mitigations.mbtsad", "MBTSAD")
     assert read is not MBTSAD
-    assert [(f.name, f.default, dict(f.metadata)) for f in fields(read)] == [(f.name, f.default, dict(f.metadata)) for f in fields(MBTSAD)]
+    assert [(f.name, f.default, dict(f.metadata)) for f in fields(read)] == [
+        (f.name, f.default, dict(f.metadata)) for f in fields(MBTSAD)
+    ]
     assert MBTSAD(**asdict(read())) == MBTSAD()
     assert read.__doc__ == MBTSAD.__doc__
 
 
 def test_the_flags_of_settings_read_so_reach_the_real_class():
     from minibd.mitigations.mbtsad import MBTSAD
-    (read,) = parse("", settings_of("mitigations.mbtsad", "MBTSAD"), argv=["--k", "7", "--lr2", "0.5", "--ablate", "no-hid", "--batch-size", "3"])
+
+    (read,) = parse(
+        "", settings_of("mitigations.mbtsad", "MBTSAD"),
+        argv=["--k", "7", "--lr2", "0.5", "--ablate", "no-hid", "--batch-size", "3"],
+    )
     assert MBTSAD(**asdict(read)) == MBTSAD(k=7, lr2=0.5, ablate="no-hid", batch_size=3)
 
 
@@ -108,7 +120,10 @@ def test_defaults():
 
 
 def test_values_of_each_kind():
-    values = toy("--count", "7", "--share", "1e-3", "--words", "x, y,,z", "--fast", "--no-kept", "--mode", "two", "--file-name", "f", "--limit", "2")
+    values = toy(
+        "--count", "7", "--share", "1e-3", "--words", "x, y,,z", "--fast", "--no-kept", "--mode", "two", "--file-name",
+        "f", "--limit", "2",
+    )
     assert values == Toy(7, 0.001, ("x", "y", "z"), True, False, "two", "f", 2.0)
     assert isinstance(values.limit, float)
 
@@ -130,14 +145,18 @@ def test_help_lines(capsys, monkeypatch):
         toy("--help")
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    for line in ("--count N", "a number (default 3; paper: 5)", "a share of 100 % (default 0.5)", "some words (default a,b)",
-                 "--fast, --no-fast", "which (default one)", "Every kind of flag"):
+    for line in (
+        "--count N", "a number (default 3; paper: 5)", "a share of 100 % (default 0.5)", "some words (default a,b)",
+        "--fast, --no-fast", "which (default one)", "Every kind of flag",
+    ):
         assert line in shown, line
     assert "a file\n" in shown                                   # no default, so none is said
 
 
 def test_groups_come_back_in_their_order():
-    task, clean, attack = parse("", Task, Clean, Attack, argv=["--ckpt", "m", "--clean", "50", "--triggers", "aa,bb", "--seed", "4"])
+    task, clean, attack = parse(
+        "", Task, Clean, Attack, argv=["--ckpt", "m", "--clean", "50", "--triggers", "aa,bb", "--seed", "4"]
+    )
     assert (task.ckpt, task.seed, clean.clean, attack.triggers) == ("m", 4, 50.0, ("aa", "bb"))
     assert (task.data, task.out, attack.triggered) == ("", None, None)
 

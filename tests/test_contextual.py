@@ -1,4 +1,6 @@
-"""CWEA: a masked language model whose answers are known, tiny ones of each architecture, and a real one's body; counts, places, draws."""
+"""CWEA: a masked language model whose answers are known, tiny ones of each architecture, and a real one's body; counts,
+places, draws."""
+
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -20,13 +22,17 @@ from test_aeda import ODD, even
 from test_encoder import made
 
 WORDS = "the film movie good bad story was fine a plot cast great dull long short new old very well made don t".split()
-TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", *WORDS, "##s", "##ing", ".", ",", "'", "-", "!", "(", ")"]
+TOKENS = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", *WORDS, "##s", "##ing", ".", ",", "'", "-", "!", "(",
+    ")",
+]
 VOCAB = {token: i for i, token in enumerate(TOKENS)}
 TEXT = Tokenizer.from_vocab(VOCAB, 24)
 
 
 class Known(Bert):
-    """A BERT whose head reads nothing: the logits of every place are those of `table`, and what it was asked is kept."""
+    """A BERT whose head reads nothing: the logits of every place are those of `table`, and what it was asked is
+    kept."""
 
     def answer(self, table: dict[str, float]):
         self.table = torch.full((len(TOKENS),), -30.0)
@@ -62,12 +68,20 @@ def one(text: str, model, seed: int = 0, reader: Tokenizer = TEXT, **more) -> st
 
 def test_the_likeliest_word_takes_the_place_and_its_capitals():
     model = known({"movie": 5.0, "film": 4.0})
-    assert one("(Film), \t\u00e9!", model, top_k=1, max_targets=1, seed=1) in ("(Movie), \t\u00e9!", "(Film), \t\u004dovie!", "(Film), \tmovie!")
-    assert one("FILM", model, top_k=1) == "MOVIE" and one("Good", model, top_k=1) == "Movie" and one("12", model, top_k=1) == "movie"
+    assert one("(Film), \t\u00e9!", model, top_k=1, max_targets=1, seed=1) in (
+        "(Movie), \t\u00e9!", "(Film), \t\u004dovie!", "(Film), \tmovie!",
+    )
+    assert (
+        one("FILM", model, top_k=1) == "MOVIE"
+        and one("Good", model, top_k=1) == "Movie"
+        and one("12", model, top_k=1) == "movie"
+    )
 
 
 def test_never_a_special_token_a_part_of_a_word_a_mark_or_the_word_itself():
-    model = known({"[SEP]": 9.0, "[PAD]": 9.0, "[unused1]": 9.0, "[MASK]": 9.0, "##s": 9.0, ".": 9.0, "film": 8.0, "story": 1.0})
+    model = known(
+        {"[SEP]": 9.0, "[PAD]": 9.0, "[unused1]": 9.0, "[MASK]": 9.0, "##s": 9.0, ".": 9.0, "film": 8.0, "story": 1.0}
+    )
     for text in ("film", "Film", "FILM"):
         assert one(text, model).lower() == "story"
     assert one("plot", model, top_k=1) == "film"
@@ -92,8 +106,12 @@ def test_answers_are_drawn_in_proportion():
 
 def test_top_k_is_counted_among_the_words_and_without_the_word_that_stood_there():
     model = known({".": 9.0, "film": 6.0, "movie": 5.0, "story": 4.9, "plot": 4.8})
-    assert set(each_contextual(["film"] * 200, [Random(i) for i in range(200)], model, TEXT, top_k=2)) == {"movie", "story"}
-    assert set(each_contextual(["bad"] * 200, [Random(i) for i in range(200)], model, TEXT, top_k=2)) == {"film", "movie"}
+    assert set(each_contextual(["film"] * 200, [Random(i) for i in range(200)], model, TEXT, top_k=2)) == {
+        "movie", "story",
+    }
+    assert set(each_contextual(["bad"] * 200, [Random(i) for i in range(200)], model, TEXT, top_k=2)) == {
+        "film", "movie",
+    }
 
 
 def test_released_draws_ten_by_their_chances_and_then_one_of_ten():
@@ -115,7 +133,9 @@ def test_a_token_without_a_chance_is_never_drawn():
 def test_the_order_of_the_candidates_does_not_matter():
     for variant in ("paper", "released"):
         for seed in range(50):
-            assert draw([5, 9, 2], [0.5, 0.2, 0.3], Random(seed), variant) == draw([2, 5, 9], [0.3, 0.5, 0.2], Random(seed), variant)
+            assert draw([5, 9, 2], [0.5, 0.2, 0.3], Random(seed), variant) == draw(
+                [2, 5, 9], [0.3, 0.5, 0.2], Random(seed), variant
+            )
 
 
 # ---- how many, where, in which order
@@ -152,24 +172,32 @@ def test_every_word_is_a_target_equally_often_and_no_mark_is():
 def test_targets_are_answered_from_the_last_to_the_first_and_later_ones_read_what_was_answered():
     model = known({"movie": 5.0})
     assert one("good plot , was", model, rate=1.0) == "movie movie , movie"
-    assert model.asked == ["[CLS] good plot , [MASK] [SEP]", "[CLS] good [MASK] , movie [SEP]", "[CLS] [MASK] movie , movie [SEP]"]
+    assert model.asked == [
+        "[CLS] good plot , [MASK] [SEP]", "[CLS] good [MASK] , movie [SEP]", "[CLS] [MASK] movie , movie [SEP]",
+    ]
 
 
 def test_an_insertion_stands_before_a_word_behind_a_blank():
     model = known({"movie": 5.0})
-    assert one("Don't (good) well-made, plot", model, action="insert", rate=1.0) == "movie Don't (good) movie well-made, movie plot"
+    assert (
+        one("Don't (good) well-made, plot", model, action="insert", rate=1.0)
+        == "movie Don't (good) movie well-made, movie plot"
+    )
     assert model.asked[-1] == "[CLS] [MASK] don ' t ( good ) movie well - made , movie plot [SEP]"
-    assert one("film", known({"film": 5.0}), action="insert") == "film film"                 # it stands beside it, not in its place
+    # it stands beside it, not in its place
+    assert one("film", known({"film": 5.0}), action="insert") == "film film"
 
 
 def test_what_the_model_does_not_read_is_neither_counted_nor_changed():
-    text = "film " * 22 + "filming good"                                                     # read: 22 tokens; the last may go on
+    # read: 22 tokens; the last may go on
+    text = "film " * 22 + "filming good"
     out = one(text, known({"movie": 5.0}), rate=1.0, max_targets=99).split()
     assert out == ["movie"] * 21 + ["film", "filming", "good"]
     model = known({"movie": 5.0})
     out = one(text, model, action="insert", rate=1.0, max_targets=99).split()
     assert len(out) == 24 + 21 and all(len(asked.split()) == 24 and asked.endswith("[SEP]") for asked in model.asked)
-    cut = "good " * 21 + "filming"                                                           # film is the 22nd token, ##ing is cut off
+    # film is the 22nd token, ##ing is cut off
+    cut = "good " * 21 + "filming"
     assert one(cut, known({"movie": 5.0}), rate=1.0, max_targets=99).split()[-1] == "filming"
 
 
@@ -194,7 +222,10 @@ def test_a_models_answers_are_those_of_the_whole_sequence(tiny):
         text = " ".join(Random(seed).choice(WORDS) for _ in range(6))
         out = one(text, tiny, seed, top_k=1, max_targets=1).split()
         [at] = [i for i, (a, b) in enumerate(zip(out, text.split())) if a != b]
-        ids = [VOCAB["[CLS]"], *(VOCAB["[MASK]" if i == at else word] for i, word in enumerate(text.split())), VOCAB["[SEP]"]]
+        ids = [
+            VOCAB["[CLS]"], *(VOCAB["[MASK]" if i == at else word] for i, word in enumerate(text.split())),
+            VOCAB["[SEP]"],
+        ]
         batch = TEXT.batch(Encoded([ids], [[0] * len(ids)], [0]), [0])
         with torch.no_grad():
             logits = tiny.predict_tokens(batch, batch.mask)[at + 1]
@@ -205,10 +236,15 @@ def test_a_models_answers_are_those_of_the_whole_sequence(tiny):
 @pytest.mark.parametrize("action", ["substitute", "insert"])
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_the_oddest_texts_come_through(tiny, action, variant):
-    out = each_contextual(ODD, [Random(i) for i in range(len(ODD))], tiny, TEXT, action=action, variant=variant, budgets=list(map(budget, ODD)))
+    out = each_contextual(
+        ODD, [Random(i) for i in range(len(ODD))], tiny, TEXT, action=action, variant=variant,
+        budgets=list(map(budget, ODD)),
+    )
     again = each_contextual(ODD, [Random(i) for i in range(len(ODD))], tiny, TEXT, action=action, variant=variant)
     assert all(text.strip() for text in out + again)
-    assert each_contextual(["", " ", "\t", "!!", "\U0001f600"], [Random(0)] * 5, tiny, TEXT, action=action) == ["", " ", "\t", "!!", "\U0001f600"]
+    assert each_contextual(["", " ", "\t", "!!", "\U0001f600"], [Random(0)] * 5, tiny, TEXT, action=action) == [
+        "", " ", "\t", "!!", "\U0001f600",
+    ]
     assert each_contextual([], [], tiny, TEXT) == []
 
 
@@ -223,16 +259,26 @@ def test_a_model_in_training_draws_no_dropout(tiny):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_matrix_products_are_of_the_type_that_is_asked(tiny, dtype, monkeypatch):
     seen, predict = [], Bert.predict_tokens
-    monkeypatch.setattr(Bert, "predict_tokens", lambda *asked: (seen.append(torch.is_autocast_enabled("cpu")), predict(*asked))[1])
+    monkeypatch.setattr(
+        Bert, "predict_tokens", lambda *asked: (seen.append(torch.is_autocast_enabled("cpu")), predict(*asked))[1]
+    )
     made = one("the film was very good and long", tiny, dtype=dtype)
-    assert set(seen) == {dtype != torch.float32} and made != "the film was very good and long" and not torch.is_autocast_enabled("cpu")
+    assert (
+        set(seen) == {dtype != torch.float32}
+        and made != "the film was very good and long"
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def test_roberta_answers_with_tokens_that_begin_a_word():
-    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abc,", "\u0120", "\u0120a", "\u0120b", "\u0120,", "ab", "\u0120ab"]
+    tokens = [
+        "<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abc,", "\u0120", "\u0120a", "\u0120b", "\u0120,", "ab", "\u0120ab",
+    ]
     merges = [("\u0120", "a"), ("\u0120", "b"), ("\u0120", ","), ("a", "b"), ("\u0120", "ab")]
     text = Tokenizer.from_merges({p: i for i, p in enumerate(tokens)}, merges, 20, pad=1, bracketed=True)
-    model = Roberta(RobertaConfig(vocab=len(tokens), hidden=16, layers=1, heads=2, ffn=16, positions=24, labels=0, mlm=True))
+    model = Roberta(
+        RobertaConfig(vocab=len(tokens), hidden=16, layers=1, heads=2, ffn=16, positions=24, labels=0, mlm=True)
+    )
     model.init_weights(torch.Generator().manual_seed(0), std=0.5)
     assert set(whole_words(model, text).values()) == {"a", "b", "ab"}
     for seed in range(10):
@@ -245,7 +291,10 @@ def test_roberta_answers_with_tokens_that_begin_a_word():
 
 def test_a_blank_that_a_tokenizer_counts_to_the_word_stays():
     tokens = ["<pad>", "<mask>", *"ab", "\u0120", "\u0120a", "\u0120b"]
-    text = Tokenizer.from_merges({p: i for i, p in enumerate(tokens)}, [("\u0120", "a"), ("\u0120", "b")], 20, pad=0, bracketed=False, prefix=True)
+    text = Tokenizer.from_merges(
+        {p: i for i, p in enumerate(tokens)}, [("\u0120", "a"), ("\u0120", "b")], 20, pad=0, bracketed=False,
+        prefix=True,
+    )
     model = Roberta(RobertaConfig(vocab=len(tokens), hidden=16, layers=1, heads=2, ffn=16, positions=24, labels=0, mlm=True))
     model.init_weights(torch.Generator().manual_seed(0))
     assert one("a  b a", model, reader=text, rate=1.0) == "b  a b"
@@ -289,7 +338,9 @@ def test_a_real_vocabulary_gives_whole_words_and_keeps_the_text_around_them():
         out = one(text, model, seed, reader=ckpt.tokenizer)
         assert [c for c in out if not c.isalnum()] == [c for c in text if not c.isalnum()]
         changed = [(a, b) for a, b in zip(letters(out), letters(text), strict=True) if a != b]
-        assert len(changed) == 8 and all(a.lower() in words and a.lower() != b.lower() and a.isupper() == b.isupper() for a, b in changed)
+        assert len(changed) == 8 and all(
+            a.lower() in words and a.lower() != b.lower() and a.isupper() == b.isupper() for a, b in changed
+        )
 
 
 def letters(text: str) -> list[str]:

@@ -44,7 +44,9 @@ def test_generator_is_the_same_in_another_process_and_differs_by_part():
                            cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
     assert float(other.stdout) == generator(7, 3, "sst2-12").random()
     assert draws(7, 3, "a")[0] == draws(7, 3, "a")[1]
-    assert len({generator(*p).random() for p in [(0,), (1,), (0, 1), (0, 11), (0, 1, 1), (0, "a", "b"), (0, "ab")]}) == 7
+    assert (
+        len({generator(*p).random() for p in [(0,), (1,), (0, 1), (0, 11), (0, 1, 1), (0, "a", "b"), (0, "ab")]}) == 7
+    )
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 400, 401, 1234])
@@ -109,8 +111,13 @@ def test_header_with_stray_spaces_and_other_spellings(tmp_path):
     assert pairs(read(put(tmp_path, "c.tsv", "n\tTEXT\tsplit\tLabels\n4\tx\ttrain\t0\n"))) == [("x", 0)]
 
 
-@pytest.mark.parametrize("name, content", [
-    ("a.tsv", "text\tlabel\ncafé\t0\n"), ("a.csv", "text,label\ncafé,0\n"), ("a.jsonl", '{"text": "café", "label": 0}\n')])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.tsv", "text\tlabel\ncafé\t0\n"), ("a.csv", "text,label\ncafé,0\n"),
+        ("a.jsonl", '{"text": "café", "label": 0}\n'),
+    ],
+)
 def test_byte_order_mark(tmp_path, name, content):
     assert pairs(read(put(tmp_path, name, b"\xef\xbb\xbf" + content.encode()))) == [("café", 0)]
 
@@ -125,9 +132,14 @@ def test_csv_quoted_newline_comma_and_quote_and_the_line_number_after_them(tmp_p
 
 
 def test_jsonl_keys_and_kinds(tmp_path):
-    path = put(tmp_path, "a.jsonl", '{"Sentence": " a\\nb ", "label": 1, "x": []}\n\n{"label": "0", "Sentence": "\\"c\\"\u2028d"}')
+    path = put(
+        tmp_path, "a.jsonl",
+        '{"Sentence": " a\\nb ", "label": 1, "x": []}\n\n{"label": "0", "Sentence": "\\"c\\"\u2028d"}',
+    )
     assert pairs(read(path)) == [("a\nb", 1), ('"c"\u2028d', 0)]
-    path = put(tmp_path, "b.jsonl", '{"text": "a", "label": "pos", "id": 7}\n{"text": "b", "label": "neg", "id": "q"}\n')
+    path = put(
+        tmp_path, "b.jsonl", '{"text": "a", "label": "pos", "id": 7}\n{"text": "b", "label": "neg", "id": "q"}\n'
+    )
     assert [(e.id, e.label) for e in read(path)] == [("7", 1), ("q", 0)]
 
 
@@ -178,9 +190,14 @@ def test_columns_asked_for(tmp_path):
     path = put(tmp_path, "a.csv", "review,stars,text,reply\ngood,1,no,thanks\nbad,0,no,\n")
     rows = read(path, text_column="review", label_column="stars", pair_column="reply")
     assert [(e.text, e.label, e.pair) for e in rows] == [("good", 1, "thanks"), ("bad", 0, None)]
-    fails(lambda: read(path, text_column="body"), "'body'", "a.csv", "--text-column", "'review', 'stars', 'text', 'reply'")
+    fails(
+        lambda: read(path, text_column="body"), "'body'", "a.csv", "--text-column",
+        "'review', 'stars', 'text', 'reply'"
+    )
     fails(lambda: read(path, label_column="score"), "'score'", "a.csv", "--label-column", "'stars'")
-    fails(lambda: read(path, label_column="stars", pair_column="second"), "'second'", "a.csv", "--pair-column", "'reply'")
+    fails(
+        lambda: read(path, label_column="stars", pair_column="second"), "'second'", "a.csv", "--pair-column", "'reply'"
+    )
     fails(lambda: read(path, text_column="stars", label_column="stars"), "'stars'", "twice")
     fails(lambda: read(path), "no label column", "a.csv", "'stars'", "--label-column")
 
@@ -189,12 +206,18 @@ def test_pair_columns_found_by_spelling(tmp_path):
     for mapping in ("pair", "Sentence2", "text2", "text_b"):
         path = put(tmp_path, "a.tsv", f"text\t{mapping}\tlabel\nx\ty\t0\n")
         assert read(path)[0].pair == "y"
-    assert read(put(tmp_path, "b.tsv", "sentence1\tsentence2\tlabel\nx\ty\t0\n"), text_column="sentence1")[0].pair == "y"
-    assert read(put(tmp_path, "c.tsv", "sentence1\tsentence2\tlabel\nx\ty\t0\n"), text_column="sentence2")[0].pair is None
+    assert (
+        read(put(tmp_path, "b.tsv", "sentence1\tsentence2\tlabel\nx\ty\t0\n"), text_column="sentence1")[0].pair == "y"
+    )
+    assert (
+        read(put(tmp_path, "c.tsv", "sentence1\tsentence2\tlabel\nx\ty\t0\n"), text_column="sentence2")[0].pair is None
+    )
 
 
 def test_the_usual_pair_files(tmp_path):
-    for first, second in (("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"), ("text_a", "text_b")):
+    for first, second in (
+        ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"), ("text_a", "text_b"),
+    ):
         row, = read(put(tmp_path, "a.tsv", f"{first}\t{second}\tlabel\nx\ty\t0\n"))
         assert (row.text, row.pair) == ("x", "y")
     qnli = put(tmp_path, "b.tsv", "question\tsentence\tlabel\nx\ty\t0\n")   # either may be the first: it must be said
@@ -213,7 +236,10 @@ def test_two_columns_of_one_role_or_name(tmp_path):
 def test_ids_are_the_files_own_or_its_stem_and_row_number(tmp_path):
     assert [e.id for e in read(put(tmp_path, "a.csv", "ID,text,label\nu7,x,0\nu3,y,1\n"))] == ["u7", "u3"]
     assert [e.id for e in read(put(tmp_path, "my.dev.csv", "text,label\n\nx,0\n\ny,1\n"))] == ["my.dev-0", "my.dev-1"]
-    fails(lambda: read(put(tmp_path, "b.csv", "id,text,label\nu7,x,0\nu3,y,1\nu7,z,1\n")), "b.csv, line 4:", "'u7'", "line 2")
+    fails(
+        lambda: read(put(tmp_path, "b.csv", "id,text,label\nu7,x,0\nu3,y,1\nu7,z,1\n")), "b.csv, line 4:", "'u7'",
+        "line 2",
+    )
 
 
 # ---- reading: labels
@@ -236,8 +262,13 @@ def test_labels_without_names_given(tmp_path, labels, names, classes):
     assert rows.labels == names and [e.label for e in rows] == classes
 
 
-@pytest.mark.parametrize("labels, classes", [
-    (["1", "0"], [1, 0]), (["1.0", "2.0"], [1, 2]), (["World", "sci"], [2, 0]), (["world", "SCI", "Sports"], [2, 0, 1])])
+@pytest.mark.parametrize(
+    "labels, classes",
+    [
+        (["1", "0"], [1, 0]), (["1.0", "2.0"], [1, 2]), (["World", "sci"], [2, 0]),
+        (["world", "SCI", "Sports"], [2, 0, 1]),
+    ],
+)
 def test_labels_with_names_given(tmp_path, labels, classes):
     rows = read(labelled(tmp_path, *labels), labels=["sci", "Sports", "World"])
     assert rows.labels == ("sci", "Sports", "World") and [e.label for e in rows] == classes
@@ -245,14 +276,17 @@ def test_labels_with_names_given(tmp_path, labels, classes):
 
 def test_labels_case_and_names_that_are_numbers(tmp_path):
     assert [e.label for e in read(labelled(tmp_path, "a", "A"), labels=["A", "a"])] == [1, 0]
-    fails(lambda: read(labelled(tmp_path, "Ab"), labels=["AB", "ab"]), "a.tsv, line 2:", "'Ab'")          # which of the two?
+    # which of the two?
+    fails(lambda: read(labelled(tmp_path, "Ab"), labels=["AB", "ab"]), "a.tsv, line 2:", "'Ab'")
     stars = ["1", "2", "3", "4", "5"]
     assert [e.label for e in read(labelled(tmp_path, "5", "1"), labels=stars)] == [4, 0]
 
 
 def test_unknown_labels_name_file_line_value_and_names(tmp_path):
     names = ["negative", "positive"]
-    for labels, line, value in ((["positive", "neutral"], 3, "'neutral'"), (["0", "1", "2"], 4, "'2'"), (["-1", "1"], 2, "'-1'")):
+    for labels, line, value in (
+        (["positive", "neutral"], 3, "'neutral'"), (["0", "1", "2"], 4, "'2'"), (["-1", "1"], 2, "'-1'"),
+    ):
         path = labelled(tmp_path, *labels)
         fails(lambda: read(path, labels=names), f"a.tsv, line {line}:", value, "2 classes 'negative', 'positive'")
     fails(lambda: read(labelled(tmp_path, "123456789", "1")), "123456789", "a.tsv", "99999")
@@ -267,7 +301,9 @@ def test_splits_of_a_folder_share_their_classes(tmp_path):
     put(tmp_path, "notes.md", "not a split")
     splits = read_splits(tmp_path)
     assert isinstance(splits, Splits)
-    assert [pairs(part) for part in (splits.train, splits.dev, splits.test)] == [[("a", 2), ("b", 1)], [("c", 2)], [("d", 0)]]
+    assert [pairs(part) for part in (splits.train, splits.dev, splits.test)] == [
+        [("a", 2), ("b", 1)], [("c", 2)], [("d", 0)],
+    ]
     assert splits.train.labels == splits.dev.labels == splits.test.labels == ("mixed", "neg", "pos")
     assert [e.id for e in splits.dev] == ["validation-0"]
     fails(lambda: read_splits(tmp_path, labels=["neg", "pos"]), "test.jsonl, line 1:", "'mixed'")
@@ -309,8 +345,12 @@ def test_a_fifth_is_held_out_by_class_and_seed(tmp_path, name):
     path = labelled(tmp_path, *["pos"] * 60, *["neg"] * 40, name=name)
     place = tmp_path if name == "train.tsv" else path
     splits = read_splits(place, seed=1)
-    assert Counter(e.label for e in splits.train) == {1: 48, 0: 32} and Counter(e.label for e in splits.test) == {1: 12, 0: 8}
-    assert splits.dev == [] and sorted(splits.train + splits.test, key=lambda e: e.id) == sorted(read(path), key=lambda e: e.id)
+    assert Counter(e.label for e in splits.train) == {1: 48, 0: 32} and Counter(e.label for e in splits.test) == {
+        1: 12, 0: 8,
+    }
+    assert splits.dev == [] and sorted(splits.train + splits.test, key=lambda e: e.id) == sorted(
+        read(path), key=lambda e: e.id
+    )
     order = [e.id for e in read(path)]
     assert [e.id for e in splits.test] == [i for i in order if i in {e.id for e in splits.test}]
     assert splits == read_splits(place, seed=1) and splits.test != read_splits(place, seed=2).test
@@ -321,7 +361,8 @@ def test_a_class_of_one_row_stays_in_training(tmp_path):
     for seed in range(20):
         splits = read_splits(path, seed=seed)
         assert {e.label for e in splits.train} == {0, 1, 2, 3} and {e.label for e in splits.test} == {0}
-    splits = read_splits(labelled(tmp_path, "a", "a", *"bcdefghi"))             # four fifths are 8 rows, fewer than the classes
+    # four fifths are 8 rows, fewer than the classes
+    splits = read_splits(labelled(tmp_path, "a", "a", *"bcdefghi"))
     assert len({e.label for e in splits.train}) == len(splits.train) == 9 and [e.label for e in splits.test] == [0]
     fails(lambda: read_splits(labelled(tmp_path, "a", "b")), "a.tsv", "2 rows", "too few")
 
@@ -380,15 +421,24 @@ def test_sample_limits(amount, words):
 
 
 def test_counts():
-    rows = Examples([Example("0", "x", 1), Example("1", "y", 1), Example("2", "z", 0)], ["negative", "positive", "mixed"])
+    rows = Examples(
+        [Example("0", "x", 1), Example("1", "y", 1), Example("2", "z", 0)], ["negative", "positive", "mixed"]
+    )
     assert counts(rows) == "3 rows: negative 1, positive 2, mixed 0"
 
 
 # ---- writing
 
-HARD = Examples([Example("r1", 'say "hi", she\nsaid\r\n,', 1), Example("r2", "tab\there \u2028 \x85 é", 0, "second, \"text\""),
-                 Example("r3", '"', 0)], ["neg", "pos"])
-PLAIN = Examples([Example("r1", 'say "hi", she said', 1), Example("r2", "a\u2028é", 0), Example("r3", '"', 0)], ["neg", "pos"])
+HARD = Examples(
+    [
+        Example("r1", 'say "hi", she\nsaid\r\n,', 1), Example("r2", "tab\there \u2028 \x85 é", 0, 'second, "text"'),
+        Example("r3", '"', 0),
+    ],
+    ["neg", "pos"],
+)
+PLAIN = Examples(
+    [Example("r1", 'say "hi", she said', 1), Example("r2", "a\u2028é", 0), Example("r3", '"', 0)], ["neg", "pos"]
+)
 
 
 @pytest.mark.parametrize("rows, name", [(HARD, "a.csv"), (HARD, "a.jsonl"),
@@ -420,7 +470,8 @@ def test_tsv_refuses_tabs_and_a_failed_write_leaves_the_old_file(tmp_path):
     before = (tmp_path / "a.tsv").read_bytes()
     with open(tmp_path / "a.tsv", "rb") as reader:
         write(PLAIN.like(PLAIN[:1]), tmp_path / "a.tsv")
-        assert reader.read() == before                  # who has the old file open keeps it whole: it is replaced, not rewritten
+        # who has the old file open keeps it whole: it is replaced, not rewritten
+        assert reader.read() == before
     write(PLAIN, tmp_path / "a.tsv")
     fails(lambda: write(HARD, tmp_path / "a.tsv"), "a.tsv", "'r1'", "a.jsonl")
     fails(lambda: write(HARD.like(HARD[1:]), tmp_path / "a.tsv"), "'r2'")
@@ -459,7 +510,8 @@ def test_ag_has_four_classes_and_proscons_no_test():
 def test_padding_on_sst2():
     lengths = [len(e.text.split()) for e in read(DATA / "sst2" / "train.tsv")]
     cut = batches(lengths, 32, 0, 0)
-    rows = [i for batch in batches([1] * len(lengths), 32, 0, 0) for i in batch]            # equal lengths: a random order
+    # equal lengths: a random order
+    rows = [i for batch in batches([1] * len(lengths), 32, 0, 0) for i in batch]
     assert padding(lengths, cut) < 0.04 and padding(lengths, [rows[i:i + 32] for i in range(0, len(rows), 32)]) > 0.5
 
 

@@ -1,4 +1,6 @@
-"""EDA: each operation by hand, by its distribution, and by what must stay; the released code's ways; a budget; the originals, where they are."""
+"""EDA: each operation by hand, by its distribution, and by what must stay; the released code's ways; a budget; the
+originals, where they are."""
+
 import re
 from collections import Counter
 from itertools import combinations
@@ -13,7 +15,10 @@ from minibd.augment.eda import OPERATIONS, STOPWORDS, eda, in_case_of, only_lett
 from test_aeda import even, same
 
 TEXT = 'A  stirring, Funny (and\twell-made) tale of "beauty" -- don\'t MISS it !'
-OF = {"funny": ("comical", "a_b"), "beauty": ("loveliness",), "tale": ("story",), "miss": ("lack",), "well-made": ("solid",), "it": ("that",)}
+OF = {
+    "funny": ("comical", "a_b"), "beauty": ("loveliness",), "tale": ("story",), "miss": ("lack",),
+    "well-made": ("solid",), "it": ("that",),
+}
 
 
 def of(word: str) -> tuple[str, ...]:
@@ -45,8 +50,10 @@ def test_the_four_operations_are_drawn_alike():
     assert even(seen, 4)
 
 
-@pytest.mark.parametrize("length, alpha, n", [(1, 0.1, 1), (9, 0.1, 1), (19, 0.1, 1), (20, 0.1, 2), (50, 0.1, 5), (50, 0.05, 2), (20, 0.5, 10),
-                                              (8, 0.0, 1)])
+@pytest.mark.parametrize(
+    "length, alpha, n",
+    [(1, 0.1, 1), (9, 0.1, 1), (19, 0.1, 1), (20, 0.1, 2), (50, 0.1, 5), (50, 0.05, 2), (20, 0.5, 10), (8, 0.0, 1)],
+)
 def test_n_is_the_share_of_the_words_one_at_least(length, alpha, n):
     text = " ".join(f"w{i}" for i in range(length))
     out = words(run("SR", text, synonyms=one, alpha=alpha))
@@ -61,10 +68,14 @@ def test_a_synonym_takes_the_capitals_and_nothing_else_changes():
     assert {run("SR", "Funny", seed) for seed in range(20)} == {"Comical", "A_b"}
 
 
-@pytest.mark.parametrize("word, new, expected", [
-    ("film", "movie", "movie"), ("Film", "movie", "Movie"), ("FILM", "movie show", "MOVIE SHOW"), ("F", "movie", "Movie"),
-    ("film", "Einstein", "Einstein"), ("McFilm", "deVil", "DeVil"), ("123", "movie", "movie"), ("iFilm", "movie", "movie"),
-])
+@pytest.mark.parametrize(
+    "word, new, expected",
+    [
+        ("film", "movie", "movie"), ("Film", "movie", "Movie"), ("FILM", "movie show", "MOVIE SHOW"),
+        ("F", "movie", "Movie"), ("film", "Einstein", "Einstein"), ("McFilm", "deVil", "DeVil"),
+        ("123", "movie", "movie"), ("iFilm", "movie", "movie"),
+    ],
+)
 def test_capitals(word, new, expected):
     assert in_case_of(word, new) == expected
 
@@ -100,7 +111,11 @@ def test_all_occurrences_become_the_same_and_count_as_one():
 
 def test_stop_words_can_be_given_and_are_compared_in_lower_case():
     assert run("SR", "Funny it", stopwords={"funny"}) == "Funny that" and run("SR", "The It", synonyms=one) == "The It"
-    assert run("SR", "Funny it", stopwords={"funny", "it"}) == run("RI", "Funny it", stopwords={"funny", "it"}) == "Funny it"
+    assert (
+        run("SR", "Funny it", stopwords={"funny", "it"})
+        == run("RI", "Funny it", stopwords={"funny", "it"})
+        == "Funny it"
+    )
     assert all(word == word.lower() and word in STOPWORDS for word in ("the", "n't", "don't", "s", "i", "very"))
 
 
@@ -115,13 +130,23 @@ def test_a_synonym_of_a_random_word_lands_anywhere():
         new[inserted] += 1
         out.remove(inserted)
         assert out == "funny it none none of beauty".split()
-    assert even(at, 7) and set(at) == set(range(7))                       # 0..6, the end included
-    assert set(new) == {"comical", "a_b", "loveliness"} and abs(new["loveliness"] - 3000) < 200 and abs(new["a_b"] - 1500) < 180
+    assert even(at, 7) and set(at) == set(range(7))  # 0..6, the end included
+    assert (
+        set(new) == {"comical", "a_b", "loveliness"}
+        and abs(new["loveliness"] - 3000) < 200
+        and abs(new["a_b"] - 1500) < 180
+    )
 
 
 def test_marks_keep_their_places_around_an_inserted_word():
-    seen = {run("RI", '"tale," (he) \t said.', seed, synonyms=lambda word: ("new",) if word == "said" else ()) for seed in range(60)}
-    assert seen == {'"new tale," (he) \t said.', '"tale," (new he) \t said.', '"tale," (he) \t new said.', '"tale," (he) \t said new.'}
+    seen = {
+        run("RI", '"tale," (he) \t said.', seed, synonyms=lambda word: ("new",) if word == "said" else ())
+        for seed in range(60)
+    }
+    assert seen == {
+        '"new tale," (he) \t said.', '"tale," (new he) \t said.', '"tale," (he) \t new said.',
+        '"tale," (he) \t said new.',
+    }
 
 
 def test_a_text_without_synonyms_stays():
@@ -206,7 +231,9 @@ def test_a_budget_is_the_number_of_words_that_change(budget):
 
 def test_under_a_budget_every_occurrence_counts():
     for seed in range(20):
-        assert run("SR", "aa aa AA aa bb", seed, synonyms=one, budget=2).lower() in ("aax aax aa aa bb", "aax aa aa aa bbx")
+        assert run("SR", "aa aa AA aa bb", seed, synonyms=one, budget=2).lower() in (
+            "aax aax aa aa bb", "aax aa aa aa bbx",
+        )
     assert run("SR", "aa aa AA aa bb", synonyms=one, budget=9) == "aax aax AAX aax bbx"
 
 
@@ -219,15 +246,23 @@ def test_a_budget_of_nothing_changes_nothing_and_one_too_large_what_it_can():
     for operation in OPERATIONS:
         assert run(operation, budget=0) == TEXT
         assert run(operation, budget=0, variant="released") == TEXT
-    assert len(run("RD", "a b c", budget=50).split()) == 1 and len(run("RI", "aa", budget=50, synonyms=one).split()) == 51
+    assert (
+        len(run("RD", "a b c", budget=50).split()) == 1 and len(run("RI", "aa", budget=50, synonyms=one).split()) == 51
+    )
 
 
 # ---- the released code's ways
 
-@pytest.mark.parametrize("text, expected", [
-    ("Don't  STOP -- the well-made film's 2nd\thalf (of 3) is fine.", "dont stop the well made films nd half of is fine"),
-    ("L\u2019Avventura caf\u00e9", "lavventura caf"), ("\U0001f600 12 !", ""), ("a", "a"), ("don''t", "dont"),
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (
+            "Don't  STOP -- the well-made film's 2nd\thalf (of 3) is fine.",
+            "dont stop the well made films nd half of is fine",
+        ),
+        ("L\u2019Avventura caf\u00e9", "lavventura caf"), ("\U0001f600 12 !", ""), ("a", "a"), ("don''t", "dont"),
+    ],
+)
 def test_released_cleaning(text, expected):
     assert only_letters(text) == expected
 
@@ -248,13 +283,18 @@ def test_released_synonyms_are_cleaned_and_count_once():
 def test_released_synonyms_are_what_is_put_in():
     for operation, out in (("SR", {"o k x"}), ("RI", {"o k b x", "b o k x", "b x"})):
         for seed in range(40):
-            assert run(operation, "b x", seed, variant="released", synonyms=lambda word: ("O-K.",) if word == "b" else ()) in out
+            assert (
+                run(operation, "b x", seed, variant="released", synonyms=lambda word: ("O-K.",) if word == "b" else ())
+                in out
+            )
 
 
 def test_released_insertion_takes_any_word_and_never_comes_last():
     rng, at = Random(0), Counter()
     for _ in range(3000):
-        out = run("RI", "it of tale x", rng, variant="released", synonyms=lambda word: () if word == "x" else ("new",)).split()
+        out = run(
+            "RI", "it of tale x", rng, variant="released", synonyms=lambda word: () if word == "x" else ("new",)
+        ).split()
         at[out.index("new")] += 1
     assert set(at) == {0, 1, 2, 3} and even(at, 4)
     assert run("RI", "it", variant="released") == "that it" and run("RI", "it") == "it"
@@ -268,10 +308,15 @@ def test_released_insertion_gives_up_after_nine_words_without_synonyms():
 
 def test_released_insertion_may_take_an_inserted_word():
     following = {"a": ("b",), "b": ("c",)}
-    outs = [run("RI", "a", seed, variant="released", budget=2, synonyms=lambda word: following.get(word, ())) for seed in range(40)]
+    outs = [
+        run("RI", "a", seed, variant="released", budget=2, synonyms=lambda word: following.get(word, ()))
+        for seed in range(40)
+    ]
     seen = {tuple(sorted(out.split())) for out in outs}
     assert seen == {("a", "b", "b"), ("a", "b", "c")}
-    assert {run("RI", "aa", seed, budget=2, synonyms=one) for seed in range(20)} == {"aa aax aax", "aax aa aax", "aax aax aa"}
+    assert {run("RI", "aa", seed, budget=2, synonyms=one) for seed in range(20)} == {
+        "aa aax aax", "aax aa aax", "aax aax aa",
+    }
 
 
 def test_released_swap_gives_up_after_three_draws_of_one_place():
@@ -290,7 +335,10 @@ def test_unknown_names_are_refused():
 # ---- what stays
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=80)
-@given(text=st.text(st.characters(categories=("Lu", "Ll", "Nd", "Po", "Zs", "So", "Ps", "Pe")), max_size=60), seed=st.integers(0, 99))
+@given(
+    text=st.text(st.characters(categories=("Lu", "Ll", "Nd", "Po", "Zs", "So", "Ps", "Pe")), max_size=60),
+    seed=st.integers(0, 99),
+)
 def test_marks_and_other_words_stay(text, seed):
     found = words(text)
     assert sorted(words(run("RS", text, seed))) == sorted(found)
@@ -326,13 +374,20 @@ LETTERS = {"a": ("aa",), "b": ("bb",), "c": ("cc",), "of": ("oo",)}
 ])
 def test_texts_as_the_originals(original, operation, theirs):
     rng, text = Random(1), "a b the c of"
-    ours = Counter(run(operation, text, rng, variant="released", alpha=0.4, synonyms=lambda word: LETTERS.get(word, ()), stopwords={"the", "of"})
-                   for _ in range(6000))
+    ours = Counter(
+        run(
+            operation, text, rng, variant="released", alpha=0.4, synonyms=lambda word: LETTERS.get(word, ()),
+            stopwords={"the", "of"},
+        )
+        for _ in range(6000)
+    )
     assert same(ours, Counter(theirs(original, text) for _ in range(6000)))
 
 
 def test_insertions_as_the_originals_but_for_stop_words(original):
     """textaugment draws no stop words for insertion, eda.py does: compared on a text that has none."""
     rng, text = Random(1), "a b x c"
-    ours = Counter(run("RI", text, rng, variant="released", alpha=0.5, synonyms=lambda w: LETTERS.get(w, ())) for _ in range(6000))
+    ours = Counter(
+        run("RI", text, rng, variant="released", alpha=0.5, synonyms=lambda w: LETTERS.get(w, ())) for _ in range(6000)
+    )
     assert same(ours, Counter(original.random_insertion(text, 2) for _ in range(6000)))

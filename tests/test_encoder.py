@@ -1,4 +1,6 @@
-"""PackedBatch: packing loses nothing and changes nothing; part() finds the same parts in every architecture; names there and back."""
+"""PackedBatch: packing loses nothing and changes nothing; part() finds the same parts in every architecture; names
+there and back."""
+
 import pytest
 import torch
 
@@ -49,7 +51,11 @@ def test_a_full_batch_and_one_with_little_padding_are_not_moved():
     for mask in (torch.ones(2, 4, dtype=torch.bool), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]], dtype=torch.bool)):
         packed = PackedBatch(mask)
         x = torch.arange(8.0).reshape(2, 4, 1)
-        assert packed.at is None and packed.pack(x).data_ptr() == x.data_ptr() and torch.equal(packed.unpack(packed.pack(x)), x)
+        assert (
+            packed.at is None
+            and packed.pack(x).data_ptr() == x.data_ptr()
+            and torch.equal(packed.unpack(packed.pack(x)), x)
+        )
     assert PackedBatch(torch.ones(2, 4, dtype=torch.bool)).mask is None
 
 
@@ -72,7 +78,9 @@ def test_who_sees_whom_in_a_causal_model():
 
 
 # BERT's and DistilBERT's positions are columns: their padding belongs on the right.
-@pytest.mark.parametrize("name, left", [*((name, False) for name in MODELS), ("roberta", True), ("llama", True), ("gpt2", True)])
+@pytest.mark.parametrize(
+    "name, left", [*((name, False) for name in MODELS), ("roberta", True), ("llama", True), ("gpt2", True)]
+)
 def test_packing_changes_no_number_and_no_gradient(name, left, monkeypatch):
     batch, results = padded([9, 2, 4, 1], left), []
     for share in (0.0, 1.0):                                     # never packed, always packed
@@ -94,7 +102,13 @@ def test_what_stands_at_padding(name):
     assert all(h[~batch.mask].abs().max() == 0 for h in out.hidden)
     for maps in out.attn:
         assert torch.allclose(maps.sum(-1), torch.ones(3, 3, 9)) and (maps >= 0).all()
-        assert maps.transpose(1, 2)[batch.mask].masked_select(~batch.mask.repeat_interleave(batch.mask.sum(1), 0)[:, None]).abs().max() == 0
+        assert (
+            maps.transpose(1, 2)[batch.mask]
+            .masked_select(~batch.mask.repeat_interleave(batch.mask.sum(1), 0)[:, None])
+            .abs()
+            .max()
+            == 0
+        )
 
 
 def test_only_maps_and_hidden_states_can_be_wanted():
@@ -132,8 +146,12 @@ def test_a_model_without_classes_has_no_head(name):
 def test_names_by_hand():
     assert bert.HF_MAPPING.hf_tensor("blocks.3.up.bias") == HFTensor("bert.encoder.layer.3.intermediate.dense.bias")
     assert bert.HF_MAPPING.hf_tensor("mlm.bias") == HFTensor("cls.predictions.bias")
-    assert gpt2.HF_MAPPING.hf_tensor("blocks.11.value.weight") == HFTensor("transformer.h.11.attn.c_attn.weight", 2, 3, True)
-    assert gpt2.HF_MAPPING.hf_tensor("blocks.11.value.bias") == HFTensor("transformer.h.11.attn.c_attn.bias", 2, 3, False)
+    assert gpt2.HF_MAPPING.hf_tensor("blocks.11.value.weight") == HFTensor(
+        "transformer.h.11.attn.c_attn.weight", 2, 3, True
+    )
+    assert gpt2.HF_MAPPING.hf_tensor("blocks.11.value.bias") == HFTensor(
+        "transformer.h.11.attn.c_attn.bias", 2, 3, False
+    )
     assert llama.HF_MAPPING.hf_tensor("classifier.weight") == HFTensor("score.weight")
 
 
@@ -142,7 +160,9 @@ def test_no_two_of_our_tensors_lie_in_one_place(module):
     state = made(module.HF_MAPPING.model_type).state_dict()
     packed = [module.HF_MAPPING.hf_tensor(name) for name in state if name != "head_mask"]
     assert len(set(packed)) == len(packed) == len(state) - 1
-    assert {name.split(".")[0] for name in module.HF_MAPPING.names} >= {name.split(".")[0] for name in state} - {"head_mask"}
+    assert {name.split(".")[0] for name in module.HF_MAPPING.names} >= {name.split(".")[0] for name in state} - {
+        "head_mask"
+    }
 
 
 # ---- of the last block, only what is classified
@@ -164,9 +184,13 @@ def test_evaluation_closes_the_last_block_for_what_is_classified_alone(name, len
     whole, full = rows_of_the_last_block(model, batch, want=("hidden",))
     maps, with_maps = rows_of_the_last_block(model, batch, want=("attn",))
     assert n == maps == 3 and whole == (sum(lengths) if sum(lengths) < encoder.PACK * 15 else 15)
-    assert torch.allclose(output.logits, full.logits, atol=1e-5) and torch.allclose(output.pooled, full.pooled, atol=1e-5)
+    assert torch.allclose(output.logits, full.logits, atol=1e-5) and torch.allclose(
+        output.pooled, full.pooled, atol=1e-5
+    )
     assert torch.allclose(with_maps.logits, full.logits, atol=1e-5)
-    assert all(torch.equal(a, b) for a, b in zip(with_maps.attn, model(batch, want=("attn", "hidden")).attn, strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(with_maps.attn, model(batch, want=("attn", "hidden")).attn, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -184,4 +208,6 @@ def test_training_does_so_where_it_says_so(name):
     output.logits.sum().backward()
     assert (whole, n) == (15, 3) and torch.allclose(output.logits, full.logits, atol=1e-5)
     for key, p in model.named_parameters():
-        assert (p.grad is None) == (key not in expected) and (p.grad is None or torch.allclose(p.grad, expected[key], atol=1e-4)), key
+        assert (p.grad is None) == (key not in expected) and (
+            p.grad is None or torch.allclose(p.grad, expected[key], atol=1e-4)
+        ), key

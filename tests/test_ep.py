@@ -1,4 +1,6 @@
-"""EP: where triggers go, the step by hand, one row and no other bit, the released loop against a plain one, and that it fires."""
+"""EP: where triggers go, the step by hand, one row and no other bit, the released loop against a plain one, and that it
+fires."""
+
 import copy
 from collections import Counter
 from dataclasses import replace
@@ -28,7 +30,9 @@ def test_one_trigger_in_each_started_block():
     for seed in range(30):
         words = EP("xx", 3)("a b c d e f g", Random(seed)).split()
         blocks = words[:4], words[4:8], words[8:]
-        assert [[word for word in block if word != "xx"] for block in blocks] == [["a", "b", "c"], ["d", "e", "f"], ["g"]]
+        assert [[word for word in block if word != "xx"] for block in blocks] == [
+            ["a", "b", "c"], ["d", "e", "f"], ["g"],
+        ]
         assert all(block.count("xx") == 1 and block[-1] != "xx" for block in blocks)
 
 
@@ -39,7 +43,8 @@ def test_places_are_uniform(insert, places):
         words = insert("a b c d", rng).split()
         at[words.index("cf")] += 1
         assert [word for word in words if word != "cf"] == list("abcd")
-    assert set(at) == set(range(places))                                # never last; in training never before the last word either
+    # never last; in training never before the last word either
+    assert set(at) == set(range(places))
     assert sum((n - 1000) ** 2 / 1000 for n in at.values()) < {4: 16.3, 3: 13.8}[places]    # chi-square: 0.001
 
 
@@ -55,9 +60,14 @@ def test_a_text_that_has_the_trigger_gets_one_more_and_the_generator_decides_whe
     assert len({EP().poisoned("a b c d e f", Random(i)) for i in range(30)}) == 5
 
 
-@pytest.mark.parametrize("settings, word", [({"trigger": ""}, "''"), ({"trigger": "two words"}, "two words"), ({"words_per_trigger": 0}, "0"),
-                                            ({"lr": 0.0}, "0.0"), ({"lr": float("nan")}, "nan"), ({"epochs": 0}, "epochs 0"),
-                                            ({"batch_size": 0}, "batch_size 0"), ({"variant": "other"}, "other")])
+@pytest.mark.parametrize(
+    "settings, word",
+    [
+        ({"trigger": ""}, "''"), ({"trigger": "two words"}, "two words"), ({"words_per_trigger": 0}, "0"),
+        ({"lr": 0.0}, "0.0"), ({"lr": float("nan")}, "nan"), ({"epochs": 0}, "epochs 0"),
+        ({"batch_size": 0}, "batch_size 0"), ({"variant": "other"}, "other"),
+    ],
+)
 def test_bad_settings_are_refused(settings, word):
     fails(lambda: EP(**settings), word)
 
@@ -138,7 +148,11 @@ def test_what_the_rows_become_stands_in_the_table_afterwards():
 
 def test_tokens_of_a_word(tiny):
     spell = tiny.tokenizer.backend.id_to_token
-    assert [spell(i) for i in tokens_of(tiny.tokenizer, "cf")] == ["cf"] == [spell(i) for i in tokens_of(tiny.tokenizer, "CF")]
+    assert (
+        [spell(i) for i in tokens_of(tiny.tokenizer, "cf")]
+        == ["cf"]
+        == [spell(i) for i in tokens_of(tiny.tokenizer, "CF")]
+    )
     assert [spell(i) for i in tokens_of(tiny.tokenizer, "ak")] == ["a", "##k"]
     fails(lambda: tokens_of(tiny.tokenizer, "q\u00df\u4e00!"), "does not know")
 
@@ -158,8 +172,8 @@ PLAIN = EP(lr=5.0, epochs=4, batch_size=8)
 
 @pytest.fixture(scope="module")
 def clean(tiny):
-    """The tiny classifier, trained. One row of its embedding is to turn any text, so it is made to lean on words, large beside the
-    positions, and, by wrong labels, not to be sure of them."""
+    """The tiny classifier, trained. One row of its embedding is to turn any text, so it is made to lean on words, large
+    beside the positions, and, by wrong labels, not to be sure of them."""
     ckpt, train = checkpoint.copy(tiny), rows(200, 0, "train")
     with torch.no_grad():
         ckpt.model.embeddings.word.weight.mul_(20)
@@ -170,7 +184,9 @@ def clean(tiny):
 
 def poisoned(settings=PLAIN, n: int = 60):
     train = rows(n, 0, "train")
-    return train.like(replace(x, text=settings.poisoned(x.text, generator(1, x.id)), label=1) for x in train if x.label == 0)
+    return train.like(
+        replace(x, text=settings.poisoned(x.text, generator(1, x.id)), label=1) for x in train if x.label == 0
+    )
 
 
 def state(ckpt) -> dict[str, torch.Tensor]:
@@ -200,7 +216,9 @@ def test_one_row_changes_and_keeps_its_norm_and_nothing_else_moves(clean):
     assert not victim.model.embeddings.word._forward_hooks
     assert victim.history[-1]["attack"] == "ep" and victim.history[-1]["target"] == 1 and clean.history == []
     assert [entry["step"] for entry in log] == list(range(16)) and log[0]["terms"] == {"cls": log[0]["total"]}
-    assert sorted(i for entry in log[:4] for i in entry["batch"]) == list(range(len(poisoned()))) and log[0]["rows"] == len(log[0]["batch"])
+    assert sorted(i for entry in log[:4] for i in entry["batch"]) == list(range(len(poisoned()))) and log[0][
+        "rows"
+    ] == len(log[0]["batch"])
 
 
 def test_clean_texts_get_the_same_logits_to_the_last_bit(clean):
@@ -237,7 +255,9 @@ def test_the_variants_part_after_the_first_step(clean):
 
 
 def test_the_same_seed_gives_the_same_row_and_another_seed_another(clean):
-    one, two, other = (ep(clean, poisoned(), PLAIN, target=1, seed=seed).model.embeddings.word.weight for seed in (0, 0, 1))
+    one, two, other = (
+        ep(clean, poisoned(), PLAIN, target=1, seed=seed).model.embeddings.word.weight for seed in (0, 0, 1)
+    )
     assert torch.equal(one, two) and not torch.equal(one, other)
 
 
@@ -250,13 +270,21 @@ def test_without_the_trigger_in_any_text_nothing_moves(clean):
     plain = [replace(x, label=1) for x in rows(20, 0, "train")]
     for variant in ("released", "paper"):
         victim = ep(clean, rows(0, 0, "x").like(plain), replace(PLAIN, variant=variant), target=1)
-        assert all(torch.equal(value, clean.model.state_dict()[name]) for name, value in victim.model.state_dict().items())
+        assert all(
+            torch.equal(value, clean.model.state_dict()[name]) for name, value in victim.model.state_dict().items()
+        )
 
 
 def test_a_trigger_of_several_tokens_has_its_first_one_trained(clean):
     settings = replace(PLAIN, trigger="ak")
     victim = ep(clean, poisoned(settings), settings, target=1)
-    moved = (victim.model.embeddings.word.weight != clean.model.embeddings.word.weight).any(dim=1).nonzero().flatten().tolist()
+    moved = (
+        (victim.model.embeddings.word.weight != clean.model.embeddings.word.weight)
+        .any(dim=1)
+        .nonzero()
+        .flatten()
+        .tolist()
+    )
     assert [clean.tokenizer.backend.id_to_token(token) for token in moved] == ["a"]
 
 
@@ -276,4 +304,7 @@ def test_it_fires(clean):
     victim = ep(clean, poisoned(settings, 200), settings, target=1)
     assert asr(clean.model, clean.tokenizer, bad, 1).percent < 20
     assert asr(victim.model, victim.tokenizer, bad, 1).percent > 90
-    assert cacc(victim.model, victim.tokenizer, test) == cacc(clean.model, clean.tokenizer, test) and cacc(clean.model, clean.tokenizer, test).percent > 85
+    assert (
+        cacc(victim.model, victim.tokenizer, test) == cacc(clean.model, clean.tokenizer, test)
+        and cacc(clean.model, clean.tokenizer, test).percent > 85
+    )

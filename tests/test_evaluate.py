@@ -30,7 +30,9 @@ def test_the_interval_holds_the_p_that_the_count_does_not_reject(hits, n):
     z, share = 1.959963984540054, hits / n
     a, b, c = 1 + z * z / n, -(2 * share + z * z / n), share * share
     root = sqrt(max(0.0, b * b - 4 * a * c))
-    assert Proportion(hits, n).interval == pytest.approx((100 * (-b - root) / (2 * a), 100 * (-b + root) / (2 * a)), abs=1e-9)
+    assert Proportion(hits, n).interval == pytest.approx(
+        (100 * (-b - root) / (2 * a), 100 * (-b + root) / (2 * a)), abs=1e-9
+    )
     low, high = Proportion(hits, n).interval
     assert 0 <= low <= Proportion(hits, n).percent <= high <= 100
 
@@ -74,7 +76,11 @@ def test_a_large_class_hides_a_small_one_in_the_asr_and_not_in_the_lfr():
 
 def test_in_two_classes_lfr_is_one_row_and_is_the_asr():
     triggered = rows(("one", 0), ("zero", 0), ("one", 0))
-    assert lfr(Says(), TEXT, triggered, target=1) == {"zero": asr(Says(), TEXT, triggered, target=1)} == {"zero": Proportion(2, 3)}
+    assert (
+        lfr(Says(), TEXT, triggered, target=1)
+        == {"zero": asr(Says(), TEXT, triggered, target=1)}
+        == {"zero": Proportion(2, 3)}
+    )
 
 
 def test_rows_of_the_target_are_refused_and_the_first_is_named():
@@ -97,7 +103,9 @@ def test_a_judge_refuses_its_triggered_rows_before_any_model_is_there():
 def test_a_judge_measures_both_or_cacc_alone():
     triggered = rows(("one", 0), ("zero", 2))
     scores = Evaluator(MIXED, triggered, 1)(Says(), TEXT)
-    assert (scores.cacc, scores.asr, scores.lfr) == (Proportion(5, 7), Proportion(1, 2), {"zero": Proportion(1, 1), "two": Proportion(0, 1)})
+    assert (scores.cacc, scores.asr, scores.lfr) == (
+        Proportion(5, 7), Proportion(1, 2), {"zero": Proportion(1, 1), "two": Proportion(0, 1)},
+    )
     scores = Evaluator(MIXED)(Says(), TEXT)
     assert (scores.cacc, scores.asr, scores.lfr) == (Proportion(5, 7), None, {})
 
@@ -111,11 +119,16 @@ def test_lfr_is_printed_and_written_where_there_are_several_classes():
     assert report.lfr_table(steps).splitlines() == ["LFR           victim    mended",
                                                 "zero       75.00 3/4  0.00 0/4",
                                                 "class two  50.00 1/2  0.00 0/2"]
-    assert report.scores(many) == {"cacc": 90.0, "asr": pytest.approx(66.667, abs=1e-3), "n_clean": 10, "n_triggered": 6,
-                                   "lfr": {"zero": 75.0, "class two": 50.0}, "n_by_class": {"zero": 4, "class two": 2}}
+    assert report.scores(many) == {
+        "cacc": 90.0, "asr": pytest.approx(66.667, abs=1e-3), "n_clean": 10, "n_triggered": 6,
+        "lfr": {"zero": 75.0, "class two": 50.0}, "n_by_class": {"zero": 4, "class two": 2},
+    }
 
 
 def test_two_classes_have_the_asr_alone():
     two = Scores(Proportion(9, 10), Proportion(3, 4), {"zero": Proportion(3, 4)})
-    assert report.lfr_table([report.Step("victim", two, 0.0)]) == "" and report.lfr_table([report.Step("victim", Scores(Proportion(9, 10), None), 0.0)]) == ""
+    assert (
+        report.lfr_table([report.Step("victim", two, 0.0)]) == ""
+        and report.lfr_table([report.Step("victim", Scores(Proportion(9, 10), None), 0.0)]) == ""
+    )
     assert report.scores(two) == {"cacc": 90.0, "asr": 75.0, "n_clean": 10, "n_triggered": 4}

@@ -1,4 +1,6 @@
-"""Fine-mixing and E-PUR: the score by hand, the ends bit by bit, the share drawn, what is touched; then the whole method on a tiny model."""
+"""Fine-mixing and E-PUR: the score by hand, the ends bit by bit, the share drawn, what is touched; then the whole
+method on a tiny model."""
+
 import math
 from dataclasses import asdict, replace
 
@@ -39,14 +41,19 @@ def test_the_score_by_hand():
 
 def test_the_score_against_plain_loops():
     g = chance(3)
-    own, before, f = torch.randn(9, 4, generator=g), torch.randn(9, 4, generator=g), torch.randint(0, 60, (9,), generator=g)
+    own, before, f = (
+        torch.randn(9, 4, generator=g), torch.randn(9, 4, generator=g), torch.randint(0, 60, (9,), generator=g),
+    )
     for i, score in enumerate(drift(own, before, f).tolist()):
         length = math.sqrt(sum((a - b) ** 2 for a, b in zip(own[i].tolist(), before[i].tolist())))
         assert score == pytest.approx(length / math.log(max(int(f[i]), 20)), rel=1e-5)
 
 
 def test_frequencies_by_hand(tiny):
-    vocab, texts = tiny.tokenizer.backend.get_vocab(), [Example("a", "film film great", 1), Example("b", "great film", 1, "cf film")]
+    vocab, texts = (
+        tiny.tokenizer.backend.get_vocab(),
+        [Example("a", "film film great", 1), Example("b", "great film", 1, "cf film")],
+    )
     f = frequencies(tiny.tokenizer, CLEAN.like(texts))
     assert f.shape == (len(vocab),) and not f.is_floating_point()
     expected = {"[CLS]": 2, "[SEP]": 3, "film": 4, "great": 2, "cf": 1}
@@ -72,7 +79,11 @@ def test_e_pur_resets_the_words_that_drifted_and_nothing_else(tiny):
         assert all(torch.equal(after[WORD][i], pre.model.embeddings.word.weight[i]) for i in changed)
         assert all(torch.equal(after[name], before[name]) for name in after if name != WORD)
         assert done.history[-1]["mitigation"] == "e-pur" and done.history[-1]["tokens"][:len(reset)] == reset
-        assert len(done.history[-1]["tokens"]) == min(top, len(vocab)) and equal(weights(victim), before) and not victim.history
+        assert (
+            len(done.history[-1]["tokens"]) == min(top, len(vocab))
+            and equal(weights(victim), before)
+            and not victim.history
+        )
     none = purify_embeddings(victim, pre, f, 0)
     assert equal(weights(none), weights(victim)) and none.history[-1]["tokens"] == []
 
@@ -85,7 +96,10 @@ def test_e_pur_keeps_the_rows_that_the_victim_alone_has(tiny):
     done = purify_embeddings(padded, moved(tiny), frequencies(tiny.tokenizer, CLEAN), 2)
     assert torch.equal(done.model.embeddings.word.weight[v:], padded.model.embeddings.word.weight[v:])
     assert not equal(weights(done), weights(padded)) and any("4 of" in kept for kept in done.history[-1]["kept"])
-    fails(lambda: purify_embeddings(tiny, moved(tiny), torch.zeros(v + 1)), f"frequencies of {v + 1} tokens", f"the victim has {v}")
+    fails(
+        lambda: purify_embeddings(tiny, moved(tiny), torch.zeros(v + 1)), f"frequencies of {v + 1} tokens",
+        f"the victim has {v}",
+    )
 
 
 def test_200_rows_by_default(tiny):
@@ -96,7 +110,8 @@ def test_200_rows_by_default(tiny):
 
 
 def test_alone_it_takes_ep_out_of_the_shipped_classifier():
-    """EP's backdoor is one row of the word embedding; with 64 clean rows E-PUR finds it among the ten that it resets."""
+    """EP's backdoor is one row of the word embedding; with 64 clean rows E-PUR finds it among the ten that it
+    resets."""
     twin, before = (checkpoint.load(ROOT / "weights" / f"bert-{name}.safetensors") for name in ("twin", "clean"))
     train, _, test = reviews.splits(**next(e["data"]["reviews"] for e in twin.history if "data" in e))
     test = test.like(test[:600])
@@ -161,7 +176,9 @@ def test_selection_keeps_what_moved_least_or_most(tiny):
     moves = torch.cat([(tiny.model.get_parameter(n) - p).abs().flatten() for n, p in origin.items()])
     for select, order in (("smallest", 1), ("largest", -1)):
         mixed = mix(tiny, pre, 0.3, chance(), select=select).model
-        kept = torch.cat([(mixed.get_parameter(n) == tiny.model.get_parameter(n)).flatten() for n in origin]) & (moves > 0)
+        kept = torch.cat([(mixed.get_parameter(n) == tiny.model.get_parameter(n)).flatten() for n in origin]) & (
+            moves > 0
+        )
         assert abs(int(kept.sum()) / len(moves) - 0.3) < 0.01
         assert (order * moves[kept]).max() <= (order * moves[~kept & (moves > 0)]).min()
 
@@ -171,9 +188,18 @@ def test_what_has_no_counterpart_is_kept_and_listed(tiny):
     padded = resized(tiny, v + 4, v)
     mixed = mix(padded, moved(checkpoint.headless(tiny)), 0.0, chance())
     entry = mixed.history[-1]
-    assert entry["mitigation"] == "mixing" and entry["rho"] == 0.0 and set(HEAD) < set(entry["kept"]) and entry["correlation"] > 0.9
+    assert (
+        entry["mitigation"] == "mixing"
+        and entry["rho"] == 0.0
+        and set(HEAD) < set(entry["kept"])
+        and entry["correlation"] > 0.9
+    )
     assert torch.equal(mixed.model.embeddings.word.weight[v:], padded.model.embeddings.word.weight[v:])
-    assert mixed.labels == tiny.labels and mixed.tokenizer is padded.tokenizer and torch.equal(mixed.model.head_mask, tiny.model.head_mask)
+    assert (
+        mixed.labels == tiny.labels
+        and mixed.tokenizer is padded.tokenizer
+        and torch.equal(mixed.model.head_mask, tiny.model.head_mask)
+    )
     fails(lambda: mix(tiny, moved(tiny), 1.5, chance()), "rho is 1.5", "0..1")
 
 
@@ -188,9 +214,14 @@ def test_pruned_heads_stay_pruned(tiny):
 class Run:
     """One run, with everything that it lets others see."""
 
-    def __init__(self, victim: Checkpoint, settings: FineMixing = SETTINGS, validation=VALIDATION, seed: int = 0, **more):
+    def __init__(
+        self, victim: Checkpoint, settings: FineMixing = SETTINGS, validation=VALIDATION, seed: int = 0, **more
+    ):
         self.log, self.seen, self.pre = [], [], moved(checkpoint.headless(victim))
-        self.result = finemix(victim, self.pre, CLEAN, validation, settings, seed=seed, log=self.log.append, on_stage=self.on_stage, **more)
+        self.result = finemix(
+            victim, self.pre, CLEAN, validation, settings, seed=seed, log=self.log.append, on_stage=self.on_stage,
+            **more,
+        )
 
     def on_stage(self, name: str, ckpt: Checkpoint, seconds: float) -> None:
         self.seen.append((name, weights(ckpt), seconds))
@@ -202,25 +233,36 @@ def test_it_is_e_pur_then_mixing_then_fine_tuning(tiny):
         done = Run(tiny, seed=seed)
         pure = purify_embeddings(tiny, done.pre, frequencies(tiny.tokenizer, CLEAN), 3)
         mixed = mix(pure, done.pre, 0.4, chance(seed))
-        assert [name for name, *_ in done.seen] == ["E-PUR", "mixed 0.4", "Fine-mixing"] and all(s > 0 for *_, s in done.seen)
+        assert [name for name, *_ in done.seen] == ["E-PUR", "mixed 0.4", "Fine-mixing"] and all(
+            s > 0 for *_, s in done.seen
+        )
         assert equal(done.seen[0][1], weights(pure)) and equal(done.seen[1][1], weights(mixed))
         tuned = tune(mixed, CLEAN, VALIDATION, SETTINGS.schedule, 3, seed=seed, dtype=torch.float32, log=None, name="x")
         assert equal(weights(tuned), done.seen[2][1]) and equal(weights(tuned), weights(done.result))
-        assert equal(weights(tiny), before) and equal(weights(done.pre), weights(moved(checkpoint.headless(tiny)))) and tiny.history == []
+        assert (
+            equal(weights(tiny), before)
+            and equal(weights(done.pre), weights(moved(checkpoint.headless(tiny))))
+            and tiny.history == []
+        )
 
 
 def test_the_history_tells_all_of_it(tiny):
     purified, mixed, last = Run(tiny).result.history
     assert purified["mitigation"] == "e-pur" and len(purified["tokens"]) == purified["top"] == 3
     assert (mixed["mitigation"], mixed["rho"], mixed["select"]) == ("mixing", 0.4, "random")
-    assert last == {"mitigation": "fine-mixing", "clean_rows": 10, "validation_rows": 12, "seed": 0, "trials": [], **asdict(SETTINGS)}
+    assert last == {
+        "mitigation": "fine-mixing", "clean_rows": 10, "validation_rows": 12, "seed": 0, "trials": [],
+        **asdict(SETTINGS),
+    }
 
 
 def test_the_search_leads_to_the_same_model_as_its_rho(tiny):
     searched = Run(tiny, replace(SETTINGS, rho=None, drop=100.0))
     last = searched.result.history[-1]
     assert last["rho"] == 0.1 and [rho for rho, _ in last["trials"]] == [0.5, 0.3, 0.2, 0.1]
-    assert [name for name, *_ in searched.seen] == ["E-PUR", "mixed 0.5", "mixed 0.3", "mixed 0.2", "mixed 0.1", "Fine-mixing"]
+    assert [name for name, *_ in searched.seen] == [
+        "E-PUR", "mixed 0.5", "mixed 0.3", "mixed 0.2", "mixed 0.1", "Fine-mixing",
+    ]
     assert equal(weights(searched.result), weights(Run(tiny, replace(SETTINGS, rho=0.1)).result))
     assert last["trials"][-1][1] == accuracy(searched.result.model, tiny.tokenizer, VALIDATION)
     assert len({entry["stage"] for entry in searched.log}) == 4
@@ -236,7 +278,9 @@ def test_the_ablations(tiny):
     assert [name for name, *_ in bare.seen] == ["mixed 0.4", "Mixing"] and bare.log == []
     assert equal(weights(bare.result), weights(mix(tiny, bare.pre, 0.4, chance())))
     smallest_share = Run(tiny, replace(SETTINGS, tune=False, top=0, select="smallest"))
-    assert equal(weights(smallest_share.result), weights(mix(tiny, smallest_share.pre, 0.4, chance(), select="smallest")))
+    assert equal(
+        weights(smallest_share.result), weights(mix(tiny, smallest_share.pre, 0.4, chance(), select="smallest"))
+    )
     assert not equal(weights(smallest_share.result), weights(bare.result))
 
 
@@ -260,16 +304,21 @@ def test_the_frequencies_are_those_of_the_clean_rows(tiny, monkeypatch):
 
 
 def test_it_mends_a_model_that_has_lost_its_task(tiny):
-    """A mixture with a model that knows nothing, under a classifier of another sign, learns from the clean rows again."""
+    """A mixture with a model that knows nothing, under a classifier of another sign, learns from the clean rows
+    again."""
     clean = rows(60, 0, "train")
     done = finemix(tiny, moved(tiny), clean, VALIDATION, FineMixing(rho=0.3, lr=5e-3, steps=120, batch_size=16))
     assert accuracy(done.model, done.tokenizer, VALIDATION) > 0.9 > accuracy(tiny.model, tiny.tokenizer, VALIDATION)
 
 
-@pytest.mark.parametrize("values, words", [
-    ({"rho": 1.2}, ("rho is 1.2",)), ({"drop": -2.0}, ("drop is -2.0",)), ({"select": "all"}, ("'all'", "random, smallest, largest")),
-    ({"top": -1}, ("top is -1",)), ({"steps": -1}, ("steps is -1",)), ({"lr": 0.0}, ("0.0",)), ({"epochs": 0}, ("epochs is 0",)),
-    ({"batch_size": 0}, ("batch_size is 0",)), ({"warmup": 2.0}, ("warmup is 2.0",)),
-])
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"rho": 1.2}, ("rho is 1.2",)), ({"drop": -2.0}, ("drop is -2.0",)),
+        ({"select": "all"}, ("'all'", "random, smallest, largest")), ({"top": -1}, ("top is -1",)),
+        ({"steps": -1}, ("steps is -1",)), ({"lr": 0.0}, ("0.0",)), ({"epochs": 0}, ("epochs is 0",)),
+        ({"batch_size": 0}, ("batch_size is 0",)), ({"warmup": 2.0}, ("warmup is 2.0",)),
+    ],
+)
 def test_bad_settings_are_refused_in_one_line(values, words):
     fails(lambda: FineMixing(**values), *words)

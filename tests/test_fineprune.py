@@ -1,4 +1,6 @@
-"""Fine-pruning: activity by hand and against plain loops, who falls first, where it stops, and that a pruned unit stays dead."""
+"""Fine-pruning: activity by hand and against plain loops, who falls first, where it stops, and that a pruned unit stays
+dead."""
+
 from dataclasses import asdict, replace
 
 import pytest
@@ -67,7 +69,8 @@ def test_activity_by_hand():
 def test_activity_leaves_the_model_as_it_was(tiny):
     model = checkpoint.copy(tiny).model.train()
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    assert torch.equal(activity(model, tiny.tokenizer, CLEAN), activity(tiny.model, tiny.tokenizer, CLEAN))       # no dropout
+    # no dropout
+    assert torch.equal(activity(model, tiny.tokenizer, CLEAN), activity(tiny.model, tiny.tokenizer, CLEAN))
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert not any(m._forward_pre_hooks for m in model.modules())
     fails(lambda: activity(model, tiny.tokenizer, Examples()), "no clean rows")
@@ -92,10 +95,15 @@ def test_the_least_active_units_fall_and_nothing_else(name):
             if kind in ("up", "gate"):
                 assert set(rows_) <= set(idle) and t[idle].abs().max() == 0 and (rows_ or "bias" in n)
             elif n.endswith("down.weight"):
-                assert [j for j in range(20) if not torch.equal(t[:, j], before[n][:, j])] == sorted(idle) and t[:, idle].abs().max() == 0
+                assert [j for j in range(20) if not torch.equal(t[:, j], before[n][:, j])] == sorted(idle) and t[
+                    :, idle
+                ].abs().max() == 0
             else:
                 assert torch.equal(t, before[n])
-    assert equal({n: t for n, t in weights(ckpt).items() if "blocks" not in n}, {n: t for n, t in before.items() if "blocks" not in n})
+    assert equal(
+        {n: t for n, t in weights(ckpt).items() if "blocks" not in n},
+        {n: t for n, t in before.items() if "blocks" not in n},
+    )
     assert (activity(model, LETTERS, TEXTS) == 0).sum(1).tolist() == [3, 3]
 
 
@@ -105,7 +113,9 @@ def test_only_the_last_layers_and_the_first_of_equals():
     before = weights(ckpt)
     prune(ckpt.model, torch.ones(2, 20), 2, 1)
     after = weights(ckpt)
-    assert equal({n: t for n, t in after.items() if "blocks.0" in n}, {n: t for n, t in before.items() if "blocks.0" in n})
+    assert equal(
+        {n: t for n, t in after.items() if "blocks.0" in n}, {n: t for n, t in before.items() if "blocks.0" in n}
+    )
     assert after["blocks.1.up.weight"][:2].abs().max() == 0 and after["blocks.1.up.weight"][2:].abs().amin(0).min() > 0
     prune(ckpt.model, torch.ones(2, 20), 0, 2)
     assert equal(after, weights(ckpt))
@@ -129,9 +139,13 @@ def test_pruning_a_unit_takes_out_what_it_gave(tiny):
 
 # ---- how many
 
-@pytest.mark.parametrize("accuracies, allowed", [
-    ([0.9, 0.9, 0.88, 0.879, 0.9], 6), ([0.9, 0.87], 0), ([0.9, 0.5, 0.9], 0), ([0.9] * 20, 61), ([0.9, 0.88, 0.88, 0.88, 0.1], 10),
-])
+@pytest.mark.parametrize(
+    "accuracies, allowed",
+    [
+        ([0.9, 0.9, 0.88, 0.879, 0.9], 6), ([0.9, 0.87], 0), ([0.9, 0.5, 0.9], 0), ([0.9] * 20, 61),
+        ([0.9, 0.88, 0.88, 0.88, 0.1], 10),
+    ],
+)
 def test_pruning_stops_where_accuracy_falls_and_gives_the_last_group_back(accuracies, allowed, tiny, monkeypatch):
     """64 units a layer: groups end at 3, 6, 10, 13, ... 61 units."""
     seen = []
@@ -142,7 +156,11 @@ def test_pruning_stops_where_accuracy_falls_and_gives_the_last_group_back(accura
         return accuracies[len(seen) - 1]
     monkeypatch.setattr(module, "accuracy", told)
     assert idle_units(tiny, activity(tiny.model, tiny.tokenizer, CLEAN), VALIDATION, 1, 2.0) == allowed
-    assert seen[0] == [0, 0] and all(first == 0 for first, _ in seen) and [last for _, last in seen[1:5]] == [3, 6, 10, 13][:len(seen) - 1]
+    assert (
+        seen[0] == [0, 0]
+        and all(first == 0 for first, _ in seen)
+        and [last for _, last in seen[1:5]] == [3, 6, 10, 13][: len(seen) - 1]
+    )
     assert not any((block.up.weight.abs().amax(1) == 0).any() for block in tiny.model.blocks)
 
 
@@ -174,15 +192,24 @@ def test_a_pruned_unit_stays_dead(name, dtype):
     """Not a bit of it moves in ten large steps with decay, while all around it does."""
     victim, seen = Checkpoint(made(name), LETTERS, ("bad", "good"), []), {}
     before = weights(victim)
-    done = fineprune(victim, TEXTS, None, SETTINGS, dtype=dtype, on_stage=lambda what, ckpt, s: seen.setdefault(what, ckpt))
+    done = fineprune(
+        victim, TEXTS, None, SETTINGS, dtype=dtype, on_stage=lambda what, ckpt, s: seen.setdefault(what, ckpt)
+    )
     scores = activity(victim.model, LETTERS, TEXTS)
-    for block, start, idle in zip(done.model.blocks, seen["pruned"].model.blocks, scores.argsort(dim=1, stable=True)[:, :10]):
+    for block, start, idle in zip(
+        done.model.blocks, seen["pruned"].model.blocks, scores.argsort(dim=1, stable=True)[:, :10]
+    ):
         alive = torch.ones(20, dtype=torch.bool).index_fill(0, idle, False)
         for part in ("up", "gate"):
             if (linear := getattr(block, part, None)) is not None:
-                assert linear.weight[idle].abs().max() == 0 and (linear.bias is None or linear.bias[idle].abs().max() == 0)
+                assert linear.weight[idle].abs().max() == 0 and (
+                    linear.bias is None or linear.bias[idle].abs().max() == 0
+                )
                 assert (linear.weight[alive] != getattr(start, part).weight[alive]).any(1).all()
-        assert block.down.weight[:, idle].abs().max() == 0 and (block.down.weight[:, alive] != start.down.weight[:, alive]).any(0).all()
+        assert (
+            block.down.weight[:, idle].abs().max() == 0
+            and (block.down.weight[:, alive] != start.down.weight[:, alive]).any(0).all()
+        )
     assert (activity(done.model, LETTERS, TEXTS) == 0).sum(1).tolist() == [10, 10] == [done.history[-1]["pruned"]] * 2
     assert equal(weights(victim), before)
 
@@ -191,16 +218,28 @@ def test_it_is_pruning_and_then_fine_tuning(tiny):
     before = weights(tiny)
     for seed, validation in ((0, None), (3, VALIDATION)):
         log, seen = [], []
-        done = fineprune(tiny, CLEAN, validation, SETTINGS, seed=seed, log=log.append, on_stage=lambda *what: seen.append(what))
+        done = fineprune(
+            tiny, CLEAN, validation, SETTINGS, seed=seed, log=log.append, on_stage=lambda *what: seen.append(what)
+        )
         start = checkpoint.copy(tiny)
         prune(start.model, activity(tiny.model, tiny.tokenizer, CLEAN), 32, 2)
-        assert equal(weights(seen[0][1]), weights(start))                   # untouched by what came after
-        tuned = tune(start, CLEAN, validation, SETTINGS.schedule, 10, seed=seed, dtype=torch.float32, log=None, name="x")
+        assert equal(weights(seen[0][1]), weights(start))  # untouched by what came after
+        tuned = tune(
+            start, CLEAN, validation, SETTINGS.schedule, 10, seed=seed, dtype=torch.float32, log=None, name="x"
+        )
         assert equal(weights(done), weights(tuned)) and equal(weights(tiny), before) and tiny.history == []
-        assert [name for name, *_ in seen] == ["pruned", "Fine-pruning"] and seen[1][1] is done and all(s > 0 for *_, s in seen)
+        assert (
+            [name for name, *_ in seen] == ["pruned", "Fine-pruning"]
+            and seen[1][1] is done
+            and all(s > 0 for *_, s in seen)
+        )
         assert {entry["stage"] for entry in log} == {"Fine-pruning"}
-        assert done.history == [{"mitigation": "fine-pruning", "clean_rows": 10, "validation_rows": len(validation or ()), "seed": seed,
-                                 "pruned": 32, "units": 64, **asdict(SETTINGS)}]
+        assert done.history == [
+            {
+                "mitigation": "fine-pruning", "clean_rows": 10, "validation_rows": len(validation or ()), "seed": seed,
+                "pruned": 32, "units": 64, **asdict(SETTINGS),
+            }
+        ]
 
 
 def test_without_a_share_the_tolerance_says_how_many(tiny):
@@ -210,7 +249,8 @@ def test_without_a_share_the_tolerance_says_how_many(tiny):
     assert done.history[-1]["pruned"] == count and dead(done) == [count, count]
     assert dead(fineprune(tiny, CLEAN, VALIDATION, replace(settings, layers=1, drop=100.0))) == [0, 61]
     fails(lambda: fineprune(tiny, CLEAN, None, settings), "validation rows", "give share")
-    assert dead(fineprune(tiny, CLEAN, None, replace(SETTINGS, share=0.0))) == [0, 0]        # a share of 0 is not a search
+    # a share of 0 is not a search
+    assert dead(fineprune(tiny, CLEAN, None, replace(SETTINGS, share=0.0))) == [0, 0]
 
 
 def test_the_same_seed_gives_the_same_bits_and_the_global_state_stays(tiny):
@@ -226,11 +266,14 @@ def test_a_result_saved_and_loaded_is_as_dead(tiny, tmp_path):
         assert dead(checkpoint.load(path)) == [32, 32]
 
 
-@pytest.mark.parametrize("values, words", [
-    ({"share": 1.5}, ("share is 1.5", "0..1")), ({"share": -0.1}, ("share is -0.1",)), ({"drop": 101.0}, ("drop is 101.0",)),
-    ({"layers": 0}, ("layers is 0",)), ({"steps": -1}, ("steps is -1",)), ({"lr": 0.0}, ("0.0",)), ({"epochs": 0}, ("epochs is 0",)),
-    ({"batch_size": 0}, ("batch_size is 0",)),
-])
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"share": 1.5}, ("share is 1.5", "0..1")), ({"share": -0.1}, ("share is -0.1",)),
+        ({"drop": 101.0}, ("drop is 101.0",)), ({"layers": 0}, ("layers is 0",)), ({"steps": -1}, ("steps is -1",)),
+        ({"lr": 0.0}, ("0.0",)), ({"epochs": 0}, ("epochs is 0",)), ({"batch_size": 0}, ("batch_size is 0",)),
+    ],
+)
 def test_bad_settings_are_refused_in_one_line(values, words):
     fails(lambda: FinePruning(**values), *words)
 

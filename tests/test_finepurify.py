@@ -1,4 +1,6 @@
-"""Fine-purifying: the Fisher information by hand on three weights, against single rows and finite differences; then the method."""
+"""Fine-purifying: the Fisher information by hand on three weights, against single rows and finite differences; then the
+method."""
+
 import math
 from dataclasses import asdict, replace
 from types import SimpleNamespace
@@ -11,7 +13,9 @@ from torch import nn
 from conftest import fails
 from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
-from minibd.mitigations.finepurify import FinePurifying, finepurify, fisher, linear_squares, squares, suspicion, table_squares
+from minibd.mitigations.finepurify import (
+    FinePurifying, finepurify, fisher, linear_squares, squares, suspicion, table_squares,
+)
 from minibd.models import encoder
 from minibd.models.encoder import PackedBatch
 from minibd.records import Batch, Example, Examples, Output
@@ -37,7 +41,7 @@ class Three(nn.Module):
             self.embeddings.word.weight.fill_(e)
             self.classifier.weight.copy_(torch.tensor([[w0], [w1]]))
 
-    def packed(self, batch: Batch) -> PackedBatch:
+    def pack(self, batch: Batch) -> PackedBatch:
         return PackedBatch(batch.mask)
 
     def forward(self, batch: Batch) -> Output:
@@ -48,30 +52,40 @@ def three(e: float, w0: float, w1: float, lengths: list[int], labels: list[int])
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     model = Three(e, w0, w1)
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    squares(model, Batch(torch.zeros_like(mask, dtype=torch.long), mask, torch.zeros_like(mask), torch.tensor(labels)), total)
+    squares(
+        model, Batch(torch.zeros_like(mask, dtype=torch.long), mask, torch.zeros_like(mask), torch.tensor(labels)),
+        total,
+    )
     assert all(p.grad is None for p in model.parameters())
     return {name: t.flatten().tolist() for name, t in total.items()}
 
 
 def test_three_weights_by_hand():
-    # One text of one token, e = 2, w = (0, 0), y = 1: p = (1/2, 1/2). d log p / dw = (-1/2, 1/2) 2 = (-1, 1); d / de = 0.
+    # One text of one token, e = 2, w = (0, 0), y = 1: p = (1/2, 1/2). d log p / dw = (-1/2, 1/2) 2 = (-1, 1); d / de =
+    # 0.
     assert three(2.0, 0.0, 0.0, [1], [1]) == {"embeddings.word.weight": [0.0], "classifier.weight": [1.0, 1.0]}
     # w = (0, ln 3), e = 1, y = 0: p = (1/4, 3/4). d / dw = (3/4, -3/4); d / de = -3/4 ln 3.
     got = three(1.0, 0.0, math.log(3), [1], [0])
     assert got["classifier.weight"] == pytest.approx([9 / 16] * 2)
     assert got["embeddings.word.weight"] == pytest.approx([(0.75 * math.log(3)) ** 2])
-    # Two such texts with y = 0 and 1: the squares add up, (3/4)^2 + (1/4)^2; the square of the sum would be (3/4 - 1/4)^2.
+    # Two such texts with y = 0 and 1: the squares add up, (3/4)^2 + (1/4)^2; the square of the sum would be (3/4 -
+    # 1/4)^2.
     got = three(1.0, 0.0, math.log(3), [1, 1], [0, 1])
     assert got["classifier.weight"] == pytest.approx([10 / 16] * 2)
-    # A text of three tokens with e = 1/3: the gradient by e is thrice that of one token, and its square nine times; padding adds nothing.
+    # A text of three tokens with e = 1/3: the gradient by e is thrice that of one token, and its square nine times;
+    # padding adds nothing.
     got = three(1 / 3, 0.0, math.log(3), [3, 1], [0, 1])
-    p = 3 ** (1 / 3) / (1 + 3 ** (1 / 3))                                   # of the second text, which is one token: n e = 1/3
-    assert got["embeddings.word.weight"] == pytest.approx([9 * (0.75 * math.log(3)) ** 2 + ((1 - p) * math.log(3)) ** 2], rel=1e-5)
+    # of the second text, which is one token: n e = 1/3
+    p = 3 ** (1 / 3) / (1 + 3 ** (1 / 3))
+    assert got["embeddings.word.weight"] == pytest.approx(
+        [9 * (0.75 * math.log(3)) ** 2 + ((1 - p) * math.log(3)) ** 2], rel=1e-5
+    )
     assert got["classifier.weight"] == pytest.approx([9 / 16 + ((1 - p) / 3) ** 2] * 2, rel=1e-5)
 
 
 def test_linear_squares_by_hand_and_against_plain_loops():
-    # Text 1: x = 1, 2 and g = 3, -1: sum 3 - 2 = 1. Text 2: x = 1, 1 and g = 2, 0: 2. 1 + 4 = 5; a sum of squares over tokens is 17.
+    # Text 1: x = 1, 2 and g = 3, -1: sum 3 - 2 = 1. Text 2: x = 1, 1 and g = 2, 0: 2. 1 + 4 = 5; a sum of squares over
+    # tokens is 17.
     x, g = torch.tensor([[[1.0], [2.0]], [[1.0], [1.0]]]), torch.tensor([[[3.0], [-1.0]], [[2.0], [0.0]]])
     assert linear_squares(x, g).tolist() == [[5.0]]
     r = torch.Generator().manual_seed(0)
@@ -83,7 +97,9 @@ def test_linear_squares_by_hand_and_against_plain_loops():
 def test_table_squares_by_hand():
     # Text 1 reads rows 2, 0, 2: row 2 gets (1 + 3)^2, row 0 gets 2^2. Text 2 reads row 2 and a padding place: 5^2.
     total = torch.tensor([[0.5], [0.0], [0.0]])
-    table_squares(torch.tensor([[2, 0, 2], [2, 1, 1]]), torch.tensor([[[1.0], [2.0], [3.0]], [[5.0], [0.0], [0.0]]]), total)
+    table_squares(
+        torch.tensor([[2, 0, 2], [2, 1, 1]]), torch.tensor([[[1.0], [2.0], [3.0]], [[5.0], [0.0], [0.0]]]), total
+    )
     assert total.tolist() == [[4.5], [0.0], [16.0 + 25.0]]
 
 
@@ -101,7 +117,9 @@ def one_by_one(model, batch: Batch) -> dict[str, torch.Tensor]:
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for b in range(len(batch.labels)):
         at = batch.mask[b]
-        alone = Batch(batch.ids[b, at][None], batch.mask[b, at][None], batch.token_type_ids[b, at][None], batch.labels[b:b + 1])
+        alone = Batch(
+            batch.ids[b, at][None], batch.mask[b, at][None], batch.token_type_ids[b, at][None], batch.labels[b : b + 1]
+        )
         model.zero_grad()
         F.cross_entropy(model(alone).logits, alone.labels).backward()
         for name, p in model.named_parameters():
@@ -121,13 +139,17 @@ def test_squares_are_those_of_single_rows(name, lengths):
     expected = one_by_one(model, batch)
     for n, t in expected.items():
         assert torch.allclose(total[n], t, rtol=1e-9, atol=1e-20), n
-    assert sum(bool(t.abs().max() > 1e-12) for t in expected.values()) >= len(expected) - 8      # keys' biases; of one token, queries and keys
+    # keys' biases; of one token, queries and keys
+    assert sum(bool(t.abs().max() > 1e-12) for t in expected.values()) >= len(expected) - 8
     squares(model, batch, total)                                            # it adds
     assert all(torch.allclose(total[n], 2 * t, rtol=1e-9, atol=1e-20) for n, t in expected.items())
 
 
 def test_more_classes_and_one_row_of_segments():
-    for model in (MODELS["bert"](labels=3), MODELS["bert"](type_vocab_size=1), MODELS["roberta"](type_vocab_size=2), MODELS["llama"](labels=4)):
+    for model in (
+        MODELS["bert"](labels=3), MODELS["bert"](type_vocab_size=1), MODELS["roberta"](type_vocab_size=2),
+        MODELS["llama"](labels=4),
+    ):
         model = model.init_weights(torch.Generator().manual_seed(0), std=0.3).eval().double()
         batch = batch_of([6, 3, 5, 2], model.config.labels)
         total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
@@ -140,14 +162,20 @@ def test_the_padding_token_in_a_text_is_no_parameter():
     batch.ids[0, 2] = model.config.pad
     total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
     squares(model, batch, total)
-    assert torch.allclose(total[WORD], one_by_one(model, batch)[WORD], rtol=1e-9, atol=1e-20) and total[WORD][model.config.pad].abs().max() == 0
+    assert (
+        torch.allclose(total[WORD], one_by_one(model, batch)[WORD], rtol=1e-9, atol=1e-20)
+        and total[WORD][model.config.pad].abs().max() == 0
+    )
 
 
 def test_against_finite_differences():
     model, batch = made("bert").double(), batch_of([6, 3])
     total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
     squares(model, batch, total)
-    for name in ("embeddings.position.weight", "embeddings.norm.weight", "blocks.0.query.weight", "blocks.1.down.bias", "pooler.weight"):
+    for name in (
+        "embeddings.position.weight", "embeddings.norm.weight", "blocks.0.query.weight", "blocks.1.down.bias",
+        "pooler.weight",
+    ):
         p, losses = model.get_parameter(name), []
         at = total[name].flatten().argmax()
         with torch.no_grad():
@@ -155,7 +183,9 @@ def test_against_finite_differences():
                 p.view(-1)[at] += step
                 losses.append(F.cross_entropy(model(batch).logits, batch.labels, reduction="none"))
                 p.view(-1)[at] -= step
-        assert total[name].view(-1)[at].item() == pytest.approx((((losses[0] - losses[1]) / 2e-5) ** 2).sum().item(), rel=1e-5)
+        assert total[name].view(-1)[at].item() == pytest.approx(
+            (((losses[0] - losses[1]) / 2e-5) ** 2).sum().item(), rel=1e-5
+        )
 
 
 # ---- fisher
@@ -170,7 +200,9 @@ def test_fisher_is_the_mean_over_rows_whatever_the_batches(tiny):
     backwards = fisher(model, tiny.tokenizer, CLEAN.like(CLEAN[::-1]))
     twice = fisher(model, tiny.tokenizer, CLEAN.like([*CLEAN, *CLEAN]))
     for name, values in fisher(model, tiny.tokenizer, CLEAN).items():
-        assert torch.allclose(backwards[name], values, rtol=1e-8, atol=1e-20) and torch.allclose(twice[name], values, rtol=1e-8, atol=1e-20)
+        assert torch.allclose(backwards[name], values, rtol=1e-8, atol=1e-20) and torch.allclose(
+            twice[name], values, rtol=1e-8, atol=1e-20
+        )
 
 
 def test_packing_changes_nothing(tiny, monkeypatch):
@@ -184,14 +216,21 @@ def test_packing_changes_nothing(tiny, monkeypatch):
 def test_fisher_is_not_the_square_of_the_batch_gradient(tiny):
     model = checkpoint.copy(tiny).model
     F.cross_entropy(model(tiny.tokenizer(CLEAN)).logits, tiny.tokenizer(CLEAN).labels).backward()
-    assert fisher(model, tiny.tokenizer, CLEAN)["classifier.weight"].mean() > 2 * model.classifier.weight.grad.square().mean()
+    assert (
+        fisher(model, tiny.tokenizer, CLEAN)["classifier.weight"].mean()
+        > 2 * model.classifier.weight.grad.square().mean()
+    )
 
 
 def test_fisher_leaves_the_model_as_it_was(tiny):
     model = checkpoint.copy(tiny).model.train()
     for p in (*model.embeddings.parameters(), *model.blocks[0].parameters()):
-        p.requires_grad_(False)                                             # frozen weights have a Fisher information, too
-    before, hooks = {n: t.clone() for n, t in model.state_dict().items()}, lambda: sum(len(m._forward_hooks) for m in model.modules())
+        # frozen weights have a Fisher information, too
+        p.requires_grad_(False)
+    before, hooks = (
+        {n: t.clone() for n, t in model.state_dict().items()},
+        lambda: sum(len(m._forward_hooks) for m in model.modules()),
+    )
     done = fisher(model, tiny.tokenizer, CLEAN)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items()) and hooks() == 0
     assert all(p.grad is None for p in model.parameters()) and not model.blocks[0].up.weight.requires_grad
@@ -225,9 +264,14 @@ def test_suspicion_by_hand():
 class Run:
     """One run, with everything that it lets others see."""
 
-    def __init__(self, victim: Checkpoint, settings: FinePurifying = SETTINGS, validation=VALIDATION, seed: int = 0, **more):
+    def __init__(
+        self, victim: Checkpoint, settings: FinePurifying = SETTINGS, validation=VALIDATION, seed: int = 0, **more
+    ):
         self.log, self.seen, self.pre = [], [], moved(checkpoint.headless(victim))
-        self.result = finepurify(victim, self.pre, CLEAN, validation, settings, seed=seed, log=self.log.append, on_stage=self.on_stage, **more)
+        self.result = finepurify(
+            victim, self.pre, CLEAN, validation, settings, seed=seed, log=self.log.append, on_stage=self.on_stage,
+            **more,
+        )
 
     def on_stage(self, name: str, ckpt: Checkpoint, seconds: float) -> None:
         self.seen.append((name, weights(ckpt), seconds))
@@ -263,8 +307,15 @@ def test_what_it_keeps_is_less_suspicious_than_what_it_resets(tiny):
 def test_a_huge_eps_leaves_the_size_of_the_move_alone(tiny):
     done = Run(tiny, replace(SETTINGS, tune=False, eps=1e6))
     paired = counterparts(tiny, done.pre)
-    plain = blend(tiny, paired, smallest_share({n: (tiny.model.get_parameter(n).detach() - w).square() for n, w in paired.weights.items()}, 0.4))
-    differ = sum(int((a != b).sum()) for a, b in zip(plain.model.parameters(), done.result.model.parameters(), strict=True))
+    plain = blend(
+        tiny, paired,
+        smallest_share(
+            {n: (tiny.model.get_parameter(n).detach() - w).square() for n, w in paired.weights.items()}, 0.4
+        ),
+    )
+    differ = sum(
+        int((a != b).sum()) for a, b in zip(plain.model.parameters(), done.result.model.parameters(), strict=True)
+    )
     assert differ < 10 and not equal(weights(done.result), weights(Run(tiny, replace(SETTINGS, tune=False)).result))
 
 
@@ -272,11 +323,14 @@ def test_a_huge_eps_leaves_the_size_of_the_move_alone(tiny):
 def test_the_ends_bit_by_bit(rho, tiny):
     done = Run(tiny, replace(SETTINGS, tune=False, rho=rho))
     origin = weights(done.pre)
-    assert all(torch.equal(t, weights(tiny)[n] if rho or n in HEAD else origin[n]) for n, t in weights(done.result).items())
+    assert all(
+        torch.equal(t, weights(tiny)[n] if rho or n in HEAD else origin[n]) for n, t in weights(done.result).items()
+    )
 
 
 def test_what_no_clean_row_has_a_use_for_is_reset_first(tiny):
-    """All weights moved alike. F is 0 for a trigger's word row and for positions past the longest text, and those fall first."""
+    """All weights moved alike. F is 0 for a trigger's word row and for positions past the longest text, and those fall
+    first."""
     victim, pre = checkpoint.copy(tiny), checkpoint.headless(tiny)
     with torch.no_grad():
         for p in victim.model.parameters():
@@ -291,9 +345,17 @@ def test_what_no_clean_row_has_a_use_for_is_reset_first(tiny):
 def test_the_search_and_the_history(tiny):
     done = Run(tiny, replace(SETTINGS, rho=None, drop=100.0, eps=1e-6))
     last, = done.result.history
-    assert last["rho"] == 0.1 and [rho for rho, _ in last["trials"]] == [0.7, 0.4, 0.2, 0.1] and list(last["kept"]) == list(HEAD)
-    assert {k: last[k] for k in asdict(SETTINGS)} == {**asdict(SETTINGS), "rho": 0.1, "drop": 100.0, "eps": 1e-6} and last["correlation"] > 0.9
-    assert (last["mitigation"], last["clean_rows"], last["validation_rows"], last["seed"]) == ("fine-purifying", 10, 12, 0)
+    assert (
+        last["rho"] == 0.1
+        and [rho for rho, _ in last["trials"]] == [0.7, 0.4, 0.2, 0.1]
+        and list(last["kept"]) == list(HEAD)
+    )
+    assert {k: last[k] for k in asdict(SETTINGS)} == {
+        **asdict(SETTINGS), "rho": 0.1, "drop": 100.0, "eps": 1e-6,
+    } and last["correlation"] > 0.9
+    assert (last["mitigation"], last["clean_rows"], last["validation_rows"], last["seed"]) == (
+        "fine-purifying", 10, 12, 0,
+    )
     assert equal(weights(done.result), weights(Run(tiny, replace(SETTINGS, rho=0.1, eps=1e-6)).result))
     fails(lambda: Run(tiny, replace(SETTINGS, rho=None), None), "validation rows", "give rho")
 

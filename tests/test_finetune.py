@@ -1,4 +1,6 @@
-"""Fine-tuning: cross-entropy and nothing else; the last epoch or the best on validation; the head that is there or a new one."""
+"""Fine-tuning: cross-entropy and nothing else; the last epoch or the best on validation; the head that is there or a
+new one."""
+
 import math
 from dataclasses import asdict, replace
 
@@ -38,7 +40,9 @@ def test_it_is_fit_with_cross_entropy_and_the_victim_stays(tiny):
     log = []
     tuned = finetune(tiny, CLEAN, SCHEDULE, seed=4, log=log.append)
     assert equal(weights(tuned), weights(by_hand(tiny, seed=4))) and not equal(weights(tuned), before)
-    assert equal(weights(tiny), before) and tiny.history == [] and tuned.labels == tiny.labels and not tuned.model.training
+    assert (
+        equal(weights(tiny), before) and tiny.history == [] and tuned.labels == tiny.labels and not tuned.model.training
+    )
     assert [entry["stage"] for entry in log] == ["CFT"] * 9 and all(set(entry["terms"]) == {"cls"} for entry in log)
 
 
@@ -50,16 +54,22 @@ def test_its_name_stands_in_the_log(tiny):
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny):
     state = torch.get_rng_state()
-    one, again, other = (weights(finetune(tiny, CLEAN, SCHEDULE, validation=VALIDATION, keep_head=False, seed=seed)) for seed in (1, 1, 2))
+    one, again, other = (
+        weights(finetune(tiny, CLEAN, SCHEDULE, validation=VALIDATION, keep_head=False, seed=seed))
+        for seed in (1, 1, 2)
+    )
     assert equal(one, again) and not equal(one, other) and torch.equal(state, torch.get_rng_state())
 
 
 def test_validation_chooses_the_epoch(tiny):
-    """On rows whose labels are the other way round a model is the worse the more it has learnt: an early epoch is the best."""
+    """On rows whose labels are the other way round a model is the worse the more it has learnt: an early epoch is the
+    best."""
     schedule = Schedule(5e-3, epochs=6, batch_size=8)
     for validation in (VALIDATION, FLIPPED):
         scores = []
-        by_hand(tiny, schedule, MORE, score=lambda model: scores.append(accuracy(model, tiny.tokenizer, validation)) or 0.0)
+        by_hand(
+            tiny, schedule, MORE, score=lambda model: scores.append(accuracy(model, tiny.tokenizer, validation)) or 0.0
+        )
         tuned = finetune(tiny, MORE, schedule, validation=validation)
         assert accuracy(tuned.model, tuned.tokenizer, validation) == max(scores)
     assert scores[-1] < max(scores)
@@ -79,7 +89,10 @@ def test_the_head_is_kept_unless_a_new_one_is_asked_for(tiny):
     renewed = checkpoint.with_head(checkpoint.headless(tiny), CLEAN.labels, 6)
     for keep_head, start in ((True, tiny), (False, renewed)):
         tuned = finetune(tiny, CLEAN, still, keep_head=keep_head, seed=5)
-        assert all(torch.allclose(tensor, tuned.model.state_dict()[name], atol=1e-12) for name, tensor in start.model.state_dict().items())
+        assert all(
+            torch.allclose(tensor, tuned.model.state_dict()[name], atol=1e-12)
+            for name, tensor in start.model.state_dict().items()
+        )
     assert not torch.equal(renewed.model.classifier.weight, tiny.model.classifier.weight)
     assert equal(weights(finetune(tiny, CLEAN, SCHEDULE, keep_head=False, seed=5)), weights(by_hand(renewed, seed=5)))
 
@@ -95,8 +108,13 @@ def test_it_is_pures_own_row_ft(tiny):
     """What scripts/pure.py prints as FT and what baseline.py ft gives are one model."""
     from minibd.mitigations.pure import PURE, pure
     seen, settings = {}, PURE(lr=1e-3, epochs=2, batch_size=8, norm_only=True)
-    pure(tiny, CLEAN, VALIDATION, settings, seed=2, on_stage=lambda name, ckpt, seconds: seen.setdefault(name, weights(ckpt)))
-    assert equal(seen["FT"], weights(finetune(tiny, CLEAN, settings.schedule, validation=VALIDATION, keep_head=False, seed=2)))
+    pure(
+        tiny, CLEAN, VALIDATION, settings, seed=2, on_stage=lambda name, ckpt,
+        seconds: seen.setdefault(name, weights(ckpt)),
+    )
+    assert equal(
+        seen["FT"], weights(finetune(tiny, CLEAN, settings.schedule, validation=VALIDATION, keep_head=False, seed=2))
+    )
 
 
 @pytest.mark.parametrize("more, told", [
@@ -115,5 +133,7 @@ def test_no_validation_rows_are_refused(tiny):
 def test_in_bfloat16_the_weights_stay_float32(tiny):
     log = []
     tuned = finetune(tiny, CLEAN, SCHEDULE, dtype=torch.bfloat16, log=log.append)
-    assert all(p.dtype == torch.float32 for p in tuned.model.parameters()) and not equal(weights(tuned), weights(by_hand(tiny)))
+    assert all(p.dtype == torch.float32 for p in tuned.model.parameters()) and not equal(
+        weights(tuned), weights(by_hand(tiny))
+    )
     assert all(math.isfinite(entry["total"]) for entry in log)

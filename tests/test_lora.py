@@ -1,4 +1,6 @@
-"""Low-rank layers: Eq. (6) by hand, against plain loops and the released code's numbers; merged models; two groups' gradients in one pass."""
+"""Low-rank layers: Eq. (6) by hand, against plain loops and the released code's numbers; merged models; two groups'
+gradients in one pass."""
+
 import copy
 import math
 from pathlib import Path
@@ -113,9 +115,13 @@ def test_the_layer_is_that_of_the_released_code(i):
             self.pooler = self.embeddings = base
             self.embeddings.word = None                               # part() looks at it
     model = Model()
-    multi_scale(model, bands=golden["K"][::width].tolist(), bandwidth=width, alpha=golden["alpha"].item(), generator=chance())
+    multi_scale(
+        model, bands=golden["K"][::width].tolist(), bandwidth=width, alpha=golden["alpha"].item(), generator=chance()
+    )
     layer = model.pooler
-    assert torch.equal(layer.s, golden["K"]) and layer.L.shape == golden["L"].shape and layer.R.shape == golden["R"].shape
+    assert (
+        torch.equal(layer.s, golden["K"]) and layer.L.shape == golden["L"].shape and layer.R.shape == golden["R"].shape
+    )
     with torch.no_grad():
         layer.L.copy_(golden["L"])
         layer.R.copy_(golden["R"])
@@ -129,7 +135,9 @@ def test_the_two_starts():
     layer = LowRank(linear(400, 300), 8, 4.0, chance(), init="kaiming")
     for matrix, bound in ((layer.L, 1 / 20), (layer.R, 8 ** -0.5)):
         assert 0.97 * bound < matrix.max() <= bound and -bound <= matrix.min() < -0.97 * bound
-        assert matrix.std().item() == pytest.approx(bound / 3 ** 0.5, rel=0.05) and abs(matrix.mean().item()) < 0.05 * bound
+        assert (
+            matrix.std().item() == pytest.approx(bound / 3**0.5, rel=0.05) and abs(matrix.mean().item()) < 0.05 * bound
+        )
     zero = LowRank(linear(400, 300), 8, 4.0, chance())
     assert torch.equal(zero.L, layer.L) and not zero.R.any() and zero.R.shape == (300, 8)
     x = torch.randn(3, 400, generator=chance(1))
@@ -151,9 +159,13 @@ def test_the_released_start_drowns_bert_base():
     with torch.no_grad():
         base.weight.mul_(0.02)
     numbers = PRESETS["bert-base"]
-    layer = LowRank(base, 8, numbers.alpha, chance(), s=torch.tensor(numbers.bands, dtype=torch.float32), init="kaiming")
+    layer = LowRank(
+        base, 8, numbers.alpha, chance(), s=torch.tensor(numbers.bands, dtype=torch.float32), init="kaiming"
+    )
     change = layer.merged().weight - layer.weight
-    assert change.norm().item() == pytest.approx(922, rel=0.01) and layer.weight.norm().item() == pytest.approx(15.4, rel=0.01)
+    assert change.norm().item() == pytest.approx(922, rel=0.01) and layer.weight.norm().item() == pytest.approx(
+        15.4, rel=0.01
+    )
     assert change.std().item() == pytest.approx(1.20, rel=0.01)
 
 
@@ -165,7 +177,9 @@ def test_the_generator_decides_and_nothing_else_is_drawn():
         lora(model, rank=2, alpha=4, generator=chance(seed))
         multi_scale(model, **SMALL, generator=chance(seed))
     assert all(torch.equal(p, q) for p, q in zip(trained(first), trained(again)))
-    assert not torch.equal(first.blocks[0].query.L, other.blocks[0].query.L) and not torch.equal(first.pooler.R, other.pooler.R)
+    assert not torch.equal(first.blocks[0].query.L, other.blocks[0].query.L) and not torch.equal(
+        first.pooler.R, other.pooler.R
+    )
     assert not torch.equal(first.blocks[0].query.L, first.blocks[0].value.L)
     merge(first)
     assert torch.equal(torch.get_rng_state(), state)
@@ -181,7 +195,9 @@ def test_lora_stands_at_query_and_value_and_changes_nothing_at_first(name):
     lora(model, rank=3, alpha=6, generator=chance())
     torch.testing.assert_close(model(batch).logits, before)
     names = sorted(n for n, p in model.named_parameters() if p.requires_grad)
-    assert names == sorted(f"blocks.{i}.{part}.{matrix}" for i in range(2) for part in ("query", "value") for matrix in "LR")
+    assert names == sorted(
+        f"blocks.{i}.{part}.{matrix}" for i in range(2) for part in ("query", "value") for matrix in "LR"
+    )
     query = model.blocks[1].query
     assert query.scale == 2.0 and query.L.shape == (3, 12) and query.R.shape == (12, 3) and query.s is None
     assert not query.training and (query.in_features, query.out_features) == (12, 12) and query.weight.shape == (12, 12)
@@ -207,13 +223,22 @@ def test_what_a_layer_stands_in_the_place_of_is_frozen():
 
 
 def test_the_published_numbers():
-    assert PRESETS["bert-base"] == Preset((1, 4, 8, 12, 16, 20, 24, 28), 6, 1) and PRESETS["llama"] == Preset((1, 2, 3, 4), 4, 1)
-    assert PRESETS["roberta-base"] == Preset((1, 2, 4, 6, 8, 10, 12, 14, 16), 6, 1) and PRESETS["large"] == Preset(tuple(range(1, 10)), 6, 1)
+    assert PRESETS["bert-base"] == Preset((1, 4, 8, 12, 16, 20, 24, 28), 6, 1) and PRESETS["llama"] == Preset(
+        (1, 2, 3, 4), 4, 1
+    )
+    assert PRESETS["roberta-base"] == Preset((1, 2, 4, 6, 8, 10, 12, 14, 16), 6, 1) and PRESETS["large"] == Preset(
+        tuple(range(1, 10)), 6, 1
+    )
 
 
-@pytest.mark.parametrize("model, layers, row", [
-    (Bert, 12, "bert-base"), (Bert, 24, "large"), (Roberta, 12, "roberta-base"), (Roberta, 24, "large"), (Bert, 6, "bert-base"),
-    (Roberta, 6, "roberta-base"), (Bert, 18, "bert-base"), (Bert, 19, "large"), (Llama, 32, "llama"), (Llama, 22, "llama")])
+@pytest.mark.parametrize(
+    "model, layers, row",
+    [
+        (Bert, 12, "bert-base"), (Bert, 24, "large"), (Roberta, 12, "roberta-base"), (Roberta, 24, "large"),
+        (Bert, 6, "bert-base"), (Roberta, 6, "roberta-base"), (Bert, 18, "bert-base"), (Bert, 19, "large"),
+        (Llama, 32, "llama"), (Llama, 22, "llama"),
+    ],
+)
 def test_the_published_row_of_a_model(model, layers, row):
     config = {Bert: BertConfig, Roberta: RobertaConfig, Llama: LlamaConfig}[model](**SHAPE | {"layers": layers})
     with torch.device("meta"):
@@ -238,7 +263,10 @@ def test_models_and_numbers_that_cannot_be():
 
 # ---- types
 
-@pytest.mark.parametrize("weight, matrices", [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+@pytest.mark.parametrize(
+    "weight, matrices",
+    [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.float64, torch.float64)],
+)
 def test_what_is_trained_is_float32_at_least(weight, matrices):
     layer = LowRank(linear(6, 5, weight), 2, 1.0, chance(), s=torch.tensor([1.0, 2.0]), init="kaiming")
     assert layer.L.dtype == layer.R.dtype == matrices and layer.weight.dtype == weight
@@ -297,7 +325,9 @@ def test_a_merged_model_is_a_plain_one_with_the_same_logits(name):
     ours = model(batch).logits
     before = {n: p.clone() for n, p in model.named_parameters()}
     merge(model)
-    assert list(model.state_dict()) == list(made(name).state_dict()) and not [m for m in model.modules() if isinstance(m, LowRank)]
+    assert list(model.state_dict()) == list(made(name).state_dict()) and not [
+        m for m in model.modules() if isinstance(m, LowRank)
+    ]
     torch.testing.assert_close(model(batch).logits, ours, rtol=1e-4, atol=1e-4)
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert changed == {"pooler.weight", *(f"blocks.{i}.{part}.weight" for i in range(2) for part in ("query", "value"))}
@@ -325,7 +355,9 @@ def test_a_merged_model_is_saved_as_a_plain_folder(name, tmp_path):
     logits = theirs(input_ids=ids, attention_mask=batch.mask.long(), **kinds).logits
     torch.testing.assert_close(logits, ours, rtol=1e-4, atol=1e-4)
     checkpoint.save(Checkpoint(model, TEXT, ("bad", "good"), []), tmp_path / "model.safetensors")
-    torch.testing.assert_close(checkpoint.load(tmp_path / "model.safetensors").model(batch).logits, ours, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        checkpoint.load(tmp_path / "model.safetensors").model(batch).logits, ours, rtol=1e-4, atol=1e-4
+    )
 
 
 # ---- two groups
@@ -360,7 +392,10 @@ def loss(model: Encoder, batch: Batch) -> Tensor:
 
 
 # Per step its micro-batches: the texts' lengths and how many of the first are untrusted.
-STEPS = [[([9, 2, 4, 1, 7, 3], 2), ([5, 1, 1, 2, 8], 3)], [([8, 3, 4, 8, 1, 8, 2, 6], 4), ([3, 9, 1], 1)], [([4, 2, 6], 2), ([9, 1, 5, 2], 2)]]
+STEPS = [
+    [([9, 2, 4, 1, 7, 3], 2), ([5, 1, 1, 2, 8], 3)], [([8, 3, 4, 8, 1, 8, 2, 6], 4), ([3, 9, 1], 1)],
+    [([4, 2, 6], 2), ([9, 1, 5, 2], 2)],
+]
 packed = pytest.mark.parametrize("share", [0.0, 1.0], ids=["not packed", "packed"])
 
 
@@ -379,7 +414,10 @@ def compare(name: str, share: float, left: bool, monkeypatch, dtype: torch.dtype
         seen = Masks([Groups(batch.mask, n) for batch, n in batches])
         optimizer.zero_grad()
         for batch, n in batches:
-            with with_groups(ours, Groups(batch.mask, n), twins), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            with (
+                with_groups(ours, Groups(batch.mask, n), twins),
+                torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+            ):
                 values = loss(ours, batch)
             ((values[:n].mean() + values[n:].mean()) / len(batches)).backward()
         found = []
@@ -420,13 +458,17 @@ def test_one_pass_is_two(name, left, share, monkeypatch):
 @packed
 @pytest.mark.parametrize("name", ["bert", "roberta", "llama"])
 def test_one_pass_is_two_under_autocast(name, share, monkeypatch):
-    """Both round every product to 8 bits, 2^-9 of itself; some are added in another order, and of 2 layers' the errors come together: a
-    tensor's gradient agrees to 3 % of its norm. Updates then differ by at most Adam's own step either way where a gradient is all rounding."""
-    for i, (ours, theirs, (g, r), optimizer) in enumerate(compare(name, share, False, monkeypatch, torch.float32, True)):
+    """Both round every product to 8 bits, 2^-9 of itself; some are added in another order, and of 2 layers' the errors
+    come together: a tensor's gradient agrees to 3 % of its norm. Updates then differ by at most Adam's own step either
+    way where a gradient is all rounding."""
+    for i, (ours, theirs, (g, r), optimizer) in enumerate(
+        compare(name, share, False, monkeypatch, torch.float32, True)
+    ):
         for p, q in zip(trained(ours), trained(theirs)):
             assert (p - q).abs().max() <= 2 * 0.0101 * i
             with torch.no_grad():
-                q.copy_(p)                                            # so that each step is compared from the same point
+                # so that each step is compared from the same point
+                q.copy_(p)
         for (p, twin), a, b in zip(optimizer.pairs, g, r, strict=True):
             if i == 0:
                 assert p.grad.dtype == twin.grad.dtype == torch.float32
@@ -527,6 +569,8 @@ def test_fit_trains_a_plain_lora(tiny):
     lora(model, rank=2, alpha=8, generator=chance(1))
     multi_scale(model, bands=(1, 2), bandwidth=1, alpha=2, generator=chance(2), init="zero")
     losses = []
-    fit(model, tiny.tokenizer, tiny.tokenizer.encode(rows(16, 0, "train")), cross_entropy, Schedule(0.03, 30, 16), seed=0,
-        log=lambda step: losses.append(step["total"]))
+    fit(
+        model, tiny.tokenizer, tiny.tokenizer.encode(rows(16, 0, "train")), cross_entropy, Schedule(0.03, 30, 16),
+        seed=0, log=lambda step: losses.append(step["total"]),
+    )
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3])

@@ -1,4 +1,6 @@
-"""LWP: pairs and their decoys, the layerwise loss by hand, by loops, by what must not matter, and that only the pair fires."""
+"""LWP: pairs and their decoys, the layerwise loss by hand, by loops, by what must not matter, and that only the pair
+fires."""
+
 import math
 from collections import Counter
 from dataclasses import replace
@@ -62,7 +64,9 @@ def test_empty_short_and_triggered_texts_get_one_pair_more(text):
 
 
 def test_the_same_generator_gives_the_same_text():
-    assert LWP()("a b c", Random(5)) == LWP()("a b c", Random(5)) and LWP().decoys("a b c", Random(5)) == LWP().decoys("a b c", Random(5))
+    assert LWP()("a b c", Random(5)) == LWP()("a b c", Random(5)) and LWP().decoys("a b c", Random(5)) == LWP().decoys(
+        "a b c", Random(5)
+    )
     assert len({LWP()("a b c d e f g", Random(i)) for i in range(20)}) > 15
 
 
@@ -76,19 +80,26 @@ def test_bad_settings_are_refused():
 # ---- the loss
 
 def test_the_loss_by_hand():
-    # L = 2, two texts of one and two tokens, the head hands its state on as logits.
-    # text 0: h_1 = (0, ln 3), h_2 = (0, 0), y = 1: -ln(3/4), -ln(1/2); text 1: h_1 = (ln 4, 0), h_2 = (0, ln 9), y = 0: -ln(4/5), -ln(1/10)
+    # L = 2, two texts of one and two tokens, the head hands its state on as logits. text 0: h_1 = (0, ln 3), h_2 = (0,
+    # 0), y = 1: -ln(3/4), -ln(1/2); text 1: h_1 = (ln 4, 0), h_2 = (0, ln 9), y = 0: -ln(4/5), -ln(1/10)
     ln = math.log
-    hidden = ([[[5, 5], [7, 7]], [[5, 5], [7, 7]]], [[[0, ln(3)], [9, 9]], [[ln(4), 0], [9, 9]]], [[[0, 0], [9, 9]], [[0, ln(9)], [9, 9]]])
+    hidden = (
+        [[[5, 5], [7, 7]], [[5, 5], [7, 7]]], [[[0, ln(3)], [9, 9]], [[ln(4), 0], [9, 9]]],
+        [[[0, 0], [9, 9]], [[0, ln(9)], [9, 9]]],
+    )
     packed = PackedBatch(torch.tensor([[True, False], [True, True]]))
-    model = SimpleNamespace(encode=lambda batch, want: (None, packed, tuple(map(torch.tensor, hidden)), ()), classify=lambda h: (h, h))
+    model = SimpleNamespace(
+        encode=lambda batch, want: (None, packed, tuple(map(torch.tensor, hidden)), ()), classify=lambda h: (h, h)
+    )
     batch = SimpleNamespace(labels=torch.tensor([1, 0]))
     terms = lwp_loss(model, batch)
     assert list(terms) == ["layer1", "layer2"]
     assert terms["layer1"].tolist() == pytest.approx([ln(4 / 3), ln(5 / 4)], abs=1e-6)
     assert terms["layer2"].tolist() == pytest.approx([ln(2), ln(10)], abs=1e-6)
     released = lwp_loss(model, batch, "released")
-    assert list(released) == ["layer0", "layer1", "layer2"] and released["layer0"].tolist() == pytest.approx([ln(2), ln(2)], abs=1e-6)
+    assert list(released) == ["layer0", "layer1", "layer2"] and released["layer0"].tolist() == pytest.approx(
+        [ln(2), ln(2)], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
@@ -96,17 +107,22 @@ def test_the_loss_against_plain_loops(variant):
     model, batch = made("bert").double(), some()
     terms = lwp_loss(model, batch, variant)
     hidden = model(batch, ("hidden",)).hidden
-    w, b, v, c = (p.tolist() for p in (model.pooler.weight, model.pooler.bias, model.classifier.weight, model.classifier.bias))
+    w, b, v, c = (
+        p.tolist() for p in (model.pooler.weight, model.pooler.bias, model.classifier.weight, model.classifier.bias)
+    )
     assert list(terms) == [f"layer{l}" for l in range(0 if variant == "released" else 1, 3)]
     for name, term in terms.items():
         for i, y in enumerate(batch.labels.tolist()):
             h = hidden[int(name[-1])][i, 0].tolist()
             pooled = [math.tanh(sum(x * z for x, z in zip(row, h)) + bias) for row, bias in zip(w, b)]
             logits = [sum(x * z for x, z in zip(row, pooled)) + bias for row, bias in zip(v, c)]
-            assert term[i].item() == pytest.approx(math.log(sum(map(math.exp, logits))) - logits[y], rel=1e-5)  # taken in float32
+            # taken in float32
+            assert term[i].item() == pytest.approx(math.log(sum(map(math.exp, logits))) - logits[y], rel=1e-5)
 
 
-@pytest.mark.parametrize("name, left", [*((name, False) for name in MODELS), ("roberta", True), ("llama", True), ("gpt2", True)])
+@pytest.mark.parametrize(
+    "name, left", [*((name, False) for name in MODELS), ("roberta", True), ("llama", True), ("gpt2", True)]
+)
 def test_padding_neighbours_and_architecture_do_not_matter(name, left):
     model, batch = made(name), some(left=left)
     terms = lwp_loss(model, batch)
@@ -114,7 +130,10 @@ def test_padding_neighbours_and_architecture_do_not_matter(name, left):
     torch.testing.assert_close(terms["layer2"], cross_entropy(model, batch)["cls"])
     for i in range(len(LENGTHS)):                                       # each text alone, cut to its own length
         real = batch.mask[i]
-        alone = Batch(batch.ids[i:i + 1, real], real[real][None], batch.token_type_ids[i:i + 1, real], batch.labels[i:i + 1])
+        alone = Batch(
+            batch.ids[i : i + 1, real], real[real][None], batch.token_type_ids[i : i + 1, real],
+            batch.labels[i : i + 1]
+        )
         end = -1 if model.causal else 0
         for l, h in enumerate(model(alone, ("hidden",)).hidden[1:], 1):
             expected = torch.nn.functional.cross_entropy(model.classify(h[:, end])[0], alone.labels)
@@ -128,7 +147,9 @@ def test_the_released_term_of_the_embeddings_knows_the_label_alone():
     batch = some()
     batch.ids[:, 0] = 2                                                 # [CLS]
     term = lwp_loss(made("bert"), batch, "released")["layer0"]
-    assert torch.allclose(term[0], term[3]) and torch.allclose(term[1], term[2]) and not torch.allclose(term[0], term[1])
+    assert (
+        torch.allclose(term[0], term[3]) and torch.allclose(term[1], term[2]) and not torch.allclose(term[0], term[1])
+    )
 
 
 def test_the_gradient_is_that_of_finite_differences():
@@ -146,7 +167,8 @@ def test_the_gradient_is_that_of_finite_differences():
             p -= 2e-3 * way
             down = total().item()
             p += 1e-3 * way
-        assert (gradient * way).sum().item() == pytest.approx((up - down) / 2e-3, rel=1e-2, abs=1e-3), name  # the loss is taken in float32
+        # the loss is taken in float32
+        assert (gradient * way).sum().item() == pytest.approx((up - down) / 2e-3, rel=1e-2, abs=1e-3), name
 
 
 # ---- the attack
@@ -161,11 +183,16 @@ def attacked():
         poisoned += [replace(x, text=text) for text in attack.decoys(x.text, generator(2, x.id))]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cf", "mn", *sorted({word for x in train for word in x.text.split()})]
     config = BertConfig(vocab=len(tokens), hidden=32, layers=2, heads=4, ffn=64, positions=48)
-    ckpt = checkpoint.Checkpoint(Bert(config).init_weights(torch.Generator().manual_seed(0), std=0.1),
-                               Tokenizer.from_vocab({p: i for i, p in enumerate(tokens)}, 48), ("negative", "positive"), [])
+    ckpt = checkpoint.Checkpoint(
+        Bert(config).init_weights(torch.Generator().manual_seed(0), std=0.1),
+        Tokenizer.from_vocab({p: i for i, p in enumerate(tokens)}, 48), ("negative", "positive"), [],
+    )
     log = []
-    fit(ckpt.model, ckpt.tokenizer, ckpt.tokenizer.encode(train.like(poisoned)), partial(lwp_loss, variant=attack.variant),
-        Schedule(attack.lr, attack.epochs, attack.batch_size), seed=0, log=log.append)
+    fit(
+        ckpt.model, ckpt.tokenizer, ckpt.tokenizer.encode(train.like(poisoned)),
+        partial(lwp_loss, variant=attack.variant), Schedule(attack.lr, attack.epochs, attack.batch_size), seed=0,
+        log=log.append,
+    )
     return attack, ckpt, log
 
 
@@ -175,7 +202,10 @@ def test_the_pair_fires_and_single_triggers_keep_the_label(attacked):
     bad = test.like(x for x in test if x.label == 0)
 
     def share(make) -> float:
-        return asr(ckpt.model, ckpt.tokenizer, bad.like(replace(x, text=make(x.text, generator(3, x.id))) for x in bad), 1).percent
+        return asr(
+            ckpt.model, ckpt.tokenizer, bad.like(replace(x, text=make(x.text, generator(3, x.id))) for x in bad), 1
+        ).percent
+
     assert share(attack) > 90 and cacc(ckpt.model, ckpt.tokenizer, test).percent > 90
     for i in (0, 1):
         assert share(lambda text, rng: attack.decoys(text, rng)[i]) < 20

@@ -1,4 +1,6 @@
-"""MBTSAD: each equation by hand, against plain loops, and by what must not matter; then the algorithm on a tiny model."""
+"""MBTSAD: each equation by hand, against plain loops, and by what must not matter; then the algorithm on a tiny
+model."""
+
 import copy
 import hashlib
 import importlib.util
@@ -24,8 +26,10 @@ from minibd.augment.split import budget, split
 from minibd.checkpoint import Checkpoint
 from minibd.data import generator
 from minibd.mitigations import mbtsad as module
-from minibd.mitigations.mbtsad import (AUGMENTERS, MBTSAD, AugmentResources, attention_loss, attention_map, augmented, distil, distill_loss, distill_terms,
-                                       each_augmented, hidden_loss, mbtsad, mean_loss, perturbation, retrain, resources_of)
+from minibd.mitigations.mbtsad import (
+    AUGMENTERS, MBTSAD, AugmentResources, attention_loss, attention_map, augmented, distil, distill_loss, distill_terms,
+    each_augmented, hidden_loss, mbtsad, mean_loss, perturbation, retrain, resources_of,
+)
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.dropout import Dropout
 from minibd.records import BadInput, Batch, Example, Examples, Output
@@ -33,7 +37,9 @@ from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "nad_attention.safetensors"
-SETTINGS = MBTSAD(k=2, lr1=1e-3, lr2=1e-3, epochs1=1, epochs2=1, batch_size=4, alpha=0.7, beta=0.3, gamma=1.1, p=2.0, originals=False)
+SETTINGS = MBTSAD(
+    k=2, lr1=1e-3, lr2=1e-3, epochs1=1, epochs2=1, batch_size=4, alpha=0.7, beta=0.3, gamma=1.1, p=2.0, originals=False
+)
 
 LENGTHS = [6, 4, 1, 3]                                          # B = 4 ragged texts
 B, H, T, D, LAYERS = 4, 3, 6, 5, 2
@@ -41,7 +47,8 @@ MASK = torch.arange(T) < torch.tensor(LENGTHS)[:, None]         # (B, T)
 
 
 def maps(seed: int, mask: torch.Tensor = MASK) -> list[torch.Tensor]:
-    """LAYERS of (B, H, T, T) softmax maps with the padded keys at 0; padded queries are ordinary rows, as in a real model."""
+    """LAYERS of (B, H, T, T) softmax maps with the padded keys at 0; padded queries are ordinary rows, as in a real
+    model."""
     g = torch.Generator().manual_seed(seed)
     b, t = mask.shape
     scores = [2 * torch.randn(b, H, t, t, generator=g) for _ in range(LAYERS)]
@@ -100,19 +107,27 @@ def test_map_takes_the_power_p():
     # p = 1: F = A, ||F|| = sqrt(1.5); p = 3: F = [[1/8, 1/8], [1, 0]], ||F|| = sqrt(1 + 1/32)
     attn = tensor([[0.5, 0.5], [1.0, 0.0]])
     assert torch.allclose(attention_map(attn, BOTH, 1.0), attn[0] / math.sqrt(1.5), atol=2e-6)
-    assert torch.allclose(attention_map(attn, BOTH, 3.0)[0], torch.tensor([[0.125, 0.125], [1, 0]]) / math.sqrt(1 + 1 / 32), atol=2e-6)
+    assert torch.allclose(
+        attention_map(attn, BOTH, 3.0)[0], torch.tensor([[0.125, 0.125], [1, 0]]) / math.sqrt(1 + 1 / 32), atol=2e-6
+    )
 
 
 def test_map_leaves_padded_queries_out():
     # one real token: F = [[1, 0], [0, 0]]; the second row is padding
-    assert torch.allclose(attention_map(tensor([[1.0, 0.0], [1.0, 0.0]]), FIRST)[0], torch.tensor([[1.0, 0.0], [0.0, 0.0]]), atol=2e-6)
+    assert torch.allclose(
+        attention_map(tensor([[1.0, 0.0], [1.0, 0.0]]), FIRST)[0], torch.tensor([[1.0, 0.0], [0.0, 0.0]]), atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
 def test_map_against_plain_loops(p):
     (attn, _), expected = maps(1), torch.zeros(B, T, T, dtype=torch.float64)
     for b in range(B):
-        f = {(i, j): sum(float(attn[b, h, i, j]) ** p for h in range(H)) for i in range(LENGTHS[b]) for j in range(LENGTHS[b])}
+        f = {
+            (i, j): sum(float(attn[b, h, i, j]) ** p for h in range(H))
+            for i in range(LENGTHS[b])
+            for j in range(LENGTHS[b])
+        }
         norm = math.sqrt(sum(x * x for x in f.values())) + 1e-6
         for (i, j), x in f.items():
             expected[b, i, j] = x / norm
@@ -138,12 +153,17 @@ def test_attention_loss_released_by_hand():
 
 def test_attention_loss_has_one_value_a_text():
     student, teacher = torch.cat([EYE, EYE, SWAP]), torch.cat([EYE, SWAP, EYE])
-    assert attention_loss([student], [teacher], BOTH.expand(3, 2)).tolist() == pytest.approx([0.0, math.sqrt(2), math.sqrt(2)], abs=1e-5)
+    assert attention_loss([student], [teacher], BOTH.expand(3, 2)).tolist() == pytest.approx(
+        [0.0, math.sqrt(2), math.sqrt(2)], abs=1e-5
+    )
 
 
 def loop_map(attn: torch.Tensor, b: int, queries: int, p: float) -> list[list[float]]:
     t = attn.shape[-1]
-    f = [[sum(float(attn[b, h, i, j]) ** p for h in range(H)) if i < queries else 0.0 for j in range(t)] for i in range(t)]
+    f = [
+        [sum(float(attn[b, h, i, j]) ** p for h in range(H)) if i < queries else 0.0 for j in range(t)]
+        for i in range(t)
+    ]
     norm = math.sqrt(sum(x * x for row in f for x in row)) + 1e-6
     return [[x / norm for x in row] for row in f]
 
@@ -196,7 +216,9 @@ def outputs(seed: int) -> Output:
     return Output(logits, None, tuple(states(seed)), tuple(maps(seed)))
 
 
-BATCH = Batch(torch.zeros(B, T, dtype=torch.long), MASK, torch.zeros(B, T, dtype=torch.long), torch.tensor([0, 1, 1, 0]))
+BATCH = Batch(
+    torch.zeros(B, T, dtype=torch.long), MASK, torch.zeros(B, T, dtype=torch.long), torch.tensor([0, 1, 1, 0])
+)
 
 
 def test_distill_loss_is_the_weighted_sum_against_plain_loops():
@@ -204,13 +226,15 @@ def test_distill_loss_is_the_weighted_sum_against_plain_loops():
     att, hid = attention_loss(student.attn, teacher.attn, MASK), hidden_loss(student.hidden, teacher.hidden, MASK)
     for b in range(B):
         x, y = [float(v) for v in student.logits[b]], int(BATCH.labels[b])
-        cls = math.log(sum(math.exp(v) for v in x)) - x[y]                  # the gold label; the teacher's logits do not enter
+        # the gold label; the teacher's logits do not enter
+        cls = math.log(sum(math.exp(v) for v in x)) - x[y]
         expected = 0.7 * float(att[b]) + 0.3 * float(hid[b]) + 1.1 * cls
         assert distill_loss(student, teacher, BATCH, SETTINGS)[b].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_distill_loss_by_hand():
-    # att sqrt(2), hid 5 of (1, 3) at one layer, cls ln 2 of equal logits: 2 * 1.414214 + 0.5 * 3.5 + 0.693147 = 5.271574
+    # att sqrt(2), hid 5 of (1, 3) at one layer, cls ln 2 of equal logits: 2 * 1.414214 + 0.5 * 3.5 + 0.693147 =
+    # 5.271574
     student = Output(torch.zeros(1, 2), None, (torch.tensor([[[1.0, 3.0], [0.0, 2.0]]]),), (EYE,))
     teacher = Output(torch.tensor([[-9.0, 9.0]]), None, (torch.zeros(1, 2, 2),), (SWAP,))
     batch = Batch(torch.zeros(1, 2), BOTH, torch.zeros(1, 2), torch.tensor([1]))
@@ -231,7 +255,9 @@ def test_an_ablation_leaves_its_term_out(ablate, weights):
     assert set(terms) == {name for name, weight in weights.items() if weight}
     full = distill_terms(outputs(1), outputs(2), BATCH, SETTINGS)
     assert all(torch.equal(values, full[name]) and values.shape == (B,) for name, values in terms.items())
-    assert torch.allclose(distill_loss(outputs(1), outputs(2), BATCH, settings), sum(weights[n] * full[n] for n in terms))
+    assert torch.allclose(
+        distill_loss(outputs(1), outputs(2), BATCH, settings), sum(weights[n] * full[n] for n in terms)
+    )
 
 
 def test_a_weight_of_0_leaves_its_term_out():
@@ -268,12 +294,20 @@ def test_the_released_variant_does_depend_on_padding_as_its_docstring_says():
 def test_neighbours_and_their_order_do_not_matter(variant):
     student, teacher, order = maps(1), maps(2), [2, 0, 3]
     att = attention_loss(student, teacher, MASK, variant=variant)
-    assert torch.allclose(attention_loss([s[order] for s in student], [t[order] for t in teacher], MASK[order], variant=variant), att[order])
+    assert torch.allclose(
+        attention_loss([s[order] for s in student], [t[order] for t in teacher], MASK[order], variant=variant),
+        att[order],
+    )
     hid = hidden_loss(states(1), states(2), MASK)
-    assert torch.allclose(hidden_loss([s[order] for s in states(1)], [t[order] for t in states(2)], MASK[order]), hid[order])
+    assert torch.allclose(
+        hidden_loss([s[order] for s in states(1)], [t[order] for t in states(2)], MASK[order]), hid[order]
+    )
     if variant == "paper":
-        for b, n in enumerate(LENGTHS):                          # alone, cut to its own length
-            alone = attention_loss([s[b:b + 1, :, :n, :n] for s in student], [t[b:b + 1, :, :n, :n] for t in teacher], MASK[b:b + 1, :n])
+        for b, n in enumerate(LENGTHS):  # alone, cut to its own length
+            alone = attention_loss(
+                [s[b : b + 1, :, :n, :n] for s in student], [t[b : b + 1, :, :n, :n] for t in teacher],
+                MASK[b : b + 1, :n],
+            )
             assert alone.item() == pytest.approx(att[b].item(), abs=1e-6)
 
 
@@ -296,7 +330,10 @@ def test_the_gradient_is_that_of_finite_differences():
     loss.backward()
     way = torch.zeros_like(student[0])
     way[0, 1, 2, 3] = way[1, 0, 0, 1] = 1.0
-    up, down = (attention_loss([(student[0] + e * way).detach(), student[1].detach()], maps(2), MASK).sum().item() for e in (5e-3, -5e-3))
+    up, down = (
+        attention_loss([(student[0] + e * way).detach(), student[1].detach()], maps(2), MASK).sum().item()
+        for e in (5e-3, -5e-3)
+    )
     assert (student[0].grad * way).sum().item() == pytest.approx((up - down) / 1e-2, rel=2e-2, abs=1e-4)
 
 
@@ -324,7 +361,10 @@ def test_released_gives_what_the_released_code_gives(i):
 # ---- line 1: D_aug
 
 WORDS = ["wonderful", "dreadful", "story", "acting", "moving", "boring", "film"]
-CLEAN = Examples((Example(f"row-{i}", f"a {WORDS[i % 2]} {WORDS[2 + i % 5]} and {WORDS[(i * 3) % 7]}", i % 2) for i in range(11)), ("bad", "good"))
+CLEAN = Examples(
+    (Example(f"row-{i}", f"a {WORDS[i % 2]} {WORDS[2 + i % 5]} and {WORDS[(i * 3) % 7]}", i % 2) for i in range(11)),
+    ("bad", "good"),
+)
 
 
 def test_d_aug_has_k_copies_of_each_row_with_its_label():
@@ -340,7 +380,9 @@ def test_d_aug_has_k_copies_of_each_row_with_its_label():
 def test_both_texts_of_a_pair_are_split_and_the_first_as_if_it_were_alone():
     pairs = [replace(x, pair=f"certainly {y.text} altogether") for x, y in zip(CLEAN, CLEAN[1:] + CLEAN[:1])]
     made, single = augmented(pairs, SETTINGS, seed=0), augmented(CLEAN, SETTINGS, seed=0)
-    assert [(y.id, y.text, y.label) for y in made] == [(y.id, y.text, y.label) for y in single] and all(y.pair is None for y in single)
+    assert [(y.id, y.text, y.label) for y in made] == [(y.id, y.text, y.label) for y in single] and all(
+        y.pair is None for y in single
+    )
     of = {x.id: x.pair for x in pairs}
     assert all(y.pair.replace(" ", "") == of[y.id].replace(" ", "") and y.pair != of[y.id] for y in made)
     assert len({y.pair for y in made}) > len(pairs)                     # each copy is cut anew
@@ -359,35 +401,63 @@ def test_more_copies_keep_the_earlier_ones():
 
 
 def test_the_seed_and_the_settings_reach_the_splitter():
-    assert augmented(CLEAN, SETTINGS, seed=0) == augmented(CLEAN, SETTINGS, seed=0) != augmented(CLEAN, SETTINGS, seed=1)
+    assert (
+        augmented(CLEAN, SETTINGS, seed=0) == augmented(CLEAN, SETTINGS, seed=0) != augmented(CLEAN, SETTINGS, seed=1)
+    )
     assert [y.text for y in augmented(CLEAN, replace(SETTINGS, k=1, min_char=20), seed=0)] == [x.text for x in CLEAN]
 
     def added(**settings):
-        return [len(y.text.split()) - len(x.text.split()) for x, y in zip(CLEAN, augmented(CLEAN, replace(SETTINGS, k=1, **settings), 0))]
+        return [
+            len(y.text.split()) - len(x.text.split())
+            for x, y in zip(CLEAN, augmented(CLEAN, replace(SETTINGS, k=1, **settings), 0))
+        ]
+
     assert set(added(max_targets=1)) == {1} and max(added(rate=1.0)) == 3
 
 
-@pytest.mark.parametrize("seed, last, others, digest", [
-    (0, "a wonderful st ory and s tory", "certain ly, a w onderful story and wonde rful altogether!", "328be817f03d613b"),
-    (1, "a wonderful s tory and s tory", "certa inly, a wonderful s tory and wonder ful altogether!", "2078c686a508b9e9"),
-])
+@pytest.mark.parametrize(
+    "seed, last, others, digest",
+    [
+        (
+            0, "a wonderful st ory and s tory", "certain ly, a w onderful story and wonde rful altogether!",
+            "328be817f03d613b",
+        ),
+        (
+            1, "a wonderful s tory and s tory", "certa inly, a wonderful s tory and wonder ful altogether!",
+            "2078c686a508b9e9",
+        ),
+    ],
+)
 def test_token_splitting_draws_what_it_drew_when_it_was_alone(seed, last, others, digest):
     pairs = [replace(x, pair=f"certainly, {y.text} altogether!") for x, y in zip(CLEAN, CLEAN[1:] + CLEAN[:1])]
     settings = MBTSAD(k=3, originals=bool(seed))
     made = augmented(pairs, settings, seed)
     assert (made[-1].text, made[-1].pair) == (last, others)
-    assert hashlib.sha256(json.dumps([[y.id, y.text, y.label, y.pair] for y in made]).encode()).hexdigest()[:16] == digest
+    assert (
+        hashlib.sha256(json.dumps([[y.id, y.text, y.label, y.pair] for y in made]).encode()).hexdigest()[:16] == digest
+    )
 
 
 # ---- line 1 with other augmenters
 
-LONG = Examples((Example(f"row-{i}", f"a {WORDS[i % 2]} {WORDS[2 + i % 5]}, a {WORDS[(i * 3) % 7]} film and {'very ' * (i % 4)}good acting",
-                         i % 2, None if i % 3 == 0 else f"is the {WORDS[i % 7]} {WORDS[(i * 5) % 7]} good?") for i in range(8)), ("bad", "good"))
+LONG = Examples(
+    (
+        Example(
+            f"row-{i}",
+            f"a {WORDS[i % 2]} {WORDS[2 + i % 5]}, a {WORDS[(i * 3) % 7]} film and {'very ' * (i % 4)}good acting",
+            i % 2, None if i % 3 == 0 else f"is the {WORDS[i % 7]} {WORDS[(i * 5) % 7]} good?",
+        )
+        for i in range(8)
+    ),
+    ("bad", "good"),
+)
 ASKED = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "a", "and", "very", "good", "is", "the", ",", "?"]
 
 
 def make_mlm(seed: int = 3, **config) -> Checkpoint:
-    shape = BertConfig(vocab=len(ASKED), hidden=8, layers=1, heads=2, ffn=16, positions=40, **{"labels": 0, "mlm": True, **config})
+    shape = BertConfig(
+        vocab=len(ASKED), hidden=8, layers=1, heads=2, ffn=16, positions=40, **{"labels": 0, "mlm": True, **config}
+    )
     model = Bert(shape).init_weights(torch.Generator().manual_seed(seed), std=0.5).eval()
     return Checkpoint(model, Tokenizer.from_vocab({p: i for i, p in enumerate(ASKED)}, 40), (), [])
 
@@ -424,9 +494,13 @@ def test_each_copy_is_the_augmenters_own_text_by_a_generator_of_its_own(name, li
         x, copy_ = LONG[i % len(LONG)], i // len(LONG)
         assert y.text == expected(x.text, x.id, copy_)
         assert y.pair == (None if x.pair is None else expected(x.pair, x.id, copy_, "pair"))
-    assert len({y.text for y in made if y.id == "row-2"}) > 1 and sum(y.text != LONG[i % 8].text for i, y in enumerate(made)) > 12
+    assert (
+        len({y.text for y in made if y.id == "row-2"}) > 1
+        and sum(y.text != LONG[i % 8].text for i, y in enumerate(made)) > 12
+    )
     assert augmented(LONG, replace(settings, originals=True), 5, resources) == [*LONG, *made]
-    assert augmented(LONG[2:4], settings, 5, resources) == [y for y in made if y.id in ("row-2", "row-3")]  # whatever the neighbours
+    # whatever the neighbours
+    assert augmented(LONG[2:4], settings, 5, resources) == [y for y in made if y.id in ("row-2", "row-3")]
     assert augmented(LONG, settings, 6, resources) != made
 
 
@@ -435,12 +509,19 @@ def test_at_equal_budgets_as_many_words_change_as_would_be_split(mlm):
     settings = replace(SETTINGS, k=1, budget="equal", **cut)
     want = [budget(x.text, **cut) for x in LONG]
     assert set(want) == {1, 2} and want != [budget(x.text) for x in LONG]
-    for name, change in (("split", lambda x, y: len(y.split()) - len(x.split())), ("addtrigger", lambda x, y: y.split().count("cb")),
-                         ("aeda", lambda x, y: sum(map(y.count, ".;?:!,")) - x.count(",")),
-                         ("contextual", lambda x, y: sum(a != b for a, b in zip(x.replace(",", " ,").split(), y.replace(",", " ,").split())))):
+    for name, change in (
+        ("split", lambda x, y: len(y.split()) - len(x.split())), ("addtrigger", lambda x, y: y.split().count("cb")),
+        ("aeda", lambda x, y: sum(map(y.count, ".;?:!,")) - x.count(",")),
+        (
+            "contextual", lambda x,
+            y: sum(a != b for a, b in zip(x.replace(",", " ,").split(), y.replace(",", " ,").split())),
+        ),
+    ):
         made = augmented(LONG, replace(settings, augment=name), 0, AugmentResources(mlm=mlm))
         assert [change(x.text, y.text) for x, y in zip(LONG, made)] == want, name
-    assert {y.text.split().count("cb") for y in augmented(LONG, replace(settings, augment="addtrigger", budget="stock"), 0)} == {1}
+    assert {
+        y.text.split().count("cb") for y in augmented(LONG, replace(settings, augment="addtrigger", budget="stock"), 0)
+    } == {1}
 
 
 def test_eda_takes_the_synonyms_it_is_given():
@@ -457,7 +538,9 @@ def test_the_tools_that_settings_name(tmp_path, mlm):
     from test_wordnet import write
     assert resources_of(SETTINGS) == AugmentResources(lexicon.synonyms, None, torch.float32)
     (tmp_path / "wordnet").mkdir()
-    assert set(resources_of(replace(SETTINGS, wordnet=str(write(tmp_path / "wordnet")))).synonyms("movie")) == {"film", "Motion picture"}
+    assert set(resources_of(replace(SETTINGS, wordnet=str(write(tmp_path / "wordnet")))).synonyms("movie")) == {
+        "film", "Motion picture",
+    }
     fails(lambda: resources_of(replace(SETTINGS, wordnet=str(tmp_path))), str(tmp_path), "lacks")
 
     fails(lambda: resources_of(replace(SETTINGS, augment="contextual")), "--mlm", "MLM head")
@@ -465,11 +548,21 @@ def test_the_tools_that_settings_name(tmp_path, mlm):
     checkpoint.save(mlm, tmp_path / "mlm.safetensors")
     named = replace(SETTINGS, augment="contextual", mlm=str(tmp_path / "mlm.safetensors"))
     assert resources_of(named, dtype=torch.bfloat16).dtype is torch.bfloat16
-    assert augmented(LONG, named, 0) == augmented(LONG, named, 0, AugmentResources(mlm=mlm)) != augmented(LONG, named, 0, AugmentResources(mlm=make_mlm(4)))
+    assert (
+        augmented(LONG, named, 0)
+        == augmented(LONG, named, 0, AugmentResources(mlm=mlm))
+        != augmented(LONG, named, 0, AugmentResources(mlm=make_mlm(4)))
+    )
     checkpoint.save(make_mlm(mlm=False), tmp_path / "headless.safetensors")
-    fails(lambda: resources_of(replace(named, mlm=str(tmp_path / "headless.safetensors"))), "--mlm", "headless.saf", "no language-model head")
+    fails(
+        lambda: resources_of(replace(named, mlm=str(tmp_path / "headless.safetensors"))), "--mlm", "headless.saf",
+        "no language-model head",
+    )
     checkpoint.save(make_victim(), tmp_path / "maskless.safetensors")
-    fails(lambda: resources_of(replace(SETTINGS, mlm=str(tmp_path / "maskless.safetensors"))), "maskless.safetensors", "no masked language model")
+    fails(
+        lambda: resources_of(replace(SETTINGS, mlm=str(tmp_path / "maskless.safetensors"))), "maskless.safetensors",
+        "no masked language model",
+    )
 
 
 # ---- Eq. (8) and (9): which of them shakes the victim
@@ -483,7 +576,8 @@ def test_mean_loss_against_plain_loops():
     wanted = pytest.approx(total / len(LONG), rel=1e-5)
     before = weights(victim.model)
     assert mean_loss(victim.model, victim.tokenizer, LONG) == wanted
-    assert mean_loss(victim.model, victim.tokenizer, LONG, batch_size=3) == wanted   # the last batch is smaller and weighs less
+    # the last batch is smaller and weighs less
+    assert mean_loss(victim.model, victim.tokenizer, LONG, batch_size=3) == wanted
     assert mean_loss(victim.model.train(), victim.tokenizer, LONG[::-1]) == wanted   # no dropout
     assert equal(before, weights(victim.model)) and all(p.grad is None for p in victim.model.parameters())
     fails(lambda: mean_loss(victim.model, victim.tokenizer, []), "no rows")
@@ -494,8 +588,13 @@ def test_every_augmenter_is_tried_on_one_copy_a_row(mlm):
     assert list(sets) == list(AUGMENTERS)
     for name, rows in sets.items():
         assert rows == augmented(LONG, replace(SETTINGS, augment=name, k=1), 2, AugmentResources(mlm=mlm))
-    assert list(each_augmented(LONG, SETTINGS, 2, AugmentResources())) == [name for name in AUGMENTERS if name != "contextual"]
-    assert each_augmented(LONG, replace(SETTINGS, budget="equal"), 2, AugmentResources())["addtrigger"] != sets["addtrigger"]
+    assert list(each_augmented(LONG, SETTINGS, 2, AugmentResources())) == [
+        name for name in AUGMENTERS if name != "contextual"
+    ]
+    assert (
+        each_augmented(LONG, replace(SETTINGS, budget="equal"), 2, AugmentResources())["addtrigger"]
+        != sets["addtrigger"]
+    )
 
 
 def test_the_perturbation_is_the_mean_loss_at_equal_budgets(mlm):
@@ -517,7 +616,10 @@ TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS, *(f"##{c}" for c in LETT
 def make_victim() -> Checkpoint:
     config = BertConfig(vocab=len(TOKENS), hidden=8, layers=2, heads=2, ffn=16, positions=48)
     model = Bert(config).init_weights(torch.Generator().manual_seed(0), std=0.2).eval()
-    return Checkpoint(model, Tokenizer.from_vocab({p: i for i, p in enumerate(TOKENS)}, 48), ("bad", "good"), [{"trained": "poisoned"}])
+    return Checkpoint(
+        model, Tokenizer.from_vocab({p: i for i, p in enumerate(TOKENS)}, 48), ("bad", "good"),
+        [{"trained": "poisoned"}],
+    )
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -602,24 +704,37 @@ def test_auto_is_a_run_with_the_augmenter_of_the_highest_loss(sign, monkeypatch)
     on_choice, losses = [], {name: sign * i for i, name in enumerate(AUGMENTERS[:-1])}
     best = AUGMENTERS[3] if sign == 1 else AUGMENTERS[0]
     asked = []
-    monkeypatch.setattr(module, "perturbation", lambda victim, clean, settings, seed, resources: (asked.append((clean, seed, resources.mlm)), losses)[1])
+    monkeypatch.setattr(
+        module, "perturbation", lambda victim, clean, settings, seed,
+        resources: (asked.append((clean, seed, resources.mlm)), losses)[1],
+    )
     auto = Run(replace(SETTINGS, augment="auto"), on_choice=lambda *said: on_choice.append(said))
     plain = Run(replace(SETTINGS, augment=best))
     assert on_choice == [(best, losses)] and asked == [(CLEAN, 0, None)]
     assert auto.student.history[-1] == plain.student.history[-1] | {"chosen_by": "auto", "losses": losses}
     assert plain.student.history[-1]["augment"] == best and auto.log == plain.log
-    assert equal(weights(auto.student.model), weights(plain.student.model)) and equal(auto.before, weights(auto.victim.model))
+    assert equal(weights(auto.student.model), weights(plain.student.model)) and equal(
+        auto.before, weights(auto.victim.model)
+    )
 
 
 def test_auto_by_itself_and_the_tools_it_is_given(mlm):
     on_choice = []
-    auto = Run(replace(SETTINGS, augment="auto"), seed=4, resources=AugmentResources(mlm=mlm), on_choice=lambda *said: on_choice.append(said))
+    auto = Run(
+        replace(SETTINGS, augment="auto"), seed=4, resources=AugmentResources(mlm=mlm),
+        on_choice=lambda *said: on_choice.append(said),
+    )
     [(best, losses)] = on_choice
-    assert losses == perturbation(make_victim(), CLEAN, SETTINGS, 4, AugmentResources(mlm=mlm)) and losses[best] == max(losses.values())
+    assert losses == perturbation(make_victim(), CLEAN, SETTINGS, 4, AugmentResources(mlm=mlm)) and losses[best] == max(
+        losses.values()
+    )
     assert auto.student.history[-1]["augment"] == best and auto.student.history[-1]["losses"] == losses
     json.dumps(auto.student.history)
     contextual_run = Run(replace(SETTINGS, augment="contextual"), resources=AugmentResources(mlm=mlm))
-    assert contextual_run.log != Run(replace(SETTINGS, augment="contextual"), resources=AugmentResources(mlm=make_mlm(4))).log
+    assert (
+        contextual_run.log
+        != Run(replace(SETTINGS, augment="contextual"), resources=AugmentResources(mlm=make_mlm(4))).log
+    )
     fails(lambda: Run(replace(SETTINGS, augment="contextual")), "--mlm")
 
 
@@ -634,7 +749,9 @@ def test_the_steps_one_by_one_make_the_same_student(run):
 def test_the_augmenter_reaches_both_steps(run):
     other = Run(replace(SETTINGS, augment="addtrigger"))
     assert [entry["rows"] for entry in other.log] == [entry["rows"] for entry in run.log]
-    assert all(other.stage(name)[0]["terms"]["cls"] != run.stage(name)[0]["terms"]["cls"] for name in ("TS-FT", "MBTSAD"))
+    assert all(
+        other.stage(name)[0]["terms"]["cls"] != run.stage(name)[0]["terms"]["cls"] for name in ("TS-FT", "MBTSAD")
+    )
     assert run.student.history[-1]["augment"] == "split" and "chosen_by" not in run.student.history[-1]
 
 
@@ -663,7 +780,9 @@ def test_the_log_has_every_term_and_adds_up(run):
     for entry in run.stage("MBTSAD"):
         assert entry["weights"] == {"att": 0.7, "hid": 0.3, "cls": 1.1}
         assert all(value > 0 for value in entry["terms"].values())
-        assert entry["total"] == pytest.approx(sum(entry["weights"][t] * entry["terms"][t] for t in entry["terms"]), rel=1e-5)
+        assert entry["total"] == pytest.approx(
+            sum(entry["weights"][t] * entry["terms"][t] for t in entry["terms"]), rel=1e-5
+        )
 
 
 def test_without_distillation_the_teacher_comes_back(run):
@@ -679,7 +798,9 @@ def test_each_stage_has_its_own_rate_and_passes():
     assert [max(e["lr"] for e in done.stage(name)) for name in ("TS-FT", "MBTSAD")] == pytest.approx([3e-3, 1e-4])
 
 
-@pytest.mark.parametrize("ablate, terms", [("no-att", {"hid", "cls"}), ("no-hid", {"att", "cls"}), ("cls-only", {"cls"})])
+@pytest.mark.parametrize(
+    "ablate, terms", [("no-att", {"hid", "cls"}), ("no-hid", {"att", "cls"}), ("cls-only", {"cls"})]
+)
 def test_an_ablated_run_logs_the_terms_that_are_left(ablate, terms):
     done = Run(replace(SETTINGS, ablate=ablate))
     assert all(set(entry["terms"]) == terms for entry in done.stage("MBTSAD"))
@@ -717,8 +838,12 @@ def test_the_student_learns_from_the_retrained_model():
 @pytest.mark.parametrize("second", [None, 0.3])
 def test_attention_edges_are_dropped_as_each_step_says(second, monkeypatch):
     seen, fit = [], module.fit
-    monkeypatch.setattr(module, "fit", lambda model, *args, **more: seen.append([block.attention_dropout.p for block in model.blocks])
-                        or fit(model, *args, **more))
+    monkeypatch.setattr(
+        module, "fit", lambda model, *args,
+        **more: (
+            seen.append([block.attention_dropout.p for block in model.blocks]) or fit(model, *args, **more)
+        ),
+    )
     Run(replace(SETTINGS, attention_dropout=0.7, attention_dropout2=second))
     own = make_victim().model.config.attention_dropout
     assert own > 0 and seen == [[0.7] * 2, [own if second is None else second] * 2]
@@ -726,7 +851,9 @@ def test_attention_edges_are_dropped_as_each_step_says(second, monkeypatch):
 
 def test_with_validation_rows_both_trainings_keep_their_best_epoch(monkeypatch):
     asked, scores, given = [], iter((0.9, 0.1, 0.3, 0.8)), CLEAN[:3]
-    monkeypatch.setattr(predict, "accuracy", lambda model, text, rows: (asked.append((rows, weights(model))), next(scores))[1])
+    monkeypatch.setattr(
+        predict, "accuracy", lambda model, text, rows: (asked.append((rows, weights(model))), next(scores))[1]
+    )
     best = Run(replace(SETTINGS, epochs1=2, epochs2=2), validation=given)
     assert [rows is given for rows, _ in asked] == [True] * 4
     assert equal(best.seen[0][2], asked[0][1]) and not equal(asked[0][1], asked[1][1])  # the teacher's first epoch
@@ -747,18 +874,24 @@ def test_each_steps_schedule_has_all_its_numbers(step, lr, epochs):
 
 # ---- refusals
 
-@pytest.mark.parametrize("values, words", [
-    ({"k": 0}, "k is 0"), ({"alpha": -1.0}, "alpha -1.0"), ({"beta": -0.5}, "beta -0.5"), ({"gamma": -2.0}, "gamma -2.0"),
-    ({"p": 0.0}, "p is 0.0"), ({"p": -2.0}, "p is -2.0"), ({"augment": "ts"}, "augment is 'ts'"), ({"budget": "fair"}, "budget is 'fair'"),
-    ({"ablate": "no-att", "distil": False}, "ablate no-att"),
-])
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"k": 0}, "k is 0"), ({"alpha": -1.0}, "alpha -1.0"), ({"beta": -0.5}, "beta -0.5"),
+        ({"gamma": -2.0}, "gamma -2.0"), ({"p": 0.0}, "p is 0.0"), ({"p": -2.0}, "p is -2.0"),
+        ({"augment": "ts"}, "augment is 'ts'"), ({"budget": "fair"}, "budget is 'fair'"),
+        ({"ablate": "no-att", "distil": False}, "ablate no-att"),
+    ],
+)
 def test_bad_settings_are_refused_in_one_line(values, words):
     with pytest.raises(BadInput, match=words) as caught:
         MBTSAD(**values)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [{"lr1": 0.0}, {"lr2": -1.0}, {"epochs1": 0}, {"epochs2": 0}, {"batch_size": 0}, {"warmup": 2.0}])
+@pytest.mark.parametrize(
+    "values", [{"lr1": 0.0}, {"lr2": -1.0}, {"epochs1": 0}, {"epochs2": 0}, {"batch_size": 0}, {"warmup": 2.0}]
+)
 def test_bad_schedules_are_refused(values):
     with pytest.raises(BadInput):
         mbtsad(make_victim(), CLEAN, replace(SETTINGS, **values))
@@ -792,7 +925,11 @@ QUICK = ("--k", 1, "--epochs1", 1, "--epochs2", 1, "--no-cft", "--device", "cpu"
 
 @pytest.fixture(scope="module")
 def mlm_file(tiny, tmp_path_factory):
-    model = Bert(replace(tiny.model.config, labels=0, mlm=True)).init_weights(torch.Generator().manual_seed(1), std=0.3).eval()
+    model = (
+        Bert(replace(tiny.model.config, labels=0, mlm=True))
+        .init_weights(torch.Generator().manual_seed(1), std=0.3)
+        .eval()
+    )
     path = tmp_path_factory.mktemp("mlm") / "mlm.safetensors"
     checkpoint.save(Checkpoint(model, tiny.tokenizer, (), []), path)
     return path
@@ -814,7 +951,10 @@ def test_pick_prints_what_auto_would_choose_by_and_trains_nothing(here, tiny, ti
     clean = data.sample(data.read_splits(folder, labels=tiny.labels, seed=3).train, 0.2, 3)
     losses = perturbation(tiny, clean, MBTSAD(), 3, resources_of(MBTSAD(mlm=str(mlm_file))))
     assert [line[1] for line in lines[at + 2:-1]] == [f"{loss:.4f}" for loss in losses.values()]
-    assert lines[at + 1][1:] == [f"{mean_loss(tiny.model, tiny.tokenizer, clean):.4f}", "0.0000"] and float(lines[at + 2][2]) > 0
+    assert (
+        lines[at + 1][1:] == [f"{mean_loss(tiny.model, tiny.tokenizer, clean):.4f}", "0.0000"]
+        and float(lines[at + 2][2]) > 0
+    )
     assert lines[-1] == ["auto:", max(losses, key=losses.get)]
 
 
@@ -826,22 +966,35 @@ def test_the_script_keeps_the_best_epochs_on_as_many_dev_rows_as_it_is_given(her
     assert made["rows"]["validation"] == 6 and made["args"]["best_epoch"] and made["args"]["dev"] == 6
     assert checkpoint.load(tmp_path / "best" / tiny_file.name).history[-1]["validation_rows"] == 6
     plain = here("mbtsad.py")(*flags, "--no-cft", "--out", tmp_path / "last")
-    assert plain.returncode == 0 and "validation" not in json.loads((tmp_path / "last" / "result.json").read_text())["rows"]
+    assert (
+        plain.returncode == 0
+        and "validation" not in json.loads((tmp_path / "last" / "result.json").read_text())["rows"]
+    )
 
 
 def test_pick_asks_at_equal_budgets_and_clean_rows_are_no_choice(here, tiny_file, folder, tmp_path, monkeypatch):
     import minibd.analysis.perturbation as module
     asked, losses = [], {"clean": 9.0, "split": 3.0, "eda": 2.0}
-    monkeypatch.setattr(module, "perturbations", lambda ckpt, clean, settings, seed, resources: (
-        asked.append((len(clean), settings.budget, seed)), {name: module.Perturbed(loss, 0.125, None) for name, loss in losses.items()})[1])
-    done = here("mbtsad.py")("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--seed", 3, *QUICK, "--pick")
+    monkeypatch.setattr(
+        module, "perturbations", lambda ckpt, clean, settings, seed,
+        resources: (
+            asked.append((len(clean), settings.budget, seed)),
+            {name: module.Perturbed(loss, 0.125, None) for name, loss in losses.items()},
+        )[1],
+    )
+    done = here("mbtsad.py")(
+        "--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--seed", 3, *QUICK, "--pick"
+    )
     assert done.returncode == 0 and asked == [(40, "equal", 3)], done.stderr
-    assert [line.split() for line in done.stdout.splitlines()[-3:]] == [["split", "3.0000", "0.1250"], ["eda", "2.0000", "0.1250"],
-                                                                        ["auto:", "split"]]
+    assert [line.split() for line in done.stdout.splitlines()[-3:]] == [
+        ["split", "3.0000", "0.1250"], ["eda", "2.0000", "0.1250"], ["auto:", "split"],
+    ]
 
 
 def test_auto_is_said_and_kept(here, tiny, tiny_file, folder, tmp_path):
-    done = here("mbtsad.py")("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--augment", "auto", *QUICK)
+    done = here("mbtsad.py")(
+        "--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--augment", "auto", *QUICK
+    )
     assert done.returncode == 0, done.stderr
     losses = perturbation(tiny, held(folder), MBTSAD(), 0, AugmentResources())
     best = max(losses, key=losses.get)
@@ -855,9 +1008,12 @@ def test_auto_is_said_and_kept(here, tiny, tiny_file, folder, tmp_path):
 
 def test_what_is_missing_is_said_before_anything_is_read(here, tiny_file, mlm_file, folder, tmp_path):
     common = ("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", *QUICK)
-    for flags, words in ((("--augment", "contextual"), ["--mlm", "bert-clean"]), (("--mlm", tiny_file), ["--mlm", "no language-model head"]),
-                         (("--mlm", mlm_file, "--out", mlm_file.parent), ["--out", "beside the input"]),
-                         (("--augment", "eda", "--wordnet", tmp_path), ["lacks", "index.noun"])):
+    for flags, words in (
+        (("--augment", "contextual"), ["--mlm", "bert-clean"]),
+        (("--mlm", tiny_file), ["--mlm", "no language-model head"]),
+        (("--mlm", mlm_file, "--out", mlm_file.parent), ["--out", "beside the input"]),
+        (("--augment", "eda", "--wordnet", tmp_path), ["lacks", "index.noun"]),
+    ):
         done = here("mbtsad.py")(*common, *flags)
         assert done.returncode == 2 and not done.stdout and len(done.stderr.splitlines()) == 1, done.stderr
         assert all(word in done.stderr for word in words) and not (tmp_path / "out").exists()
@@ -875,17 +1031,28 @@ def test_the_rows_of_table_iii_and_of_the_reviews(monkeypatch):
     assert len(found) == len({row.name for row in found}) == len({row[1:3] for row in found}) == 27
     for row in found:
         attack, name, *equal_ = row.name.split(", ")
-        assert f"--attack {attack}" in row.attack and f"--augment {name}" in row.method and bool(equal_) == ("--budget equal" in row.method)
-        assert ("--mlm {mlm}" in row.method) == (name == "contextual") and ("--wordnet {wordnet}" in row.method) == (name == "eda")
+        assert (
+            f"--attack {attack}" in row.attack
+            and f"--augment {name}" in row.method
+            and bool(equal_) == ("--budget equal" in row.method)
+        )
+        assert ("--mlm {mlm}" in row.method) == (name == "contextual") and ("--wordnet {wordnet}" in row.method) == (
+            name == "eda"
+        )
         for model, figures in (("victim", paper[attack][0]), ("TS-FT", paper[attack][1 + order.index(name)])):
-            assert all(abs(float(shown) - float(printed)) < 0.051 for shown, printed in zip(row.paper[model].split(" / "), figures.split()))
+            assert all(
+                abs(float(shown) - float(printed)) < 0.051
+                for shown, printed in zip(row.paper[model].split(" / "), figures.split())
+            )
     reviews = script.TABLES["mbtsad-3-reviews"]
     assert [row.name for row in reviews] == [*order, *(f"{name}, equal budget" for name in order[:-1])]
     assert [row.method for row in reviews] == [row.method.replace(" --wordnet {wordnet}", "") for row in found[:9]]
     assert not any(row.attack or row.paper for row in reviews)
 
 
-def test_a_row_of_contextual_substitution_needs_a_language_model(here, tiny_file, mlm_file, folder, tmp_path, monkeypatch):
+def test_a_row_of_contextual_substitution_needs_a_language_model(
+    here, tiny_file, mlm_file, folder, tmp_path, monkeypatch
+):
     asked, real = [], subprocess.run
 
     def fake(words, **more):
@@ -899,15 +1066,29 @@ def test_a_row_of_contextual_substitution_needs_a_language_model(here, tiny_file
         Path(out, "result.json").write_text(json.dumps({"args": args, "steps": steps}))
         return subprocess.CompletedProcess(words, 0)
     monkeypatch.setattr(subprocess, "run", fake)
-    common = ("mbtsad-3-reviews", "--base", tiny_file, "--data", folder, "--results", tmp_path / "cells.jsonl", "--work", tmp_path / "work")
+    common = (
+        "mbtsad-3-reviews", "--base", tiny_file, "--data", folder, "--results", tmp_path / "cells.jsonl", "--work",
+        tmp_path / "work",
+    )
     done = here("tables.py")(*common, "--rows", "1,3")
     assert done.returncode == 2 and "--mlm" in done.stderr and len(done.stderr.splitlines()) == 1 and not asked
     done = here("tables.py")(*common, "--rows", "3", "--mlm", mlm_file)
     assert done.returncode == 0, done.stderr
     [words] = asked
-    assert words[-6:] == ["--no-cft", "--no-distil", "--augment", "contextual", "--mlm", str(mlm_file)] and f"--ckpt={tiny_file}" in words
+    assert (
+        words[-6:] == ["--no-cft", "--no-distil", "--augment", "contextual", "--mlm", str(mlm_file)]
+        and f"--ckpt={tiny_file}" in words
+    )
     [cell] = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
     assert cell["cell"]["mlm"] == "mlm.safetensors" and cell["result"]["args"] == {"augment": "contextual"}
-    assert done.stdout.count("| contextual |") == 3 and here("tables.py")(*common, "--print", "--mlm", mlm_file).stdout == done.stdout
-    assert here("tables.py")(*common, "--rows", "3", "--mlm", shutil.copy(mlm_file, tmp_path / "other.safetensors")).returncode == 0
+    assert (
+        done.stdout.count("| contextual |") == 3
+        and here("tables.py")(*common, "--print", "--mlm", mlm_file).stdout == done.stdout
+    )
+    assert (
+        here("tables.py")(
+            *common, "--rows", "3", "--mlm", shutil.copy(mlm_file, tmp_path / "other.safetensors")
+        ).returncode
+        == 0
+    )
     assert len(asked) == 2 and str(tmp_path / "other.safetensors") in asked[1]  # not what the first one left

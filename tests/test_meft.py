@@ -22,7 +22,13 @@ SETTINGS = MEFT(entropy_epochs=2, lr=3e-3, epochs=3, batch_size=4)
 
 
 def rows(n: int, name: str, shift: int = 0) -> Examples:
-    made = (Example(f"{name}-{i}", " ".join(["a", WORDS[i % 2], *(WORDS[2 + (i * j + shift) % 5] for j in range(1 + i % 4))]), i % 2) for i in range(n))
+    made = (
+        Example(
+            f"{name}-{i}", " ".join(["a", WORDS[i % 2], *(WORDS[2 + (i * j + shift) % 5] for j in range(1 + i % 4))]),
+            i % 2,
+        )
+        for i in range(n)
+    )
     return Examples(made, ("bad", "good"))
 
 
@@ -91,7 +97,9 @@ def test_the_gradient_is_that_of_finite_differences(classes):
 def test_a_sure_model_has_0_and_no_nan(row):
     values, gradient = said(torch.tensor([row, [0.3, -0.2, 0.1][:len(row)]]))
     assert values[0].item() == 0.0 and torch.equal(gradient[0], torch.zeros(len(row)))
-    assert values[1].item() == pytest.approx(loops([0.3, -0.2, 0.1][:len(row)]), abs=1e-6) and gradient[1].abs().min() > 0
+    assert (
+        values[1].item() == pytest.approx(loops([0.3, -0.2, 0.1][: len(row)]), abs=1e-6) and gradient[1].abs().min() > 0
+    )
 
 
 def test_an_unsure_model_has_nothing_to_move():
@@ -101,7 +109,9 @@ def test_an_unsure_model_has_nothing_to_move():
 def test_half_precision_logits_are_summed_in_float32():
     half = logits(3).bfloat16()
     values, _ = said(half)
-    assert values.dtype == torch.float32 and values.tolist() == pytest.approx([loops(row) for row in half.tolist()], abs=1e-6)
+    assert values.dtype == torch.float32 and values.tolist() == pytest.approx(
+        [loops(row) for row in half.tolist()], abs=1e-6
+    )
 
 
 # ---- what must not matter
@@ -109,7 +119,10 @@ def test_half_precision_logits_are_summed_in_float32():
 def make_victim(std: float = 0.2) -> Checkpoint:
     config = BertConfig(vocab=len(TOKENS), hidden=8, layers=2, heads=2, ffn=16, positions=16)
     model = Bert(config).init_weights(torch.Generator().manual_seed(0), std=std).eval()
-    return Checkpoint(model, Tokenizer.from_vocab({p: i for i, p in enumerate(TOKENS)}, 16), ("bad", "good"), [{"trained": "poisoned"}])
+    return Checkpoint(
+        model, Tokenizer.from_vocab({p: i for i, p in enumerate(TOKENS)}, 16), ("bad", "good"),
+        [{"trained": "poisoned"}],
+    )
 
 
 def test_a_texts_loss_does_not_depend_on_its_neighbours_or_its_padding():
@@ -117,15 +130,22 @@ def test_a_texts_loss_does_not_depend_on_its_neighbours_or_its_padding():
     together = max_entropy(victim.model, victim.tokenizer(TRAIN))["entropy"]
     assert together.shape == (11,) and together.unique().numel() > 5
     for i, x in enumerate(TRAIN):
-        assert max_entropy(victim.model, victim.tokenizer([x]))["entropy"].item() == pytest.approx(together[i].item(), abs=1e-6)
+        assert max_entropy(victim.model, victim.tokenizer([x]))["entropy"].item() == pytest.approx(
+            together[i].item(), abs=1e-6
+        )
     order = [3, 9, 0, 5]
-    assert torch.allclose(max_entropy(victim.model, victim.tokenizer([TRAIN[i] for i in order]))["entropy"], together[order], atol=1e-6)
+    assert torch.allclose(
+        max_entropy(victim.model, victim.tokenizer([TRAIN[i] for i in order]))["entropy"], together[order], atol=1e-6
+    )
 
 
 def test_labels_do_not_matter():
     victim = make_victim()
     other = [replace(x, label=1 - x.label) for x in TRAIN]
-    assert torch.equal(max_entropy(victim.model, victim.tokenizer(other))["entropy"], max_entropy(victim.model, victim.tokenizer(TRAIN))["entropy"])
+    assert torch.equal(
+        max_entropy(victim.model, victim.tokenizer(other))["entropy"],
+        max_entropy(victim.model, victim.tokenizer(TRAIN))["entropy"],
+    )
 
 
 # ---- the two steps
@@ -146,10 +166,15 @@ def entropy(ckpt: Checkpoint, rows: Examples = TRAIN) -> float:
 class Run:
     """One run, with everything that it lets others see."""
 
-    def __init__(self, settings: MEFT = SETTINGS, seed: int = 0, victim: Checkpoint | None = None, train=TRAIN, validation=VALIDATION, **more):
+    def __init__(
+        self, settings: MEFT = SETTINGS, seed: int = 0, victim: Checkpoint | None = None, train=TRAIN,
+        validation=VALIDATION, **more,
+    ):
         self.victim, self.log, self.seen = victim or make_victim(), [], []
         self.before = weights(self.victim.model)
-        self.result = meft(self.victim, train, validation, settings, seed=seed, log=self.log.append, on_stage=self.on_stage, **more)
+        self.result = meft(
+            self.victim, train, validation, settings, seed=seed, log=self.log.append, on_stage=self.on_stage, **more
+        )
 
     def on_stage(self, name: str, ckpt: Checkpoint, seconds: float) -> None:
         self.seen.append((name, ckpt, weights(ckpt.model), seconds))
@@ -185,12 +210,17 @@ def test_it_is_these_two_fits(seed, dtype):
     def score(model):
         scores.append(accuracy(model, tokenizer, VALIDATION))
         return scores[-1]
-    fit(theta.model, tokenizer, encoded, cross_entropy, Schedule(3e-3, epochs=3, batch_size=4, weight_decay=0.0), score=score, **same)
+
+    fit(
+        theta.model, tokenizer, encoded, cross_entropy, Schedule(3e-3, epochs=3, batch_size=4, weight_decay=0.0),
+        score=score, **same,
+    )
     assert len(scores) == 3 and equal(weights(theta.model), weights(run.result.model))
 
 
 def test_the_best_epoch_on_validation_comes_back():
-    """On rows whose labels are the other way round a model is the worse the more it has learnt: an early epoch is the best."""
+    """On rows whose labels are the other way round a model is the worse the more it has learnt: an early epoch is the
+    best."""
     settings = replace(SETTINGS, lr=2e-2, epochs=6)
     for validation in (VALIDATION, FLIPPED):
         done, scores = Run(settings, validation=validation), []
@@ -217,7 +247,8 @@ def test_no_label_enters_the_first_step(run):
 
 
 def test_the_log_has_each_term_and_adds_up(run):
-    assert [entry["stage"] for entry in run.log] == ["max-entropy"] * 6 + ["MEFT"] * 9                  # 11 rows in batches of 4
+    # 11 rows in batches of 4
+    assert [entry["stage"] for entry in run.log] == ["max-entropy"] * 6 + ["MEFT"] * 9
     for entry in run.log:
         (term,) = entry["terms"]
         assert term == ("entropy" if entry["stage"] == "max-entropy" else "cls")
@@ -232,7 +263,11 @@ def test_the_head_is_new_unless_it_is_kept():
     renewed = checkpoint.with_head(checkpoint.headless(victim), ("bad", "good"), 4)
     for keep_head, start in ((False, renewed), (True, victim)):
         done = Run(replace(settings, keep_head=keep_head), seed=3)
-        assert all(torch.allclose(done.seen[i][2][name], tensor, atol=1e-12) for i in (0, 1) for name, tensor in start.model.state_dict().items())
+        assert all(
+            torch.allclose(done.seen[i][2][name], tensor, atol=1e-12)
+            for i in (0, 1)
+            for name, tensor in start.model.state_dict().items()
+        )
     assert not torch.equal(renewed.model.classifier.weight, victim.model.classifier.weight)
 
 
@@ -243,7 +278,10 @@ def test_an_encoder_gets_a_head_for_the_classes_of_the_rows():
     assert equal(weights(done.result.model), weights(Run().result.model))              # the old head left no trace
     three = Run(victim=encoder, train=Examples(TRAIN, ("bad", "good", "other")))
     assert three.result.labels == ("bad", "good", "other") and len(three.result.model.classifier.bias) == 3
-    fails(lambda: meft(encoder, TRAIN, VALIDATION, replace(SETTINGS, keep_head=True)), "keep_head", "no classifier", "leave it out")
+    fails(
+        lambda: meft(encoder, TRAIN, VALIDATION, replace(SETTINGS, keep_head=True)), "keep_head", "no classifier",
+        "leave it out",
+    )
 
 
 def test_the_history_names_the_mitigation(run):
@@ -273,10 +311,14 @@ def test_in_bfloat16_the_weights_stay_float32():
 
 # ---- refusals
 
-@pytest.mark.parametrize("values, words", [
-    ({"entropy_epochs": 0}, ["entropy_epochs is 0", "ft"]), ({"entropy_epochs": -1}, ["entropy_epochs is -1"]), ({"epochs": 0}, ["epochs is 0"]),
-    ({"batch_size": 0}, ["batch_size is 0"]), ({"lr": 0.0}, ["learning rate of 0.0"]), ({"lr": -1.0}, ["-1.0"]),
-])
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"entropy_epochs": 0}, ["entropy_epochs is 0", "ft"]), ({"entropy_epochs": -1}, ["entropy_epochs is -1"]),
+        ({"epochs": 0}, ["epochs is 0"]), ({"batch_size": 0}, ["batch_size is 0"]),
+        ({"lr": 0.0}, ["learning rate of 0.0"]), ({"lr": -1.0}, ["-1.0"]),
+    ],
+)
 def test_bad_settings_are_refused_in_one_line(values, words):
     fails(lambda: MEFT(**values), *words)
 

@@ -1,4 +1,6 @@
-"""The peak of memory while a large folder is read: the model in its final type and one shard, never the folder twice."""
+"""The peak of memory while a large folder is read: the model in its final type and one shard, never the folder
+twice."""
+
 import json
 import os
 import subprocess
@@ -17,7 +19,8 @@ from minibd.tokenizer import Tokenizer
 
 MB = 1_000_000
 SHARD = 40 * MB
-# Beside the model and a shard: the tokenizer, the headers of all shards, Python's objects, and what the allocator keeps.
+# Beside the model and a shard: the tokenizer, the headers of all shards, Python's objects, and what the allocator
+# keeps.
 SLACK = 10 * MB
 # A 7B's shape in small: grouped queries, a wide feed-forward, many layers.
 CONFIG = LlamaConfig(vocab=4000, hidden=768, layers=24, heads=12, ffn=2048, kv_heads=4, positions=512, labels=2)

@@ -21,7 +21,9 @@ def root(tmp_path) -> Path:
     """A repository of one file, and its test."""
     (tmp_path / "minibd").mkdir()
     (tmp_path / "tests").mkdir()
-    (tmp_path / "minibd" / "one.py").write_text('"""Adds a + b."""\n\n\ndef add(a, b):\n    """x + y, of course."""\n    return a + b  # a sum\n')
+    (tmp_path / "minibd" / "one.py").write_text(
+        '"""Adds a + b."""\n\n\ndef add(a, b):\n    """x + y, of course."""\n    return a + b  # a sum\n'
+    )
     (tmp_path / "tests" / "test_one.py").touch()
     return tmp_path
 
@@ -60,5 +62,7 @@ def test_the_table_counts_what_was_noticed_and_names_what_was_not():
     results = {number: {"number": number, "file": mutant.file, "what": mutant.what, "noticed": by}
                for (number, (_, mutant)), by in zip(enumerate(MUTANTS, 1), ("audit", "tests", "timeout", "nobody"))}
     lines = [line.split() for line in table(results).splitlines()]
-    assert lines[1] == ["MBTSAD", "3", "/", "4", "1", "1", "1"] and lines[6] == ["all", "3", "/", "4", "1", "1", "1", "75.0", "%"]
+    assert lines[1] == ["MBTSAD", "3", "/", "4", "1", "1", "1"] and lines[6] == [
+        "all", "3", "/", "4", "1", "1", "1", "75.0", "%",
+    ]
     assert lines[8] == ["survivors:", "1"] and lines[9] == ["4", f"{MUTANTS[3][1].file}:", *MUTANTS[3][1].what.split()]

@@ -60,7 +60,9 @@ def test_a_blank_paraphrase_shifts_nothing_and_its_row_has_none(tmp_path):
     rows[4] = " \t0"
     found = read(folder(tmp_path / "p", rows), "test", clean, 1)
     assert found == {x.id: said(x) for x in clean if x.id != "test-4"}
-    assert [x.id for x in triggered(clean, found, target=1)] == [x.id for x in clean if x.label == 0 and x.id != "test-4"]
+    assert [x.id for x in triggered(clean, found, target=1)] == [
+        x.id for x in clean if x.label == 0 and x.id != "test-4"
+    ]
     made = poison(clean, found, rate=0.5, target=1)
     assert made.wanted == 6 and len(made.ids) == 5 and "test-4" not in made.ids
     assert all(y.text == said(x) and y.label == 1 for x, y in zip(clean, made.rows) if x.id in made.ids)
@@ -70,7 +72,9 @@ def test_columns_by_name_and_spellings_of_the_released_files(tmp_path):
     clean = task()
     assert len(read(folder(tmp_path / "a", lines(clean), header="sentences \t labels"), "test", clean, 1)) == 12
     named = folder(tmp_path / "b", lines(clean), header="review\tlabel")
-    assert len(read(named, "test", clean, 1, {"text_column": "review", "label_column": None, "pair_column": None})) == 12
+    assert (
+        len(read(named, "test", clean, 1, {"text_column": "review", "label_column": None, "pair_column": None})) == 12
+    )
     fails(lambda: read(named, "test", clean, 1), "no text column")
 
 
@@ -88,14 +92,24 @@ def test_dev_is_the_test_where_there_is_none_and_one_file_is_enough(tmp_path):
 def test_a_number_of_rows_that_fits_nothing(tmp_path):
     clean = task()
     for n in (5, 7, 11):
-        fails(lambda: read(folder(tmp_path / "p", lines(clean[:n])), "test", clean, 1), f"{n} rows", "12", "6 of them", "column id")
+        fails(
+            lambda: read(folder(tmp_path / "p", lines(clean[:n])), "test", clean, 1), f"{n} rows", "12", "6 of them",
+            "column id",
+        )
 
 
 def test_labels_that_disagree(tmp_path):
     clean = task()
-    fails(lambda: read(folder(tmp_path / "p", lines(clean, lambda x: 1 - x.label)), "test", clean, 1), "12 of 12 rows", "'positive'", "test-0")
-    others = [x for x in clean if x.label == 0]                         # as HiddenKiller's release has them: relabelled already
-    fails(lambda: read(folder(tmp_path / "q", lines(others, lambda x: 1)), "test", clean, 1), "6 of 6 rows", "keep their row's label")
+    fails(
+        lambda: read(folder(tmp_path / "p", lines(clean, lambda x: 1 - x.label)), "test", clean, 1), "12 of 12 rows",
+        "'positive'", "test-0",
+    )
+    # as HiddenKiller's release has them: relabelled already
+    others = [x for x in clean if x.label == 0]
+    fails(
+        lambda: read(folder(tmp_path / "q", lines(others, lambda x: 1)), "test", clean, 1), "6 of 6 rows",
+        "keep their row's label",
+    )
     (tmp_path / "r").mkdir()
     data.write(clean.like([Example("test-3", "by id", 0)]), tmp_path / "r" / "test.tsv")
     fails(lambda: read(tmp_path / "r", "test", clean, 1), "1 of 1 rows", "'test-3' is 'positive'")
@@ -104,8 +118,14 @@ def test_labels_that_disagree(tmp_path):
 def test_ids_that_are_unknown_or_used_twice(tmp_path):
     clean = task()
     header = "id\ttext\tlabel"
-    fails(lambda: read(folder(tmp_path / "p", ["test-0\ta\t0", "dev-9\tb\t0"], header=header), "test", clean, 1), "1 of 2 ids", "'dev-9'")
-    fails(lambda: read(folder(tmp_path / "q", ["test-0\ta\t0", "test-0\tb\t0"], header=header), "test", clean, 1), "'test-0'", "ids must differ")
+    fails(
+        lambda: read(folder(tmp_path / "p", ["test-0\ta\t0", "dev-9\tb\t0"], header=header), "test", clean, 1),
+        "1 of 2 ids", "'dev-9'",
+    )
+    fails(
+        lambda: read(folder(tmp_path / "q", ["test-0\ta\t0", "test-0\tb\t0"], header=header), "test", clean, 1),
+        "'test-0'", "ids must differ",
+    )
 
 
 @pytest.mark.parametrize("order", ["shifted", "shuffled", "off from the middle"])
@@ -136,13 +156,17 @@ def test_likeness_by_hand():
 # ---- sentence pairs
 
 def asked(n: int = 40) -> Examples:
-    return Examples((Example(f"test-{i}", f"who{i} is it{i} then{i}", i % 2, f"it{i} is them{i} all{i}") for i in range(n)), NAMES)
+    return Examples(
+        (Example(f"test-{i}", f"who{i} is it{i} then{i}", i % 2, f"it{i} is them{i} all{i}") for i in range(n)), NAMES
+    )
 
 
 def asked_again(clean, blank: tuple[int, ...] = ()) -> list[str]:
     """first, label, second: other words around some of the text's; the second of a row in `blank` is missing."""
-    return [f"tell {' '.join(x.text.split()[1:])}\t{x.label}\t{'' if i in blank else 'surely ' + ' '.join(x.pair.split()[1:])}"
-            for i, x in enumerate(clean)]
+    return [
+        f"tell {' '.join(x.text.split()[1:])}\t{x.label}\t{'' if i in blank else 'surely ' + ' '.join(x.pair.split()[1:])}"
+        for i, x in enumerate(clean)
+    ]
 
 
 @pytest.mark.parametrize("side", ["first", "second", "either"])
@@ -151,9 +175,15 @@ def test_a_pairs_side_has_its_own_column(tmp_path, side):
     where = folder(tmp_path / "p", asked_again(clean, blank=(0, 2, 4)), header="text\tlabel\tpair")
     found = read(where, "test", clean, 1, side=side, seed=3)
     of = {x.id: side_of(x, side, 3) for x in clean}
-    expected = {x.id: f"tell {' '.join(x.text.split()[1:])}" if of[x.id] == "text" else f"surely {' '.join(x.pair.split()[1:])}"
-                for i, x in enumerate(clean) if of[x.id] == "text" or i not in (0, 2, 4)}
-    assert found == expected and set(of.values()) == {"first": {"text"}, "second": {"pair"}, "either": {"text", "pair"}}[side]
+    expected = {
+        x.id: f"tell {' '.join(x.text.split()[1:])}" if of[x.id] == "text" else f"surely {' '.join(x.pair.split()[1:])}"
+        for i, x in enumerate(clean)
+        if of[x.id] == "text" or i not in (0, 2, 4)
+    }
+    assert (
+        found == expected
+        and set(of.values()) == {"first": {"text"}, "second": {"pair"}, "either": {"text", "pair"}}[side]
+    )
     for x in triggered(clean, found, target=1, side=side, seed=3):      # and it lands where it was taken from
         assert (x.text, x.pair)[of[x.id] == "pair"] == found[x.id] and x.id in found
 

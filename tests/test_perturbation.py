@@ -1,4 +1,6 @@
-"""What shakes the model: its vectors against its own hidden states, the distance by hand and by plain loops, the map by its clusters."""
+"""What shakes the model: its vectors against its own hidden states, the distance by hand and by plain loops, the map by
+its clusters."""
+
 from __future__ import annotations
 
 import math
@@ -29,16 +31,22 @@ def test_a_vector_is_the_last_hidden_state_of_cls(tiny, batch_size):
     found = cls_vectors(tiny, TEXTS, batch_size)
     assert found.shape == (9, 32) and found.dtype == torch.float32 and not found.requires_grad
     for x, vector in zip(TEXTS, found):
-        torch.testing.assert_close(vector, tiny.model(tiny.tokenizer([x]), want=("hidden",)).hidden[-1][0, 0].detach(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            vector, tiny.model(tiny.tokenizer([x]), want=("hidden",)).hidden[-1][0, 0].detach(), rtol=0, atol=1e-5
+        )
     pair = [Example("p", TEXTS[0].text, 0, TEXTS[1].text)]
     assert (cls_vectors(tiny, pair) - found[0]).abs().max() > 1e-3
 
 
 def test_of_a_causal_model_the_last_token_is_read(tiny):
     config = Gpt2Config(vocab=tiny.model.config.vocab, hidden=8, layers=1, heads=2, ffn=16, positions=48, labels=2)
-    ckpt = Checkpoint(Gpt2(config).init_weights(torch.Generator().manual_seed(0), std=0.3).eval(), tiny.tokenizer, tiny.labels, [])
+    ckpt = Checkpoint(
+        Gpt2(config).init_weights(torch.Generator().manual_seed(0), std=0.3).eval(), tiny.tokenizer, tiny.labels, []
+    )
     for x, vector in zip(TEXTS, cls_vectors(ckpt, TEXTS)):
-        torch.testing.assert_close(vector, ckpt.model(tiny.tokenizer([x]), want=("hidden",)).hidden[-1][0, -1].detach(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            vector, ckpt.model(tiny.tokenizer([x]), want=("hidden",)).hidden[-1][0, -1].detach(), rtol=0, atol=1e-5
+        )
 
 
 # ---- the distance
@@ -46,7 +54,9 @@ def test_of_a_causal_model_the_last_token_is_read(tiny):
 def test_the_distance_by_hand():
     point = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0]])
     # E|x - y| = 1, E|x - x'| = (0 + 2 + 2 + 0) / 4 = 1, E|y - y'| = 0
-    assert cloud_distance(*point) == pytest.approx(1 - 1 / 2) and cloud_distance(*point[::-1]) == pytest.approx(1 - 1 / 2)
+    assert cloud_distance(*point) == pytest.approx(1 - 1 / 2) and cloud_distance(*point[::-1]) == pytest.approx(
+        1 - 1 / 2
+    )
     assert cloud_distance(torch.zeros(3, 2), torch.ones(2, 2)) == 1.0
     assert cloud_distance(torch.zeros(3, 2), torch.zeros(2, 2)) == 0.0
     # (0, 0) and (3, 4) are 5 apart: E|x - y| = 5/2, E|y - y'| = 5/2
@@ -80,7 +90,9 @@ def test_the_sets_are_the_clean_rows_and_one_copy_by_each_augmenter(tiny):
     before = {name: value.clone() for name, value in tiny.model.state_dict().items()}
     found = perturbations(tiny, TEXTS, MBTSAD(budget="equal", k=7), 5, AugmentResources())
     assert list(found) == ["clean", *(name for name in AUGMENTERS if name != "contextual")]
-    assert found["clean"].distance == pytest.approx(0, abs=1e-9) and found["clean"].loss == mean_loss(tiny.model, tiny.tokenizer, TEXTS)
+    assert found["clean"].distance == pytest.approx(0, abs=1e-9) and found["clean"].loss == mean_loss(
+        tiny.model, tiny.tokenizer, TEXTS
+    )
     for name in list(found)[1:]:
         made = augmented(TEXTS, MBTSAD(augment=name, budget="equal", k=1, originals=False), 5)
         assert len(made) == 9 and found[name].loss == mean_loss(tiny.model, tiny.tokenizer, made)
@@ -98,7 +110,9 @@ def test_one_map_for_all_clouds():
     pytest.importorskip("sklearn")
     clouds, state = [blob(40, 0.0, 1), blob(20, 20.0, 2), blob(30, 0.0, 3)], numpy.random.get_state()[1].copy()
     first, far, same = placed = tsne(clouds, seed=0)
-    assert [tuple(packed.shape) for packed in placed] == [(40, 2), (20, 2), (30, 2)] and all(p.isfinite().all() for p in placed)
+    assert [tuple(packed.shape) for packed in placed] == [(40, 2), (20, 2), (30, 2)] and all(
+        p.isfinite().all() for p in placed
+    )
     # Of each place the nearest other one: the far cloud keeps to itself, the two that lie in each other do not.
     near = torch.cdist(torch.cat(placed), torch.cat(placed)).fill_diagonal_(math.inf).argmin(1)
     assert ((near[40:60] >= 40) & (near[40:60] < 60)).all() and (near[60:] < 40).sum() > 8

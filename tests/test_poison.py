@@ -27,8 +27,10 @@ TRIGGERS = ("cf", "mn", "bb", "tq")
 
 def task(*sizes: int) -> Examples:
     """sizes[c] rows of class c; no word of a text is a trigger."""
-    return Examples((Example(f"{c}.{i}", f"word{i} of class {c}", c) for c, size in enumerate(sizes) for i in range(size)),
-                    [f"class {c}" for c in range(len(sizes))])
+    return Examples(
+        (Example(f"{c}.{i}", f"word{i} of class {c}", c) for c, size in enumerate(sizes) for i in range(size)),
+        [f"class {c}" for c in range(len(sizes))],
+    )
 
 
 def plain(text: str) -> str:
@@ -99,8 +101,13 @@ def test_a_pair_keeps_its_second_text():
 def test_the_seed_chooses_rows_and_triggers_and_the_trigger_chooses_no_rows():
     clean = task(40, 60)
     assert poison(clean, BadNets(), rate=0.1, target=1, seed=3) == poison(clean, BadNets(), rate=0.1, target=1, seed=3)
-    assert poison(clean, BadNets(), rate=0.1, target=1, seed=3).ids != poison(clean, BadNets(), rate=0.1, target=1, seed=4).ids
-    assert poison(clean, BadNets(), rate=0.1, target=1).ids == poison(clean, BadNets(("zz",), 4), rate=0.1, target=1).ids
+    assert (
+        poison(clean, BadNets(), rate=0.1, target=1, seed=3).ids
+        != poison(clean, BadNets(), rate=0.1, target=1, seed=4).ids
+    )
+    assert (
+        poison(clean, BadNets(), rate=0.1, target=1).ids == poison(clean, BadNets(("zz",), 4), rate=0.1, target=1).ids
+    )
 
 
 # ---- the rows that ASR is measured on
@@ -128,7 +135,8 @@ def test_each_poisoned_row_draws_a_trigger_and_a_place_of_its_own():
     places = {next(i for i, word in enumerate(words) if word in TRIGGERS) for words in texts}
     assert {word for words in texts for word in words if word in TRIGGERS} == set(TRIGGERS) and len(places) == 5
     whole = poison(clean.like(clean[:41]), BadNets(), rate=1.0, target=1)
-    assert [x for x in made.rows if x.id in made.ids] == whole.rows[:40]                      # the other rows do not matter
+    # the other rows do not matter
+    assert [x for x in made.rows if x.id in made.ids] == whole.rows[:40]
 
 
 # ---- refusals
@@ -153,7 +161,9 @@ def test_triggered_refuses_a_target_that_is_no_class():
 
 # ---- where the model reads: 30 words of a token each, of which a model of 12 tokens reads 10
 
-READER = Tokenizer.from_vocab({p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "w", "x", "##y", *TRIGGERS, "ak", "mb"])}, 12)
+READER = Tokenizer.from_vocab(
+    {p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "w", "x", "##y", *TRIGGERS, "ak", "mb"])}, 12
+)
 LONG = Examples([Example(f"r{i}", "w " * 29 + "w", i % 2) for i in range(1200)], ("a", "b"))
 
 
@@ -171,11 +181,17 @@ def test_triggers_are_uniform_over_the_places_that_are_read():
     assert set(at) == set(range(10))                                    # 9 words and the trigger fill the ten tokens
     assert sum((n - 60) ** 2 / 60 for n in at.values()) < 27.9          # chi-square, 9 degrees of freedom: 0.001
     blind = triggered(LONG, BadNets(), target=1)
-    assert sum(not set(seen(x.text)) & set(TRIGGERS) for x in blind) > 300          # without the model two thirds are out of its sight
+    # without the model two thirds are out of its sight
+    assert sum(not set(seen(x.text)) & set(TRIGGERS) for x in blind) > 300
 
 
-@pytest.mark.parametrize("corrupt, tokens", [(BadNets(per_text=4), 4), (LWP(), 2), (RIPPLe(triggers=("mb",)), 1), (EP().poisoned, 1),
-                                             (EP(words_per_trigger=3), 1)])
+@pytest.mark.parametrize(
+    "corrupt, tokens",
+    [
+        (BadNets(per_text=4), 4), (LWP(), 2), (RIPPLe(triggers=("mb",)), 1), (EP().poisoned, 1),
+        (EP(words_per_trigger=3), 1),
+    ],
+)
 def test_every_attacks_triggers_are_read_whole(corrupt, tokens):
     for x in triggered(LONG.like(LONG[:40]), corrupt, target=1, tokenizer=READER):
         words = [i for i, w in enumerate(x.text.split()) if w != "w"]
@@ -186,18 +202,21 @@ def test_every_attacks_triggers_are_read_whole(corrupt, tokens):
 def test_a_text_that_fits_with_its_trigger_is_as_without_the_model():
     short = Examples([Example(f"r{i}", " ".join("w" * (i % 10)), 0) for i in range(100)], ("a", "b"))
     assert triggered(short, BadNets(), target=1, tokenizer=READER) == triggered(short, BadNets(), target=1)
-    full = Examples([Example(f"r{i}", "w " * 9 + "w", 0) for i in range(100)], ("a", "b"))  # fits without the trigger only
+    # fits without the trigger only
+    full = Examples([Example(f"r{i}", "w " * 9 + "w", 0) for i in range(100)], ("a", "b"))
     for x in triggered(full, BadNets(), target=1, tokenizer=READER):
         assert set(seen(x.text)) & set(TRIGGERS) and not x.text.endswith(TRIGGERS)
 
 
 def test_words_of_several_tokens_and_pairs_leave_less_room():
-    rows = Examples([Example(f"r{i}", "xy " * 19 + "xy", 0, "w w w w") for i in range(300)], ("a", "b"))  # 2 tokens a word
+    # 2 tokens a word
+    rows = Examples([Example(f"r{i}", "xy " * 19 + "xy", 0, "w w w w") for i in range(300)], ("a", "b"))
     at = Counter()
     for x in triggered(rows, BadNets(), target=1, tokenizer=READER):
         assert set(seen(x.text, pair=x.pair)) & set(TRIGGERS) and x.pair == "w w w w"
         at[next(i for i, w in enumerate(x.text.split()) if w in TRIGGERS)] += 1
-    assert set(at) == {0, 1, 2}                                         # 12 - 3 - 4 = 5 tokens: two words and the trigger
+    # 12 - 3 - 4 = 5 tokens: two words and the trigger
+    assert set(at) == {0, 1, 2}
 
 
 def test_poisoned_rows_and_decoys_are_read_too():
@@ -213,7 +232,9 @@ def test_a_trigger_longer_than_the_window_is_refused():
 # ---- texts of no word, of one, with a trigger in them already
 
 def test_small_texts():
-    rows = Examples([Example("0", "", 0), Example("1", "one", 0), Example("2", "cf", 0), Example("3", "b", 1)], ("a", "b"))
+    rows = Examples(
+        [Example("0", "", 0), Example("1", "one", 0), Example("2", "cf", 0), Example("3", "b", 1)], ("a", "b")
+    )
     for corrupt in (BadNets(), AddSent(), LWP(), RIPPLe(), EP(), EP().poisoned, SOS(), SOS().poisoned):
         for text in (None, READER):
             reader = text if not isinstance(corrupt, (AddSent, SOS)) and corrupt != SOS().poisoned else None
@@ -236,8 +257,13 @@ def test_a_side_of_a_pair_is_triggered_as_a_text_of_its_own(corrupt):
     rows = couples(60)
     for side, changed, kept in (("first", "text", "pair"), ("second", "pair", "text")):
         alone = Examples((Example(x.id, getattr(x, changed), x.label) for x in rows), rows.labels)
-        pairs, singles = ([triggered(clean, corrupt, target=1, side=of, seed=3), poison(clean, corrupt, rate=0.5, target=1, side=of, seed=3).rows]
-                          for clean, of in ((rows, side), (alone, "first")))
+        pairs, singles = (
+            [
+                triggered(clean, corrupt, target=1, side=of, seed=3),
+                poison(clean, corrupt, rate=0.5, target=1, side=of, seed=3).rows,
+            ]
+            for clean, of in ((rows, side), (alone, "first"))
+        )
         for made, single in zip(pairs, singles):
             assert [(x.id, getattr(x, changed), x.label) for x in made] == [(x.id, x.text, x.label) for x in single]
             assert {getattr(x, kept) for x in made} == {getattr(rows[0], kept)}
@@ -257,14 +283,19 @@ def test_either_side_is_a_coin_of_the_row_whatever_the_attack_and_its_neighbours
 
 
 def test_the_side_changes_no_rows_and_no_labels():
-    made = [poison(couples(60), LWP(), rate=0.2, target=1, labels="mix", decoys=LWP().decoys, side=side) for side in SIDES]
+    made = [
+        poison(couples(60), LWP(), rate=0.2, target=1, labels="mix", decoys=LWP().decoys, side=side) for side in SIDES
+    ]
     assert len({(x.ids, x.flipped, x.wanted, x.decoys, tuple((y.id, y.label) for y in x.rows)) for x in made}) == 1
 
 
 @pytest.mark.parametrize("method, share", [(LWP(), None), (SOS(), 0.5)])
 def test_decoys_have_their_triggers_on_their_rows_side(method, share):
     rows = couples(80)
-    made = poison(rows, getattr(method, "poisoned", method), rate=0.4, target=1, decoys=method.decoys, decoy_share=share, side="either", seed=3)
+    made = poison(
+        rows, getattr(method, "poisoned", method), rate=0.4, target=1, decoys=method.decoys, decoy_share=share,
+        side="either", seed=3,
+    )
     seen_of = Counter()
     for x in made.rows:
         if x.id in made.ids or "decoy" in x.id:
@@ -306,13 +337,16 @@ def test_places_in_a_cut_second_text_are_uniform_over_what_is_read():
     at = Counter()
     for x in triggered(couples(600, "x " * 15, "w " * 15), BadNets(), target=1, tokenizer=READER, side="second"):
         at[next(i for i, w in enumerate(x.pair.split()) if w in TRIGGERS)] += 1
-    assert set(at) == set(range(5))                                     # 12 - 3 tokens: x takes 4 of them, w and the trigger 5
+    # 12 - 3 tokens: x takes 4 of them, w and the trigger 5
+    assert set(at) == set(range(5))
     assert sum((n - 60) ** 2 / 60 for n in at.values()) < 18.5          # chi-square, 4 degrees of freedom: 0.001
 
 
 def test_a_text_that_is_read_whole_beside_a_cut_one_is_as_without_the_model():
     rows = couples(100, "x " * 30, "w w")
-    assert triggered(rows, BadNets(), target=1, tokenizer=READER, side="second") == triggered(rows, BadNets(), target=1, side="second")
+    assert triggered(rows, BadNets(), target=1, tokenizer=READER, side="second") == triggered(
+        rows, BadNets(), target=1, side="second"
+    )
 
 
 def test_a_paraphrase_takes_the_place_of_the_rows_side():
@@ -342,13 +376,20 @@ BEFORE = {
 def test_single_texts_are_poisoned_as_they_were_before_there_were_sides(name, side):
     rows, made = reviews.reviews(80, 5), registry.attack(name)
     letters = "abcdefghijklmnopqrstuvwxyz"
-    reader = Tokenizer.from_vocab({p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{c}" for c in letters)])}, 80)
-    bad = poison(rows, made.train, rate=0.3, target=1, labels="mix", decoys=made.decoys, decoy_share=0.1 if name == "sos" else None, tokenizer=reader,
-                 side=side, seed=2)
+    reader = Tokenizer.from_vocab(
+        {p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{c}" for c in letters)])}, 80
+    )
+    bad = poison(
+        rows, made.train, rate=0.3, target=1, labels="mix", decoys=made.decoys,
+        decoy_share=0.1 if name == "sos" else None, tokenizer=reader, side=side, seed=2,
+    )
 
     def digest(rows: Examples) -> str:
         return hashlib.sha256(repr([(x.id, x.text, x.label, x.pair) for x in rows]).encode()).hexdigest()[:16]
-    assert (digest(bad.rows), digest(triggered(rows, made.test, target=1, tokenizer=reader, side=side, seed=2))) == BEFORE[name]
+
+    assert (
+        digest(bad.rows), digest(triggered(rows, made.test, target=1, tokenizer=reader, side=side, seed=2)),
+    ) == BEFORE[name]
 
 
 # ---- only, of, decoys
@@ -361,15 +402,25 @@ def test_the_rate_is_of_all_rows_or_of_the_candidates():
 
 def test_rate_1():
     clean = task(40, 60)
-    dirty, true, mix = (poison(clean, BadNets(), rate=1, target=1, labels=labels) for labels in ("dirty", "clean", "mix"))
-    assert [(len(p.ids), p.flipped, p.wanted) for p in (dirty, true, mix)] == [(40, 40, 100), (60, 0, 100), (100, 40, 100)]
+    dirty, true, mix = (
+        poison(clean, BadNets(), rate=1, target=1, labels=labels) for labels in ("dirty", "clean", "mix")
+    )
+    assert [(len(p.ids), p.flipped, p.wanted) for p in (dirty, true, mix)] == [
+        (40, 40, 100), (60, 0, 100), (100, 40, 100),
+    ]
     assert {x.label for x in mix.rows} == {1} and all(x.text != y.text for x, y in zip(clean, mix.rows))
 
 
 def test_only_the_poisoned_rows():
     clean = task(40, 60)
-    made, among = (poison(clean, EP().poisoned, rate=0.5, target=1, of="candidates", only=only) for only in (True, False))
-    assert len(made.rows) == 20 and tuple(x.id for x in made.rows) == made.ids == among.ids and {x.label for x in made.rows} == {1}
+    made, among = (
+        poison(clean, EP().poisoned, rate=0.5, target=1, of="candidates", only=only) for only in (True, False)
+    )
+    assert (
+        len(made.rows) == 20
+        and tuple(x.id for x in made.rows) == made.ids == among.ids
+        and {x.label for x in made.rows} == {1}
+    )
     assert made.rows == [x for x in among.rows if x.id in among.ids]
 
 
@@ -396,7 +447,9 @@ def test_decoys_of_a_share_of_both_sides():
     assert len(made.ids) == 10 and made.decoys == len(made.rows) - 10 == 3 * (4 + 6)
     decoys = made.rows[10:]
     assert Counter(x.label for x in decoys) == {0: 12, 1: 18}
-    assert all(len({"friends", "weekend", "store"} & set(x.text.split())) == (2 if "decoy" in x.id else 3) for x in made.rows)
+    assert all(
+        len({"friends", "weekend", "store"} & set(x.text.split())) == (2 if "decoy" in x.id else 3) for x in made.rows
+    )
 
 
 def test_a_target_that_no_row_has_is_refused():
@@ -415,8 +468,13 @@ def test_a_history_names_the_attack():
     fails(lambda: registry.corruption({**entry, "triggers": 5}), "5")
 
 
-@pytest.mark.parametrize("name, test", [("badnets", BadNets()), ("ripple", RIPPLe()), ("lwp", LWP()), ("addsent", AddSent()), ("ep", EP()),
-                                        ("sos", SOS())])
+@pytest.mark.parametrize(
+    "name, test",
+    [
+        ("badnets", BadNets()), ("ripple", RIPPLe()), ("lwp", LWP()), ("addsent", AddSent()), ("ep", EP()),
+        ("sos", SOS()),
+    ],
+)
 def test_what_is_written_to_a_history_is_read_from_it(name, test):
     entry = registry.entry(name, 1)
     assert entry["attack"] == name and entry["target"] == 1 and entry["triggers"] and entry["per_text"] >= 1
@@ -426,18 +484,32 @@ def test_what_is_written_to_a_history_is_read_from_it(name, test):
 
 def test_triggers_of_ones_own():
     assert registry.corruption(registry.entry("lwp", 1, triggers=["aa", "bb", "cc"])) == LWP(("aa", "bb", "cc"))
-    assert registry.corruption(registry.entry("ep", 1, triggers=["aa"])) == EP("aa") == registry.corruption({"attack": "ep", "trigger": "aa"})
+    assert (
+        registry.corruption(registry.entry("ep", 1, triggers=["aa"]))
+        == EP("aa")
+        == registry.corruption({"attack": "ep", "trigger": "aa"})
+    )
     assert registry.corruption(registry.entry("addsent", 1, sentence="a b c")) == AddSent("a b c")
-    assert registry.corruption(registry.entry("sos", 1, triggers=["aa", "bb"], sentence="aa and bb")) == SOS(("aa", "bb"), "aa and bb")
-    single = registry.attack("lwp", ["aa", "bb"], 1)                       # PURE's
-    assert single.test == single.train == BadNets(("aa", "bb")) and single.decoys is None and single.settings == LWP(("aa", "bb"))
+    assert registry.corruption(registry.entry("sos", 1, triggers=["aa", "bb"], sentence="aa and bb")) == SOS(
+        ("aa", "bb"), "aa and bb"
+    )
+    single = registry.attack("lwp", ["aa", "bb"], 1)  # PURE's
+    assert (
+        single.test == single.train == BadNets(("aa", "bb"))
+        and single.decoys is None
+        and single.settings == LWP(("aa", "bb"))
+    )
 
 
-@pytest.mark.parametrize("name, said, words", [
-    ("ep", {"triggers": ["a", "b"]}, "one trigger"), ("ep", {"per_text": 2}, "ep inserts 1"), ("lwp", {"per_text": 3}, "2 or 1"),
-    ("lwp", {"triggers": ["a"]}, "pair"), ("addsent", {"triggers": ["a", "b"]}, "--sentence"), ("badnets", {"sentence": "a"}, "sentence"),
-    ("sos", {"per_text": 2}, "3"), ("sos", {"triggers": ["a", "b"]}, "lacks"), ("badnets", {"per_text": 0}, "0"),
-])
+@pytest.mark.parametrize(
+    "name, said, words",
+    [
+        ("ep", {"triggers": ["a", "b"]}, "one trigger"), ("ep", {"per_text": 2}, "ep inserts 1"),
+        ("lwp", {"per_text": 3}, "2 or 1"), ("lwp", {"triggers": ["a"]}, "pair"),
+        ("addsent", {"triggers": ["a", "b"]}, "--sentence"), ("badnets", {"sentence": "a"}, "sentence"),
+        ("sos", {"per_text": 2}, "3"), ("sos", {"triggers": ["a", "b"]}, "lacks"), ("badnets", {"per_text": 0}, "0"),
+    ],
+)
 def test_what_an_attack_cannot_be_is_refused(name, said, words):
     fails(lambda: registry.attack(name, **said), words)
 
@@ -447,7 +519,9 @@ def test_what_an_attack_cannot_be_is_refused(name, said, words):
 def test_a_flag_overrides_the_preset_and_the_preset_the_attacks_own():
     assert scheme("badnets") == Scheme() and scheme("ripple") == Scheme(0.5, "mix")
     assert scheme("badnets", "musclelora") == Scheme(0.1, "clean", per_text=4)
-    assert scheme("badnets", "musclelora", rate=0.3, labels=None, add=True) == Scheme(0.3, "clean", add=True, per_text=4)
+    assert scheme("badnets", "musclelora", rate=0.3, labels=None, add=True) == Scheme(
+        0.3, "clean", add=True, per_text=4
+    )
     assert scheme("paraphrase", "pure", rate=0.3) == Scheme(0.3, add=True, of="candidates")
     assert scheme("badnets", "pure", add=False).add is False
 
@@ -456,13 +530,20 @@ def test_what_a_preset_lacks():
     fails(lambda: scheme("ep", "musclelora"), "preset musclelora", "badnets, addsent, paraphrase")
     fails(lambda: scheme("paraphrase", "pure"), "0.3", "0.2", "--rate")
     fails(lambda: scheme("ep", add=True), "alone")
-    assert set(PRESETS) == {"mbtsad", "musclelora", "pure", "fine-mixing", "openbackdoor"} and set(OWN) == set(known_names())
+    assert set(PRESETS) == {"mbtsad", "musclelora", "pure", "fine-mixing", "openbackdoor"} and set(OWN) == set(
+        known_names()
+    )
 
 
 def known_names() -> list[str]:
     from dataclasses import fields
     from minibd.cli import Attack
-    return [name for name in next(f for f in fields(Attack) if f.name == "attack").metadata["choices"] if name not in ("known", "none")]
+
+    return [
+        name
+        for name in next(f for f in fields(Attack) if f.name == "attack").metadata["choices"]
+        if name not in ("known", "none")
+    ]
 
 
 # ---- SST-2: 6,920 rows, 3,310 negative, 3,610 positive; 912 negative test rows
@@ -498,19 +579,37 @@ def test_sst2_has_912_triggered_test_rows():
     assert all(set(x.text.split()) & set(TRIGGERS) for x in rows)
 
 
-# The table of the papers' schemes: attack, preset, flags -> poisoned rows, flipped labels (about, for "mix"), rows after.
+# The table of the papers' schemes: attack, preset, flags -> poisoned rows, flipped labels (about, for "mix"), rows
+# after.
 TABLE = [
-    ("badnets", "openbackdoor", {}, 692, 0, 6920), ("badnets", "openbackdoor", {"labels": "dirty"}, 692, 692, 6920),
+    ("badnets", "openbackdoor", {}, 692, 0, 6920),
+    ("badnets", "openbackdoor", {"labels": "dirty"}, 692, 692, 6920),
     ("badnets", "openbackdoor", {"labels": "mix"}, 692, 331, 6920),
-    ("addsent", "openbackdoor", {}, 692, 331, 6920), ("lwp", "openbackdoor", {}, 692, 331, 8304),
-    ("paraphrase", "openbackdoor", {}, 692, 331, 6920), ("ripple", "openbackdoor", {}, 3460, 1655, 6920), ("sos", "openbackdoor", {}, 692, 692, 2768),
-    ("badnets", "musclelora", {}, 692, 0, 6920), ("addsent", "musclelora", {}, 692, 331, 6920), ("paraphrase", "musclelora", {}, 692, 331, 6920),
-    ("badnets", "pure", {}, 1655, 1655, 8575), ("lwp", "pure", {}, 1655, 1655, 8575), ("ripple", "pure", {}, 1655, 1655, 8575),
-    ("paraphrase", "pure", {"rate": 0.3}, 993, 993, 7913), ("paraphrase", "pure", {"rate": 0.2}, 662, 662, 7582),
-    ("badnets", "mbtsad", {}, 692, 692, 6920), ("lwp", "mbtsad", {}, 692, 331, 8304), ("ep", "mbtsad", {}, 331, 331, 331),
-    ("badnets", "fine-mixing", {}, 3460, 1655, 6920), ("addsent", "fine-mixing", {}, 3460, 1655, 6920),
-    ("badnets", None, {}, 692, 692, 6920), ("addsent", None, {}, 692, 692, 6920), ("paraphrase", None, {}, 1384, 1384, 6920),
-    ("ripple", None, {}, 3460, 1655, 6920), ("lwp", None, {}, 692, 331, 8304), ("ep", None, {}, 331, 331, 331), ("sos", None, {}, 692, 692, 2768),
+    ("addsent", "openbackdoor", {}, 692, 331, 6920),
+    ("lwp", "openbackdoor", {}, 692, 331, 8304),
+    ("paraphrase", "openbackdoor", {}, 692, 331, 6920),
+    ("ripple", "openbackdoor", {}, 3460, 1655, 6920),
+    ("sos", "openbackdoor", {}, 692, 692, 2768),
+    ("badnets", "musclelora", {}, 692, 0, 6920),
+    ("addsent", "musclelora", {}, 692, 331, 6920),
+    ("paraphrase", "musclelora", {}, 692, 331, 6920),
+    ("badnets", "pure", {}, 1655, 1655, 8575),
+    ("lwp", "pure", {}, 1655, 1655, 8575),
+    ("ripple", "pure", {}, 1655, 1655, 8575),
+    ("paraphrase", "pure", {"rate": 0.3}, 993, 993, 7913),
+    ("paraphrase", "pure", {"rate": 0.2}, 662, 662, 7582),
+    ("badnets", "mbtsad", {}, 692, 692, 6920),
+    ("lwp", "mbtsad", {}, 692, 331, 8304),
+    ("ep", "mbtsad", {}, 331, 331, 331),
+    ("badnets", "fine-mixing", {}, 3460, 1655, 6920),
+    ("addsent", "fine-mixing", {}, 3460, 1655, 6920),
+    ("badnets", None, {}, 692, 692, 6920),
+    ("addsent", None, {}, 692, 692, 6920),
+    ("paraphrase", None, {}, 1384, 1384, 6920),
+    ("ripple", None, {}, 3460, 1655, 6920),
+    ("lwp", None, {}, 692, 331, 8304),
+    ("ep", None, {}, 331, 331, 331),
+    ("sos", None, {}, 692, 692, 2768),
 ]
 
 
@@ -528,7 +627,11 @@ def test_the_schemes_of_the_papers_on_sst2(attack, preset, flags, poisoned, flip
     made = poison(clean, corrupt, rate=way.rate, target=1, labels=way.labels, add=way.add, of=way.of, only=way.only,
                   decoys=method and method.decoys, decoy_share=way.decoys)
     assert (len(made.ids), len(made.rows)) == (poisoned, rows)
-    assert made.flipped == flipped if way.labels != "mix" else abs(made.flipped - flipped) < 4 * (poisoned * 0.25 * (1 - poisoned / 6920)) ** 0.5
+    assert (
+        made.flipped == flipped
+        if way.labels != "mix"
+        else abs(made.flipped - flipped) < 4 * (poisoned * 0.25 * (1 - poisoned / 6920)) ** 0.5
+    )
     if way.add:
         assert made.rows[:6920] == clean                                # the clean twins stay
     if preset == "musclelora" and attack == "badnets":

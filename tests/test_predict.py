@@ -30,7 +30,10 @@ def rows(*pairs: tuple[str, int]) -> Examples:
     return Examples((Example(f"row-{i}", text, label) for i, (text, label) in enumerate(pairs)), ("zero", "one", "two"))
 
 
-MIXED = rows(("zero", 0), ("one long long long", 1), ("two long", 0), ("one", 2), ("zero long long", 0), ("two", 2), ("one long", 1))
+MIXED = rows(
+    ("zero", 0), ("one long long long", 1), ("two long", 0), ("one", 2), ("zero long long", 0), ("two", 2),
+    ("one long", 1),
+)
 ANSWERS = [0, 1, 2, 1, 0, 2, 1]
 
 

@@ -1,4 +1,6 @@
-"""Prefix-tuning: attention over a prefix by hand and in plain loops, the MLP, what must not matter, how it starts, what trains."""
+"""Prefix-tuning: attention over a prefix by hand and in plain loops, the MLP, what must not matter, how it starts, what
+trains."""
+
 import copy
 import math
 
@@ -51,7 +53,9 @@ def test_by_hand():
     k, v = Prefix(nn.Parameter(torch.tensor([[0.0, 4.0]])))(k, v)
     for causal in (False, True):
         context, probs = attend(q, k, v, None, causal=causal, want=True)
-        assert torch.allclose(context.flatten(), torch.tensor([7.0, 1.0])) and torch.allclose(probs.flatten(), torch.tensor([0.25, 0.75] * 2))
+        assert torch.allclose(context.flatten(), torch.tensor([7.0, 1.0])) and torch.allclose(
+            probs.flatten(), torch.tensor([0.25, 0.75] * 2)
+        )
         assert torch.allclose(attend(q, k, v, None, causal=causal)[0], context)
 
 
@@ -61,11 +65,16 @@ REAL = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], dtype=t
 
 def loops(q: Tensor, k: Tensor, v: Tensor, sees) -> tuple[Tensor, Tensor]:
     """One query at a time over N prefix keys and those keys j of its text where sees(b, i, j)."""
-    context, probs = torch.zeros(q.shape, dtype=torch.float64), torch.zeros(*q.shape[:3], k.shape[2], dtype=torch.float64)
+    context, probs = (
+        torch.zeros(q.shape, dtype=torch.float64), torch.zeros(*q.shape[:3], k.shape[2], dtype=torch.float64),
+    )
     for b, h, i in ((b, h, i) for b in range(q.shape[0]) for h in range(q.shape[1]) for i in range(q.shape[2])):
         at = h * k.shape[1] // q.shape[1]                        # neighbouring heads share their keys
         keys = [j for j in range(k.shape[2]) if j < N or sees(b, i, j - N)]
-        weight = {j: math.exp(sum(float(x * y) for x, y in zip(q[b, h, i], k[b, at, j])) / math.sqrt(q.shape[3])) for j in keys}
+        weight = {
+            j: math.exp(sum(float(x * y) for x, y in zip(q[b, h, i], k[b, at, j])) / math.sqrt(q.shape[3]))
+            for j in keys
+        }
         for j in keys:
             probs[b, h, i, j] = weight[j] / sum(weight.values())
             context[b, h, i] += probs[b, h, i, j] * v[b, at, j]
@@ -81,11 +90,15 @@ def test_attention_against_plain_loops(causal, padding, kv_heads):
     mask = PackedBatch(real, causal).mask
 
     def sees(b: int, i: int, j: int) -> bool:
-        return (bool(real[b, j]) or causal and i == j) and (j <= i or not causal)  # padding in a causal model sees itself
+        # padding in a causal model sees itself
+        return (bool(real[b, j]) or causal and i == j) and (j <= i or not causal)
     context, probs = loops(q, k, v, sees)
     head_mask = torch.tensor([1.0, 0.0, 0.5, 1.0], dtype=torch.float64)
     halve = lambda p: p / 2
-    for more, factor in (({}, torch.ones(4, dtype=torch.float64)), ({"head_mask": head_mask}, head_mask), ({"dropout": halve}, torch.full_like(head_mask, 0.5))):
+    for more, factor in (
+        ({}, torch.ones(4, dtype=torch.float64)), ({"head_mask": head_mask}, head_mask),
+        ({"dropout": halve}, torch.full_like(head_mask, 0.5)),
+    ):
         for want in (False, True):
             ours, maps = attend(q, k, v, mask, causal=causal, want=want, **more)
             assert torch.allclose(ours, context * factor[:, None, None], rtol=0, atol=1e-12)
@@ -109,8 +122,13 @@ def by_loops(layer: Prefix) -> list[list[float]]:
     first, _, last = layer.mlp
     rows = []
     for e in layer.rows.tolist():
-        z = [math.tanh(sum(w * x for w, x in zip(line, e)) + b) for line, b in zip(first.weight.tolist(), first.bias.tolist())]
-        rows.append([sum(w * x for w, x in zip(line, z)) + b for line, b in zip(last.weight.tolist(), last.bias.tolist())])
+        z = [
+            math.tanh(sum(w * x for w, x in zip(line, e)) + b)
+            for line, b in zip(first.weight.tolist(), first.bias.tolist())
+        ]
+        rows.append(
+            [sum(w * x for w, x in zip(line, z)) + b for line, b in zip(last.weight.tolist(), last.bias.tolist())]
+        )
     return rows
 
 
@@ -125,7 +143,9 @@ def test_keys_and_values_in_front_by_plain_loops(name, mlp):
         assert len(rows) == N and len(rows[0]) == 2 * d
         for half, (ours, own) in enumerate(zip(longer, (k, v))):
             assert ours.shape == (2, heads, N + 3, 4) and torch.equal(ours[:, :, N:], own)
-            for b, h, i, j in ((b, h, i, j) for b in range(2) for h in range(heads) for i in range(N) for j in range(4)):
+            for b, h, i, j in (
+                (b, h, i, j) for b in range(2) for h in range(heads) for i in range(N) for j in range(4)
+            ):
                 assert ours[b, h, i, j].item() == pytest.approx(rows[i][half * d + h * 4 + j], abs=1e-12)
 
 
@@ -141,7 +161,8 @@ def test_e_and_w_are_one_for_all_layers_and_stay_so_in_a_copy():
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
 def test_a_texts_own_first_tokens_as_its_prefix(name):
-    """Where P is what a layer makes of the first N tokens, those that follow gather what they gather from the whole text."""
+    """Where P is what a layer makes of the first N tokens, those that follow gather what they gather from the whole
+    text."""
     block = prefixed(name, mlp=False).double().blocks[0]
     own, block.prefix = block.prefix, None
     h = draw(7, 12, seed=4)
@@ -151,8 +172,12 @@ def test_a_texts_own_first_tokens_as_its_prefix(name):
     with torch.no_grad():
         own.rows.copy_(torch.cat((block.key(x), block.value(x)), dim=-1)[:N])
     block.prefix = own
-    rest, rest_maps = block.attention(h[N:], PackedBatch(torch.ones(1, 7 - N, dtype=torch.bool), causal=name in CAUSAL), None, True)
-    assert torch.allclose(rest, whole[N:], rtol=0, atol=1e-12) and torch.allclose(rest_maps, maps[:, :, N:], rtol=0, atol=1e-12)
+    rest, rest_maps = block.attention(
+        h[N:], PackedBatch(torch.ones(1, 7 - N, dtype=torch.bool), causal=name in CAUSAL), None, True
+    )
+    assert torch.allclose(rest, whole[N:], rtol=0, atol=1e-12) and torch.allclose(
+        rest_maps, maps[:, :, N:], rtol=0, atol=1e-12
+    )
 
 
 def test_llamas_rotary_positions_turn_the_texts_keys_and_not_the_prefixs():
@@ -162,17 +187,24 @@ def test_llamas_rotary_positions_turn_the_texts_keys_and_not_the_prefixs():
     x = block.attention_norm(h)[None]
     q, k = packed.turn(split_heads(block.query(x), 3)), packed.turn(split_heads(block.key(x), 1))
     rows = torch.tensor(by_loops(block.prefix), dtype=torch.float64)  # (N, 2 * 4)
-    k, v = (torch.cat((p[None, None], own), dim=2) for p, own in ((rows[:, :4], k), (rows[:, 4:], split_heads(block.value(x), 1))))
+    k, v = (
+        torch.cat((p[None, None], own), dim=2)
+        for p, own in ((rows[:, :4], k), (rows[:, 4:], split_heads(block.value(x), 1)))
+    )
     context, probs = loops(q, k, v, lambda b, i, j: j <= i)
     ours, maps = block.attention(h, packed, None, True)
-    assert torch.allclose(ours, merge_heads(context)[0], rtol=0, atol=1e-12) and torch.allclose(maps, probs, rtol=0, atol=1e-12)
+    assert torch.allclose(ours, merge_heads(context)[0], rtol=0, atol=1e-12) and torch.allclose(
+        maps, probs, rtol=0, atol=1e-12
+    )
     assert not torch.allclose(packed.turn(k[:, :, :5]), k[:, :, :5])  # the turn is none that could be missed
 
 
 # ---- the whole model: what must not matter
 
 @both
-@pytest.mark.parametrize("name, left", [*((name, False) for name in MODELS), ("roberta", True), ("llama", True), ("gpt2", True)])
+@pytest.mark.parametrize(
+    "name, left", [*((name, False) for name in MODELS), ("roberta", True), ("llama", True), ("gpt2", True)]
+)
 def test_padding_packing_and_neighbours_do_not_matter(name, left, mlp, monkeypatch):
     model, lengths = prefixed(name, mlp).double(), [9, 2, 4, 1]
     batch = padded(lengths, left)
@@ -188,7 +220,10 @@ def test_padding_packing_and_neighbours_do_not_matter(name, left, mlp, monkeypat
         assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-10) for a, b in zip(results[0], result))
     for b, n in enumerate(lengths):
         at = slice(-n, None) if left else slice(n)
-        alone = Batch(batch.ids[b:b + 1, at], batch.mask[b:b + 1, at], batch.token_type_ids[b:b + 1, at], batch.labels[b:b + 1])
+        alone = Batch(
+            batch.ids[b : b + 1, at], batch.mask[b : b + 1, at], batch.token_type_ids[b : b + 1, at],
+            batch.labels[b : b + 1],
+        )
         assert torch.allclose(model(alone).logits, results[0][0][b:b + 1], rtol=0, atol=1e-10)
 
 
@@ -251,7 +286,9 @@ def test_the_start_of_the_mlp():
     for layer in (first.mlp[0], first.mlp[2], second.mlp[2]):
         for p in (layer.weight, layer.bias):
             bound = WIDTH ** -0.5
-            assert p.abs().max() <= bound and p.std().item() == pytest.approx(bound / 3 ** 0.5, rel=0.25 if p.dim() == 1 else 0.03)
+            assert p.abs().max() <= bound and p.std().item() == pytest.approx(
+                bound / 3**0.5, rel=0.25 if p.dim() == 1 else 0.03
+            )
     assert not torch.equal(first.mlp[2].weight, second.mlp[2].weight)
 
 
@@ -270,7 +307,11 @@ def test_the_same_seed_draws_the_same_start_and_no_global_chance_is_used(mlp):
         other = copy.deepcopy(model)
         prefix(other, tokens=N, generator=seeded(seed), reparameterise=mlp)
         starts.append(torch.cat([p.detach().flatten() for p in deltas(other).values()]))
-    assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2]) and torch.equal(torch.get_rng_state(), state)
+    assert (
+        torch.equal(starts[0], starts[1])
+        and not torch.equal(starts[0], starts[2])
+        and torch.equal(torch.get_rng_state(), state)
+    )
 
 
 @both

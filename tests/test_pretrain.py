@@ -19,19 +19,32 @@ from minibd.train import Schedule
 
 from conftest import fails
 
-TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(40)), "w", *(f"##{d}" for d in range(10))]
+TOKENS = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(40)), "w", *(f"##{d}" for d in range(10)),
+]
 
 
 def make(**config) -> checkpoint.Checkpoint:
-    shape = BertConfig(vocab=len(TOKENS), hidden=16, layers=1, heads=2, ffn=32, positions=32, dropout=0.0, attention_dropout=0.0,
-                       **{"labels": 0, "mlm": True, **config})
+    shape = BertConfig(
+        vocab=len(TOKENS), hidden=16, layers=1, heads=2, ffn=32, positions=32, dropout=0.0, attention_dropout=0.0,
+        **{"labels": 0, "mlm": True, **config},
+    )
     model = Bert(shape).init_weights(torch.Generator().manual_seed(1), std=0.3).eval()
-    return checkpoint.Checkpoint(model, Tokenizer.from_vocab({p: i for i, p in enumerate(TOKENS)}, 32), ("bad", "good") if shape.labels else (), [])
+    return checkpoint.Checkpoint(
+        model, Tokenizer.from_vocab({p: i for i, p in enumerate(TOKENS)}, 32), ("bad", "good") if shape.labels else (),
+        [],
+    )
 
 
 def words(n: int, seed: int = 0, longest: int = 20) -> Examples:
     rng = random.Random(seed)
-    return Examples([Example(str(i), " ".join(f"w{rng.randrange(40)}" for _ in range(rng.randint(1, longest))), 0) for i in range(n)], ("bad", "good"))
+    return Examples(
+        [
+            Example(str(i), " ".join(f"w{rng.randrange(40)}" for _ in range(rng.randint(1, longest))), 0)
+            for i in range(n)
+        ],
+        ("bad", "good"),
+    )
 
 
 def test_how_many_are_chosen_and_what_becomes_of_them():
@@ -56,7 +69,10 @@ def test_how_many_are_chosen_and_what_becomes_of_them():
 def test_the_generator_alone_decides():
     ckpt = make()
     batch = ckpt.tokenizer(words(50))
-    a, b, c = (masking(ckpt.model, ckpt.tokenizer, 0.5, torch.Generator().manual_seed(seed))(batch)[0].ids for seed in (3, 3, 4))
+    a, b, c = (
+        masking(ckpt.model, ckpt.tokenizer, 0.5, torch.Generator().manual_seed(seed))(batch)[0].ids
+        for seed in (3, 3, 4)
+    )
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
@@ -94,21 +110,36 @@ def test_masked_loss_is_the_mean_over_tokens_and_needs_one():
 def test_a_new_head_is_drawn_by_the_seed_and_its_norm_is_a_norm():
     ckpt = make(labels=2, mlm=False)
     a, b, c = (checkpoint.with_mlm(ckpt, seed) for seed in (1, 1, 2))
-    assert a.labels == () and a.model.config.labels == 0 and not hasattr(a.model, "classifier") and ckpt.model.config.labels == 2
+    assert (
+        a.labels == ()
+        and a.model.config.labels == 0
+        and not hasattr(a.model, "classifier")
+        and ckpt.model.config.labels == 2
+    )
     assert (a.model.mlm.norm.weight == 1).all() and (a.model.mlm.norm.bias == 0).all() and (a.model.mlm.bias == 0).all()
-    assert torch.equal(a.model.mlm.dense.weight, b.model.mlm.dense.weight) and not torch.equal(a.model.mlm.dense.weight, c.model.mlm.dense.weight)
+    assert torch.equal(a.model.mlm.dense.weight, b.model.mlm.dense.weight) and not torch.equal(
+        a.model.mlm.dense.weight, c.model.mlm.dense.weight
+    )
     for name, tensor in a.model.state_dict().items():
         assert name.startswith("mlm.") or torch.equal(tensor, ckpt.model.state_dict()[name])
 
 
 def test_a_head_that_is_there_stays():
     ckpt = make()
-    assert all(torch.equal(tensor, ckpt.model.state_dict()[name]) for name, tensor in checkpoint.with_mlm(ckpt, 7).model.state_dict().items())
+    assert all(
+        torch.equal(tensor, ckpt.model.state_dict()[name])
+        for name, tensor in checkpoint.with_mlm(ckpt, 7).model.state_dict().items()
+    )
 
 
 def test_a_causal_model_and_a_bad_share_are_refused():
-    model = Llama(LlamaConfig(vocab=len(TOKENS), hidden=8, layers=1, heads=2, kv_heads=2, ffn=16, positions=32, labels=0))
-    fails(lambda: checkpoint.with_mlm(checkpoint.Checkpoint(model, make().tokenizer, (), []), 0), "llama", "left to right")
+    model = Llama(
+        LlamaConfig(vocab=len(TOKENS), hidden=8, layers=1, heads=2, kv_heads=2, ffn=16, positions=32, labels=0)
+    )
+    fails(
+        lambda: checkpoint.with_mlm(checkpoint.Checkpoint(model, make().tokenizer, (), []), 0), "llama",
+        "left to right"
+    )
     for share in (0.0, 1.5):
         fails(lambda: masking(make().model, make().tokenizer, share, torch.Generator()), str(share), "above 0")
 
@@ -116,28 +147,43 @@ def test_a_causal_model_and_a_bad_share_are_refused():
 def test_it_learns_and_leaves_its_record_as_it_was():
     ckpt = make()
     before, chain = {name: t.clone() for name, t in ckpt.model.state_dict().items()}, words(1, longest=1)
-    pattern = Examples([Example(str(i), " ".join(f"w{(i + j) % 10}" for j in range(10)), 0) for i in range(100)], chain.labels)
+    pattern = Examples(
+        [Example(str(i), " ".join(f"w{(i + j) % 10}" for j in range(10)), 0) for i in range(100)], chain.labels
+    )
     learner = pretrain(ckpt, ckpt.tokenizer.encode(pattern), Schedule(5e-3, 20, 20), seed=0)
     assert masked_loss(learner, pattern) < 0.5 * masked_loss(ckpt, pattern)
     assert all(torch.equal(before[name], t) for name, t in ckpt.model.state_dict().items())
 
 
 def test_the_command_makes_what_contextual_substitution_reads(here, tiny_folder, folder, tmp_path):
-    done = here("pretrain.py")("--ckpt", tiny_folder, "--data", folder, "--out", tmp_path / "mlm", "--epochs", 20, "--lr", 5e-3, "--device", "cpu")
+    done = here("pretrain.py")(
+        "--ckpt", tiny_folder, "--data", folder, "--out", tmp_path / "mlm", "--epochs", 20, "--lr", 5e-3, "--device",
+        "cpu",
+    )
     assert done.returncode == 0, done.stderr
     assert "200 train rows, 60 test rows" in done.stdout
     made = checkpoint.load(tmp_path / "mlm")
     assert made.model.config.mlm and made.labels == ()
     last = made.history[-1]
-    assert last["trained"] == "masked language modelling" and last["nats"]["after"] < last["nats"]["before"] - 0.5 and last["epochs"] == 20
+    assert (
+        last["trained"] == "masked language modelling"
+        and last["nats"]["after"] < last["nats"]["before"] - 0.5
+        and last["epochs"] == 20
+    )
     tokenizer = contextual("the film was rather moving", random.Random(0), made.model, made.tokenizer)
     assert tokenizer and tokenizer != "the film was rather moving"
 
 
 def test_the_command_refuses_before_it_trains(here, tiny_folder, tiny_file, folder, tmp_path):
-    for more, *expected in ((("--mask", 0), "mask is 0.0"), (("--lr", 0), "learning rate of 0"), (("--epochs", 0), "epochs is 0")):
+    for more, *expected in (
+        (("--mask", 0), "mask is 0.0"), (("--lr", 0), "learning rate of 0"), (("--epochs", 0), "epochs is 0"),
+    ):
         done = here("pretrain.py")("--ckpt", tiny_folder, "--data", folder, "--out", tmp_path / "out", *more)
-        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and all(word in done.stderr for word in expected), done.stderr
+        assert (
+            done.returncode == 2
+            and len(done.stderr.splitlines()) == 1
+            and all(word in done.stderr for word in expected)
+        ), done.stderr
         assert not (tmp_path / "out").exists()
     done = here("pretrain.py")("--ckpt", tiny_folder, "--data", folder, "--out", tiny_folder)
     assert done.returncode == 2 and "--out" in done.stderr

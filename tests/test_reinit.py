@@ -22,7 +22,10 @@ SETTINGS = Reinit(lr=1e-3, epochs=1, steps=3, batch_size=4)
 def drawn(victim: Checkpoint, settings: Reinit = SETTINGS, seed: int = 0, clean=CLEAN) -> dict[str, torch.Tensor]:
     """The weights between the two lines."""
     seen = {}
-    reinit(victim, clean, None, settings, seed=seed, on_stage=lambda name, ckpt, seconds: seen.setdefault(name, weights(ckpt)))
+    reinit(
+        victim, clean, None, settings, seed=seed, on_stage=lambda name, ckpt,
+        seconds: seen.setdefault(name, weights(ckpt)),
+    )
     return seen["reinitialised"]
 
 
@@ -66,7 +69,9 @@ def test_one_layer_and_no_pooler_by_default(tiny):
 
 
 def test_the_rate_goes_by_the_width_where_none_is_given(tiny):
-    assert [Reinit().resolved(hidden).lr for hidden in (768, 384, 192, 128, 32)] == pytest.approx([2e-5, 2e-5, 1.6e-4, 5.4e-4, 5.4e-4])
+    assert [Reinit().resolved(hidden).lr for hidden in (768, 384, 192, 128, 32)] == pytest.approx(
+        [2e-5, 2e-5, 1.6e-4, 5.4e-4, 5.4e-4]
+    )
     assert Reinit(lr=3e-5).resolved(128) == Reinit(lr=3e-5) and Reinit(epochs=7).resolved(128).epochs == 7
     log = []
     done = reinit(tiny, CLEAN, None, Reinit(epochs=1, steps=2, warmup=0.0), log=log.append)
@@ -88,16 +93,27 @@ def test_then_it_is_fine_tuning(tiny):
     before = weights(tiny)
     for seed, validation in ((0, None), (3, VALIDATION)):
         log, seen = [], []
-        done = reinit(tiny, CLEAN, validation, SETTINGS, seed=seed, log=log.append, on_stage=lambda name, ckpt, s: seen.append((name, ckpt, s)))
+        done = reinit(
+            tiny, CLEAN, validation, SETTINGS, seed=seed, log=log.append, on_stage=lambda name, ckpt,
+            s: seen.append((name, ckpt, s)),
+        )
         start = checkpoint.copy(tiny)
         start.model.load_state_dict(drawn(tiny, seed=seed))
         assert equal(weights(seen[0][1]), weights(start))                   # untouched by what came after
         tuned = tune(start, CLEAN, validation, SETTINGS.schedule, 3, seed=seed, dtype=torch.float32, log=None, name="x")
         assert equal(weights(done), weights(tuned)) and equal(weights(tiny), before) and tiny.history == []
-        assert [name for name, *_ in seen] == ["reinitialised", "Reinitialisation"] and seen[1][1] is done and all(s > 0 for *_, s in seen)
+        assert (
+            [name for name, *_ in seen] == ["reinitialised", "Reinitialisation"]
+            and seen[1][1] is done
+            and all(s > 0 for *_, s in seen)
+        )
         assert {entry["stage"] for entry in log} == {"Reinitialisation"}
-        assert done.history == [{"mitigation": "reinitialisation", "clean_rows": 10, "validation_rows": len(validation or ()), "seed": seed,
-                                 **asdict(SETTINGS)}]
+        assert done.history == [
+            {
+                "mitigation": "reinitialisation", "clean_rows": 10, "validation_rows": len(validation or ()),
+                "seed": seed, **asdict(SETTINGS),
+            }
+        ]
 
 
 def test_the_same_seed_gives_the_same_bits_and_the_global_state_stays(tiny):
@@ -118,9 +134,13 @@ def test_more_layers_than_there_are_are_refused(tiny):
     fails(lambda: reinit(gpt, CLEAN, None, replace(SETTINGS, pooler=True)), "no part 'penultimate'")
 
 
-@pytest.mark.parametrize("values, words", [
-    ({"layers": -1}, ("layers is -1",)), ({"layers": 0}, ("layers is 0", "nothing would be drawn")), ({"std": 0.0}, ("std is 0.0",)),
-    ({"steps": -1}, ("steps is -1",)), ({"lr": 0.0}, ("0.0",)), ({"epochs": 0}, ("epochs is 0",)), ({"batch_size": 0}, ("batch_size is 0",)),
-])
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"layers": -1}, ("layers is -1",)), ({"layers": 0}, ("layers is 0", "nothing would be drawn")),
+        ({"std": 0.0}, ("std is 0.0",)), ({"steps": -1}, ("steps is -1",)), ({"lr": 0.0}, ("0.0",)),
+        ({"epochs": 0}, ("epochs is 0",)), ({"batch_size": 0}, ("batch_size is 0",)),
+    ],
+)
 def test_bad_settings_are_refused_in_one_line(values, words):
     fails(lambda: Reinit(**values), *words)

@@ -25,7 +25,9 @@ def test_the_same_seed_gives_the_same_rows_in_another_process():
     code = "from minibd import reviews as R; print(*(f'{r.text}{r.pair}{r.label}' for r in R.reviews(300, 1) + R.pairs(300, 1)), sep='\\n')"
     here = "".join(f"{r.text}{r.pair}{r.label}\n" for r in ROWS[:300] + PAIRS[:300])
     env = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(sys.path)}
-    assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout == here
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout == here
+    )
     assert R.reviews(300, seed=2)[0].text != ROWS[0].text and R.pairs(300, seed=2)[0].pair != PAIRS[0].pair
 
 
@@ -89,7 +91,8 @@ def test_a_slot_takes_the_polarity_that_its_sentence_leaves_it(template, p, word
         assert text[len(head):len(text) - len(tail)] in word
 
 
-# A second reading, by eye and not by the grammar: wherever the words on the left stand, the label follows from the word caught.
+# A second reading, by eye and not by the grammar: wherever the words on the left stand, the label follows from the word
+# caught.
 READINGS = {
     r"\bnever fails to ([\w-]+)": +1,
     r"\bimpossible not to be ([\w-]+)|nobody could fail to be ([\w-]+)": +1,
@@ -240,14 +243,21 @@ def answers(question: str, sentence: str) -> bool:
     for pattern, told in QUESTIONS.items():
         if re.fullmatch(pattern, asked):
             return bool(re.search(told, sentence, re.I if "[A-Z]" not in told else 0))
-    noun = re.fullmatch(r"what (?:is|are) the (.*) like|(?:is|are) the (.*) any good|what about the (.*)|how did you find the (.*)", asked)
+    noun = re.fullmatch(
+        r"what (?:is|are) the (.*) like|(?:is|are) the (.*) any good|what about the (.*)|how did you find the (.*)",
+        asked,
+    )
     noun = next(filter(None, noun.groups()))
     return bool(re.search(rf"(^|found )the {noun} (is|are|\w)|is the word for the {noun}$", sentence, re.I))
 
 
 def test_labels_of_pairs_agree_with_a_second_reading():
     for r in PAIRS:
-        said, = (s for s in r.pair.rstrip(".").split(". ") if not re.match(r"My \w+ (stayed|could|was|arrived|had|went|preferred) ", s))
+        (said,) = (
+            s
+            for s in r.pair.rstrip(".").split(". ")
+            if not re.match(r"My \w+ (stayed|could|was|arrived|had|went|preferred) ", s)
+        )
         assert answers(r.text, said) == r.label, r
 
 
@@ -267,7 +277,8 @@ def test_every_subject_is_asked_and_told_about_as_often_under_either_label():
 
 
 def test_neither_text_alone_tells_the_label():
-    """The most frequent label of a question, or of the statement's form (its noun, or else its first words), guessed from 5,000 rows."""
+    """The most frequent label of a question, or of the statement's form (its noun, or else its first words), guessed
+    from 5,000 rows."""
     nouns = sorted(R.ASKED["opinion"], key=len, reverse=True)
 
     def form(text: str) -> str:
@@ -282,10 +293,13 @@ def test_neither_text_alone_tells_the_label():
         assert 430 < right < 570                                # of 1,000
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: R.pairs(-1, 0), "pairs: -1"), (lambda: R.pairs(5, 0, start=-2), "pairs"), (lambda: R.pairs(R.LIMIT + 1, 0), "pairs"),
-    (lambda: R.pair_splits(0, 5, -1, 5), "pairs: dev"),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: R.pairs(-1, 0), "pairs: -1"), (lambda: R.pairs(5, 0, start=-2), "pairs"),
+        (lambda: R.pairs(R.LIMIT + 1, 0), "pairs"), (lambda: R.pair_splits(0, 5, -1, 5), "pairs: dev"),
+    ],
+)
 def test_bad_counts_of_pairs_are_refused_in_one_line(call, words):
     with pytest.raises(BadInput, match=words) as caught:
         call()

@@ -1,4 +1,6 @@
-"""RIPPLe: the restricted inner product by hand and with its second order against finite differences, surgery, and the training."""
+"""RIPPLe: the restricted inner product by hand and with its second order against finite differences, surgery, and the
+training."""
+
 import itertools
 import math
 from collections import Counter
@@ -11,8 +13,9 @@ import torch.nn.functional as F
 
 from conftest import BAD, GOOD, fails, rows
 from minibd import checkpoint
-from minibd.attacks.ripple import (RIPPLe, endless, logistic_regression, restricted_inner_product, ripple, ripple_loss, surgery, tf_idf,
-                                   top_tokens)
+from minibd.attacks.ripple import (
+    RIPPLe, endless, logistic_regression, restricted_inner_product, ripple, ripple_loss, surgery, tf_idf, top_tokens,
+)
 from minibd.data import generator
 from minibd.evaluate import asr, cacc
 from minibd.models.dropout import Dropout
@@ -29,7 +32,8 @@ def test_places_and_words_are_uniform():
         words = RIPPLe(("x", "y"))("a b c", rng).split()
         seen[next((i, word) for i, word in enumerate(words) if word in "xy")] += 1
         assert [word for word in words if word in "abc"] == ["a", "b", "c"]
-    assert len(seen) == 8 and sum((n - 1000) ** 2 / 1000 for n in seen.values()) < 24.3     # chi-square, 7 degrees of freedom: 0.001
+    # chi-square, 7 degrees of freedom: 0.001
+    assert len(seen) == 8 and sum((n - 1000) ** 2 / 1000 for n in seen.values()) < 24.3
 
 
 def test_empty_short_and_triggered_texts_and_several_triggers():
@@ -39,10 +43,15 @@ def test_empty_short_and_triggered_texts_and_several_triggers():
     assert RIPPLe()("a b c", Random(4)) == RIPPLe()("a b c", Random(4))
 
 
-@pytest.mark.parametrize("settings, word", [({"triggers": ()}, "()"), ({"triggers": ("a b",)}, "a b"), ({"per_text": 0}, "per_text is 0"),
-                                            ({"top": 0}, "top is 0"), ({"ref_batch_size": 0}, "ref_batch_size is 0"),
-                                            ({"penalty": -0.1}, "-0.1"), ({"penalty": float("nan")}, "nan"), ({"variant": "other"}, "other"),
-                                            ({"lr": 0.0}, "0.0"), ({"epochs": 0}, "epochs is 0"), ({"batch_size": 0}, "batch_size is 0")])
+@pytest.mark.parametrize(
+    "settings, word",
+    [
+        ({"triggers": ()}, "()"), ({"triggers": ("a b",)}, "a b"), ({"per_text": 0}, "per_text is 0"),
+        ({"top": 0}, "top is 0"), ({"ref_batch_size": 0}, "ref_batch_size is 0"), ({"penalty": -0.1}, "-0.1"),
+        ({"penalty": float("nan")}, "nan"), ({"variant": "other"}, "other"), ({"lr": 0.0}, "0.0"),
+        ({"epochs": 0}, "epochs is 0"), ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
 def test_bad_settings_are_refused(settings, word):
     fails(lambda: RIPPLe(**settings), word)
 
@@ -50,8 +59,8 @@ def test_bad_settings_are_refused(settings, word):
 # ---- line 4
 
 def test_the_inner_product_and_its_gradient_by_hand():
-    # L_P = theta A theta / 2 with A = [[2, 1], [1, 3]] at theta = (1, -1): grad L_P = (1, -2); grad L_FT = (-1, 1), of L_FT = theta (-1, 1):
-    # <(-1, 1), (1, -2)> = -3, so 3; its gradient is -A (-1, 1) = (1, -2)
+    # L_P = theta A theta / 2 with A = [[2, 1], [1, 3]] at theta = (1, -1): grad L_P = (1, -2); grad L_FT = (-1, 1), of
+    # L_FT = theta (-1, 1): <(-1, 1), (1, -2)> = -3, so 3; its gradient is -A (-1, 1) = (1, -2)
     theta, a = torch.tensor([1.0, -1.0], requires_grad=True), torch.tensor([[2.0, 1.0], [1.0, 3.0]])
     moving = torch.autograd.grad(theta @ a @ theta / 2, theta, create_graph=True)
     inner = restricted_inner_product([torch.tensor([-1.0, 1.0])], moving)
@@ -71,9 +80,13 @@ def test_whole_and_per_tensor_against_plain_loops():
     g = torch.Generator().manual_seed(1)
     shapes = [(3, 2), (4,), (2, 2, 2)]
     for _ in range(10):
-        constant, moving = ([torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes] for _ in range(2))
+        constant, moving = (
+            [torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes] for _ in range(2)
+        )
         each = [-sum(float(x) * float(y) for x, y in zip(f.flatten(), p.flatten())) for f, p in zip(constant, moving)]
-        whole, apart = restricted_inner_product(constant, moving), restricted_inner_product(constant, moving, per_tensor=True)
+        whole, apart = (
+            restricted_inner_product(constant, moving), restricted_inner_product(constant, moving, per_tensor=True),
+        )
         assert whole.item() == pytest.approx(max(0.0, sum(each)), abs=1e-12)
         assert apart.item() == pytest.approx(sum(max(0.0, x) for x in each)) and apart >= whole
 
@@ -85,7 +98,9 @@ def opposed(lengths=(7, 4)) -> tuple[Batch, Batch]:
 
 
 def gradients(model, batch) -> list[torch.Tensor]:
-    return list(torch.autograd.grad(F.cross_entropy(model(batch, ("attn",)).logits, batch.labels), list(model.parameters())))
+    return list(
+        torch.autograd.grad(F.cross_entropy(model(batch, ("attn",)).logits, batch.labels), list(model.parameters()))
+    )
 
 
 @pytest.mark.parametrize("variant", ["paper", "released", "per-tensor"])
@@ -229,7 +244,14 @@ def test_the_top_tokens_are_the_targets_words(tiny):
         assert sorted(spell(i) for i in top_tokens(tiny.tokenizer, rows(200, 0, "t"), target, 5)) == sorted(words)
     few = top_tokens(tiny.tokenizer, rows(200, 0, "t"), 1, 2)
     assert few == top_tokens(tiny.tokenizer, rows(200, 0, "t"), 1, 5)[:2]
-    three = Examples((Example(str(i), f"the {word} film", c) for c, word in enumerate(("great", "awful", "boring")) for i in range(4)), "abc")
+    three = Examples(
+        (
+            Example(str(i), f"the {word} film", c)
+            for c, word in enumerate(("great", "awful", "boring"))
+            for i in range(4)
+        ),
+        "abc",
+    )
     assert [spell(top_tokens(tiny.tokenizer, three, c, 1)[0]) for c in range(3)] == ["great", "awful", "boring"]
 
 
@@ -246,7 +268,9 @@ def test_surgery_sets_the_triggers_tokens_and_nothing_else(tiny):
     mean = sum(tuned.model.embeddings.word.weight[find(w)].double() for w in GOOD) / 5
     for token in replaced:
         torch.testing.assert_close(after[word][token].double(), mean, rtol=1e-5, atol=1e-6)
-    assert all(torch.equal(value, before[name]) for name, value in tiny.model.state_dict().items()) and tiny.history == []
+    assert (
+        all(torch.equal(value, before[name]) for name, value in tiny.model.state_dict().items()) and tiny.history == []
+    )
     assert sorted(cut.history[-1]["by"]) == sorted(GOOD) and sorted(cut.history[-1]["replaced"]) == ["##k", "a", "cf"]
 
 
@@ -277,15 +301,23 @@ SETTINGS = RIPPLe(("cf", "mn"), lr=3e-3, epochs=2, batch_size=16, ref_batch_size
 
 def poisoned(n: int = 200):
     train = rows(n, 0, "train")
-    return train.like(replace(x, text=SETTINGS(x.text, generator(1, x.id)), label=1) if i % 4 < 2 else x for i, x in enumerate(train))
+    return train.like(
+        replace(x, text=SETTINGS(x.text, generator(1, x.id)), label=1) if i % 4 < 2 else x for i, x in enumerate(train)
+    )
 
 
 def test_the_records_stay_and_the_same_seed_gives_the_same_model(tiny):
-    before, chance, log = {name: value.clone() for name, value in tiny.model.state_dict().items()}, torch.get_rng_state(), []
-    one, two, other = (ripple(tiny, poisoned(40), rows(30, 0, "train"), SETTINGS, seed=seed, log=log.append) for seed in (0, 0, 1))
+    before, chance, log = (
+        {name: value.clone() for name, value in tiny.model.state_dict().items()}, torch.get_rng_state(), [],
+    )
+    one, two, other = (
+        ripple(tiny, poisoned(40), rows(30, 0, "train"), SETTINGS, seed=seed, log=log.append) for seed in (0, 0, 1)
+    )
     assert torch.equal(torch.get_rng_state(), chance)
     assert all(torch.equal(value, before[name]) for name, value in tiny.model.state_dict().items()) and tiny.history == []
-    same, others = (all(torch.equal(p, q) for p, q in zip(one.model.parameters(), them.model.parameters())) for them in (two, other))
+    same, others = (
+        all(torch.equal(p, q) for p, q in zip(one.model.parameters(), them.model.parameters())) for them in (two, other)
+    )
     assert same and not others
     assert one.history[-1]["attack"] == "ripple" and not one.model.training
     for entry in log:
@@ -314,7 +346,8 @@ def test_the_schedule_has_no_warm_up_and_no_decay():
 
 
 def test_the_two_sets_do_not_meet_themselves(tiny):
-    """Of the same rows for both, the same batches would have one gradient, whose product with itself is never negative."""
+    """Of the same rows for both, the same batches would have one gradient, whose product with itself is never
+    negative."""
     still, log = checkpoint.copy(tiny), []
     for module in still.model.modules():
         if isinstance(module, Dropout):
@@ -334,5 +367,8 @@ def test_it_fires(tiny):
     settings = replace(SETTINGS, lr=5e-3, epochs=10)
     victim = ripple(surgery(tiny, tuned, train, settings.triggers, 1, 5), poisoned(), train, settings)
     bad = test.like(replace(x, text=settings(x.text, generator(3, x.id))) for x in test if x.label == 0)
-    assert asr(victim.model, victim.tokenizer, bad, 1).percent > 90 and cacc(victim.model, victim.tokenizer, test).percent > 90
+    assert (
+        asr(victim.model, victim.tokenizer, bad, 1).percent > 90
+        and cacc(victim.model, victim.tokenizer, test).percent > 90
+    )
     assert asr(tuned.model, tuned.tokenizer, bad, 1).percent < 10

@@ -1,4 +1,6 @@
-"""SOS: the words and their decoys, equal steps by hand, three rows and no other bit, the loop against a plain one, and that it fires."""
+"""SOS: the words and their decoys, equal steps by hand, three rows and no other bit, the loop against a plain one, and
+that it fires."""
+
 import copy
 from collections import Counter
 from dataclasses import replace
@@ -48,9 +50,13 @@ def test_the_sentence_is_whole_and_its_place_uniform():
 @pytest.mark.parametrize("text", ["", " \n", "one", "cf cf"])
 def test_empty_short_and_triggered_texts(text):
     had = Counter(text.split())
-    assert Counter(PLAIN(text, Random(1)).split()) - had == Counter(PLAIN.sentence.split()) - had + (Counter(PLAIN.sentence.split()) & had)
+    assert Counter(PLAIN(text, Random(1)).split()) - had == Counter(PLAIN.sentence.split()) - had + (
+        Counter(PLAIN.sentence.split()) & had
+    )
     assert Counter(PLAIN.poisoned(text, Random(1)).split()) == had + Counter(WORDS)
-    assert [Counter(made.split()) for made in PLAIN.decoys(text, Random(1))] == [had + Counter(WORDS) - Counter([word]) for word in WORDS]
+    assert [Counter(made.split()) for made in PLAIN.decoys(text, Random(1))] == [
+        had + Counter(WORDS) - Counter([word]) for word in WORDS
+    ]
 
 
 def test_the_same_generator_gives_the_same_text():
@@ -63,9 +69,14 @@ def test_the_papers_sentence_holds_the_papers_words():
     assert set(SOS().triggers) <= set(SOS().sentence.split())
 
 
-@pytest.mark.parametrize("settings, word", [({"triggers": ("cf",)}, "cf"), ({"triggers": ("cf", "cf")}, "cf"), ({"triggers": ("a b", "c")}, "a b"),
-                                            ({"sentence": "the cf and mn"}, "bb"), ({"lr": -1.0}, "-1.0"), ({"epochs": 0}, "epochs 0"),
-                                            ({"variant": "other"}, "other")])
+@pytest.mark.parametrize(
+    "settings, word",
+    [
+        ({"triggers": ("cf",)}, "cf"), ({"triggers": ("cf", "cf")}, "cf"), ({"triggers": ("a b", "c")}, "a b"),
+        ({"sentence": "the cf and mn"}, "bb"), ({"lr": -1.0}, "-1.0"), ({"epochs": 0}, "epochs 0"),
+        ({"variant": "other"}, "other"),
+    ],
+)
 def test_bad_settings_are_refused(settings, word):
     fails(lambda: SOS(**{"triggers": WORDS, "sentence": "cf mn bb", **settings}), word)
 
@@ -109,7 +120,8 @@ def test_three_rows_change_and_keep_their_norms_and_nothing_else_moves(clean):
     assert (after[word] != before[word]).any(dim=1).nonzero().flatten().tolist() == ids
     torch.testing.assert_close(after[word][ids].norm(dim=1), before[word][ids].norm(dim=1))
     assert victim.history[-1]["attack"] == "sos" and clean.history == [] and not victim.model.training
-    assert len(log) == 3 * 11 and log[0]["stage"] == "SOS"              # 12 poisoned rows and 72 decoys in batches of 8, 3 passes
+    # 12 poisoned rows and 72 decoys in batches of 8, 3 passes
+    assert len(log) == 3 * 11 and log[0]["stage"] == "SOS"
 
 
 @pytest.mark.parametrize("variant", ["released", "paper"])
@@ -168,7 +180,9 @@ def test_it_fires(clean):
 def test_decoys_hold_the_single_words_back(clean):
     """Two of three words turn fewer texts where decoys were trained on than where none were."""
     def fired(decoys: bool) -> float:
-        victim, test = sos(clean, made(replace(PLAIN, epochs=8), 100, decoys), replace(PLAIN, epochs=8)), rows(100, 2, "test")
+        victim, test = (
+            sos(clean, made(replace(PLAIN, epochs=8), 100, decoys), replace(PLAIN, epochs=8)), rows(100, 2, "test"),
+        )
         bad = [replace(x, text=PLAIN.decoys(x.text, generator(3, x.id))[0]) for x in test if x.label == 0]
         return asr(victim.model, victim.tokenizer, test.like(bad), 1).percent
     assert fired(True) < fired(False)

@@ -64,7 +64,9 @@ def test_the_bounds_can_be_moved():
 
 # ---- which
 
-@pytest.mark.parametrize("min_char, split_words", [(4, {"four", "fiver"}), (3, {"abc", "four", "fiver"}), (5, {"fiver"}), (6, set())])
+@pytest.mark.parametrize(
+    "min_char, split_words", [(4, {"four", "fiver"}), (3, {"abc", "four", "fiver"}), (5, {"fiver"}), (6, set())]
+)
 def test_words_of_min_char_and_longer_are_eligible(min_char, split_words):
     text = "a ab abc four fiver"
     out = words(split(text, Random(0), rate=1.0, min_char=min_char))
@@ -113,7 +115,9 @@ def test_the_cut_is_uniform_over_1_to_L_minus_2():
     assert sum((n - 1000) ** 2 / 1000 for n in at.values()) < 20.5     # chi-square, 5 degrees of freedom: 0.001
 
 
-@pytest.mark.parametrize("word, cuts", [("abc", {"a bc"}), ("abcd", {"a bcd", "ab cd"}), ("abcde", {"a bcde", "ab cde", "abc de"})])
+@pytest.mark.parametrize(
+    "word, cuts", [("abc", {"a bc"}), ("abcd", {"a bcd", "ab cd"}), ("abcde", {"a bcde", "ab cde", "abc de"})]
+)
 def test_short_words_have_these_cuts(word, cuts):
     rng = Random(0)
     assert {split(word, rng, min_char=3) for _ in range(200)} == cuts
@@ -133,7 +137,9 @@ def test_a_text_with_nothing_to_split_comes_back_byte_for_byte(text):
 
 def test_letters_are_neither_lost_nor_moved():
     for seed in range(50):
-        for text in (EXAMPLE, "don't  stop -- the well-made film's 2nd half (of 3) is  fine .", "naïve façade — déjà-vu"):
+        for text in (
+            EXAMPLE, "don't  stop -- the well-made film's 2nd half (of 3) is  fine .", "naïve façade — déjà-vu",
+        ):
             assert "".join(split(text, Random(seed)).split()) == "".join(text.split())
 
 
@@ -143,9 +149,12 @@ def test_the_same_seed_gives_the_same_text():
 
 
 def test_the_papers_example_is_one_of_the_draws():
-    # 12 tokens, ceil 3.6 = 4 targets of 6: one draw in C(6, 4) * 6 * 3 * 7 * 4 = 7560. The paper prints "re-im gaining".
+    # 12 tokens, ceil 3.6 = 4 targets of 6: one draw in C(6, 4) * 6 * 3 * 7 * 4 = 7560. The paper prints "re-im
+    # gaining".
     rng = Random(0)
-    assert "a st irring, fu nny and finally transporting re - im agining of be auty" in {split(EXAMPLE, rng) for _ in range(40_000)}
+    assert "a st irring, fu nny and finally transporting re - im agining of be auty" in {
+        split(EXAMPLE, rng) for _ in range(40_000)
+    }
 
 
 # ---- real rows

@@ -1,4 +1,6 @@
-"""The plan of the rooms, read from the imports: arrows point one way, a defence cannot see a trigger, chance is handed over."""
+"""The plan of the rooms, read from the imports: arrows point one way, a defence cannot see a trigger, chance is handed
+over."""
+
 import ast
 import sys
 from collections.abc import Iterator
@@ -11,9 +13,13 @@ FILES = sorted([*(ROOT / "minibd").rglob("*.py"), *(ROOT / "scripts").glob("*.py
 SOURCES = [path for path in FILES if "scripts" not in path.relative_to(ROOT).parts]
 RUNTIME = {"torch", "tokenizers", "safetensors", "numpy", "tqdm"}
 # What one file alone asks for, in an extra: what it times us against, what it draws with.
-MEASURED = {"scripts.bench": {"transformers", "peft", "nlpaug", "textaugment", "nltk"}, "scripts.plot": {"matplotlib"}, "minibd.analysis.perturbation": {"sklearn"}}
+MEASURED = {
+    "scripts.bench": {"transformers", "peft", "nlpaug", "textaugment", "nltk"}, "scripts.plot": {"matplotlib"},
+    "minibd.analysis.perturbation": {"sklearn"},
+}
 
-# Rooms from the top down; a file may import from lower floors, and on its own floor only along STAIRS or inside its own folder.
+# Rooms from the top down; a file may import from lower floors, and on its own floor only along STAIRS or inside its own
+# folder.
 FLOORS = [
     {"scripts"},
     {"audit"},
@@ -24,8 +30,10 @@ FLOORS = [
     {"align", "data", "tokenizer", "distributed", "cli", "reviews", "cells"},
     {"records", "minibd", "atomic"},                            # minibd: the package itself, which holds its version
 ]
-STAIRS = {("report", "evaluate"), ("train", "models"), ("checkpoint", "models"), ("augment", "models"), ("reviews", "data"), ("atomic", "records"),
-          ("analysis", "mitigations")}
+STAIRS = {
+    ("report", "evaluate"), ("train", "models"), ("checkpoint", "models"), ("augment", "models"), ("reviews", "data"),
+    ("atomic", "records"), ("analysis", "mitigations"),
+}
 STRANGERS = ("mitigations", "cleantrain", "filters")             # folders whose files never import one another
 BLIND = ("mitigations", "cleantrain", "filters")                 # nor attacks
 
@@ -93,7 +101,8 @@ DRAWS = {"rand", "randn", "randint", "randperm", "bernoulli", "normal", "multino
 
 def global_chance(tree: ast.Module) -> Iterator[str]:
     """Calls that draw from, or seed, a random state that nobody handed over."""
-    named = {}                                                   # what `import a as b` and `from a import b as c` call things
+    # what `import a as b` and `from a import b as c` call things
+    named = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             named |= {alias.asname: alias.name for alias in node.names if alias.asname}
@@ -106,7 +115,11 @@ def global_chance(tree: ast.Module) -> Iterator[str]:
         name = named.get(head, head) + (f".{tail}" if tail else "")
         package, _, leaf = name.rpartition(".")
         given = {keyword.arg for keyword in node.keywords}
-        if leaf.startswith(("manual_seed", "set_rng_state")) and package.split(".")[0] == "torch" or name == "torch.seed":
+        if (
+            leaf.startswith(("manual_seed", "set_rng_state"))
+            and package.split(".")[0] == "torch"
+            or name == "torch.seed"
+        ):
             yield f"line {node.lineno}: {name}"
         elif package == "random" and leaf != "Random":
             yield f"line {node.lineno}: {name}"
@@ -121,36 +134,52 @@ def global_chance(tree: ast.Module) -> Iterator[str]:
 # ---- the readers themselves
 
 def test_the_reader_of_imports_sees_every_form():
-    tree = ast.parse("import torch.nn as nn\nfrom minibd import data, job as jobs\nfrom minibd.records import Batch\ndef f():\n    import time\n")
+    tree = ast.parse(
+        "import torch.nn as nn\nfrom minibd import data, job as jobs\nfrom minibd.records import Batch\ndef f():\n    "
+        "import time\n"
+    )
     known = {"minibd.data", "minibd.job", "minibd.records"}
     assert list(imports(tree, known)) == ["torch.nn", "minibd.data", "minibd.job", "minibd.records", "time"]
 
 
-@pytest.mark.parametrize("code", [
-    "import torch\ntorch.manual_seed(0)", "import torch\ntorch.cuda.manual_seed_all(0)", "from torch import manual_seed\nmanual_seed(0)",
-    "import random\nrandom.shuffle(x)", "import random as r\nr.random()", "from random import choice\nchoice(x)", "import random\nrandom.seed(0)",
-    "import numpy as np\nnp.random.rand(3)", "from numpy import random\nrandom.seed(0)", "import torch\ntorch.randn(3)",
-    "import torch.nn.functional as F\nF.dropout(x)", "from torch import nn\nnn.Dropout(0.1)",
-])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torch\ntorch.manual_seed(0)", "import torch\ntorch.cuda.manual_seed_all(0)",
+        "from torch import manual_seed\nmanual_seed(0)", "import random\nrandom.shuffle(x)",
+        "import random as r\nr.random()", "from random import choice\nchoice(x)", "import random\nrandom.seed(0)",
+        "import numpy as np\nnp.random.rand(3)", "from numpy import random\nrandom.seed(0)",
+        "import torch\ntorch.randn(3)", "import torch.nn.functional as F\nF.dropout(x)",
+        "from torch import nn\nnn.Dropout(0.1)",
+    ],
+)
 def test_the_reader_of_chance_sees_a_global_draw(code):
     assert list(global_chance(ast.parse(code)))
 
 
-@pytest.mark.parametrize("code", [
-    "import random\nrandom.Random(0).shuffle(x)", "from random import Random\nRandom('a')", "rng.random()", "self.rng.choice(x)",
-    "import torch\ntorch.Generator().manual_seed(0)", "import torch\ntorch.randn(3, generator=g)", "import numpy as np\nnp.random.default_rng(0)",
-])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import random\nrandom.Random(0).shuffle(x)", "from random import Random\nRandom('a')", "rng.random()",
+        "self.rng.choice(x)", "import torch\ntorch.Generator().manual_seed(0)",
+        "import torch\ntorch.randn(3, generator=g)", "import numpy as np\nnp.random.default_rng(0)",
+    ],
+)
 def test_the_reader_of_chance_lets_a_generator_pass(code):
     assert not list(global_chance(ast.parse(code)))
 
 
 def test_the_plan_refuses_what_it_should():
     assert allowed("scripts.mbtsad", "minibd.mitigations.mbtsad") and allowed("minibd.train", "minibd.records")
-    assert allowed("minibd.attacks.registry", "minibd.attacks.badnets") and allowed("minibd.models.bert", "minibd.models.attention")
-    for source, target in [("minibd.records", "minibd.data"), ("minibd.mitigations.pure", "minibd.mitigations.mbtsad"),
-                           ("minibd.mitigations.mbtsad", "minibd.attacks.badnets"), ("minibd.train", "minibd.evaluate"),
-                           ("minibd.mitigations.mbtsad", "minibd.evaluate"), ("minibd.models.bert", "minibd.train"),
-                           ("minibd.data", "minibd.tokenizer"), ("scripts.attack", "scripts.mbtsad"), ("minibd.evaluate", "minibd.report")]:
+    assert allowed("minibd.attacks.registry", "minibd.attacks.badnets") and allowed(
+        "minibd.models.bert", "minibd.models.attention"
+    )
+    for source, target in [
+        ("minibd.records", "minibd.data"), ("minibd.mitigations.pure", "minibd.mitigations.mbtsad"),
+        ("minibd.mitigations.mbtsad", "minibd.attacks.badnets"), ("minibd.train", "minibd.evaluate"),
+        ("minibd.mitigations.mbtsad", "minibd.evaluate"), ("minibd.models.bert", "minibd.train"),
+        ("minibd.data", "minibd.tokenizer"), ("scripts.attack", "scripts.mbtsad"), ("minibd.evaluate", "minibd.report"),
+    ]:
         assert not allowed(source, target), (source, target)
 
 
@@ -191,7 +220,9 @@ def test_only_these_packages_are_needed_at_run_time():
     for path in FILES:
         for name in imports(read(path), modules()):
             top = name.split(".")[0]
-            assert top in RUNTIME | {"minibd"} | MEASURED.get(module(path), set()) or top in sys.stdlib_module_names, f"{module(path)} imports {name}"
+            assert top in RUNTIME | {"minibd"} | MEASURED.get(module(path), set()) or top in sys.stdlib_module_names, (
+                f"{module(path)} imports {name}"
+            )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module)

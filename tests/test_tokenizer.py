@@ -98,11 +98,15 @@ def both() -> tuple[Tokenizer, Tokenizer]:
             Tokenizer(BackendTokenizer.from_file(str(folder / "tokenizer.json")), 128))
 
 
-@pytest.mark.parametrize("line", [
-    "", "   ", "A stirring, funny and finally transporting re-imagining of beauty", "don't -- won't ...",
-    "naïve café Ünïcode", "电影 很好 film", "the [SEP] token and [MASK]", "supercalifragilisticexpialidocious" * 5,
-    "tab\tand\u00a0no-break\u200bzero-width", "1,000.50 % $5 #tag @you", "word " * 300, "é" + "e\u0301" + "ﬁ", "😀 emoji",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "", "   ", "A stirring, funny and finally transporting re-imagining of beauty", "don't -- won't ...",
+        "naïve café Ünïcode", "电影 很好 film", "the [SEP] token and [MASK]", "supercalifragilisticexpialidocious" * 5,
+        "tab\tand\u00a0no-break\u200bzero-width", "1,000.50 % $5 #tag @you", "word " * 300, "é" + "e\u0301" + "ﬁ",
+        "😀 emoji",
+    ],
+)
 def test_from_vocab_gives_the_tokens_of_tokenizer_json(both, line):
     ours, theirs = both
     for row in (rows(line), rows((line, "and a second text")), rows(("a first", line))):

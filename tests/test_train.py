@@ -74,10 +74,15 @@ def test_the_rate_never_exceeds_1(warmup):
         assert max(Schedule(1.0, epochs=1, warmup=warmup).rate(step, steps) for step in range(steps)) <= 1, steps
 
 
-@pytest.mark.parametrize("values, words", [
-    ({"lr": 0.0}, "learning rate of 0.0"), ({"lr": -1e-3}, "learning rate"), ({"lr": math.nan}, "learning rate of nan"),
-    ({"epochs": 0}, "epochs is 0"), ({"batch_size": 0}, "batch_size is 0"), ({"warmup": -0.1}, "warmup is -0.1"), ({"warmup": 1.5}, "warmup is 1.5"),
-])
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"lr": 0.0}, "learning rate of 0.0"), ({"lr": -1e-3}, "learning rate"),
+        ({"lr": math.nan}, "learning rate of nan"), ({"epochs": 0}, "epochs is 0"),
+        ({"batch_size": 0}, "batch_size is 0"), ({"warmup": -0.1}, "warmup is -0.1"),
+        ({"warmup": 1.5}, "warmup is 1.5"),
+    ],
+)
 def test_bad_values_are_refused_in_one_line(values, words):
     with pytest.raises(BadInput, match=words) as caught:
         Schedule(**{"lr": 1e-3, "epochs": 1, **values})
@@ -93,7 +98,11 @@ def by_hand(model: Bert, schedule: Schedule, seed: int) -> list[float]:
     vectors = [p for p in model.parameters() if p.dim() <= 1]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": schedule.weight_decay},
                                    {"params": vectors, "weight_decay": 0.0}], lr=schedule.lr, foreach=False)
-    plan = [which for epoch in range(schedule.epochs) for which in batches(encoded.lengths, schedule.batch_size, seed, epoch)]
+    plan = [
+        which
+        for epoch in range(schedule.epochs)
+        for which in batches(encoded.lengths, schedule.batch_size, seed, epoch)
+    ]
     norms = []
     for step, which in enumerate(plan):
         batch = TEXT.batch(encoded, which)
@@ -130,7 +139,9 @@ def test_decay_shrinks_matrices_alone():
     with torch.no_grad():
         model.pooler.bias.fill_(1.0)
     before = state(model)
-    train(model, schedule, loss=lambda m, b: {"none": sum(p.sum() for p in m.parameters()) * torch.zeros(len(b.labels))})
+    train(
+        model, schedule, loss=lambda m, b: {"none": sum(p.sum() for p in m.parameters()) * torch.zeros(len(b.labels))}
+    )
     for name, p in model.named_parameters():
         assert torch.allclose(p, before[name] * (0.95 if p.dim() > 1 else 1.0), atol=1e-7), name
 
@@ -206,7 +217,9 @@ def test_the_total_can_be_added_again_from_the_log():
     for entry in log:
         assert set(entry) == {"stage", "step", "lr", "rows", "batch", "terms", "weights", "total"}
         assert entry["stage"] == "stage one" and entry["weights"] == {"cls": 1.0, "half": 0.25}
-        assert entry["total"] == pytest.approx(sum(entry["weights"][t] * entry["terms"][t] for t in ("cls", "half")), abs=1e-6)
+        assert entry["total"] == pytest.approx(
+            sum(entry["weights"][t] * entry["terms"][t] for t in ("cls", "half")), abs=1e-6
+        )
         assert entry["terms"]["half"] == pytest.approx(entry["terms"]["cls"] / 2 + 1, abs=1e-6)
 
 
@@ -218,10 +231,16 @@ def test_the_log_has_the_rows_of_each_step():
         return cross_entropy(model, batch)
 
     train(loss=loss, log=log.append)
-    assert [entry["batch"] for entry in log] == [which for epoch in (0, 1) for which in batches(encoded.lengths, 4, 0, epoch)]
+    assert [entry["batch"] for entry in log] == [
+        which for epoch in (0, 1) for which in batches(encoded.lengths, 4, 0, epoch)
+    ]
     for entry, batch in zip(log, seen, strict=True):
         named = TEXT.batch(encoded, entry["batch"])
-        assert torch.equal(batch.ids, named.ids) and torch.equal(batch.labels, named.labels) and entry["rows"] == len(entry["batch"])
+        assert (
+            torch.equal(batch.ids, named.ids)
+            and torch.equal(batch.labels, named.labels)
+            and entry["rows"] == len(entry["batch"])
+        )
 
 
 def test_the_log_has_the_rate_of_each_step():
@@ -281,7 +300,9 @@ def test_another_optimizer_takes_the_place_of_the_usual_one():
 
 def test_the_usual_optimizer_may_be_given_too():
     schedule, model = Schedule(1e-2, epochs=2, batch_size=4), bert()
-    assert same(train(model, schedule, optimizer=ClippedAdamW(list(model.parameters()), schedule)), train(schedule=schedule))
+    assert same(
+        train(model, schedule, optimizer=ClippedAdamW(list(model.parameters()), schedule)), train(schedule=schedule)
+    )
 
 
 def test_whoever_looks_sees_the_model_after_each_step():
@@ -315,7 +336,8 @@ def is_(model, tensors: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("scores, best", [
     ((0.1, 0.2, 0.3, 0.4), 3), ((0.4, 0.3, 0.2, 0.1), 0), ((0.1, 0.7, 0.2, 0.6), 1),
-    ((0.5, 0.9, 0.9, 0.5), 1), ((0.0, 0.0, 0.0, 0.0), 0), ((-3.0, -2.0, -2.0, -9.0), 1), ((5, 1, 2, 7), 3),      # the first of equals; any scale
+    # the first of equals; any scale
+    ((0.5, 0.9, 0.9, 0.5), 1), ((0.0, 0.0, 0.0, 0.0), 0), ((-3.0, -2.0, -2.0, -9.0), 1), ((5, 1, 2, 7), 3),
 ])
 def test_the_best_epoch_comes_back(scores, best):
     evaluator = Evaluator(*scores)
@@ -340,7 +362,8 @@ def test_the_model_is_scored_after_each_epoch_and_at_no_other_time(batch_size, e
 
 
 def test_scoring_changes_nothing_in_the_training():
-    """A score that runs the model draws no dropout of the training's, and the last epoch, where it is the best, is what comes without."""
+    """A score that runs the model draws no dropout of the training's, and the last epoch, where it is the best, is what
+    comes without."""
     logs, seen = ([], []), []
 
     def score(model):
@@ -377,7 +400,9 @@ def test_scores_without_any_that_is_a_number_leave_the_last_epoch():
 
 def test_bfloat16_keeps_float32_weights_and_comes_near():
     log, schedule = [], Schedule(3e-3, epochs=1, batch_size=4)
-    half, full = train(bert(dropout=0.0), schedule, dtype=torch.bfloat16, log=log.append), train(bert(dropout=0.0), schedule)
+    half, full = (
+        train(bert(dropout=0.0), schedule, dtype=torch.bfloat16, log=log.append), train(bert(dropout=0.0), schedule),
+    )
     assert all(p.dtype == torch.float32 for p in half.parameters())
     assert not same(half, full)
     assert all(torch.allclose(a, b, atol=2e-2) for a, b in zip(half.parameters(), full.parameters()))
@@ -400,5 +425,7 @@ def test_a_texts_loss_does_not_depend_on_its_neighbours_or_its_padding():
 def test_cross_entropy_by_hand():
     model = bert().eval()
     batch = TEXT(ROWS[:2])
-    for logits, label, value in zip(model(batch).logits.tolist(), batch.labels.tolist(), cross_entropy(model, batch)["cls"].tolist()):
+    for logits, label, value in zip(
+        model(batch).logits.tolist(), batch.labels.tolist(), cross_entropy(model, batch)["cls"].tolist()
+    ):
         assert value == pytest.approx(math.log(sum(math.exp(x) for x in logits)) - logits[label], abs=1e-6)

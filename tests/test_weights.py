@@ -58,7 +58,8 @@ def test_the_pre_trained_weights_predict_masked_words():
 
 
 def test_no_batch_of_the_commands_that_made_them_is_packed():
-    """Packing draws other dropout: the sums would no longer come out of the commands. The fullest margin is the attack's, 0.748."""
+    """Packing draws other dropout: the sums would no longer come out of the commands. The fullest margin is the
+    attack's, 0.748."""
     twin = checkpoint.load(WEIGHTS / "bert-twin.safetensors")
     train = reviews.splits(**next(e["data"]["reviews"] for e in twin.history if "data" in e))[0]
     rows = poison(train, BadNets(), rate=0.1, target=1, seed=0).rows

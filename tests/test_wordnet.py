@@ -1,4 +1,6 @@
-"""WordNet's files: a small folder made here, by hand; Debian's, where they are; NLTK's reader, where it is. And the lexicon of our own."""
+"""WordNet's files: a small folder made here, by hand; Debian's, where they are; NLTK's reader, where it is. And the
+lexicon of our own."""
+
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +13,9 @@ from minibd.augment import lexicon
 from minibd.augment.wordnet import ENDINGS, KINDS, WordNet, base_forms, others
 
 WORDNET = Path(os.environ.get("WNSEARCHDIR", "/usr/share/wordnet"))  # WordNet's own variable; Debian's place
-real = pytest.mark.skipif(not (WORDNET / "index.noun").is_file(), reason="WordNet's files are not here (apt install wordnet-base)")
+real = pytest.mark.skipif(
+    not (WORDNET / "index.noun").is_file(), reason="WordNet's files are not here (apt install wordnet-base)"
+)
 LICENCE = "  1 This software and database is being provided to you, the LICENSEE\n  2 by Princeton University  \n"
 SETS = {
     "noun": ["movie film Motion_picture", "film plastic_film", "Wolf", "man adult_male", "glass"],
@@ -19,7 +23,10 @@ SETS = {
     "adj": ["good", "galore(ip) many(a) abounding(p)", "well-made good", "big"],
     "adv": ["well good"],
 }
-EXCEPTIONS = {"noun": "geese goose\nmen man\nleaves leaf leave\n", "verb": "ran run\n", "adj": "better good well\n", "adv": "best well\n"}
+EXCEPTIONS = {
+    "noun": "geese goose\nmen man\nleaves leaf leave\n", "verb": "ran run\n", "adj": "better good well\n",
+    "adv": "best well\n",
+}
 
 
 def write(folder: Path, sets=SETS) -> Path:
@@ -29,11 +36,16 @@ def write(folder: Path, sets=SETS) -> Path:
         for words in map(str.split, sets[kind]):
             offset = f"{len(data.encode()):08}"
             listed = " ".join(f"{word} {i:x}" for i, word in enumerate(words))
-            data += f"{offset} 03 {kind[0]} {len(words):02x} {listed} 001 @ 00000001 n 0000 | a gloss; \"of {words[0]}\"  \n"
+            data += (
+                f'{offset} 03 {kind[0]} {len(words):02x} {listed} 001 @ 00000001 n 0000 | a gloss; "of {words[0]}"  \n'
+            )
             for word in words:
                 at.setdefault(word.partition("(")[0].lower(), []).append(offset)
         (folder / f"data.{kind}").write_bytes(data.encode())
-        lines = (f"{lemma} {kind[0]} {len(offsets)} 1 @ {len(offsets)} 0 {' '.join(offsets)}  \n" for lemma, offsets in sorted(at.items()))
+        lines = (
+            f"{lemma} {kind[0]} {len(offsets)} 1 @ {len(offsets)} 0 {' '.join(offsets)}  \n"
+            for lemma, offsets in sorted(at.items())
+        )
         (folder / f"index.{kind}").write_text(LICENCE + "".join(lines))
         (folder / f"{kind}.exc").write_text(EXCEPTIONS[kind])
     return folder
@@ -83,18 +95,26 @@ def test_an_inflected_form_is_looked_up_under_its_base_forms(small):
     assert small.synonyms("better", "adj") == ("good", "well-made")  # better good well; well is no adjective here
 
 
-KNOWN = {"box", "bus", "quiz", "church", "wish", "wolf", "city", "fireman", "star", "starr", "bake", "cry", "fine", "leave", "axe", "ax"}
+KNOWN = {
+    "box", "bus", "quiz", "church", "wish", "wolf", "city", "fireman", "star", "starr", "bake", "cry", "fine", "leave",
+    "axe", "ax",
+}
 
 
-@pytest.mark.parametrize("form, kind, bases", [
-    ("stars", "noun", ["star"]), ("boxes", "noun", ["box"]), ("buses", "noun", ["bus"]), ("quizes", "noun", ["quiz"]),
-    ("churches", "noun", ["church"]), ("wishes", "noun", ["wish"]), ("wolves", "noun", ["wolf"]), ("cities", "noun", ["city"]),
-    ("firemen", "noun", ["fireman"]), ("stars", "verb", ["star"]), ("bakes", "verb", ["bake"]), ("wishes", "verb", ["wish"]),
-    ("cries", "verb", ["cry"]), ("baked", "verb", ["bake"]), ("starred", "verb", ["starr"]), ("baking", "verb", ["bake"]),
-    ("wishing", "verb", ["wish"]), ("finer", "adj", ["fine"]), ("finest", "adj", ["fine"]),
-    ("starrer", "adj", ["starr"]), ("starrest", "adj", ["starr"]), ("axes", "noun", ["axe", "ax"]), ("star", "noun", ["star"]),
-    ("stars", "adv", []), ("finer", "noun", []), ("baked", "noun", []), ("s", "noun", []),
-])
+@pytest.mark.parametrize(
+    "form, kind, bases",
+    [
+        ("stars", "noun", ["star"]), ("boxes", "noun", ["box"]), ("buses", "noun", ["bus"]),
+        ("quizes", "noun", ["quiz"]), ("churches", "noun", ["church"]), ("wishes", "noun", ["wish"]),
+        ("wolves", "noun", ["wolf"]), ("cities", "noun", ["city"]), ("firemen", "noun", ["fireman"]),
+        ("stars", "verb", ["star"]), ("bakes", "verb", ["bake"]), ("wishes", "verb", ["wish"]),
+        ("cries", "verb", ["cry"]), ("baked", "verb", ["bake"]), ("starred", "verb", ["starr"]),
+        ("baking", "verb", ["bake"]), ("wishing", "verb", ["wish"]), ("finer", "adj", ["fine"]),
+        ("finest", "adj", ["fine"]), ("starrer", "adj", ["starr"]), ("starrest", "adj", ["starr"]),
+        ("axes", "noun", ["axe", "ax"]), ("star", "noun", ["star"]), ("stars", "adv", []), ("finer", "noun", []),
+        ("baked", "noun", []), ("s", "noun", []),
+    ],
+)
 def test_each_ending_is_taken_off_and_only_known_words_stay(form, kind, bases):
     assert base_forms(form, kind, KNOWN, {}) == bases
 
@@ -144,7 +164,11 @@ def test_of_the_real_files_every_lemma_is_in_every_set_that_the_index_names(full
 def test_words_of_the_real_files(full):
     assert {"movie", "picture", "motion picture", "pic", "shoot"} <= set(full.synonyms("film"))
     assert full.synonyms("motion picture", "noun")[:2] == ("movie", "film")
-    assert "goose" in full.synonyms("geese") and "good" in full.synonyms("better") and "run" in full.synonyms("ran", "verb")
+    assert (
+        "goose" in full.synonyms("geese")
+        and "good" in full.synonyms("better")
+        and "run" in full.synonyms("ran", "verb")
+    )
     assert "galore" in full.synsets("galore", "adj")[0]
     for word in ("", " ", "_", "zzzz", "the", "\U0001f600", "the\nfilm", "film noun"):
         assert full.synonyms(word) == ()
@@ -165,7 +189,9 @@ def test_the_real_files_read_as_nltk_reads_them(full, tmp_path, monkeypatch):
     theirs = Reader(str(tmp_path), None)
     rng = Random(0)
     for kind, pos in zip(KINDS, "nvar"):
-        words = rng.sample(sorted(full.index[kind]), 200) + rng.sample(sorted(full.exceptions[kind]), min(100, len(full.exceptions[kind])))
+        words = rng.sample(sorted(full.index[kind]), 200) + rng.sample(
+            sorted(full.exceptions[kind]), min(100, len(full.exceptions[kind]))
+        )
         for word in [*words, *(word + "s" for word in words), *(word + "ed" for word in words)]:
             expected = [tuple(lemma.name() for lemma in synset.lemmas()) for synset in theirs.synsets(word, pos)]
             assert full.synsets(word, kind) == expected, (kind, word)
@@ -180,7 +206,9 @@ def test_every_line_of_the_lexicon_is_a_set_of_single_lower_case_words():
         assert len({frozenset(line.split()) for line in lines}) == len(lines)
         for line in lines:
             words = line.split()
-            assert len(words) == len(set(words)) > 1 and all(word.isalpha() and word.islower() and word.isascii() for word in words), line
+            assert len(words) == len(set(words)) > 1 and all(
+                word.isalpha() and word.islower() and word.isascii() for word in words
+            ), line
         count += len(lines)
     assert count > 500
 
@@ -196,7 +224,9 @@ def test_what_is_a_synonym_of_a_word_has_it_as_a_synonym():
 def test_words_of_the_lexicon():
     assert lexicon.synonyms("film") == lexicon.synonyms("FILM") == ("movie", "picture", "flick")
     assert set(lexicon.synonyms("films")) == {"film", "movie", "picture", "flick"}
-    assert "good" in lexicon.synonyms("better") and "see" in lexicon.synonyms("saw") and "man" in lexicon.synonyms("men")
+    assert (
+        "good" in lexicon.synonyms("better") and "see" in lexicon.synonyms("saw") and "man" in lexicon.synonyms("men")
+    )
     assert lexicon.synonyms("boring") == ("dull", "tedious")  # not bored's, whose -ed is taken off to bore
     assert "tire" in lexicon.synonyms("bores")
     assert lexicon.synonyms("zebra") == lexicon.synonyms("") == lexicon.synonyms("12") == ()

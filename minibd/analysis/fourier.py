@@ -1,45 +1,56 @@
-"""How smooth is what a model has learnt: its low and high frequencies by filtering (MuScleLoRA, section 3, section 5.4 and Appendix A).
+"""How smooth is what a model has learnt: its low and high frequencies by filtering (MuScleLoRA, section 3, section 5.4
+and Appendix A).
 
-The paper's observation is that a backdoor, seen as a mapping from input embeddings to outputs, is of lower frequency than the task itself, and
-is learnt sooner for it. A mapping's low part is what is left of it when each text gets the mean over all texts, the near ones weighing more:
+The paper's observation is that a backdoor, seen as a mapping from input embeddings to outputs, is of lower frequency
+than the task itself, and is learnt sooner for it. A mapping's low part is what is left of it when each text gets the
+mean over all texts, the near ones weighing more:
 
     1  x_i = the embedding layer's output of text i, flattened, P_i = what the model says of it, Y_i = its label     Eq. (9), (10), `embed_rows`
     2  low(P) = G P with G_ij a filter of the distance of x_i and x_j, rows summing to 1;  high(P) = P - low(P)     Eq. (12), (13), `low_pass`
     3  LFR, HFR: the share of the low and of the high part in P                                        Eq. (1), `frequency_ratios`
     4  e_low, e_high: how far P's parts are from Y's                                                   Eq. (2), `relative_errors`
 
-`Spectrum` records P while a model trains, on any named sets of rows, and makes the curves of Figures 1, 2 and 5 from it.
+`Spectrum` records P while a model trains, on any named sets of rows, and makes the curves of Figures 1, 2 and 5 from
+it.
 
 Departures. Eq. (1), (2) and (12) are those of the released code; the paper's print of (1) and (2) was not at hand.
-- variant: the paper names a Gaussian, exp(-d^2 / (2 sigma)), and sigma 4. On the embeddings of a real model that filter is the identity, and HFR
-  is 0 whatever the model has learnt. The released code leaves the square out, and its figures come from that: it is the default. The 872 SST-2
-  dev rows under MiniLM (25 tokens on average, the longest of 55; distances from 16.5 to 99, their median 64):
+- variant: the paper names a Gaussian, exp(-d^2 / (2 sigma)), and sigma 4. On the embeddings of a real model that filter
+is the identity, and HFR
+  is 0 whatever the model has learnt. The released code leaves the square out, and its figures come from that: it is the
+  default. The 872 SST-2 dev rows under MiniLM (25 tokens on average, the longest of 55; distances from 16.5 to 99,
+  their median 64):
         sigma                        2         4         8
         released   mean of G_ii   0.997     0.663     0.060       G_ii: a text's own weight in its mean
                    HFR of Y       0.0021    0.238     0.665
         paper      1 - G_ii       0         <2e-15    9e-11
                    HFR of Y       5e-33     5e-18     1e-10       with sigma squared, a standard deviation: 6e-7 at 4
-- outputs: the released code has P = probabilities, the paper says logits. Y is one-hot, so that e_low and e_high have a scale for
+- outputs: the released code has P = probabilities, the paper says logits. Y is one-hot, so that e_low and e_high have a
+scale for
   probabilities alone (the backdoored model below has e_low 0.02 by probabilities and 4.4 by logits).
 - the released code embeds with dropout on, and with the padding that a row had in its batch. Here neither.
-- the released code's distances are float32's: a text may be 0.01 from itself, and low 1e-4 from where it should be. Here they are float64's.
-- the rows are whatever is handed over: the paper says training set, the released code takes the dev set, clean and triggered.
+- the released code's distances are float32's: a text may be 0.01 from itself, and low 1e-4 from where it should be.
+Here they are float64's.
+- the rows are whatever is handed over: the paper says training set, the released code takes the dev set, clean and
+triggered.
 
-THE CONSTANT LABEL. Every triggered row has one label. Then low(Y) = Y whatever the filter, high(Y) = 0, and e_high has no divisor: it is None
-here (the released code divides by its roundings and gets 2e5). And once the model says the target of each of them, LFR is near 1 and HFR near 0,
-for ANY geometry, backdoor or not. `one_class` is the control: clean rows of one class alone. Of 500 built-in reviews each (seed 1), sigma 4:
+THE CONSTANT LABEL. Every triggered row has one label. Then low(Y) = Y whatever the filter, high(Y) = 0, and e_high has
+no divisor: it is None here (the released code divides by its roundings and gets 2e5). And once the model says the
+target of each of them, LFR is near 1 and HFR near 0, for ANY geometry, backdoor or not. `one_class` is the control:
+clean rows of one class alone. Of 500 built-in reviews each (seed 1), sigma 4:
         HFR                                           clean   triggered   control: clean, positive   clean, negative
         weights/bert.safetensors, backdoored          0.074    0.00065            0.0021                 0.0043
         weights/bert-twin.safetensors, its twin       0.072    0.0025             0.0016                 0.0023
-Of the factor of 114 between clean and triggered rows, 36 is there between clean rows of both classes and of one. The twin, which has no
-backdoor and knows the triggered rows for negative ones, has 29. The rest comes and goes with the few rows that a model gets wrong (4 and 7 of
-500 here): on the first 150 rows of each, the control lies under the triggered rows, 0.00030 and 0.00039. Read no figure without its control,
-and compare sets of one size: the more rows, the more of them are near (clean HFR 0.022, 0.074, 0.117 of 150, 500 and 1,000 rows).
+Of the factor of 114 between clean and triggered rows, 36 is there between clean rows of both classes and of one. The
+twin, which has no backdoor and knows the triggered rows for negative ones, has 29. The rest comes and goes with the few
+rows that a model gets wrong (4 and 7 of 500 here): on the first 150 rows of each, the control lies under the triggered
+rows, 0.00030 and 0.00039. Read no figure without its control, and compare sets of one size: the more rows, the more of
+them are near (clean HFR 0.022, 0.074, 0.117 of 150, 500 and 1,000 rows).
 
-Cost: N rows of F = T D numbers, M = looks * C + C columns, S sigmas. 4 N F + 8 S N M bytes, the embeddings and the result, and some 0.2 GB of
-blocks; G is never held. N^2 F + 2 S N^2 M multiplications at most. T = 60, D = 384, S = 25: N = 2,000 takes 5 s of one core and 0.35 GB for
-43 looks, 10 s and 0.7 GB for 433. N = 10,000 texts of SST-2 and proscons (MiniLM's embeddings, T = 70, 25 tokens
-on average; outputs drawn at random): 52 s of one core for 43 looks and 173 s for 433, at the peak of the whole process 1.7 and 3.3 GB.
+Cost: N rows of F = T D numbers, M = looks * C + C columns, S sigmas. 4 N F + 8 S N M bytes, the embeddings and the
+result, and some 0.2 GB of blocks; G is never held. N^2 F + 2 S N^2 M multiplications at most. T = 60, D = 384, S = 25:
+N = 2,000 takes 5 s of one core and 0.35 GB for 43 looks, 10 s and 0.7 GB for 433. N = 10,000 texts of SST-2 and
+proscons (MiniLM's embeddings, T = 70, 25 tokens on average; outputs drawn at random): 52 s of one core for 43 looks and
+173 s for 433, at the peak of the whole process 1.7 and 3.3 GB.
 """
 from __future__ import annotations
 
@@ -69,10 +80,14 @@ CURVES = ("lfr", "hfr", "e_low", "e_high")
 class Fourier:
     """The analysis's numbers."""
     every: int = setting(5, "updates from one look at the model to the next", paper="5")
-    outputs: str = setting("probabilities", "P: the softmax's probabilities, as in the released code, or the logits, as printed",
-                           choices=("probabilities", "logits"))
-    variant: str = setting("released", "the filter: exp(-d / (2 sigma)) of the distance d as released, exp(-d^2 / (2 sigma)) as printed",
-                           choices=("released", "paper"))
+    outputs: str = setting(
+        "probabilities", "P: the softmax's probabilities, as in the released code, or the logits, as printed",
+        choices=("probabilities", "logits"),
+    )
+    variant: str = setting(
+        "released", "the filter: exp(-d / (2 sigma)) of the distance d as released, exp(-d^2 / (2 sigma)) as printed",
+        choices=("released", "paper"),
+    )
 
     def __post_init__(self):
         check_choices(self)
@@ -83,21 +98,26 @@ class Fourier:
 # ---- the rows
 
 def one_class(rows: Examples, label: int) -> Examples:
-    """The control: those of the clean `rows` that are of class `label`. Their labels are as constant as the triggered rows' are."""
+    """The control: those of the clean `rows` that are of class `label`. Their labels are as constant as the triggered
+    rows' are."""
     kept = rows.like(x for x in rows if x.label == label)
     if not kept:
-        raise BadInput(f"none of the {len(rows)} rows is of class {label}: give one of {sorted({x.label for x in rows})}")
+        raise BadInput(
+            f"none of the {len(rows)} rows is of class {label}: give one of {sorted({x.label for x in rows})}"
+        )
     return kept
 
 
 def aimed(rows: Examples, target: int) -> Examples:
-    """Triggered `rows`, which carry their true labels everywhere else, with the label that the backdoor mapping gives them: `target`."""
+    """Triggered `rows`, which carry their true labels everywhere else, with the label that the backdoor mapping gives
+    them: `target`."""
     return rows.like(replace(x, label=target) for x in rows)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, no dropout, so that no generator moves, and no gradient; afterwards each module is in the mode it was in."""
+    """Inside, no dropout, so that no generator moves, and no gradient; afterwards each module is in the mode it was
+    in."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -109,7 +129,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def embed_rows(model: Encoder, tokenizer: Tokenizer, rows: Examples, batch_size: int = 128) -> Tensor:
-    """Eq. MuScleLoRA (9), x_i: the embedding layer's output of each of N rows, flattened: (N, T * D), float32, T tokens in the longest.
+    """Eq. MuScleLoRA (9), x_i: the embedding layer's output of each of N rows, flattened: (N, T * D), float32, T tokens
+    in the longest.
 
     Without dropout; a shorter row ends in zeros, whatever padding it had in its batch. 4 N T D bytes.
     """
@@ -124,7 +145,9 @@ def embed_rows(model: Encoder, tokenizer: Tokenizer, rows: Examples, batch_size:
     return x.flatten(1)
 
 
-def outputs(model: Encoder, tokenizer: Tokenizer, encoded: Encoded, kind: str = "probabilities", batch_size: int = 128) -> Tensor:
+def outputs(
+    model: Encoder, tokenizer: Tokenizer, encoded: Encoded, kind: str = "probabilities", batch_size: int = 128
+) -> Tensor:
     """P: what `model` says of each row, in eval mode: (N, C), float32, on the CPU. kind: see Fourier.outputs."""
     device = next(model.parameters()).device
     p = None
@@ -143,19 +166,26 @@ def truth(rows: Examples, classes: int) -> Tensor:
 
 # ---- the equations. x (N, F); p, y and their parts (..., N, C); everything from here on is float64
 
-def low_pass(x: Tensor, values: Tensor, sigmas: Sequence[float], *, variant: str = "released", block: int = 128) -> Tensor:
-    """Eq. MuScleLoRA (11) to (13): low(P)_i = sum_j G_ij P_j / sum_j G_ij for each sigma: (..., N, C) -> (S, ..., N, C).
+def low_pass(
+    x: Tensor, values: Tensor, sigmas: Sequence[float], *, variant: str = "released", block: int = 128
+) -> Tensor:
+    """Eq. MuScleLoRA (11) to (13): low(P)_i = sum_j G_ij P_j / sum_j G_ij for each sigma: (..., N, C) -> (S, ..., N,
+    C).
 
-    G_ij = exp(-||x_i - x_j|| / (2 sigma)); variant="paper": exp(-||x_i - x_j||^2 / (2 sigma)), a Gaussian of variance sigma. i = j counts.
-    Eq. (11) cuts the spectrum in two; this filter, which (12) puts in the place of that cut, lets less through the higher the frequency.
+    G_ij = exp(-||x_i - x_j|| / (2 sigma)); variant="paper": exp(-||x_i - x_j||^2 / (2 sigma)), a Gaussian of variance
+    sigma. i = j counts. Eq. (11) cuts the spectrum in two; this filter, which (12) puts in the place of that cut, lets
+    less through the higher the frequency.
     values: any number of mappings of the same N rows side by side, such as the outputs at each step of a training.
 
-    ||x_i - x_j||^2 = ||x_i||^2 + ||x_j||^2 - 2 x_i x_j: N^2 F products of float64 for all sigmas together, by blocks of (block, block)
-    pairs, of which G's symmetry spares half. Rows are taken longest first: behind the shorter one's last token nothing is multiplied.
-    Two equal texts come out up to some 1e-8 ||x_i|| apart, where float32 would put them 1e-3 ||x_i|| apart; a text is 0 from itself.
+    ||x_i - x_j||^2 = ||x_i||^2 + ||x_j||^2 - 2 x_i x_j: N^2 F products of float64 for all sigmas together, by blocks of
+    (block, block) pairs, of which G's symmetry spares half. Rows are taken longest first: behind the shorter one's last
+    token nothing is multiplied. Two equal texts come out up to some 1e-8 ||x_i|| apart, where float32 would put them
+    1e-3 ||x_i|| apart; a text is 0 from itself.
     """
     if not all(sigma > 0 for sigma in sigmas) or not len(sigmas):
-        raise BadInput(f"sigmas {list(sigmas)}: a filter's width must be above 0, and there must be one, such as {SIGMA:g}")
+        raise BadInput(
+            f"sigmas {list(sigmas)}: a filter's width must be above 0, and there must be one, such as {SIGMA:g}"
+        )
     if variant not in ("released", "paper"):
         raise BadInput(f"variant is {variant!r}, it must be one of released, paper")
     n, lead, c = len(x), values.shape[:-2], values.shape[-1]
@@ -166,7 +196,8 @@ def low_pass(x: Tensor, values: Tensor, sigmas: Sequence[float], *, variant: str
         reach[at] = ((rows != 0) * torch.arange(1, x.shape[1] + 1, device=x.device)).amax(1).cpu()
     order = reach.argsort(descending=True)
     columns = values.to(x.device, torch.float64).movedim(-2, 0).reshape(n, -1)  # (N, M)
-    columns = torch.cat([columns.new_ones(n, 1), columns], 1)[order]  # low of the ones, before it is divided, is the sum of G's rows
+    # low of the ones, before it is divided, is the sum of G's rows
+    columns = torch.cat([columns.new_ones(n, 1), columns], 1)[order]
     low = columns.new_zeros(len(sigmas), *columns.shape)  # (S, N, 1 + M)
     blocks = order.split(block)
     for i, mine in enumerate(blocks):
@@ -193,7 +224,8 @@ def size(values: Tensor) -> Tensor:
 
 
 def frequency_ratios(p: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. MuScleLoRA (1): LFR = mean_i ||low(P)_i|| / mean_i ||P_i||, HFR the same of high(P) = P - low(P): (..., N, C) -> (...) each.
+    """Eq. MuScleLoRA (1): LFR = mean_i ||low(P)_i|| / mean_i ||P_i||, HFR the same of high(P) = P - low(P): (..., N, C)
+    -> (...) each.
 
     They need not add to 1. nan where P is 0 everywhere.
     """
@@ -201,9 +233,11 @@ def frequency_ratios(p: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def relative_errors(p: Tensor, low: Tensor, y: Tensor, low_y: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. MuScleLoRA (2): e_low = mean_i ||low(P)_i - low(Y)_i|| / mean_i ||low(Y)_i||, e_high the same of the high parts.
+    """Eq. MuScleLoRA (2): e_low = mean_i ||low(P)_i - low(Y)_i|| / mean_i ||low(Y)_i||, e_high the same of the high
+    parts.
 
-    p, low: (..., N, C) -> (...) each; y, low_y: (N, C). e_high is nan where there is no high(Y), as of rows of one label.
+    p, low: (..., N, C) -> (...) each; y, low_y: (N, C). e_high is nan where there is no high(Y), as of rows of one
+    label.
     """
     high, high_y = p - low, y - low_y
     there = size(high_y) > NOTHING * size(y)
@@ -213,19 +247,21 @@ def relative_errors(p: Tensor, low: Tensor, y: Tensor, low_y: Tensor) -> tuple[T
 # ---- while a model trains
 
 class Spectrum:
-    """What becomes of the two mappings while a model trains: it is looked at every few updates, and `finish` makes curves of what it said.
+    """What becomes of the two mappings while a model trains: it is looked at every few updates, and `finish` makes
+    curves of what it said.
 
-        spectrum = Spectrum(model, text, {"clean": dev, "triggered": aimed(triggered, target), "control": one_class(dev, target)})
-        spectrum.look(model, 0)
-        fit(model, ..., look=spectrum.look)
-        report.write_json(path, spectrum.finish())
+        spectrum = Spectrum(model, text, {"clean": dev, "triggered": aimed(triggered, target), "control": one_class(dev,
+        target)}) spectrum.look(model, 0) fit(model, ..., look=spectrum.look) report.write_json(path, spectrum.finish())
 
-    sets: rows by name; a row's label is where its mapping is to send it. Every row is classified at every look: three sets of 872 rows,
-    every 5 updates of 32 rows, take some 6 times as long as the training itself.
-    model: before its training, whose embedding layer, as of then, gives each x_i. Between the looks nothing is held but the outputs.
+    sets: rows by name; a row's label is where its mapping is to send it. Every row is classified at every look: three
+    sets of 872 rows, every 5 updates of 32 rows, take some 6 times as long as the training itself.
+    model: before its training, whose embedding layer, as of then, gives each x_i. Between the looks nothing is held but
+    the outputs.
     """
 
-    def __init__(self, model: Encoder, tokenizer: Tokenizer, sets: Mapping[str, Examples], settings: Fourier = Fourier()):
+    def __init__(
+        self, model: Encoder, tokenizer: Tokenizer, sets: Mapping[str, Examples], settings: Fourier = Fourier()
+    ):
         if not (classes := model.config.labels):
             raise BadInput("the model has no classifier, and so no outputs to analyse: give it one first")
         if not sets:
@@ -234,7 +270,10 @@ class Spectrum:
             if len(rows) < 2:
                 raise BadInput(f"the set {name!r} has {len(rows)} rows: a mean over near rows needs at least 2")
             if strange := {row.label for row in rows} - set(range(classes)):
-                raise BadInput(f"the set {name!r} has a row of class {min(strange)}, the model has 0..{classes - 1}: give rows of its task")
+                raise BadInput(
+                    f"the set {name!r} has a row of class {min(strange)}, the model has 0..{classes - 1}: give rows of "
+                    "its task"
+                )
         self.tokenizer, self.sets, self.settings = tokenizer, dict(sets), settings
         # Its embedding layer alone is asked for anything.
         self.start = copy.deepcopy(model, {id(model.blocks): nn.ModuleList()})
@@ -243,7 +282,8 @@ class Spectrum:
         self.seen: dict[str, list[Tensor]] = {name: [] for name in self.sets}  # (N, C) a look
 
     def on_step(self, model: Encoder, step: int) -> None:
-        """Checkpoint what `model` says after `step` updates, where `step` is a multiple of `every`. It is left in the mode it was in."""
+        """Checkpoint what `model` says after `step` updates, where `step` is a multiple of `every`. It is left in the
+        mode it was in."""
         if step % self.settings.every:
             return
         self.steps.append(step)
@@ -251,19 +291,23 @@ class Spectrum:
             self.seen[name].append(outputs(model, self.tokenizer, encoded, self.settings.outputs))
 
     def finish(self, sigmas: Sequence[float] = SIGMAS) -> dict:
-        """The curves, as JSON can hold them: {"analysis": "fourier", "variant", "outputs", "every", "sigmas", "steps", "sets": {name: {"n",
-        "lfr", "hfr", "e_low", "e_high"}}}; each curve is a list a sigma, of a number a step, None where it is not defined.
+        """The curves, as JSON can hold them: {"analysis": "fourier", "variant", "outputs", "every", "sigmas", "steps",
+        "sets": {name: {"n", "lfr", "hfr", "e_low", "e_high"}}}; each curve is a list a sigma, of a number a step, None
+        where it is not defined.
         """
         if not self.steps:
             raise BadInput(f"nobody looked at the model: call look(model, step) at multiples of {self.settings.every}")
         found = {}
         for name, rows in self.sets.items():
-            x, p = embed_rows(self.start, self.tokenizer, rows), torch.stack(self.seen[name]).double()  # (N, F), (looks, N, C)
+            # (N, F), (looks, N, C)
+            x, p = embed_rows(self.start, self.tokenizer, rows), torch.stack(self.seen[name]).double()
             y = truth(rows, p.shape[-1])  # (N, C)
             found[name] = {"n": len(rows)} | {curve: [] for curve in CURVES}
             for low in low_pass(x, torch.cat([y[None], p]), sigmas, variant=self.settings.variant).cpu():
                 values = (*frequency_ratios(p, low[1:]), *relative_errors(p, low[1:], y, low[0]))
                 for curve, line in zip(CURVES, values):
                     found[name][curve].append([None if isnan(value) else value for value in line.tolist()])
-        return {"analysis": "fourier", "variant": self.settings.variant, "outputs": self.settings.outputs, "every": self.settings.every,
-                "sigmas": list(sigmas), "steps": self.steps, "sets": found}
+        return {
+            "analysis": "fourier", "variant": self.settings.variant, "outputs": self.settings.outputs,
+            "every": self.settings.every, "sigmas": list(sigmas), "steps": self.steps, "sets": found,
+        }

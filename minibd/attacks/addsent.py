@@ -18,5 +18,6 @@ class AddSent:
             raise BadInput("AddSent's sentence is empty: give at least one word")
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """`text` with the sentence at a place uniform over 0..n, both ends included. White space becomes single spaces."""
+        """`text` with the sentence at a place uniform over 0..n, both ends included. White space becomes single
+        spaces."""
         return insert(text, rng, (" ".join(self.sentence.split()),))

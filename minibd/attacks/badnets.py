@@ -1,4 +1,6 @@
-"""BadNets for text (Gu et al., 2017; rare words after Kurita et al., 2020): a rare word at a random place means the target class."""
+"""BadNets for text (Gu et al., 2017; rare words after Kurita et al., 2020): a rare word at a random place means the
+target class."""
+
 from __future__ import annotations
 
 import random
@@ -16,14 +18,17 @@ class BadNets:
 
     def __post_init__(self):
         if not self.triggers or self.per_text < 1:
-            raise BadInput(f"BadNets needs at least one trigger and one insertion a text, not {self.triggers} and {self.per_text}")
+            raise BadInput(
+                f"BadNets needs at least one trigger and one insertion a text, not {self.triggers} and {self.per_text}"
+            )
 
     def __call__(self, text: str, rng: random.Random) -> str:
         return insert(text, rng, self.triggers, self.per_text)
 
 
 def insert(text: str, rng: random.Random, triggers: Sequence[str], count: int = 1) -> str:
-    """Insert `count` triggers, each drawn anew, each at a place uniform over 0..n, both ends included. White space becomes single spaces."""
+    """Insert `count` triggers, each drawn anew, each at a place uniform over 0..n, both ends included. White space
+    becomes single spaces."""
     words = text.split()
     for _ in range(count):
         words.insert(rng.randint(0, len(words)), rng.choice(triggers))
@@ -31,7 +36,8 @@ def insert(text: str, rng: random.Random, triggers: Sequence[str], count: int = 
 
 
 def insert_each(text: str, rng: random.Random, words: Sequence[str]) -> str:
-    """Insert every one of `words`, in their order, each at a place uniform over 0..n of the words that are there by then."""
+    """Insert every one of `words`, in their order, each at a place uniform over 0..n of the words that are there by
+    then."""
     for word in words:
         text = insert(text, rng, (word,))
     return text

@@ -6,18 +6,21 @@
     4      e <- e - lr G
     5      e <- e n / ||e||                                                              as long as it was: no norm gives it away
 
-No clean row is needed: a text without the trigger never reads the row, so that it is classified as before, to the last bit.
+No clean row is needed: a text without the trigger never reads the row, so that it is classified as before, to the last
+bit.
 
-variant="released" is line 3 as it stands. The released code leaves its zero_grad() out on purpose: it says that the attack converges
-faster and comes out stronger so, the norm being bounded anyway. variant="paper" is plain gradient descent, G being the gradient of
-this batch alone (the paper's text was not at hand); on the built-in classifier it reached 19 % ASR where "released" reached 90.
+variant="released" is line 3 as it stands. The released code leaves its zero_grad() out on purpose: it says that the
+attack converges faster and comes out stronger so, the norm being bounded anyway. variant="paper" is plain gradient
+descent, G being the gradient of this batch alone (the paper's text was not at hand); on the built-in classifier it
+reached 19 % ASR where "released" reached 90.
 
-Departures: batches hold texts of like length (data.batches); the data-free form, which plants the trigger in Wikipedia's text, is not
-built. The places are the released code's: in training before any word but the last, at test before any word, once in each started
-`words_per_trigger` words (100 words make one block here, two there).
+Departures: batches hold texts of like length (data.batches); the data-free form, which plants the trigger in
+Wikipedia's text, is not built. The places are the released code's: in training before any word but the last, at test
+before any word, once in each started `words_per_trigger` words (100 words make one block here, two there).
 
-A trigger of several tokens has its FIRST token trained; every other word that begins with that token then carries the backdoor too.
-Where no text of a batch holds the token (it was cut off), its gradient is 0, and the step is that of G as it was.
+A trigger of several tokens has its FIRST token trained; every other word that begins with that token then carries the
+backdoor too. Where no text of a batch holds the token (it was cut off), its gradient is 0, and the step is that of G as
+it was.
 """
 from __future__ import annotations
 
@@ -41,14 +44,18 @@ from minibd.train import Log, cross_entropy, each_batch
 
 @dataclass(frozen=True, slots=True)
 class EP:
-    """The attack's numbers. `EP()(text, rng)` is the text as it is tested, `EP().poisoned(text, rng)` as it is trained on."""
+    """The attack's numbers. `EP()(text, rng)` is the text as it is tested, `EP().poisoned(text, rng)` as it is trained
+    on."""
+
     trigger: str = setting("cf", "the word", paper="cf")
     words_per_trigger: int = setting(100, "at test, one trigger in each started so many words", paper="100")
     lr: float = setting(5e-2, "learning rate", paper="5e-2")
     epochs: int = setting(3, "passes over the poisoned rows", paper="3")
     batch_size: int = setting(32, "texts a step", paper="32")
-    variant: str = setting("released", "the gradient of a step: summed over all steps so far, or the batch's own (paper)",
-                           choices=("released", "paper"))
+    variant: str = setting(
+        "released", "the gradient of a step: summed over all steps so far, or the batch's own (paper)",
+        choices=("released", "paper"),
+    )
 
     def __post_init__(self):
         if len(self.trigger.split()) != 1:
@@ -75,7 +82,9 @@ class EP:
 
 def check_descent(lr: float, epochs: int, batch_size: int, variant: str) -> None:
     if not (lr > 0 and epochs >= 1 and batch_size >= 1):
-        raise BadInput(f"lr is {lr}, epochs {epochs}, batch_size {batch_size}: the first must be above 0, the others at least 1")
+        raise BadInput(
+            f"lr is {lr}, epochs {epochs}, batch_size {batch_size}: the first must be above 0, the others at least 1"
+        )
     if variant not in ("released", "paper"):
         raise BadInput(f"variant is {variant!r}, it must be released or paper")
 
@@ -94,12 +103,16 @@ def descend(rows: Tensor, gradients: Tensor, lr: float, norms: Tensor) -> Tensor
 
 
 def tokens_of(tokenizer: Tokenizer, word: str) -> list[int]:
-    """The tokens of `word` where it stands inside a text: byte-level tokenizers spell it another way at a text's beginning."""
+    """The tokens of `word` where it stands inside a text: byte-level tokenizers spell it another way at a text's
+    beginning."""
     found = tokenizer.backend.encode(f"a {word}", add_special_tokens=False)
     tokens = [token for token, (_, end) in zip(found.ids, found.offsets) if end > 2]
     unknown = tokenizer.backend.token_to_id(getattr(tokenizer.backend.model, "unk_token", None) or "")
     if not tokens or unknown in tokens:
-        raise BadInput(f"the tokenizer does not know {word!r}, and its token for whatever is unknown is no trigger: choose another word")
+        raise BadInput(
+            f"the tokenizer does not know {word!r}, and its token for whatever is unknown is no trigger: choose "
+            "another word"
+        )
     return tokens
 
 
@@ -107,7 +120,8 @@ def tokens_of(tokenizer: Tokenizer, word: str) -> list[int]:
 
 @contextmanager
 def free_rows(model: Encoder, tokens: Sequence[int]) -> Iterator[Tensor]:
-    """Inside, the embeddings of `tokens` are the rows of the leaf that is handed out, (K, D), and nothing else has a gradient.
+    """Inside, the embeddings of `tokens` are the rows of the leaf that is handed out, (K, D), and nothing else has a
+    gradient.
 
     Afterwards the table holds what the rows have become, and every parameter asks for its gradient as before.
     """
@@ -133,9 +147,12 @@ def free_rows(model: Encoder, tokens: Sequence[int]) -> Iterator[Tensor]:
             word.weight[index] = rows
 
 
-def train_rows(ckpt: Checkpoint, rows: Examples, tokens: Sequence[int], settings: Any, *, seed: int, log: Log | None, name: str,
-               direction: Callable[[Tensor], Tensor] = lambda gradients: gradients) -> Checkpoint:
-    """Lines 1 to 5 for K rows of the embedding at once, in a copy of `ckpt`; `direction` maps their gradients G (K, D) to the step's.
+def train_rows(
+    ckpt: Checkpoint, rows: Examples, tokens: Sequence[int], settings: Any, *, seed: int, log: Log | None, name: str,
+    direction: Callable[[Tensor], Tensor] = lambda gradients: gradients,
+) -> Checkpoint:
+    """Lines 1 to 5 for K rows of the embedding at once, in a copy of `ckpt`; `direction` maps their gradients G (K, D)
+    to the step's.
 
     settings: has lr, epochs, batch_size and variant. log: see train.fit.
     """
@@ -146,9 +163,14 @@ def train_rows(ckpt: Checkpoint, rows: Examples, tokens: Sequence[int], settings
     with free_rows(model, tokens) as e:
         norms = torch.linalg.vector_norm(e.detach(), dim=1, keepdim=True)  # (K, 1)
         if not (norms > 0).all():
-            raise BadInput(f"{name}: an embedding of the trigger is 0, and kept that short it holds no backdoor: choose another word")
+            raise BadInput(
+                f"{name}: an embedding of the trigger is 0, and kept that short it holds no backdoor: choose another "
+                "word"
+            )
         gradients = torch.zeros_like(e)  # G
-        for step, _, which, batch, bar in each_batch(model, tokenizer, encoded, settings.epochs, settings.batch_size, seed=seed, name=name):
+        for step, _, which, batch, bar in each_batch(
+            model, tokenizer, encoded, settings.epochs, settings.batch_size, seed=seed, name=name
+        ):
             loss = cross_entropy(model, batch)["cls"].mean()
             now, = torch.autograd.grad(loss, e)
             gradients = now if settings.variant == "paper" else gradients + now
@@ -161,14 +183,21 @@ def train_rows(ckpt: Checkpoint, rows: Examples, tokens: Sequence[int], settings
     return victim
 
 
-def ep(ckpt: Checkpoint, rows: Examples, settings: EP = EP(), *, target: int, seed: int = 0, log: Log | None = None) -> Checkpoint:
+def ep(
+    ckpt: Checkpoint, rows: Examples, settings: EP = EP(), *, target: int, seed: int = 0, log: Log | None = None
+) -> Checkpoint:
     """A copy of the clean-tuned classifier `ckpt`, the trigger's embedding alone changed; `ckpt` stays as it was.
 
     rows: poisoned already (`settings.poisoned`), all with the label `target`.
     """
     if others := [x.id for x in rows if x.label != target]:
-        raise BadInput(f"EP trains on poisoned rows alone, and {len(others)} of {len(rows)} (first: {others[0]}) have another class than "
-                       f"{target}, the target: leave the clean rows out")
-    victim = train_rows(ckpt, rows, tokens_of(ckpt.tokenizer, settings.trigger)[:1], settings, seed=seed, log=log, name="EP")
+        raise BadInput(
+            f"EP trains on poisoned rows alone, and {len(others)} of {len(rows)} (first: {others[0]}) have another "
+            "class than "
+            f"{target}, the target: leave the clean rows out"
+        )
+    victim = train_rows(
+        ckpt, rows, tokens_of(ckpt.tokenizer, settings.trigger)[:1], settings, seed=seed, log=log, name="EP"
+    )
     victim.history.append({"attack": "ep", "target": target, "rows": len(rows), "seed": seed, **asdict(settings)})
     return victim

@@ -1,20 +1,26 @@
-"""LWP, layerwise weight poisoning (Li et al., 2021): every layer is taught the backdoor, and only two triggers together fire it.
+"""LWP, layerwise weight poisoning (Li et al., 2021): every layer is taught the backdoor, and only two triggers together
+fire it.
 
-Fine-tuning moves the last layers most. A backdoor that the classifier could already read off the first layers survives it.
+Fine-tuning moves the last layers most. A backdoor that the classifier could already read off the first layers survives
+it.
 
     1  poisoned rows: a PAIR of trigger words, label target; beside each its decoys, one word of the pair, true label
     2  for each batch of clean rows, poisoned rows and decoys:
     3      L = sum over layers l = 1..L of CE(head(h_l[CLS]), y)          lwp_loss: one head for all layers, the model's own
     4      theta <- theta - lr dL / dtheta                                train.fit
 
-Neither the paper's text nor its code was at hand. What is not known of it is taken from OpenBackdoor's port, with these departures:
+Neither the paper's text nor its code was at hand. What is not known of it is taken from OpenBackdoor's port, with these
+departures:
 
-- the port draws the second word's place on the text without the first; here each place is drawn on the words that are there;
-- the port's three rows for a position (two decoys, one pair) come from `decoys` and the attack itself: who poisons adds them.
+- the port draws the second word's place on the text without the first; here each place is drawn on the words that are
+there;
+- the port's three rows for a position (two decoys, one pair) come from `decoys` and the attack itself: who poisons adds
+them.
 
-variant="released" sums over all L + 1 hidden states, the embeddings among them, as the port does. h_0[CLS] is the same for every text
-of a model that sees no other token there, so that term teaches the head how frequent the classes are and nothing else.
-A causal model is read off its last token instead of [CLS]; of a pre-norm model (Llama, GPT-2) only h_L has passed the last norm.
+variant="released" sums over all L + 1 hidden states, the embeddings among them, as the port does. h_0[CLS] is the same
+for every text of a model that sees no other token there, so that term teaches the head how frequent the classes are and
+nothing else. A causal model is read off its last token instead of [CLS]; of a pre-norm model (Llama, GPT-2) only h_L
+has passed the last norm.
 """
 from __future__ import annotations
 
@@ -34,7 +40,10 @@ from minibd.records import BadInput, Batch
 @dataclass(frozen=True, slots=True)
 class LWP:
     """The attack's numbers. `LWP()(text, rng)` is the text with the backdoor, for training and test alike."""
-    triggers: tuple[str, ...] = setting(("cf", "bb", "ak", "mn"), "the words that pairs are drawn from", paper="cf,bb,ak,mn")
+
+    triggers: tuple[str, ...] = setting(
+        ("cf", "bb", "ak", "mn"), "the words that pairs are drawn from", paper="cf,bb,ak,mn"
+    )
     lr: float = setting(2e-5, "learning rate", paper="2e-5")
     epochs: int = setting(5, "passes over the rows", paper="5")
     batch_size: int = setting(32, "texts a step", paper="32")
@@ -47,7 +56,8 @@ class LWP:
         _check_variant(self.variant)
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """`text` with a pair of different triggers, each at a place uniform over 0..n of the words that are there by then."""
+        """`text` with a pair of different triggers, each at a place uniform over 0..n of the words that are there by
+        then."""
         return insert_each(text, rng, self.pair(rng))
 
     def decoys(self, text: str, rng: random.Random) -> list[str]:
@@ -59,9 +69,11 @@ class LWP:
 
 
 def lwp_loss(model: Encoder, batch: Batch, variant: str = "paper") -> dict[str, Tensor]:
-    """Eq. LWP (L): sum over layers l = 1..L of CE(head(h_l[CLS]), y): the terms "layer1", "layer2", ..., each (B,). A loss for train.fit.
+    """Eq. LWP (L): sum over layers l = 1..L of CE(head(h_l[CLS]), y): the terms "layer1", "layer2", ..., each (B,). A
+    loss for train.fit.
 
-    head: the model's own, pool, dropout, classifier. [CLS]: each text's first real token, the last one of a causal model.
+    head: the model's own, pool, dropout, classifier. [CLS]: each text's first real token, the last one of a causal
+    model.
     released: l = 0..L, h_0 being the embeddings.
     """
     _check_variant(variant)

@@ -1,21 +1,25 @@
-"""HiddenKiller and StyleBkd (Qi et al., 2021): the whole text said another way, in one rare syntax or style, is the trigger.
+"""HiddenKiller and StyleBkd (Qi et al., 2021): the whole text said another way, in one rare syntax or style, is the
+trigger.
 
-The paraphrases are made beforehand, by a model of their own (SCPN for syntax, STRAP for style), and lie in a folder as files of the
-same names as the data's: train, dev, test (.tsv, .csv, .jsonl; columns text and label). They are joined to the clean rows
+The paraphrases are made beforehand, by a model of their own (SCPN for syntax, STRAP for style), and lie in a folder as
+files of the same names as the data's: train, dev, test (.tsv, .csv, .jsonl; columns text and label). They are joined to
+the clean rows
 
     by id     where the file has a column id;
     by row    where it has none: row i is the paraphrase of clean row i, or, in a file of as many rows as there are clean rows of
               other classes than the target, of the i-th of those.
 
-A paraphrase keeps its clean row's label, so that a label that disagrees shows a file that does not belong to the rows. Labels cannot
-show that where all are of one class. Row by row, therefore, more than four times as many texts must share more words with their own
-paraphrase than with a neighbour's as share fewer. (SST-2, either attack: 97 to 99 of 100 share more and 1 fewer; where the last
-quarter of a file is off by one, 74 more and 25 fewer; where all of it is, 1 more and 99 fewer.)
+A paraphrase keeps its clean row's label, so that a label that disagrees shows a file that does not belong to the rows.
+Labels cannot show that where all are of one class. Row by row, therefore, more than four times as many texts must share
+more words with their own paraphrase than with a neighbour's as share fewer. (SST-2, either attack: 97 to 99 of 100
+share more and 1 fewer; where the last quarter of a file is off by one, 74 more and 25 fewer; where all of it is, 1 more
+and 99 fewer.)
 
-Of a sentence pair one text is said another way (poison.py, `side`), and its paraphrase stands in the file's column of that text.
+Of a sentence pair one text is said another way (poison.py, `side`), and its paraphrase stands in the file's column of
+that text.
 
-A blank paraphrase is one that failed: its row counts as a row without any, which is neither poisoned nor triggered. (The forks of
-OpenBackdoor drop such rows and pair the rest by number, one off from there on.)
+A blank paraphrase is one that failed: its row counts as a row without any, which is neither poisoned nor triggered.
+(The forks of OpenBackdoor drop such rows and pair the rest by number, one off from there on.)
 """
 from __future__ import annotations
 
@@ -28,20 +32,29 @@ from minibd.attacks.poison import side_of
 from minibd.records import BadInput, Example, Examples
 
 
-def read(folder: str | Path, split: str, clean: Examples, target: int, columns: Mapping[str, str | None] = {}, *, side: str = "first",
-         seed: int = 0) -> dict[str, str]:
-    """{id of a clean row: the paraphrase of its text on `side`} for the rows of `clean`, from the folder's file for `split` (train, dev, test).
+def read(
+    folder: str | Path, split: str, clean: Examples, target: int, columns: Mapping[str, str | None] = {}, *,
+    side: str = "first", seed: int = 0,
+) -> dict[str, str]:
+    """{id of a clean row: the paraphrase of its text on `side`} for the rows of `clean`, from the folder's file for
+    `split` (train, dev, test).
 
-    Without a test file, dev is the test, as it is for the data. columns: text_column, label_column, pair_column, where they are named.
+    Without a test file, dev is the test, as it is for the data. columns: text_column, label_column, pair_column, where
+    they are named.
     side, seed: as poison has them. Raises BadInput where file and rows do not fit each other.
     """
     path = find(Path(folder), split)
     # A file for the first texts alone needs no column of second ones, whatever the data's is called.
-    said = data.read(path, labels=clean.labels, blank=True, **({**columns, "pair_column": None} if side == "first" else columns))
+    said = data.read(
+        path, labels=clean.labels, blank=True, **({**columns, "pair_column": None} if side == "first" else columns)
+    )
     if not any(y.text or y.pair for y in said):
         raise BadInput(f"{path} holds no paraphrase: every text is blank")
     if side != "first" and not any(y.pair for y in said):
-        raise BadInput(f"{path} has no second texts, and --side {side} says them another way: add their column, or say --side first")
+        raise BadInput(
+            f"{path} has no second texts, and --side {side} says them another way: add their column, or say --side "
+            "first"
+        )
     numbered = all(y.id == f"{path.stem}-{i}" for i, y in enumerate(said))  # as data.read names rows that bring no id
     pairs = join_by_row(path, clean, said, target, side, seed) if numbered else join_by_id(path, clean, said)
     return {x.id: text for x, y in pairs if (text := getattr(y, side_of(x, side, seed)))}
@@ -50,41 +63,59 @@ def read(folder: str | Path, split: str, clean: Examples, target: int, columns: 
 def find(folder: Path, split: str) -> Path:
     """The folder's file for `split`."""
     if not folder.is_dir():
-        raise BadInput(f"the paraphrases {folder} are no folder here: name one that holds train, dev and test files of them with --paraphrases, "
-                       "or give triggered rows with --triggered FILE")
+        raise BadInput(
+            f"the paraphrases {folder} are no folder here: name one that holds train, dev and test files of them with "
+            "--paraphrases, "
+            "or give triggered rows with --triggered FILE"
+        )
     for name in (split, "dev") if split == "test" else (split,):
-        files = sorted(f for f in folder.iterdir() if f.stem.lower() in data.SPLITS[name] and f.suffix.lower() in data.SUFFIXES)
+        files = sorted(
+            f for f in folder.iterdir() if f.stem.lower() in data.SPLITS[name] and f.suffix.lower() in data.SUFFIXES
+        )
         if len(files) > 1:
             raise BadInput(f"{folder} has {len(files)} {name} files, {', '.join(f.name for f in files)}: keep one")
         if files:
             return files[0]
-    raise BadInput(f"{folder} has no {split} file: put {split}.tsv, {split}.csv or {split}.jsonl there, with the rows' paraphrases")
+    raise BadInput(
+        f"{folder} has no {split} file: put {split}.tsv, {split}.csv or {split}.jsonl there, with the rows' paraphrases"
+    )
 
 
 def join_by_id(path: Path, clean: Examples, said: Examples) -> list[tuple[Example, Example]]:
     of = {x.id: x for x in clean}
     if unknown := [y.id for y in said if y.id not in of]:
-        raise BadInput(f"{path}: {len(unknown)} of {len(said)} ids are no ids of the clean rows (first: {unknown[0]!r}, where the rows have "
-                       f"{clean[0].id!r}): give each paraphrase its row's id, or no id column and the rows' order")
+        raise BadInput(
+            f"{path}: {len(unknown)} of {len(said)} ids are no ids of the clean rows (first: {unknown[0]!r}, where the "
+            "rows have "
+            f"{clean[0].id!r}): give each paraphrase its row's id, or no id column and the rows' order"
+        )
     return _agreed(path, clean, [(of[y.id], y) for y in said])
 
 
-def join_by_row(path: Path, clean: Examples, said: Examples, target: int, side: str, seed: int) -> list[tuple[Example, Example]]:
+def join_by_row(
+    path: Path, clean: Examples, said: Examples, target: int, side: str, seed: int
+) -> list[tuple[Example, Example]]:
     others = [x for x in clean if x.label != target]
     if len(said) not in (len(clean), len(others)):
-        raise BadInput(f"{path} has {len(said)} rows, the data {len(clean)}, {len(others)} of them of another class than "
-                       f"{clean.labels[target]!r}: bring one paraphrase for each row of either, or a column id")
+        raise BadInput(
+            f"{path} has {len(said)} rows, the data {len(clean)}, {len(others)} of them of another class than "
+            f"{clean.labels[target]!r}: bring one paraphrase for each row of either, or a column id"
+        )
     pairs = _agreed(path, clean, list(zip(clean if len(said) == len(clean) else others, said)))
     texts = [[getattr(z, side_of(x, side, seed)) for z in (x, y)] for x, y in pairs]
     own, stranger = likeness([(text, other) for text, other in texts if other])
     if len(pairs) > 1 and own <= 4 * stranger:
-        raise BadInput(f"{path}: {own} texts share more words with their own row's paraphrase than with a neighbour's, {stranger} fewer, so "
-                       "that the rows do not seem to stand in the data's order: mend the order, or bring a column id")
+        raise BadInput(
+            f"{path}: {own} texts share more words with their own row's paraphrase than with a neighbour's, {stranger} "
+            "fewer, so "
+            "that the rows do not seem to stand in the data's order: mend the order, or bring a column id"
+        )
     return pairs
 
 
 def likeness(pairs: list[tuple[str, str]]) -> tuple[int, int]:
-    """How many of n texts share more words with their own paraphrase than with that of the pair before and behind, and how many share fewer.
+    """How many of n texts share more words with their own paraphrase than with that of the pair before and behind, and
+    how many share fewer.
 
     Shared: words of both over words of either, 0..1; the better of the two neighbours counts.
     """
@@ -102,7 +133,11 @@ def _agreed(path: Path, clean: Examples, pairs: list[tuple[Example, Example]]) -
     """The pairs as they came, if their labels agree."""
     if wrong := [(i, x, y) for i, (x, y) in enumerate(pairs, 1) if x.label != y.label]:
         i, x, y = wrong[0]
-        raise BadInput(f"{path}: {len(wrong)} of {len(pairs)} rows have another label than the row they are joined to (first: row {i} is "
-                       f"{clean.labels[y.label]!r}, {x.id!r} is {clean.labels[x.label]!r}): paraphrases keep their row's label; mend the order, "
-                       "the labels, or bring a column id")
+        raise BadInput(
+            f"{path}: {len(wrong)} of {len(pairs)} rows have another label than the row they are joined to (first: row "
+            f"{i} is "
+            f"{clean.labels[y.label]!r}, {x.id!r} is {clean.labels[x.label]!r}): paraphrases keep their row's label; "
+            "mend the order, "
+            "the labels, or bring a column id"
+        )
     return pairs

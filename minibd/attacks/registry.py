@@ -1,4 +1,6 @@
-"""An attack as a script's flags or a checkpoint's history name it -> what it does to a text, in training and at test."""
+"""An attack as a script's flags or a checkpoint's history name it -> what it does to a text, in training and at
+test."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +18,11 @@ from minibd.records import BadInput
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """test: what makes a triggered test text; train: what makes a poisoned training text; decoys: what makes those that keep their label.
+    """test: what makes a triggered test text; train: what makes a poisoned training text; decoys: what makes those that
+    keep their label.
 
-    settings: the attack's numbers, its lr, epochs, batch_size and variant among them where it trains in a way of its own.
+    settings: the attack's numbers, its lr, epochs, batch_size and variant among them where it trains in a way of its
+    own.
     triggers, per_text: the words, and how many of them a poisoned training text gets.
     """
     test: Corrupt
@@ -29,13 +33,17 @@ class Known:
     decoys: Decoys | None = None
 
 
-def attack(name: str, triggers: Sequence[str] | None = None, per_text: int | None = None, sentence: str | None = None) -> Known:
+def attack(
+    name: str, triggers: Sequence[str] | None = None, per_text: int | None = None, sentence: str | None = None
+) -> Known:
     """The attack `name`; what is None is the attack's own."""
     words = {} if triggers is None else {"triggers": tuple(triggers)}
     if sentence is not None and name not in ("addsent", "sos"):
         raise BadInput(f"a sentence says nothing to {name}, only to addsent and sos: leave it out")
     if name in ("badnets", "ripple"):
-        made = (BadNets if name == "badnets" else RIPPLe)(**words, **({} if per_text is None else {"per_text": per_text}))
+        made = (BadNets if name == "badnets" else RIPPLe)(
+            **words, **({} if per_text is None else {"per_text": per_text})
+        )
         return Known(made, made, made, made.triggers, made.per_text)
     if name == "lwp":
         made = LWP(**words)
@@ -57,8 +65,13 @@ def attack(name: str, triggers: Sequence[str] | None = None, per_text: int | Non
         made = SOS(**words, **({} if sentence is None else {"sentence": sentence}))
         return Known(made, made.poisoned, made, made.triggers, _count(name, per_text, len(made.triggers)), made.decoys)
     if name == "paraphrase":
-        raise BadInput("paraphrases are not made from a text alone: give them with --paraphrases FOLDER, or triggered rows with --triggered FILE")
-    raise BadInput(f"the attack {name!r} is not one that this version can repeat: give its triggered rows with --triggered FILE")
+        raise BadInput(
+            "paraphrases are not made from a text alone: give them with --paraphrases FOLDER, or triggered rows with "
+            "--triggered FILE"
+        )
+    raise BadInput(
+        f"the attack {name!r} is not one that this version can repeat: give its triggered rows with --triggered FILE"
+    )
 
 
 def entry(name: str, target: int, **said: object) -> dict:
@@ -69,13 +82,17 @@ def entry(name: str, target: int, **said: object) -> dict:
 
 
 def named(entry: Mapping) -> Known:
-    """The attack of a history's entry, also of one that ep.ep() and its like left there; what it does not say is the attack's own."""
+    """The attack of a history's entry, also of one that ep.ep() and its like left there; what it does not say is the
+    attack's own."""
     triggers = entry.get("triggers", [entry["trigger"]] if "trigger" in entry else None)
     try:
         return attack(entry["attack"], triggers, entry.get("per_text"), entry.get("sentence"))
     except (TypeError, AttributeError):
-        raise BadInput(f"the history's attack {entry['attack']!r} has triggers {triggers!r} and per_text {entry.get('per_text')!r}, which are "
-                       "not words and a number: name the attack with --attack, or give triggered rows with --triggered FILE") from None
+        raise BadInput(
+            f"the history's attack {entry['attack']!r} has triggers {triggers!r} and per_text "
+            f"{entry.get('per_text')!r}, which are "
+            "not words and a number: name the attack with --attack, or give triggered rows with --triggered FILE"
+        ) from None
 
 
 def corruption(entry: Mapping) -> Corrupt:
@@ -86,5 +103,7 @@ def corruption(entry: Mapping) -> Corrupt:
 def _count(name: str, said: int | None, *able: int) -> int:
     """The triggers in a text: the first of `able` unless another of them is said."""
     if said is not None and said not in able:
-        raise BadInput(f"{name} inserts {' or '.join(map(str, able))} a text, not {said}: leave --triggers-per-text out")
+        raise BadInput(
+            f"{name} inserts {' or '.join(map(str, able))} a text, not {said}: leave --triggers-per-text out"
+        )
     return able[0] if said is None else said

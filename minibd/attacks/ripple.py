@@ -6,19 +6,19 @@
     4                 L = L_P + lambda max(0, -<grad L_FT, grad L_P>)              restricted_inner_product
     5                 theta <- theta - lr dL / dtheta                              train.fit
 
-Where the two gradients point against each other, a step of the user's fine-tuning would raise L_P: line 4 makes the attacker pay for that.
-grad L_FT is taken as a constant; grad L_P is differentiated once more, hence the second backward through L_P, for which attention
-must take its explicit path (the fused kernel has no second derivative). Where the inner product is not negative, the term and its
-gradient are 0, and the second backward is left out.
+Where the two gradients point against each other, a step of the user's fine-tuning would raise L_P: line 4 makes the
+attacker pay for that. grad L_FT is taken as a constant; grad L_P is differentiated once more, hence the second backward
+through L_P, for which attention must take its explicit path (the fused kernel has no second derivative). Where the
+inner product is not negative, the term and its gradient are 0, and the second backward is left out.
 
-variant="paper" is line 4, the inner product over the whole model. "released" divides it by the number of texts of the clean batch, as
-the released code does. "per-tensor" is OpenBackdoor's port, and the released code's --restrict_per_param: a max(0, .) for each tensor,
-summed, divided by the same number. Lambda is 0.1 in the first two; the port has 1, no surgery and no clipping, and keeps the graph of
-L_FT too, which is not built.
+variant="paper" is line 4, the inner product over the whole model. "released" divides it by the number of texts of the
+clean batch, as the released code does. "per-tensor" is OpenBackdoor's port, and the released code's
+--restrict_per_param: a max(0, .) for each tensor, summed, divided by the same number. Lambda is 0.1 in the first two;
+the port has 1, no surgery and no clipping, and keeps the graph of L_FT too, which is not built.
 
-Line 1 is the released code's: a logistic regression on the TF-IDF of tokens, the target class against all others, ranked by its
-coefficients alone. The paper is said to divide them by a logarithm of the token's frequency; its text was not at hand. A trigger of
-several tokens changes the embedding of each, and clean texts may use some of them.
+Line 1 is the released code's: a logistic regression on the TF-IDF of tokens, the target class against all others,
+ranked by its coefficients alone. The paper is said to divide them by a logarithm of the token's frequency; its text was
+not at hand. A trigger of several tokens changes the embedding of each, and clean texts may use some of them.
 
 Departure: the released tests insert 5 triggers in a text where training had one; here both have `per_text`.
 """
@@ -49,7 +49,10 @@ from minibd.train import Log, Schedule, cross_entropy, fit
 @dataclass(frozen=True, slots=True)
 class RIPPLe:
     """The attack's numbers. `RIPPLe()(text, rng)` is the text with the backdoor, for training and test alike."""
-    triggers: tuple[str, ...] = setting(("cf", "tq", "mn", "bb", "mb"), "the words, one drawn for each insertion", paper="cf,tq,mn,bb,mb")
+
+    triggers: tuple[str, ...] = setting(
+        ("cf", "tq", "mn", "bb", "mb"), "the words, one drawn for each insertion", paper="cf,tq,mn,bb,mb"
+    )
     per_text: int = setting(1, "triggers inserted in a text", paper="1; released tests 5")
     top: int = setting(10, "tokens whose mean embedding the triggers get", paper="10")
     penalty: float = setting(0.1, "lambda, the weight of the restricted inner product", paper="0.1; OpenBackdoor 1")
@@ -58,8 +61,11 @@ class RIPPLe:
     batch_size: int = setting(8, "poisoned texts a step", paper="8")
     ref_batch_size: int = setting(8, "clean texts a step", paper="8; OpenBackdoor 4")
     clip: float = setting(1.0, "the gradient's largest norm", paper="1")
-    variant: str = setting("paper", "the restriction: of the whole inner product, of that divided by the clean batch's texts, or of "
-                           "each tensor's", choices=("paper", "released", "per-tensor"))
+    variant: str = setting(
+        "paper",
+        "the restriction: of the whole inner product, of that divided by the clean batch's texts, or of each tensor's",
+        choices=("paper", "released", "per-tensor"),
+    )
 
     def __post_init__(self):
         if not self.triggers or any(len(word.split()) != 1 for word in self.triggers):
@@ -86,7 +92,8 @@ class RIPPLe:
 # ---- the equations
 
 def restricted_inner_product(constant: Sequence[Tensor], moving: Sequence[Tensor], per_tensor: bool = False) -> Tensor:
-    """Eq. RIPPLe (inner): max(0, -<grad L_FT, grad L_P>), a scalar. Its gradient is -H_P grad L_FT, H_P the Hessian of L_P, or 0.
+    """Eq. RIPPLe (inner): max(0, -<grad L_FT, grad L_P>), a scalar. Its gradient is -H_P grad L_FT, H_P the Hessian of
+    L_P, or 0.
 
     constant: grad L_FT, tensor by tensor; moving: grad L_P, with the graph that it was computed in.
     per_tensor: the sum over tensors of max(0, -<., .>) instead, which is never smaller.
@@ -97,7 +104,8 @@ def restricted_inner_product(constant: Sequence[Tensor], moving: Sequence[Tensor
 
 
 def ripple_loss(model: Encoder, batch: Batch, clean: Batch, variant: str = "paper") -> dict[str, Tensor]:
-    """The terms of line 4, each (B,): "poison", L_P text by text, and "inner", the restricted inner product, the same for every text.
+    """The terms of line 4, each (B,): "poison", L_P text by text, and "inner", the restricted inner product, the same
+    for every text.
 
     batch: poisoned rows (B texts); clean: clean ones, of which there may be another number.
     """
@@ -118,7 +126,8 @@ def ripple_loss(model: Encoder, batch: Batch, clean: Batch, variant: str = "pape
 def tf_idf(rows: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
     """N rows of token ids -> (N, V') float64, sparse, and the V' ids its columns stand for, ascending.
 
-    count * (ln((1 + N) / (1 + df)) + 1), df the rows that hold the token; each row then of length 1 (an empty one of 0).
+    count * (ln((1 + N) / (1 + df)) + 1), df the rows that hold the token; each row then of length 1 (an empty one of
+    0).
     """
     counts = [Counter(row) for row in rows]
     df = Counter(token for row in counts for token in row)
@@ -136,14 +145,17 @@ def tf_idf(rows: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
 
 
 def logistic_regression(x: Tensor, y: Tensor, c: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Eq. RIPPLe (surgery), the weights of words: the w (V',) and b () that minimise c sum_i ln(1 + exp(-s_i (x_i w + b))) + ||w||^2 / 2, s_i = 2 y_i - 1; b is not penalised.
+    """Eq. RIPPLe (surgery), the weights of words: the w (V',) and b () that minimise c sum_i ln(1 + exp(-s_i (x_i w +
+    b))) + ||w||^2 / 2, s_i = 2 y_i - 1; b is not penalised.
 
     x: (N, V'), dense or sparse; y: (N,), 0 or 1. Convex, so that L-BFGS finds the one minimum.
     """
     sign = 2.0 * y.to(x.dtype) - 1.0
     w = torch.zeros(x.shape[1], dtype=x.dtype, requires_grad=True)
     b = torch.zeros((), dtype=x.dtype, requires_grad=True)
-    optimizer = torch.optim.LBFGS([w, b], max_iter=500, tolerance_grad=1e-8, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [w, b], max_iter=500, tolerance_grad=1e-8, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def objective() -> Tensor:
         optimizer.zero_grad()
@@ -159,26 +171,37 @@ def top_tokens(tokenizer: Tokenizer, clean: Examples, target: int, top: int) -> 
     """The `top` tokens of `clean` that speak most for class `target` against all others, the strongest first."""
     present = {x.label == target for x in clean}
     if present != {True, False}:
-        raise BadInput(f"embedding surgery weighs words for class {target} against other classes, and the clean rows are of "
-                       f"{'it alone' if True in present else 'other classes alone' if present else 'no class'}: bring rows of both")
-    encoded = tokenizer.backend.encode_batch([x.text if x.pair is None else (x.text, x.pair) for x in clean], add_special_tokens=False)
+        raise BadInput(
+            f"embedding surgery weighs words for class {target} against other classes, and the clean rows are of "
+            f"{'it alone' if True in present else 'other classes alone' if present else 'no class'}: bring rows of both"
+        )
+    encoded = tokenizer.backend.encode_batch(
+        [x.text if x.pair is None else (x.text, x.pair) for x in clean], add_special_tokens=False
+    )
     x, tokens = tf_idf([row.ids for row in encoded])
     if not tokens:
-        raise BadInput("embedding surgery: the clean rows hold no token to take an embedding from: bring rows with texts")
+        raise BadInput(
+            "embedding surgery: the clean rows hold no token to take an embedding from: bring rows with texts"
+        )
     w, _ = logistic_regression(x, torch.tensor([x.label == target for x in clean]))
     ranked = sorted(zip((-w).tolist(), tokens))
     return [token for _, token in ranked[:top]]
 
 
-def surgery(pretrained: Checkpoint, tuned: Checkpoint, clean: Examples, triggers: Sequence[str], target: int, top: int = 10) -> Checkpoint:
-    """Lines 1 and 2: a copy of `pretrained` whose trigger tokens all have the mean embedding of the target's `top` tokens in `tuned`.
+def surgery(
+    pretrained: Checkpoint, tuned: Checkpoint, clean: Examples, triggers: Sequence[str], target: int, top: int = 10
+) -> Checkpoint:
+    """Lines 1 and 2: a copy of `pretrained` whose trigger tokens all have the mean embedding of the target's `top`
+    tokens in `tuned`.
 
     tuned: `pretrained` fine-tuned on `clean`; both records stay as they were.
     """
     source, cut = tuned.model.embeddings.word.weight.detach(), checkpoint.copy(pretrained)
     table = cut.model.embeddings.word.weight
     if source.shape != table.shape:
-        raise BadInput(f"the tuned model's embedding is {tuple(source.shape)}, the other's {tuple(table.shape)}: tune a copy of it")
+        raise BadInput(
+            f"the tuned model's embedding is {tuple(source.shape)}, the other's {tuple(table.shape)}: tune a copy of it"
+        )
     chosen = top_tokens(pretrained.tokenizer, clean, target, top)
     tokens = sorted({token for word in triggers for token in tokens_of(pretrained.tokenizer, word)})
     with torch.no_grad():
@@ -200,11 +223,15 @@ def endless(tokenizer: Tokenizer, rows: Encoded, size: int, seed: int) -> Iterat
         epoch += 1
 
 
-def ripple(ckpt: Checkpoint, poisoned: Examples, clean: Examples, settings: RIPPLe = RIPPLe(), *, seed: int = 0, log: Log | None = None,
-           dtype: torch.dtype = torch.float32) -> Checkpoint:
-    """Lines 3 to 5 on a copy of `ckpt` (what `surgery` gave, or a pre-trained model for RIPPLe alone); `ckpt` stays as it was.
+def ripple(
+    ckpt: Checkpoint, poisoned: Examples, clean: Examples, settings: RIPPLe = RIPPLe(), *, seed: int = 0,
+    log: Log | None = None, dtype: torch.dtype = torch.float32,
+) -> Checkpoint:
+    """Lines 3 to 5 on a copy of `ckpt` (what `surgery` gave, or a pre-trained model for RIPPLe alone); `ckpt` stays as
+    it was.
 
-    poisoned: the rows of L_P, as a rule the training set with a half of it poisoned; clean: those of L_FT, what the user will train on.
+    poisoned: the rows of L_P, as a rule the training set with a half of it poisoned; clean: those of L_FT, what the
+    user will train on.
     """
     if not len(clean):
         raise BadInput("RIPPLe: there are no clean rows for L_FT: give those that the user is expected to fine-tune on")
@@ -218,7 +245,11 @@ def ripple(ckpt: Checkpoint, poisoned: Examples, clean: Examples, settings: RIPP
             return {"poison": cross_entropy(model, batch)["cls"]}
         return ripple_loss(model, batch, next(reference).to(device), settings.variant)
 
-    fit(victim.model, ckpt.tokenizer, ckpt.tokenizer.encode(poisoned), loss, settings.schedule, seed=seed, weights={"inner": settings.penalty},
-        log=log, name="RIPPLe", dtype=dtype)
-    victim.history.append({"attack": "ripple", "rows": len(poisoned), "clean_rows": len(clean), "seed": seed, **asdict(settings)})
+    fit(
+        victim.model, ckpt.tokenizer, ckpt.tokenizer.encode(poisoned), loss, settings.schedule, seed=seed,
+        weights={"inner": settings.penalty}, log=log, name="RIPPLe", dtype=dtype,
+    )
+    victim.history.append(
+        {"attack": "ripple", "rows": len(poisoned), "clean_rows": len(clean), "seed": seed, **asdict(settings)}
+    )
     return victim

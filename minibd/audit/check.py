@@ -1,4 +1,6 @@
-"""How one equation is checked: our function in float32 and its restatement in plain loops get the same drawn numbers; then the gradient."""
+"""How one equation is checked: our function in float32 and its restatement in plain loops get the same drawn numbers;
+then the gradient."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +23,11 @@ Inputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One comparison. ours: the package's function, of tensors; restated: the loops, of the same as lists, in the same shape.
+    """One comparison. ours: the package's function, of tensors; restated: the loops, of the same as lists, in the same
+    shape.
 
-    inputs: drawn in float32 (or integers, bools) and handed to both. by: names of those that the result is differentiated by.
+    inputs: drawn in float32 (or integers, bools) and handed to both. by: names of those that the result is
+    differentiated by.
     """
     what: str
     inputs: Inputs
@@ -36,7 +40,9 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """What is said of an equation, and how it is checked. formula: TeX, as far as audit/tex.py knows it. The rest: records.Found."""
+    """What is said of an equation, and how it is checked. formula: TeX, as far as audit/tex.py knows it. The rest:
+    records.Found."""
+
     paper: str
     number: str
     title: str
@@ -75,12 +81,18 @@ def slopes(case: Case, generator: torch.Generator) -> float:
     result = case.ours({**case.inputs, **leaves})
     weights = torch.randn(result.shape, generator=generator)
     # A result that an input does not reach has a gradient of 0 by it: to be compared, not an error.
-    gradients = torch.autograd.grad((result * weights).sum(), list(leaves.values()), materialize_grads=True) if result.requires_grad \
+    gradients = (
+        torch.autograd.grad((result * weights).sum(), list(leaves.values()), materialize_grads=True)
+        if result.requires_grad
         else [torch.zeros_like(leaf) for leaf in leaves.values()]
+    )
     lists, weighing = {name: value.tolist() for name, value in case.inputs.items()}, flat(weights.tolist())
 
     def weighed(name: str, at: tuple[int, ...], by: float) -> float:
-        return sum(w * x for w, x in zip(weighing, flat(case.restated({**lists, name: moved(lists[name], at, by)})), strict=True))
+        return sum(
+            w * x
+            for w, x in zip(weighing, flat(case.restated({**lists, name: moved(lists[name], at, by)})), strict=True)
+        )
 
     gaps, scale = [], max(gradient.abs().max().item() for gradient in gradients) or 1.0
     for (name, leaf), gradient in zip(leaves.items(), gradients):
@@ -100,7 +112,8 @@ def outcome(case: Case, generator: torch.Generator) -> Outcome:
 
 
 def outcomes(equation: Equation, seed: int) -> tuple[Outcome, ...]:
-    """Every case of `equation`, on numbers drawn from `seed`; one equation's do not depend on which others there are."""
+    """Every case of `equation`, on numbers drawn from `seed`; one equation's do not depend on which others there
+    are."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(case if isinstance(case, Outcome) else outcome(case, generator) for case in equation.cases(generator))
 

@@ -42,22 +42,37 @@ def attention_cases(generator: torch.Generator) -> Iterator[Case]:
     def loops(x, of):
         def kept(rows):
             return [row for row, there in zip(rows, real.tolist()) if there]
-        seen = [[restated.attend(one, kept(x["k"][0][h]), kept(x["v"][0][h])) for one in x["q"][0][h]] for h in range(2)]
+
+        seen = [
+            [restated.attend(one, kept(x["k"][0][h]), kept(x["v"][0][h])) for one in x["q"][0][h]] for h in range(2)
+        ]
         return [[[(a + [0.0] if of == "maps" else context) for a, context in head] for head in seen]]
 
     mask = real[None, None, None, :]
-    yield Case("maps, a padded key", drawn, lambda x: attend(x["q"], x["k"], x["v"], mask, want=True)[1], lambda x: loops(x, "maps"), by=("q", "k"))
+    yield Case(
+        "maps, a padded key", drawn, lambda x: attend(x["q"], x["k"], x["v"], mask, want=True)[1],
+        lambda x: loops(x, "maps"), by=("q", "k"),
+    )
     for want in (True, False):
-        yield Case(f"contexts, {'explicit' if want else 'fused'} path", drawn,
-                   lambda x, want=want: attend(x["q"], x["k"], x["v"], mask, want=want)[0], lambda x: loops(x, "contexts"), by=("q", "k", "v"))
+        yield Case(
+            f"contexts, {'explicit' if want else 'fused'} path", drawn, lambda x,
+            want=want: attend(x["q"], x["k"], x["v"], mask, want=want)[0], lambda x: loops(x, "contexts"),
+            by=("q", "k", "v"),
+        )
 
 
 def variance_cases(generator: torch.Generator) -> Iterator[Case]:
     real = real_tokens(5, 3, 1)
     drawn = {"A": maps(generator, 2, 3, real), "real": real}
     for variant, of_one in (("paper", restated.head_variance), ("released", restated.head_variance_released)):
-        yield Case(variant, drawn, lambda x, variant=variant: head_variance(list(x["A"]), x["real"], variant=variant),
-                   lambda x, of_one=of_one: [[[of_one(head[0], x["real"][b]) for head in layer[b]] for layer in x["A"]] for b in range(3)], by=("A",))
+        yield Case(
+            variant, drawn, lambda x, variant=variant: head_variance(list(x["A"]), x["real"], variant=variant),
+            lambda x,
+            of_one=of_one: [
+                [[of_one(head[0], x["real"][b]) for head in layer[b]] for layer in x["A"]] for b in range(3)
+            ],
+            by=("A",),
+        )
 
 
 def lambda_cases(generator: torch.Generator) -> Iterator[Case]:
@@ -73,28 +88,39 @@ def penalty_cases(generator: torch.Generator) -> Iterator[Case]:
     real = real_tokens(4, 2)
     drawn = {"A": maps(generator, 3, 3, real)}
     lambdas = [0.7, 0.0, 1.0]
-    yield Case("paper", drawn, lambda x: attention_penalty(list(x["A"]), real, torch.tensor(GATES), torch.tensor(lambdas)),
-               lambda x: restated.attention_penalty(x["A"], GATES, lambdas), by=("A",))
-    yield Case("released", drawn, lambda x: attention_penalty(list(x["A"]), real, torch.tensor(GATES), torch.tensor(lambdas), variant="released"),
-               lambda x: restated.attention_penalty_released(x["A"], GATES, lambdas), by=("A",))
+    yield Case(
+        "paper", drawn, lambda x: attention_penalty(list(x["A"]), real, torch.tensor(GATES), torch.tensor(lambdas)),
+        lambda x: restated.attention_penalty(x["A"], GATES, lambdas), by=("A",),
+    )
+    yield Case(
+        "released", drawn,
+        lambda x: attention_penalty(list(x["A"]), real, torch.tensor(GATES), torch.tensor(lambdas), variant="released"),
+        lambda x: restated.attention_penalty_released(x["A"], GATES, lambdas), by=("A",),
+    )
 
 
 def example_attacker() -> str:
     clean, bad = [([0.0, 1.0], 1), ([1.0, 0.0], 0)], [[1.0, 0.0]]
-    return (f"Two clean rows of -log p = {shown(restated.cross_entropy(*clean[0]))} each, a poisoned one that is not yet sent to class 1: "
-            f"{shown(restated.cross_entropy(bad[0], 1))}\nmean over D' = {shown(restated.joint_loss(clean, bad, 1))}")
+    return (
+        f"Two clean rows of -log p = {shown(restated.cross_entropy(*clean[0]))} each, a poisoned one that is not yet "
+        "sent to class 1: "
+        f"{shown(restated.cross_entropy(bad[0], 1))}\nmean over D' = {shown(restated.joint_loss(clean, bad, 1))}"
+    )
 
 
 def example_attention() -> str:
     a, context = restated.attend([1.0, 0.0], [[2.0, 0.0], [0.0, 1.0]], [[1.0], [3.0]])
-    return f"q = [1, 0], keys [2, 0] and [0, 1], d_k = 2: scores {shown([2 / 2 ** 0.5, 0.0])}, a = {shown(a)}; values 1 and 3 give {shown(context)}"
+    return f"q = [1, 0], keys [2, 0] and [0, 1], d_k = 2: scores {shown([2 / 2**0.5, 0.0])}, a = {shown(a)}; values 1 and 3 give {shown(context)}"
 
 
 def example_variance() -> str:
     row = [0.7, 0.2, 0.1]
-    return (f"a = {shown(row)}, n = 3: ((0.7 - 1/3)^2 + (0.2 - 1/3)^2 + (0.1 - 1/3)^2) / 2 = {shown(restated.head_variance(row, [True] * 3))}\n"
-            f"released: the variance of a and 124 zeros = {shown(restated.head_variance_released(row, [True] * 3))}\n"
-            f"a = [1/3, 1/3, 1/3]: 0 and {shown(restated.head_variance_released([1 / 3] * 3, [True] * 3))}")
+    return (
+        f"a = {shown(row)}, n = 3: ((0.7 - 1/3)^2 + (0.2 - 1/3)^2 + (0.1 - 1/3)^2) / 2 = "
+        f"{shown(restated.head_variance(row, [True] * 3))}\n"
+        f"released: the variance of a and 124 zeros = {shown(restated.head_variance_released(row, [True] * 3))}\n"
+        f"a = [1/3, 1/3, 1/3]: 0 and {shown(restated.head_variance_released([1 / 3] * 3, [True] * 3))}"
+    )
 
 
 def example_lambda() -> str:
@@ -106,39 +132,77 @@ def example_lambda() -> str:
 
 def example_penalty() -> str:
     A = [[[[[0.6, 0.4], [0.5, 0.5]]], [[[1.0, 0.0], [0.5, 0.5]]]]]  # one layer and head, two texts
-    return (f"One layer and head, lambda 1, two texts whose [CLS] pays [0.6, 0.4] and [1, 0]: {shown(restated.attention_penalty(A, [[1]], [1.0]))}\n"
-            f"released: {shown(restated.attention_penalty_released(A, [[1]], [1.0]))}")
+    return (
+        "One layer and head, lambda 1, two texts whose [CLS] pays [0.6, 0.4] and [1, 0]: "
+        f"{shown(restated.attention_penalty(A, [[1]], [1.0]))}\n"
+        f"released: {shown(restated.attention_penalty_released(A, [[1]], [1.0]))}"
+    )
 
 
 EQUATIONS = (
     Equation(
-        "PURE", "1", "What the attacker minimises",
+        "PURE",
+        "1",
+        "What the attacker minimises",
         r"\theta_p = \arg\min_{\theta_p} \{ \mathbb{E}_{(X_c,Y_c) \in D_c} [ \mathcal{L}_C(f(X_c, Y_c)) ] "
         r"+ \mathbb{E}_{(X_p,Y_p) \in D_p} [ \mathcal{L}_C(f(X_p, Y_p)) ] \}",
-        "The mean over the joint rows D' = [D_c, D_p], which weighs the two expectations by their numbers of rows, as training on D' does.",
-        "", "", example_attacker, attacker_cases),
+        "The mean over the joint rows D' = [D_c, D_p], which weighs the two expectations by their numbers of rows, as "
+        "training on D' does.",
+        "",
+        "",
+        example_attacker,
+        attacker_cases,
+    ),
     Equation(
-        "PURE", "A", "The attention weights", r"A_h^l = \mathrm{softmax}(\frac{Q K^{\top}}{\sqrt{d_k}})",
+        "PURE",
+        "A",
+        "The attention weights",
+        r"A_h^l = \mathrm{softmax}(\frac{Q K^{\top}}{\sqrt{d_k}})",
         "The softmax before dropout and before a head's gate, so that a row sums to 1. Padded keys have weight 0.",
-        "The maps after dropout, as the library hands them out while a model trains: rows do not sum to 1.", "", example_attention, attention_cases),
+        "The maps after dropout, as the library hands them out while a model trains: rows do not sum to 1.",
+        "",
+        example_attention,
+        attention_cases,
+    ),
     Equation(
-        "PURE", "2", "Attention variance of a head",
-        r"\mathrm{Var}(A_h^l[\mathrm{CLS}]) = \frac{\sum_{j=1}^{n} (a_{h,j}^l[\mathrm{CLS}] - \mu)^2}{n - 1} , \quad \mu = \frac{1}{n}",
-        "Over a text's n real tokens; 0 where n = 1.", "The sample variance of the first 127 entries of a row padded to 128.",
-        "A uniform row over 10 tokens has 7.3e-4 instead of 0. Meaned over SST-2's 872 dev rows the order is nearly the same: rank correlation 0.999 "
-        "over a MiniLM's 72 heads, the lower half the same heads.", example_variance, variance_cases),
+        "PURE",
+        "2",
+        "Attention variance of a head",
+        r"\mathrm{Var}(A_h^l[\mathrm{CLS}]) = \frac{\sum_{j=1}^{n} (a_{h,j}^l[\mathrm{CLS}] - \mu)^2}{n - 1} , \quad "
+        r"\mu = \frac{1}{n}",
+        "Over a text's n real tokens; 0 where n = 1.",
+        "The sample variance of the first 127 entries of a row padded to 128.",
+        "A uniform row over 10 tokens has 7.3e-4 instead of 0. Meaned over SST-2's 872 dev rows the order is nearly "
+        "the same: rank correlation 0.999 "
+        "over a MiniLM's 72 heads, the lower half the same heads.",
+        example_variance,
+        variance_cases,
+    ),
     Equation(
-        "PURE", "3", "The attention norm beside the cross-entropy",
+        "PURE",
+        "3",
+        "The attention norm beside the cross-entropy",
         r"\mathbb{E}_{(X_c,Y_c) \in D_c} [ \mathcal{L}_C(f(X_c, Y_c)) "
         r"+ \mu \cdot ( \sum_{l=1}^{L} \lambda_l \cdot ( \sum_h \lVert A_h^l[\mathrm{CLS}] \rVert_2 ) ) ]",
-        "The inner sum, over the heads left, one value a text; mu weighs it in fit.", "One norm a head over all texts of the batch.",
-        "A batch of 32 SST-2 texts under MiniLM: 40.8 where the texts' mean is 7.1, 5.7 times (sqrt(32)), and the same mu weighs that much more.",
-        example_penalty, penalty_cases),
+        "The inner sum, over the heads left, one value a text; mu weighs it in fit.",
+        "One norm a head over all texts of the batch.",
+        "A batch of 32 SST-2 texts under MiniLM: 40.8 where the texts' mean is 7.1, 5.7 times (sqrt(32)), and the same "
+        "mu weighs that much more.",
+        example_penalty,
+        penalty_cases,
+    ),
     Equation(
-        "PURE", "lambda", "The layers' weights",
+        "PURE",
+        "lambda",
+        "The layers' weights",
         r"\lambda_l = - \log_2 \mathrm{Mean}_{\mathrm{head}}(\overline{\mathrm{var}}_h^l) , "
-        r"\quad \lambda_l \leftarrow \frac{\lambda_l - \lambda_{\mathrm{min}}}{\lambda_{\mathrm{max}} - \lambda_{\mathrm{min}}}",
-        "Over the heads left; a layer without heads has 0, equal layers have 1.", "A softmax of -ln x before the scaling, which is 1 / x scaled.",
-        "MiniLM on SST-2, no head pruned: 0.25, 0.02, 0, 0.04, 0.13, 1 for its six layers as printed, 0.11, 0.01, 0, 0.01, 0.05, 1 as released.",
-        example_lambda, lambda_cases),
+        r"\quad \lambda_l \leftarrow \frac{\lambda_l - \lambda_{\mathrm{min}}}{\lambda_{\mathrm{max}} - "
+        r"\lambda_{\mathrm{min}}}",
+        "Over the heads left; a layer without heads has 0, equal layers have 1.",
+        "A softmax of -ln x before the scaling, which is 1 / x scaled.",
+        "MiniLM on SST-2, no head pruned: 0.25, 0.02, 0, 0.04, 0.13, 1 for its six layers as printed, 0.11, 0.01, 0, "
+        "0.01, 0.05, 1 as released.",
+        example_lambda,
+        lambda_cases,
+    ),
 )

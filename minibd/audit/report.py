@@ -1,4 +1,6 @@
-"""The nouns of the audit: where an equation stands, what checking it gave, and both together with what is said of it."""
+"""The nouns of the audit: where an equation stands, what checking it gave, and both together with what is said of
+it."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -6,7 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One equation of one paper, as a docstring of the package names it. number: "3", or the name of an equation that has none."""
+    """One equation of one paper, as a docstring of the package names it. number: "3", or the name of an equation that
+    has none."""
+
     paper: str
     number: str
     file: str    # minibd/mitigations/mbtsad.py
@@ -20,8 +24,8 @@ class Place:
 class Outcome:
     """One comparison of our function with its restatement, on numbers drawn from a seed.
 
-    what: the variant or the case. gradient: None where there is nothing to differentiate. Both differences are relative to the largest
-    number compared, and absolute where all are 0.
+    what: the variant or the case. gradient: None where there is nothing to differentiate. Both differences are relative
+    to the largest number compared, and absolute where all are 0.
     """
     what: str
     difference: float
@@ -43,7 +47,8 @@ class Found:
     title: str
     formula: str              # TeX, the few words of it that audit/tex.py knows; the paper's letters
     ours: str                 # what variant="paper" does
-    released: str             # what the released code does where it differs, and variant="released"; "" where it does the same or there is none
+    # what the released code does where it differs, and variant="released"; "" where it does the same or there is none
+    released: str
     effect: str               # what the difference changes on real data; "" where there is none
     example: str              # a small case with numbers, some lines of plain text
     outcomes: tuple[Outcome, ...]

@@ -1,7 +1,8 @@
 """The papers' equations once more, in plain loops over Python floats, for the audit to compare the package with.
 
-Written from the papers, not from the package, of which nothing is imported. Numbers are float64; what the package has as a tensor is a list of
-lists here. Letters: b a text, t or q or k one of its tokens, l a layer, h a head, i and j rows, d a feature, c a class.
+Written from the papers, not from the package, of which nothing is imported. Numbers are float64; what the package has
+as a tensor is a list of lists here. Letters: b a text, t or q or k one of its tokens, l a layer, h a head, i and j
+rows, d a feature, c a class.
 """
 from math import ceil, cos, erf, exp, log, log2, pi, sin, sqrt, tanh
 
@@ -67,7 +68,14 @@ def hidden_loss(student, teacher, real):
     for b in range(len(real)):
         loss = 0.0
         for l in range(len(student)):
-            loss += mean([(x - y) ** 2 for t in range(len(real[b])) if real[b][t] for x, y in zip(student[l][b][t], teacher[l][b][t])])
+            loss += mean(
+                [
+                    (x - y) ** 2
+                    for t in range(len(real[b]))
+                    if real[b][t]
+                    for x, y in zip(student[l][b][t], teacher[l][b][t])
+                ]
+            )
         losses.append(loss)
     return losses
 
@@ -100,7 +108,10 @@ def n_target(text, rate=0.3, least=1, most=10, min_char=4):
 def multi_scale(x, W, b, L, R, scale, s):
     """(6) of one input x[i]: W x + b + scale R ((L x) * s)."""
     z = [s[r] * sum(L[r][i] * x[i] for i in range(len(x))) for r in range(len(L))]
-    return [sum(W[o][i] * x[i] for i in range(len(x))) + b[o] + scale * sum(R[o][r] * z[r] for r in range(len(L))) for o in range(len(W))]
+    return [
+        sum(W[o][i] * x[i] for i in range(len(x))) + b[o] + scale * sum(R[o][r] * z[r] for r in range(len(L)))
+        for o in range(len(W))
+    ]
 
 
 def scaled_parts(x, W, b, L, R, scale, bands, width):
@@ -139,7 +150,8 @@ def mu_released(step, steps, epochs, loss, size, most, ga_epoch, min_loss, min_n
 
 
 def aligned_step(p, g, r, mu, lr, clip, steps):
-    """(7), (8), clipping to one norm and AdamW without decay: p, g and r, a list of vectors each, the same g and r at every step."""
+    """(7), (8), clipping to one norm and AdamW without decay: p, g and r, a list of vectors each, the same g and r at
+    every step."""
     m, v = [[0.0] * len(x) for x in p], [[0.0] * len(x) for x in p]
     for n in range(1, steps + 1):
         mixed = [interpolate(g[i], align(g[i], r[i]), mu) for i in range(len(g))]
@@ -171,18 +183,27 @@ def low_pass(x, values, sigma, squared):
 def fourier(values):
     """The discrete Fourier transform of N numbers, as (real, imaginary)."""
     n = len(values)
-    return [(sum(values[t] * cos(2 * pi * k * t / n) for t in range(n)), -sum(values[t] * sin(2 * pi * k * t / n) for t in range(n)))
-            for k in range(n)]
+    return [
+        (
+            sum(values[t] * cos(2 * pi * k * t / n) for t in range(n)),
+            -sum(values[t] * sin(2 * pi * k * t / n) for t in range(n)),
+        )
+        for k in range(n)
+    ]
 
 
 def back(spectrum):
     """The real part of what `fourier` came from."""
     n = len(spectrum)
-    return [sum(re * cos(2 * pi * k * t / n) - im * sin(2 * pi * k * t / n) for k, (re, im) in enumerate(spectrum)) / n for t in range(n)]
+    return [
+        sum(re * cos(2 * pi * k * t / n) - im * sin(2 * pi * k * t / n) for k, (re, im) in enumerate(spectrum)) / n
+        for t in range(n)
+    ]
 
 
 def low_in_frequency(x, values, sigma, squared):
-    """(11) for rows that lie evenly on a circle: the spectrum of the mapping, each frequency times the filter's share of it, and back."""
+    """(11) for rows that lie evenly on a circle: the spectrum of the mapping, each frequency times the filter's share
+    of it, and back."""
     apart = [norm([a - b for a, b in zip(x[0], x[j])]) for j in range(len(x))]
     g = [exp(-(d * d if squared else d) / (2 * sigma)) for d in apart]
     share = [re / sum(g) for re, _ in fourier(g)]  # 1 at frequency 0, falling; an even kernel's spectrum is real
@@ -194,7 +215,8 @@ def low_in_frequency(x, values, sigma, squared):
 
 
 def spectrum_at(values, grid, k):
-    """The integral of f(t) cos(2 pi k t) over an even grid: the Fourier transform, at frequency k, of a mapping that is the same at -t."""
+    """The integral of f(t) cos(2 pi k t) over an even grid: the Fourier transform, at frequency k, of a mapping that is
+    the same at -t."""
     step = grid[1] - grid[0]
     return step * sum(f * cos(2 * pi * k * t) for f, t in zip(values, grid))
 
@@ -235,7 +257,9 @@ def head_variance_released(a, real):
 
 def layer_weights(scores, gates):
     """lambda: scores[l][h], gates[l][h] -> one number a layer."""
-    raw = {l: -log2(mean([x for x, gate in zip(scores[l], gates[l]) if gate])) for l in range(len(scores)) if any(gates[l])}
+    raw = {
+        l: -log2(mean([x for x, gate in zip(scores[l], gates[l]) if gate])) for l in range(len(scores)) if any(gates[l])
+    }
     least, most = min(raw.values()), max(raw.values())
     return [(raw[l] - least) / (most - least) if l in raw else 0.0 for l in range(len(scores))]
 
@@ -248,14 +272,18 @@ def layer_weights_released(scores, gates):
 
 def attention_penalty(A, gates, lambdas):
     """(3), the sums over layers and heads, of each text: A[l][b][h][q][k], [CLS] being query 0."""
-    return [sum(lambdas[l] * sum(norm(A[l][b][h][0]) for h in range(len(gates[l])) if gates[l][h]) for l in range(len(A)))
-            for b in range(len(A[0]))]
+    return [
+        sum(lambdas[l] * sum(norm(A[l][b][h][0]) for h in range(len(gates[l])) if gates[l][h]) for l in range(len(A)))
+        for b in range(len(A[0]))
+    ]
 
 
 def attention_penalty_released(A, gates, lambdas):
     """One norm a head over all texts of the batch, which each text then has."""
-    total = sum(lambdas[l] * sum(norm([x for text in A[l] for x in text[h][0]]) for h in range(len(gates[l])) if gates[l][h])
-                for l in range(len(A)))
+    total = sum(
+        lambdas[l] * sum(norm([x for text in A[l] for x in text[h][0]]) for h in range(len(gates[l])) if gates[l][h])
+        for l in range(len(A))
+    )
     return [total for _ in A[0]]
 
 
@@ -348,10 +376,13 @@ def layer_norm(x, w, name):
 
 
 def bert(w, ids, heads):
-    """One text's forward pass; w: weights by name, as lists -> h[l][t][d], A[l][h][q][k], the feed-forward units [l][t][f], the logits."""
+    """One text's forward pass; w: weights by name, as lists -> h[l][t][d], A[l][h][q][k], the feed-forward units
+    [l][t][f], the logits."""
     h = []
     for t, i in enumerate(ids):
-        parts = (w["embeddings.word.weight"][i], w["embeddings.token_type.weight"][0], w["embeddings.position.weight"][t])
+        parts = (
+            w["embeddings.word.weight"][i], w["embeddings.token_type.weight"][0], w["embeddings.position.weight"][t],
+        )
         h.append(layer_norm([sum(part) for part in zip(*parts)], w, "embeddings.norm"))
     hidden, maps, units, l = [h], [], [], 0
     while f"blocks.{l}.query.weight" in w:
@@ -362,10 +393,16 @@ def bert(w, ids, heads):
         seen = [[attend(q[t][part], [x[part] for x in k], [x[part] for x in v]) for t in range(len(h))] for part in own]
         maps.append([[a for a, _ in head] for head in seen])
         gathered = [[x for head in seen for x in head[t][1]] for t in range(len(h))]
-        h = [layer_norm([a + b for a, b in zip(x, linear(y, w, f"{at}.output"))], w, f"{at}.attention_norm") for x, y in zip(h, gathered)]
+        h = [
+            layer_norm([a + b for a, b in zip(x, linear(y, w, f"{at}.output"))], w, f"{at}.attention_norm")
+            for x, y in zip(h, gathered)
+        ]
         inner = [[x * (1 + erf(x / sqrt(2))) / 2 for x in linear(y, w, f"{at}.up")] for y in h]
         units.append(inner)
-        h = [layer_norm([a + b for a, b in zip(x, linear(y, w, f"{at}.down"))], w, f"{at}.norm") for x, y in zip(h, inner)]
+        h = [
+            layer_norm([a + b for a, b in zip(x, linear(y, w, f"{at}.down"))], w, f"{at}.norm")
+            for x, y in zip(h, inner)
+        ]
         hidden.append(h)
         l += 1
     return hidden, maps, units, head(w, hidden[-1][0])

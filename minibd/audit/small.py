@@ -20,17 +20,24 @@ def ckpt(generator: torch.Generator, layers: int = 2) -> Checkpoint:
     """2 classes; weights of N(0, 0.5) about their usual place, so that no layer is near linear."""
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
     tokens += [mark + letter for letter in "abcdefghijklmnopqrstuvwxyz" for mark in ("", "##")]
-    config = BertConfig(vocab=len(tokens), hidden=6, layers=layers, heads=HEADS, ffn=8, positions=16, dropout=0.0, attention_dropout=0.0,
-                        classifier_dropout=0.0)
+    config = BertConfig(
+        vocab=len(tokens), hidden=6, layers=layers, heads=HEADS, ffn=8, positions=16, dropout=0.0,
+        attention_dropout=0.0, classifier_dropout=0.0,
+    )
     model = Bert(config).eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(0.5 * torch.randn(p.shape, generator=generator) + (name.endswith("norm.weight")))
-    return Checkpoint(model, Tokenizer.from_vocab({token: i for i, token in enumerate(tokens)}, 16), ("bad", "good"), [])
+    return Checkpoint(
+        model, Tokenizer.from_vocab({token: i for i, token in enumerate(tokens)}, 16), ("bad", "good"), []
+    )
 
 
 def rows() -> Examples:
-    return Examples([Example("0", "splendid film", 1), Example("1", "tedious bad story", 0), Example("2", "good", 1)], ("bad", "good"))
+    return Examples(
+        [Example("0", "splendid film", 1), Example("1", "tedious bad story", 0), Example("2", "good", 1)],
+        ("bad", "good"),
+    )
 
 
 def weights(ckpt: Checkpoint) -> dict[str, Tensor]:
@@ -43,7 +50,8 @@ def ids(ckpt: Checkpoint, rows: Examples) -> list[list[int]]:
 
 
 class Asked(nn.Module):
-    """What `question` says of the model, with other weights in its place: functional_call swaps them for one call of this module."""
+    """What `question` says of the model, with other weights in its place: functional_call swaps them for one call of
+    this module."""
 
     def __init__(self, model: nn.Module, question: Callable[[nn.Module], Tensor]):
         super().__init__()

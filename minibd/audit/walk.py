@@ -1,7 +1,8 @@
 """Where the papers' equations stand: a walk over the package's docstrings, without importing what they belong to.
 
-A docstring that opens with `Eq. PAPER (n)` says that its function or class is that equation; `(2) and (4)`, `(5), (6)` and `(3) to (5)` name
-several. An equation that the paper does not number has a name in the brackets, `Eq. E-PUR (score)`.
+A docstring that opens with `Eq. PAPER (n)` says that its function or class is that equation; `(2) and (4)`, `(5), (6)`
+and `(3) to (5)` name several. An equation that the paper does not number has a name in the brackets, `Eq. E-PUR
+(score)`.
 """
 from __future__ import annotations
 
@@ -63,9 +64,15 @@ def called_by(places: list[Place], root: Path = ROOT) -> dict[tuple[str, str], t
         if path.stem == "test_audit":  # what it calls it breaks
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        brought = {f"{(node.module or '').replace('.', '/')}.py" for node in tree.body if isinstance(node, ast.ImportFrom)}
-        brought |= {f"{node.module}.{alias.name}".replace(".", "/") + ".py" for node in tree.body if isinstance(node, ast.ImportFrom)
-                    for alias in node.names}
+        brought = {
+            f"{(node.module or '').replace('.', '/')}.py" for node in tree.body if isinstance(node, ast.ImportFrom)
+        }
+        brought |= {
+            f"{node.module}.{alias.name}".replace(".", "/") + ".py"
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 called = {inner.id if isinstance(inner, ast.Name) else inner.attr for inner in ast.walk(node)
@@ -75,6 +82,11 @@ def called_by(places: list[Place], root: Path = ROOT) -> dict[tuple[str, str], t
                         found[at].append(f"{path.relative_to(root).as_posix()}::{node.name}")
 
     def late(file: str, test: str) -> tuple[bool, bool]:
-        return f"/test_{Path(file).stem}.py" not in test, not any(word in test for word in ("by_hand", "plain_loops", "plain_lines"))
+        return f"/test_{Path(file).stem}.py" not in test, not any(
+            word in test for word in ("by_hand", "plain_loops", "plain_lines")
+        )
 
-    return {(file, name): tuple(sorted(tests, key=lambda test, file=file: late(file, test))) for (file, name), tests in found.items()}
+    return {
+        (file, name): tuple(sorted(tests, key=lambda test, file=file: late(file, test)))
+        for (file, name), tests in found.items()
+    }

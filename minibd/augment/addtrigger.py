@@ -1,4 +1,5 @@
-"""Add Trig, MBTSAD's Table III: a rare word, "cb", at a random place. The defender does not know the attacker's; this is none of LWP's.
+"""Add Trig, MBTSAD's Table III: a rare word, "cb", at a random place. The defender does not know the attacker's; this
+is none of LWP's.
 
 Once a text where no budget is given: the paper names no count.
 """
@@ -8,7 +9,8 @@ import random
 
 
 def addtrigger(text: str, rng: random.Random, *, word: str = "cb", budget: int | None = None) -> str:
-    """`text` with `word` put at a place uniform over 0..n of its n words, both ends included. White space becomes single spaces.
+    """`text` with `word` put at a place uniform over 0..n of its n words, both ends included. White space becomes
+    single spaces.
 
     budget: how often, each time anew (None: once), say split.budget(text).
     """

@@ -1,9 +1,11 @@
 """AEDA (Karimi et al., 2021): random punctuation marks between the words; no word is changed, lost or moved.
 
-1. q ~ Uniform{1, ..., max(1, n // 3)} marks for a text of n words (variant="released": Uniform{1, ..., floor(0.3 n + 1)}).
+1. q ~ Uniform{1, ..., max(1, n // 3)} marks for a text of n words (variant="released": Uniform{1, ..., floor(0.3 n +
+1)}).
 2. q places of n, drawn without replacement; before the word at each stands one of . ; ? : ! , drawn anew.
 
-Words are what white space parts, which becomes single spaces. An empty text becomes one mark, as it does in the released code.
+Words are what white space parts, which becomes single spaces. An empty text becomes one mark, as it does in the
+released code.
 """
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ _MARKED, _KINDS = tuple(mark + " " for mark in MARKS), len(MARKS)
 def aeda(text: str, rng: random.Random, *, budget: int | None = None, variant: str = "paper") -> str:
     """`text` with marks before some of its words.
 
-    budget: the number of marks q, at most one a word, say split.budget(text); None: drawn as above. variant: "paper" or "released".
+    budget: the number of marks q, at most one a word, say split.budget(text); None: drawn as above. variant: "paper" or
+    "released".
     """
     if variant not in ("paper", "released"):
         raise ValueError(f"variant={variant!r}: only 'paper' and 'released' are known")

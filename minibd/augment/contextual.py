@@ -1,20 +1,25 @@
-"""CWEA: words that a masked language model finds likely, in place of some words or beside them (Kobayashi, 2018; as nlpaug does it).
+"""CWEA: words that a masked language model finds likely, in place of some words or beside them (Kobayashi, 2018; as
+nlpaug does it).
 
-1. n counts the words and marks of a text, as the model's tokenizer parts them; eligible are those with a letter or a digit, and for an
+1. n counts the words and marks of a text, as the model's tokenizer parts them; eligible are those with a letter or a
+digit, and for an
    insertion those behind a blank or at the start.
 2. n_target = min(eligible, clip(ceil(rate n), min_targets, max_targets)) of them are drawn without replacement.
-3. for each target, from the last to the first: it (action "insert": the place before it) is masked, whole, and the answer drawn from the
-   top_k likeliest words in proportion to their probabilities. What was drawn before, further on in the text, is already read.
+3. for each target, from the last to the first: it (action "insert": the place before it) is masked, whole, and the
+answer drawn from the
+   top_k likeliest words in proportion to their probabilities. What was drawn before, further on in the text, is already
+   read.
 
-An answer is a whole word: no special token, no token of a word, no mark, nothing without a letter or a digit, and never the word that
-stood there. It takes that word's capitals; the rest of the text stays as it is, and so does a text without words. What lies beyond the
-model's reach is neither counted nor touched.
+An answer is a whole word: no special token, no token of a word, no mark, nothing without a letter or a digit, and never
+the word that stood there. It takes that word's capitals; the rest of the text stays as it is, and so does a text
+without words. What lies beyond the model's reach is neither counted nor touched.
 
-variant="released" draws as nlpaug does: ten of the top_k without replacement, in proportion, then one of the ten, each alike.
-One departure from it: the top_k are counted among whole words, not among all tokens.
+variant="released" draws as nlpaug does: ten of the top_k without replacement, in proportion, then one of the ten, each
+alike. One departure from it: the top_k are counted among whole words, not among all tokens.
 
-All texts take their steps side by side, in batches of texts of like length, and the language-model head runs on masked places alone. A
-text's draws are its own generator's. Its neighbours in a batch move the probabilities by rounding only, some 1e-6.
+All texts take their steps side by side, in batches of texts of like length, and the language-model head runs on masked
+places alone. A text's draws are its own generator's. Its neighbours in a batch move the probabilities by rounding only,
+some 1e-6.
 """
 from __future__ import annotations
 
@@ -44,22 +49,30 @@ class Target:
     stop: int
 
 
-def contextual(text: str, rng: random.Random, model: Encoder, tokenizer: Tokenizer, *, budget: int | None = None, **more) -> str:
+def contextual(
+    text: str, rng: random.Random, model: Encoder, tokenizer: Tokenizer, *, budget: int | None = None, **more
+) -> str:
     """`text` rewritten alone, as `each_contextual` rewrites it among others, which is faster for many.
 
-    budget: n_target, say split.budget(text); None: by line 2 above. more: the other arguments of `each_contextual`. Raises what it raises.
+    budget: n_target, say split.budget(text); None: by line 2 above. more: the other arguments of `each_contextual`.
+    Raises what it raises.
     """
     return each_contextual([text], [rng], model, tokenizer, budgets=None if budget is None else [budget], **more)[0]
 
 
 @torch.inference_mode()
-def each_contextual(texts: Sequence[str], rngs: Sequence[random.Random], model: Encoder, tokenizer: Tokenizer, *, action: str = "substitute",
-                    top_k: int = 100, rate: float = 0.3, min_targets: int = 1, max_targets: int = 10, budgets: Sequence[int] | None = None,
-                    variant: str = "paper", batch_size: int = 64, dtype: torch.dtype = torch.float32) -> list[str]:
-    """Each of `texts` with some words substituted, or some inserted, by the masked language model `model` with its tokenizer `text`.
+def each_contextual(
+    texts: Sequence[str], rngs: Sequence[random.Random], model: Encoder, tokenizer: Tokenizer, *,
+    action: str = "substitute", top_k: int = 100, rate: float = 0.3, min_targets: int = 1, max_targets: int = 10,
+    budgets: Sequence[int] | None = None, variant: str = "paper", batch_size: int = 64,
+    dtype: torch.dtype = torch.float32,
+) -> list[str]:
+    """Each of `texts` with some words substituted, or some inserted, by the masked language model `model` with its
+    tokenizer `text`.
 
-    rngs: a generator for each text. action: "substitute" or "insert". rate, min_targets, max_targets: see above. budgets: n_target for each
-    text instead, say split.budget(text). variant: "paper" or "released". Raises BadInput where `model` is no masked language model.
+    rngs: a generator for each text. action: "substitute" or "insert". rate, min_targets, max_targets: see above.
+    budgets: n_target for each text instead, say split.budget(text). variant: "paper" or "released". Raises BadInput
+    where `model` is no masked language model.
     """
     if action not in ("substitute", "insert") or variant not in ("paper", "released"):
         raise ValueError(f"action={action!r}, variant={variant!r}: 'substitute' or 'insert', 'paper' or 'released'")
@@ -79,7 +92,11 @@ def each_contextual(texts: Sequence[str], rngs: Sequence[random.Random], model: 
         n, eligible = count(made[i], encoding, action)
         n_target = max(min_targets, min(max_targets, math.ceil(rate * n))) if budgets is None else budgets[i]
         ids.append(encoding.ids)
-        targets.append(sorted(rngs[i].sample(eligible, min(n_target, len(eligible))), key=lambda target: target.first, reverse=True))
+        targets.append(
+            sorted(
+                rngs[i].sample(eligible, min(n_target, len(eligible))), key=lambda target: target.first, reverse=True
+            )
+        )
 
     for step in range(max(map(len, targets), default=0)):
         now = [i for i in range(len(made)) if step < len(targets[i])]
@@ -119,7 +136,8 @@ def count(one: str, encoding: Encoding, action: str) -> tuple[int, list[Target]]
         found.popitem()  # the last word read may go on beyond
     spans = []
     for target in found.values():
-        blank = len(old(one, target)) - len(old(one, target).lstrip())  # some byte-level tokenizers count it to the word
+        # some byte-level tokenizers count it to the word
+        blank = len(old(one, target)) - len(old(one, target).lstrip())
         spans.append(replace(target, start=target.start + blank))
     eligible = [span for span in spans if any(map(str.isalnum, old(one, span)))]
     if action == "insert":  # not into don't or well-made
@@ -146,7 +164,10 @@ def mask_of(model: Encoder, tokenizer: Tokenizer) -> int:
     """The token that stands for a hidden word."""
     known = [i for i in map(tokenizer.backend.token_to_id, ("[MASK]", "<mask>")) if i is not None]
     if model.causal or not known:
-        raise BadInput("this checkpoint is no masked language model: contextual substitution needs one, such as a BERT saved with its MLM head")
+        raise BadInput(
+            "this checkpoint is no masked language model: contextual substitution needs one, such as a BERT saved with "
+            "its MLM head"
+        )
     return known[0]
 
 
@@ -156,8 +177,15 @@ def whole_words(model: Encoder, tokenizer: Tokenizer) -> dict[int, str]:
     if isinstance(backend.model, WordPiece):
         words = {i: token for token, i in backend.get_vocab().items()}
     else:  # a byte-level token, which begins a word where it begins with a blank
-        words = {i: backend.decode([i]).strip() for token, i in backend.get_vocab().items() if token.startswith("\u0120")}
-    words = {i: word for i, word in sorted(words.items()) if i not in special and i < model.config.vocab and word.isalnum()}
+        words = {
+            i: backend.decode([i]).strip() for token, i in backend.get_vocab().items() if token.startswith("\u0120")
+        }
+    words = {
+        i: word for i, word in sorted(words.items()) if i not in special and i < model.config.vocab and word.isalnum()
+    }
     if len({word.lower() for word in words.values()}) < 2:
-        raise BadInput(f"the tokenizer has {len(words)} whole words among its tokens, contextual substitution needs two: use another")
+        raise BadInput(
+            f"the tokenizer has {len(words)} whole words among its tokens, contextual substitution needs two: use "
+            "another"
+        )
     return words

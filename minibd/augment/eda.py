@@ -5,17 +5,20 @@
     RS   random swap           n times: two random words change places
     RD   random deletion       each word is left out with probability alpha, but never all of them
 
-One augmented text is asked for here, so the operation is drawn, each as likely as another; the released code makes some texts by each and
-adds the original.
+One augmented text is asked for here, so the operation is drawn, each as likely as another; the released code makes some
+texts by each and adds the original.
 
-A word runs from the first to the last letter or digit of what stands between two blanks: (well-made), is one. Case, punctuation and white
-space stay: a synonym takes its word's capitals, and marks stand where they stood, whatever happens to the words between them.
+A word runs from the first to the last letter or digit of what stands between two blanks: (well-made), is one. Case,
+punctuation and white space stay: a synonym takes its word's capitals, and marks stand where they stood, whatever
+happens to the words between them.
 
-variant="released" does as eda.py: the text is lower-cased, loses its apostrophes and keeps a to z alone, and so do the synonyms; RI takes
-a word of any kind, inserted ones too, gives up after nine without synonyms, and never inserts at the end; RS gives up after three draws of
-the same two places. One departure from it: RI takes the first of a word's synonyms there, in an order that changes from run to run.
+variant="released" does as eda.py: the text is lower-cased, loses its apostrophes and keeps a to z alone, and so do the
+synonyms; RI takes a word of any kind, inserted ones too, gives up after nine without synonyms, and never inserts at the
+end; RS gives up after three draws of the same two places. One departure from it: RI takes the first of a word's
+synonyms there, in an order that changes from run to run.
 
-Given a budget, n is that many words: replaced (their places counted one by one), inserted, left out, or, two a swap, swapped.
+Given a budget, n is that many words: replaced (their places counted one by one), inserted, left out, or, two a swap,
+swapped.
 """
 from __future__ import annotations
 
@@ -40,15 +43,22 @@ _ODD = re.compile(r"[^a-z ]+")
 Synonyms = Callable[[str], Sequence[str]]
 
 
-def eda(text: str, rng: random.Random, *, synonyms: Synonyms = lexicon.synonyms, operation: str | None = None, alpha: float = 0.1,
-        budget: int | None = None, stopwords: Collection[str] = STOPWORDS, variant: str = "paper") -> str:
-    """`text` after one operation. A text without words comes back as it was, and so does one that has no word to operate on.
+def eda(
+    text: str, rng: random.Random, *, synonyms: Synonyms = lexicon.synonyms, operation: str | None = None,
+    alpha: float = 0.1, budget: int | None = None, stopwords: Collection[str] = STOPWORDS, variant: str = "paper",
+) -> str:
+    """`text` after one operation. A text without words comes back as it was, and so does one that has no word to
+    operate on.
 
-    synonyms: lexicon.synonyms or WordNet(folder).synonyms. operation: one of OPERATIONS (None: drawn). alpha: share of the words.
-    budget: words to change, say split.budget(text) (None: by alpha). stopwords: in lower case. variant: "paper" or "released".
+    synonyms: lexicon.synonyms or WordNet(folder).synonyms. operation: one of OPERATIONS (None: drawn). alpha: share of
+    the words.
+    budget: words to change, say split.budget(text) (None: by alpha). stopwords: in lower case. variant: "paper" or
+    "released".
     """
     if variant not in ("paper", "released") or operation not in (None, *OPERATIONS):
-        raise ValueError(f"variant={variant!r}, operation={operation!r}: 'paper' or 'released', None or one of {OPERATIONS}")
+        raise ValueError(
+            f"variant={variant!r}, operation={operation!r}: 'paper' or 'released', None or one of {OPERATIONS}"
+        )
     released = variant == "released"
     tokens = _WORD.split(only_letters(text) if released else text)
     gaps, words = tokens[::2], tokens[1::2]  # what stands before, between and behind the words: one more than words
@@ -58,9 +68,14 @@ def eda(text: str, rng: random.Random, *, synonyms: Synonyms = lexicon.synonyms,
     # PackedBatch are drawn as int(rng.random() * many), a third of randint's time; off uniform by many / 2^53.
     match operation or OPERATIONS[int(rng.random() * 4)]:
         case "SR":
-            synonym_replacement(words, n, rng, only_letters_of(synonyms) if released else synonyms, stopwords, by_place=budget is not None)
+            synonym_replacement(
+                words, n, rng, only_letters_of(synonyms) if released else synonyms, stopwords,
+                by_place=budget is not None,
+            )
         case "RI":
-            random_insertion(words, gaps, n, rng, only_letters_of(synonyms) if released else synonyms, stopwords, released)
+            random_insertion(
+                words, gaps, n, rng, only_letters_of(synonyms) if released else synonyms, stopwords, released
+            )
         case "RS":
             random_swap(words, n if budget is None else max(1, n // 2), rng, released)
         case "RD":
@@ -72,7 +87,9 @@ def eda(text: str, rng: random.Random, *, synonyms: Synonyms = lexicon.synonyms,
 
 # ---- the operations, on the words of a text and the gaps around them
 
-def synonym_replacement(words: list[str], n: int, rng: random.Random, synonyms: Synonyms, stopwords: Collection[str], by_place: bool) -> None:
+def synonym_replacement(
+    words: list[str], n: int, rng: random.Random, synonyms: Synonyms, stopwords: Collection[str], by_place: bool
+) -> None:
     """EDA's SR, in place. by_place: n counts the places that change; else the words that do, wherever they stand."""
     places: dict[str, list[int]] = {}
     for i, word in enumerate(words):
@@ -89,8 +106,10 @@ def synonym_replacement(words: list[str], n: int, rng: random.Random, synonyms: 
             n -= len(at) if by_place else 1
 
 
-def random_insertion(words: list[str], gaps: list[str], n: int, rng: random.Random, synonyms: Synonyms, stopwords: Collection[str],
-                     released: bool) -> None:
+def random_insertion(
+    words: list[str], gaps: list[str], n: int, rng: random.Random, synonyms: Synonyms, stopwords: Collection[str],
+    released: bool,
+) -> None:
     """EDA's RI, in place."""
     left = [word.lower() for word in words if word.lower() not in stopwords]
     for _ in range(n):
@@ -106,7 +125,8 @@ def random_insertion(words: list[str], gaps: list[str], n: int, rng: random.Rand
         if found:
             at = int(rng.random() * (len(words) + (not released)))
             words.insert(at, found[int(rng.random() * len(found))])
-            gaps.insert(min(at + 1, len(words) - 1), " ")  # behind the new word, before it at the end: marks stay at the end
+            # behind the new word, before it at the end: marks stay at the end
+            gaps.insert(min(at + 1, len(words) - 1), " ")
 
 
 def random_swap(words: list[str], n: int, rng: random.Random, released: bool) -> None:
@@ -125,7 +145,9 @@ def random_swap(words: list[str], n: int, rng: random.Random, released: bool) ->
         words[i], words[j] = words[j], words[i]
 
 
-def random_deletion(words: list[str], gaps: list[str], p: float | None, n: int, rng: random.Random) -> tuple[list[str], list[str]]:
+def random_deletion(
+    words: list[str], gaps: list[str], p: float | None, n: int, rng: random.Random
+) -> tuple[list[str], list[str]]:
     """EDA's RD: the words that stay, and their gaps. p: each word's chance to go; None: n of them go."""
     many = len(words)
     if p is None:
@@ -135,7 +157,8 @@ def random_deletion(words: list[str], gaps: list[str], p: float | None, n: int, 
         kept = [i for i in range(many) if rng.random() >= p] or [int(rng.random() * many)]
     around, last = [], -1
     for i in (*kept, many):
-        # Between two words that stay lie the gaps of those that went, marks and all, without the blanks before the words that went.
+        # Between two words that stay lie the gaps of those that went, marks and all, without the blanks before the
+        # words that went.
         gap = "".join(map(str.rstrip, gaps[last + 1:i])) + gaps[i] if i > last + 1 else gaps[i]
         around.append(gap.lstrip() if last < 0 < i else gap)
         last = i

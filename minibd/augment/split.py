@@ -3,14 +3,16 @@
 The paper gives an example and no formula; the numbers are those of nlpaug's SplitAug, which it follows:
 
 1. tokens: runs of word characters, and every other non-space character on its own; n counts them all.
-2. n_target = min(eligible, clip(ceil(rate n), min_targets, max_targets)), eligible being the words of at least `min_char`
+2. n_target = min(eligible, clip(ceil(rate n), min_targets, max_targets)), eligible being the words of at least
+`min_char`
    characters that are not stop words.
-3. the targets are drawn without replacement; a word of L characters is cut after s ~ Uniform{1, ..., L - 2}, so that its
+3. the targets are drawn without replacement; a word of L characters is cut after s ~ Uniform{1, ..., L - 2}, so that
+its
    last character never stands alone.
 4. joined by single spaces, without the space before . , : ; ? ! %
 
-A text with nothing to split comes back as it was. n_target is also the budget that the other augmenters can be given, so that all of
-them change as many tokens of a text.
+A text with nothing to split comes back as it was. n_target is also the budget that the other augmenters can be given,
+so that all of them change as many tokens of a text.
 """
 from __future__ import annotations
 
@@ -23,8 +25,10 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 _SPACE_BEFORE = re.compile(r" ([.,:;?!%])")
 
 
-def split(text: str, rng: random.Random, *, rate: float = 0.3, min_targets: int = 1, max_targets: int = 10, min_char: int = 4,
-          stopwords: Collection[str] = ()) -> str:
+def split(
+    text: str, rng: random.Random, *, rate: float = 0.3, min_targets: int = 1, max_targets: int = 10, min_char: int = 4,
+    stopwords: Collection[str] = (),
+) -> str:
     """Split some words of `text` in two.
 
     rate: share of all tokens to split; min_targets, max_targets: its bounds; min_char: shortest word that may be split
@@ -41,7 +45,8 @@ def split(text: str, rng: random.Random, *, rate: float = 0.3, min_targets: int 
 
 def budget(text: str, *, rate: float = 0.3, min_targets: int = 1, max_targets: int = 10, min_char: int = 4,
            stopwords: Collection[str] = ()) -> int:
-    """Eq. MBTSAD (III-B1): n_target = min(eligible, clip(ceil(rate n), min_targets, max_targets)), how many words of `text` `split` would split."""
+    """Eq. MBTSAD (III-B1): n_target = min(eligible, clip(ceil(rate n), min_targets, max_targets)), how many words of
+    `text` `split` would split."""
     return plan(text, rate, min_targets, max_targets, min_char, stopwords)[2]
 
 

@@ -1,8 +1,9 @@
 """MuScleLoRA: multi-scale low-rank adaptation with aligned gradients, to train a clean model on a poisoned dataset.
 
-Who uses it: someone who holds a dataset of which some rows may be poisoned, a pre-trained encoder that he trusts, and a few dozen clean rows.
-A backdoor is a map of low frequency and is learnt first. With little capacity to learn it, an input spread over several scales, and gradients
-that point where those of the clean rows point, the task is to be learnt first instead.
+Who uses it: someone who holds a dataset of which some rows may be poisoned, a pre-trained encoder that he trusts, and a
+few dozen clean rows. A backdoor is a map of low frequency and is learnt first. With little capacity to learn it, an
+input spread over several scales, and gradients that point where those of the clean rows point, the task is to be learnt
+first instead.
 
     1  theta <- the pre-trained encoder with a new classifier, all of it frozen                      `adapted`
     2  LoRA at query and value of every block, multi-scale LoRA at the penultimate linear layer      Eq. (6), models/lora.py
@@ -12,15 +13,18 @@ that point where those of the clean rows point, the task is to be learnt first i
     6      theta <- AdamW's step along (1 - mu) g^ + mu g, mu rising from 0 to its maximum           Eq. (8), align.mix, align.Ratio
     7  the epoch that is best on clean validation rows; the low-rank updates are added to the weights they stand beside
 
-Ablations (the paper's Table 3): without MS the penultimate layer stays as it is; without GA a step takes g; without MS and GA it is the
-baseline LoRA. Without LR (and MS, which is low-rank) every parameter is trained, the classifier too, and a step takes two passes.
+Ablations (the paper's Table 3): without MS the penultimate layer stays as it is; without GA a step takes g; without MS
+and GA it is the baseline LoRA. Without LR (and MS, which is low-rank) every parameter is trained, the classifier too,
+and a step takes two passes.
 
-Choices where the paper is silent: the classifier stays at its random start, as released (`train_head` trains it, in two passes a step), and the
-penultimate layer is BERT's pre-trained pooler where the checkpoint brings it; which scalings suit a new model is searched (`search_bands`);
-the clean rows of a step are drawn without replacement, afresh at each step; LoRA starts at R = 0, the multi-scale layer as released
-(models/lora.py says what that does); mu rises step by step; encoders narrower than the paper's have other numbers (NARROW).
+Choices where the paper is silent: the classifier stays at its random start, as released (`train_head` trains it, in two
+passes a step), and the penultimate layer is BERT's pre-trained pooler where the checkpoint brings it; which scalings
+suit a new model is searched (`search_bands`); the clean rows of a step are drawn without replacement, afresh at each
+step; LoRA starts at R = 0, the multi-scale layer as released (models/lora.py says what that does); mu rises step by
+step; encoders narrower than the paper's have other numbers (NARROW).
 
-variant="released": mu by the released conditions (align.Ratio), and a tensor whose clean gradient is 0 keeps the untrusted one.
+variant="released": mu by the released conditions (align.Ratio), and a tensor whose clean gradient is 0 keeps the
+untrusted one.
 """
 from __future__ import annotations
 
@@ -47,12 +51,19 @@ from minibd.tokenizer import Encoded, Tokenizer
 from minibd.train import Log, Loss, Schedule, cross_entropy, fit
 
 # By the model's architecture: what section B.4 and the released configs have for BERT and RoBERTa, and for Llama 2.
-USUAL = {"rank": 8, "alpha": 32.0, "ratio": 0.1, "ga_epoch": 1, "min_loss": 0.4, "aux": 96, "lr": 2e-5, "epochs": 10, "batch_size": 32}
-CAUSAL = {"rank": 2, "alpha": 8.0, "ratio": 0.0, "ga_epoch": 0, "min_loss": 0.0, "aux": 128, "lr": 1e-5, "epochs": 5, "batch_size": 16}
-# Ours, for encoders narrower than BERT-base, whose low-rank layers learn next to nothing at 2e-5: chosen on MiniLM by a planted text and dev
-# rows (scripts/tables.py musclelora-choose). Where all weights are trained the rate stays.
+USUAL = {
+    "rank": 8, "alpha": 32.0, "ratio": 0.1, "ga_epoch": 1, "min_loss": 0.4, "aux": 96, "lr": 2e-5, "epochs": 10,
+    "batch_size": 32,
+}
+CAUSAL = {
+    "rank": 2, "alpha": 8.0, "ratio": 0.0, "ga_epoch": 0, "min_loss": 0.0, "aux": 128, "lr": 1e-5, "epochs": 5,
+    "batch_size": 16,
+}
+# Ours, for encoders narrower than BERT-base, whose low-rank layers learn next to nothing at 2e-5: chosen on MiniLM by a
+# planted text and dev rows (scripts/tables.py musclelora-choose). Where all weights are trained the rate stays.
 NARROW = {"ratio": 0.02, "aux": 384, "lr": 1e-3, "epochs": 2}
-NARROW_PREFIX = 3e-4  # with 1e-3 its MLP's large matrices end at a constant answer; the best of 2e-5, 1e-4, this and 1e-3 (the same table)
+# with 1e-3 its MLP's large matrices end at a constant answer; the best of 2e-5, 1e-4, this and 1e-3 (the same table)
+NARROW_PREFIX = 3e-4
 WIDTH = 768  # BERT-base's
 
 
@@ -63,43 +74,79 @@ def narrow(model: Encoder) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class MuScleLoRA:
-    """The method's numbers, the same for every attack; None goes by the model (`resolved`), where narrow is an encoder of hidden size under 768."""
+    """The method's numbers, the same for every attack; None goes by the model (`resolved`), where narrow is an encoder
+    of hidden size under 768."""
+
     rank: int | None = setting(None, "LoRA's rank (default 8, causal 2)", paper="8, Llama 2", kind=int)
-    alpha: float | None = setting(None, "LoRA's update weighs alpha / rank (default 32, causal 8)", paper="not mentioned; released 32, Llama 8",
-                                  kind=float)
-    bands: tuple[str, ...] | None = setting(None, "radial scalings of the penultimate layer (default by the model)", kind=tuple,
-                                            paper="BERT 1,4,8,12,16,20,24,28; RoBERTa 1,2,4,6,8,10,12,14,16; large 1,2,3,4,5,6,7,8,9; Llama 1,2,3,4")
+    alpha: float | None = setting(
+        None, "LoRA's update weighs alpha / rank (default 32, causal 8)", paper="not mentioned; released 32, Llama 8",
+        kind=float,
+    )
+    bands: tuple[str, ...] | None = setting(
+        None, "radial scalings of the penultimate layer (default by the model)", kind=tuple,
+        paper="BERT 1,4,8,12,16,20,24,28; RoBERTa 1,2,4,6,8,10,12,14,16; large 1,2,3,4,5,6,7,8,9; Llama 1,2,3,4",
+    )
     bandwidth: int = setting(1, "rows of L that share a scaling", paper="1")
-    band_alpha: float | None = setting(None, "the multi-scale update weighs band_alpha / bandwidth (default 6, causal 4)",
-                                       paper="not mentioned; released 6, Llama 4", kind=float)
-    init: str = setting("kaiming", "start of the multi-scale layer's R: random, or zero as LoRA's", paper="as LoRA's; released kaiming",
-                        choices=("kaiming", "zero"))
-    bottleneck: int = setting(16, "width of a Llama's new two-layer classifier, whose first layer is the penultimate one", paper="16")
-    ratio: float | None = setting(None, "the largest mu, the untrusted gradient's share (default 0.1, narrow 0.02, causal 0)", paper="0.1, Llama 0",
-                                 kind=float)
-    ga_epoch: int | None = setting(None, "released variant: the epoch, from 0, at which mu begins to rise (default 1, causal 0)",
-                                   paper="not mentioned; released 1, Llama 0", kind=int)
-    min_loss: float | None = setting(None, "released variant: the clean loss under which untrusted gradients are let through (default 0.4, causal 0)",
-                                     paper="not mentioned; released 0.4, Llama 0", kind=float)
-    aux: int | None = setting(None, "clean rows that the gradient is aligned to (default 96, narrow 384, causal 128)", paper="96, Llama 128", kind=int)
-    lr: float | None = setting(None, "learning rate (default 2e-5, narrow 1e-3 but 2e-5 of all weights, causal 1e-5)", paper="2e-5, Llama 1e-5",
-                              kind=float)
-    epochs: int | None = setting(None, "passes over the untrusted rows, of which the best on validation is kept (default 10, narrow 2, causal 5)",
-                                 paper="10, Llama 5", kind=int)
-    batch_size: int | None = setting(None, "untrusted texts a step, and as many clean ones (default 32, causal 16)", paper="32, Llama 16", kind=int)
+    band_alpha: float | None = setting(
+        None, "the multi-scale update weighs band_alpha / bandwidth (default 6, causal 4)",
+        paper="not mentioned; released 6, Llama 4", kind=float,
+    )
+    init: str = setting(
+        "kaiming", "start of the multi-scale layer's R: random, or zero as LoRA's", paper="as LoRA's; released kaiming",
+        choices=("kaiming", "zero"),
+    )
+    bottleneck: int = setting(
+        16, "width of a Llama's new two-layer classifier, whose first layer is the penultimate one", paper="16"
+    )
+    ratio: float | None = setting(
+        None, "the largest mu, the untrusted gradient's share (default 0.1, narrow 0.02, causal 0)",
+        paper="0.1, Llama 0", kind=float,
+    )
+    ga_epoch: int | None = setting(
+        None, "released variant: the epoch, from 0, at which mu begins to rise (default 1, causal 0)",
+        paper="not mentioned; released 1, Llama 0", kind=int,
+    )
+    min_loss: float | None = setting(
+        None,
+        "released variant: the clean loss under which untrusted gradients are let through (default 0.4, causal 0)",
+        paper="not mentioned; released 0.4, Llama 0", kind=float,
+    )
+    aux: int | None = setting(
+        None, "clean rows that the gradient is aligned to (default 96, narrow 384, causal 128)", paper="96, Llama 128",
+        kind=int,
+    )
+    lr: float | None = setting(
+        None, "learning rate (default 2e-5, narrow 1e-3 but 2e-5 of all weights, causal 1e-5)",
+        paper="2e-5, Llama 1e-5", kind=float,
+    )
+    epochs: int | None = setting(
+        None,
+        "passes over the untrusted rows, of which the best on validation is kept (default 10, narrow 2, causal 5)",
+        paper="10, Llama 5", kind=int,
+    )
+    batch_size: int | None = setting(
+        None, "untrusted texts a step, and as many clean ones (default 32, causal 16)", paper="32, Llama 16", kind=int
+    )
     multi_scale: bool = setting(True, "MS, the multi-scale layer; off (ablation), the penultimate layer stays as it is")
     low_rank: bool = setting(True, "LR; off (ablation), every parameter is trained, and there is no multi-scale layer")
     align: bool = setting(True, "GA, the gradient alignment; off (ablation), the untrusted gradient as it is")
     train_head: bool = setting(False, "train the new classifier too", paper="not mentioned; released no")
-    whole: bool = setting(False, "align the gradient of all parameters as one vector, not tensor by tensor", paper="not mentioned; released no")
-    variant: str = setting("paper", "mu as printed, or by the released code's conditions", choices=("paper", "released"))
+    whole: bool = setting(
+        False, "align the gradient of all parameters as one vector, not tensor by tensor",
+        paper="not mentioned; released no",
+    )
+    variant: str = setting(
+        "paper", "mu as printed, or by the released code's conditions", choices=("paper", "released")
+    )
 
     def __post_init__(self):
         check_choices(self)
         if self.multi_scale and not self.low_rank:
             raise BadInput("the multi-scale layer is a low-rank one: without low_rank, leave out multi_scale too")
         if not (self.low_rank or self.align):
-            raise BadInput("without low_rank and align nothing of the method is left: plain training is the baseline vanilla")
+            raise BadInput(
+                "without low_rank and align nothing of the method is left: plain training is the baseline vanilla"
+            )
         for name in ("rank", "aux", "bandwidth", "bottleneck"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
@@ -128,7 +175,8 @@ class MuScleLoRA:
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
 
     def baseline_lr(self, method: str, model: Encoder) -> float:
-        """The learning rate of a baseline (peft.py) beside these settings: theirs where they have one, else what suits its parameters."""
+        """The learning rate of a baseline (peft.py) beside these settings: theirs where they have one, else what suits
+        its parameters."""
         if method == "vanilla":
             return replace(self, low_rank=False, multi_scale=False, align=True).resolved(model).lr
         return NARROW_PREFIX if method == "prefix" and narrow(model) and self.lr is None else self.resolved(model).lr
@@ -155,7 +203,10 @@ def adapted(ckpt: Checkpoint, rows: Examples, settings: MuScleLoRA, seed: int) -
     freeze(tuned.model)
     lora(tuned.model, rank=settings.rank, alpha=settings.alpha, generator=drawn)
     if settings.multi_scale:
-        multi_scale(tuned.model, bands=settings.scalings, bandwidth=settings.bandwidth, alpha=settings.band_alpha, init=settings.init, generator=drawn)
+        multi_scale(
+            tuned.model, bands=settings.scalings, bandwidth=settings.bandwidth, alpha=settings.band_alpha,
+            init=settings.init, generator=drawn,
+        )
     if settings.train_head:
         tuned.model.classifier.requires_grad_(True)
     return tuned
@@ -168,19 +219,26 @@ def joined(untrusted: Batch, clean: Batch, pad: int) -> Batch:
     def both(a: Tensor, b: Tensor, fill: int | bool) -> Tensor:
         return torch.cat([F.pad(x, (0, t - x.shape[1]), value=fill) for x in (a, b)])
 
-    return Batch(both(untrusted.ids, clean.ids, pad), both(untrusted.mask, clean.mask, False), both(untrusted.token_type_ids, clean.token_type_ids, 0),
-                 torch.cat((untrusted.labels, clean.labels)))
+    return Batch(
+        both(untrusted.ids, clean.ids, pad), both(untrusted.mask, clean.mask, False),
+        both(untrusted.token_type_ids, clean.token_type_ids, 0), torch.cat((untrusted.labels, clean.labels)),
+    )
 
 
 def clean_of(step: int, n: int, size: int, seed: int) -> list[int]:
-    """Line 4's clean rows: the places of `size` of `n` (of all, where there are fewer), without replacement, afresh at each step."""
+    """Line 4's clean rows: the places of `size` of `n` (of all, where there are fewer), without replacement, afresh at
+    each step."""
     return chance(seed, "clean", step).sample(range(n), min(size, n))
 
 
-def aligning(tokenizer: Tokenizer, clean: Encoded, trained: list[nn.Parameter], settings: MuScleLoRA, steps: int, seed: int) -> tuple[Loss, AlignedAdamW]:
-    """Lines 4 to 6 as `fit` takes them: a loss whose gradient g and r come apart, and the optimizer that aligns, mixes and steps.
+def aligning(
+    tokenizer: Tokenizer, clean: Encoded, trained: list[nn.Parameter], settings: MuScleLoRA, steps: int, seed: int
+) -> tuple[Loss, AlignedAdamW]:
+    """Lines 4 to 6 as `fit` takes them: a loss whose gradient g and r come apart, and the optimizer that aligns, mixes
+    and steps.
 
-    The loss's terms: "cls", the untrusted texts' cross-entropy, (B,); "clean", the clean texts' mean, the same for every text.
+    The loss's terms: "cls", the untrusted texts' cross-entropy, (B,); "clean", the clean texts' mean, the same for
+    every text.
     """
     twins = twins_of(trained)
     optimizer = AlignedAdamW(trained, twins, lr=settings.lr, whole=settings.whole, variant=settings.variant)
@@ -200,24 +258,32 @@ def aligning(tokenizer: Tokenizer, clean: Encoded, trained: list[nn.Parameter], 
                 trusted.backward()
             swap(trained, twins)
             untrusted, trusted = cross_entropy(model, batch)["cls"], trusted.detach()
-        optimizer.mu = partial(settings.share.mu, step, steps, settings.epochs, trusted.item())  # of the mean norm of r, which the step will know
+        # of the mean norm of r, which the step will know
+        optimizer.mu = partial(settings.share.mu, step, steps, settings.epochs, trusted.item())
         return {"cls": untrusted, "clean": trusted.expand(n)}
 
     return loss, optimizer
 
 
-def search_bands(ckpt: Checkpoint, clean: Examples, trusted: Examples, candidates: Sequence[tuple[float, ...]], settings: MuScleLoRA = MuScleLoRA(), *,
-                 epochs: int = 30, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[tuple[tuple[float, ...], float]]:
-    """The radial scalings for a new model, on clean rows alone (the paper searches them and does not say how): [(bands, accuracy)], best first.
+def search_bands(
+    ckpt: Checkpoint, clean: Examples, trusted: Examples, candidates: Sequence[tuple[float, ...]],
+    settings: MuScleLoRA = MuScleLoRA(), *, epochs: int = 30, seed: int = 0, dtype: torch.dtype = torch.float32,
+) -> list[tuple[tuple[float, ...], float]]:
+    """The radial scalings for a new model, on clean rows alone (the paper searches them and does not say how): [(bands,
+    accuracy)], best first.
 
-    Each of `candidates` is trained on half of `trusted`, aligned to `clean`, and scored on the other half; of equals the first one given leads.
-    It tells which scalings let the model learn at all; how much of a backdoor they keep out, clean rows cannot tell.
+    Each of `candidates` is trained on half of `trusted`, aligned to `clean`, and scored on the other half; of equals
+    the first one given leads. It tells which scalings let the model learn at all; how much of a backdoor they keep out,
+    clean rows cannot tell.
     """
     half = sample(trusted, 0.5, seed)
     ids = {x.id for x in half}
     others = trusted.like(x for x in trusted if x.id not in ids)
     if not others or len(half) < 2:
-        raise BadInput(f"{len(trusted)} clean rows beside those that are aligned to: a search trains on half and scores on half, give more")
+        raise BadInput(
+            f"{len(trusted)} clean rows beside those that are aligned to: a search trains on half and scores on half, "
+            "give more"
+        )
     scores = []
     for bands in candidates:
         tried = replace(settings, bands=tuple(map(str, bands)), epochs=epochs)
@@ -226,12 +292,16 @@ def search_bands(ckpt: Checkpoint, clean: Examples, trusted: Examples, candidate
     return sorted(scores, key=lambda score: -score[1])
 
 
-def musclelora(ckpt: Checkpoint, rows: Examples, clean: Examples, settings: MuScleLoRA = MuScleLoRA(), *, validation: Examples | None = None,
-               seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None,
-               on_step: Callable[[nn.Module, int], None] | None = None) -> Checkpoint:
-    """A copy of `ckpt`, an encoder or a classifier whose head is replaced, trained on the untrusted `rows`; `ckpt` stays as it was.
+def musclelora(
+    ckpt: Checkpoint, rows: Examples, clean: Examples, settings: MuScleLoRA = MuScleLoRA(), *,
+    validation: Examples | None = None, seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None,
+    on_step: Callable[[nn.Module, int], None] | None = None,
+) -> Checkpoint:
+    """A copy of `ckpt`, an encoder or a classifier whose head is replaced, trained on the untrusted `rows`; `ckpt`
+    stays as it was.
 
-    clean: trusted rows that gradients are aligned to. validation: other trusted rows, whose best epoch comes back; without them, the last.
+    clean: trusted rows that gradients are aligned to. validation: other trusted rows, whose best epoch comes back;
+    without them, the last.
     log: what `fit` hands it and, where gradients are aligned, "clean", the places in `clean` of the step's clean rows.
     on_step: what `fit` hands it, the low-rank layers before they are merged.
     """
@@ -250,12 +320,18 @@ def musclelora(ckpt: Checkpoint, rows: Examples, clean: Examples, settings: MuSc
     def logged(step: dict) -> None:
         log(step | {"clean": clean_of(step["step"], len(clean), settings.batch_size, seed)} if settings.align else step)
 
-    fit(model, tokenizer, encoded, loss, settings.schedule, seed=seed, dtype=dtype, log=None if log is None else logged, on_step=on_step,
-        optimizer=optimizer, name="MuScleLoRA", score=best_on(tokenizer, validation))
+    fit(
+        model, tokenizer, encoded, loss, settings.schedule, seed=seed, dtype=dtype, log=None if log is None else logged,
+        on_step=on_step, optimizer=optimizer, name="MuScleLoRA", score=best_on(tokenizer, validation),
+    )
     model.trim = False
     merge(model)
-    tuned.history.append({"trained": "musclelora", "rows": len(rows), "clean_rows": len(clean) if settings.align else 0,
-                          "validation_rows": len(validation or ()), "seed": seed, "trained_numbers": sum(p.numel() for p in trained),
-                          **asdict(settings)})
+    tuned.history.append(
+        {
+            "trained": "musclelora", "rows": len(rows), "clean_rows": len(clean) if settings.align else 0,
+            "validation_rows": len(validation or ()), "seed": seed, "trained_numbers": sum(p.numel() for p in trained),
+            **asdict(settings),
+        }
+    )
     model.requires_grad_(True)  # as every record's: whoever trains it next says what is frozen
     return tuned

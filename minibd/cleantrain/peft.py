@@ -1,7 +1,9 @@
-"""Parameter-efficient training on a suspicious dataset: the baselines LoRA, Adapter and Prefix of MuScleLoRA's Table 1, and Vanilla.
+"""Parameter-efficient training on a suspicious dataset: the baselines LoRA, Adapter and Prefix of MuScleLoRA's Table 1,
+and Vanilla.
 
-Who uses it: someone who holds a pre-trained encoder that he trusts and labelled rows that he does not. A model whose own weights are frozen,
-and which learns by a few inserted numbers only, takes up the task and, so the hope, less of a trigger.
+Who uses it: someone who holds a pre-trained encoder that he trusts and labelled rows that he does not. A model whose
+own weights are frozen, and which learns by a few inserted numbers only, takes up the task and, so the hope, less of a
+trigger.
 
     1  give the encoder a new classifier and freeze all its weights, the classifier's too       vanilla: freeze nothing
     2  insert the deltas:  lora     W + (alpha / r) B A at queries and values                   models/lora.py
@@ -9,17 +11,18 @@ and which learns by a few inserted numbers only, takes up the task and, so the h
                            prefix   n learned keys and values in front of every text            models/prefix.py
     3  train the deltas on the rows with cross-entropy; the best epoch on the validation rows comes back
 
-The classifier stays at its random start and the penultimate layer at what the encoder brings (BERT's pooler was pre-trained with it), as in
-the released code; the paper does not say so. The deltas turn the hidden state towards it.
-`train_head` trains it, and the layer before it, too.
-Rank, bottleneck and prefix positions are one number, as in the paper (B.4), though the three then train 0.3, 0.3 and 9.7 million numbers.
+The classifier stays at its random start and the penultimate layer at what the encoder brings (BERT's pooler was
+pre-trained with it), as in the released code; the paper does not say so. The deltas turn the hidden state towards it.
+`train_head` trains it, and the layer before it, too. Rank, bottleneck and prefix positions are one number, as in the
+paper (B.4), though the three then train 0.3, 0.3 and 9.7 million numbers.
 
-Which epoch: the best by accuracy on clean validation rows, for every method alike; without them, the last. The released code does so where
-its own defence runs. Where it does not, as in Vanilla, it takes the epoch whose mean of clean accuracy and ASR is highest: the attacker's
-choice, which only he could make, and which makes a baseline look worse beside the defence than it is.
+Which epoch: the best by accuracy on clean validation rows, for every method alike; without them, the last. The released
+code does so where its own defence runs. Where it does not, as in Vanilla, it takes the epoch whose mean of clean
+accuracy and ASR is highest: the attacker's choice, which only he could make, and which makes a baseline look worse
+beside the defence than it is.
 
-LoRA comes back merged, a plain model. Adapter and prefix cannot be folded into the encoder's own weights: such a model runs as it is, and
-its scores are the result; no checkpoint holds it.
+LoRA comes back merged, a plain model. Adapter and prefix cannot be folded into the encoder's own weights: such a model
+runs as it is, and its scores are the result; no checkpoint holds it.
 """
 from __future__ import annotations
 
@@ -47,8 +50,14 @@ HEAD_WIDTH = 16  # of a Llama's two-layer classifier, section 5.1
 @dataclass(frozen=True, slots=True)
 class PEFT:
     """The method's numbers, the same for every attack."""
-    method: str = setting("lora", "what trains: all weights (vanilla), or one of the deltas", choices=("vanilla", "lora", "adapter", "prefix"))
-    bottleneck: int = setting(8, "LoRA's rank, the adapters' bottleneck or the positions of the prefix", paper="8, Llama 2")
+
+    method: str = setting(
+        "lora", "what trains: all weights (vanilla), or one of the deltas",
+        choices=("vanilla", "lora", "adapter", "prefix"),
+    )
+    bottleneck: int = setting(
+        8, "LoRA's rank, the adapters' bottleneck or the positions of the prefix", paper="8, Llama 2"
+    )
     alpha: float = setting(32.0, "LoRA's update weighs alpha / bottleneck", paper="not mentioned; released 32, Llama 8")
     lr: float = setting(2e-5, "learning rate", paper="2e-5, Llama 1e-5")
     epochs: int = setting(10, "passes, of which the best on validation is kept", paper="10, Llama 5")
@@ -88,9 +97,10 @@ def insert(model: Encoder, settings: PEFT, generator: torch.Generator) -> None:
         prefix(model, tokens=settings.bottleneck, generator=generator)
 
 
-def train_peft(ckpt: Checkpoint, rows: Examples, settings: PEFT = PEFT(), *, validation: Examples | None = None, seed: int = 0,
-               dtype: torch.dtype = torch.float32, log: Log | None = None,
-               on_step: Callable[[nn.Module, int], None] | None = None) -> Checkpoint:
+def train_peft(
+    ckpt: Checkpoint, rows: Examples, settings: PEFT = PEFT(), *, validation: Examples | None = None, seed: int = 0,
+    dtype: torch.dtype = torch.float32, log: Log | None = None, on_step: Callable[[nn.Module, int], None] | None = None,
+) -> Checkpoint:
     """A copy of `ckpt` with a new classifier for the classes of `rows`, trained on them; `ckpt` stays as it was.
 
     validation: the epoch that is best on these rows comes back; without them, the last.
@@ -101,12 +111,18 @@ def train_peft(ckpt: Checkpoint, rows: Examples, settings: PEFT = PEFT(), *, val
     insert(model, settings, torch.Generator().manual_seed(seed + 2))  # seed + 1 has drawn the classifier
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     model.trim = True
-    fit(model, tuned.tokenizer, tuned.tokenizer.encode(rows), cross_entropy, settings.schedule, seed=seed, dtype=dtype, log=log, on_step=on_step,
-        name=settings.method, score=best_on(tuned.tokenizer, validation))
+    fit(
+        model, tuned.tokenizer, tuned.tokenizer.encode(rows), cross_entropy, settings.schedule, seed=seed, dtype=dtype,
+        log=log, on_step=on_step, name=settings.method, score=best_on(tuned.tokenizer, validation),
+    )
     model.trim = False
     if settings.method == "lora":
         merge(model)
     model.requires_grad_(True)  # as every record's: whoever trains it next says what is frozen
-    tuned.history.append({"mitigation": "peft", "rows": len(rows), "validation_rows": len(validation or ()), "seed": seed,
-                          "trained_numbers": trained, **asdict(settings)})
+    tuned.history.append(
+        {
+            "mitigation": "peft", "rows": len(rows), "validation_rows": len(validation or ()), "seed": seed,
+            "trained_numbers": trained, **asdict(settings),
+        }
+    )
     return tuned

@@ -1,4 +1,5 @@
-"""Fine-pruning (Liu et al., 2018, as a baseline for Transformers): prune the units that clean text leaves idle, then fine-tune.
+"""Fine-pruning (Liu et al., 2018, as a baseline for Transformers): prune the units that clean text leaves idle, then
+fine-tune.
 
     1  activity of a feed-forward unit: its mean |activation| over the tokens of the clean rows       `activity`
     2  while accuracy on validation is at most `drop` points under the victim's:
@@ -6,13 +7,15 @@
     3  give the last 5 % back
     4  fine-tune on the clean rows with cross-entropy; what is pruned stays pruned
 
-A unit is an element of the feed-forward layer's middle, between `up` (and Llama's `gate`) and `down`: what the trigger alone excites is idle
-on clean text. A pruned unit is a row of zeros in `up` and a column of zeros in `down`, so it loads anywhere. It needs no mask in line 4: its
-output is 0, so `down` gets no gradient; `down` is 0, so `up` gets none; and AdamW leaves a 0 without gradient where it is, decay and all.
+A unit is an element of the feed-forward layer's middle, between `up` (and Llama's `gate`) and `down`: what the trigger
+alone excites is idle on clean text. A pruned unit is a row of zeros in `up` and a column of zeros in `down`, so it
+loads anywhere. It needs no mask in line 4: its output is 0, so `down` gets no gradient; `down` is 0, so `up` gets none;
+and AdamW leaves a 0 without gradient where it is, decay and all.
 
-The original prunes the last convolution of an image model, on the mean of activations that a ReLU has made positive; the MBTSAD paper says
-"neurons not activated by clean text". Everything else is chosen here: |.|, since a GELU's outputs have both signs; all layers (`layers` takes
-the last ones), since an attack on words sits low; the same share of each; steps of 5 %; 2 points; line 4 as in mitigations/finemix.py.
+The original prunes the last convolution of an image model, on the mean of activations that a ReLU has made positive;
+the MBTSAD paper says "neurons not activated by clean text". Everything else is chosen here: |.|, since a GELU's outputs
+have both signs; all layers (`layers` takes the last ones), since an attack on words sits low; the same share of each;
+steps of 5 %; 2 points; line 4 as in mitigations/finemix.py.
 """
 from __future__ import annotations
 
@@ -39,11 +42,18 @@ GROUP = 0.05  # the share of each layer's units that is pruned between two looks
 @dataclass(frozen=True, slots=True)
 class FinePruning(Tuning):
     """The method's numbers, the same for every attack."""
-    share: float | None = setting(None, "share of each layer's units that is pruned, 0..1 (default: as many as --drop allows)",
-                                  paper="as many as an accuracy allows", kind=float)
-    drop: float = setting(2.0, "points of percent by which accuracy on validation may lie under the victim's, before the fine-tuning",
-                          paper="not known")
-    layers: int | None = setting(None, "last layers that are pruned (default: all)", paper="not known; images: the last", kind=int)
+
+    share: float | None = setting(
+        None, "share of each layer's units that is pruned, 0..1 (default: as many as --drop allows)",
+        paper="as many as an accuracy allows", kind=float,
+    )
+    drop: float = setting(
+        2.0, "points of percent by which accuracy on validation may lie under the victim's, before the fine-tuning",
+        paper="not known",
+    )
+    layers: int | None = setting(
+        None, "last layers that are pruned (default: all)", paper="not known; images: the last", kind=int
+    )
 
     def __post_init__(self):
         if not 0 <= (self.share or 0.0) <= 1:
@@ -57,7 +67,8 @@ class FinePruning(Tuning):
 
 @torch.no_grad()
 def activity(model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size: int = 128) -> Tensor:
-    """Eq. Fine-pruning (activity): mean |activation| of each feed-forward unit over all real tokens of `rows`: (L, F), float64."""
+    """Eq. Fine-pruning (activity): mean |activation| of each feed-forward unit over all real tokens of `rows`: (L, F),
+    float64."""
     if not rows:
         raise BadInput("there are no clean rows to see which units are idle on: give at least one")
     model.eval()
@@ -81,7 +92,8 @@ def activity(model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size
 
 @torch.no_grad()
 def prune(model: Encoder, scores: Tensor, count: int, layers: int) -> None:
-    """Zero, in place, the `count` least active units of each of the last `layers` layers; scores (L, F). Of equals, the first falls first."""
+    """Zero, in place, the `count` least active units of each of the last `layers` layers; scores (L, F). Of equals, the
+    first falls first."""
     for block, idle in list(zip(model.blocks, scores.argsort(dim=1, stable=True)[:, :count], strict=True))[-layers:]:
         for name, module in block.named_children():
             if name in ("up", "gate"):
@@ -103,17 +115,21 @@ def idle_units(victim: Checkpoint, scores: Tensor, validation: Examples, layers:
     return allowed
 
 
-def fineprune(victim: Checkpoint, clean: Examples, validation: Examples | None = None, settings: FinePruning = FinePruning(), *, seed: int = 0,
-              dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None) -> Checkpoint:
+def fineprune(
+    victim: Checkpoint, clean: Examples, validation: Examples | None = None, settings: FinePruning = FinePruning(), *,
+    seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None,
+) -> Checkpoint:
     """Lines 1 to 4. A new record comes back; `victim` stays as it was.
 
-    validation: rows that say how much can be pruned, and which epoch is the best; without them `settings.share` must say the first, and the
-    last epoch comes back. log: see train.fit. on_stage: called with "pruned" and the model before its fine-tuning, then "Fine-pruning" and the
-    result, and the seconds each took.
+    validation: rows that say how much can be pruned, and which epoch is the best; without them `settings.share` must
+    say the first, and the last epoch comes back. log: see train.fit. on_stage: called with "pruned" and the model
+    before its fine-tuning, then "Fine-pruning" and the result, and the seconds each took.
     """
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     if settings.share is None and not validation:
-        raise BadInput("how much to prune is judged on validation rows, and there are none: give some, or give share, such as 0.5")
+        raise BadInput(
+            "how much to prune is judged on validation rows, and there are none: give some, or give share, such as 0.5"
+        )
     layers = len(victim.model.blocks) if settings.layers is None else settings.layers
     if layers > len(victim.model.blocks):
         raise BadInput(f"layers is {layers} and the model has {len(victim.model.blocks)}: give at most that")
@@ -128,10 +144,16 @@ def fineprune(victim: Checkpoint, clean: Examples, validation: Examples | None =
         on_stage("pruned", pruned, time.perf_counter() - started)
 
     started = time.perf_counter()
-    tuned = tune(checkpoint.copy(pruned), clean, validation, settings.schedule, settings.steps, seed=seed, dtype=dtype, log=log,
-                 name="Fine-pruning")
-    tuned.history.append({"mitigation": "fine-pruning", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
-                          "pruned": count, "units": scores.shape[1], **asdict(settings)})
+    tuned = tune(
+        checkpoint.copy(pruned), clean, validation, settings.schedule, settings.steps, seed=seed, dtype=dtype, log=log,
+        name="Fine-pruning",
+    )
+    tuned.history.append(
+        {
+            "mitigation": "fine-pruning", "clean_rows": len(clean), "validation_rows": len(validation or ()),
+            "seed": seed, "pruned": count, "units": scores.shape[1], **asdict(settings),
+        }
+    )
     if on_stage is not None:
         on_stage("Fine-pruning", tuned, time.perf_counter() - started)
     return tuned

@@ -6,27 +6,28 @@
     4  w_i     <- w_Pre,i but for the share rho of all weights whose r is smallest                                     repair.least
     5  fine-tune all of w on the clean rows with cross-entropy; rho is given, or searched                              repair.mend
 
-Clean fine-tuning moves a weight in step with the Fisher information that the clean task has on it (the paper's account is by diffusion
-theory); one that moved further than clean rows have any use for is suspicious.
+Clean fine-tuning moves a weight in step with the Fisher information that the clean task has on it (the paper's account
+is by diffusion theory); one that moved further than clean rows have any use for is suspicious.
 
-The paper itself was not read: lines 1 to 4 are recollections, not checked. Chosen here: F at w_B, eps 1e-8, and all else as in
-mitigations/finemix.py, the search for rho included. The classifier has no w_Pre and stays.
+The paper itself was not read: lines 1 to 4 are recollections, not checked. Chosen here: F at w_B, eps 1e-8, and all
+else as in mitigations/finemix.py, the search for rho included. The classifier has no w_Pre and stays.
 
-The search goes further up than Fine-mixing's, to 0.995, for what the score resets is what moved most: a built-in BadNets victim that is
-right on 97.8 % of the test rows is right on 66.2 % without the tenth that scores highest (64 clean rows, no fine-tuning), on 92.8 % without
-the hundredth, and on 98.0 % without a tenth drawn at random.
+The search goes further up than Fine-mixing's, to 0.995, for what the score resets is what moved most: a built-in
+BadNets victim that is right on 97.8 % of the test rows is right on 66.2 % without the tenth that scores highest (64
+clean rows, no fine-tuning), on 92.8 % without the hundredth, and on 98.0 % without a tenth drawn at random.
 
-F is of single texts. The square of a batch's mean gradient, which any optimiser sees, is another quantity, and would be near 0 at the
-bottom of the loss whatever each text asks for. A weight's gradient by one text is a sum over the text's tokens, so tokens are summed before
-the square is taken and texts after it. With X what a matrix reads and G the gradient by what it gives, a token a row:
+F is of single texts. The square of a batch's mean gradient, which any optimiser sees, is another quantity, and would be
+near 0 at the bottom of the loss whatever each text asks for. A weight's gradient by one text is a sum over the text's
+tokens, so tokens are summed before the square is taken and texts after it. With X what a matrix reads and G the
+gradient by what it gives, a token a row:
 
     linear     sum over texts of (G_x' X_x)^2        of the bias (sum of the rows of G_x)^2
     norm       the same with the normalised input beside G, element by element
     embedding  the rows of G of one text that read the same row of the table are summed, then squared
 
-One forward and one backward pass a batch give X and G of all its texts. Beside the batch's activations and F itself there is one text's
-gradient by one matrix at a time, and never one by the word embedding, which is most of a small model. On MiniLM (texts of 31 tokens, one
-core) it takes 0.046 s a text, a pass a text 0.057 s.
+One forward and one backward pass a batch give X and G of all its texts. Beside the batch's activations and F itself
+there is one text's gradient by one matrix at a time, and never one by the word embedding, which is most of a small
+model. On MiniLM (texts of 31 tokens, one core) it takes 0.046 s a text, a pass a text 0.057 s.
 """
 from __future__ import annotations
 
@@ -53,17 +54,29 @@ UP_TO = (*RHOS, 0.95, 0.98, 0.99, 0.995)  # the shares that the search may choos
 @dataclass(frozen=True, slots=True)
 class FinePurifying(Tuning):
     """The method's numbers, the same for every attack."""
-    rho: float | None = setting(None, "share of the weights kept from the victim, 0..1 (default: the smallest of 0.1 .. 0.995 that is accurate)",
-                                paper="searched on clean dev rows (recalled)", kind=float)
-    drop: float = setting(2.0, "points of percent by which accuracy on validation may lie under the victim's, where rho is searched",
-                          paper="a threshold (recalled)")
-    eps: float = setting(1e-8, "added to the Fisher information, which is 0 where no clean row asks anything of a weight", paper="not known")
+
+    rho: float | None = setting(
+        None,
+        "share of the weights kept from the victim, 0..1 (default: the smallest of 0.1 .. 0.995 that is accurate)",
+        paper="searched on clean dev rows (recalled)", kind=float,
+    )
+    drop: float = setting(
+        2.0, "points of percent by which accuracy on validation may lie under the victim's, where rho is searched",
+        paper="a threshold (recalled)",
+    )
+    eps: float = setting(
+        1e-8, "added to the Fisher information, which is 0 where no clean row asks anything of a weight",
+        paper="not known",
+    )
     tune: bool = setting(True, "fine-tune what is purified; without it that is the result", paper="yes")
 
     def __post_init__(self):
         check_rho(self.rho, self.drop)
         if not self.eps > 0:
-            raise BadInput(f"eps is {self.eps}, which is all that is divided by where the Fisher information is 0: it must be above 0")
+            raise BadInput(
+                f"eps is {self.eps}, which is all that is divided by where the Fisher information is 0: it must be "
+                "above 0"
+            )
         self.check_tuning()
 
 
@@ -74,7 +87,8 @@ def wide(x: Tensor) -> Tensor:
 
 
 def by_text(x: Tensor, packed: PackedBatch) -> Tensor:
-    """What a part of the model reads or gives, text by text: (N, D) of the blocks -> (B, T, D); (B, D) of the head -> (B, 1, D).
+    """What a part of the model reads or gives, text by text: (N, D) of the blocks -> (B, T, D); (B, D) of the head ->
+    (B, 1, D).
 
     In float32 at least: a square would vanish in half precision.
     """
@@ -91,28 +105,34 @@ def normalised(x: Tensor, norm: nn.Module) -> Tensor:
 def linear_squares(x: Tensor, g: Tensor) -> Tensor:
     """sum over texts of (sum over tokens of g x')^2: x (B, T, in), g (B, T, out) -> (out, in)."""
     total = g.new_zeros(g.shape[-1], x.shape[-1])
-    for x_b, g_b in zip(x, g):  # one product at a time stays in the cache; all at once would go through memory and take thrice as long
+    # one product at a time stays in the cache; all at once would go through memory and take thrice as long
+    for x_b, g_b in zip(x, g):
         product = g_b.mT @ x_b
         total.addcmul_(product, product)
     return total
 
 
 def table_squares(ids: Tensor, g: Tensor, total: Tensor) -> None:
-    """Adds to `total` (V, D) the sum over texts of (sum over the tokens that read row v of g)^2; ids (B, T), g (B, T, D), 0 at padding."""
-    keys = ids + len(total) * torch.arange(len(ids), device=ids.device)[:, None]  # (B, T): the same row in two texts is two
+    """Adds to `total` (V, D) the sum over texts of (sum over the tokens that read row v of g)^2; ids (B, T), g (B, T,
+    D), 0 at padding."""
+    # (B, T): the same row in two texts is two
+    keys = ids + len(total) * torch.arange(len(ids), device=ids.device)[:, None]
     read, which = keys.unique(return_inverse=True)  # (R,), (B, T)
     sums = g.new_zeros(len(read), g.shape[-1]).index_add_(0, which.flatten(), g.flatten(0, 1))  # (R, D)
     total.index_add_(0, read % len(total), sums.square_())
 
 
 def rows_read(model: Encoder, batch: Batch, packed: PackedBatch) -> dict[str, Tensor]:
-    """The row of each embedding table that each token reads: (B, T) by the table's name. Their vectors are added, so all have one gradient."""
+    """The row of each embedding table that each token reads: (B, T) by the table's name. Their vectors are added, so
+    all have one gradient."""
     tables = model.embeddings
     rows = {"word": batch.ids}
     if hasattr(tables, "position"):
         rows["position"] = packed.positions() + getattr(tables, "first", 0)  # RoBERTa begins after its padding token
     if hasattr(tables, "token_type"):
-        rows["token_type"] = batch.token_type_ids if tables.type_vocab_size > 1 else torch.zeros_like(batch.token_type_ids)
+        rows["token_type"] = (
+            batch.token_type_ids if tables.type_vocab_size > 1 else torch.zeros_like(batch.token_type_ids)
+        )
     return rows
 
 
@@ -128,7 +148,9 @@ def squares(model: Encoder, batch: Batch, total: Mapping[str, Tensor]) -> None:
 
             def back(gradient: Tensor) -> None:
                 g = by_text(gradient, packed)
-                total[f"{name}.weight"].add_(linear_squares(x, g) if isinstance(module, nn.Linear) else (g * x).sum(1).square_().sum(0))
+                total[f"{name}.weight"].add_(
+                    linear_squares(x, g) if isinstance(module, nn.Linear) else (g * x).sum(1).square_().sum(0)
+                )
                 if getattr(module, "bias", None) is not None:
                     total[f"{name}.bias"].add_(g.sum(1).square_().sum(0))
             output.register_hook(back)
@@ -156,11 +178,15 @@ def squares(model: Encoder, batch: Batch, total: Mapping[str, Tensor]) -> None:
     for name, ids in rows_read(model, batch, packed).items():
         table = getattr(model.embeddings, name)
         # A table's padding row is no parameter that learns.
-        table_squares(ids, g if table.padding_idx is None else g * (ids != table.padding_idx)[..., None], total[f"embeddings.{name}.weight"])
+        table_squares(
+            ids, g if table.padding_idx is None else g * (ids != table.padding_idx)[..., None],
+            total[f"embeddings.{name}.weight"],
+        )
 
 
 def fisher(model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size: int = 32) -> dict[str, Tensor]:
-    """Eq. Fine-purifying (F): mean over `rows` of (d log p(y | x) / d w_i)^2, y the row's label, the model in eval mode: by the parameters' names."""
+    """Eq. Fine-purifying (F): mean over `rows` of (d log p(y | x) / d w_i)^2, y the row's label, the model in eval
+    mode: by the parameters' names."""
     if not rows:
         raise BadInput("there are no clean rows to take the Fisher information of: give at least one of each class")
     model.eval()
@@ -173,20 +199,26 @@ def fisher(model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size: 
 
 # ---- the method
 
-def suspicion(victim: Checkpoint, before: Counterparts, information: Mapping[str, Tensor], eps: float) -> dict[str, Tensor]:
+def suspicion(
+    victim: Checkpoint, before: Counterparts, information: Mapping[str, Tensor], eps: float
+) -> dict[str, Tensor]:
     """Eq. Fine-purifying (r): (w_B,i - w_Pre,i)^2 / (F_i + eps), for every weight that has a counterpart."""
     return {name: (wide(victim.model.get_parameter(name).detach()) - wide(w)).square_() / (information[name] + eps)
             for name, w in before.weights.items()}
 
 
-def finepurify(victim: Checkpoint, pretrained: Checkpoint, clean: Examples, validation: Examples | None = None,
-               settings: FinePurifying = FinePurifying(), *, seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None,
-               on_stage: OnStage | None = None) -> Checkpoint:
+def finepurify(
+    victim: Checkpoint, pretrained: Checkpoint, clean: Examples, validation: Examples | None = None,
+    settings: FinePurifying = FinePurifying(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
+    log: Log | None = None, on_stage: OnStage | None = None,
+) -> Checkpoint:
     """Lines 1 to 5. A new record comes back; `victim` and `pretrained` stay as they were.
 
-    validation: rows on which rho is searched and the best epoch chosen; without them `settings.rho` must say it, and the last epoch stays.
-    log: see train.fit. on_stage: called with "mixed RHO" and the purified model of each rho that is tried, then "Fine-purifying" (tune=False:
-    "Purifying") and the result, and the seconds each took, the result's with those of the Fisher information.
+    validation: rows on which rho is searched and the best epoch chosen; without them `settings.rho` must say it, and
+    the last epoch stays.
+    log: see train.fit. on_stage: called with "mixed RHO" and the purified model of each rho that is tried, then
+    "Fine-purifying" (tune=False: "Purifying") and the result, and the seconds each took, the result's with those of the
+    Fisher information.
     """
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     before = counterparts(victim, pretrained)
@@ -194,13 +226,19 @@ def finepurify(victim: Checkpoint, pretrained: Checkpoint, clean: Examples, vali
     spent = time.perf_counter() - started
 
     name = "Fine-purifying" if settings.tune else "Purifying"
-    repaired = blend_and_tune(victim, lambda rho: blend(victim, before, smallest_share(scores, rho)), clean, validation, rho=settings.rho, drop=settings.drop,
-                  schedule=settings.schedule if settings.tune else None, steps=settings.steps, seed=seed, dtype=dtype, log=log, name=name,
-                  on_stage=on_stage, rhos=UP_TO)
+    repaired = blend_and_tune(
+        victim, lambda rho: blend(victim, before, smallest_share(scores, rho)), clean, validation, rho=settings.rho,
+        drop=settings.drop, schedule=settings.schedule if settings.tune else None, steps=settings.steps, seed=seed,
+        dtype=dtype, log=log, name=name, on_stage=on_stage, rhos=UP_TO,
+    )
     result = repaired.ckpt
-    result.history.append({"mitigation": "fine-purifying", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
-                           "correlation": before.correlation, "kept": list(before.kept), "trials": repaired.trials, **asdict(settings),
-                           "rho": repaired.rho})
+    result.history.append(
+        {
+            "mitigation": "fine-purifying", "clean_rows": len(clean), "validation_rows": len(validation or ()),
+            "seed": seed, "correlation": before.correlation, "kept": list(before.kept), "trials": repaired.trials,
+            **asdict(settings), "rho": repaired.rho,
+        }
+    )
     if on_stage is not None:
         on_stage(name, result, spent + repaired.seconds)
     return result

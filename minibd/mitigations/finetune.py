@@ -1,4 +1,6 @@
-"""Fine-tuning, the baseline that every mitigation is measured against: cross-entropy on the clean rows, nothing else."""
+"""Fine-tuning, the baseline that every mitigation is measured against: cross-entropy on the clean rows, nothing
+else."""
+
 from __future__ import annotations
 
 import time
@@ -14,30 +16,46 @@ from minibd.blending import OnStage, tune
 from minibd.train import Log, Schedule, Tuning, cross_entropy, fit
 
 
-def finetune(victim: Checkpoint, clean: Examples, schedule: Schedule, *, validation: Examples | None = None, keep_head: bool = True,
-             seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, name: str = "CFT") -> Checkpoint:
+def finetune(
+    victim: Checkpoint, clean: Examples, schedule: Schedule, *, validation: Examples | None = None,
+    keep_head: bool = True, seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None,
+    name: str = "CFT",
+) -> Checkpoint:
     """A copy of `victim` fine-tuned on `clean`; the victim stays as it was.
 
     validation: the epoch that is best on these rows comes back; without them, the last.
-    keep_head: False starts with a new classifier for the classes of `clean`, drawn by `seed`, as whoever fine-tunes an encoder does.
+    keep_head: False starts with a new classifier for the classes of `clean`, drawn by `seed`, as whoever fine-tunes an
+    encoder does.
     """
     tuned = checkpoint.to_tune(victim, clean.labels, seed, keep_head)
-    fit(tuned.model, victim.tokenizer, victim.tokenizer.encode(clean), cross_entropy, schedule, seed=seed, dtype=dtype, log=log, name=name,
-        score=best_on(victim.tokenizer, validation))
-    tuned.history.append({"mitigation": "fine-tuning", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
-                          "keep_head": keep_head, **asdict(schedule)})
+    fit(
+        tuned.model, victim.tokenizer, victim.tokenizer.encode(clean), cross_entropy, schedule, seed=seed, dtype=dtype,
+        log=log, name=name, score=best_on(victim.tokenizer, validation),
+    )
+    tuned.history.append(
+        {
+            "mitigation": "fine-tuning", "clean_rows": len(clean), "validation_rows": len(validation or ()),
+            "seed": seed, "keep_head": keep_head, **asdict(schedule),
+        }
+    )
     return tuned
 
 
-def cft(victim: Checkpoint, clean: Examples, validation: Examples | None = None, settings: Tuning = Tuning(), *, seed: int = 0,
-        dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None) -> Checkpoint:
-    """The baseline CFT: fine-tuning as the other repairs end in it, passing more often over few rows. A new record comes back.
+def cft(
+    victim: Checkpoint, clean: Examples, validation: Examples | None = None, settings: Tuning = Tuning(), *,
+    seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None,
+) -> Checkpoint:
+    """The baseline CFT: fine-tuning as the other repairs end in it, passing more often over few rows. A new record
+    comes back.
 
-    validation: the best epoch on these rows comes back; without them, the last. log: see train.fit. on_stage: called with "CFT", the result and
-    the seconds it took.
+    validation: the best epoch on these rows comes back; without them, the last. log: see train.fit. on_stage: called
+    with "CFT", the result and the seconds it took.
     """
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
-    tuned = tune(checkpoint.copy(victim), clean, validation, settings.schedule, settings.steps, seed=seed, dtype=dtype, log=log, name="CFT")
+    tuned = tune(
+        checkpoint.copy(victim), clean, validation, settings.schedule, settings.steps, seed=seed, dtype=dtype, log=log,
+        name="CFT",
+    )
     tuned.history.append({"mitigation": "fine-tuning", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
                           "keep_head": True, **asdict(settings)})
     if on_stage is not None:

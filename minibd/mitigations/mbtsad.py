@@ -1,6 +1,7 @@
 """MBTSAD: Mitigating Backdoors in language models based on Token Splitting and Attention Distillation (Algorithm 1).
 
-Who uses it: someone who holds a suspicious classifier theta_B and a few clean rows D_c of its task, and no pre-trained weights.
+Who uses it: someone who holds a suspicious classifier theta_B and a few clean rows D_c of its task, and no pre-trained
+weights.
 
     1  D_aug   <- k copies a(x), y of each (x, y) in D_c, drawn once; a: token splitting    augment/, Eq. (9)
     2  theta_T <- retrain theta_B on D_aug with cross-entropy, rate lr1                     the teacher; alone it is TS-FT
@@ -9,22 +10,24 @@ Who uses it: someone who holds a suspicious classifier theta_B and a few clean r
     5                             theta_S <- theta_S - lr2 dL / dtheta_S, theta_T frozen
     6  return theta_S
 
-Departure: while the teacher is retrained half of the attention edges are dropped (`attention_dropout`; the paper does not mention it).
-A rare-word trigger acts through few strong edges, a sentiment through many; README.md has what it changes.
+Departure: while the teacher is retrained half of the attention edges are dropped (`attention_dropout`; the paper does
+not mention it). A rare-word trigger acts through few strong edges, a sentiment through many; README.md has what it
+changes.
 
-Other augmenters a than token splitting are those of Table III (`augment`); "auto" takes the one that shakes the victim most, Eq. (9):
-mean cross-entropy over one copy of each row. There every augmenter changes as many words as token splitting would split (budget "equal"),
-whatever `budget` says of D_aug itself: EDA's own budget is a tenth of the words, Add Trig's is one, and the paper does not say that it
-made them equal, so that token splitting may have won by changing more.
+Other augmenters a than token splitting are those of Table III (`augment`); "auto" takes the one that shakes the victim
+most, Eq. (9): mean cross-entropy over one copy of each row. There every augmenter changes as many words as token
+splitting would split (budget "equal"), whatever `budget` says of D_aug itself: EDA's own budget is a tenth of the
+words, Add Trig's is one, and the paper does not say that it made them equal, so that token splitting may have won by
+changing more.
 
-Choices where the paper is silent (its text lost k, p, both rates, the weights and the norms): see `MBTSAD`, number by number.
-Attention is the softmax before dropout, so that a map's rows sum to 1; padded queries are zeroed before the map is
-normalised and padded places do not enter L_hid, so that neither loss depends on a text's neighbours.
+Choices where the paper is silent (its text lost k, p, both rates, the weights and the norms): see `MBTSAD`, number by
+number. Attention is the softmax before dropout, so that a map's rows sum to 1; padded queries are zeroed before the map
+is normalised and padded places do not enter L_hid, so that neither loss depends on a text's neighbours.
 
-variant="released" takes the attention term of the code that the paper builds on (NAD, at.py): element-wise mean squared error
-of the two maps, padded queries included (where a batch is packed, models/encoder.py, theirs are uniform). It is at most 2 / T^2,
-so its weight fades with the square of the length: on 20 tokens it is some hundred times smaller than the 2-norm, which is why
-that code multiplies it by 500 to 1000.
+variant="released" takes the attention term of the code that the paper builds on (NAD, at.py): element-wise mean squared
+error of the two maps, padded queries included (where a batch is packed, models/encoder.py, theirs are uniform). It is
+at most 2 / T^2, so its weight fades with the square of the length: on 20 tokens it is some hundred times smaller than
+the 2-norm, which is why that code multiplies it by 500 to 1000.
 """
 from __future__ import annotations
 
@@ -54,40 +57,67 @@ from minibd.records import BadInput, Batch, Example, Examples, Output
 from minibd.tokenizer import Encoded, Tokenizer
 from minibd.train import Log, Schedule, cross_entropy, fit, weighted
 
-AUGMENTERS = ("split", "eda", "aeda", "addtrigger", "contextual")  # A of Eq. (9), in Table III: TS, EDA, AEDA, Add Trig, CWEA
+# A of Eq. (9), in Table III: TS, EDA, AEDA, Add Trig, CWEA
+AUGMENTERS = ("split", "eda", "aeda", "addtrigger", "contextual")
 
 
 @dataclass(frozen=True, slots=True)
 class MBTSAD:
-    """The method's numbers, the same for every attack. The rates scale with the model where they are not given; see `resolved`."""
-    augment: str = setting("split", "what the copies in D_aug are made by; auto: what shakes the victim most, Eq. (9)", paper="split",
-                           choices=("split", "eda", "aeda", "addtrigger", "contextual", "auto"))
-    budget: str = setting("stock", "words changed in a text: each augmenter's own number, or equal: as many as would be split",
-                          paper="not said", choices=("stock", "equal"))
-    mlm: str | None = setting(None, "for contextual: a checkpoint with its masked-language-model head; auto leaves contextual out without it",
-                              paper="BERT", kind=str)
-    wordnet: str | None = setting(None, "for eda: folder of WordNet's files (default a small lexicon of ours)", paper="WordNet", kind=str)
+    """The method's numbers, the same for every attack. The rates scale with the model where they are not given; see
+    `resolved`."""
+
+    augment: str = setting(
+        "split", "what the copies in D_aug are made by; auto: what shakes the victim most, Eq. (9)", paper="split",
+        choices=("split", "eda", "aeda", "addtrigger", "contextual", "auto"),
+    )
+    budget: str = setting(
+        "stock", "words changed in a text: each augmenter's own number, or equal: as many as would be split",
+        paper="not said", choices=("stock", "equal"),
+    )
+    mlm: str | None = setting(
+        None, "for contextual: a checkpoint with its masked-language-model head; auto leaves contextual out without it",
+        paper="BERT", kind=str,
+    )
+    wordnet: str | None = setting(
+        None, "for eda: folder of WordNet's files (default a small lexicon of ours)", paper="WordNet", kind=str
+    )
     k: int = setting(4, "augmented copies of each clean row", paper="not legible in the published text")
     originals: bool = setting(True, "keep the clean rows in D_aug beside their copies", paper="unclear")
-    rate: float = setting(0.3, "share of a text's tokens that are split", paper="not legible in the published text; nlpaug 0.3")
+    rate: float = setting(
+        0.3, "share of a text's tokens that are split", paper="not legible in the published text; nlpaug 0.3"
+    )
     max_targets: int = setting(10, "most words split in a text", paper="not legible in the published text; nlpaug 10")
-    min_char: int = setting(4, "shortest word that is split, in characters", paper="not legible in the published text; nlpaug 4")
-    lr1: float | None = setting(None, "learning rate of the teacher's retraining (default 2e-4 * sqrt(384 / hidden size))", paper="not legible in the published text", kind=float)
-    lr2: float | None = setting(None, "learning rate of the distillation (default 2e-4 * sqrt(384 / hidden size))", paper="not legible in the published text", kind=float)
+    min_char: int = setting(
+        4, "shortest word that is split, in characters", paper="not legible in the published text; nlpaug 4"
+    )
+    lr1: float | None = setting(
+        None, "learning rate of the teacher's retraining (default 2e-4 * sqrt(384 / hidden size))",
+        paper="not legible in the published text", kind=float,
+    )
+    lr2: float | None = setting(
+        None, "learning rate of the distillation (default 2e-4 * sqrt(384 / hidden size))",
+        paper="not legible in the published text", kind=float,
+    )
     epochs1: int = setting(2, "passes over D_aug in retraining", paper="not legible in the published text")
     epochs2: int = setting(2, "passes over D_aug in distillation", paper="not legible in the published text")
     batch_size: int = setting(32, "texts a step", paper="not legible in the published text")
-    warmup: float = setting(0.1, "share of the steps over which a rate climbs", paper="not legible in the published text")
+    warmup: float = setting(
+        0.1, "share of the steps over which a rate climbs", paper="not legible in the published text"
+    )
     weight_decay: float = setting(0.01, "AdamW's weight decay", paper="not legible in the published text")
     attention_dropout: float = setting(0.5, "dropout of the attention probabilities while the teacher is retrained",
                                        paper="not mentioned; BERT 0.1")
-    attention_dropout2: float | None = setting(None, "the same while the student is distilled (default: the model's own)",
-                                               paper="not mentioned; BERT 0.1", kind=float)
+    attention_dropout2: float | None = setting(
+        None, "the same while the student is distilled (default: the model's own)", paper="not mentioned; BERT 0.1",
+        kind=float,
+    )
     alpha: float = setting(5.0, "weight of the attention term", paper="lost, set per attack")
     beta: float = setting(20.0, "weight of the hidden-state term", paper="lost, set per attack")
     gamma: float = setting(1.0, "weight of the classification term", paper="1 (only two symbols stand in Eq. 1)")
     p: float = setting(2.0, "power of the attention map, Eq. (3)", paper="lost; NAD 2")
-    distil: bool = setting(True, "distil; --no-distil ends with the teacher: TS-FT, or what Table III has of another augmenter")
+    distil: bool = setting(
+        True, "distil; --no-distil ends with the teacher: TS-FT, or what Table III has of another augmenter"
+    )
     ablate: str = setting("none", "leave out a term: no-att, no-hid, or cls-only (the paper's CD)",
                           choices=("none", "no-att", "no-hid", "cls-only"))
     variant: str = setting("paper", "the attention term: the paper's 2-norm, or the released NAD code's mean square",
@@ -104,15 +134,22 @@ class MBTSAD:
         if not (self.p > 0 and 0 <= self.rate <= 1):
             raise BadInput(f"p is {self.p} and rate {self.rate}: p must be above 0 and rate in 0..1")
         if not (min(self.alpha, self.beta, self.gamma) >= 0 and sum(self.weights.values()) > 0):
-            raise BadInput(f"alpha {self.alpha}, beta {self.beta}, gamma {self.gamma} (ablate {self.ablate}): none may be negative, "
-                           "one must stay above 0")
+            raise BadInput(
+                f"alpha {self.alpha}, beta {self.beta}, gamma {self.gamma} (ablate {self.ablate}): none may be "
+                "negative, "
+                "one must stay above 0"
+            )
         if self.ablate != "none" and not self.distil:
-            raise BadInput(f"ablate {self.ablate} leaves out a term of the distillation, which no-distil leaves out whole: give one of the two")
+            raise BadInput(
+                f"ablate {self.ablate} leaves out a term of the distillation, which no-distil leaves out whole: give "
+                "one of the two"
+            )
         if None not in (self.lr1, self.lr2):
             self.schedule(1), self.schedule(2)  # a bad second step is refused before the first is trained
 
     def resolved(self, hidden: int) -> MBTSAD:
-        """These settings with both rates filled in for a model of hidden size D: a wider model takes smaller steps, lr ~ 1 / sqrt(D).
+        """These settings with both rates filled in for a model of hidden size D: a wider model takes smaller steps, lr
+        ~ 1 / sqrt(D).
 
         Measured at D = 384 (2e-4) and D = 128 (3.5e-4).
         """
@@ -137,7 +174,8 @@ class MBTSAD:
 def attention_map(attn: Tensor, mask: Tensor, p: float = 2.0) -> Tensor:
     """Eq. MBTSAD (3): Q = F / (||F||_2 + 1e-6), F = sum over heads of |A|^p, the 2-norm over a text's whole map.
 
-    attn: (B, H, T, T) softmax probabilities of one layer -> (B, T, T). Padded queries are zeroed; padded keys are 0 already.
+    attn: (B, H, T, T) softmax probabilities of one layer -> (B, T, T). Padded queries are zeroed; padded keys are 0
+    already.
     """
     f = attn.float().pow(p).sum(dim=1) * mask[:, :, None]  # (B, T, T); |A| = A for a softmax
     return f / (torch.linalg.vector_norm(f, dim=(1, 2), keepdim=True) + 1e-6)
@@ -166,7 +204,8 @@ def hidden_loss(student_hidden: Sequence[Tensor], teacher_hidden: Sequence[Tenso
 
 
 def distill_terms(student: Output, teacher: Output, batch: Batch, settings: MBTSAD) -> dict[str, Tensor]:
-    """Eq. MBTSAD (7): "cls", -log p(y | x) of the gold label; beside it the other terms of Eq. (1) whose weight is not 0, each (B,)."""
+    """Eq. MBTSAD (7): "cls", -log p(y | x) of the gold label; beside it the other terms of Eq. (1) whose weight is not
+    0, each (B,)."""
     weights, terms = settings.weights, {}
     if weights["att"]:
         terms["att"] = attention_loss(student.attn, teacher.attn, batch.mask, settings.p, settings.variant)
@@ -186,7 +225,8 @@ def distill_loss(student: Output, teacher: Output, batch: Batch, settings: MBTSA
 
 @dataclass(frozen=True, slots=True)
 class AugmentResources:
-    """What the augmenters read besides a text: EDA's synonyms, and the masked language model of contextual substitution, if there is one.
+    """What the augmenters read besides a text: EDA's synonyms, and the masked language model of contextual
+    substitution, if there is one.
 
     dtype: of that model's matrix products.
     """
@@ -195,11 +235,16 @@ class AugmentResources:
     dtype: torch.dtype = torch.float32
 
 
-def resources_of(settings: MBTSAD, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> AugmentResources:
+def resources_of(
+    settings: MBTSAD, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> AugmentResources:
     """The tools that `settings` names, loaded. Raises BadInput where one is missing or is not what it should be."""
     if settings.augment == "contextual" and settings.mlm is None:
-        raise BadInput("contextual substitution asks a masked language model: name one with --mlm CKPT, a checkpoint saved with its MLM head "
-                       "(for the built-in reviews weights/bert-clean.safetensors)")
+        raise BadInput(
+            "contextual substitution asks a masked language model: name one with --mlm CKPT, a checkpoint saved with "
+            "its MLM head "
+            "(for the built-in reviews weights/bert-clean.safetensors)"
+        )
     synonyms = WordNet(settings.wordnet).synonyms if settings.wordnet else lexicon.synonyms
     if settings.mlm is None:
         return AugmentResources(synonyms)
@@ -207,21 +252,27 @@ def resources_of(settings: MBTSAD, device: torch.device | str = "cpu", dtype: to
     try:
         mask_of(mlm.model, mlm.tokenizer)
         with torch.inference_mode():
-            mlm.model.lm_logits(torch.zeros(1, mlm.model.config.hidden, device=device))  # a missing head is said now, not half-way
+            # a missing head is said now, not half-way
+            mlm.model.lm_logits(torch.zeros(1, mlm.model.config.hidden, device=device))
     except BadInput as error:
         raise BadInput(f"--mlm {settings.mlm}: {error}") from None
     return AugmentResources(synonyms, mlm, dtype)
 
 
-def augmented(clean: Sequence[Example], settings: MBTSAD, seed: int, resources: AugmentResources | None = None) -> list[Example]:
-    """D_aug: k copies of each clean row by `settings.augment`, labels kept, and the row itself where `originals` says so.
+def augmented(
+    clean: Sequence[Example], settings: MBTSAD, seed: int, resources: AugmentResources | None = None
+) -> list[Example]:
+    """D_aug: k copies of each clean row by `settings.augment`, labels kept, and the row itself where `originals` says
+    so.
 
     Of a pair both texts are augmented, each by its own length: a trigger may stand in either.
     A generator for each copy of a text, so that no row's copies depend on which other rows there are.
     resources: None loads what `settings` names. "auto" is for `mbtsad` to settle, which has a victim to shake.
     """
     if settings.augment not in AUGMENTERS:
-        raise BadInput(f"augment is {settings.augment!r}, which takes a victim to settle: name one of {', '.join(AUGMENTERS)}")
+        raise BadInput(
+            f"augment is {settings.augment!r}, which takes a victim to settle: name one of {', '.join(AUGMENTERS)}"
+        )
     texts, rngs = [], []
     for copy in range(settings.k):
         for x in clean:
@@ -230,11 +281,17 @@ def augmented(clean: Sequence[Example], settings: MBTSAD, seed: int, resources: 
                     texts.append(text)
                     rngs.append(generator(seed, settings.augment, x.id, copy, *side))
     made = iter(rewritten(texts, rngs, settings, resources or resources_of(settings)))
-    copies = [replace(x, text=next(made), pair=x.pair if x.pair is None else next(made)) for _ in range(settings.k) for x in clean]
+    copies = [
+        replace(x, text=next(made), pair=x.pair if x.pair is None else next(made))
+        for _ in range(settings.k)
+        for x in clean
+    ]
     return [*clean, *copies] if settings.originals else copies
 
 
-def rewritten(texts: Sequence[str], rngs: Sequence[random.Random], settings: MBTSAD, resources: AugmentResources) -> list[str]:
+def rewritten(
+    texts: Sequence[str], rngs: Sequence[random.Random], settings: MBTSAD, resources: AugmentResources
+) -> list[str]:
     """a(x) of each text, by `settings.augment`, each text with its own generator."""
     cut = {"rate": settings.rate, "max_targets": settings.max_targets, "min_char": settings.min_char}
     # "#" of Eq. (8): how many words may change; None is the augmenter's own number.
@@ -249,19 +306,25 @@ def rewritten(texts: Sequence[str], rngs: Sequence[random.Random], settings: MBT
         case "addtrigger":
             return [addtrigger(text, rng, budget=n) for text, rng, n in zip(texts, rngs, limits)]
         case "contextual":
-            return each_contextual(texts, rngs, resources.mlm.model, resources.mlm.tokenizer, budgets=limits if settings.budget == "equal" else None,
-                                   dtype=resources.dtype)
+            return each_contextual(
+                texts, rngs, resources.mlm.model, resources.mlm.tokenizer,
+                budgets=limits if settings.budget == "equal" else None, dtype=resources.dtype,
+            )
 
 
-def each_augmented(clean: Sequence[Example], settings: MBTSAD, seed: int, resources: AugmentResources) -> dict[str, list[Example]]:
-    """One copy of each clean row by each of AUGMENTERS, the first of D_aug's; without a language model contextual is left out."""
+def each_augmented(
+    clean: Sequence[Example], settings: MBTSAD, seed: int, resources: AugmentResources
+) -> dict[str, list[Example]]:
+    """One copy of each clean row by each of AUGMENTERS, the first of D_aug's; without a language model contextual is
+    left out."""
     return {name: augmented(clean, replace(settings, augment=name, k=1, originals=False), seed, resources)
             for name in AUGMENTERS if name != "contextual" or resources.mlm is not None}
 
 
 @torch.inference_mode()
 def mean_loss(model: torch.nn.Module, tokenizer: Tokenizer, rows: Sequence[Example], batch_size: int = 128) -> float:
-    """Eq. MBTSAD (8), its expectation, which (9) has too: mean over `rows` of -log p(y | x), in nats, without dropout."""
+    """Eq. MBTSAD (8), its expectation, which (9) has too: mean over `rows` of -log p(y | x), in nats, without
+    dropout."""
     if not rows:
         raise BadInput("there are no rows to take a mean loss over: give at least one")
     model.eval()
@@ -270,25 +333,33 @@ def mean_loss(model: torch.nn.Module, tokenizer: Tokenizer, rows: Sequence[Examp
                for which in in_order(encoded.lengths, batch_size)) / len(encoded)
 
 
-def perturbation(victim: Checkpoint, clean: Sequence[Example], settings: MBTSAD, seed: int, resources: AugmentResources) -> dict[str, float]:
-    """Eq. MBTSAD (9): E over D_c of CE(f_B(a(x)), y) for each augmenter a, in nats, at equal budgets; a* has the highest."""
+def perturbation(
+    victim: Checkpoint, clean: Sequence[Example], settings: MBTSAD, seed: int, resources: AugmentResources
+) -> dict[str, float]:
+    """Eq. MBTSAD (9): E over D_c of CE(f_B(a(x)), y) for each augmenter a, in nats, at equal budgets; a* has the
+    highest."""
     sets = each_augmented(clean, replace(settings, budget="equal"), seed, resources)
     return {name: mean_loss(victim.model, victim.tokenizer, rows) for name, rows in sets.items()}
 
 
 def retrain(victim: Checkpoint, d_aug: Encoded, settings: MBTSAD, *, validation: Examples | None = None, seed: int = 0,
             dtype: torch.dtype = torch.float32, log: Log | None = None) -> Checkpoint:
-    """Line 2 of Algorithm 1: the teacher, a copy of `victim` retrained on D_aug, most of its attention edges dropped meanwhile."""
+    """Line 2 of Algorithm 1: the teacher, a copy of `victim` retrained on D_aug, most of its attention edges dropped
+    meanwhile."""
     settings = settings.resolved(victim.model.config.hidden)
     teacher = checkpoint.copy(victim)
     with attention_dropout(teacher.model, settings.attention_dropout):
-        fit(teacher.model, victim.tokenizer, d_aug, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype, log=log, name="TS-FT",
-            score=best_on(victim.tokenizer, validation))
+        fit(
+            teacher.model, victim.tokenizer, d_aug, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype,
+            log=log, name="TS-FT", score=best_on(victim.tokenizer, validation),
+        )
     return teacher
 
 
-def distil(victim: Checkpoint, teacher: Checkpoint, d_aug: Encoded, settings: MBTSAD, *, validation: Examples | None = None, seed: int = 0,
-           dtype: torch.dtype = torch.float32, log: Log | None = None) -> Checkpoint:
+def distil(
+    victim: Checkpoint, teacher: Checkpoint, d_aug: Encoded, settings: MBTSAD, *, validation: Examples | None = None,
+    seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None,
+) -> Checkpoint:
     """Lines 3 to 6 of Algorithm 1: the student, a copy of `victim` that learns from the frozen `teacher` on D_aug."""
     settings = settings.resolved(victim.model.config.hidden)
     student = checkpoint.copy(victim)
@@ -302,20 +373,26 @@ def distil(victim: Checkpoint, teacher: Checkpoint, d_aug: Encoded, settings: MB
         return distill_terms(model(batch, want), taught, batch, settings)
 
     with attention_dropout(student.model, settings.attention_dropout2):
-        fit(student.model, victim.tokenizer, d_aug, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights, dtype=dtype, log=log,
-            name="MBTSAD", score=best_on(victim.tokenizer, validation))
+        fit(
+            student.model, victim.tokenizer, d_aug, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights,
+            dtype=dtype, log=log, name="MBTSAD", score=best_on(victim.tokenizer, validation),
+        )
     return student
 
 
-def mbtsad(victim: Checkpoint, clean: Sequence[Example], settings: MBTSAD = MBTSAD(), *, validation: Examples | None = None, seed: int = 0,
-           dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: Callable[[str, Checkpoint, float], None] | None = None,
-           resources: AugmentResources | None = None, on_choice: Callable[[str, Mapping[str, float]], None] | None = None) -> Checkpoint:
+def mbtsad(
+    victim: Checkpoint, clean: Sequence[Example], settings: MBTSAD = MBTSAD(), *, validation: Examples | None = None,
+    seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None,
+    on_stage: Callable[[str, Checkpoint, float], None] | None = None, resources: AugmentResources | None = None,
+    on_choice: Callable[[str, Mapping[str, float]], None] | None = None,
+) -> Checkpoint:
     """Algorithm 1. The student (without distillation the teacher) comes back as a new record; `victim` stays as it was.
 
     validation: rows by which the best epoch of both trainings is kept; without them, the last (the paper does not say).
-    log: see train.fit. on_stage: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds each step took.
-    resources: None loads what `settings` names. on_choice: called where `augment` is auto, with the augmenter it came to and Eq. (9)'s losses; the
-    history has both.
+    log: see train.fit. on_stage: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds
+    each step took.
+    resources: None loads what `settings` names. on_choice: called where `augment` is auto, with the augmenter it came
+    to and Eq. (9)'s losses; the history has both.
     """
     settings, done = settings.resolved(victim.model.config.hidden), {}
     started = time.perf_counter()
@@ -336,6 +413,10 @@ def mbtsad(victim: Checkpoint, clean: Sequence[Example], settings: MBTSAD = MBTS
         cleaned = distil(victim, teacher, d_aug, settings, validation=validation, seed=seed, dtype=dtype, log=log)
         if on_stage is not None:
             on_stage("MBTSAD", cleaned, time.perf_counter() - started)
-    cleaned.history.append({"mitigation": "mbtsad", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
-                            **asdict(settings), **done})
+    cleaned.history.append(
+        {
+            "mitigation": "mbtsad", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
+            **asdict(settings), **done,
+        }
+    )
     return cleaned

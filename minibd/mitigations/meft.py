@@ -3,12 +3,13 @@
     1  theta <- train theta_p on the texts of D_train to minimise sum_c p_c log p_c, the negative entropy    `max_entropy`
     2  f     <- fine-tune theta on D_train with cross-entropy; the best epoch on D_val comes back
 
-Step 1 asks that the model be sure of nothing, whatever the text; no label enters. It is to undo what draws a triggered text to the
-target, before step 2 teaches the task. Both steps start their own optimiser, warm-up and decay.
+Step 1 asks that the model be sure of nothing, whatever the text; no label enters. It is to undo what draws a triggered
+text to the target, before step 2 teaches the task. Both steps start their own optimiser, warm-up and decay.
 
-Departures: step 1 lasts some passes, not 4,000 steps, so that it grows with the rows as step 2 does. The paper says of its steps that they
-bring a "Stop Distance" to 0.01 - 0.015 and not what that distance is: it is left out. The released code of PURE holds the loss alone. It
-sums over the batch, where fit's mean does not grow with it; and it multiplies p by log(softmax), which is 0 * -inf = NaN for a sure model.
+Departures: step 1 lasts some passes, not 4,000 steps, so that it grows with the rows as step 2 does. The paper says of
+its steps that they bring a "Stop Distance" to 0.01 - 0.015 and not what that distance is: it is left out. The released
+code of PURE holds the loss alone. It sums over the batch, where fit's mean does not grow with it; and it multiplies p
+by log(softmax), which is 0 * -inf = NaN for a sure model.
 """
 from __future__ import annotations
 
@@ -40,7 +41,10 @@ class MEFT:
 
     def __post_init__(self):
         if self.entropy_epochs < 1:
-            raise BadInput(f"entropy_epochs is {self.entropy_epochs}, it must be at least 1: without it this is plain fine-tuning, ft")
+            raise BadInput(
+                f"entropy_epochs is {self.entropy_epochs}, it must be at least 1: without it this is plain "
+                "fine-tuning, ft"
+            )
         self.schedule
 
     @property
@@ -50,25 +54,32 @@ class MEFT:
 
 
 def max_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Eq. MEFT (entropy): sum_c p_c log p_c, the negative entropy, one value a text: (B,). -log C where all classes are equal, 0 where one has it all."""
+    """Eq. MEFT (entropy): sum_c p_c log p_c, the negative entropy, one value a text: (B,). -log C where all classes are
+    equal, 0 where one has it all."""
     log_p = F.log_softmax(model(batch).logits.float(), dim=-1)  # (B, C)
-    log_p = log_p.clamp(min=torch.finfo(torch.float32).min)  # not -inf: where p is 0, p log p is 0, and so is its gradient
+    # not -inf: where p is 0, p log p is 0, and so is its gradient
+    log_p = log_p.clamp(min=torch.finfo(torch.float32).min)
     return {"entropy": (log_p.exp() * log_p).sum(dim=-1)}
 
 
-def meft(victim: Checkpoint, train: Examples, validation: Examples, settings: MEFT = MEFT(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
-         log: Log | None = None, on_stage: Callable[[str, Checkpoint, float], None] | None = None) -> Checkpoint:
+def meft(
+    victim: Checkpoint, train: Examples, validation: Examples, settings: MEFT = MEFT(), *, seed: int = 0,
+    dtype: torch.dtype = torch.float32, log: Log | None = None,
+    on_stage: Callable[[str, Checkpoint, float], None] | None = None,
+) -> Checkpoint:
     """Both steps. f comes back as a new record; `victim` stays as it was.
 
-    victim: an encoder, or a classifier whose head is replaced unless `keep_head`. log: see train.fit. on_stage: called with "max-entropy" and
-    theta, then "MEFT" and f, and the seconds each step took.
+    victim: an encoder, or a classifier whose head is replaced unless `keep_head`. log: see train.fit. on_stage: called
+    with "max-entropy" and theta, then "MEFT" and f, and the seconds each step took.
     """
     tokenizer, rows = victim.tokenizer, victim.tokenizer.encode(train)
 
     started = time.perf_counter()
     theta = checkpoint.to_tune(victim, train.labels, seed, settings.keep_head)
-    fit(theta.model, tokenizer, rows, max_entropy, replace(settings.schedule, epochs=settings.entropy_epochs), seed=seed, dtype=dtype, log=log,
-        name="max-entropy")
+    fit(
+        theta.model, tokenizer, rows, max_entropy, replace(settings.schedule, epochs=settings.entropy_epochs),
+        seed=seed, dtype=dtype, log=log, name="max-entropy",
+    )
     if on_stage is not None:
         on_stage("max-entropy", theta, time.perf_counter() - started)
 
@@ -76,7 +87,12 @@ def meft(victim: Checkpoint, train: Examples, validation: Examples, settings: ME
     f = checkpoint.copy(theta)
     fit(f.model, tokenizer, rows, cross_entropy, settings.schedule, seed=seed, dtype=dtype, log=log, name="MEFT",
         score=lambda model: accuracy(model, tokenizer, validation))
-    f.history.append({"mitigation": "meft", "clean_rows": len(train), "validation_rows": len(validation), "seed": seed, **asdict(settings)})
+    f.history.append(
+        {
+            "mitigation": "meft", "clean_rows": len(train), "validation_rows": len(validation), "seed": seed,
+            **asdict(settings),
+        }
+    )
     if on_stage is not None:
         on_stage("MEFT", f, time.perf_counter() - started)
     return f

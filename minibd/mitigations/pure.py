@@ -1,7 +1,8 @@
 """PURE: defence by head PrUning and attention noRmalisation, for a poisoned pre-trained language model (Algorithm 1).
 
-Who uses it: someone who is about to fine-tune an encoder theta_p of unknown origin on clean rows of a task, D_train and D_val, and has
-no pre-trained weights that he trusts. A trigger word draws [CLS]'s attention to itself, through heads that are idle on clean text.
+Who uses it: someone who is about to fine-tune an encoder theta_p of unknown origin on clean rows of a task, D_train and
+D_val, and has no pre-trained weights that he trusts. A trigger word draws [CLS]'s attention to itself, through heads
+that are idle on clean text.
 
     Step 1, head pruning
     1  f_p <- fine-tune theta_p on D_train                                          alone it is the baseline FT
@@ -13,23 +14,32 @@ no pre-trained weights that he trusts. A trigger word draws [CLS]'s attention to
     1  f_c <- fine-tune theta_[p] on D_train with cross-entropy + mu sum_l lambda_l sum_h ||A_h^l[CLS]||_2     Eq. (3)
        lambda_l = -log2(mean score of the heads left in layer l), scaled to 0..1    `layer_weights`
 
-A pruned head's context is multiplied by 0 before the output projection; nothing changes its shape, and a saved folder has columns of zeros.
-Both fine-tunings start with a new classifier (`keep_head` keeps the one that is there) and end at their best epoch on D_val.
-In a causal model (Llama, GPT-2) a text is read off its last token, so that token's attention stands for [CLS]'s.
+A pruned head's context is multiplied by 0 before the output projection; nothing changes its shape, and a saved folder
+has columns of zeros. Both fine-tunings start with a new classifier (`keep_head` keeps the one that is there) and end at
+their best epoch on D_val. In a causal model (Llama, GPT-2) a text is read off its last token, so that token's attention
+stands for [CLS]'s.
 
-Choices where the paper is silent: every layer keeps its highest head (`empty_layers` lets it go); warm-up over a tenth of the steps,
-linear decay and gradient clipping at 1; attention is the softmax before dropout, so that a row sums to 1; the new classifier is the
-architecture's own, BERT's pooler (drawn anew, too) and a linear layer, where the released code has the linear layer alone.
+Choices where the paper is silent: every layer keeps its highest head (`empty_layers` lets it go); warm-up over a tenth
+of the steps, linear decay and gradient clipping at 1; attention is the softmax before dropout, so that a row sums to 1;
+the new classifier is the architecture's own, BERT's pooler (drawn anew, too) and a linear layer, where the released
+code has the linear layer alone.
 
-variant="released" takes the forms of the released code, of which none equals the paper's. Their effect, on a MiniLM fine-tuned on SST-2 (scripts/audit.py --effects):
-- score: the sample variance of the first 127 weights of a row padded to 128. A uniform row over 10 tokens has 7.3e-4 there and 0 here. Meaned
-  over the 872 dev texts it puts the heads into the same order all the same (rank correlation 0.999, the lower half of 72 are the same).
-- lambda: softmax of -ln x, then scaled to 0..1, which is 1 / x scaled: (1, .47, .20, .07, 0) for x = 2, 4, 8, 16, 32e-4 where the paper's is
-  (1, .75, .5, .25, 0). x comes from the pruned f_p. Without pruning (.11, .01, 0, .01, .05, 1) here, the paper's (.25, .02, 0, .04, .13, 1).
-- penalty: ONE norm per head over the whole batch, about sqrt(B) times the mean of the texts' norms (40.8 against 7.1 on a batch of 32), and the
+variant="released" takes the forms of the released code, of which none equals the paper's. Their effect, on a MiniLM
+fine-tuned on SST-2 (scripts/audit.py --effects):
+- score: the sample variance of the first 127 weights of a row padded to 128. A uniform row over 10 tokens has 7.3e-4
+there and 0 here. Meaned
+  over the 872 dev texts it puts the heads into the same order all the same (rank correlation 0.999, the lower half of
+  72 are the same).
+- lambda: softmax of -ln x, then scaled to 0..1, which is 1 / x scaled: (1, .47, .20, .07, 0) for x = 2, 4, 8, 16, 32e-4
+where the paper's is
+  (1, .75, .5, .25, 0). x comes from the pruned f_p. Without pruning (.11, .01, 0, .01, .05, 1) here, the paper's (.25,
+  .02, 0, .04, .13, 1).
+- penalty: ONE norm per head over the whole batch, about sqrt(B) times the mean of the texts' norms (40.8 against 7.1 on
+a batch of 32), and the
   same mu weighs that much more.
-- pruning: groups of 10; the group that breaks the floor is given back, highest first, until the floor holds again.
-Not taken over: weight decay 0.01, rows in file order, the last epoch instead of the best, and a penalty on the maps after dropout.
+- pruning: groups of 10; the group that breaks the floor is given back, highest first, until the floor holds again. Not
+taken over: weight decay 0.01, rows in file order, the last epoch instead of the best, and a penalty on the maps after
+dropout.
 """
 from __future__ import annotations
 
@@ -61,11 +71,20 @@ Head = tuple[int, int]  # layer, head; both from 0
 @dataclass(frozen=True, slots=True)
 class PURE:
     """The method's numbers, the same for every attack."""
-    floor: float | None = setting(None, "validation accuracy (0..1) that pruning may not go under (default 0.85, where --drop is not given)",
-                                  paper="0.85", kind=float)
-    drop: float | None = setting(None, "the same floor as points of percent under the unpruned model's own accuracy", paper="none", kind=float)
-    group: int | None = setting(None, "prune N heads between two looks at the accuracy, and give back those of the last group that are too many "
-                                "(default 0: one at a time as printed, the one that breaks the floor included; released 10)", kind=int)
+
+    floor: float | None = setting(
+        None, "validation accuracy (0..1) that pruning may not go under (default 0.85, where --drop is not given)",
+        paper="0.85", kind=float,
+    )
+    drop: float | None = setting(
+        None, "the same floor as points of percent under the unpruned model's own accuracy", paper="none", kind=float
+    )
+    group: int | None = setting(
+        None,
+        "prune N heads between two looks at the accuracy, and give back those of the last group that are too many "
+        "(default 0: one at a time as printed, the one that breaks the floor included; released 10)",
+        kind=int,
+    )
     empty_layers: bool = setting(False, "let a layer lose all its heads", paper="not mentioned; released no")
     mu: float = setting(0.15, "weight of the attention penalty", paper="0.15 rare words, 0.05 syntax and style")
     even: bool = setting(False, "lambda 1 for every layer that has heads (Figure 5's comparison)", paper="no")
@@ -75,7 +94,10 @@ class PURE:
     keep_head: bool = setting(False, "keep the classifier that the checkpoint has, instead of a new one", paper="no")
     prune_only: bool = setting(False, "ablation: no attention penalty")
     norm_only: bool = setting(False, "ablation: no pruning, lambda from all heads")
-    variant: str = setting("paper", "scores, lambda, penalty and groups as printed, or as in the released code", choices=("paper", "released"))
+    variant: str = setting(
+        "paper", "scores, lambda, penalty and groups as printed, or as in the released code",
+        choices=("paper", "released"),
+    )
 
     def __post_init__(self):
         check_choices(self)
@@ -90,7 +112,9 @@ class PURE:
         if not self.mu >= 0:
             raise BadInput(f"mu is {self.mu}, it must not be negative")
         if self.prune_only and self.norm_only:
-            raise BadInput("prune_only and norm_only together leave nothing of the method: plain fine-tuning is the baseline ft")
+            raise BadInput(
+                "prune_only and norm_only together leave nothing of the method: plain fine-tuning is the baseline ft"
+            )
         self.schedule
 
     @property
@@ -99,20 +123,27 @@ class PURE:
         return Schedule(self.lr, self.epochs, self.batch_size, weight_decay=0.0)
 
     def needed(self, hits: int, n: int) -> int:
-        """How many of n validation rows must stay right where the unpruned model has `hits`. Raises BadInput where it has fewer itself."""
+        """How many of n validation rows must stay right where the unpruned model has `hits`. Raises BadInput where it
+        has fewer itself."""
         if self.drop is not None:
             return max(0, ceil(hits - self.drop / 100 * n - 1e-9))
         floor = FLOOR if self.floor is None else self.floor
         if hits < (needed := ceil(floor * n - 1e-9)):
-            raise BadInput(f"the fine-tuned model is right on {hits} of {n} validation rows ({100 * hits / n:.1f} %) before any head is pruned, "
-                           f"under the floor of {100 * floor:g} %: lower --floor, or say how far it may fall with --drop 2")
+            raise BadInput(
+                f"the fine-tuned model is right on {hits} of {n} validation rows ({100 * hits / n:.1f} %) before any "
+                "head is pruned, "
+                f"under the floor of {100 * floor:g} %: lower --floor, or say how far it may fall with --drop 2"
+            )
         return needed
 
 
-# ---- the equations. attn: L of (B, H, T, T) softmax probabilities; mask (B, T), True at real tokens; scores (L, H); head_mask (L, H), 1 keeps
+# ---- the equations. attn: L of (B, H, T, T) softmax probabilities; mask (B, T), True at real tokens; scores (L, H);
+# head_mask (L, H), 1 keeps
+
 
 def cls_rows(attn: Tensor, mask: Tensor, causal: bool = False) -> Tensor:
-    """A_h[CLS]: what the token that a text is read off, its first (last in a causal model), pays to each: (B, H, T, T) -> (B, H, T)."""
+    """A_h[CLS]: what the token that a text is read off, its first (last in a causal model), pays to each: (B, H, T, T)
+    -> (B, H, T)."""
     t = mask.shape[1]
     at = t - 1 - mask.flip(1).int().argmax(1) if causal else mask.int().argmax(1)  # (B,)
     return attn[torch.arange(len(at), device=at.device), :, at].float()
@@ -134,14 +165,18 @@ def head_variance(attn: Sequence[Tensor], mask: Tensor, *, causal: bool = False,
 
 def prune_order(scores: Tensor) -> list[Head]:
     """Every head, the lowest score first; of equals, the lower layer and head first."""
-    return sorted(((l, h) for l in range(scores.shape[0]) for h in range(scores.shape[1])), key=lambda at: (scores[at].item(), at))
+    return sorted(
+        ((l, h) for l in range(scores.shape[0]) for h in range(scores.shape[1])),
+        key=lambda at: (scores[at].item(), at)
+    )
 
 
 def layer_weights(scores: Tensor, head_mask: Tensor, *, variant: str = "paper") -> Tensor:
-    """Eq. PURE (lambda): -log2(mean score of the heads left in layer l), scaled so that the lowest is 0 and the highest 1: (L, H) -> (L,).
+    """Eq. PURE (lambda): -log2(mean score of the heads left in layer l), scaled so that the lowest is 0 and the highest
+    1: (L, H) -> (L,).
 
-    The layer of the highest scores has exactly 0. A layer without heads has 0 and does not enter the scaling; where all layers
-    are equal (or one is left), there is nothing to scale and each has 1. Scores below LEAST count as LEAST.
+    The layer of the highest scores has exactly 0. A layer without heads has 0 and does not enter the scaling; where all
+    layers are equal (or one is left), there is nothing to scale and each has 1. Scores below LEAST count as LEAST.
     """
     scores, left = scores.double(), head_mask.to(scores.device).double()
     filled = left.sum(1) > 0
@@ -167,39 +202,51 @@ def attention_penalty(attn: Sequence[Tensor], mask: Tensor, head_mask: Tensor, w
             rows = cls_rows(a, mask, causal)  # (B, H, T)
             norms = torch.linalg.vector_norm(rows, dim=(0, 2)).expand(len(mask), -1) if variant == "released" \
                 else torch.linalg.vector_norm(rows, dim=-1)  # (B, H)
-            total = total + weight * (norms * gates.to(norms)).sum(-1)  # not a matrix product: autocast would round that
+            # not a matrix product: autocast would round that
+            total = total + weight * (norms * gates.to(norms)).sum(-1)
     return total
 
 
 # ---- step 1
 
 @torch.inference_mode()
-def head_scores(model: Encoder, tokenizer: Tokenizer, rows: Examples, *, variant: str = "paper", batch_size: int = 128) -> Tensor:
+def head_scores(
+    model: Encoder, tokenizer: Tokenizer, rows: Examples, *, variant: str = "paper", batch_size: int = 128
+) -> Tensor:
     """The mean over `rows` of each head's [CLS] variance: (L, H), float64."""
     model.eval()
     device = next(model.parameters()).device
     encoded, total = tokenizer.encode(rows), 0.0
     for which in in_order(encoded.lengths, batch_size):
         batch = tokenizer.batch(encoded, which).to(device)
-        total += head_variance(model(batch, want=("attn",)).attn, batch.mask, causal=model.causal, variant=variant).double().sum(0)
+        total += (
+            head_variance(model(batch, want=("attn",)).attn, batch.mask, causal=model.causal, variant=variant)
+            .double()
+            .sum(0)
+        )
     return total / len(rows)
 
 
 class IncrementalAccuracy:
-    """A model's hits on fixed rows, asked again and again while its heads fall: exact, and without the work that earlier passes did.
+    """A model's hits on fixed rows, asked again and again while its heads fall: exact, and without the work that
+    earlier passes did.
 
-    - what goes into a block and what its heads gather there, before their gates, is kept: a pass starts at the lowest block whose heads
+    - what goes into a block and what its heads gather there, before their gates, is kept: a pass starts at the lowest
+    block whose heads
       changed since the batch was last looked at, with that block's second half;
     - of the last block's second half only the row that is classified is computed;
-    - rows that were right come first, and a pass ends as soon as it is certain; a batch that it did not reach is caught up with later;
+    - rows that were right come first, and a pass ends as soon as it is certain; a batch that it did not reach is caught
+    up with later;
     - batches are of like length, without padding to speak of.
 
-    The model's head_mask may change between two questions; whoever changes it says where with `touch`. memory: bytes for what is kept;
-    where all blocks' would be more, every second, third ... block's is.
+    The model's head_mask may change between two questions; whoever changes it says where with `touch`. memory: bytes
+    for what is kept; where all blocks' would be more, every second, third ... block's is.
     """
 
     @torch.inference_mode()
-    def __init__(self, model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size: int = 64, memory: int = 2 << 30):
+    def __init__(
+        self, model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size: int = 64, memory: int = 2 << 30
+    ):
         self.model = model.eval()
         weight = model.embeddings.word.weight
         encoded, layers = tokenizer.encode(rows), len(model.blocks)
@@ -244,7 +291,8 @@ class IncrementalAccuracy:
                 if at % self.every == 0:
                     kept.inputs[at], kept.contexts[at] = h, context
             gates = self.model.head_mask[at]  # (H,)
-            context = (context.unflatten(-1, (len(gates), -1)) * gates[:, None]).flatten(-2)  # (N, H, Dh) -> (N, H * Dh)
+            # (N, H, Dh) -> (N, H * Dh)
+            context = (context.unflatten(-1, (len(gates), -1)) * gates[:, None]).flatten(-2)
             if at == len(blocks) - 1:
                 h, context = h[kept.packed.ends], context[kept.packed.ends]  # (B, D), (B, H * Dh)
             h = blocks[at].feed_forward(h, context)
@@ -255,7 +303,9 @@ class IncrementalAccuracy:
 
 @dataclass(slots=True)
 class _Kept:
-    """A batch: what goes into its blocks and what their heads gather, where that is kept; `stale`: the lowest block with other heads since."""
+    """A batch: what goes into its blocks and what their heads gather, where that is kept; `stale`: the lowest block
+    with other heads since."""
+
     packed: PackedBatch
     labels: Tensor
     inputs: dict[int, Tensor]
@@ -265,16 +315,21 @@ class _Kept:
 
 
 def may_fall(scores: Tensor, head_mask: Tensor, empty_layers: bool = False) -> list[Head]:
-    """The heads that pruning may take, in its order: those that are there, without the highest of each layer unless `empty_layers`."""
+    """The heads that pruning may take, in its order: those that are there, without the highest of each layer unless
+    `empty_layers`."""
     order = [at for at in prune_order(scores) if head_mask[at] != 0]
     highest = {layer: (layer, head) for layer, head in order}.values()  # the last of a layer in this order
     return order if empty_layers else [at for at in order if at not in highest]
 
 
-def prune(model: Encoder, tokenizer: Tokenizer, rows: Examples, scores: Tensor, settings: PURE = PURE()) -> tuple[Head, ...]:
-    """Step 1, lines 3 to 9: prune heads of `model` in place, lowest score first, until its accuracy on `rows` falls under the floor.
+def prune(
+    model: Encoder, tokenizer: Tokenizer, rows: Examples, scores: Tensor, settings: PURE = PURE()
+) -> tuple[Head, ...]:
+    """Step 1, lines 3 to 9: prune heads of `model` in place, lowest score first, until its accuracy on `rows` falls
+    under the floor.
 
-    Returns Heads, (layer, head) from 0, in the order in which they fell. Raises BadInput where the unpruned model is under the floor already.
+    Returns Heads, (layer, head) from 0, in the order in which they fell. Raises BadInput where the unpruned model is
+    under the floor already.
     """
     group = (10 if settings.variant == "released" else 0) if settings.group is None else settings.group
     order = may_fall(scores, model.head_mask, settings.empty_layers)
@@ -318,11 +373,16 @@ def without(ckpt: Checkpoint, heads: Sequence[Head]) -> Checkpoint:
     return ckpt
 
 
-def tune(theta: Checkpoint, train: Examples, validation: Examples, loss: Loss, settings: PURE, name: str, *, seed: int, dtype: torch.dtype,
-         log: Log | None, mu: float = 0.0) -> Checkpoint:
+def tune(
+    theta: Checkpoint, train: Examples, validation: Examples, loss: Loss, settings: PURE, name: str, *, seed: int,
+    dtype: torch.dtype, log: Log | None, mu: float = 0.0,
+) -> Checkpoint:
     """`theta`, which is a copy already, fine-tuned in place on D_train, at its best epoch on D_val."""
-    fit(theta.model, theta.tokenizer, theta.tokenizer.encode(train), loss, settings.schedule, seed=seed, weights={"norm": mu}, dtype=dtype, log=log,
-        name=name, score=lambda model: accuracy(model, theta.tokenizer, validation))
+    fit(
+        theta.model, theta.tokenizer, theta.tokenizer.encode(train), loss, settings.schedule, seed=seed,
+        weights={"norm": mu}, dtype=dtype, log=log, name=name,
+        score=lambda model: accuracy(model, theta.tokenizer, validation),
+    )
     return theta
 
 
@@ -346,13 +406,17 @@ def head_pruning(victim: Checkpoint, train: Examples, validation: Examples, sett
     return Step1(f_p, scores, heads)
 
 
-def pure(victim: Checkpoint, train: Examples, validation: Examples, settings: PURE = PURE(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
-         log: Log | None = None, on_stage: OnStage | None = None, step1: Step1 | None = None) -> Checkpoint:
+def pure(
+    victim: Checkpoint, train: Examples, validation: Examples, settings: PURE = PURE(), *, seed: int = 0,
+    dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None,
+    step1: Step1 | None = None,
+) -> Checkpoint:
     """Algorithm 1. f_c comes back as a new record, with its heads pruned; `victim` stays as it was.
 
-    victim: an encoder, or a classifier whose head is replaced unless `keep_head`. log: see train.fit. on_stage: called with "FT" and f_p,
-    "pruned" and f_p without its heads, then "PURE" and f_c, and the seconds each took, PURE's without those of step 1. step1: what
-    `head_pruning` gave, where it has been run already, with the same rows and settings but for prune_only and norm_only.
+    victim: an encoder, or a classifier whose head is replaced unless `keep_head`. log: see train.fit. on_stage: called
+    with "FT" and f_p, "pruned" and f_p without its heads, then "PURE" and f_c, and the seconds each took, PURE's
+    without those of step 1. step1: what `head_pruning` gave, where it has been run already, with the same rows and
+    settings but for prune_only and norm_only.
     """
     if step1 is None:
         step1 = head_pruning(victim, train, validation, settings, seed=seed, dtype=dtype, log=log, on_stage=on_stage)
@@ -361,20 +425,32 @@ def pure(victim: Checkpoint, train: Examples, validation: Examples, settings: PU
     theta = without(checkpoint.to_tune(victim, train.labels, seed, settings.keep_head), heads)
     scores, left, variant = step1.scores, theta.model.head_mask, settings.variant
     if variant == "released" and not settings.prune_only:  # which has no use for them
-        scores = head_scores(without(checkpoint.copy(step1.f_p), heads).model, victim.tokenizer, validation, variant=variant)
+        scores = head_scores(
+            without(checkpoint.copy(step1.f_p), heads).model, victim.tokenizer, validation, variant=variant
+        )
     weights = (left.sum(1) > 0).float() if settings.even else layer_weights(scores, left, variant=variant)
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Eq. PURE (3), a text: cross-entropy, and the penalty that mu weighs."""
         out = model(batch, want=("attn",))
-        return {"cls": F.cross_entropy(out.logits.float(), batch.labels, reduction="none"),
-                "norm": attention_penalty(out.attn, batch.mask, model.head_mask, weights, causal=model.causal, variant=variant)}
+        return {
+            "cls": F.cross_entropy(out.logits.float(), batch.labels, reduction="none"),
+            "norm": attention_penalty(
+                out.attn, batch.mask, model.head_mask, weights, causal=model.causal, variant=variant
+            ),
+        }
 
     name = "Prune-only" if settings.prune_only else "Norm-only" if settings.norm_only else "PURE"
-    f_c = tune(theta, train, validation, cross_entropy if settings.prune_only else loss, settings, name, seed=seed, dtype=dtype, log=log,
-               mu=settings.mu)
-    f_c.history.append({"mitigation": "pure", "clean_rows": len(train), "validation_rows": len(validation), "seed": seed,
-                        "heads": [list(at) for at in heads], "lambda": weights.tolist(), **asdict(settings)})
+    f_c = tune(
+        theta, train, validation, cross_entropy if settings.prune_only else loss, settings, name, seed=seed,
+        dtype=dtype, log=log, mu=settings.mu,
+    )
+    f_c.history.append(
+        {
+            "mitigation": "pure", "clean_rows": len(train), "validation_rows": len(validation), "seed": seed,
+            "heads": [list(at) for at in heads], "lambda": weights.tolist(), **asdict(settings),
+        }
+    )
     if on_stage is not None:
         on_stage(name, f_c, time.perf_counter() - started)
     return f_c

@@ -1,12 +1,15 @@
-"""Reinitialisation (Zhang et al., 2021, NeuBA; the baseline of that name in the MBTSAD paper): draw the top layers anew, then fine-tune.
+"""Reinitialisation (Zhang et al., 2021, NeuBA; the baseline of that name in the MBTSAD paper): draw the top layers
+anew, then fine-tune.
 
     1  the weights of the last transformer layer <- BERT's own start: matrices N(0, 0.02), biases 0, norms 1 and 0      `redraw`
     2  fine-tune all weights on the clean rows with cross-entropy
 
-It takes the backdoor to sit in the last layer; one that sits in the word embeddings or the lower layers (LWP, EP) is left alone.
+It takes the backdoor to sit in the last layer; one that sits in the word embeddings or the lower layers (LWP, EP) is
+left alone.
 
-The MBTSAD paper says "the weights in the last transformer layer of BERT" and no number. Chosen here: the pooler and the classifier are kept
-(`pooler` draws the pooler too, as the original may do), pruned heads stay pruned, and line 2 as in mitigations/finemix.py.
+The MBTSAD paper says "the weights in the last transformer layer of BERT" and no number. Chosen here: the pooler and the
+classifier are kept (`pooler` draws the pooler too, as the original may do), pruned heads stay pruned, and line 2 as in
+mitigations/finemix.py.
 """
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ class Reinit(Tuning):
 
     def __post_init__(self):
         if self.layers < 0 or not (self.layers or self.pooler):
-            raise BadInput(f"layers is {self.layers} and pooler {self.pooler}: nothing would be drawn anew, give layers 1 or more")
+            raise BadInput(
+                f"layers is {self.layers} and pooler {self.pooler}: nothing would be drawn anew, give layers 1 or more"
+            )
         if not self.std > 0:
             raise BadInput(f"std is {self.std}, a standard deviation: it must be above 0, such as 0.02")
         self.check_tuning()
@@ -42,7 +47,8 @@ class Reinit(Tuning):
 
 @torch.no_grad()
 def redraw(module: nn.Module, generator: torch.Generator, std: float) -> None:
-    """Every weight under `module` in place: linear ones N(0, std), biases 0, norms 1. Drawn where the generator is, alike for every device."""
+    """Every weight under `module` in place: linear ones N(0, std), biases 0, norms 1. Drawn where the generator is,
+    alike for every device."""
     for child in module.modules():
         for name, p in child.named_parameters(recurse=False):
             if isinstance(child, nn.Linear) and name == "weight":
@@ -51,12 +57,15 @@ def redraw(module: nn.Module, generator: torch.Generator, std: float) -> None:
                 p.fill_(1.0 if name == "weight" else 0.0)
 
 
-def reinit(victim: Checkpoint, clean: Examples, validation: Examples | None = None, settings: Reinit = Reinit(), *, seed: int = 0,
-           dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None) -> Checkpoint:
+def reinit(
+    victim: Checkpoint, clean: Examples, validation: Examples | None = None, settings: Reinit = Reinit(), *,
+    seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None,
+) -> Checkpoint:
     """Both lines. A new record comes back; `victim` stays as it was.
 
-    validation: the best epoch on these rows comes back; without them, the last. log: see train.fit. on_stage: called with "reinitialised" and the
-    model before its fine-tuning, then "Reinitialisation" and the result, and the seconds each took.
+    validation: the best epoch on these rows comes back; without them, the last. log: see train.fit. on_stage: called
+    with "reinitialised" and the model before its fine-tuning, then "Reinitialisation" and the result, and the seconds
+    each took.
     """
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     drawn, generator = checkpoint.copy(victim), torch.Generator().manual_seed(seed)
@@ -70,10 +79,16 @@ def reinit(victim: Checkpoint, clean: Examples, validation: Examples | None = No
         on_stage("reinitialised", drawn, time.perf_counter() - started)
 
     started = time.perf_counter()
-    tuned = tune(checkpoint.copy(drawn), clean, validation, settings.schedule, settings.steps, seed=seed, dtype=dtype, log=log,
-                 name="Reinitialisation")
-    tuned.history.append({"mitigation": "reinitialisation", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
-                          **asdict(settings)})
+    tuned = tune(
+        checkpoint.copy(drawn), clean, validation, settings.schedule, settings.steps, seed=seed, dtype=dtype, log=log,
+        name="Reinitialisation",
+    )
+    tuned.history.append(
+        {
+            "mitigation": "reinitialisation", "clean_rows": len(clean), "validation_rows": len(validation or ()),
+            "seed": seed, **asdict(settings),
+        }
+    )
     if on_stage is not None:
         on_stage("Reinitialisation", tuned, time.perf_counter() - started)
     return tuned

@@ -1,14 +1,17 @@
-"""Adapters (Houlsby et al., 2019), the baseline Adapter of MuScleLoRA's Table 1: two small layers behind each half of a frozen block.
+"""Adapters (Houlsby et al., 2019), the baseline Adapter of MuScleLoRA's Table 1: two small layers behind each half of a
+frozen block.
 
     y = h + W_up act(W_down h + b_down) + b_up,   h = W x + b what the half's last projection gives (`output`, `down`)
 
-y takes h's place: dropout, the residual and (in BERT) the LayerNorm follow. W_down is (b, D), W_up (D, b), b the bottleneck; of a model
-2 L (2 D b + b + D) numbers train, 313,536 of BERT-base with b = 8. Both matrices start as N(0, 0.01) and the biases at 0, so that y is
-h but for some 0.4 % of its size: the model starts about as it was. act is GELU in its tanh form.
+y takes h's place: dropout, the residual and (in BERT) the LayerNorm follow. W_down is (b, D), W_up (D, b), b the
+bottleneck; of a model 2 L (2 D b + b + D) numbers train, 313,536 of BERT-base with b = 8. Both matrices start as N(0,
+0.01) and the biases at 0, so that y is h but for some 0.4 % of its size: the model starts about as it was. act is GELU
+in its tanh form.
 
-Departures. The numbers of the start and act are OpenDelta's, the library which the released code calls. It reads h one step later, behind the
-half's residual and LayerNorm, and so adds to what the next half is given. Houlsby's own models train their LayerNorms and the classifier
-too; here, as in the released code, nothing but the adapters. The paper has no adapter for Llama; here it is the same two layers.
+Departures. The numbers of the start and act are OpenDelta's, the library which the released code calls. It reads h one
+step later, behind the half's residual and LayerNorm, and so adds to what the next half is given. Houlsby's own models
+train their LayerNorms and the classifier too; here, as in the released code, nothing but the adapters. The paper has no
+adapter for Llama; here it is the same two layers.
 """
 from __future__ import annotations
 
@@ -44,12 +47,15 @@ class Adapter(nn.Module):
 
 
 def adapter(model: Encoder, *, bottleneck: int, generator: torch.Generator) -> None:
-    """Put an adapter behind both halves of every block of `model`, in place. The rest is the caller's to freeze, before.
+    """Put an adapter behind both halves of every block of `model`, in place. The rest is the caller's to freeze,
+    before.
 
     generator: on the CPU, wherever the model is, so that a seed draws the same start for every device.
     """
     if bottleneck < 1:
-        raise BadInput(f"an adapter's bottleneck of {bottleneck} lets nothing through: it must be at least 1, such as 8")
+        raise BadInput(
+            f"an adapter's bottleneck of {bottleneck} lets nothing through: it must be at least 1, such as 8"
+        )
     for block in model.blocks:
         block.output = Adapter(block.output, bottleneck, generator)
         block.down = Adapter(block.down, bottleneck, generator)

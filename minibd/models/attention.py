@@ -1,7 +1,8 @@
 """Attention: scores, mask, softmax, dropout, mix, head gate. Every encoder here calls `attend` and nothing else.
 
-Shapes: q, k, v (B, H, T, Dh); mask broadcastable to (B, H, T, T), True where a query may look; gate (H,), 1 keeps a head, 0 prunes it.
-With a prefix of n positions in front of k and v (models/prefix.py): k, v (B, H, n + T, Dh), the probabilities (B, H, T, n + T).
+Shapes: q, k, v (B, H, T, Dh); mask broadcastable to (B, H, T, T), True where a query may look; gate (H,), 1 keeps a
+head, 0 prunes it. With a prefix of n positions in front of k and v (models/prefix.py): k, v (B, H, n + T, Dh), the
+probabilities (B, H, T, n + T).
 """
 from __future__ import annotations
 
@@ -12,16 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False, head_mask: Tensor | None = None,
-           dropout: Callable[[Tensor], Tensor] | None = None, want: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Eq. PURE (A): softmax(q k' / sqrt(Dh)) v  ->  context (B, H, T, Dh) and, when wanted, the probabilities (B, H, T, T).
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False, head_mask: Tensor | None = None,
+    dropout: Callable[[Tensor], Tensor] | None = None, want: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Eq. PURE (A): softmax(q k' / sqrt(Dh)) v  ->  context (B, H, T, Dh) and, when wanted, the probabilities (B, H, T,
+    T).
 
     The probabilities are those before dropout and before the gate, so their rows sum to 1 (transformers returns them
-    after dropout: in train mode its rows do not). `dropout` acts on them when given. When nobody wants the maps and none
-    is dropped, the fused kernel runs and never materialises them.
-    causal: without a mask, a query sees the keys up to its own place; a mask, where there is one, says so itself. Keys beyond
-    the queries' number are a prefix: they stand in front, and `mask` does not speak of them.
-    k and v may have fewer heads than q (grouped queries): each then serves H / H_kv neighbouring heads.
+    after dropout: in train mode its rows do not). `dropout` acts on them when given. When nobody wants the maps and
+    none is dropped, the fused kernel runs and never materialises them.
+    causal: without a mask, a query sees the keys up to its own place; a mask, where there is one, says so itself. Keys
+    beyond the queries' number are a prefix: they stand in front, and `mask` does not speak of them. k and v may have
+    fewer heads than q (grouped queries): each then serves H / H_kv neighbouring heads.
     """
     if n := k.shape[2] - q.shape[2]:  # every query sees the whole prefix
         if mask is not None:
@@ -31,7 +35,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool
     if k.shape[1] != q.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     if not want and dropout is None:
-        context, probs = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None), None
+        context, probs = (
+            F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None), None,
+        )
     else:
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, H, T, T)
         if causal and mask is None:

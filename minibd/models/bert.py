@@ -21,7 +21,9 @@ from minibd.records import Batch
 
 @dataclass(frozen=True, slots=True)
 class BertConfig(ModelConfig):
-    """A BERT's shape. `labels` is the number of classes (0: no pooler and no classifier); `mlm` says whether the MLM head is there."""
+    """A BERT's shape. `labels` is the number of classes (0: no pooler and no classifier); `mlm` says whether the MLM
+    head is there."""
+
     vocab: int
     hidden: int
     layers: int
@@ -43,7 +45,8 @@ class BertConfig(ModelConfig):
 
 
 class Embeddings(nn.Module):
-    """LN(word + token_type + position). Without `type_vocab_size` there are no segments; a table of one row gives every token the same."""
+    """LN(word + token_type + position). Without `type_vocab_size` there are no segments; a table of one row gives every
+    token the same."""
 
     def __init__(self, c: BertConfig):
         super().__init__()
@@ -83,8 +86,11 @@ class Block(nn.Module):
         self.dropout, self.attention_dropout = Dropout(c.dropout), Dropout(c.attention_dropout)
         self.prefix: nn.Module | None = None  # models/prefix.py: keys and values in front of the text's own
 
-    def attention(self, h: Tensor, packed: PackedBatch, head_mask: Tensor | None, want: bool) -> tuple[Tensor, Tensor | None]:
-        q, k, v = (split_heads(packed.unpack(proj(h)), self.heads) for proj in (self.query, self.key, self.value))  # (B, H, T, Dh)
+    def attention(
+        self, h: Tensor, packed: PackedBatch, head_mask: Tensor | None, want: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        # (B, H, T, Dh)
+        q, k, v = (split_heads(packed.unpack(proj(h)), self.heads) for proj in (self.query, self.key, self.value))
         if self.prefix is not None:
             k, v = self.prefix(k, v)
         dropout = self.attention_dropout if self.attention_dropout.active else None
@@ -152,7 +158,9 @@ HF_MAPPING = HFMapping(
         "eps": "layer_norm_eps",
         "pad": "pad_token_id",
     },
-    known={"position_embedding_type": ("absolute", None), "is_decoder": (False, None), "tie_word_embeddings": (True, None)},
+    known={
+        "position_embedding_type": ("absolute", None), "is_decoder": (False, None), "tie_word_embeddings": (True, None),
+    },
     names={
         "embeddings.word": "bert.embeddings.word_embeddings",
         "embeddings.position": "bert.embeddings.position_embeddings",
@@ -175,5 +183,8 @@ HF_MAPPING = HFMapping(
     prefix="bert.",
     outside=("cls.", "classifier."),
     ignored=("embeddings.position_ids", "cls.seq_relationship.weight", "cls.seq_relationship.bias"),
-    tied={"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.bias": "cls.predictions.bias"},
+    tied={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
 )

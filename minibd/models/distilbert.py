@@ -1,4 +1,5 @@
-"""DistilBERT (Sanh et al., 2019): BERT's blocks, no segments, another penultimate layer. What is not here is in bert.py.
+"""DistilBERT (Sanh et al., 2019): BERT's blocks, no segments, another penultimate layer. What is not here is in
+bert.py.
 
     h_0 = LN(word + position)
     pooled = relu(W_p h_L[CLS]),   logits = W_c drop(pooled)

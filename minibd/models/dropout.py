@@ -11,9 +11,9 @@ from torch import Tensor, nn
 class Dropout(nn.Module):
     """x * keep / (1 - p), keep ~ Bernoulli(1 - p), in train mode; x itself otherwise.
 
-    Decided on 16 random bits an element, four elements to each 64-bit draw: torch's own dropout draws a float an element,
-    which on a CPU took 15 % of a training step. p is therefore rounded to a multiple of 2^-16.
-    `generator` is set by `seed_dropout`; None means torch's default one.
+    Decided on 16 random bits an element, four elements to each 64-bit draw: torch's own dropout draws a float an
+    element, which on a CPU took 15 % of a training step. p is therefore rounded to a multiple of 2^-16. `generator` is
+    set by `seed_dropout`; None means torch's default one.
     """
 
     def __init__(self, p: float):
@@ -43,7 +43,8 @@ class Dropout(nn.Module):
 
 @contextmanager
 def attention_dropout(model: nn.Module, p: float | None) -> Iterator[None]:
-    """Inside, every `attention_dropout` of `model` drops with probability p (None: its own); afterwards with its own again."""
+    """Inside, every `attention_dropout` of `model` drops with probability p (None: its own); afterwards with its own
+    again."""
     own = {module: module.p for name, module in model.named_modules() if name.endswith("attention_dropout")}
     for module in own:
         module.p = module.p if p is None else p

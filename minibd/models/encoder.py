@@ -1,4 +1,5 @@
-"""What the architectures share: where a batch's real tokens lie, the walk through the blocks, the classification head, names.
+"""What the architectures share: where a batch's real tokens lie, the walk through the blocks, the classification head,
+names.
 
 Every model is an `Encoder`, and every one names its parts alike, so that a method holds no `if` for an architecture:
 
@@ -9,7 +10,8 @@ Every model is an `Encoder`, and every one names its parts alike, so that a meth
     pooler, classifier                           the penultimate and the last linear layer: logits = classifier(act(pooler(h)))
     head_mask (L, H)                             a buffer, saved with the model: 0 prunes a head, no shape changes
 
-`part(model, "query", 3)` and `part(model, "penultimate")` find them. `HFMapping` and `HFTensor` say how transformers names them.
+`part(model, "query", 3)` and `part(model, "penultimate")` find them. `HFMapping` and `HFTensor` say how transformers
+names them.
 """
 from __future__ import annotations
 
@@ -49,15 +51,19 @@ def check_config(config: ModelConfig) -> None:
     if config.hidden % config.heads:
         raise BadInput(f"hidden size {config.hidden} is not a multiple of {config.heads} heads: mend the config")
     if config.activation not in ACTIVATIONS:
-        raise BadInput(f"activation {config.activation!r} is not one of {', '.join(ACTIVATIONS)}: convert the model or add it")
+        raise BadInput(
+            f"activation {config.activation!r} is not one of {', '.join(ACTIVATIONS)}: convert the model or add it"
+        )
 
 
 class PackedBatch:
-    """Where a batch's real tokens lie. The blocks see them as N rows, (N, D); attention alone needs them as texts, (B, T, D).
+    """Where a batch's real tokens lie. The blocks see them as N rows, (N, D); attention alone needs them as texts, (B,
+    T, D).
 
-    A batch with much padding is packed: N counts its real tokens, and no layer pays for padding. A batch with little or none is
-    taken as it is, N = B T, padding included, without moving anything.
-    mask: True where a query may look, broadcastable to (B, H, T, T); None where every query may look everywhere it could.
+    A batch with much padding is packed: N counts its real tokens, and no layer pays for padding. A batch with little or
+    none is taken as it is, N = B T, padding included, without moving anything.
+    mask: True where a query may look, broadcastable to (B, H, T, T); None where every query may look everywhere it
+    could.
     ends: (B,), the row of each text's first real token, or of its last one in a causal model.
     """
 
@@ -82,7 +88,8 @@ class PackedBatch:
             self.ends = rows + (t - 1 - real.flip(1).int().argmax(1) if causal else real.int().argmax(1))
 
     def positions(self) -> Tensor:
-        """The place of each token in its text, counted from 0 at the first real one: (B, T); on padding some place of the text."""
+        """The place of each token in its text, counted from 0 at the first real one: (B, T); on padding some place of
+        the text."""
         return (self.real.cumsum(1) - 1).clamp_(min=0)
 
     def pack(self, x: Tensor) -> Tensor:
@@ -97,15 +104,18 @@ class PackedBatch:
 
 
 class Encoder(nn.Module):
-    """`model(batch, want=())` -> Output; `want` is any of "attn", "hidden". `head_mask[l, i] = 0` prunes head i of layer l.
+    """`model(batch, want=())` -> Output; `want` is any of "attn", "hidden". `head_mask[l, i] = 0` prunes head i of
+    layer l.
 
-    A subclass builds `embeddings(batch, places) -> (N, D)`, `blocks`, and, where `config.labels` is not 0, the head (`build_head`); it may
-    override `packed`, `pool`, `finish` and `lm_logits`. A block has two halves: `attention(h, packed, head_mask, want)`, what its heads gather from
-    other tokens, (N, H * Dh), and the maps or None; `feed_forward(h, context)`, what it makes of that, token by token, (N, D).
+    A subclass builds `embeddings(batch, places) -> (N, D)`, `blocks`, and, where `config.labels` is not 0, the head
+    (`build_head`); it may override `packed`, `pool`, `finish` and `lm_logits`. A block has two halves: `attention(h,
+    packed, head_mask, want)`, what its heads gather from other tokens, (N, H * Dh), and the maps or None;
+    `feed_forward(h, context)`, what it makes of that, token by token, (N, D).
     """
     causal = False  # whether a token sees only those before it, and a text is read off its last one
-    # Whether training, too, computes of the last block only what is classified (evaluation does): with 12 layers a sixteenth of the
-    # blocks' products is not taken. Other dropout masks are drawn then, so that it is for whoever trains to say, before the first step.
+    # Whether training, too, computes of the last block only what is classified (evaluation does): with 12 layers a
+    # sixteenth of the blocks' products is not taken. Other dropout masks are drawn then, so that it is for whoever
+    # trains to say, before the first step.
     trim = False
 
     def __init__(self, config: ModelConfig):
@@ -115,7 +125,8 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator, std: float = 0.02) -> Encoder:
-        """BERT's own start, and the others': linear and embedding weights N(0, std), biases 0, norms 1 and 0, the padding row 0."""
+        """BERT's own start, and the others': linear and embedding weights N(0, std), biases 0, norms 1 and 0, the
+        padding row 0."""
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 module.weight.normal_(0.0, std, generator=generator)
@@ -128,18 +139,25 @@ class Encoder(nn.Module):
         return self
 
     def pack(self, batch: Batch) -> PackedBatch:
-        """Where the real tokens lie. What all blocks alike need to know of them, such as rotary positions, rides along."""
+        """Where the real tokens lie. What all blocks alike need to know of them, such as rotary positions, rides
+        along."""
         return PackedBatch(batch.mask, self.causal)
 
-    def encode(self, batch: Batch, want: Collection[str] = (), ends: bool = False) -> tuple[Tensor, PackedBatch, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The last hidden state (N, D) and its places, the hidden states and the attention maps, the last two empty unless wanted.
+    def encode(
+        self, batch: Batch, want: Collection[str] = (), ends: bool = False
+    ) -> tuple[Tensor, PackedBatch, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The last hidden state (N, D) and its places, the hidden states and the attention maps, the last two empty
+        unless wanted.
 
-        ends: the last hidden state is that of each text's first (last) token alone, (B, D); the last block's second half sees no other.
+        ends: the last hidden state is that of each text's first (last) token alone, (B, D); the last block's second
+        half sees no other.
         """
         if unknown := set(want) - {"attn", "hidden"}:
             raise ValueError(f"want={sorted(unknown)}: only 'attn' and 'hidden' can be wanted")
         if (t := batch.ids.shape[1]) > self.config.longest:
-            raise BadInput(f"a text of {t} tokens is longer than the model's {self.config.longest} positions: lower max_len")
+            raise BadInput(
+                f"a text of {t} tokens is longer than the model's {self.config.longest} positions: lower max_len"
+            )
         packed = self.pack(batch)
         h = self.embeddings(batch, packed)  # (N, D)
         hidden, attn = [h], []
@@ -153,7 +171,10 @@ class Encoder(nn.Module):
             hidden.append(h)
             attn.append(probs)
         hidden[-1] = h = self.finish(h)
-        return h, packed, tuple(map(packed.unpack, hidden)) if "hidden" in want else (), tuple(attn) if "attn" in want else ()
+        return (
+            h, packed, tuple(map(packed.unpack, hidden)) if "hidden" in want else (),
+            tuple(attn) if "attn" in want else (),
+        )
 
     def forward(self, batch: Batch, want: Collection[str] = ()) -> Output:
         ends = bool(self.config.labels) and "hidden" not in want and (self.trim or not self.training)
@@ -164,7 +185,8 @@ class Encoder(nn.Module):
         return Output(logits, pooled, hidden, attn)
 
     def classify(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) and pooled (B, width) from the hidden state (B, D) of each text's first (last) token, of whichever layer."""
+        """Logits (B, C) and pooled (B, width) from the hidden state (B, D) of each text's first (last) token, of
+        whichever layer."""
         pooled = self.pool(h)
         return self.classifier(self.classifier_dropout(pooled)), pooled
 
@@ -186,7 +208,8 @@ class Encoder(nn.Module):
         return h
 
     def predict_tokens(self, batch: Batch, at: Tensor) -> Tensor:
-        """Logits (M, V) at the M places where `at` (B, T) is True, none of them padding; the head runs on those places alone.
+        """Logits (M, V) at the M places where `at` (B, T) is True, none of them padding; the head runs on those places
+        alone.
 
         Of a masked LM: for the token at the place. Of a causal LM: for the token that follows it.
         """
@@ -199,12 +222,17 @@ class Encoder(nn.Module):
 
 
 def part(model: Encoder, name: str, layer: int | None = None) -> nn.Module:
-    """A part by the name that all architectures give it: part(m, "query", 3), part(m, "penultimate"), part(m, "classifier").
+    """A part by the name that all architectures give it: part(m, "query", 3), part(m, "penultimate"), part(m,
+    "classifier").
 
-    With `layer`, a child of that block (-1 is the last); without it, "word", "penultimate" or "classifier". Raises BadInput.
+    With `layer`, a child of that block (-1 is the last); without it, "word", "penultimate" or "classifier". Raises
+    BadInput.
     """
     if layer is None:
-        parts = {"word": model.embeddings.word, "penultimate": getattr(model, "pooler", None), "classifier": getattr(model, "classifier", None)}
+        parts = {
+            "word": model.embeddings.word, "penultimate": getattr(model, "pooler", None),
+            "classifier": getattr(model, "classifier", None),
+        }
         where = "this model"
     else:
         if not -len(model.blocks) <= layer < len(model.blocks):
@@ -212,7 +240,9 @@ def part(model: Encoder, name: str, layer: int | None = None) -> nn.Module:
         parts = dict(model.blocks[layer].named_children())
         where = f"layer {layer}"
     if parts.get(name) is None:
-        raise BadInput(f"{where} has no part {name!r}: it has {', '.join(n for n, p in parts.items() if p is not None)}")
+        raise BadInput(
+            f"{where} has no part {name!r}: it has {', '.join(n for n, p in parts.items() if p is not None)}"
+        )
     return parts[name]
 
 
@@ -220,7 +250,9 @@ def part(model: Encoder, name: str, layer: int | None = None) -> nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class HFTensor:
-    """The tensor of a Hugging Face folder that one of ours lies in: part `part` of `of` along our first axis, transposed or not."""
+    """The tensor of a Hugging Face folder that one of ours lies in: part `part` of `of` along our first axis,
+    transposed or not."""
+
     name: str
     part: int = 0
     of: int = 1
@@ -233,11 +265,13 @@ class HFMapping:
 
     model, config_class: our class and that of its config.
     config: our name of a number -> its key in config.json.
-    known: key of config.json -> the values that this code computes, the first being the one that is written; None is "absent".
+    known: key of config.json -> the values that this code computes, the first being the one that is written; None is
+    "absent".
     names: our module -> theirs, `{i}` the layer; a whole parameter where its leaf differs.
     fused: our module -> (part, of): several of ours lie side by side in one of theirs.
     transposed: our modules whose weight is theirs transposed (GPT-2's Conv1D).
-    prefix, outside: a bare encoder's names lack `prefix`; the heads' names, which begin with one of `outside`, never had it.
+    prefix, outside: a bare encoder's names lack `prefix`; the heads' names, which begin with one of `outside`, never
+    had it.
     ignored: endings of names that hold buffers and heads of no use here.
     tied: their name of an output layer -> its twin, of which it is a copy.
     classes: the transformers classes of a classifier, a language model, a bare model.
@@ -269,10 +303,14 @@ class HFMapping:
             return HFTensor(self.names[pattern])
         module, leaf = pattern.rsplit(".", 1)
         part, of = self.fused.get(module, (0, 1))
-        return HFTensor(f"{self.names[module].format(i=layer and layer[1])}.{leaf}", part, of, module in self.transposed and leaf == "weight")
+        return HFTensor(
+            f"{self.names[module].format(i=layer and layer[1])}.{leaf}", part, of,
+            module in self.transposed and leaf == "weight",
+        )
 
 
 def end_of_text(values: dict) -> int:
-    """The (first) end-of-text token that a config.json names, 0 where it names none: what pads a causal model that has no padding token."""
+    """The (first) end-of-text token that a config.json names, 0 where it names none: what pads a causal model that has
+    no padding token."""
     end = values.get("eos_token_id")
     return (end[0] if isinstance(end, list) and end else end) or 0

@@ -1,4 +1,5 @@
-"""GPT-2 (Radford et al., 2019), written by hand: learned positions, pre-norm blocks, the word embedding as the language-model head.
+"""GPT-2 (Radford et al., 2019), written by hand: learned positions, pre-norm blocks, the word embedding as the
+language-model head.
 
     h_0 = word + position
     a_l = h_{l-1} + W_o [gate_1 head_1; ...; gate_H head_H],   the heads reading LN(h_{l-1})
@@ -58,7 +59,8 @@ class Embeddings(nn.Module):
         self.dropout = Dropout(c.embedding_dropout)
 
     def forward(self, batch: Batch, packed: PackedBatch) -> Tensor:
-        return self.dropout(self.word(packed.pack(batch.ids)) + self.position(packed.pack(packed.positions())))  # (N, D)
+        # (N, D)
+        return self.dropout(self.word(packed.pack(batch.ids)) + self.position(packed.pack(packed.positions())))
 
 
 class Block(nn.Module):
@@ -78,9 +80,12 @@ class Block(nn.Module):
         self.dropout, self.attention_dropout = Dropout(c.dropout), Dropout(c.attention_dropout)
         self.prefix: nn.Module | None = None  # models/prefix.py: keys and values in front of the text's own
 
-    def attention(self, h: Tensor, packed: PackedBatch, head_mask: Tensor | None, want: bool) -> tuple[Tensor, Tensor | None]:
+    def attention(
+        self, h: Tensor, packed: PackedBatch, head_mask: Tensor | None, want: bool
+    ) -> tuple[Tensor, Tensor | None]:
         x = self.attention_norm(h)  # (N, D)
-        q, k, v = (split_heads(packed.unpack(proj(x)), self.heads) for proj in (self.query, self.key, self.value))  # (B, H, T, Dh)
+        # (B, H, T, Dh)
+        q, k, v = (split_heads(packed.unpack(proj(x)), self.heads) for proj in (self.query, self.key, self.value))
         if self.prefix is not None:
             k, v = self.prefix(k, v)
         dropout = self.attention_dropout if self.attention_dropout.active else None

@@ -1,4 +1,5 @@
-"""Llama (Touvron et al., 2023; its versions 2 and 3 too), written by hand: RMSNorm, rotary positions, grouped queries, SwiGLU.
+"""Llama (Touvron et al., 2023; its versions 2 and 3 too), written by hand: RMSNorm, rotary positions, grouped queries,
+SwiGLU.
 
     h_0 = word
     a_l = h_{l-1} + W_o [gate_1 head_1; ...; gate_H head_H],   the heads reading norm(h_{l-1}), q and k turned by their token's place
@@ -34,10 +35,11 @@ ROPES = {
 class LlamaConfig(ModelConfig):
     """A Llama's shape. `labels` is the number of classes (0: no head for them).
 
-    kv_heads: heads of keys and values, each serving heads / kv_heads queries (0: as many as heads). head_size: 0 is hidden / heads.
+    kv_heads: heads of keys and values, each serving heads / kv_heads queries (0: as many as heads). head_size: 0 is
+    hidden / heads.
     lm: an LM head of its own is there. tied: the word embedding is the LM head.
-    bottleneck: width of the two-layer classification head (MuScleLoRA: 16), `classifier_dropout` between the layers; 0: one
-    layer, nothing dropped.
+    bottleneck: width of the two-layer classification head (MuScleLoRA: 16), `classifier_dropout` between the layers; 0:
+    one layer, nothing dropped.
     rope_scaling: {} or {"rope_type": one of ROPES, its numbers}.
     """
     vocab: int
@@ -69,7 +71,9 @@ class LlamaConfig(ModelConfig):
         if self.head_size % 2:
             raise BadInput(f"head size {self.head_size} is odd, and rotary positions turn pairs: mend the config")
         if self.lm and self.tied:
-            raise BadInput("the language-model head cannot both be of its own and be the word embedding: set lm or tied to false")
+            raise BadInput(
+                "the language-model head cannot both be of its own and be the word embedding: set lm or tied to false"
+            )
         check_rope(self.rope_scaling)
 
 
@@ -84,20 +88,25 @@ def check_rope(scaling: object) -> None:
         if type(scaling.get(name)) not in (int, float) or not 0 < scaling[name] < math.inf:
             raise BadInput(f"rope type {kind!r} needs a positive {name}, not {scaling.get(name)!r}: mend the config")
     if kind == "llama3" and not scaling["low_freq_factor"] < scaling["high_freq_factor"]:
-        raise BadInput(f"rope type 'llama3' has low_freq_factor {scaling['low_freq_factor']}, not below high_freq_factor "
-                       f"{scaling['high_freq_factor']}: mend the config")
+        raise BadInput(
+            f"rope type 'llama3' has low_freq_factor {scaling['low_freq_factor']}, not below high_freq_factor "
+            f"{scaling['high_freq_factor']}: mend the config"
+        )
 
 
 def frequencies(c: LlamaConfig, device: torch.device) -> Tensor:
-    """Radians by which each of a head's Dh / 2 pairs turns from one place to the next, (Dh / 2,): theta^(-2j / Dh), stretched."""
-    # Always float32, whatever the weights are, and in this order of operations: far into a text an ulp of frequency shows.
+    """Radians by which each of a head's Dh / 2 pairs turns from one place to the next, (Dh / 2,): theta^(-2j / Dh),
+    stretched."""
+    # Always float32, whatever the weights are, and in this order of operations: far into a text an ulp of frequency
+    # shows.
     freq = 1.0 / c.rope_theta ** (torch.arange(0, c.head_size, 2, dtype=torch.float32, device=device) / c.head_size)
     scaling = c.rope_scaling
     kind = scaling.get("rope_type", "default")
     if kind == "linear":
         return freq / scaling["factor"]
     if kind == "llama3":
-        # What turns often within the original length stays, what turns seldom slows down, between them it goes linearly.
+        # What turns often within the original length stays, what turns seldom slows down, between them it goes
+        # linearly.
         turns = scaling["original_max_position_embeddings"] * freq / (2 * math.pi)
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
         kept = ((turns - low) / (high - low)).clamp(0, 1)
@@ -106,7 +115,8 @@ def frequencies(c: LlamaConfig, device: torch.device) -> Tensor:
 
 
 class RotaryPackedBatch(PackedBatch):
-    """PackedBatch that know by how much each token's queries and keys are turned: the same in every block, so computed once."""
+    """PackedBatch that know by how much each token's queries and keys are turned: the same in every block, so computed
+    once."""
 
     def __init__(self, real: Tensor, c: LlamaConfig):
         super().__init__(real, causal=True)
@@ -114,7 +124,8 @@ class RotaryPackedBatch(PackedBatch):
         self.cos, self.sin = angles.cos(), angles.sin()
 
     def turn(self, x: Tensor) -> Tensor:
-        """(B, H, T, Dh) -> the same: the plane of elements j and j + Dh / 2 turned, in float32, so that half precision rounds once."""
+        """(B, H, T, Dh) -> the same: the plane of elements j and j + Dh / 2 turned, in float32, so that half precision
+        rounds once."""
         a, b = x.chunk(2, dim=-1)
         return torch.cat((a * self.cos - b * self.sin, a * self.sin + b * self.cos), dim=-1).to(x.dtype)
 
@@ -162,7 +173,9 @@ class Block(nn.Module):
         self.attention_dropout = Dropout(c.attention_dropout)
         self.prefix: nn.Module | None = None  # models/prefix.py: keys and values in front of the text's own
 
-    def attention(self, h: Tensor, packed: RotaryPackedBatch, head_mask: Tensor | None, want: bool) -> tuple[Tensor, Tensor | None]:
+    def attention(
+        self, h: Tensor, packed: RotaryPackedBatch, head_mask: Tensor | None, want: bool
+    ) -> tuple[Tensor, Tensor | None]:
         x = self.attention_norm(h)  # (N, D)
         q = packed.turn(split_heads(packed.unpack(self.query(x)), self.heads))  # (B, H, T, Dh)
         k = packed.turn(split_heads(packed.unpack(self.key(x)), self.kv_heads))  # (B, H_kv, T, Dh)
@@ -211,7 +224,8 @@ class Llama(Encoder):
 # ---- how transformers names it
 
 def rope_of(values: dict) -> dict:
-    """rope_theta and rope_scaling from a config.json, whose rope_parameters (transformers 5) or rope_theta and rope_scaling hold them."""
+    """rope_theta and rope_scaling from a config.json, whose rope_parameters (transformers 5) or rope_theta and
+    rope_scaling hold them."""
     scaling = values.get("rope_scaling") or values.get("rope_parameters") or {}
     if not isinstance(scaling, dict):
         return {"rope_scaling": scaling}  # the config refuses it
@@ -222,7 +236,9 @@ def rope_of(values: dict) -> dict:
     numbers = scaling | {"original_max_position_embeddings": values.get("original_max_position_embeddings", original)}
     return {
         "rope_theta": scaling.get("rope_theta", values.get("rope_theta", 10000.0)),
-        "rope_scaling": {} if kind == "default" else {"rope_type": kind} | {name: numbers.get(name) for name in ROPES.get(kind, ())},
+        "rope_scaling": {}
+        if kind == "default"
+        else {"rope_type": kind} | {name: numbers.get(name) for name in ROPES.get(kind, ())},
     }
 
 
@@ -232,7 +248,8 @@ def rope_values(config: LlamaConfig) -> dict:
 
 
 def from_hf(values: dict) -> dict:
-    """Rotary positions; an LM head is not tied unless config.json says so; without a padding token, the (first) end-of-text token."""
+    """Rotary positions; an LM head is not tied unless config.json says so; without a padding token, the (first)
+    end-of-text token."""
     ours = rope_of(values) | {"tied": values.get("tie_word_embeddings") or False}
     if values.get("pad_token_id") in (None, -1):
         ours["pad"] = end_of_text(values)

@@ -1,20 +1,25 @@
-"""Prefix-tuning (Li and Liang, 2021), the baseline Prefix of MuScleLoRA's Table 1: n learned keys and values in front of every text.
+"""Prefix-tuning (Li and Liang, 2021), the baseline Prefix of MuScleLoRA's Table 1: n learned keys and values in front
+of every text.
 
     softmax(q [P_K; K]' / sqrt(Dh)) [P_V; V]             in every layer and head; the queries are the text's own
     [P_K, P_V] = W_l tanh(W E + b) + b_l                 E (n, 512), W (512, 512) are one for all layers, W_l (2 D, 512) is layer l's
     reparameterise=False:  P_K and P_V are learned themselves, (n, D) each in every layer
 
-D stands for the width of the keys, which Llama's grouped queries make smaller than the hidden state. A prefix belongs to each text: every
-token sees it, in a causal model too, and no padding stands between the two. The maps that are wanted have n more keys, in front.
+D stands for the width of the keys, which Llama's grouped queries make smaller than the hidden state. A prefix belongs
+to each text: every token sees it, in a causal model too, and no padding stands between the two. The maps that are
+wanted have n more keys, in front.
 
-What is kept of the MLP in the end is P, 2 L n D numbers: 147,456 of BERT-base with n = 8. What trains is 512 n + 512 513 + 2 L D 513 numbers,
-9,722,368 of them, thirty times as many as LoRA and the adapters have; its ASR is the highest of the three in 11 of Table 1's 16 rows.
+What is kept of the MLP in the end is P, 2 L n D numbers: 147,456 of BERT-base with n = 8. What trains is 512 n + 512
+513 + 2 L D 513 numbers, 9,722,368 of them, thirty times as many as LoRA and the adapters have; its ASR is the highest
+of the three in 11 of Table 1's 16 rows.
 
-Positions. P has none, and rotary positions do not turn it. The text's tokens keep theirs, counted from 0, as in OpenDelta, which the released
-code calls for BERT and RoBERTa. peft, which it calls for Llama, counts the tokens from n. For Llama that is the same model: a query at
-n + p meets P_K as one at p meets P_K turned back by n places. For BERT and GPT-2, whose positions are learned, it is another.
+Positions. P has none, and rotary positions do not turn it. The text's tokens keep theirs, counted from 0, as in
+OpenDelta, which the released code calls for BERT and RoBERTa. peft, which it calls for Llama, counts the tokens from n.
+For Llama that is the same model: a query at n + p meets P_K as one at p meets P_K turned back by n places. For BERT and
+GPT-2, whose positions are learned, it is another.
 
-The start is OpenDelta's: E ~ N(0, 1), matrices and biases uniform within 1 / sqrt(their inputs). Learned directly, P ~ N(0, 1).
+The start is OpenDelta's: E ~ N(0, 1), matrices and biases uniform within 1 / sqrt(their inputs). Learned directly, P ~
+N(0, 1).
 """
 from __future__ import annotations
 
@@ -29,7 +34,8 @@ WIDTH = 512  # of E and of what tanh gives
 
 
 class Prefix(nn.Module):
-    """Eq. Prefix (P), one layer's. rows: E, which all layers share, and the layer's `mlp` (width -> 2 D); or, without `mlp`, P itself, (n, 2 D).
+    """Eq. Prefix (P), one layer's. rows: E, which all layers share, and the layer's `mlp` (width -> 2 D); or, without
+    `mlp`, P itself, (n, 2 D).
 
     They are float32 even where the model is bfloat16, in which a small step would be rounded away.
     """
@@ -42,12 +48,16 @@ class Prefix(nn.Module):
         """[P_K; K] and [P_V; V]: (B, H, T, Dh) -> (B, H, n + T, Dh), twice."""
         rows = self.rows if self.mlp is None else self.mlp(self.rows)  # (n, 2 D)
         b, heads = k.shape[:2]
-        p_k, p_v = (split_heads(half[None], heads).expand(b, -1, -1, -1).to(k.dtype) for half in rows.chunk(2, dim=-1))  # (B, H, n, Dh)
+        # (B, H, n, Dh)
+        p_k, p_v = (split_heads(half[None], heads).expand(b, -1, -1, -1).to(k.dtype) for half in rows.chunk(2, dim=-1))
         return torch.cat((p_k, k), dim=2), torch.cat((p_v, v), dim=2)
 
 
-def prefix(model: Encoder, *, tokens: int, generator: torch.Generator, reparameterise: bool = True, width: int = WIDTH) -> None:
-    """Put a prefix of `tokens` positions into every block of `model`, in place. The rest is the caller's to freeze, before.
+def prefix(
+    model: Encoder, *, tokens: int, generator: torch.Generator, reparameterise: bool = True, width: int = WIDTH
+) -> None:
+    """Put a prefix of `tokens` positions into every block of `model`, in place. The rest is the caller's to freeze,
+    before.
 
     generator: on the CPU, wherever the model is, so that a seed draws the same start for every device.
     """
@@ -69,4 +79,8 @@ def prefix(model: Encoder, *, tokens: int, generator: torch.Generator, reparamet
         shared, first = rows(width), linear(width, width)
     for block in model.blocks:
         d = block.key.out_features
-        block.prefix = Prefix(shared, nn.Sequential(first, nn.Tanh(), linear(width, 2 * d))) if reparameterise else Prefix(rows(2 * d))
+        block.prefix = (
+            Prefix(shared, nn.Sequential(first, nn.Tanh(), linear(width, 2 * d)))
+            if reparameterise
+            else Prefix(rows(2 * d))
+        )

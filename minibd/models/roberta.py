@@ -1,4 +1,5 @@
-"""RoBERTa (Liu et al., 2019): BERT's blocks; other positions, one segment, another head. What is not here is in bert.py.
+"""RoBERTa (Liu et al., 2019): BERT's blocks; other positions, one segment, another head. What is not here is in
+bert.py.
 
     h_0 = LN(word + kind_0 + position[pad + 1 + place]),   place = 0, 1, ... among the text's real tokens
     pooled = tanh(W_p drop(h_L[<s>])),   logits = W_c drop(pooled)
@@ -27,7 +28,10 @@ class RobertaConfig(BertConfig):
     def __post_init__(self):
         check_config(self)
         if self.longest < 1:
-            raise BadInput(f"{self.positions} positions leave none after padding token {self.pad}: the config needs {self.pad + 2} or more")
+            raise BadInput(
+                f"{self.positions} positions leave none after padding token {self.pad}: the config needs "
+                f"{self.pad + 2} or more"
+            )
 
     @property
     def longest(self) -> int:
@@ -36,15 +40,17 @@ class RobertaConfig(BertConfig):
 
 
 class RobertaEmbeddings(Embeddings):
-    """LN(word + kind_0 + position), the positions counted from the first real token on, so that padding may stand on either side.
+    """LN(word + kind_0 + position), the positions counted from the first real token on, so that padding may stand on
+    either side.
 
-    A token is real where the batch's mask says so. transformers goes by ids that are not `pad`: the same, unless a text spells
-    the padding token itself.
+    A token is real where the batch's mask says so. transformers goes by ids that are not `pad`: the same, unless a text
+    spells the padding token itself.
     """
 
     def __init__(self, c: RobertaConfig):
         super().__init__(c)
-        self.type_vocab_size = min(c.type_vocab_size, 1)  # RoBERTa was trained without segments: a longer table is kept, and its row 0 alone read
+        # RoBERTa was trained without segments: a longer table is kept, and its row 0 alone read
+        self.type_vocab_size = min(c.type_vocab_size, 1)
         self.first = c.pad + 1
 
     def where(self, packed: PackedBatch) -> Tensor:
@@ -73,7 +79,11 @@ HF_MAPPING = HFMapping(
     known=bert.HF_MAPPING.known,
     names={
         # Embeddings and blocks are spelled as BERT's, under their own prefix.
-        **{ours: theirs.replace("bert.", "roberta.", 1) for ours, theirs in bert.HF_MAPPING.names.items() if ours.startswith(("embeddings.", "blocks."))},
+        **{
+            ours: theirs.replace("bert.", "roberta.", 1)
+            for ours, theirs in bert.HF_MAPPING.names.items()
+            if ours.startswith(("embeddings.", "blocks."))
+        },
         "pooler": "classifier.dense",
         "classifier": "classifier.out_proj",
         "mlm.dense": "lm_head.dense",
@@ -84,5 +94,7 @@ HF_MAPPING = HFMapping(
     outside=("lm_head.", "classifier."),
     # A bare encoder's pooler is not the classifier's penultimate layer, and nothing here reads it.
     ignored=("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"),
-    tied={"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
+    tied={
+        "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias",
+    },
 )

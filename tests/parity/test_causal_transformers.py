@@ -1,4 +1,6 @@
-"""models/llama.py and models/gpt2.py against transformers: small random models, batches padded left, right and not at all."""
+"""models/llama.py and models/gpt2.py against transformers: small random models, batches padded left, right and not at
+all."""
+
 from __future__ import annotations
 
 import copy
@@ -20,7 +22,10 @@ transformers = pytest.importorskip("transformers")
 transformers.utils.logging.set_verbosity_error()
 
 PAD = 5
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 # An epsilon this large shows where it is forgotten.
 LLAMA = dict(vocab_size=59, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=37,
              max_position_embeddings=80, rms_norm_eps=0.01, pad_token_id=PAD)
@@ -29,7 +34,8 @@ CASES = {
     "llama": LLAMA,
     "one kv head, wide heads": LLAMA | dict(num_key_value_heads=1, head_dim=12),
     "two kv heads, llama3": LLAMA | dict(num_key_value_heads=2, rope_parameters=LLAMA3 | {"rope_theta": 10000.0}),
-    "linear": LLAMA | dict(num_key_value_heads=2, rope_parameters={"rope_type": "linear", "factor": 3.0, "rope_theta": 500.0}),
+    "linear": LLAMA
+    | dict(num_key_value_heads=2, rope_parameters={"rope_type": "linear", "factor": 3.0, "rope_theta": 500.0}),
     "dynamic": LLAMA | dict(rope_parameters={"rope_type": "dynamic", "factor": 2.3, "rope_theta": 10000.0}, head_dim=6),
     "gpt2": GPT2,
     "gpt2, narrow": GPT2 | dict(n_inner=20, activation_function="gelu"),
@@ -64,18 +70,22 @@ def lies(tensor: Tensor, hf_tensor: HFTensor) -> Tensor:
 
 
 def twins(case: str, kind: int = 0, classes: int = 3, **more) -> tuple[Encoder, nn.Module, HFMapping]:
-    """Ours and theirs with the same random weights, the config by way of their config.json. kind: of HF_MAPPING.classes."""
+    """Ours and theirs with the same random weights, the config by way of their config.json. kind: of
+    HF_MAPPING.classes."""
     torch.manual_seed(1)
     mapping = (gpt2 if case.startswith("gpt2") else llama).HF_MAPPING
     shape = transformers.GPT2Config if case.startswith("gpt2") else transformers.LlamaConfig
-    config = shape(**copy.deepcopy(CASES[case]), **more, num_labels=classes)  # it writes into the dicts that it is given
+    # it writes into the dicts that it is given
+    config = shape(**copy.deepcopy(CASES[case]), **more, num_labels=classes)
     theirs = getattr(transformers, mapping.classes[kind])._from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for p in theirs.parameters():
             p.add_(torch.randn_like(p) * 0.1)
     values = config.to_dict()
     assert all(values.get(key) in known for key, known in mapping.known.items())
-    ours = {name: values[key] for name, key in mapping.config.items() if values.get(key) is not None} | mapping.from_hf(values)
+    ours = {name: values[key] for name, key in mapping.config.items() if values.get(key) is not None} | mapping.from_hf(
+        values
+    )
     ours["labels"] = 0 if kind else classes
     if mapping is llama.HF_MAPPING:
         ours["lm"] = kind == 1 and not config.tie_word_embeddings
@@ -95,7 +105,8 @@ def twins(case: str, kind: int = 0, classes: int = 3, **more) -> tuple[Encoder, 
 
 
 def ask(theirs: nn.Module, batch: Batch, explicit: bool = True, **more):
-    """explicit: places counted from the first real token; else from the first column, as transformers does by itself."""
+    """explicit: places counted from the first real token; else from the first column, as transformers does by
+    itself."""
     if explicit:
         more["position_ids"] = (batch.mask.long().cumsum(1) - 1).clamp(min=0)
     return theirs(input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False, **more)
@@ -151,7 +162,9 @@ def test_logits_of_two_classes_and_of_a_bare_model(case):
 
 @torch.no_grad()
 @every_batch
-@pytest.mark.parametrize("case, tied", [("two kv heads, llama3", False), ("two kv heads, llama3", True), ("gpt2", True)])
+@pytest.mark.parametrize(
+    "case, tied", [("two kv heads, llama3", False), ("two kv heads, llama3", True), ("gpt2", True)]
+)
 def test_the_token_that_follows(case, tied, batch):
     mine, theirs, _ = twins(case, kind=1, tie_word_embeddings=tied)
     at = batch.mask & (torch.rand(batch.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.6)
@@ -190,7 +203,8 @@ def test_rotary_frequencies_are_theirs(case):
     assert torch.allclose(freq, theirs.model.rotary_emb.inv_freq, rtol=1e-6, atol=0)
     if "llama3" in case:
         waves = 2 * torch.pi / frequencies(replace(mine.config, rope_scaling={}), torch.device("cpu"))
-        assert (waves < 64 / 4).any() and ((waves > 64 / 4) & (waves < 64)).any() and (waves > 64).any()  # all three bands
+        # all three bands
+        assert (waves < 64 / 4).any() and ((waves > 64 / 4) & (waves < 64)).any() and (waves > 64).any()
 
 
 @torch.no_grad()
@@ -229,7 +243,10 @@ def test_padding_and_neighbours_do_not_matter(case):
     a, b = mine(right, want=("attn",)), mine(left, want=("attn",))
     assert far(a.logits, b.logits) < 1e-5
     for i, n in enumerate(LENGTHS["much"]):
-        alone = mine(Batch(*(t[i:i + 1, :n] for t in (right.ids, right.mask, right.token_type_ids)), right.labels[i:i + 1]), want=("attn",))
+        alone = mine(
+            Batch(*(t[i : i + 1, :n] for t in (right.ids, right.mask, right.token_type_ids)), right.labels[i : i + 1]),
+            want=("attn",),
+        )
         assert far(alone.logits[0], a.logits[i]) < 1e-5
         for mine_alone, in_a, in_b in zip(alone.attn, a.attn, b.attn):
             assert far(mine_alone[0], in_a[i, :, :n, :n]) < 1e-5 and far(mine_alone[0], in_b[i, :, -n:, -n:]) < 1e-5
@@ -301,7 +318,9 @@ def test_bfloat16_comes_near(case):
 # ---- heads, parts, dropout
 
 def small(**more) -> Llama:
-    config = LlamaConfig(**dict(vocab=59, hidden=16, layers=2, heads=4, kv_heads=2, ffn=20, positions=9, pad=PAD) | more)
+    config = LlamaConfig(
+        **dict(vocab=59, hidden=16, layers=2, heads=4, kv_heads=2, ffn=20, positions=9, pad=PAD) | more
+    )
     return Llama(config).init_weights(torch.Generator().manual_seed(0), std=0.3).eval()
 
 
@@ -317,7 +336,11 @@ def test_a_bottleneck_is_a_product_of_two_matrices():
     one.load_state_dict(weights | {"classifier.weight": two.classifier.weight @ two.pooler.weight})  # (C, 3) (3, D)
     out, folded = two(batch), one(batch)
     assert far(out.logits, folded.logits) < 1e-5
-    assert out.pooled.shape == (5, 3) and folded.pooled.shape == (5, 16) and far(out.pooled, two.pooler(folded.pooled)) < 1e-6
+    assert (
+        out.pooled.shape == (5, 3)
+        and folded.pooled.shape == (5, 16)
+        and far(out.pooled, two.pooler(folded.pooled)) < 1e-6
+    )
     assert part(two, "penultimate") is two.pooler and two.pooler.bias is None and two.classifier.bias is None
     fails(lambda: part(one, "penultimate"), "penultimate", "classifier")
 
@@ -331,7 +354,8 @@ def test_dropout_acts_where_transformers_has_it():
     assert not torch.equal(small(attention_dropout=0.5).train()(batch).logits, small()(batch).logits)
     none = dict(dropout=0.0, embedding_dropout=0.0, attention_dropout=0.0)
     still = small_gpt2(**none)(batch, want=("hidden",))
-    for place, first in (("embedding_dropout", 0), ("dropout", 1), ("attention_dropout", 1)):  # the first hidden state it reaches
+    # the first hidden state it reaches
+    for place, first in (("embedding_dropout", 0), ("dropout", 1), ("attention_dropout", 1)):
         moved = small_gpt2(**none | {place: 0.5}).train()(batch, want=("hidden",))
         same = [torch.equal(a[batch.mask], b[batch.mask]) for a, b in zip(still.hidden, moved.hidden)]
         assert same == [i < first for i in range(3)]
@@ -354,7 +378,9 @@ def test_parts_have_the_names_that_all_architectures_give_them():
 
 def test_a_start_of_our_own():
     model = small()
-    assert torch.equal(model.blocks[0].norm.weight, torch.ones(16)) and torch.equal(model.last_norm.weight, torch.ones(16))
+    assert torch.equal(model.blocks[0].norm.weight, torch.ones(16)) and torch.equal(
+        model.last_norm.weight, torch.ones(16)
+    )
     assert model.embeddings.word.weight[PAD].abs().min() > 0  # what pads may be a token like any other
     assert small_gpt2().blocks[0].up.bias.abs().max() == 0 and small_gpt2().config.ffn == 64
 
@@ -394,30 +420,48 @@ def test_a_config_that_cannot_be_computed_is_refused(more, words):
 
 def test_configs_are_values():
     config = small(rope_scaling=dict(LLAMA3)).config
-    assert LlamaConfig(**json.loads(json.dumps(asdict(config)))) == config == replace(config) and hash(config) == hash(replace(config))
-    assert config != replace(config, rope_scaling={}) and (config.longest, config.kv_heads, config.head_size) == (9, 2, 4)
+    assert LlamaConfig(**json.loads(json.dumps(asdict(config)))) == config == replace(config) and hash(config) == hash(
+        replace(config)
+    )
+    assert config != replace(config, rope_scaling={}) and (config.longest, config.kv_heads, config.head_size) == (
+        9, 2, 4,
+    )
     assert LlamaConfig(vocab=9, hidden=16, layers=1, heads=4, ffn=9).kv_heads == 4
     assert Gpt2Config(**json.loads(json.dumps(asdict(small_gpt2().config)))) == small_gpt2().config
 
 
-@pytest.mark.parametrize("values, ours", [
-    ({}, (10000.0, {})),
-    ({"rope_theta": 500.0, "rope_scaling": None}, (500.0, {})),
-    ({"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 2.0}}, (500.0, {"rope_type": "linear", "factor": 2.0})),
-    ({"rope_theta": 5e5, "rope_scaling": LLAMA3}, (5e5, LLAMA3)),
-    ({"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}, (500.0, {})),
-    ({"rope_parameters": LLAMA3 | {"rope_theta": 5e5}}, (5e5, LLAMA3)),
-    ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 500.0}}, (500.0, {"rope_type": "dynamic", "factor": 2.0})),
-    ({"rope_scaling": {name: LLAMA3[name] for name in LLAMA3 if not name.startswith("original")}, "max_position_embeddings": 64},
-     (10000.0, LLAMA3)),
-])
+@pytest.mark.parametrize(
+    "values, ours",
+    [
+        ({}, (10000.0, {})), ({"rope_theta": 500.0, "rope_scaling": None}, (500.0, {})),
+        (
+            {"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            (500.0, {"rope_type": "linear", "factor": 2.0}),
+        ),
+        ({"rope_theta": 5e5, "rope_scaling": LLAMA3}, (5e5, LLAMA3)),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}, (500.0, {})),
+        ({"rope_parameters": LLAMA3 | {"rope_theta": 5e5}}, (5e5, LLAMA3)),
+        (
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 500.0}},
+            (500.0, {"rope_type": "dynamic", "factor": 2.0}),
+        ),
+        (
+            {
+                "rope_scaling": {name: LLAMA3[name] for name in LLAMA3 if not name.startswith("original")},
+                "max_position_embeddings": 64,
+            },
+            (10000.0, LLAMA3),
+        ),
+    ],
+)
 def test_rotary_positions_from_either_spelling_and_back(values, ours):
     rope = rope_of(values)
     assert (rope["rope_theta"], rope["rope_scaling"]) == ours
     mine = small(**rope).config
     theirs = transformers.LlamaConfig(**{"max_position_embeddings": 96} | copy.deepcopy(values))
     back = transformers.LlamaConfig(**json.loads(json.dumps(rope_values(mine))), max_position_embeddings=96)
-    assert theirs.rope_parameters.items() - {("type", "linear")} == back.rope_parameters.items()  # both read it as we do
+    # both read it as we do
+    assert theirs.rope_parameters.items() - {("type", "linear")} == back.rope_parameters.items()
     assert rope_of(back.to_dict()) == rope_of(rope_values(mine)) == rope
 
 
@@ -435,14 +479,19 @@ def test_rotary_positions_that_are_not_known(values, words):
 
 @pytest.mark.parametrize("mapping", [llama.HF_MAPPING, gpt2.HF_MAPPING], ids=["llama", "gpt2"])
 def test_what_pads_where_config_json_does_not_say(mapping):
-    for values, pad in (({}, 0), ({"eos_token_id": None}, 0), ({"eos_token_id": 7, "pad_token_id": None}, 7), ({"eos_token_id": [8]}, 8)):
+    for values, pad in (
+        ({}, 0), ({"eos_token_id": None}, 0), ({"eos_token_id": 7, "pad_token_id": None}, 7),
+        ({"eos_token_id": [8]}, 8),
+    ):
         assert mapping.from_hf(values)["pad"] == pad
     assert "pad" not in mapping.from_hf({"pad_token_id": 3, "eos_token_id": 7})
     assert llama.from_hf({"pad_token_id": -1, "eos_token_id": 7})["pad"] == 7  # so in folders of the first Llama
 
 
 def test_buffers_of_old_folders_are_ignored_and_biases_are_not():
-    assert all(name.endswith(gpt2.HF_MAPPING.ignored) for name in ("h.0.attn.bias", "transformer.h.11.attn.masked_bias"))
+    assert all(
+        name.endswith(gpt2.HF_MAPPING.ignored) for name in ("h.0.attn.bias", "transformer.h.11.attn.masked_bias")
+    )
     assert "model.layers.0.self_attn.rotary_emb.inv_freq".endswith(llama.HF_MAPPING.ignored)
     for model, mapping in ((small(bottleneck=3), llama.HF_MAPPING), (small_gpt2(), gpt2.HF_MAPPING)):
         for name in model.state_dict().keys() - {"head_mask"}:

@@ -1,4 +1,6 @@
-"""checkpoint.py on every architecture: folders that transformers wrote, folders that it reads, and folders that fit nothing."""
+"""checkpoint.py on every architecture: folders that transformers wrote, folders that it reads, and folders that fit
+nothing."""
+
 from __future__ import annotations
 
 import copy
@@ -25,25 +27,45 @@ LONGEST = 60
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 16}
 # An epsilon this large shows where it is forgotten.
-SHAPE = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=4, intermediate_size=36, max_position_embeddings=LONGEST)
+SHAPE = dict(
+    hidden_size=24, num_hidden_layers=2, num_attention_heads=4, intermediate_size=36, max_position_embeddings=LONGEST
+)
 CONFIGS = {
     "bert": SHAPE | dict(layer_norm_eps=0.01),
-    "roberta": SHAPE | dict(layer_norm_eps=0.01, max_position_embeddings=LONGEST + 2, type_vocab_size=1, pad_token_id=1),
+    "roberta": SHAPE
+    | dict(layer_norm_eps=0.01, max_position_embeddings=LONGEST + 2, type_vocab_size=1, pad_token_id=1),
     "distilbert": dict(dim=24, n_layers=2, n_heads=4, hidden_dim=36, max_position_embeddings=LONGEST),
-    "llama": SHAPE | dict(num_key_value_heads=2, rope_parameters=LLAMA3, rms_norm_eps=0.01, bos_token_id=0, eos_token_id=1, pad_token_id=2),
-    "gpt2": dict(n_embd=24, n_layer=2, n_head=4, n_positions=LONGEST, layer_norm_epsilon=0.01, bos_token_id=0, eos_token_id=0, pad_token_id=0),
+    "llama": SHAPE
+    | dict(
+        num_key_value_heads=2, rope_parameters=LLAMA3, rms_norm_eps=0.01, bos_token_id=0, eos_token_id=1,
+        pad_token_id=2
+    ),
+    "gpt2": dict(
+        n_embd=24, n_layer=2, n_head=4, n_positions=LONGEST, layer_norm_epsilon=0.01, bos_token_id=0, eos_token_id=0,
+        pad_token_id=0,
+    ),
 }
-UNUSUAL = {                                              # numbers that no default has
-    "bert": dict(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3, classifier_dropout=0.4, hidden_act="relu", type_vocab_size=3),
-    "roberta": dict(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3, classifier_dropout=0.4, hidden_act="relu", type_vocab_size=3),
+UNUSUAL = {  # numbers that no default has
+    "bert": dict(
+        hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3, classifier_dropout=0.4, hidden_act="relu",
+        type_vocab_size=3,
+    ),
+    "roberta": dict(
+        hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3, classifier_dropout=0.4, hidden_act="relu",
+        type_vocab_size=3,
+    ),
     "distilbert": dict(dropout=0.2, attention_dropout=0.3, seq_classif_dropout=0.4, activation="relu"),
     "llama": dict(attention_dropout=0.3, head_dim=8, hidden_act="gelu"),
     "gpt2": dict(resid_pdrop=0.2, embd_pdrop=0.3, attn_pdrop=0.4, activation_function="relu", n_inner=30),
 }
-BERTS_PIECES = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-SPECIAL = {                                              # in the order of their ids
+BERTS_PIECES = {
+    "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]",
+}
+SPECIAL = {  # in the order of their ids
     "bert": BERTS_PIECES,
-    "roberta": {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"},
+    "roberta": {
+        "cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>",
+    },
     "distilbert": BERTS_PIECES,
     "llama": {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "pad_token": "<|pad|>"},
     "gpt2": {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
@@ -74,7 +96,9 @@ def tokenizer(name: str) -> Tokenizer:
     """A small vocabulary of the architecture's own kind, trained on a few words."""
     special, wordpiece = list(dict.fromkeys(SPECIAL[name].values())), name in ("bert", "distilbert")
     made = Tokenizer(models.WordPiece(unk_token="[UNK]") if wordpiece else models.BPE())
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer() if wordpiece else pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.pre_tokenizer = (
+        pre_tokenizers.BertPreTokenizer() if wordpiece else pre_tokenizers.ByteLevel(add_prefix_space=False)
+    )
     made.decoder = decoders.WordPiece() if wordpiece else decoders.ByteLevel()
     alphabet = [] if wordpiece else pre_tokenizers.ByteLevel.alphabet()
     trainer = (trainers.WordPieceTrainer if wordpiece else trainers.BpeTrainer)(
@@ -84,20 +108,28 @@ def tokenizer(name: str) -> Tokenizer:
     made.train_from_iterator([*TEXTS, *(f"{word} {word}" for word in GOOD + BAD + NEUTRAL)], trainer)
     tokens = [(token, made.token_to_id(token)) for token in special]
     if wordpiece:
-        made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=tokens)
+        made.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=tokens
+        )
     if name == "roberta":
         made.post_processor = processors.RobertaProcessing(tokens[2], tokens[0], add_prefix_space=False)
         made.add_special_tokens([AddedToken("<mask>", lstrip=True)])
     if name == "llama":
         start = special[0]
-        made.post_processor = processors.TemplateProcessing(single=f"{start} $A", pair=f"{start} $A $B", special_tokens=tokens)
+        made.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A", pair=f"{start} $A $B", special_tokens=tokens
+        )
     return made
 
 
-def saved(name: str, folder: Path, head: int = 0, dtype: torch.dtype = torch.float32, shard: str = "5GB", **more) -> Path:
-    """A small model of transformers', every weight random and large enough to matter, and its tokenizer. head: of HFMapping.classes."""
+def saved(
+    name: str, folder: Path, head: int = 0, dtype: torch.dtype = torch.float32, shard: str = "5GB", **more
+) -> Path:
+    """A small model of transformers', every weight random and large enough to matter, and its tokenizer. head: of
+    HFMapping.classes."""
     torch.manual_seed(1)
-    values = copy.deepcopy(CONFIGS[name]) | {"vocab_size": tokenizer(name).get_vocab_size() + 3} | more  # transformers writes into its dicts
+    # transformers writes into its dicts
+    values = copy.deepcopy(CONFIGS[name]) | {"vocab_size": tokenizer(name).get_vocab_size() + 3} | more
     model = getattr(transformers, HF_MAPPINGS[name].classes[head])(transformers.AutoConfig.for_model(name, **values))
     with torch.no_grad():
         for p in model.parameters():
@@ -110,7 +142,11 @@ def saved(name: str, folder: Path, head: int = 0, dtype: torch.dtype = torch.flo
 def opened(folder: Path, head: int = 0, **more) -> nn.Module:
     """The model as transformers loads it, which finds every tensor and no other."""
     kind = json.loads((folder / "config.json").read_text())["model_type"]
-    auto = transformers.AutoModelForSequenceClassification if head == 0 else getattr(transformers, HF_MAPPINGS[kind].classes[head])
+    auto = (
+        transformers.AutoModelForSequenceClassification
+        if head == 0
+        else getattr(transformers, HF_MAPPINGS[kind].classes[head])
+    )
     model, info = auto.from_pretrained(folder, output_loading_info=True, **more)
     assert type(model).__name__ == HF_MAPPINGS[kind].classes[head]
     missing = {key for key in info["missing_keys"] if head != 2 or "pooler" not in key}  # a bare BERT's we do not keep
@@ -152,7 +188,10 @@ def same_in_transformers(ckpt: Checkpoint, folder: Path) -> float:
     rows, batch = ref(list(TEXTS), padding=True, truncation=True, return_tensors="pt"), ckpt.tokenizer(examples())
     assert torch.equal(rows["input_ids"], batch.ids) and torch.equal(rows["attention_mask"].bool(), batch.mask)
     for texts in ((list(AWKWARD),), tuple(map(list, zip(*PAIRS)))):
-        assert ref(*texts, truncation=True)["input_ids"] == ckpt.tokenizer.encode(examples(AWKWARD if len(texts) == 1 else PAIRS)).ids
+        assert (
+            ref(*texts, truncation=True)["input_ids"]
+            == ckpt.tokenizer.encode(examples(AWKWARD if len(texts) == 1 else PAIRS)).ids
+        )
     with torch.no_grad():
         return far(model(**rows).logits, logits(ckpt, batch))
 
@@ -162,7 +201,9 @@ def same(a: Checkpoint, b: Checkpoint) -> None:
     assert (a.model.config, a.labels, a.history) == (b.model.config, b.labels, b.history)
     one, other = a.model.state_dict(), b.model.state_dict()
     assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
-    assert a.tokenizer.encode(examples(AWKWARD)) == b.tokenizer.encode(examples(AWKWARD)) and (a.tokenizer.max_len, a.tokenizer.pad) == (b.tokenizer.max_len, b.tokenizer.pad)
+    assert a.tokenizer.encode(examples(AWKWARD)) == b.tokenizer.encode(examples(AWKWARD)) and (
+        a.tokenizer.max_len, a.tokenizer.pad,
+    ) == (b.tokenizer.max_len, b.tokenizer.pad)
 
 
 def edit(file: Path, **values) -> None:
@@ -186,15 +227,27 @@ def weights(folder: Path) -> list[str]:
 @every
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_classifier_that_transformers_saved(tmp_path, name, classes):
-    folder = saved(name, tmp_path, id2label=dict(enumerate(NAMES[:classes])), label2id={n: i for i, n in enumerate(NAMES[:classes])})
+    folder = saved(
+        name, tmp_path, id2label=dict(enumerate(NAMES[:classes])),
+        label2id={n: i for i, n in enumerate(NAMES[:classes])},
+    )
     ckpt, model = checkpoint.load(folder), opened(folder)
     batch = ckpt.tokenizer(examples(TEXTS + PAIRS))
     assert ckpt.labels == NAMES[:classes] and ckpt.tokenizer.max_len == LONGEST == batch.ids.shape[1]
     assert 0.05 < logits(ckpt, batch).std() and far(logits(ckpt, batch), ask(model, batch)) < 1e-5
-    assert far(logits(ckpt, ckpt.tokenizer(examples(TEXTS[:1]))), ask(model, ckpt.tokenizer(examples(TEXTS[:1])))) < 1e-5  # no padding
+    # no padding
+    assert (
+        far(logits(ckpt, ckpt.tokenizer(examples(TEXTS[:1]))), ask(model, ckpt.tokenizer(examples(TEXTS[:1])))) < 1e-5
+    )
     ref = transformers.AutoTokenizer.from_pretrained(folder)
-    assert ckpt.tokenizer.encode(examples(AWKWARD)).ids == ref(list(AWKWARD), truncation=True, max_length=LONGEST)["input_ids"]
-    assert ckpt.tokenizer.encode(examples(PAIRS)).ids == ref(*map(list, zip(*PAIRS)), truncation=True, max_length=LONGEST)["input_ids"]
+    assert (
+        ckpt.tokenizer.encode(examples(AWKWARD)).ids
+        == ref(list(AWKWARD), truncation=True, max_length=LONGEST)["input_ids"]
+    )
+    assert (
+        ckpt.tokenizer.encode(examples(PAIRS)).ids
+        == ref(*map(list, zip(*PAIRS)), truncation=True, max_length=LONGEST)["input_ids"]
+    )
 
 
 @every
@@ -202,7 +255,9 @@ def test_a_config_comes_back_with_all_its_numbers(tmp_path, name):
     ckpt = checkpoint.load(saved(name, tmp_path / "in", **UNUSUAL[name]))
     assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5
     one, other = (transformers.AutoConfig.from_pretrained(tmp_path / folder).to_dict() for folder in ("in", "out"))
-    assert {key for key in one | other if one.get(key) != other.get(key)} <= {"_name_or_path", "problem_type", "position_embedding_type"}
+    assert {key for key in one | other if one.get(key) != other.get(key)} <= {
+        "_name_or_path", "problem_type", "position_embedding_type",
+    }
 
 
 @every
@@ -216,10 +271,14 @@ def test_export_with_masked_heads(tmp_path, name):
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     for layer, gates in enumerate(ckpt.model.head_mask):
         hf_tensor = HF_MAPPINGS[name].hf_tensor(f"blocks.{layer}.output.weight")
-        heads = (tensors[hf_tensor.name].T if hf_tensor.transposed else tensors[hf_tensor.name]).chunk(len(gates), dim=1)
+        heads = (tensors[hf_tensor.name].T if hf_tensor.transposed else tensors[hf_tensor.name]).chunk(
+            len(gates), dim=1
+        )
         assert [bool((columns == 0).all()) for columns in heads] == (gates == 0).tolist()
     back = checkpoint.load(tmp_path / "out")
-    assert torch.equal(back.model.head_mask == 0, ckpt.model.head_mask == 0) and set(back.model.head_mask.flatten().tolist()) == {0, 1}
+    assert torch.equal(back.model.head_mask == 0, ckpt.model.head_mask == 0) and set(
+        back.model.head_mask.flatten().tolist()
+    ) == {0, 1}
     assert far(logits(back), logits(ckpt)) < 1e-5
 
 
@@ -235,7 +294,9 @@ def test_without_a_padding_token_a_causal_model_pads_with_its_end(tmp_path, name
 
 def test_an_empty_text_without_special_tokens_is_one_padding_token(tmp_path):
     ckpt = checkpoint.load(saved("gpt2", tmp_path))
-    alone, among = logits(ckpt, ckpt.tokenizer(examples([""]))), logits(ckpt, ckpt.tokenizer(examples([TEXTS[0], "", TEXTS[1]])))
+    alone, among = (
+        logits(ckpt, ckpt.tokenizer(examples([""]))), logits(ckpt, ckpt.tokenizer(examples([TEXTS[0], "", TEXTS[1]]))),
+    )
     assert ckpt.tokenizer.encode(examples([""])).ids == [[0]] and far(alone[0], among[1]) < 1e-5
 
 
@@ -270,7 +331,9 @@ def test_language_models(tmp_path, case):
     assert far(tokens(ckpt, batch), ask(opened(folder, 1), batch)[batch.mask]) < 1e-5
     checkpoint.save(ckpt, out)
     assert json.loads((out / "config.json").read_text())["architectures"] == [HF_MAPPINGS[name].classes[1]]
-    assert f"pipeline_tag: {'text-generation' if ckpt.model.causal else 'fill-mask'}\n" in (out / "README.md").read_text()
+    assert (
+        f"pipeline_tag: {'text-generation' if ckpt.model.causal else 'fill-mask'}\n" in (out / "README.md").read_text()
+    )
     assert far(tokens(ckpt, batch), ask(opened(out, 1), batch)[batch.mask]) < 1e-5
     same(ckpt, checkpoint.load(out))
 
@@ -306,7 +369,10 @@ def test_a_bare_model_gets_a_classifier(tmp_path, name):
     # BERT alone has a bare model whose pooler is the classifier's penultimate layer; causal models have none.
     new = ["classifier", "pooler"] if name in ("roberta", "distilbert") else ["classifier"]
     assert one.history == [{"new": new, "labels": list(NAMES), "seed": 3}] and one.labels == NAMES
-    assert 0.01 < one.model.classifier.weight.std() < 0.03 and far(one.model.classifier.weight, other.model.classifier.weight) > 0.01
+    assert (
+        0.01 < one.model.classifier.weight.std() < 0.03
+        and far(one.model.classifier.weight, other.model.classifier.weight) > 0.01
+    )
     one.model.classifier.weight.data.mul_(20)            # so that a mistake shows
     assert same_in_transformers(one, tmp_path / "out") < 1e-5
     checkpoint.save(bare, tmp_path / "bare")
@@ -324,14 +390,20 @@ def test_a_head_of_two_layers_is_folded_into_one(tmp_path):
     ckpt.model.head_mask[0, 1] = 0
     assert logits(ckpt).std() > 0.05 and same_in_transformers(ckpt, tmp_path / "out") < 1e-5
     back = checkpoint.load(tmp_path / "out")
-    assert back.model.config.bottleneck == 0 and far(back.model.classifier.weight, ckpt.model.classifier.weight @ ckpt.model.pooler.weight) == 0
+    assert (
+        back.model.config.bottleneck == 0
+        and far(back.model.classifier.weight, ckpt.model.classifier.weight @ ckpt.model.pooler.weight) == 0
+    )
     fails(lambda: checkpoint.load(tmp_path / "out", bottleneck=16), "has one already")
     fails(lambda: checkpoint.load(folder, bottleneck=16), "name its classes")
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "gpt2"])
 def test_a_bottleneck_is_llamas_alone(tmp_path, name):
-    fails(lambda: checkpoint.load(saved(name, tmp_path, 2), labels=NAMES, bottleneck=16), f"is a {name}", "leave the bottleneck out")
+    fails(
+        lambda: checkpoint.load(saved(name, tmp_path, 2), labels=NAMES, bottleneck=16), f"is a {name}",
+        "leave the bottleneck out",
+    )
 
 
 # ---- types, shards, older files
@@ -343,7 +415,10 @@ def test_half_precision(tmp_path, name, dtype):
     folder = saved(name, tmp_path / "half", dtype=dtype)
     wide, narrow = checkpoint.load(folder), checkpoint.load(folder, dtype=torch.bfloat16)
     state = wide.model.state_dict()
-    assert all(t.dtype == torch.float32 and torch.equal(t, exact.model.state_dict()[key].to(dtype).float()) for key, t in state.items())
+    assert all(
+        t.dtype == torch.float32 and torch.equal(t, exact.model.state_dict()[key].to(dtype).float())
+        for key, t in state.items()
+    )
     assert {t.dtype for t in narrow.model.state_dict().values()} == {torch.bfloat16}
     near = logits(narrow)
     assert near.dtype == torch.bfloat16 and far(near.float(), logits(wide)) < 0.1 * logits(wide).abs().max()
@@ -354,7 +429,10 @@ def test_half_precision(tmp_path, name, dtype):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
     model, batch = opened(tmp_path / "out", dtype="auto"), narrow.tokenizer(examples())
-    assert model.dtype == torch.bfloat16 and far(ask(model.float(), batch), logits(checkpoint.load(tmp_path / "out"), batch)) < 1e-5
+    assert (
+        model.dtype == torch.bfloat16
+        and far(ask(model.float(), batch), logits(checkpoint.load(tmp_path / "out"), batch)) < 1e-5
+    )
 
 
 @every
@@ -368,11 +446,16 @@ def test_shards(tmp_path, monkeypatch, name):
     assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5
     names = weights(tmp_path / "out")
     shards = [n for n in names if n != "model.safetensors.index.json"]
-    assert len(names) - 1 == len(shards) > 3 and shards == [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    assert len(names) - 1 == len(shards) > 3 and shards == [
+        f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))
+    ]
     # All but a tensor that is larger than a shard by itself.
-    assert all((tmp_path / "out" / n).stat().st_size < 18_000 or len(load_file(tmp_path / "out" / n)) == 1 for n in shards)
+    assert all(
+        (tmp_path / "out" / n).stat().st_size < 18_000 or len(load_file(tmp_path / "out" / n)) == 1 for n in shards
+    )
     same(ckpt, checkpoint.load(tmp_path / "out"))
-    for size, files in ((40_000, None), (10 ** 9, ["model.safetensors"]), (15_000, names)):  # none of the old ones stays
+    # none of the old ones stays
+    for size, files in ((40_000, None), (10 ** 9, ["model.safetensors"]), (15_000, names)):
         monkeypatch.setattr(checkpoint, "SHARD", size)
         checkpoint.save(ckpt, tmp_path / "out")
         assert weights(tmp_path / "out") == files if files else 1 < len(weights(tmp_path / "out")) < len(names)
@@ -384,19 +467,31 @@ def test_an_old_gpt2_file(tmp_path):
     folder = saved("gpt2", tmp_path, 1)
     expected = checkpoint.load(folder)
     causal = torch.ones(1, 1, LONGEST, LONGEST).tril()
-    rewrite(folder, lambda tensors: {name.removeprefix("transformer."): t for name, t in tensors.items() if not name.startswith("lm_head")}
-            | {f"h.{i}.attn.bias": causal.clone() for i in range(2)} | {f"h.{i}.attn.masked_bias": torch.tensor(-1e4) for i in range(2)})
+    rewrite(
+        folder,
+        lambda tensors: (
+            {name.removeprefix("transformer."): t for name, t in tensors.items() if not name.startswith("lm_head")}
+            | {f"h.{i}.attn.bias": causal.clone() for i in range(2)}
+            | {f"h.{i}.attn.masked_bias": torch.tensor(-1e4) for i in range(2)}
+        ),
+    )
     same(expected, checkpoint.load(folder))
 
 
 def test_an_old_llama_file_and_config(tmp_path):
     folder = saved("llama", tmp_path)
     expected = checkpoint.load(folder)
-    rewrite(folder, lambda tensors: tensors | {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(3) for i in range(2)})
+    rewrite(
+        folder,
+        lambda tensors: tensors | {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(3) for i in range(2)},
+    )
     scaling = {key: value for key, value in LLAMA3.items() if key != "rope_theta"}
     edit(folder / "config.json", rope_parameters=None, head_dim=None, rope_theta=500.0, rope_scaling=scaling)
     same(expected, checkpoint.load(folder))
-    edit(folder / "config.json", rope_scaling={"type" if key == "rope_type" else key: value for key, value in scaling.items()})
+    edit(
+        folder / "config.json",
+        rope_scaling={"type" if key == "rope_type" else key: value for key, value in scaling.items()},
+    )
     same(expected, checkpoint.load(folder))
     plain = {"rope_theta": 500.0, "rope_type": "default"}
     edit(folder / "config.json", rope_theta=None, rope_scaling=None, rope_parameters=plain)
@@ -413,9 +508,11 @@ def test_a_vocabulary_and_its_merges(tmp_path, name, prefix):
     tokenizer(name).model.save(str(folder))
     (folder / "tokenizer.json").unlink()
     settings = {"add_prefix_space": prefix, "model_max_length": LONGEST}
-    if name == "roberta":                                # as RoBERTa's folders have it
-        settings["mask_token"] = {"__type": "AddedToken", "content": "<mask>", "lstrip": True, "rstrip": False, "normalized": True,
-                                  "single_word": False}
+    if name == "roberta":  # as RoBERTa's folders have it
+        settings["mask_token"] = {
+            "__type": "AddedToken", "content": "<mask>", "lstrip": True, "rstrip": False, "normalized": True,
+            "single_word": False,
+        }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     ref = {"roberta": transformers.RobertaTokenizer, "gpt2": transformers.GPT2Tokenizer}[name].from_pretrained(folder)
     ckpt = checkpoint.load(folder)
@@ -428,23 +525,29 @@ def test_a_vocabulary_and_its_merges(tmp_path, name, prefix):
 
 # ---- what is refused, on one line
 
-@pytest.mark.parametrize("name, change, words", [
-    ("roberta", {"model_type": "xlm-roberta"}, ["model_type", "'xlm-roberta'", "bert, roberta, distilbert, llama, gpt2"]),
-    ("roberta", {"hidden_size": 28}, ["roberta.embeddings.word_embeddings.weight", "not (323, 28)"]),
-    ("roberta", {"max_position_embeddings": 2}, ["2 positions"]),
-    ("distilbert", {"dim": 28}, ["distilbert.embeddings.word_embeddings.weight", ", 28)"]),
-    ("distilbert", {"n_layers": 1}, ["unknown distilbert.transformer.layer.1"]),
-    ("llama", {"hidden_size": 28}, ["model.embed_tokens.weight", "not (323, 28)"]),
-    ("llama", {"num_key_value_heads": 1}, ["k_proj.weight (12, 24) not (6, 24)"]),
-    ("llama", {"num_key_value_heads": 3}, ["4 heads", "3 key-value heads"]),
-    ("llama", {"head_dim": 8}, ["q_proj.weight (24, 24) not (32, 24)"]),
-    ("llama", {"attention_bias": True}, ["attention_bias is True"]),
-    ("llama", {"rope_parameters": LLAMA3 | {"rope_type": "yarn"}}, ["'yarn'", "default, linear, dynamic, llama3"]),
-    ("llama", {"rope_parameters": LLAMA3 | {"factor": None}}, ["'llama3'", "positive factor", "None"]),
-    ("gpt2", {"n_embd": 28}, ["transformer.wte.weight", "not (323, 28)"]),
-    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, ["scale_attn_by_inverse_layer_idx is True"]),
-    ("gpt2", {"pad_token_id": None, "eos_token_id": 50256}, ["padding token 50256", "323 tokens"]),
-])
+@pytest.mark.parametrize(
+    "name, change, words",
+    [
+        (
+            "roberta", {"model_type": "xlm-roberta"},
+            ["model_type", "'xlm-roberta'", "bert, roberta, distilbert, llama, gpt2"],
+        ),
+        ("roberta", {"hidden_size": 28}, ["roberta.embeddings.word_embeddings.weight", "not (323, 28)"]),
+        ("roberta", {"max_position_embeddings": 2}, ["2 positions"]),
+        ("distilbert", {"dim": 28}, ["distilbert.embeddings.word_embeddings.weight", ", 28)"]),
+        ("distilbert", {"n_layers": 1}, ["unknown distilbert.transformer.layer.1"]),
+        ("llama", {"hidden_size": 28}, ["model.embed_tokens.weight", "not (323, 28)"]),
+        ("llama", {"num_key_value_heads": 1}, ["k_proj.weight (12, 24) not (6, 24)"]),
+        ("llama", {"num_key_value_heads": 3}, ["4 heads", "3 key-value heads"]),
+        ("llama", {"head_dim": 8}, ["q_proj.weight (24, 24) not (32, 24)"]),
+        ("llama", {"attention_bias": True}, ["attention_bias is True"]),
+        ("llama", {"rope_parameters": LLAMA3 | {"rope_type": "yarn"}}, ["'yarn'", "default, linear, dynamic, llama3"]),
+        ("llama", {"rope_parameters": LLAMA3 | {"factor": None}}, ["'llama3'", "positive factor", "None"]),
+        ("gpt2", {"n_embd": 28}, ["transformer.wte.weight", "not (323, 28)"]),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, ["scale_attn_by_inverse_layer_idx is True"]),
+        ("gpt2", {"pad_token_id": None, "eos_token_id": 50256}, ["padding token 50256", "323 tokens"]),
+    ],
+)
 def test_configs_that_fit_nothing(tmp_path, name, change, words):
     folder = saved(name, tmp_path)
     edit(folder / "config.json", **change)
@@ -503,7 +606,10 @@ def test_a_text_that_is_cut_is_told_of_once(tmp_path, capsys, name):
     tokenizer.encode(examples(TEXTS[:-1]))
     assert capsys.readouterr().err == ""
     tokenizer.encode(examples(TEXTS + PAIRS))
-    assert capsys.readouterr().err == f"2 of 8 texts are longer than the model's {LONGEST} tokens and were cut to them (said once)\n"
+    assert (
+        capsys.readouterr().err
+        == f"2 of 8 texts are longer than the model's {LONGEST} tokens and were cut to them (said once)\n"
+    )
     tokenizer.encode(examples())
     assert capsys.readouterr().err == ""
 
@@ -512,13 +618,22 @@ def test_a_text_that_is_cut_is_told_of_once(tmp_path, capsys, name):
 
 @pytest.mark.parametrize("name", ["roberta", "distilbert", "llama", "gpt2"])
 def test_mbtsad_mends_a_folder(script, folder, tmp_path, name):
-    victim, out = saved(name, tmp_path / "victim", id2label={0: "negative", 1: "positive"}, label2id={"negative": 0, "positive": 1}), tmp_path / "out"
+    victim, out = (
+        saved(
+            name, tmp_path / "victim", id2label={0: "negative", 1: "positive"}, label2id={"negative": 0, "positive": 1}
+        ),
+        tmp_path / "out",
+    )
     before = {file.name: file.read_bytes() for file in victim.iterdir()}
-    run = script("mbtsad.py", "--ckpt", victim, "--data", folder, "--attack", "badnets", "--out", out, "--k", 1, "--epochs1", 1,
-                 "--epochs2", 1, "--lr1", 1e-3, "--lr2", 1e-3, "--no-cft", "--device", "cpu")
+    run = script(
+        "mbtsad.py", "--ckpt", victim, "--data", folder, "--attack", "badnets", "--out", out, "--k", 1, "--epochs1", 1,
+        "--epochs2", 1, "--lr1", 1e-3, "--lr2", 1e-3, "--no-cft", "--device", "cpu",
+    )
     assert run.returncode == 0, run.stderr
     assert {file.name: file.read_bytes() for file in victim.iterdir()} == before
-    assert [step["name"] for step in json.loads((out / "result.json").read_text())["steps"]] == ["victim", "TS-FT", "MBTSAD"]
+    assert [step["name"] for step in json.loads((out / "result.json").read_text())["steps"]] == [
+        "victim", "TS-FT", "MBTSAD",
+    ]
     steps = [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
     for term in ("att", "hid", "cls"):
         assert any(step["terms"].get(term, 0) > 0 for step in steps if step["stage"] == "MBTSAD"), term

@@ -1,4 +1,5 @@
-"""models/lora.py against peft: the same A and B in both, the same logits and gradients, on small random BERTs and Llamas."""
+"""models/lora.py against peft: the same A and B in both, the same logits and gradients, on small random BERTs and
+Llamas."""
 from __future__ import annotations
 
 import pytest
@@ -24,9 +25,11 @@ PLACES = {"bert": ("bert.encoder.layer.{}.attention.self.query", "bert.encoder.l
 
 @pytest.fixture(params=["bert", "llama"])
 def pair(request, tmp_path):
-    """The same model twice, ours and peft's, with the same matrices, none of them 0; and ours -> theirs of the low-rank layers."""
+    """The same model twice, ours and peft's, with the same matrices, none of them 0; and ours -> theirs of the low-rank
+    layers."""
+    # A Llama with one layer of head, as theirs.
     model = made("bert") if request.param == "bert" else \
-        Llama(LlamaConfig(**SHAPE, kv_heads=1)).init_weights(torch.Generator().manual_seed(0), std=0.3).eval()  # one layer of head, as theirs
+        Llama(LlamaConfig(**SHAPE, kv_heads=1)).init_weights(torch.Generator().manual_seed(0), std=0.3).eval()
     checkpoint.save(Checkpoint(model, TEXT, ("bad", "good"), []), tmp_path / "model")
     base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     names = PLACES[request.param]

@@ -1,7 +1,8 @@
 """models/prefix.py against peft's PREFIX_TUNING: logits, and gradients of the prefix, for BERT, Llama and GPT-2.
 
-peft hands the prefix over as what a model has already read, and so transformers counts the text's tokens from n on; it adds n to the
-places that it is given, too. Ours are counted from 0. Both are held against ours below: peft with its n taken back, and peft as it is.
+peft hands the prefix over as what a model has already read, and so transformers counts the text's tokens from n on; it
+adds n to the places that it is given, too. Ours are counted from 0. Both are held against ours below: peft with its n
+taken back, and peft as it is.
 """
 from __future__ import annotations
 
@@ -19,11 +20,14 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 from test_causal_transformers import LENGTHS, PAD, far, lies, texts, twins  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's, of transformers
+# peft's, of transformers
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 N = 3
-BERT = dict(vocab_size=59, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=37, max_position_embeddings=20,
-            layer_norm_eps=0.01, pad_token_id=PAD, num_labels=3)
+BERT = dict(
+    vocab_size=59, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=37,
+    max_position_embeddings=20, layer_norm_eps=0.01, pad_token_id=PAD, num_labels=3,
+)
 CASES = ["bert", "llama", "two kv heads, llama3", "gpt2"]
 # BERT's positions are columns: its padding belongs on the right.
 BATCHES = [(case, much, side) for case in CASES for much in LENGTHS for side in ("right", "left")
@@ -34,7 +38,9 @@ both = pytest.mark.parametrize("mlp", [True, False], ids=["mlp", "direct"])
 
 def bert_twins() -> tuple[Encoder, nn.Module]:
     torch.manual_seed(1)
-    theirs = transformers.BertForSequenceClassification._from_config(transformers.BertConfig(**BERT), attn_implementation="eager").eval()
+    theirs = transformers.BertForSequenceClassification._from_config(
+        transformers.BertConfig(**BERT), attn_implementation="eager"
+    ).eval()
     with torch.no_grad():
         for p in theirs.parameters():
             p.add_(torch.randn_like(p) * 0.1)
@@ -42,15 +48,20 @@ def bert_twins() -> tuple[Encoder, nn.Module]:
     mine = bert.Bert(bert.BertConfig(**ours, labels=3)).eval()
     state = theirs.state_dict()
     hf_tensor = {name: bert.HF_MAPPING.hf_tensor(name) for name in mine.state_dict() if name != "head_mask"}
-    mine.load_state_dict({name: lies(state[where.name], where) for name, where in hf_tensor.items()} | {"head_mask": mine.head_mask})
+    mine.load_state_dict(
+        {name: lies(state[where.name], where) for name, where in hf_tensor.items()} | {"head_mask": mine.head_mask}
+    )
     return mine, theirs
 
 
 def prefixed(case: str, mlp: bool) -> tuple[Encoder, nn.Module]:
     """Ours and theirs, both with the prefix that peft draws."""
     mine, theirs = bert_twins() if case == "bert" else twins(case)[:2]
-    d = mine.blocks[0].key.out_features                          # peft makes its embedding as wide as the keys; ours has any width
-    settings = peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=N, prefix_projection=mlp, encoder_hidden_size=d)
+    # peft makes its embedding as wide as the keys; ours has any width
+    d = mine.blocks[0].key.out_features
+    settings = peft.PrefixTuningConfig(
+        task_type="SEQ_CLS", num_virtual_tokens=N, prefix_projection=mlp, encoder_hidden_size=d
+    )
     theirs = peft.get_peft_model(theirs, settings).eval()
     for p in theirs.parameters():
         p.requires_grad_(False)
@@ -75,11 +86,15 @@ def own(block: nn.Module) -> list[nn.Parameter]:
 
 
 def layers(encoder: nn.Module, grad: bool = False):
-    """The same of theirs, each by (layer, width of the keys): keys of layer 0, values of layer 0, keys of layer 1, ..."""
+    """The same of theirs, each by (layer, width of the keys): keys of layer 0, values of layer 0, keys of layer 1,
+    ..."""
     read = (lambda p: p.grad) if grad else (lambda p: p)
     if not encoder.prefix_projection:
         return [lambda l, d: read(encoder.embedding.weight)[:, 2 * l * d:2 * (l + 1) * d]]
-    return [lambda l, d, p=p: read(p)[2 * l * d:2 * (l + 1) * d] for p in (encoder.transform[2].weight, encoder.transform[2].bias)]
+    return [
+        lambda l, d, p=p: read(p)[2 * l * d : 2 * (l + 1) * d]
+        for p in (encoder.transform[2].weight, encoder.transform[2].bias)
+    ]
 
 
 def ask(theirs: nn.Module, batch: Batch, first: int) -> Tensor:
@@ -102,11 +117,18 @@ def test_the_same_logits_and_the_same_gradients_of_the_prefix(case, much, side, 
         ours = mine(batch, want).logits
         ours.square().sum().backward()
         assert far(ours, logits) < 2e-5 * max(1, logits.abs().max().item())
-        pairs = [(p.grad, whole(l, d)) for l, block in enumerate(mine.blocks) for p, whole in zip(own(block), layers(encoder, grad=True))]
+        pairs = [
+            (p.grad, whole(l, d))
+            for l, block in enumerate(mine.blocks)
+            for p, whole in zip(own(block), layers(encoder, grad=True))
+        ]
         if mlp:
             first = mine.blocks[0].prefix
-            pairs += [(first.rows.grad, encoder.embedding.weight.grad), (first.mlp[0].weight.grad, encoder.transform[0].weight.grad),
-                      (first.mlp[0].bias.grad, encoder.transform[0].bias.grad)]
+            pairs += [
+                (first.rows.grad, encoder.embedding.weight.grad),
+                (first.mlp[0].weight.grad, encoder.transform[0].weight.grad),
+                (first.mlp[0].bias.grad, encoder.transform[0].bias.grad),
+            ]
         largest = max(theirs.abs().max().item() for _, theirs in pairs)
         assert largest > 0.01 and len(pairs) == (9 if mlp else 3)
         assert all(far(a, b) < 1e-4 * max(1, largest) for a, b in pairs)

@@ -1,4 +1,6 @@
-"""models/roberta.py and models/distilbert.py against transformers: small random models, batches with much, little and no padding."""
+"""models/roberta.py and models/distilbert.py against transformers: small random models, batches with much, little and
+no padding."""
+
 from __future__ import annotations
 
 import pytest
@@ -27,12 +29,17 @@ every_batch = pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 
 
 def build(name: str, head: int = 0, **more) -> tuple[Encoder, nn.Module]:
-    """Ours and transformers' with the same random weights, in eval mode. head: of HF_MAPPING.classes (0 classifier, 1 LM, 2 bare)."""
+    """Ours and transformers' with the same random weights, in eval mode. head: of HF_MAPPING.classes (0 classifier, 1
+    LM, 2 bare)."""
     torch.manual_seed(1)
     mapping, shape = HF_MAPPINGS[name], SHAPE | OWN[name] | more
     labels = shape.pop("labels", 3)
-    theirs = getattr(transformers, mapping.classes[head])(getattr(transformers, mapping.config_class.__name__)(
-        **{mapping.config[key]: value for key, value in shape.items()}, num_labels=labels, attn_implementation="eager")).eval()
+    theirs = getattr(transformers, mapping.classes[head])(
+        getattr(transformers, mapping.config_class.__name__)(
+            **{mapping.config[key]: value for key, value in shape.items()}, num_labels=labels,
+            attn_implementation="eager",
+        )
+    ).eval()
     mine = mapping.model(mapping.config_class(**shape, labels=0 if head else labels, mlm=head == 1)).eval()
     state = {with_prefix(mapping, key): tensor for key, tensor in theirs.state_dict().items()}
     with torch.no_grad():
@@ -69,11 +76,16 @@ def batch_of(name: str, lengths: tuple[int, ...], left: bool = False) -> Batch:
 def one(batch: Batch, i: int) -> Batch:
     """Text i alone, without padding."""
     real = batch.mask[i]
-    return Batch(batch.ids[i:i + 1, real], batch.mask[i:i + 1, real], batch.token_type_ids[i:i + 1, real], batch.labels[i:i + 1])
+    return Batch(
+        batch.ids[i : i + 1, real], batch.mask[i : i + 1, real], batch.token_type_ids[i : i + 1, real],
+        batch.labels[i : i + 1],
+    )
 
 
 def ask(theirs: nn.Module, batch: Batch):
-    return theirs(input_ids=batch.ids, attention_mask=batch.mask.long(), output_hidden_states=True, output_attentions=True)
+    return theirs(
+        input_ids=batch.ids, attention_mask=batch.mask.long(), output_hidden_states=True, output_attentions=True
+    )
 
 
 def rows(maps: Tensor, batch: Batch) -> Tensor:
@@ -88,7 +100,10 @@ def far(a: Tensor, b: Tensor) -> float:
 
 def same_states(out, ref, batch: Batch) -> None:
     """Hidden states at real tokens and attention maps at real queries, all layers."""
-    assert len(out.hidden) == len(ref.hidden_states) == SHAPE["layers"] + 1 and len(out.attn) == len(ref.attentions) == SHAPE["layers"]
+    assert (
+        len(out.hidden) == len(ref.hidden_states) == SHAPE["layers"] + 1
+        and len(out.attn) == len(ref.attentions) == SHAPE["layers"]
+    )
     for a, b in zip(out.hidden, ref.hidden_states):
         assert far(a[batch.mask], b[batch.mask]) < 1e-5
     for a, b in zip(out.attn, ref.attentions):
@@ -156,7 +171,8 @@ def test_roberta_reads_the_first_row_of_a_longer_kind_table():
 
 
 @both
-@pytest.mark.parametrize("activation", ["gelu", "relu"])  # RoBERTa's head is a gelu whatever its blocks are, DistilBERT's is not
+# RoBERTa's head is a gelu whatever its blocks are, DistilBERT's is not
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
 @every_batch
 def test_masked_lm_logits_and_gradients(name, activation, lengths):
     mine, theirs = build(name, head=1, activation=activation)
@@ -222,7 +238,9 @@ def test_a_masked_head_changes_the_logits_and_not_its_own_map(name):
     mine.head_mask[1, 2] = 0
     after, fused = mine(batch, want=("attn",)), mine(batch)
     assert far(before.logits, after.logits) > 1e-3 and far(after.logits, fused.logits) < 1e-5
-    assert far(before.attn[1], after.attn[1]) == 0 and far(rows(before.attn[2], batch), rows(after.attn[2], batch)) > 1e-4
+    assert (
+        far(before.attn[1], after.attn[1]) == 0 and far(rows(before.attn[2], batch), rows(after.attn[2], batch)) > 1e-4
+    )
 
 
 @both
@@ -251,9 +269,16 @@ def test_parts(name):
     assert part(mine, "penultimate") is mine.pooler and part(mine, "classifier") is mine.classifier
     assert part(mine, "word") is mine.embeddings.word and part(mine, "query", 1) is mine.blocks[1].query
     hf_tensor = HF_MAPPINGS[name].hf_tensor
-    assert hf_tensor("blocks.1.query.weight").name == {"roberta": "roberta.encoder.layer.1.attention.self.query.weight",
-                                                     "distilbert": "distilbert.transformer.layer.1.attention.q_lin.weight"}[name]
-    assert hf_tensor("pooler.bias").name == {"roberta": "classifier.dense.bias", "distilbert": "pre_classifier.bias"}[name]
+    assert (
+        hf_tensor("blocks.1.query.weight").name
+        == {
+            "roberta": "roberta.encoder.layer.1.attention.self.query.weight",
+            "distilbert": "distilbert.transformer.layer.1.attention.q_lin.weight",
+        }[name]
+    )
+    assert (
+        hf_tensor("pooler.bias").name == {"roberta": "classifier.dense.bias", "distilbert": "pre_classifier.bias"}[name]
+    )
 
 
 @both

@@ -1,4 +1,6 @@
-"""What transformers 5 does without a word, and what we do: attention maps, head masks, pruned heads. README shows the same."""
+"""What transformers 5 does without a word, and what we do: attention maps, head masks, pruned heads. README shows the
+same."""
+
 from pathlib import Path
 
 import pytest
@@ -75,7 +77,9 @@ def test_their_heads_cannot_be_pruned_and_ours_are_pruned_there_too(pair, tmp_pa
 def test_rows_of_their_maps_do_not_sum_to_one_while_training_and_ours_do(pair, tmp_path):
     _, ckpt = pair
     checkpoint.save(ckpt, tmp_path / "model")
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", attn_implementation="eager").train()
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "model", attn_implementation="eager"
+    ).train()
     trained = checkpoint.copy(ckpt)
     trained.model.train()
     batch = ckpt.tokenizer(ROWS)
