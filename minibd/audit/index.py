@@ -1,4 +1,4 @@
-"""All equations together: where they stand, what is said of them, how their checks end; and the index that README.md holds."""
+"""All equations together: where they stand, what is said of them, how their checks end; and the index in minibd/audit/README.md."""
 from __future__ import annotations
 
 import textwrap
@@ -8,9 +8,10 @@ from dataclasses import asdict
 
 from minibd.audit import attacks, finemix, mbtsad, musclelora, pure
 from minibd.audit.check import Equation, outcomes
+from minibd.audit.pages import reference
 from minibd.audit.records import Found, Place
 from minibd.audit.tex import plain
-from minibd.audit.walk import places, called_by
+from minibd.audit.walk import ROOT, called_by, places
 
 EQUATIONS = (*mbtsad.EQUATIONS, *musclelora.EQUATIONS, *pure.EQUATIONS, *finemix.EQUATIONS, *attacks.EQUATIONS)
 NUMBERED = {"MBTSAD": 9, "MuScleLoRA": 13, "PURE": 3}  # how many equations each paper numbers; Fine-mixing's were not at hand
@@ -68,8 +69,9 @@ def as_json(every: Sequence[Found], missing: Sequence[str], seed: int) -> dict:
                            "outcomes": [{**asdict(outcome), "ok": outcome.ok} for outcome in one.outcomes]} for one in every]}
 
 
-# ---- the README's index
+# ---- the index in the room's page
 
+PAGE = ROOT / "minibd" / "audit" / "README.md"
 BEGIN, END = "<!-- equations: python scripts/audit.py --readme -->", "<!-- /equations -->"
 
 
@@ -81,14 +83,15 @@ def table() -> str:
     for e in EQUATIONS:
         place = at[e.paper, e.number]
         test = next(iter(tests[place.file, place.name]), "")
-        lines.append(f"| {e.paper} ({e.number}) | {e.title} | `{place.file}:{place.line}` {place.name} | {test and f'`{test}`'} |")
+        where = reference(PAGE, ROOT, place.file, place.line, place.name)
+        lines.append(f"| {e.paper} ({e.number}) | {e.title} | {where} | {test and f'`{test}`'} |")
     return "\n".join(lines)
 
 
-def indexed(readme: str) -> str:
-    """`readme` with the index as it is now. Raises ValueError where its marks are missing."""
-    head, middle, rest = readme.partition(BEGIN)
+def indexed(page: str) -> str:
+    """`page` with the index as it is now. Raises ValueError where its marks are missing."""
+    head, middle, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (middle and end):
-        raise ValueError(f"README.md lacks {BEGIN} and {END}, between which the index stands")
+        raise ValueError(f"minibd/audit/README.md lacks {BEGIN} and {END}, between which the index stands")
     return f"{head}{BEGIN}\n{table()}\n{end}{tail}"

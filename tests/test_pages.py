@@ -1,0 +1,210 @@
+"""The Markdown pages: every reference to code stands at its line, every link leads somewhere, every command is one that --help knows."""
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import minibd
+from minibd.audit import index, pages
+
+ROOT = Path(__file__).parents[1]
+PAGES = pages.pages(ROOT)
+ROOMS = ("minibd/models", "minibd/augment", "minibd/attacks", "minibd/mitigations", "minibd/cleantrain", "minibd/analysis", "minibd/audit",
+         "scripts", "weights", "tests")
+MOST = 200  # lines of the front page
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+# ---- what a page holds
+
+def fenced(text: str) -> list[str]:
+    """The lines of the fenced blocks, a line that ends in a backslash joined with the next."""
+    lines, inside = [], False
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.lstrip().startswith("```"):
+            inside = not inside
+        elif inside:
+            lines.append(line)
+    return lines
+
+
+def commands(text: str) -> list[list[str]]:
+    """[script, word, word, ...] of each command on a script, in a fenced block or between backquotes in prose."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.S)
+    spans = [span for span in re.findall(r"`([^`]+)`", prose.replace("\n", " ")) if re.match(r"(?:python )?scripts/\w+\.py(?= |$)", span)]
+    found = []
+    for line in [*fenced(text), *spans]:
+        if match := re.search(r"(?:^|[\s$/])(?:python )?(scripts/\w+\.py)(?= |$)(.*)", line):
+            found.append([match[1], *shlex.split(match[2].split(" && ")[0], comments=True)])
+    return found
+
+
+def links(text: str) -> list[str]:
+    """Where the page's links lead, without those to other hosts."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.S)
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", prose) if not re.match(r"[a-z]+:", link)]
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that a page's headings have: lower case, hyphens for spaces, no other marks."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.S)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", prose, flags=re.M)}
+
+
+@cache
+def usage(script: str, job: str = "") -> str:
+    """The usage block of a script's --help, of one of its jobs where it has several."""
+    run = subprocess.run([sys.executable, str(ROOT / script), *([job] if job else []), "--help"], cwd=ROOT, text=True, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split("\n\n")[0]
+
+
+def jobs(script: str) -> list[str]:
+    """The words that may come before all flags."""
+    choices = re.search(r"\]\s+\{([^}]+)\}", usage(script))
+    return choices[1].split(",") if choices else []
+
+
+def unknown(command: list[str]) -> list[str]:
+    """What --help does not know of a command: its script, its job, its flags."""
+    script, *words = command
+    if not (ROOT / script).exists():
+        return [f"there is no {script}"]
+    said, job = [], ""
+    if words and not words[0].startswith("-") and (known := jobs(script)):
+        if words[0] not in known:
+            return [f"{script} has no job {words[0]}"]
+        job = words[0]
+    flags = set(re.findall(r"--[a-z][a-z0-9-]*", usage(script, job)))
+    said += [f"{script} {job} has no flag {word.split('=')[0]}" for word in words
+             if word.startswith("--") and word.split("=")[0] not in flags]
+    return said
+
+
+# ---- the readers themselves
+
+def test_the_readers_see_what_a_page_holds():
+    text = ("# A page: one, two\n[a](b.md) and [c](https://d.org) `scripts/x.py run --fast` `scripts/x.py`\n"
+            "```\n$ python scripts/x.py --a 1 \\\n    --b '2 3'   # what it does\n.venv/bin/python scripts/y.py && echo z\n[n](o.md)\n```\n")
+    assert links(text) == ["b.md"] and anchors(text) == {"a-page-one-two"}
+    assert commands(text) == [["scripts/x.py", "--a", "1", "--b", "2 3"], ["scripts/y.py"], ["scripts/x.py", "run", "--fast"], ["scripts/x.py"]]
+
+
+@pytest.mark.parametrize("command, said", [
+    ("scripts/mbtsad.py --ckpt A --k 4 --no-e-pur", ""), ("scripts/mbtsad.py --ckpt A --kk 4", "has no flag --kk"),
+    ("scripts/baseline.py reinit --layers 1", ""), ("scripts/baseline.py ft --layers 1", "has no flag --layers"),
+    ("scripts/baseline.py retrain", "has no job retrain"), ("scripts/mend.py --ckpt A", "there is no scripts/mend.py"),
+])
+def test_a_command_that_help_does_not_know_is_named(command, said):
+    found = unknown(shlex.split(command))
+    assert said in "; ".join(found) and bool(found) == bool(said)
+
+
+def test_a_reference_goes_to_its_line_follows_its_symbol_and_names_what_is_gone(tmp_path):
+    (tmp_path / "minibd" / "room").mkdir(parents=True)
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "minibd" / "a.py").write_text("X = 1\n\n\nclass C:\n    y: int = 2\n\n    def f(self):\n        pass\n")
+    (tmp_path / "minibd" / "b.py").write_text("def g():\n    pass\n\n\ndef twice():\n    pass\n")
+    (tmp_path / "scripts" / "c.py").write_text("def twice():\n    pass\n")
+    page = tmp_path / "minibd" / "room" / "README.md"
+    known = pages.symbols(tmp_path)
+
+    def renewed(text: str) -> tuple[str, list[str]]:
+        page.write_text(text)
+        return pages.renewed(page, known, tmp_path)
+
+    assert renewed("see `minibd/a.py:9` X, which") == ("see [`minibd/a.py:1`](../a.py#L1) X, which", [])
+    assert renewed("[`minibd/a.py:1`](../a.py#L1) C.f.") == ("[`minibd/a.py:7`](../a.py#L7) C.f.", [])
+    assert renewed("`minibd/a.py:1` C.y")[0].endswith("#L5) C.y")
+    assert renewed("`minibd/a.py:1` g") == ("[`minibd/b.py:1`](../b.py#L1) g", [])       # it moved to the one file that has it
+    assert renewed("`minibd/a.py:1` nothing") == ("`minibd/a.py:1` nothing",
+                                                  ["minibd/room/README.md: minibd/a.py has no nothing; it stands nowhere"])
+    text, problems = renewed("`minibd/gone.py:1` twice")
+    assert text == "`minibd/gone.py:1` twice" and "it stands in minibd/b.py, scripts/c.py" in problems[0]
+
+
+# ---- the pages
+
+def test_every_room_has_its_page():
+    assert [room for room in ROOMS if not (ROOT / room / "README.md").exists()] == []
+
+
+def test_the_front_page_is_one_that_is_read():
+    assert len(text_of(ROOT / "README.md").splitlines()) <= MOST
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_reference_stands_at_its_line(page):
+    text, problems = pages.renewed(page, pages.symbols(ROOT), ROOT)
+    assert problems == [] and text == text_of(page), "python scripts/audit.py --readme renews the pages"
+
+
+def test_the_equation_index_is_the_walks():
+    text = text_of(index.PAGE)
+    assert index.indexed(text) == text, "python scripts/audit.py --readme renews it"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_leads_somewhere(page):
+    broken = []
+    for link in links(text_of(page)):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists():
+            broken.append(link)
+        elif target.suffix == ".md" and anchor and anchor not in anchors(text_of(target)):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_is_one_that_help_knows(page):
+    assert [said for command in commands(text_of(page)) for said in unknown(command)] == []
+
+
+def test_every_script_is_named_in_the_scripts_page():
+    text = text_of(ROOT / "scripts" / "README.md")
+    assert [path.name for path in sorted((ROOT / "scripts").glob("*.py")) if f"({path.name})" not in text] == []
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room.startswith("minibd/")])
+def test_every_file_of_a_room_is_named_in_its_page(room):
+    text = text_of(ROOT / room / "README.md")
+    assert [path.name for path in sorted((ROOT / room).glob("*.py")) if not re.search(rf"(?<![\w/]){re.escape(path.name)}", text)] == []
+
+
+def test_every_file_on_the_map_is_there():
+    """README's map names folders and files from the root; a file of a room stands behind its room."""
+    lines = [line for line in fenced(text_of(ROOT / "README.md")) if re.match(r"(minibd|scripts|weights|tests)/", line)]
+    assert len(lines) >= 20
+    assert [line.split()[0] for line in lines if not (ROOT / line.split()[0]).exists()] == []
+    rooms = {path.parent if path.suffix == ".py" else path for path in (ROOT / line.split()[0] for line in lines)}
+    assert [name_of(path) for path in sorted((ROOT / "minibd").iterdir())
+            if (path.suffix == ".py" or (path.is_dir() and any(path.glob("*.py")))) and path.name != "__init__.py"
+            and path not in rooms and name_of(path) not in {line.split()[0] for line in lines}] == []
+
+
+def test_scores_on_the_front_page_stand_in_a_results_page():
+    """CACC / ASR pairs in the table of the methods: each is a cell of a table that its results page shows."""
+    shown = "".join(text_of(page) for page in (ROOT / "scripts" / "results").glob("*.md"))
+    pairs = re.findall(r"\d+\.\d / \d+\.\d(?: \(\d+\.\d-\d+\.\d\))?", text_of(ROOT / "README.md"))
+    assert len(pairs) >= 4
+    assert [pair for pair in pairs if pair not in shown] == []
+
+
+def test_the_change_log_begins_with_the_version():
+    versions = re.findall(r"^### (\d+\.\d+\.\d+)", text_of(ROOT / "tests" / "README.md"), flags=re.M)
+    assert versions and versions[0] == minibd.__version__
