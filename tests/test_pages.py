@@ -132,8 +132,9 @@ def test_a_reference_goes_to_its_line_follows_its_symbol_and_names_what_is_gone(
     assert renewed("`minibd/a.py:1` g") == ("[`minibd/b.py:1`](../b.py#L1) g", [])       # it moved to the one file that has it
     assert renewed("`minibd/a.py:1` nothing") == ("`minibd/a.py:1` nothing",
                                                   ["minibd/room/README.md: minibd/a.py has no nothing; it stands nowhere"])
-    text, problems = renewed("`minibd/gone.py:1` twice")
-    assert text == "`minibd/gone.py:1` twice" and "it stands in minibd/b.py, scripts/c.py" in problems[0]
+    assert renewed("`minibd/gone.py:1` twice") == ("[`minibd/b.py:5`](../b.py#L5) twice", [])  # of two that have it, its folder's
+    text, problems = renewed("`minibd/room/gone.py:1` twice")
+    assert text == "`minibd/room/gone.py:1` twice" and "it stands in minibd/b.py, scripts/c.py" in problems[0]
 
 
 # ---- the pages
@@ -186,23 +187,40 @@ def test_every_file_of_a_room_is_named_in_its_page(room):
     assert [path.name for path in sorted((ROOT / room).glob("*.py")) if not re.search(rf"(?<![\w/]){re.escape(path.name)}", text)] == []
 
 
-def test_every_file_on_the_map_is_there():
-    """README's map names folders and files from the root; a file of a room stands behind its room."""
-    lines = [line for line in fenced(text_of(ROOT / "README.md")) if re.match(r"(minibd|scripts|weights|tests)/", line)]
-    assert len(lines) >= 20
-    assert [line.split()[0] for line in lines if not (ROOT / line.split()[0]).exists()] == []
-    rooms = {path.parent if path.suffix == ".py" else path for path in (ROOT / line.split()[0] for line in lines)}
-    assert [name_of(path) for path in sorted((ROOT / "minibd").iterdir())
-            if (path.suffix == ".py" or (path.is_dir() and any(path.glob("*.py")))) and path.name != "__init__.py"
-            and path not in rooms and name_of(path) not in {line.split()[0] for line in lines}] == []
+def test_the_map_names_what_is_there_and_all_of_it():
+    """README's map: a path from the root at the beginning of each line; every file and room of minibd/ has one."""
+    named = {line.split()[0].rstrip("/") for line in fenced(text_of(ROOT / "README.md"))
+             if re.match(r"(?:minibd|scripts|weights|tests)/", line)}
+    there = {name_of(path) for path in (ROOT / "minibd").iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []
+    assert sorted(there - named - {"minibd/__init__.py"}) == [] and {"scripts", "weights", "tests"} <= named
 
 
-def test_scores_on_the_front_page_stand_in_a_results_page():
-    """CACC / ASR pairs in the table of the methods: each is a cell of a table that its results page shows."""
-    shown = "".join(text_of(page) for page in (ROOT / "scripts" / "results").glob("*.md"))
-    pairs = re.findall(r"\d+\.\d / \d+\.\d(?: \(\d+\.\d-\d+\.\d\))?", text_of(ROOT / "README.md"))
-    assert len(pairs) >= 4
-    assert [pair for pair in pairs if pair not in shown] == []
+def numbers(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w.])\d+\.\d+(?!\.?\w)", text))
+
+
+def test_scores_on_the_front_page_stand_in_the_results_page_beside_them():
+    rows = [line for line in text_of(ROOT / "README.md").splitlines() if line.startswith("| **")]
+    assert len(rows) >= 4
+    for row in rows:
+        page, = re.findall(r"\((scripts/results/\S+\.md)\)", row)
+        scores = numbers(row.split("|")[-2])
+        assert len(scores) >= 4 and scores - numbers(text_of(ROOT / page)) == set(), row
+
+
+def test_speeds_are_those_of_the_runs():
+    """Every figure in a table of speed.md is one of bench.txt, rounded."""
+    run = {float(x) for x in re.findall(r"\d+(?:\.\d+)?", text_of(ROOT / "scripts" / "results" / "bench.txt"))}
+    cells = [cell for line in text_of(ROOT / "scripts" / "results" / "speed.md").splitlines() if line.startswith("| ")
+             for cell in line.split("|")[2:-1]]
+    shown = [x for cell in cells for x in re.findall(r"(?<![\w-])\d+(?:\.\d+)?", cell)]
+    assert len(shown) > 60
+
+    def measured(x: str) -> bool:
+        return any(abs(float(x) - y) <= 0.5000001 * 10 ** -len(x.partition(".")[2]) for y in run)
+
+    assert [x for x in shown if not measured(x)] == []
 
 
 def test_the_change_log_begins_with_the_version():

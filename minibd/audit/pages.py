@@ -2,7 +2,7 @@
 
 A page says `PATH:LINE` SYMBOL, the path from the repository's root. SYMBOL is a function, a class, a constant of the module, or, after a dot,
 what a class holds (`PURE.mu`). `renewed` sets the line and makes the reference a link from the page. A symbol that has left its file is
-followed where exactly one other file defines it; one that stands nowhere, or in several files, is a problem that names it.
+followed where exactly one other file defines it, of its own folder or of all; any other is a problem that names it.
 """
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def renewed(page: Path, known: dict[str, dict[str, int]], root: Path = ROOT) -> 
         file, line, name = match[1], int(match[2]), match[3]
         if name not in known.get(file, {}):
             elsewhere = [other for other, defined in known.items() if name in defined and not other.startswith("tests/")]
+            elsewhere = [other for other in elsewhere if Path(other).parent == Path(file).parent] or elsewhere
             if len(elsewhere) != 1:
                 where = f"it stands in {', '.join(elsewhere)}" if elsewhere else "it stands nowhere"
                 problems.append(f"{page.relative_to(root)}: {file} has no {name}; {where}")
