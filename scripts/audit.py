@@ -12,10 +12,10 @@ Each equation is printed with the paper's formula, where it stands in the code, 
 on random numbers against the same equation in plain loops of float64 (minibd/audit/restated.py), and its gradient against central differences of
 those loops. Differences are relative to the largest number. The exit status is 1 where a check fails or a numbered equation has none.
 
---run adds up the terms of every step in FOLDER/steps.jsonl, then starts the run again from its checkpoint, seed and rows
-and compares step by step: weights are not kept at each step, so a step is reached through those before it. --readme renews
-the equation index in minibd/audit/README.md and the line numbers of every reference to code in the pages. --effects measures
-what the released code's departures change on real rows; its figures are the ones that the page and the docstrings hold.
+--run adds up the terms of every step in FOLDER/steps.jsonl, then starts the run again from its checkpoint, seed and
+rows and compares step by step: weights are not kept at each step, so a step is reached through those before it. --readme
+renews the equation index in minibd/audit/README.md and the line numbers of every reference to code in the pages. --effects
+measures what the released code's departures change on real rows; its figures are those of the page and the docstrings.
 """
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Measured:
 
 
 def renew_pages() -> int:
-    """Write the equation index, then the line of every reference in every page. 1 where a reference leads to nothing."""
+    """Write the equation index, then the line of every reference in every page; 1 where one leads to nothing."""
     from minibd import report
     from minibd.audit import index, pages
 

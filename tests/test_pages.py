@@ -1,4 +1,4 @@
-"""The Markdown pages: every reference to code stands at its line, every link leads somewhere, every command is one that --help knows."""
+"""The Markdown pages: references to code stand at their line, links lead somewhere, --help knows their commands."""
 from __future__ import annotations
 
 import re
@@ -15,8 +15,8 @@ from minibd.audit import index, pages
 
 ROOT = Path(__file__).parents[1]
 PAGES = pages.pages(ROOT)
-ROOMS = ("minibd/models", "minibd/augment", "minibd/attacks", "minibd/mitigations", "minibd/cleantrain", "minibd/analysis", "minibd/audit",
-         "scripts", "weights", "tests")
+ROOMS = ("minibd/models", "minibd/augment", "minibd/attacks", "minibd/mitigations", "minibd/cleantrain",
+         "minibd/analysis", "minibd/audit", "scripts", "weights", "tests")
 MOST = 200  # lines of the front page
 
 
@@ -41,10 +41,14 @@ def fenced(text: str) -> list[str]:
     return lines
 
 
+def unfenced(text: str) -> str:
+    return re.sub(r"```.*?```", "", text, flags=re.S)
+
+
 def commands(text: str) -> list[list[str]]:
     """[script, word, word, ...] of each command on a script, in a fenced block or between backquotes in prose."""
-    prose = re.sub(r"```.*?```", "", text, flags=re.S)
-    spans = [span for span in re.findall(r"`([^`]+)`", prose.replace("\n", " ")) if re.match(r"(?:python )?scripts/\w+\.py(?= |$)", span)]
+    spans = [span for span in re.findall(r"`([^`]+)`", unfenced(text).replace("\n", " "))
+             if re.match(r"(?:python )?scripts/\w+\.py(?= |$)", span)]
     found = []
     for line in [*fenced(text), *spans]:
         if match := re.search(r"(?:^|[\s$/])(?:python )?(scripts/\w+\.py)(?= |$)(.*)", line):
@@ -54,20 +58,20 @@ def commands(text: str) -> list[list[str]]:
 
 def links(text: str) -> list[str]:
     """Where the page's links lead, without those to other hosts."""
-    prose = re.sub(r"```.*?```", "", text, flags=re.S)
-    return [link for link in re.findall(r"\]\(([^)\s]+)\)", prose) if not re.match(r"[a-z]+:", link)]
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", unfenced(text)) if not re.match(r"[a-z]+:", link)]
 
 
 def anchors(text: str) -> set[str]:
     """The anchors that a page's headings have: lower case, hyphens for spaces, no other marks."""
-    prose = re.sub(r"```.*?```", "", text, flags=re.S)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", prose, flags=re.M)}
+    headings = re.findall(r"^#+ (.+)$", unfenced(text), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 @cache
-def usage(script: str, job: str = "") -> str:
-    """The usage block of a script's --help, of one of its jobs where it has several."""
-    run = subprocess.run([sys.executable, str(ROOT / script), *([job] if job else []), "--help"], cwd=ROOT, text=True, capture_output=True)
+def usage(script: str, *before: str) -> str:
+    """The usage block of a script's --help, after the words that say which of its jobs or methods is asked."""
+    command = [sys.executable, str(ROOT / script), *before, "--help"]
+    run = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert run.returncode == 0, run.stderr
     return run.stdout.split("\n\n")[0]
 
@@ -83,28 +87,32 @@ def unknown(command: list[str]) -> list[str]:
     script, *words = command
     if not (ROOT / script).exists():
         return [f"there is no {script}"]
-    said, job = [], ""
+    before = []
     if words and not words[0].startswith("-") and (known := jobs(script)):
         if words[0] not in known:
             return [f"{script} has no job {words[0]}"]
-        job = words[0]
-    flags = set(re.findall(r"--[a-z][a-z0-9-]*", usage(script, job)))
-    said += [f"{script} {job} has no flag {word.split('=')[0]}" for word in words
-             if word.startswith("--") and word.split("=")[0] not in flags]
-    return said
+        before = words[:1]
+    elif "--method" in words:  # choose.py's flags are its method's
+        before = words[words.index("--method"):][:2]
+    flags = set(re.findall(r"--[a-z][a-z0-9-]*", usage(script, *before)))
+    return [f"{' '.join([script, *before])} has no flag {word}" for word in (word.split("=")[0] for word in words)
+            if word.startswith("--") and word not in flags]
 
 
 # ---- the readers themselves
 
 def test_the_readers_see_what_a_page_holds():
     text = ("# A page: one, two\n[a](b.md) and [c](https://d.org) `scripts/x.py run --fast` `scripts/x.py`\n"
-            "```\n$ python scripts/x.py --a 1 \\\n    --b '2 3'   # what it does\n.venv/bin/python scripts/y.py && echo z\n[n](o.md)\n```\n")
+            "```\n$ python scripts/x.py --a 1 \\\n    --b '2 3'   # what it does\n"
+            ".venv/bin/python scripts/y.py && echo z\n[n](o.md)\n```\n")
     assert links(text) == ["b.md"] and anchors(text) == {"a-page-one-two"}
-    assert commands(text) == [["scripts/x.py", "--a", "1", "--b", "2 3"], ["scripts/y.py"], ["scripts/x.py", "run", "--fast"], ["scripts/x.py"]]
+    assert commands(text) == [["scripts/x.py", "--a", "1", "--b", "2 3"], ["scripts/y.py"],
+                              ["scripts/x.py", "run", "--fast"], ["scripts/x.py"]]
 
 
 @pytest.mark.parametrize("command, said", [
     ("scripts/mbtsad.py --ckpt A --k 4 --no-e-pur", ""), ("scripts/mbtsad.py --ckpt A --kk 4", "has no flag --kk"),
+    ("scripts/choose.py --method finemix --top 0", ""), ("scripts/choose.py --top 0", "has no flag --top"),
     ("scripts/baseline.py reinit --layers 1", ""), ("scripts/baseline.py ft --layers 1", "has no flag --layers"),
     ("scripts/baseline.py retrain", "has no job retrain"), ("scripts/mend.py --ckpt A", "there is no scripts/mend.py"),
 ])
@@ -129,10 +137,11 @@ def test_a_reference_goes_to_its_line_follows_its_symbol_and_names_what_is_gone(
     assert renewed("see `minibd/a.py:9` X, which") == ("see [`minibd/a.py:1`](../a.py#L1) X, which", [])
     assert renewed("[`minibd/a.py:1`](../a.py#L1) C.f.") == ("[`minibd/a.py:7`](../a.py#L7) C.f.", [])
     assert renewed("`minibd/a.py:1` C.y")[0].endswith("#L5) C.y")
-    assert renewed("`minibd/a.py:1` g") == ("[`minibd/b.py:1`](../b.py#L1) g", [])       # it moved to the one file that has it
-    assert renewed("`minibd/a.py:1` nothing") == ("`minibd/a.py:1` nothing",
-                                                  ["minibd/room/README.md: minibd/a.py has no nothing; it stands nowhere"])
-    assert renewed("`minibd/gone.py:1` twice") == ("[`minibd/b.py:5`](../b.py#L5) twice", [])  # of two that have it, its folder's
+    assert renewed("`minibd/a.py:1`\n   g") == ("[`minibd/b.py:1`](../b.py#L1)\n   g", [])   # followed to where it went
+    assert renewed("`minibd/gone.py:1` twice") == ("[`minibd/b.py:5`](../b.py#L5) twice", [])  # of two, to its folder's
+    text, problems = renewed("`minibd/a.py:1` nothing")
+    assert text == "`minibd/a.py:1` nothing"
+    assert problems == ["minibd/room/README.md: minibd/a.py has no nothing; it stands nowhere"]
     text, problems = renewed("`minibd/room/gone.py:1` twice")
     assert text == "`minibd/room/gone.py:1` twice" and "it stands in minibd/b.py, scripts/c.py" in problems[0]
 
@@ -184,7 +193,8 @@ def test_every_script_is_named_in_the_scripts_page():
 @pytest.mark.parametrize("room", [room for room in ROOMS if room.startswith("minibd/")])
 def test_every_file_of_a_room_is_named_in_its_page(room):
     text = text_of(ROOT / room / "README.md")
-    assert [path.name for path in sorted((ROOT / room).glob("*.py")) if not re.search(rf"(?<![\w/]){re.escape(path.name)}", text)] == []
+    assert [path.name for path in sorted((ROOT / room).glob("*.py"))
+            if not re.search(rf"(?<![\w/]){re.escape(path.name)}", text)] == []
 
 
 def test_the_map_names_what_is_there_and_all_of_it():

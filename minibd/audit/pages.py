@@ -1,8 +1,9 @@
-"""References to code in the Markdown pages, such as `minibd/align.py:40` align: each is kept at the line where its symbol stands.
+"""References to code in the Markdown pages, `minibd/align.py:40` align, kept at the line where their symbol stands.
 
-A page says `PATH:LINE` SYMBOL, the path from the repository's root. SYMBOL is a function, a class, a constant of the module, or, after a dot,
-what a class holds (`PURE.mu`). `renewed` sets the line and makes the reference a link from the page. A symbol that has left its file is
-followed where exactly one other file defines it, of its own folder or of all; any other is a problem that names it.
+A page says `PATH:LINE` SYMBOL, the path from the repository's root. SYMBOL is a function, a class, a constant of the
+module, or, after a dot, what a class holds (`PURE.mu`). `renewed` sets the line and makes the reference a link from the
+page. A symbol that has left its file is followed where exactly one other file defines it, of its own folder or of all;
+any other is a problem that names it.
 """
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from minibd.audit.walk import ROOT
 
 FOLDERS = ("minibd", "scripts", "tests", "weights")  # beside README.md at the root, where pages stand
 SOURCES = ("minibd", "scripts", "tests")
-_REFERENCE = re.compile(r"\[?`((?:minibd|scripts|tests)/[\w/.-]+\.py):(\d+)`(?:\]\([^)]*\))? (\w+(?:\.\w+)*)")
+_REFERENCE = re.compile(r"\[?`((?:minibd|scripts|tests)/[\w/.-]+\.py):(\d+)`(?:\]\([^)]*\))?(\s+)(\w+(?:\.\w+)*)")
 
 
 def pages(root: Path = ROOT) -> list[Path]:
@@ -41,9 +42,9 @@ def symbols(root: Path = ROOT) -> dict[str, dict[str, int]]:
             for folder in SOURCES for path in sorted((root / folder).rglob("*.py"))}
 
 
-def reference(page: Path, root: Path, file: str, line: int, name: str) -> str:
+def reference(page: Path, root: Path, file: str, line: int, name: str, space: str = " ") -> str:
     """The link from `page` to `name` at `file`:`line`."""
-    return f"[`{file}:{line}`]({Path(os.path.relpath(root / file, page.parent)).as_posix()}#L{line}) {name}"
+    return f"[`{file}:{line}`]({Path(os.path.relpath(root / file, page.parent)).as_posix()}#L{line}){space}{name}"
 
 
 def renewed(page: Path, known: dict[str, dict[str, int]], root: Path = ROOT) -> tuple[str, list[str]]:
@@ -51,15 +52,15 @@ def renewed(page: Path, known: dict[str, dict[str, int]], root: Path = ROOT) -> 
     problems = []
 
     def renew(match: re.Match) -> str:
-        file, line, name = match[1], int(match[2]), match[3]
+        file, space, name = match[1], match[3], match[4]
         if name not in known.get(file, {}):
-            elsewhere = [other for other, defined in known.items() if name in defined and not other.startswith("tests/")]
+            elsewhere = [other for other in known if name in known[other] and not other.startswith("tests/")]
             elsewhere = [other for other in elsewhere if Path(other).parent == Path(file).parent] or elsewhere
             if len(elsewhere) != 1:
                 where = f"it stands in {', '.join(elsewhere)}" if elsewhere else "it stands nowhere"
                 problems.append(f"{page.relative_to(root)}: {file} has no {name}; {where}")
                 return match[0]
             file, = elsewhere
-        return reference(page, root, file, known[file].get(name, line), name)
+        return reference(page, root, file, known[file][name], name, space)
 
     return _REFERENCE.sub(renew, page.read_text(encoding="utf-8")), problems
