@@ -89,6 +89,8 @@ def unknown(command: list[str]) -> list[str]:
         return [f"there is no {script}"]
     before = []
     if words and not words[0].startswith("-") and (known := jobs(script)):
+        if words[0].isupper():  # NAME stands for any of them
+            return []
         if words[0] not in known:
             return [f"{script} has no job {words[0]}"]
         before = words[:1]
@@ -115,6 +117,7 @@ def test_the_readers_see_what_a_page_holds():
     ("scripts/choose.py --method finemix --top 0", ""), ("scripts/choose.py --top 0", "has no flag --top"),
     ("scripts/baseline.py reinit --layers 1", ""), ("scripts/baseline.py ft --layers 1", "has no flag --layers"),
     ("scripts/baseline.py retrain", "has no job retrain"), ("scripts/mend.py --ckpt A", "there is no scripts/mend.py"),
+    ("scripts/baseline.py METHOD --help", ""),
 ])
 def test_a_command_that_help_does_not_know_is_named(command, said):
     found = unknown(shlex.split(command))
@@ -204,6 +207,22 @@ def test_the_map_names_what_is_there_and_all_of_it():
     there = {name_of(path) for path in (ROOT / "minibd").iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
     assert sorted(there - named - {"minibd/__init__.py"}) == [] and {"scripts", "weights", "tests"} <= named
+
+
+@pytest.mark.parametrize("page, symbol", [
+    ("minibd/audit/README.md", "MBTSAD (4) | minibd/mitigations/mbtsad.py attention_loss"),
+    ("minibd/audit/README.md", "PURE (lambda) | minibd/mitigations/pure.py layer_weights"),
+    ("minibd/audit/README.md", "E-PUR (score) | drift"),
+    ("minibd/attacks/README.md", "minibd/attacks/badnets.py insert"),
+    ("minibd/models/README.md", "minibd/models/attention.py attend"),
+])
+def test_what_is_asked_for_most_is_two_hops_away(page, symbol):
+    """The front page links to a room's page; that has a link to the symbol, an equation in the row of its number."""
+    assert page in {link.partition("#")[0] for link in links(text_of(ROOT / "README.md"))}
+    number, _, place = symbol.rpartition(" | ")
+    file, _, name = place.rpartition(" ")
+    shown = [line for line in text_of(ROOT / page).splitlines() if number in line] if number else [text_of(ROOT / page)]
+    assert any(re.search(rf"`{file or '[^`]+'}:\d+`\]\([^)]+#L\d+\)\s+{name}\b", line) for line in shown)
 
 
 def numbers(text: str) -> set[str]:
