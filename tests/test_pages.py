@@ -151,6 +151,11 @@ def test_a_reference_goes_to_its_line_follows_its_symbol_and_names_what_is_gone(
 
 # ---- the pages
 
+def test_ci_finds_the_test_command_on_the_front_page():
+    pattern = re.search(r"grep -m1 -E '([^']+)' README.md", text_of(ROOT / ".ci" / "run"))[1]
+    assert len(re.findall(pattern, text_of(ROOT / "README.md"), flags=re.M)) == 1
+
+
 def test_every_room_has_its_page():
     assert [room for room in ROOMS if not (ROOT / room / "README.md").exists()] == []
 
