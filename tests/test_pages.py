@@ -116,7 +116,7 @@ def test_the_readers_see_what_a_page_holds():
     ("scripts/mbtsad.py --ckpt A --k 4 --no-e-pur", ""), ("scripts/mbtsad.py --ckpt A --kk 4", "has no flag --kk"),
     ("scripts/choose.py --method finemix --top 0", ""), ("scripts/choose.py --top 0", "has no flag --top"),
     ("scripts/baseline.py reinit --layers 1", ""), ("scripts/baseline.py ft --layers 1", "has no flag --layers"),
-    ("scripts/baseline.py retrain", "has no job retrain"), ("scripts/mend.py --ckpt A", "there is no scripts/mend.py"),
+    ("scripts/baseline.py retrain", "has no job retrain"), ("scripts/fix.py --ckpt A", "there is no scripts/fix.py"),
     ("scripts/baseline.py METHOD --help", ""),
 ])
 def test_a_command_that_help_does_not_know_is_named(command, said):
