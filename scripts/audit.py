@@ -12,9 +12,10 @@ Each equation is printed with the paper's formula, where it stands in the code, 
 on random numbers against the same equation in plain loops of float64 (minibd/audit/restated.py), and its gradient against central differences of
 those loops. Differences are relative to the largest number. The exit status is 1 where a check fails or a numbered equation has none.
 
---run adds up the terms of every step in FOLDER/steps.jsonl, then starts the run again from its checkpoint, seed and rows and compares step by
-step: weights are not kept at each step, so a step is reached through those before it. --readme renews the equation index in README.md. --effects
-measures what the released code's departures change on real rows; its figures are the ones that the page and the docstrings hold.
+--run adds up the terms of every step in FOLDER/steps.jsonl, then starts the run again from its checkpoint, seed and
+rows and compares step by step: weights are not kept at each step, so a step is reached through those before it. --readme
+renews the equation index in minibd/audit/README.md and the line numbers of every reference to code in the pages. --effects
+measures what the released code's departures change on real rows; its figures are those of the page and the docstrings.
 """
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ class Audit:
     html: str | None = setting(None, "also write it as a page of its own, which needs no network", kind=str)
     run: str | None = setting(None, "instead: the folder of a finished run", kind=str)
     steps: str = setting("20", "with --run: how many steps are computed again, from the first one on, or all")
-    readme: bool = setting(False, "instead: renew the equation index in README.md")
+    readme: bool = setting(False, "instead: renew the equation index and the line numbers in the pages")
     effects: bool = setting(False, "instead: measure the departures on --ckpt, --teacher and --data")
 
 
@@ -42,6 +43,23 @@ class Measured:
     ckpt: str | None = setting(None, "a model, as a rule a fine-tuned classifier", kind=str)
     teacher: str | None = setting(None, "another of the same shape, such as its clean twin", kind=str)
     data: str | None = setting(None, "folder of rows, of which the dev rows are read", kind=str)
+
+
+def renew_pages() -> int:
+    """Write the equation index, then the line of every reference in every page; 1 where one leads to nothing."""
+    from minibd import report
+    from minibd.audit import index, pages
+
+    report.write_text(index.PAGE, index.indexed(index.PAGE.read_text(encoding="utf-8")))
+    known, problems = pages.symbols(), []
+    for page in pages.pages():
+        text, missing = pages.renewed(page, known)
+        problems += missing
+        if text != page.read_text(encoding="utf-8"):
+            report.write_text(page, text)
+            print(f"written: {page}")
+    print("\n".join(problems) if problems else "every reference stands at its line")
+    return bool(problems)
 
 
 def run() -> None:
@@ -72,10 +90,7 @@ def run() -> None:
             print(f"{name}: {said}")
         return
     if audit.readme:
-        readme = Path(__file__).parents[1] / "README.md"
-        report.write_text(readme, index.indexed(readme.read_text(encoding="utf-8")))
-        print(f"written: {readme}")
-        return
+        sys.exit(renew_pages())
     if audit.run is not None:
         from minibd.audit.replay import audit_run
         if audit.steps != "all" and not audit.steps.isdigit():

@@ -1,4 +1,4 @@
-"""The audit: every equation has a place and a check, the checks notice what is broken, and the README's index is the walk's."""
+"""The audit: every equation has a place and a check, and the checks notice what is broken."""
 import ast
 import json
 from dataclasses import replace
@@ -42,12 +42,7 @@ def test_every_numbered_equation_is_there(found):
             | {("PURE", str(n)) for n in range(1, 4)}) <= there
 
 
-def test_the_readmes_index_is_the_walks():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert index.indexed(text) == text, "python scripts/audit.py --readme renews it"
-
-
-def test_a_readme_without_the_marks_is_refused():
+def test_a_page_without_the_marks_is_refused():
     with pytest.raises(ValueError, match="lacks"):
         index.indexed("# minibd\n")
 

@@ -1,4 +1,4 @@
-"""All equations together: where they stand, what is said of them, how their checks end; and the index that README.md holds."""
+"""All equations together: where they stand, what is said of them, how their checks end; the index in README.md."""
 from __future__ import annotations
 
 import textwrap
@@ -8,12 +8,16 @@ from dataclasses import asdict
 
 from minibd.audit import check_attacks, check_finemix, check_mbtsad, check_musclelora, check_pure
 from minibd.audit.check import Equation, outcomes
+from minibd.audit.pages import reference
 from minibd.audit.report import Found, Place
 from minibd.audit.tex import plain
-from minibd.audit.walk import places, called_by
+from minibd.audit.walk import ROOT, called_by, places
 
-EQUATIONS = (*check_mbtsad.EQUATIONS, *check_musclelora.EQUATIONS, *check_pure.EQUATIONS, *check_finemix.EQUATIONS, *check_attacks.EQUATIONS)
-NUMBERED = {"MBTSAD": 9, "MuScleLoRA": 13, "PURE": 3}  # how many equations each paper numbers; Fine-mixing's were not at hand
+EQUATIONS = (
+    *check_mbtsad.EQUATIONS, *check_musclelora.EQUATIONS, *check_pure.EQUATIONS, *check_finemix.EQUATIONS,
+    *check_attacks.EQUATIONS,
+)
+NUMBERED = {"MBTSAD": 9, "MuScleLoRA": 13, "PURE": 3}  # as many as each paper numbers; Fine-mixing's were not at hand
 
 
 def of(paper: str, equations: Sequence[Equation] = EQUATIONS) -> list[Equation]:
@@ -22,13 +26,13 @@ def of(paper: str, equations: Sequence[Equation] = EQUATIONS) -> list[Equation]:
 
 
 def unknown(stand: Sequence[Place], equations: Sequence[Equation] = EQUATIONS, paper: str = "") -> list[str]:
-    """What is missing, a line each: numbers of a paper that have no check, places in the code that have none, and numbers that stand twice."""
+    """What is missing, a line each: numbers of a paper and places in the code without a check, numbers used twice."""
     checked = {(e.paper, e.number) for e in equations}
     stand = [place for place in stand if paper.lower() in ("", place.paper.lower())]
-    said = [f"{name} ({n}) is in the paper and has no check" for name, count in NUMBERED.items() if paper.lower() in ("", name.lower())
-            for n in range(1, count + 1) if (name, str(n)) not in checked]
-    said += [f"{place.file}:{place.line} says that it is {place.paper} ({place.number}), which has no check" for place in stand
-             if (place.paper, place.number) not in checked]
+    said = [f"{name} ({n}) is in the paper and has no check" for name, count in NUMBERED.items()
+            if paper.lower() in ("", name.lower()) for n in range(1, count + 1) if (name, str(n)) not in checked]
+    said += [f"{place.file}:{place.line} says that it is {place.paper} ({place.number}), which has no check"
+             for place in stand if (place.paper, place.number) not in checked]
     said += [f"{name} ({number}) stands in {n} places"
              for (name, number), n in Counter((place.paper, place.number) for place in stand).items() if n > 1]
     return said
@@ -40,8 +44,8 @@ def found(stand: Sequence[Place], seed: int = 0, paper: str = "") -> list[Found]
     made = []
     for e in of(paper):
         place = at.get((e.paper, e.number))
-        made.append(Found(e.paper, e.number, e.title, e.formula, e.ours, e.released, e.effect, e.example(), outcomes(e, seed), place,
-                          tests[place.file, place.name] if place else ()))
+        made.append(Found(e.paper, e.number, e.title, e.formula, e.ours, e.released, e.effect, e.example(),
+                          outcomes(e, seed), place, tests[place.file, place.name] if place else ()))
     return made
 
 
@@ -53,10 +57,11 @@ def lines(one: Found) -> list[str]:
         return textwrap.wrap(text, 140, initial_indent=f"    {name:9} ", subsequent_indent=" " * 14) if text else []
 
     where = f"{one.place.file}:{one.place.line} {one.place.name}" if one.place else "NO DOCSTRING NAMES IT"
-    made = [f"{one.paper} ({one.number})  {one.title}", f"    {plain(one.formula)}", *said("where", where), *said("paper", one.ours),
-            *said("released", one.released), *said("effect", one.effect)]
+    made = [f"{one.paper} ({one.number})  {one.title}", f"    {plain(one.formula)}", *said("where", where),
+            *said("paper", one.ours), *said("released", one.released), *said("effect", one.effect)]
     for outcome in one.outcomes:
-        slope = "" if outcome.gradient is None else f", gradient off by {outcome.gradient:.1e} (at most {outcome.gradient_tolerance:.0e})"
+        slope = "" if outcome.gradient is None else \
+            f", gradient off by {outcome.gradient:.1e} (at most {outcome.gradient_tolerance:.0e})"
         made.append(f"    {'holds' if outcome.ok else 'FAILS':9} {outcome.what}: off by {outcome.difference:.1e} "
                     f"(at most {outcome.tolerance:.0e}){slope}")
     return made
@@ -65,11 +70,13 @@ def lines(one: Found) -> list[str]:
 def as_json(every: Sequence[Found], missing: Sequence[str], seed: int) -> dict:
     return {"seed": seed, "ok": not missing and all(one.ok for one in every), "missing": list(missing),
             "equations": [{**asdict(one), "plain": plain(one.formula), "ok": one.ok,
-                           "outcomes": [{**asdict(outcome), "ok": outcome.ok} for outcome in one.outcomes]} for one in every]}
+                           "outcomes": [{**asdict(outcome), "ok": outcome.ok} for outcome in one.outcomes]}
+                          for one in every]}
 
 
-# ---- the README's index
+# ---- the index in the room's page
 
+PAGE = ROOT / "minibd" / "audit" / "README.md"
 BEGIN, END = "<!-- equations: python scripts/audit.py --readme -->", "<!-- /equations -->"
 
 
@@ -81,14 +88,15 @@ def table() -> str:
     for e in EQUATIONS:
         place = at[e.paper, e.number]
         test = next(iter(tests[place.file, place.name]), "")
-        lines.append(f"| {e.paper} ({e.number}) | {e.title} | `{place.file}:{place.line}` {place.name} | {test and f'`{test}`'} |")
+        where = reference(PAGE, ROOT, place.file, place.line, place.name)
+        lines.append(f"| {e.paper} ({e.number}) | {e.title} | {where} | {test and f'`{test}`'} |")
     return "\n".join(lines)
 
 
-def indexed(readme: str) -> str:
-    """`readme` with the index as it is now. Raises ValueError where its marks are missing."""
-    head, middle, rest = readme.partition(BEGIN)
+def indexed(page: str) -> str:
+    """`page` with the index as it is now. Raises ValueError where its marks are missing."""
+    head, middle, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (middle and end):
-        raise ValueError(f"README.md lacks {BEGIN} and {END}, between which the index stands")
+        raise ValueError(f"minibd/audit/README.md lacks {BEGIN} and {END}, between which the index stands")
     return f"{head}{BEGIN}\n{table()}\n{end}{tail}"
