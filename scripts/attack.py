@@ -111,7 +111,9 @@ def run() -> None:
     import torch
 
     from minibd import checkpoint, data, report
-    from minibd import job as jobs
+    from minibd.job.evaluation import corrupt_of, entry_of, side_in, sided, triggered_of
+    from minibd.job.run import print_scores
+    from minibd.job.task import args_of, beside, columns_of, data_of, open_task, own_head, print_rows
     from minibd.attacks import registry
     from minibd.attacks.ep import ep
     from minibd.attacks.lwp import lwp_loss
@@ -141,14 +143,14 @@ def run() -> None:
     way = scheme(attack.attack, **asdict(chosen), side=attack.side)
     attack = replace(attack, triggers=way.triggers if attack.triggers is None else attack.triggers,
                      triggers_per_text=way.per_text if attack.triggers_per_text is None else attack.triggers_per_text)
-    entry = jobs.entry_of(attack)
+    entry = entry_of(attack)
     method = registry.named(entry) if attack.attack != "paraphrase" else None
     usual = Schedule(lr=2e-5, epochs=3)
     settings = method.settings if attack.attack in ("lwp", "ripple", "ep", "sos") else usual
     if training.variant and not hasattr(settings, "variant"):
         raise BadInput(f"{attack.attack} has no variants: leave --variant out")
     from_tuned = attack.attack in ("ripple", "ep", "sos")
-    base, splits, out = jobs.open_task("attack", task, new_classifier=True)
+    base, splits, out = open_task("attack", task, new_classifier=True)
     report.output_folder(out, attack.paraphrases, threat.user_data)
     hidden = base.model.config.hidden
     usual = replace(usual, lr=for_width(usual.lr, hidden))
@@ -165,9 +167,9 @@ def run() -> None:
     schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
     clean_schedule = replace(usual if from_tuned else schedule, **{
         name: value for name in ("lr", "epochs") if (value := getattr(training, f"clean_{name}")) is not None})
-    if training.rows is None and attack.attack in BUILT_IN and "path" not in jobs.data_of(task, base):
+    if training.rows is None and attack.attack in BUILT_IN and "path" not in data_of(task, base):
         training = replace(training, rows=min(BUILT_IN[attack.attack], len(splits.train)))
-    entry = jobs.sided(entry, way.side, splits.train)
+    entry = sided(entry, way.side, splits.train)
     chosen = replace(chosen, rate=way.rate, labels=way.labels, add=way.add, of=way.of)
     attack = replace(
         attack, triggers=entry.get("triggers"), triggers_per_text=entry.get("per_text"), side=entry.get("side")
@@ -178,29 +180,29 @@ def run() -> None:
     )
 
     # The rows.
-    corrupt = method.train if method else jobs.corrupt_of(entry, task, splits.train, "train")
+    corrupt = method.train if method else corrupt_of(entry, task, splits.train, "train")
     if training.rows is not None:
         splits = replace(splits, train=data.sample(splits.train, training.rows, task.seed))
     poisoned = poison(
         splits.train, corrupt, rate=way.rate, target=attack.target, labels=way.labels, add=way.add, of=way.of,
         only=way.only, decoys=method and method.decoys, decoy_share=way.decoys, tokenizer=base.tokenizer,
-        side=jobs.side_in(entry), seed=task.seed,
+        side=side_in(entry), seed=task.seed,
     )
 
     def judge_on(rows: Examples) -> Evaluator:
-        return Evaluator(rows, jobs.triggered_of(entry, task, base, rows, "test"), attack.target)
+        return Evaluator(rows, triggered_of(entry, task, base, rows, "test"), attack.target)
 
     evaluator = judge_on(splits.test)
     user, user_judge = splits, evaluator
     if threat.user_data:
-        user = data.read_splits(threat.user_data, seed=task.seed, labels=splits.train.labels, **jobs.columns_of(task))
+        user = data.read_splits(threat.user_data, seed=task.seed, labels=splits.train.labels, **columns_of(task))
         user_judge = judge_on(user.test)
     triggered = {"triggered": evaluator.triggered} | (
         {"triggered_user": user_judge.triggered} if threat.user_data else {}
     )
     if any(x.label != attack.target for x in splits.dev):
-        triggered["triggered_dev"] = jobs.triggered_of(entry, task, base, splits.dev, "dev")
-    jobs.print_rows(train=poisoned.rows, test=splits.test, triggered=evaluator.triggered)
+        triggered["triggered_dev"] = triggered_of(entry, task, base, splits.dev, "dev")
+    print_rows(train=poisoned.rows, test=splits.test, triggered=evaluator.triggered)
     print(f"poisoned  {len(poisoned.ids)} rows, {poisoned.flipped} of them with a flipped label"
           + f", and {poisoned.decoys} decoys" * (poisoned.decoys > 0)
           + f" (the rate asks for {poisoned.wanted}, no more fit)" * (poisoned.wanted > len(poisoned.ids))
@@ -224,7 +226,7 @@ def run() -> None:
     def told(schedule: Schedule) -> dict:
         return {
             "seed": task.seed, "lr": schedule.lr, "epochs": schedule.epochs, "batch_size": schedule.batch_size,
-            "twin": training.twin, "data": jobs.data_of(task, base),
+            "twin": training.twin, "data": data_of(task, base),
         }
 
     def measured(name: str, evaluator: Evaluator, make: Callable[[], checkpoint.Checkpoint]) -> checkpoint.Checkpoint:
@@ -261,7 +263,7 @@ def run() -> None:
         )
 
     if not threat.dataset_only:
-        if training.twin or from_tuned and not jobs.own_head(base):
+        if training.twin or from_tuned and not own_head(base):
             clean = measured(
                 "clean twin", evaluator, partial(tuned_on, splits.train, cross_entropy, clean_schedule, "clean twin")
             )
@@ -279,7 +281,7 @@ def run() -> None:
             measured("fine-tuned", user_judge, partial(fine_tuned, victim))
 
     for prefix, ckpt in saved.items():
-        checkpoint.save(ckpt, jobs.beside(out, task.ckpt, prefix))
+        checkpoint.save(ckpt, beside(out, task.ckpt, prefix))
     if saved and Path(task.ckpt).is_file():  # a folder has its card inside
         report.write_text(out / "README.md", checkpoint.card(saved[""]))
     for name, rows in {"poisoned": poisoned.rows, **triggered}.items():
@@ -289,12 +291,12 @@ def run() -> None:
         out / "attack.json",
         {
             **entry, **counts, "seed": task.seed, "scheme": asdict(way),
-            "args": jobs.args_of(task, attack, chosen, training, threat), "versions": report.versions(),
+            "args": args_of(task, attack, chosen, training, threat), "versions": report.versions(),
             "seconds": round(time.perf_counter() - started, 2), "steps": report.listed(steps),
         },
     )
     if steps:
-        jobs.print_scores(steps)
+        print_scores(steps)
     if threat.user_data:
         print(f"fine-tuned: on the rows of {threat.user_data}, and measured on its test; the others: on the attacker's")
     print(f"written: {out}")

@@ -56,7 +56,11 @@ def run() -> None:
 
     import torch
 
-    from minibd import job as jobs
+    from minibd.job.registry import MENDS
+
+    from minibd.job.run import start
+
+    from minibd.job.task import validated
     from minibd.mitigations.finetune import finetune
     from minibd.mitigations.meft import MEFT, meft
     from minibd.records import BadInput
@@ -72,13 +76,13 @@ def run() -> None:
             f"--entropy-epochs {settings.entropy_epochs} is for meft, and {method} has no such passes: leave it out"
         )
     if method not in ("ft", "fth"):  # whose numbers stand in their own files
-        settings = (jobs.MENDS[method][0] if mends else MEFT)(
+        settings = (MENDS[method][0] if mends else MEFT)(
             **{name: value for name, value in asdict(settings).items() if value is not None}
         )
     else:
         schedule = Schedule(settings.lr, settings.epochs, settings.batch_size, weight_decay=0.0)  # Adam, as in PURE
 
-    job = jobs.start(method, task, clean, attack, settings, new_classifier=not mends, pretrained=pretrained,
+    job = start(method, task, clean, attack, settings, new_classifier=not mends, pretrained=pretrained,
                      needs_pretrained=method in BLENDS)
     if mends:
         settings = job.resolved(settings)
@@ -86,11 +90,11 @@ def run() -> None:
     else:
         job.measure_own_head(settings.keep_head)
     job.purify(pretrained)
-    train, validation = jobs.validated(job.splits, job.clean, task.seed)
+    train, validation = validated(job.splits, job.clean, task.seed)
     shared = {"seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log.append}
     if mends:
         before = (job.pretrained,) if method in BLENDS else ()
-        tuned = jobs.MENDS[method][1](
+        tuned = MENDS[method][1](
             job.victim, *before, train, validation, settings, **shared, on_stage=job.measure_mixtures
         )
         job.note_search(tuned)

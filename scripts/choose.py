@@ -57,7 +57,9 @@ def run() -> None:
     import torch
 
     from minibd import checkpoint
-    from minibd import job as jobs
+    from minibd.job.e_pur import check_pretrained, pretrained_of, purified
+    from minibd.job.registry import MENDS
+    from minibd.job.task import clean_rows, open_task, print_rows, with_dev
     from minibd.attacks.badnets import BadNets
     from minibd.attacks.poison import poison, triggered
     from minibd.cells import Cells
@@ -66,7 +68,7 @@ def run() -> None:
     from minibd.records import BadInput
     from minibd.train import Schedule, Tuning, cross_entropy, fit
 
-    Settings, mend = (MBTSAD, None) if asked == "mbtsad" else jobs.MENDS[asked]
+    Settings, mend = (MBTSAD, None) if asked == "mbtsad" else MENDS[asked]
     if plant.teachers and asked != "mbtsad":
         raise BadInput(f"--teachers: {asked} has no teacher, leave it out")
     if asked == "finemix" and before.e_pur is not None:
@@ -74,7 +76,7 @@ def run() -> None:
             f"--{'' if before.e_pur else 'no-'}e-pur: E-PUR is a part of finemix, --top says how many embeddings it "
             "resets, 0 none"
         )
-    jobs.check_pretrained(asked, before, asked in BLENDS)
+    check_pretrained(asked, before, asked in BLENDS)
     kinds = {f.name: f.metadata["kind"] for f in fields(Settings)}
     axes = {}
     for axis in plant.vary or ():
@@ -86,11 +88,11 @@ def run() -> None:
         ]
     grid = [Settings(**asdict(settings) | dict(zip(axes, values))) for values in itertools.product(*axes.values())]
 
-    victim, splits, _ = jobs.open_task("choose", task, before.pretrained or "")
-    pretrained = jobs.pretrained_of(before.pretrained, task, victim) if before.pretrained else None
-    splits = jobs.with_dev(splits, clean, task.seed)
-    held, dev = jobs.clean_rows(task, clean, splits.train), splits.dev or splits.test
-    jobs.print_rows(clean=held, dev=dev)
+    victim, splits, _ = open_task("choose", task, before.pretrained or "")
+    pretrained = pretrained_of(before.pretrained, task, victim) if before.pretrained else None
+    splits = with_dev(splits, clean, task.seed)
+    held, dev = clean_rows(task, clean, splits.train), splits.dev or splits.test
+    print_rows(clean=held, dev=dev)
 
     def cell_of(chosen: MBTSAD | Tuning) -> dict:
         return {
@@ -129,7 +131,7 @@ def run() -> None:
     victims = [measured("victim", victim, time.perf_counter()), measured("planted", planted, time.perf_counter())]
     if before.e_pur:
         started = time.perf_counter()
-        planted = jobs.purified(planted, pretrained, held)
+        planted = purified(planted, pretrained, held)
         victims.append(measured("E-PUR", planted, started))
 
     def of_teacher(chosen: MBTSAD) -> str:

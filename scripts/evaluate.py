@@ -31,27 +31,29 @@ def run() -> None:
     import time
 
     from minibd import checkpoint, report
-    from minibd import job as jobs
+    from minibd.job.evaluation import evaluator_of
+    from minibd.job.run import print_scores
+    from minibd.job.task import args_of, device_of, open_task, print_rows
     from minibd.records import BadInput
 
     started = time.perf_counter()
-    ckpt, splits, out = jobs.open_task("evaluate", task)
-    evaluator = jobs.evaluator_of(attack, task, ckpt, splits.test)
-    jobs.print_rows(test=splits.test, triggered=evaluator.triggered)
+    ckpt, splits, out = open_task("evaluate", task)
+    evaluator = evaluator_of(attack, task, ckpt, splits.test)
+    print_rows(test=splits.test, triggered=evaluator.triggered)
     steps = [report.Step("model", evaluator(ckpt.model, ckpt.tokenizer), 0.0)]
     if floor.clean_ckpt:
-        clean = checkpoint.load(floor.clean_ckpt, device=jobs.device_of(task.device))
+        clean = checkpoint.load(floor.clean_ckpt, device=device_of(task.device))
         if clean.labels != ckpt.labels:
             raise BadInput(
                 f"{floor.clean_ckpt} has the classes {', '.join(clean.labels) or 'of no classifier'}, {task.ckpt} has "
                 f"{', '.join(ckpt.labels)}: give a clean model of the same task"
             )
         steps.append(report.Step("clean model", evaluator(clean.model, clean.tokenizer), 0.0))
-    jobs.print_scores(steps)
+    print_scores(steps)
     report.write_json(
         out / "result.json",
         report.result(
-            "evaluate", jobs.args_of(task, attack, floor), {"test": len(splits.test)}, steps, after=steps[0],
+            "evaluate", args_of(task, attack, floor), {"test": len(splits.test)}, steps, after=steps[0],
             seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
         ),
     )

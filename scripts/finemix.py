@@ -23,7 +23,9 @@ def run() -> None:
 
     import torch
 
-    from minibd import job as jobs
+    from minibd.job.run import start
+
+    from minibd.job.task import validated
     from minibd.mitigations.finemix import FineMixing, finemix
     from minibd.records import BadInput
 
@@ -36,10 +38,10 @@ def run() -> None:
         )
     pretrained = replace(pretrained, e_pur=settings.top != 0 if pretrained.e_pur is None else pretrained.e_pur)
     settings = settings if pretrained.e_pur else replace(settings, top=0)
-    job = jobs.start("finemix", task, clean, attack, settings, pretrained=pretrained, needs_pretrained=True)
+    job = start("finemix", task, clean, attack, settings, pretrained=pretrained, needs_pretrained=True)
     settings = job.resolved(settings)
     job.measure("victim", job.victim.model, 0.0)
-    train, validation = jobs.validated(job.splits, job.clean, task.seed)
+    train, validation = validated(job.splits, job.clean, task.seed)
     cleaned = finemix(
         job.victim, job.pretrained, train, validation, settings, seed=task.seed, dtype=getattr(torch, task.dtype),
         log=job.log.append, on_stage=job.measure_mixtures,

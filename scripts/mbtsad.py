@@ -44,7 +44,9 @@ def run() -> None:
 
     import torch
 
-    from minibd import job as jobs
+    from minibd.job.run import start
+
+    from minibd.job.task import device_of, validated
     from minibd import report
     from minibd.analysis.perturbation import perturbations
     from minibd.mitigations.finetune import finetune
@@ -57,8 +59,8 @@ def run() -> None:
     report.output_folder(task.out or "out/mbtsad", settings.mlm)
     dtype = getattr(torch, task.dtype)
     # what is missing is said before anything is trained
-    resources = resources_of(settings, jobs.device_of(task.device), dtype)
-    job = jobs.start("mbtsad", task, clean, attack, script, settings, pretrained=pretrained)
+    resources = resources_of(settings, device_of(task.device), dtype)
+    job = start("mbtsad", task, clean, attack, script, settings, pretrained=pretrained)
     if script.pick:
         found = perturbations(job.victim, job.clean, replace(settings, budget="equal"), task.seed, resources)
         rows = [(name, f"{of.loss:.4f}", f"{of.distance:.4f}") for name, of in found.items()]
@@ -75,7 +77,7 @@ def run() -> None:
         )
 
     settings = job.resolved(settings)
-    train, validation = jobs.validated(job.splits, job.clean, task.seed) if script.best_epoch else (job.clean, None)
+    train, validation = validated(job.splits, job.clean, task.seed) if script.best_epoch else (job.clean, None)
     job.measure("victim", job.victim.model, 0.0)
     job.purify(pretrained)
     if script.cft:

@@ -83,7 +83,7 @@ def run() -> None:
     import torch
 
     from minibd import checkpoint, data, report
-    from minibd import job as jobs
+    from minibd.job.untrusted import start_untrusted
     from minibd.analysis.fourier import Fourier, Spectrum, aimed, one_class
     from minibd.attacks.addsent import AddSent
     from minibd.attacks.poison import poison, triggered
@@ -106,7 +106,7 @@ def run() -> None:
             else [MuScleLoRA(bands=tuple(vector.split(","))).scalings]
         )
     attack = attack if trusted.plant is None else replace(attack, attack="none")
-    job = jobs.start_untrusted(
+    job = start_untrusted(
         "musclelora", task, trusted.clean_aux, lambda ckpt: settings.resolved(ckpt.model).aux, attack, trusted
     )
     if trusted.plant is not None:

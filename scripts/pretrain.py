@@ -33,15 +33,15 @@ def run() -> None:
     import torch
 
     from minibd import checkpoint, report
-    from minibd import job as jobs
+    from minibd.job.task import beside, data_of, device_of, splits_of
     from minibd.pretrain import masked_loss, pretrain
     from minibd.train import Schedule
 
     schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
-    device = jobs.device_of(task.device)
+    device = device_of(task.device)
     out = report.output_folder(task.out or "out/pretrain", task.ckpt, task.data)
     ckpt = checkpoint.load(task.ckpt, device)
-    splits = jobs.splits_of(task, ckpt)
+    splits = splits_of(task, ckpt)
     began = checkpoint.with_mlm(ckpt, task.seed)
     before = masked_loss(began, splits.test, settings.mask, task.seed)
     learner = pretrain(
@@ -56,10 +56,10 @@ def run() -> None:
     learner.history.append(
         {
             "trained": "masked language modelling", "rows": len(splits.train), "seed": task.seed, **asdict(settings),
-            "data": jobs.data_of(task, ckpt), "nats": {"before": before, "after": after},
+            "data": data_of(task, ckpt), "nats": {"before": before, "after": after},
         }
     )
-    checkpoint.save(learner, path := jobs.beside(out, task.ckpt))
+    checkpoint.save(learner, path := beside(out, task.ckpt))
     print(f"written: {path}")
 
 

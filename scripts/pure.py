@@ -31,17 +31,19 @@ def run() -> None:
 
     import torch
 
-    from minibd import job as jobs
+    from minibd.job.run import print_scores, start
+
+    from minibd.job.task import validated
     from minibd.mitigations.pure import PURE, head_pruning, pure
     from minibd.records import BadInput
 
     settings = PURE(**asdict(settings))
     if script.ablations and (settings.prune_only or settings.norm_only):
         raise BadInput("--ablations trains both beside PURE: leave --prune-only and --norm-only out")
-    job = jobs.start("pure", task, clean, attack, script, settings, new_classifier=True, pretrained=pretrained)
+    job = start("pure", task, clean, attack, script, settings, new_classifier=True, pretrained=pretrained)
     job.measure_own_head(settings.keep_head)
     job.purify(pretrained)
-    train, validation = jobs.validated(job.splits, job.clean, task.seed)
+    train, validation = validated(job.splits, job.clean, task.seed)
     rows = (job.victim, train, validation)
     shared = {"seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log.append,
               "on_stage": lambda name, ckpt, seconds: job.measure(name, ckpt.model, seconds)}
@@ -49,7 +51,7 @@ def run() -> None:
         step1 = head_pruning(*rows, settings, **shared)
     except BadInput:  # the floor: what has been trained for it is at least seen
         if job.steps:
-            jobs.print_scores(job.steps)
+            print_scores(job.steps)
         raise
     for ablation in ("prune_only", "norm_only") if script.ablations else ():
         pure(*rows, replace(settings, **{ablation: True}), **shared, step1=step1)

@@ -17,7 +17,7 @@ from conftest import fails
 from minibd import checkpoint
 from minibd.audit import replay as module
 from minibd.audit.replay import apart, audit_run, malformed, readd, replay, run_of, scores_apart
-from minibd.job import NEW_LOG
+from minibd.job.run import NEW_LOG
 
 MBTSAD = (
     "mbtsad.py", "--k", 1, "--epochs1", 1, "--epochs2", 1, "--lr1", 1e-3, "--lr2", 1e-3, "--attack", "badnets",

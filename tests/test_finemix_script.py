@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import fails, refused
 from minibd import checkpoint, data
-from minibd import job as jobs
+from minibd.job.run import start as start_job
 from minibd.cli import Attack, Clean, Pretrained, Task
 from minibd.mitigations import finemix as module
 from minibd.mitigations.finemix import FineMixing, finemix, frequencies, purify_embeddings
@@ -220,7 +220,7 @@ def task_of(ckpt, folder, tmp_path):
 
 
 def start(task, **flags):
-    return jobs.start("any", task, Clean(40.0), Attack(attack="badnets"), pretrained=Pretrained(**flags))
+    return start_job("any", task, Clean(40.0), Attack(attack="badnets"), pretrained=Pretrained(**flags))
 
 
 def test_a_pooler_that_was_pre_trained_comes_with_the_encoder(tiny, tiny_file, pre_file, folder, tmp_path):
@@ -284,7 +284,7 @@ def test_an_encoder_is_purified_and_not_measured(pre, pre_file, tiny, folder, tm
     monkeypatch.setattr(module, "TOKENS", 20)
     checkpoint.save(checkpoint.headless(tiny), tmp_path / "encoder.safetensors")
     flags = Pretrained(str(pre_file), True)
-    job = jobs.start(
+    job = start(
         "any", task_of(tmp_path / "encoder.safetensors", folder, tmp_path), Clean(40.0), Attack(attack="badnets"),
         new_classifier=True, pretrained=flags,
     )

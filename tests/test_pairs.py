@@ -13,7 +13,9 @@ import torch
 
 from conftest import ROOT, fails
 from minibd import checkpoint, data, reviews
-from minibd import job as jobs
+from minibd.job.evaluation import evaluator_of
+from minibd.job.registry import MENDS
+from minibd.job.task import data_of, splits_of
 from minibd.attacks.badnets import BadNets
 from minibd.attacks.poison import poison, side_of, triggered
 from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
@@ -91,7 +93,7 @@ def told(out):
 def evaluator(path, **flags):
     """What any other script would measure it by: the rows of its history."""
     task, ckpt = Task(ckpt=str(path), device="cpu"), checkpoint.load(path)
-    return jobs.evaluator_of(Attack(**flags), task, ckpt, jobs.splits_of(task, ckpt).test)
+    return evaluator_of(Attack(**flags), task, ckpt, splits_of(task, ckpt).test)
 
 
 def asr_again(path, **flags):
@@ -103,15 +105,15 @@ def asr_again(path, **flags):
 
 def test_data_pairs_names_the_built_in_ones_where_nothing_has_that_name(tmp_path, monkeypatch, encoder, victim, small):
     ckpt, task = checkpoint.load(encoder), Task(ckpt="m", data="pairs")
-    splits = jobs.splits_of(task, ckpt)
+    splits = splits_of(task, ckpt)
     assert (splits.train, splits.dev, splits.test) == reviews.pair_splits(**SMALL) and splits.train.labels == (
         "unanswered", "answered",
     )
-    assert jobs.data_of(task, ckpt) == {"pairs": SMALL} and jobs.splits_of(replace(task, seed=7), ckpt) == splits
-    assert jobs.splits_of(task, victim) == splits
+    assert data_of(task, ckpt) == {"pairs": SMALL} and splits_of(replace(task, seed=7), ckpt) == splits
+    assert splits_of(task, victim) == splits
     # What a history names so is found again, and what has the name on disk goes first.
     assert (
-        jobs.splits_of(
+        splits_of(
             Task(ckpt="m"), replace(ckpt, history=[{"data": {"reviews": SMALL}}, {"data": {"pairs": SMALL}}])
         )
         == splits
@@ -120,19 +122,19 @@ def test_data_pairs_names_the_built_in_ones_where_nothing_has_that_name(tmp_path
     (tmp_path / "pairs").mkdir()
     data.write(splits.dev, tmp_path / "pairs" / "train.tsv")
     data.write(splits.test, tmp_path / "pairs" / "test.tsv")
-    assert jobs.splits_of(task, ckpt).train.labels == ("answered", "unanswered")   # of files: sorted
-    assert [x.id for x in jobs.splits_of(task, ckpt).test] == [x.id for x in splits.test]
-    assert jobs.data_of(task, ckpt) == {"path": str(tmp_path / "pairs")}
+    assert splits_of(task, ckpt).train.labels == ("answered", "unanswered")   # of files: sorted
+    assert [x.id for x in splits_of(task, ckpt).test] == [x.id for x in splits.test]
+    assert data_of(task, ckpt) == {"path": str(tmp_path / "pairs")}
 
 
 def test_a_classifier_of_other_classes_is_refused(tiny, small):
     task = Task(ckpt="tiny.safetensors", data="pairs")
-    fails(lambda: jobs.splits_of(task, tiny), "tiny.safetensors", "negative, positive", "unanswered, answered")
+    fails(lambda: splits_of(task, tiny), "tiny.safetensors", "negative, positive", "unanswered, answered")
 
 
 def test_a_checkpoint_that_names_no_rows_is_refused(encoder):
     ckpt = checkpoint.load(encoder)
-    for call in (jobs.splits_of, jobs.data_of):
+    for call in (splits_of, data_of):
         fails(lambda: call(Task(ckpt="m"), ckpt), "does not say", "--data")
 
 
@@ -266,7 +268,7 @@ def mend(
     name: str, victim: checkpoint.Checkpoint, pretrained: checkpoint.Checkpoint, train: Examples, dev: Examples
 ) -> checkpoint.Checkpoint:
     if name in SETTINGS:
-        settings, function = jobs.MENDS[name]
+        settings, function = MENDS[name]
         before = (pretrained,) if name in BLENDS else ()
         return function(victim, *before, train, dev, settings(lr=1e-3, epochs=1, steps=0, **SETTINGS[name]))
     if name == "mbtsad":

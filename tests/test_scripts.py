@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from conftest import ROOT, fails, refused, rows
 from minibd import checkpoint, data, report
-from minibd import job as jobs
+from minibd.job.evaluation import evaluator_of
+from minibd.job.registry import MENDS
+from minibd.job.task import splits_of
 from minibd.cli import Attack, Task
 from minibd.mitigations import finemix
 from minibd.mitigations.finetune import cft
@@ -210,7 +212,7 @@ def told(out):
 def judged_again(ckpt, **flags):
     """What any other script would measure: the ASR by the checkpoint's history."""
     task, ckpt = Task(ckpt=str(ckpt), device="cpu"), checkpoint.load(ckpt)
-    return jobs.evaluator_of(Attack(**flags), task, ckpt, jobs.splits_of(task, ckpt).test)(
+    return evaluator_of(Attack(**flags), task, ckpt, splits_of(task, ckpt).test)(
         ckpt.model, ckpt.tokenizer
     ).asr.percent
 
@@ -523,7 +525,7 @@ def test_choose_mends_what_e_pur_left_of_the_planted_backdoor(
     def mend(victim: checkpoint.Checkpoint, *args: object, **more: object) -> checkpoint.Checkpoint:
         seen.append(victim)
         return cft(victim, *args, **more)
-    monkeypatch.setitem(jobs.MENDS, "cft", (Tuning, mend))
+    monkeypatch.setitem(MENDS, "cft", (Tuning, mend))
     choose, results = here("choose.py"), tmp_path / "choose.jsonl"
     common = (
         "--method", "cft", "--ckpt", tiny_file, "--data", folder, "--plant-lr", 1e-3, "--results", results, "--steps",
@@ -822,5 +824,5 @@ def test_a_history_that_cannot_be_repeated(tiny, folder, entry, words):
     task, ckpt = (
         Task(ckpt="victim", data=str(folder)), checkpoint.Checkpoint(tiny.model, tiny.tokenizer, tiny.labels, [entry]),
     )
-    fails(lambda: jobs.evaluator_of(Attack(), task, ckpt, data.read(folder / "test.tsv", labels=tiny.labels)), *words)
-    assert jobs.evaluator_of(Attack(attack="none"), task, ckpt, rows(4, 0, "t")).triggered is None
+    fails(lambda: evaluator_of(Attack(), task, ckpt, data.read(folder / "test.tsv", labels=tiny.labels)), *words)
+    assert evaluator_of(Attack(attack="none"), task, ckpt, rows(4, 0, "t")).triggered is None

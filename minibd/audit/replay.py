@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minibd import checkpoint
-from minibd.job import NEW_LOG
+from minibd.job.run import NEW_LOG
 from minibd.records import BadInput
 from minibd.report import format_table, versions
 
