@@ -266,15 +266,15 @@ def run() -> None:
     import sys
     from pathlib import Path
 
-    from minibd.cells import Cells
     from minibd.records import BadInput
+    from minibd.result_store import ResultStore
 
     here, rows = Path(__file__).parent, TABLES[name]
     if bad := [n for n in table.rows if not (n.isdigit() and 1 <= int(n) <= len(rows))]:
         raise BadInput(f"--rows {','.join(bad)}: {name} has the rows 1 to {len(rows)} ({', '.join(f'{i} {r.name}' for i, r in enumerate(rows, 1))})")
     if table.rows:
         rows = [rows[int(n) - 1] for n in table.rows]
-    cells = Cells(table.results or here / "results" / f"{name}.jsonl")
+    cells = ResultStore(table.results or here / "results" / f"{name}.jsonl")
 
     def key(row: Row, seed: str) -> dict:
         return {"base": Path(table.base).name, "data": Path(table.data).name, "seed": int(seed), "dtype": table.dtype, "attack": row.attack,
