@@ -10,7 +10,7 @@ from minibd.records import BadInput
 
 
 class ResultStore:
-    """The cells of one .jsonl file. A cell is known by its arguments; it holds besides its result and the commit it ran at."""
+    """The cells of one .jsonl file. A cell is known by its arguments; beside them it holds a result and its commit."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)

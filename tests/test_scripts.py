@@ -480,7 +480,7 @@ def test_tables_runs_its_cells_once_and_prints_what_is_there(script, tiny_file, 
 def test_a_tables_rows_share_a_victim_and_a_victim_may_be_there_already(script, tiny_file, folder, tmp_path):
     common = ("--data", folder, "--work", tmp_path / "work", "--results", tmp_path / "table.jsonl")
     assert script("tables.py", "mbtsad", "--base", tiny_file, *common, "--rows", "1,3").returncode == 0
-    assert len(list((tmp_path / "work" / "victims").iterdir())) == 1 and len(list((tmp_path / "work" / "mended").glob("*/*"))) == 2
+    assert len(list((tmp_path / "work" / "victims").iterdir())) == 1 and len(list((tmp_path / "work" / "repaired").glob("*/*"))) == 2
     there = script("tables.py", "pure-5", "--base", tiny_file, *common, "--rows", "1")
     assert there.returncode == 0 and "Norm-only" in there.stdout, there.stderr
     assert len(list((tmp_path / "work" / "victims").iterdir())) == 1

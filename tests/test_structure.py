@@ -18,7 +18,7 @@ FLOORS = [
     {"scripts"},
     {"audit"},
     {"job"},
-    {"mitigations", "cleantrain", "filters", "attacks", "analysis", "evaluate", "report"},
+    {"mitigations", "cleantrain", "filters", "attacks", "analysis", "evaluate", "report", "tables"},
     {"repair", "pretrain"},
     {"train", "augment", "models", "checkpoint", "unpickle", "predict"},
     {"align", "data", "text", "dist", "cli", "reviews", "result_store"},
