@@ -243,7 +243,7 @@ def write(name: str, folder: Path, book: Book) -> None:
         if new != old:
             with drafted(page) as draft:
                 draft.write_text(new, encoding="utf-8")
-        print(f"{'written' if new != old else 'unchanged'}: {page}")
+        print(f"{'written' if new != old else 'unchanged'}: {page.name}")
     if not found:
         raise bad(f"no page of {folder} marks the table {name}: write <!-- table: {name} --> and <!-- /table --> there")
 

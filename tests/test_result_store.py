@@ -6,8 +6,8 @@ import json
 import pytest
 
 from conftest import fails
-from minibd.result_store import ResultStore
 from minibd.records import BadInput
+from minibd.result_store import ResultStore
 
 
 def test_a_cell_is_found_again_after_a_restart(tmp_path):

@@ -9,11 +9,13 @@ import csv
 import io
 import re
 import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from minibd.records import BadInput
 from minibd.result_store import ResultStore
 
 
@@ -227,7 +229,7 @@ def note_of(view: View, book: Book) -> str:
     more = " or ".join(f"of seeds {', '.join(map(str, run))}" for run in sorted(seeds) if len(run) > 1)
     if more:
         more = f"{'where a range stands in brackets ' * bool(one)}the mean (lowest-highest) {more}"
-    counts = ", ".join(f"{len(ids)} cells of {table}.jsonl" for table, ids in cells.items())
+    counts = ", ".join(f"{len(ids)} cell{'s' * (len(ids) != 1)} of {table}.jsonl" for table, ids in cells.items())
     return f"{counts}; {', and '.join(filter(None, (one, more)))}."
 
 
@@ -235,7 +237,8 @@ def markdown(grid: Grid) -> str:
     def line(row: Sequence[str]) -> str:
         return f"| {' | '.join(row)} |"
 
-    return "\n".join((line(grid.head), "|---" * len(grid.head) + "|", *map(line, grid.rows), "", f"*{grid.note}*", ""))
+    note = textwrap.fill(f"*{grid.note}*", 120)
+    return "\n".join((line(grid.head), "|---" * len(grid.head) + "|", *map(line, grid.rows), "", note, ""))
 
 
 def comma_separated(grid: Grid) -> str:
@@ -275,8 +278,20 @@ FORMATS = {"markdown": markdown, "csv": comma_separated, "latex": latex}
 MARKED = re.compile(r"(<!-- table: (?P<table>[\w-]+)(?:: (?P<part>[^>]+?))? -->\n)(?P<body>.*?)(<!-- /table -->)", re.S)
 
 
+def marked(page: str) -> list[tuple[str, str, str]]:
+    """Name, part and text of each table of a page. Raises BadInput where a marker lacks its end or its begin."""
+    found = [(match["table"], match["part"] or "", match["body"]) for match in MARKED.finditer(page)]
+    if any(page.count(mark) != len(found) for mark in ("<!-- table:", "<!-- /table -->")):
+        begun, ended = page.count("<!-- table:"), page.count("<!-- /table -->")
+        raise BadInput(f"a page has {begun} tables begun, {ended} ended and {len(found)} whole: write "
+                       "<!-- table: NAME --> and <!-- /table -->, each on a line")
+    return found
+
+
 def fill(page: str, write: Callable[[str, str], str | None]) -> str:
     """The page with what `write` gives for each marked table, by the table's name and the part's; None leaves it."""
+    marked(page)
+
     def block(match: re.Match) -> str:
         body = write(match["table"], match["part"] or "")
         return match[1] + (match["body"] if body is None else body) + match[5]

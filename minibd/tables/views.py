@@ -8,10 +8,37 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from minibd.tables.pivot import (Entry, Found, Mean, Over, Pick, View, asr, both, both_spread, cacc, poisoned, rho_of,
-                                 rho_then_both, seconds, seconds_in_all, strong, worded)
-from minibd.tables.rows import (CHOICES, ENCODERS, MUSCLELORA, REPAIRED, RHOS, TABLE_II, TABLES, UNTRUSTED, Row,
-                                choice_row)
+from minibd.tables.pivot import (
+    Entry,
+    Found,
+    Mean,
+    Over,
+    Pick,
+    View,
+    asr,
+    both,
+    both_spread,
+    cacc,
+    poisoned,
+    rho_of,
+    rho_then_both,
+    seconds,
+    seconds_in_all,
+    strong,
+    worded,
+)
+from minibd.tables.rows import (
+    CHOICES,
+    ENCODERS,
+    MUSCLELORA,
+    REPAIRED,
+    RHOS,
+    TABLE_II,
+    TABLES,
+    UNTRUSTED,
+    Row,
+    choice_row,
+)
 
 
 def row_of(table: str, name: str, script: str = "") -> Row:
@@ -45,7 +72,9 @@ def mbtsad() -> dict[str, View]:
         "": View(("model", "CACC", "ASR", "paper, BERT-base: CACC / ASR", "seconds"), tuple(
             (model, pick("mbtsad", "default", model, cacc), pick("mbtsad", "default", model, asr),
              paper("mbtsad", "default", model), pick("mbtsad", "default", model, seconds))
-            for model in MBTSAD_MODELS)),
+            for model in MBTSAD_MODELS) + (
+            ("clean twin of seed 0's victim", *(pick("attacks", "badnets", "clean twin", show) for show in (cacc, asr)),
+             "", ""),)),
         "other settings": View(("CACC / ASR", "victim", "TS-FT", "MBTSAD"), (
             other("default", "default"),
             other("attention dropout 0.9, lr2 1e-4", "attention dropout 0.9"),
@@ -120,7 +149,9 @@ def choose() -> dict[str, View]:
             (f"lr1 {name}", *(of_teacher(rates[name], dropout) for dropout in dropouts)) for name in ("1e-4", "2e-4"))),
         "students": View(("student of the best teacher", *(label for label, _, _ in steps)), tuple(
             (f"lr2 {name}", *(of_student(rates[name], epochs, dropout) for _, epochs, dropout in steps))
-            for name in ("1e-4", "2e-4"))),
+            for name in ("1e-4", "2e-4")) + (
+            ("lr2 2e-4, gamma 0.2, seed 0", "", "", Pick("choose", {
+                **student, "lr2": 2e-4, "epochs2": 2, "attention_dropout2": 0.5, "gamma": 0.2}, "MBTSAD")),)),
         "rates": View(("dev accuracy / planted ASR", *rates), (
             *((label, Pick("choose", {"method": "cft", "lr": 2e-5}, model), *("the same",) * 3) for label, model in (
                 ("victim, before the planting", "victim"), ("planted victim", "planted"))),
@@ -185,11 +216,15 @@ def attacks() -> View:
 
 
 def attacks_reviews() -> View:
-    names = ("badnets", "addsent", "ep", "sos", "lwp", "ripple")
-    return View(("attack", "poisoned rows (flipped)", "CACC", "ASR", "floor", "seconds in all"), tuple(
-        (name, *(pick("attacks-reviews", name, "victim", show) for show in (poisoned, cacc, asr)),
-         pick("attacks-reviews", name, "as given", asr), pick("attacks-reviews", name, "victim", seconds_in_all))
-        for name in names))
+    measured = ("ep", "sos", "ripple")  # those that score the model they start from
+
+    def row(name: str) -> tuple[Entry, ...]:
+        return (name, *(pick("attacks-reviews", name, "victim", show) for show in (poisoned, cacc, asr)),
+                pick("attacks-reviews", name, "as given", asr) if name in measured else "",
+                pick("attacks-reviews", name, "victim", seconds_in_all))
+
+    return View(("attack", "poisoned rows (flipped)", "CACC", "ASR", "floor", "seconds in all"),
+                tuple(row(one.name) for one in TABLES["attacks-reviews"]))
 
 
 # ---- PURE
@@ -225,7 +260,8 @@ def pure() -> dict[str, View]:
             ours("the same, all seeds", shift, twin(shift, "fine-tuned twin")),
             papers("paper, from IMDB", shift, "92.1 / 8.3"),
             ours("lwp", "lwp", f"87.4 / {FLOORS['lwp']}"), papers("paper", "lwp", "92.1 / 8.3"),
-            ours("lwp, domain shift, seed 0", lwp, "-", 0), ours("the same, all seeds", lwp, "-"),
+            ours("lwp, domain shift, seed 0", lwp, "-", 0), ours("the same, seed 1", lwp, "-", 1),
+            ours("the same, seed 2", lwp, "-", 2), ours("the same, all seeds", lwp, "-"),
             ("the same, seed 0, lambda 1 in every layer", even[0], *blank, even[1], "-"),
             papers("paper, from IMDB", lwp, "92.1 / 8.3"),
             ours("ripple", "ripple", f"87.4 / {FLOORS['ripple']}"), papers("paper", "ripple", "92.1 / 8.3"),
@@ -303,9 +339,15 @@ def musclelora() -> dict[str, View]:
     released = tuple(line for name, (_, figures) in UNTRUSTED.items()
                      for line in ((name, *ours(name)), ("*paper*", *figures)))
     dirty = tuple((f"{name}, dirty", *ours(f"{name}, dirty")) for name in UNTRUSTED)
+    seeds = (0, 1, 2)
+    by_seed = tuple(
+        (f"{name}, {label}", *(pick("musclelora", f"{name}, {label}", model_of(MUSCLELORA[label]), seed=seed)
+                               for seed in seeds))
+        for name in ("badnets", "addsent") for label in ("Vanilla", "LoRA", "MuScleLoRA"))
     return {"": View(("CACC / ASR", *MUSCLELORA), (
         *released, mean("mean, seed 0", ""), ("*paper's mean*", *papers_mean()),
-        *dirty, mean("mean, dirty, seed 0", ", dirty")))}
+        *dirty, mean("mean, dirty, seed 0", ", dirty"))),
+            "by seed": View(("CACC / ASR", *(f"seed {seed}" for seed in seeds)), by_seed)}
 
 
 BANDS = " --bands 1,2,3,4 --band-alpha 1"
@@ -365,7 +407,10 @@ def finemix() -> dict[str, View]:
         return (method, *(entry for column in columns for entry in column))
 
     head = (word for attack, (_, figures) in REPAIRED.items() for word in (attack, "*paper*")[:1 + bool(figures)])
-    return {"20 %": View(("20 %", *head), tuple(with_paper(method) for method in REPAIRS)),
+    twin = pick("attacks", "badnets", "clean twin"), pick("attacks", "ep", "clean twin")
+    floors = ("clean twin: the floor", twin[0], "", f"87.4 / {FLOORS['addsent']}", f"87.4 / {FLOORS['lwp']}", "",
+              twin[1], "")
+    return {"20 %": View(("20 %", *head), (*(with_paper(method) for method in REPAIRS), floors)),
             "64 rows": by_attack("finemix", "64 rows")}
 
 
