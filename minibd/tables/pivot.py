@@ -225,12 +225,12 @@ def note_of(view: View, book: Book) -> str:
             cells.setdefault(pick.table, set()).update(id(f.line) for f in found)
             if found and not isinstance(entry, Over):
                 seeds.add(tuple(f.seed for f in found))
-    one = " or ".join(f"seed {run[0]}" for run in sorted(seeds) if len(run) == 1)
+    one = " or ".join(str(run[0]) for run in sorted(seeds) if len(run) == 1)
     more = " or ".join(f"of seeds {', '.join(map(str, run))}" for run in sorted(seeds) if len(run) > 1)
     if more:
         more = f"{'where a range stands in brackets ' * bool(one)}the mean (lowest-highest) {more}"
     counts = ", ".join(f"{len(ids)} cell{'s' * (len(ids) != 1)} of {table}.jsonl" for table, ids in cells.items())
-    return f"{counts}; {', and '.join(filter(None, (one, more)))}."
+    return f"{counts}; {', and '.join(filter(None, (one and f'seed {one}', more)))}."
 
 
 def markdown(grid: Grid) -> str:
