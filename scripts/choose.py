@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from minibd.cli import BLENDS, MENDERS, Clean, Pretrained, Task, main, parse, setting, settings_of
+from minibd.cli import BLENDS, REPAIRS, Clean, Pretrained, Task, main, parse, setting, settings_of
 
-METHODS = {"mbtsad": ("mitigations.mbtsad", "MBTSAD"), **MENDERS}
+METHODS = {"mbtsad": ("mitigations.mbtsad", "MBTSAD"), **REPAIRS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def run() -> None:
     from minibd import job as jobs
     from minibd.attacks.badnets import BadNets
     from minibd.attacks.poison import poison, triggered
-    from minibd.evaluate import Judge
+    from minibd.evaluate import Evaluator
     from minibd.mitigations.mbtsad import MBTSAD, augmented, distil, retrain
     from minibd.records import BadInput
     from minibd.result_store import ResultStore
@@ -77,7 +77,7 @@ def run() -> None:
     pretrained = jobs.pretrained_of(before.pretrained, task, victim) if before.pretrained else None
     splits = jobs.with_dev(splits, clean, task.seed)
     held, dev = jobs.clean_rows(task, clean, splits.train), splits.dev or splits.test
-    jobs.say_rows(clean=held, dev=dev)
+    jobs.print_rows(clean=held, dev=dev)
 
     def cell_of(chosen: MBTSAD | Tuning) -> dict:
         return {"ckpt": Path(task.ckpt).name, "seed": task.seed, "dtype": task.dtype, "clean": len(held),
@@ -94,13 +94,13 @@ def run() -> None:
     own = BadNets(plant.plant_triggers)
     rows = poison(held, own, rate=plant.plant_rate, target=plant.plant_target, add=True, seed=task.seed + 1).rows
     planted, dtype = checkpoint.copy(victim), getattr(torch, task.dtype)
-    fit(planted.model, victim.text, victim.text.encode(rows), cross_entropy, Schedule(plant.plant_lr, plant.plant_epochs), seed=task.seed,
+    fit(planted.model, victim.tokenizer, victim.tokenizer.encode(rows), cross_entropy, Schedule(plant.plant_lr, plant.plant_epochs), seed=task.seed,
         dtype=dtype, name="plant")
-    judge = Judge(dev, triggered(dev, own, target=plant.plant_target, seed=task.seed), plant.plant_target)
+    evaluator = Evaluator(dev, triggered(dev, own, target=plant.plant_target, seed=task.seed), plant.plant_target)
 
-    def measured(name: str, record: checkpoint.Record, started: float) -> dict:
+    def measured(name: str, ckpt: checkpoint.Checkpoint, started: float) -> dict:
         seconds = time.perf_counter() - started
-        scores = judge(record.model, record.text)
+        scores = evaluator(ckpt.model, ckpt.tokenizer)
         step = {"name": name, "dev": scores.cacc.percent, "n_dev": scores.cacc.n, "planted_asr": scores.asr.percent, "n_planted": scores.asr.n,
                 "seconds": round(seconds, 1)}
         print(f"{name:8} dev {step['dev']:6.2f}  planted ASR {step['planted_asr']:6.2f}  {seconds:6.1f} s", flush=True)
@@ -124,7 +124,7 @@ def run() -> None:
         if key not in taught:
             taught.clear()
             started = time.perf_counter()
-            d_aug = victim.text.encode(augmented(held, chosen, task.seed))
+            d_aug = victim.tokenizer.encode(augmented(held, chosen, task.seed))
             teacher = retrain(planted, d_aug, chosen, seed=task.seed, dtype=dtype)
             taught[key] = d_aug, teacher, measured("TS-FT", teacher, started)
         d_aug, teacher, step = taught[key]

@@ -8,7 +8,7 @@
     python scripts/plot.py mbtsad-3 --ckpt weights/bert.safetensors --mlm weights/bert-clean.safetensors --out mbtsad-3.png
 
 pure-2: the [CLS] variance of each head on clean rows, on the same rows triggered, and the difference. pure-3: what [CLS] pays to each
-piece of a sentence, head by head. pure-4 and pure-5: ACC and LFR over the threshold c and over mu, a line an attack. musclelora-4 and
+token of a sentence, head by head. pure-4 and pure-5: ACC and LFR over the threshold c and over mu, a line an attack. musclelora-4 and
 musclelora-7 to musclelora-10: CACC and ASR over the poison rate, the clean rows, the learning rate, mu and the scalings. musclelora-1: the share
 of low and of high frequencies in what a model says, over the steps of its training, for each set of rows that was watched. musclelora-2: how far
 either part is from the labels, over steps and filter widths, red where it is near. musclelora-5: the same for several methods, side by side.
@@ -93,7 +93,7 @@ def run() -> None:
 
     from minibd import job, report
     from minibd.records import BadInput
-    from minibd.writing import drafted
+    from minibd.atomic import atomic_write
 
     out = Path(groups[0].out or f"out/{figure}.png")
     kind, beside = out.suffix.lower(), out.with_suffix(".json")
@@ -111,7 +111,7 @@ def run() -> None:
         draw = {"mbtsad-3": clouds, "pure-2": variance, "pure-3": attention, "musclelora-1": ratios, "musclelora-2": errors,
                 "musclelora-5": errors}
         numbers = draw.get(figure, sweep)(picture, figure, out, *groups)
-        with drafted(out) as draft:
+        with atomic_write(out) as draft:
             picture.savefig(draft, format=kind[1:], dpi=200, metadata={"Date": None} if kind == ".svg" else None)
     report.write_json(beside, {"figure": figure, "args": job.args_of(*groups) | {"out": str(out)},
                                "versions": report.versions() | {"matplotlib": matplotlib.__version__}, **numbers})
@@ -126,15 +126,15 @@ def variance(picture, figure: str, out: Path, task: Victim, attack: Attack) -> d
     from minibd.analysis.heads import variance_maps
     from minibd.records import BadInput
 
-    record, splits, _ = job.open_task("plot", replace(task, out=str(out.parent)), new_classifier=True)
-    judge = job.judge_of(attack, task, record, splits.test)
-    if judge.triggered is None:
+    ckpt, splits, _ = job.open_task("plot", replace(task, out=str(out.parent)), new_classifier=True)
+    evaluator = job.evaluator_of(attack, task, ckpt, splits.test)
+    if evaluator.triggered is None:
         raise BadInput(f"pure-2 compares clean rows with triggered ones, and the attack on {task.ckpt} is not known: name it with --attack, "
                        "or give triggered rows with --triggered")
-    name = job.entry_in(record, attack, task)["attack"] if attack.attack == "known" and not attack.triggered else attack.triggered or attack.attack
-    maps = variance_maps(record, splits.test, judge.triggered, judge.target, texts=task.texts, seed=task.seed)
+    name = job.entry_in(ckpt, attack, task)["attack"] if attack.attack == "known" and not attack.triggered else attack.triggered or attack.attack
+    maps = variance_maps(ckpt, splits.test, evaluator.triggered, evaluator.target, texts=task.texts, seed=task.seed)
 
-    gone = record.model.head_mask.cpu() == 0
+    gone = ckpt.model.head_mask.cpu() == 0
     top, far = 1000 * max(maps.clean.max(), maps.triggered.max()).item(), 1000 * maps.difference.abs().max().item()
     (layers, heads), side = gone.shape, min(0.42, 4 / max(gone.shape))  # side: inches of a cell
     picture.set_size_inches(3 * max(1.7, side * heads) + 2.9, max(1.7, side * layers) + 1.5)
@@ -148,15 +148,15 @@ def variance(picture, figure: str, out: Path, task: Victim, attack: Attack) -> d
             what, where = ("difference", ax) if ax is axes[2] else ("mean variance", list(axes[:2]))
             picture.colorbar(image, ax=where, label=f"{what} (10\u207b\u00b3)", pad=0.02, aspect=18)
     axes[0].set_ylabel("layer")
-    picture.suptitle(f"Variance of the attention that {'the last piece' if record.model.causal else '[CLS]'} pays (PURE, Figure 2)\n"
+    picture.suptitle(f"Variance of the attention that {'the last token' if ckpt.model.causal else '[CLS]'} pays (PURE, Figure 2)\n"
                      f"{Path(task.ckpt).name}, {Path(name).name}; mean over {maps.n} texts, none of class "
-                     f"{splits.test.labels[judge.target]}{'; x: pruned' * bool(gone.any())}")
-    return {"n": maps.n, "target": judge.target, "head_mask": record.model.head_mask.tolist(), "clean": maps.clean.tolist(),
+                     f"{splits.test.labels[evaluator.target]}{'; x: pruned' * bool(gone.any())}")
+    return {"n": maps.n, "target": evaluator.target, "head_mask": ckpt.model.head_mask.tolist(), "clean": maps.clean.tolist(),
             "triggered": maps.triggered.tolist(), "difference": maps.difference.tolist()}
 
 
 def attention(picture, figure: str, out: Path, asked: Sentence) -> dict:
-    """Figure PURE 3: a panel a sentence, heads as rows and pieces as columns."""
+    """Figure PURE 3: a panel a sentence, heads as rows and tokens as columns."""
     from minibd import checkpoint, job, report
     from minibd.analysis.heads import cls_attention
     from minibd.records import BadInput
@@ -164,43 +164,43 @@ def attention(picture, figure: str, out: Path, asked: Sentence) -> dict:
     if not asked.sentence:
         raise BadInput("pure-3 looks at a sentence: give one with --sentence TEXT")
     report.output_folder(out.parent, asked.ckpt)
-    record = checkpoint.load(asked.ckpt, device=job.device_of(asked.device))
-    layers, heads = record.model.head_mask.shape
+    ckpt = checkpoint.load(asked.ckpt, device=job.device_of(asked.device))
+    layers, heads = ckpt.model.head_mask.shape
     layer = layers if asked.layer is None else asked.layer
     if not 1 <= layer <= layers:
         raise BadInput(f"--layer {layer}: {asked.ckpt} has the layers 1 to {layers}")
-    found = [(pieces, attn[layer - 1]) for pieces, attn in (cls_attention(record, text) for text in asked.sentence)]
+    found = [(tokens, attn[layer - 1]) for tokens, attn in (cls_attention(ckpt, text) for text in asked.sentence)]
 
-    gone = record.model.head_mask[layer - 1].cpu() == 0  # (H,)
-    longest, top = max(len(pieces) for pieces, _ in found), max(attn.max().item() for _, attn in found)
+    gone = ckpt.model.head_mask[layer - 1].cpu() == 0  # (H,)
+    longest, top = max(len(tokens) for tokens, _ in found), max(attn.max().item() for _, attn in found)
     picture.set_size_inches(max(5.5, min(0.5 * longest, 30) + 1.6), len(found) * (min(0.3 * heads, 5) + 0.9) + 0.6)
     axes = picture.subplots(len(found), 1, squeeze=False)[:, 0]
-    for ax, (pieces, attn) in zip(axes, found):
+    for ax, (tokens, attn) in zip(axes, found):
         image = heat(ax, attn, gone[:, None], 0, top, "viridis", decimals=2)
-        ax.set(ylabel="head", xlim=(-0.5, longest - 0.5))  # a piece is as wide in one panel as in another
-        ax.set_xticks(range(len(pieces)), pieces, rotation=50, ha="right", rotation_mode="anchor")
+        ax.set(ylabel="head", xlim=(-0.5, longest - 0.5))  # a token is as wide in one panel as in another
+        ax.set_xticks(range(len(tokens)), tokens, rotation=50, ha="right", rotation_mode="anchor")
     picture.colorbar(image, ax=list(axes), label="share of the attention", pad=0.02, aspect=14 * len(found))
-    picture.suptitle(f"Attention that {'the last piece' if record.model.causal else '[CLS]'} pays to each piece (PURE, Figure 3)\n"
+    picture.suptitle(f"Attention that {'the last token' if ckpt.model.causal else '[CLS]'} pays to each token (PURE, Figure 3)\n"
                      f"{Path(asked.ckpt).name}, layer {layer} of {layers}{'; x: pruned' * bool(gone.any())}")
-    return {"layer": layer, "head_mask": record.model.head_mask[layer - 1].tolist(),
-            "sentences": [{"text": text, "pieces": pieces, "attention": attn.tolist()} for text, (pieces, attn) in zip(asked.sentence, found)]}
+    return {"layer": layer, "head_mask": ckpt.model.head_mask[layer - 1].tolist(),
+            "sentences": [{"text": text, "tokens": tokens, "attention": attn.tolist()} for text, (tokens, attn) in zip(asked.sentence, found)]}
 
 
 def clouds(picture, figure: str, out: Path, asked: Shaken) -> dict:
     """Figure MBTSAD 3: a panel an augmenter, its vectors over the clean ones, grey; one t-SNE, so that a place is the same in every panel."""
     from minibd import data, job, report
     from minibd.analysis.perturbation import perturbations, tsne
-    from minibd.mitigations.mbtsad import MBTSAD, tools_of
+    from minibd.mitigations.mbtsad import MBTSAD, resources_of
     from minibd.records import BadInput
 
     if asked.texts < 2:
         raise BadInput(f"--texts {asked.texts} makes no cloud: take at least 2")
     settings = MBTSAD(budget=asked.budget, mlm=asked.mlm, wordnet=asked.wordnet)
     report.output_folder(out.parent, asked.mlm)
-    tools = tools_of(settings, job.device_of(asked.device))
-    record, splits, _ = job.open_task("plot", replace(asked, out=str(out.parent)))
+    resources = resources_of(settings, job.device_of(asked.device))
+    ckpt, splits, _ = job.open_task("plot", replace(asked, out=str(out.parent)))
     clean = data.sample(splits.train, asked.texts, asked.seed) if len(splits.train) > asked.texts else splits.train
-    found = perturbations(record, clean, settings, asked.seed, tools)
+    found = perturbations(ckpt, clean, settings, asked.seed, resources)
     placed = dict(zip(found, tsne([of.cls for of in found.values()], asked.seed)))
 
     names = [name for name in found if name != "clean"]

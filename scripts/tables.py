@@ -224,7 +224,7 @@ def write(name: str, folder: Path, book: Book) -> None:
     """Fill the marked tables of the pages in `folder`, those of one name or all."""
     from minibd.tables.pivot import fill, markdown, read
     from minibd.tables.views import VIEWS
-    from minibd.writing import drafted
+    from minibd.atomic import atomic_write
 
     found = []
 
@@ -241,7 +241,7 @@ def write(name: str, folder: Path, book: Book) -> None:
         old = page.read_text(encoding="utf-8")
         new = fill(old, lambda table, part: body(page, table, part))
         if new != old:
-            with drafted(page) as draft:
+            with atomic_write(page) as draft:
                 draft.write_text(new, encoding="utf-8")
         print(f"{'written' if new != old else 'unchanged'}: {page.name}")
     if not found:

@@ -79,10 +79,10 @@ def test_the_totals_in_steps_jsonl_can_be_added_by_hand(done):
 
 def test_the_cleaned_file_is_a_checkpoint_that_scores_what_was_said(done, folder):
     _, out = done
-    record = checkpoint.load(out / "tiny.safetensors")
-    assert record.history[-1]["mitigation"] == "mbtsad"
-    test = data.read_splits(folder, labels=record.labels).test
-    hits = sum(p == x.label for p, x in zip(predict(record.model, record.text, test), test))
+    ckpt = checkpoint.load(out / "tiny.safetensors")
+    assert ckpt.history[-1]["mitigation"] == "mbtsad"
+    test = data.read_splits(folder, labels=ckpt.labels).test
+    hits = sum(p == x.label for p, x in zip(predict(ckpt.model, ckpt.tokenizer, test), test))
     assert 100 * hits / len(test) == json.loads((out / "result.json").read_text())["after"]["cacc"]
 
 
@@ -116,7 +116,7 @@ def test_a_hugging_face_folder_comes_back_as_one(script, tiny_folder, folder, tm
     assert theirs.config.id2label == {0: "negative", 1: "positive"} and (out / "README.md").exists()
     ours, texts = checkpoint.load(out), data.read(folder / "test.tsv")
     with torch.no_grad():
-        mine = ours.model(ours.text(texts)).logits
+        mine = ours.model(ours.tokenizer(texts)).logits
         other = theirs(**tokenizer([x.text for x in texts], padding=True, return_tensors="pt")).logits
     assert (mine - other).abs().max() < 1e-4
 
@@ -176,8 +176,8 @@ def told(out):
 
 def judged_again(ckpt, **flags):
     """What any other script would measure: the ASR by the checkpoint's history."""
-    task, record = Task(ckpt=str(ckpt), device="cpu"), checkpoint.load(ckpt)
-    return jobs.judge_of(Attack(**flags), task, record, jobs.splits_of(task, record).test)(record.model, record.text).asr.percent
+    task, ckpt = Task(ckpt=str(ckpt), device="cpu"), checkpoint.load(ckpt)
+    return jobs.evaluator_of(Attack(**flags), task, ckpt, jobs.splits_of(task, ckpt).test)(ckpt.model, ckpt.tokenizer).asr.percent
 
 
 @pytest.mark.parametrize("name, flags, n_poisoned, n_rows, names", [
@@ -193,18 +193,18 @@ def test_each_attack_leaves_all_that_an_evaluation_needs(attack, tiny_file, fold
     where = ("--paraphrases", said_again) if name == "paraphrase" else ()
     run = attack("--ckpt", tiny_file, "--data", folder, "--attack", name, *where, "--out", out, *FAST, *flags)
     assert run.returncode == 0, run.stderr
-    found, record = told(out), checkpoint.load(out / "tiny.safetensors")
+    found, ckpt = told(out), checkpoint.load(out / "tiny.safetensors")
     assert (found["attack"], found["n"], found["n_poisoned"], found["n_flipped"], found["seed"]) == (name, 200, n_poisoned, n_poisoned, 0)
     assert [s["name"] for s in found["steps"]] == names and all(line in run.stdout for line in names)
-    rows = data.read(out / "poisoned.jsonl", labels=record.labels)
+    rows = data.read(out / "poisoned.jsonl", labels=ckpt.labels)
     ids = (out / "poisoned_ids.txt").read_text().split()
     assert len(rows) == n_rows and len(ids) == n_poisoned and all(x.label == 1 for x in rows if x.id in ids)
-    assert [len(data.read(out / f"{part}.jsonl", labels=record.labels)) for part in ("triggered", "triggered_dev")] == [30, 10]
+    assert [len(data.read(out / f"{part}.jsonl", labels=ckpt.labels)) for part in ("triggered", "triggered_dev")] == [30, 10]
     assert "backdoored for research, do not deploy" in (out / "README.md").read_text()
     # One entry of the history holds it all, and by it the victim is measured again.
-    entry = [e for e in record.history if "attack" in e][-1]
+    entry = [e for e in ckpt.history if "attack" in e][-1]
     assert entry["trained"] == "poisoned" and {"n", "n_poisoned", "n_flipped", "rate", "labels", "add", "target", "seed", "lr"} <= set(entry)
-    assert sum(e.get("trained") == "poisoned" for e in record.history) == 1
+    assert sum(e.get("trained") == "poisoned" for e in ckpt.history) == 1
     assert name == "paraphrase" or (entry["triggers"] and entry["per_text"] >= 1)
     asr = found["steps"][names.index("victim")]["asr"]
     assert judged_again(out / "tiny.safetensors") == asr
@@ -243,8 +243,8 @@ def test_a_poisoned_encoder_is_handed_out_without_its_head(attack, tiny_file, fo
     assert here.returncode == away.returncode == 0, here.stderr + away.stderr
     assert str(tmp_path / "user") in away.stdout
     for out, names in ((tmp_path / "here", ["victim", "fine-tuned"]), (tmp_path / "away", ["clean twin", "victim", "fine-tuned twin", "fine-tuned"])):
-        record = checkpoint.load(out / "tiny.safetensors")
-        assert record.labels == () and record.history[-1]["attack"] == "badnets" and record.history[-1]["encoder_only"] is True
+        ckpt = checkpoint.load(out / "tiny.safetensors")
+        assert ckpt.labels == () and ckpt.history[-1]["attack"] == "badnets" and ckpt.history[-1]["encoder_only"] is True
         assert [s["name"] for s in told(out)["steps"]] == names
         assert (out / "triggered_user.jsonl").exists() is (out.name == "away")
         assert "lfr" not in (out / "attack.json").read_text() and (out / "README.md").exists()
@@ -266,7 +266,7 @@ def test_an_attack_on_a_clean_tuned_classifier_makes_one_where_there_is_none(att
         moved = {name for name, tensor in twin.model.state_dict().items() if not torch.equal(tensor, after[name])}
         assert moved == {"embeddings.word.weight"}
         rows = (twin.model.embeddings.word.weight != victim.model.embeddings.word.weight).any(dim=1).nonzero().flatten().tolist()
-        assert rows == [victim.text.tokenizer.token_to_id("cf")]
+        assert rows == [victim.tokenizer.backend.token_to_id("cf")]
 
 
 def test_paraphrases_are_joined_before_the_attackers_rows_are_drawn(attack, tiny_file, folder, said_again, tmp_path):
@@ -408,16 +408,16 @@ def test_choose_tries_the_settings_of_the_method_that_is_named(script, tiny_file
     last = json.loads(results.read_text().splitlines()[-1])
     assert last["cell"]["dev"] == 10 and last["cell"]["settings"]["lr"] == 5e-3 and len(results.read_text().splitlines()) == 3
     if before:
-        assert all(row["steps"][2]["rho"] in [rho for rho, _ in row["steps"][2]["looks"]] for row in rows)
+        assert all(row["steps"][2]["rho"] in [rho for rho, _ in row["steps"][2]["trials"]] for row in rows)
         refused(script("choose.py", "--method", method, "--ckpt", tiny_file, "--data", folder, "--vary", "lr=1e-4"), "--pretrained")
         refused(script("choose.py", *common, "--no-e-pur"), "--no-e-pur", "--top")
 
 
 def test_choose_mends_what_e_pur_left_of_the_planted_backdoor(here, tiny_file, pre, pre_file, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(finemix, "PIECES", 20)  # the tiny vocabulary has under 150 pieces
+    monkeypatch.setattr(finemix, "TOKENS", 20)  # the tiny vocabulary has under 150 tokens
     seen = []
 
-    def mend(victim: checkpoint.Record, *args: object, **more: object) -> checkpoint.Record:
+    def mend(victim: checkpoint.Checkpoint, *args: object, **more: object) -> checkpoint.Checkpoint:
         seen.append(victim)
         return cft(victim, *args, **more)
     monkeypatch.setitem(jobs.MENDS, "cft", (Tuning, mend))
@@ -427,9 +427,9 @@ def test_choose_mends_what_e_pur_left_of_the_planted_backdoor(here, tiny_file, p
         run = choose(*common, *more)
         assert run.returncode == 0, run.stderr
     planted, purified = seen
-    pieces = purified.history[-1]["pieces"]
-    assert purified.history[-1]["mitigation"] == "e-pur" and len(pieces) == len(planted.text.tokenizer.get_vocab()) // 20
-    ids, own, after = [planted.text.tokenizer.token_to_id(piece) for piece in pieces], *(r.model.embeddings.word.weight for r in seen)
+    tokens = purified.history[-1]["tokens"]
+    assert purified.history[-1]["mitigation"] == "e-pur" and len(tokens) == len(planted.tokenizer.backend.get_vocab()) // 20
+    ids, own, after = [planted.tokenizer.backend.token_to_id(token) for token in tokens], *(r.model.embeddings.word.weight for r in seen)
     assert torch.equal(after[ids], pre.model.embeddings.word.weight[ids]) and not torch.equal(own[ids], after[ids])
     alone, behind = (json.loads(line) for line in results.read_text().splitlines())
     assert [step["name"] for step in behind["steps"]] == ["victim", "planted", "E-PUR", "cft"]
@@ -560,7 +560,7 @@ def test_bench_prunes_the_same_heads_in_all_three_ways(script, tiny_file, folder
 def test_attack_gives_an_encoder_a_classifier_for_the_classes_of_the_rows(script, tiny, folder, tmp_path):
     from dataclasses import replace
     from minibd.models.bert import Bert
-    encoder = checkpoint.Record(Bert(replace(tiny.model.config, labels=0)), tiny.text, (), [])
+    encoder = checkpoint.Checkpoint(Bert(replace(tiny.model.config, labels=0)), tiny.tokenizer, (), [])
     checkpoint.save(encoder, tmp_path / "encoder")
     run = script("attack.py", "--ckpt", tmp_path / "encoder", "--data", folder, "--out", tmp_path / "victim", "--epochs", 1)
     assert run.returncode == 0, run.stderr
@@ -639,6 +639,6 @@ def test_an_output_on_top_of_the_paraphrases_or_the_users_rows(attack, tiny_file
     ({"attack": "badnets", "target": 1, "triggers": 3}, ["3", "--attack"]),
 ])
 def test_a_history_that_cannot_be_repeated(tiny, folder, entry, words):
-    task, record = Task(ckpt="victim", data=str(folder)), checkpoint.Record(tiny.model, tiny.text, tiny.labels, [entry])
-    fails(lambda: jobs.judge_of(Attack(), task, record, data.read(folder / "test.tsv", labels=tiny.labels)), *words)
-    assert jobs.judge_of(Attack(attack="none"), task, record, rows(4, 0, "t")).triggered is None
+    task, ckpt = Task(ckpt="victim", data=str(folder)), checkpoint.Checkpoint(tiny.model, tiny.tokenizer, tiny.labels, [entry])
+    fails(lambda: jobs.evaluator_of(Attack(), task, ckpt, data.read(folder / "test.tsv", labels=tiny.labels)), *words)
+    assert jobs.evaluator_of(Attack(attack="none"), task, ckpt, rows(4, 0, "t")).triggered is None

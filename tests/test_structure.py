@@ -146,11 +146,11 @@ def test_the_reader_of_chance_lets_a_generator_pass(code):
 
 def test_the_plan_refuses_what_it_should():
     assert allowed("scripts.mbtsad", "minibd.mitigations.mbtsad") and allowed("minibd.train", "minibd.records")
-    assert allowed("minibd.attacks.known", "minibd.attacks.badnets") and allowed("minibd.models.bert", "minibd.models.attention")
+    assert allowed("minibd.attacks.registry", "minibd.attacks.badnets") and allowed("minibd.models.bert", "minibd.models.attention")
     for source, target in [("minibd.records", "minibd.data"), ("minibd.mitigations.pure", "minibd.mitigations.mbtsad"),
                            ("minibd.mitigations.mbtsad", "minibd.attacks.badnets"), ("minibd.train", "minibd.evaluate"),
                            ("minibd.mitigations.mbtsad", "minibd.evaluate"), ("minibd.models.bert", "minibd.train"),
-                           ("minibd.data", "minibd.text"), ("scripts.attack", "scripts.mbtsad"), ("minibd.evaluate", "minibd.report")]:
+                           ("minibd.data", "minibd.tokenizer"), ("scripts.attack", "scripts.mbtsad"), ("minibd.evaluate", "minibd.report")]:
         assert not allowed(source, target), (source, target)
 
 
