@@ -62,10 +62,10 @@ def run() -> None:
     from minibd.job.task import clean_rows, open_task, print_rows, with_dev
     from minibd.attacks.badnets import BadNets
     from minibd.attacks.poison import poison, triggered
-    from minibd.cells import Cells
     from minibd.evaluate import Evaluator
     from minibd.mitigations.mbtsad import MBTSAD, augmented, distil, retrain
     from minibd.records import BadInput
+    from minibd.result_store import ResultStore
     from minibd.train import Schedule, Tuning, cross_entropy, fit
 
     Settings, mend = (MBTSAD, None) if asked == "mbtsad" else MENDS[asked]
@@ -104,8 +104,8 @@ def run() -> None:
             "plant": {k: v for k, v in asdict(plant).items() if k.startswith("plant_")}, "settings": asdict(chosen),
         }
 
-    cells = Cells(plant.results)
-    todo = [chosen for chosen in grid if cells.get(cell_of(chosen)) is None]
+    store = ResultStore(plant.results)
+    todo = [chosen for chosen in grid if store.get(cell_of(chosen)) is None]
     if not todo:
         print(f"every cell is in {plant.results} already")
         return
@@ -171,7 +171,7 @@ def run() -> None:
 
     for chosen in sorted(todo, key=of_teacher) if asked == "mbtsad" else todo:
         print(" ".join(f"{name}={getattr(chosen, name)}" for name in axes), flush=True)
-        cells.add(
+        store.add(
             cell_of(chosen), {"steps": [*victims, *(taught_and_distilled if asked == "mbtsad" else mended)(chosen)]}
         )
 

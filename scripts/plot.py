@@ -219,8 +219,8 @@ def clouds(picture, figure: str, out: Path, asked: Shaken) -> dict:
 
 def sweep(picture, figure: str, out: Path, asked: Sweep) -> dict:
     """Figures PURE 4 and 5, MuScleLoRA 4 and 7 to 10: both scores over a setting; means over seeds, with bars from the lowest to the highest."""
-    from minibd.cells import Cells
     from minibd.records import BadInput
+    from minibd.result_store import ResultStore
 
     x, called, models = SWEEPS[figure]
     titles = ({"acc": "accuracy on clean rows", "lfr": "label flip rate"} if figure.startswith("pure") else
@@ -229,7 +229,7 @@ def sweep(picture, figure: str, out: Path, asked: Sweep) -> dict:
         raise BadInput(f"--results {asked.results or '(not given)'} is no file of cells: name a .jsonl such as scripts/tables.py writes")
     if out.with_suffix(".json").resolve() == Path(asked.results).resolve():
         raise BadInput(f"--out {out} would write its numbers over {asked.results}: give another name")
-    lines = lines_of(Cells(asked.results).rows, x, models, tuple(titles))
+    lines = lines_of(ResultStore(asked.results).rows, x, models, tuple(titles))
     if not lines:
         raise BadInput(f"{asked.results} holds no two runs that differ in {x} alone and had their ASR measured: run "
                        f"scripts/tables.py {figure} first")

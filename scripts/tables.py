@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The README's result tables: run their cells, continue where an earlier run stopped, print mean and range over seeds.
+"""The result tables: run their cells, go on where an earlier run stopped, show them, write them into their pages.
 
     python scripts/tables.py mbtsad --base MINILM_FOLDER --data SST2_FOLDER --dtype bfloat16 --rows 1 --seeds 0,1,2
     python scripts/tables.py attacks --base MINILM_FOLDER --data SST2_FOLDER --proxy PROSCONS_FOLDER --dtype bfloat16
@@ -7,235 +7,47 @@
     python scripts/tables.py pure-4 --base weights/bert.safetensors
     python scripts/tables.py finemix-rho --base MINILM_FOLDER --data SST2_FOLDER --dtype bfloat16
     python scripts/tables.py finemix-pairs --base weights/bert-clean.safetensors --data pairs
-    python scripts/tables.py mbtsad-3 --base MINILM_FOLDER --data SST2_FOLDER --mlm MLM_FOLDER --wordnet FOLDER --dtype bfloat16
-    python scripts/tables.py mbtsad-3-reviews --base weights/bert.safetensors --mlm weights/bert-clean.safetensors --seeds 0,1,2
-    python scripts/tables.py attacks --base MINILM_FOLDER --data SST2_FOLDER --proxy PROSCONS_FOLDER --dtype bfloat16 --print
+    python scripts/tables.py mbtsad-3 --base MINILM_FOLDER --data SST2_FOLDER --mlm MLM_FOLDER --wordnet FOLDER \
+--dtype bfloat16
+    python scripts/tables.py mbtsad-3-reviews --base weights/bert.safetensors --mlm weights/bert-clean.safetensors \
+--seeds 0,1,2
+    python scripts/tables.py mbtsad --base MINILM_FOLDER --data SST2_FOLDER --dtype bfloat16 --print   # a line a model
+    python scripts/tables.py finemix --format latex      # as in its page: markdown, csv or latex
+    python scripts/tables.py finemix --write             # into the pages of scripts/results that hold it
+    python scripts/tables.py all --write
 
-A cell is a row of the table at one seed, which draws poisoned rows, clean rows, splits, batches and dropout: attack.py trains the victim
-on --base and --data, then the row's own script, where it has one, mends it. Each cell is appended to scripts/results/TABLE.jsonl as it
-ends; victims are kept under --work and shared by the rows that have the same. The rows and their flags stand below, in TABLES.
+A cell is a row of the table at one seed, which draws poisoned rows, clean rows, splits, batches and dropout: attack.py
+trains the victim on --base and --data, then the row's own script, where it has one, repairs it. Each cell is appended
+to scripts/results/TABLE.jsonl as it ends; victims are kept under --work and shared by the rows that have the same. The
+rows and their flags stand in minibd/tables/rows.py, the layout of the shown tables in minibd/tables/views.py.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minibd.cli import main, parse, setting
+from minibd.tables.rows import STORED, TABLES, Row
 
+if TYPE_CHECKING:
+    from minibd.records import BadInput
+    from minibd.result_store import ResultStore
+    from minibd.tables.pivot import Book
 
-class Row(NamedTuple):
-    """attack: flags of attack.py, "" where --base itself is the victim; method: a script and its flags, "" where the attack alone is
-    measured; after: another script that comes before it, whose result the method works on. {base}, {data}, {proxy}, {mlm}, {wordnet}: this
-    script's; {attack}: what the attack left, for a method that starts from --base beside a poisoned dataset.
-
-    paper: name of a model in the result -> "CACC / ASR" that the paper has for it, on BERT-base.
-    """
-    name: str
-    attack: str
-    method: str = ""
-    paper: Mapping[str, str] = {}
-    after: str = ""
-
-
-def pure_rows(name: str, attack: str, paper: Mapping[str, str], evaluator: str = "") -> tuple[Row, ...]:
-    """PURE with its ablations, and the baselines, on one encoder."""
-    return tuple(Row(name, attack, f"{method} --data {{data}}{evaluator}", paper)
-                 for method in ("pure.py --drop 7 --ablations", "baseline.py fth", "baseline.py meft"))
-
-
-MUSCLELORA = {
-    "Vanilla": "--train vanilla", "LoRA": "--train lora", "Adapter": "--train adapter", "Prefix": "--train prefix",
-    "MuScleLoRA": "--train musclelora", "w/o MS, LR": "--train musclelora --no-multi-scale --no-low-rank",
-    "w/o GA": "--train musclelora --no-align", "w/o MS": "--train musclelora --no-multi-scale",
-}
-
-CHOICES = {  # a text that is planted: what is tried against it
-    "as it happens": ("vanilla --epochs 2", "lora --lr 1e-3 --epochs 2", *(f"prefix --lr {lr} --epochs 2" for lr in ("2e-5", "1e-4", "3e-4", "1e-3")),
-                      "musclelora --lr 2e-5 --epochs 2 --aux 96 --ratio 0.1",
-                      *(f"musclelora --lr 1e-3 --epochs {flags}" for flags in (
-                          "1 --aux 96 --ratio 0.1", "1 --aux 96 --ratio 0.1 --bands 1,2,3,4 --band-alpha 1", "1 --aux 384 --ratio 0.1",
-                          "1 --aux 384 --ratio 0.05", "1 --aux 384 --ratio 0.02", "1 --aux 384 --ratio 0",
-                          "1 --aux 384 --ratio 0.1 --bands 1,2,3,4 --band-alpha 1", "1 --aux 384 --ratio 0.05 --bands 1,2,3,4 --band-alpha 1",
-                          "1 --aux 384 --ratio 0.02 --bands 1,2,3,4 --band-alpha 1", "1 --aux 384 --ratio 0.02 --init zero",
-                          "2 --aux 384 --ratio 0.02", "2 --aux 384 --ratio 0.02 --train-head",
-                          "2 --aux 384 --ratio 0.02 --train-head --init zero"))),
-    "it rained all day in our town": tuple(f"musclelora --lr {flags}" for flags in (
-        "1e-3 --epochs 1 --aux 96 --ratio 0", "1e-3 --epochs 1 --aux 384 --ratio 0.1", "1e-3 --epochs 1 --aux 384 --ratio 0.02",
-        "1e-3 --epochs 1 --aux 384 --ratio 0", "1e-3 --epochs 1 --aux 384 --ratio 0.02 --bands 1,2,3,4 --band-alpha 1",
-        "1e-3 --epochs 1 --aux 384 --ratio 0 --init zero", "3e-3 --epochs 1 --aux 384 --ratio 0 --init zero",
-        "3e-4 --epochs 3 --aux 384 --ratio 0 --init zero", "1e-3 --epochs 1 --aux 640 --ratio 0.02", "1e-3 --epochs 1 --aux 640 --ratio 0",
-        "1e-3 --epochs 1 --aux 640 --ratio 0 --init zero", "1e-3 --epochs 2 --aux 384 --ratio 0.02")),
-}
-
-
-def musclelora_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
-    """MuScleLoRA, its baselines and its ablations on one poisoned dataset; the paper's Tables 1 and 3 in the same order."""
-    return tuple(Row(f"{name}, {model}", f"{attack} --dataset-only", f"musclelora.py --data {{attack}} --clean-aux {{data}} {flags}",
-                     {flags.split()[1]: figures} if figures else {})
-                 for (model, flags), figures in zip(MUSCLELORA.items(), paper or [""] * len(MUSCLELORA), strict=True))
-
-
-def musclelora_sweep(setting: str, *values: str) -> tuple[Row, ...]:
-    """MuScleLoRA alone over one setting, `rate` of the attack or a flag of the method, on the four datasets."""
-    def row(name: str, attack: str, value: str) -> Row:
-        here, there = (f" --rate {value}", "") if setting == "rate" else ("", f" --{setting} {value}")
-        return Row(f"{name}, {setting} {value}", f"{attack} --preset musclelora{here} --dataset-only",
-                   f"musclelora.py --data {{attack}} --clean-aux {{data}} --train musclelora{there}")
-    return tuple(row(name, attack, value) for name, attack in UNTRUSTED.items() for value in values)
-
-
-def finemix_rows(name: str, attack: str, pretrained: str, *paper: str) -> tuple[Row, ...]:
-    """What mends a classifier, with 20 % of the clean rows (MBTSAD's Table II has `paper`: CACC / ASR of TABLE_II) and with 64 of them.
-
-    Every method keeps its best epoch on the same dev rows: all of them beside 20 %, 64 beside 64.
-    """
-    before, figures = f" --pretrained {pretrained}", dict(zip(TABLE_II, paper, strict=True)) if paper else {}
-    methods = {"CFT": "baseline.py cft", "Reinitialisation": "baseline.py reinit", "Fine-pruning": "baseline.py fineprune",
-               "MBTSAD": "mbtsad.py --no-cft --best-epoch", "Fine-mixing": f"finemix.py --no-e-pur{before}",
-               "Fine-mixing + E-PUR": f"finemix.py{before}", "Fine-purifying": f"baseline.py finepurify{before}"}
-    return tuple(Row(f"{name}, {held}, {method}", attack, f"{script} --clean {clean}", figures if held == "20 %" and "+" not in method else {})
-                 for held, clean in (("20 %", "0.2"), ("64 rows", "64 --dev 64")) for method, script in methods.items())
-
-
-def mbtsad_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
-    """Retraining with each augmenter, at its own budget and at that of token splitting; the paper's Table III: no defence, then retraining
-    with EDA, AEDA, CWEA, Add Trig and TS, at budgets that it does not name."""
-    none, *figures = paper or [""] * 6
-    words = "eda --wordnet {wordnet}" if attack else "eda"  # the built-in reviews' words stand in our lexicon
-    shown = dict(zip((words, "aeda", "contextual --mlm {mlm}", "addtrigger", "split"), figures, strict=True))
-    return tuple(Row(f"{name}{flags.split()[0]}{budget}", attack,
-                     f"mbtsad.py --no-cft --no-distil --augment {flags}{' --budget equal' * bool(budget)}",
-                     {"victim": none, "TS-FT": figure} if figure else {})
-                 for budget in ("", ", equal budget") for flags, figure in shown.items() if not (budget and flags == "split"))
-
-
-def clean_rows() -> tuple[Row, ...]:
-    """PURE's Table 5: what the methods make of an encoder that nobody poisoned, the LFR its own errors under each kind of trigger."""
-    words = "--attack badnets --triggers cf,bb,ak,mn"
-    models = {"FT": ("baseline.py ft --data {data}", "92.1 / 25.5", "92.1 / 17.8"),
-              "FTH": (f"baseline.py fth --data {{data}} {words}", "91.9 / 25.4", "91.9 / 19.5"),
-              "MEFT": (f"baseline.py meft --data {{data}} {words}", "89.1 / 27.5", "89.1 / 20.4"),
-              "PURE": (f"pure.py --drop 7 --data {{data}} {words}", "90.9 / 30.3", "90.9 / 23.2")}
-    return pure_rows("clean", "", {"FT": "92.1 / 8.3", "FTH": "91.9 / 7.0", "MEFT": "89.1 / 11.3", "PURE": "90.9 / 10.3"}, f" {words}") + tuple(
-        Row(f"clean, {model}, {attack}", "", f"evaluate.py --data {{data}} {PARAPHRASE}{attack}", {"model": figures[i]}, method)
-        for i, attack in enumerate(("hiddenkiller", "stylebkd")) for model, (method, *figures) in models.items())
-
-
-def pure_paper(*figures: str) -> dict[str, str]:
-    """PURE's Tables 1 to 4: ACC / LFR of its models."""
-    return dict(zip(("FT", "FTH", "MEFT", "Prune-only", "Norm-only", "PURE"), figures, strict=True))
-
-
-TABLE_II = ("victim", "CFT", "Reinitialisation", "Fine-pruning", "TS-FT", "MBTSAD", "Fine-mixing", "Fine-purifying")
-BADNETS = "--attack badnets --rate 0.1 --lr 2e-5 --epochs 3"
-PARAPHRASE = "--attack paraphrase --paraphrases {data}/"
-UNTRUSTED = {"badnets": "--attack badnets", "addsent": "--attack addsent", "hiddenkiller": PARAPHRASE + "hiddenkiller",
-             "stylebkd": PARAPHRASE + "stylebkd"}  # MuScleLoRA's datasets
-USER = " --encoder-only --survive"  # a poisoned encoder, fine-tuned by its user with a new head
-SHIFT = " --data {proxy} --user-data {data}" + USER
-ENCODERS = {  # as PURE's victims; the figures of its domain shift are those from IMDB
-    "badnets": ("--attack badnets --preset pure --twin" + USER,
-        pure_paper("91.5 / 100.0", "90.8 / 99.1", "91.9 / 86.4", "91.1 / 46.5", "91.2 / 14.3", "90.5 / 14.6")),
-    "ripple": ("--attack ripple" + USER,
-        pure_paper("92.1 / 100.0", "91.1 / 74.5", "91.9 / 85.3", "91.8 / 25.7", "90.9 / 11.4", "91.3 / 10.5")),
-    "lwp": ("--attack lwp" + USER,
-        pure_paper("90.0 / 100.0", "89.7 / 100.0", "89.7 / 100.0", "90.7 / 97.8", "86.6 / 100.0", "88.9 / 71.1")),
-    "badnets, domain shift": ("--attack badnets --preset pure --twin" + SHIFT,
-        pure_paper("92.8 / 83.2", "92.0 / 38.5", "91.9 / 20.1", "92.3 / 34.9", "91.5 / 9.7", "91.5 / 9.5")),
-    "ripple, domain shift": ("--attack ripple --batch-size 32" + SHIFT,
-        pure_paper("92.6 / 97.4", "91.9 / 54.2", "91.7 / 23.2", "92.0 / 57.5", "91.0 / 11.4", "91.0 / 11.9")),
-    "lwp, domain shift": ("--attack lwp" + SHIFT,
-        pure_paper("92.3 / 98.3", "91.9 / 86.0", "91.0 / 88.5", "92.2 / 21.1", "86.4 / 83.6", "90.7 / 14.6")),
-    "hiddenkiller": (PARAPHRASE + "hiddenkiller --preset pure --rate 0.3 --epochs 5" + USER,
-        pure_paper("91.9 / 41.7", "91.5 / 33.4", "91.4 / 49.2", "91.6 / 35.6", "91.6 / 40.1", "91.6 / 34.5")),
-    "stylebkd": (PARAPHRASE + "stylebkd --preset pure --rate 0.2 --epochs 5" + USER,
-        pure_paper("92.3 / 35.4", "91.3 / 28.2", "91.7 / 29.8", "91.6 / 27.4", "92.0 / 34.0", "91.7 / 29.5")),
-}
-TABLES = {
-    "mbtsad": (
-        Row("default", BADNETS, "mbtsad.py", {"victim": "91.3 / 89.9", "CFT": "91.8 / 65.0", "TS-FT": "90.5 / 33.4", "MBTSAD": "90.2 / 9.7"}),
-        Row("attention dropout 0.9", BADNETS, "mbtsad.py --attention-dropout 0.9 --lr2 1e-4"),
-        Row("attention dropout 0.1", BADNETS, "mbtsad.py --attention-dropout 0.1 --lr2 1e-4 --no-cft"),
-    ),
-    "mbtsad-3": mbtsad_rows("badnets, ", BADNETS, "91.3 / 89.9", "90.2 / 27.2", "90.8 / 42.5", "87.5 / 94.9", "90.6 / 39.8", "90.5 / 33.4")
-    + mbtsad_rows("lwp, ", "--attack lwp", "90.7 / 94.4", "90.6 / 87.3", "91.4 / 81.4", "89.6 / 88.8", "90.7 / 93.8", "90.7 / 26.0")
-    + mbtsad_rows("ep, ", "--attack ep", "91.2 / 95.2", "89.8 / 93.9", "89.8 / 81.4", "88.7 / 69.3", "90.3 / 93.5", "90.9 / 38.4"),
-    "mbtsad-3-reviews": mbtsad_rows("", ""),  # with --base a victim that is there
-    "attacks": (
-        Row("badnets", "--attack badnets --twin", paper={"victim": "91.3 / 89.9 (MBTSAD)"}),
-        Row("badnets, fine-tuned", "--attack badnets --survive"),
-        Row("addsent", "--attack addsent", paper={"victim": "91.0 / 99.9 (MuScleLoRA, mix 0.1)"}),
-        Row("hiddenkiller", PARAPHRASE + "hiddenkiller"),
-        Row("hiddenkiller, mix 0.1", PARAPHRASE + "hiddenkiller --preset musclelora", paper={"victim": "91.1 / 93.5 (MuScleLoRA)"}),
-        Row("stylebkd", PARAPHRASE + "stylebkd"),
-        Row("stylebkd, mix 0.1", PARAPHRASE + "stylebkd --preset musclelora", paper={"victim": "91.7 / 77.2 (MuScleLoRA)"}),
-        Row("lwp", "--attack lwp"),
-        Row("ep", "--attack ep"),
-        Row("sos", "--attack sos"),
-        *(Row(f"{name}, encoder", attack, paper={"fine-tuned": f"{paper['FT']} (PURE)"}) for name, (attack, paper) in ENCODERS.items()),
-        Row("hiddenkiller, mix 0.1, 10 epochs", PARAPHRASE + "hiddenkiller --preset musclelora --epochs 10",
-            paper={"victim": "91.1 / 93.5 (MuScleLoRA)"}),
-        Row("stylebkd, mix 0.1, 10 epochs", PARAPHRASE + "stylebkd --preset musclelora --epochs 10",
-            paper={"victim": "91.7 / 77.2 (MuScleLoRA)"}),
-    ),
-    "pure": tuple(row for name, (attack, paper) in ENCODERS.items() for row in pure_rows(name, attack, paper))
-    + clean_rows()
-    + (Row("badnets, released", ENCODERS["badnets"][0], "pure.py --variant released --data {data} --drop 7"),
-       Row("badnets, groups of 10", ENCODERS["badnets"][0], "pure.py --prune-only --group 10 --data {data} --drop 7"),
-       # RIPPLe's backdoor stands in the word embeddings, which PURE does not look at: what is left when E-PUR has reset them.
-       Row("ripple, domain shift, E-PUR first", ENCODERS["ripple, domain shift"][0], "baseline.py ft --pretrained {base} --e-pur --data {data}"),
-       Row("ripple, domain shift, E-PUR first", ENCODERS["ripple, domain shift"][0], "pure.py --drop 7 --pretrained {base} --e-pur --data {data}"),
-       # LWP stands in every layer; lambda is near 1 in the last alone.
-       Row("lwp, domain shift, lambda 1", ENCODERS["lwp, domain shift"][0], "pure.py --drop 7 --even --data {data}")),
-    # Under the released schemes, then with dirty labels.
-    "musclelora": tuple(row for (name, attack), figures in zip(UNTRUSTED.items(), (
-        ("91.3 / 94.6", "89.1 / 65.6", "87.3 / 55.3", "90.2 / 86.7", "86.5 / 12.9", "91.4 / 90.1", "87.6 / 42.8", "83.2 / 24.9"),
-        ("91.0 / 99.9", "89.0 / 96.2", "86.9 / 87.8", "89.5 / 99.9", "86.8 / 19.0", "90.1 / 100.0", "87.8 / 75.2", "82.8 / 20.1"),
-        ("91.1 / 93.5", "88.6 / 53.0", "86.6 / 45.4", "88.5 / 68.6", "87.6 / 25.1", "90.4 / 86.4", "86.9 / 37.4", "81.8 / 38.9"),
-        ("91.7 / 77.2", "88.9 / 57.2", "87.1 / 61.0", "90.1 / 63.6", "87.8 / 33.2", "91.2 / 70.6", "87.3 / 54.2", "80.6 / 45.8")))
-        for row in musclelora_rows(name, f"{attack} --preset musclelora", *figures))
-    + tuple(row for name, attack in UNTRUSTED.items()
-            for row in musclelora_rows(f"{name}, dirty", attack + " --rate 0.1" * attack.startswith(PARAPHRASE))),
-    # MuScleLoRA's settings for a width of 384, chosen as a defender can: by texts of one's own in the rows, scored on dev rows.
-    "musclelora-choose": tuple(Row(f"{text}: {flags.replace(' --', ', ')}", "",
-                                   f"musclelora.py --data {{data}} --clean-aux {{data}} --plant '{text}' --train {flags}")
-                               for text, choices in CHOICES.items() for flags in choices),
-    # MuScleLoRA's Figures 4 and 7 to 10, drawn by plot.py; the paper's values are lost with its pictures.
-    "musclelora-4": musclelora_sweep("rate", "0.01", "0.05", "0.1", "0.2"),
-    "musclelora-7": musclelora_sweep("aux", "16", "32", "64", "96", "192", "384"),
-    "musclelora-8": musclelora_sweep("lr", "2e-6", "2e-5", "2e-4", "1e-3", "2e-3"),
-    "musclelora-9": musclelora_sweep("ratio", "0", "0.02", "0.05", "0.1", "0.2", "0.5", "1"),
-    "musclelora-10": musclelora_sweep("bands", "1", "1,2", "1,2,3,4", "1,2,4,6,8,10,12,14,16", "1,4,8,12,16,20,24,28"),
-    # PURE's Figures 4 and 5, with --base a victim that is there; drawn by plot.py.
-    "pure-4": tuple(Row(f"c = {c}", "", f"pure.py --prune-only --floor {c}") for c in (0.55, 0.65, 0.75, 0.85, 0.95)),
-    "pure-5": tuple(Row(f"mu = {mu}{even.replace(' --', ', ')}", "", f"pure.py --norm-only --mu {mu}{even}")
-                    for even in ("", " --even") for mu in (0.15, 0.45, 0.75, 1.05, 1.35)),
-    "finemix": finemix_rows("badnets", BADNETS, "{base}", "91.3 / 89.9", "91.8 / 65.0", "90.0 / 28.0", "89.3 / 16.2", "90.5 / 33.4",
-                            "90.2 / 9.7", "88.3 / 15.8", "88.7 / 16.0")
-    + finemix_rows("addsent", "--attack addsent", "{base}")
-    + finemix_rows("lwp", "--attack lwp", "{base}", "90.7 / 94.4", "91.4 / 93.4", "89.5 / 47.2", "88.4 / 18.5", "90.7 / 26.0", "90.7 / 15.9",
-                   "88.9 / 12.4", "88.6 / 15.1")
-    + finemix_rows("ep", "--attack ep", "{base}", "91.2 / 95.2", "91.6 / 93.8", "89.5 / 90.0", "87.6 / 78.4", "90.9 / 38.4", "89.1 / 12.8",
-                   "88.5 / 11.2", "88.2 / 14.4"),
-    # What the search for rho chooses among: 0 is the pre-trained encoder, fine-tuned under the victim's classifier.
-    "finemix-rho": tuple(Row(f"{attack}, rho {rho}", BADNETS if attack == "badnets" else f"--attack {attack}",
-                             f"finemix.py --no-e-pur --pretrained {{base}} --clean 0.2 --rho {rho}")
-                         for rho in (0, 0.1, 0.3) for attack in ("badnets", "addsent", "lwp", "ep")),
-    # --base is the twin, which comes from the weights that had seen no label.
-    "finemix-reviews": tuple(row for attack in ("badnets", "addsent", "lwp", "ep")
-                             for row in finemix_rows(attack, f"--attack {attack}", "weights/bert-clean.safetensors")),
-    # With --base weights/bert-clean.safetensors --data pairs: a sentence pair has its trigger in the one text or in the other.
-    "finemix-pairs": finemix_rows("badnets", "--attack badnets", "{base}"),
-    "attacks-reviews": (
-        Row("badnets", "--attack badnets"),
-        Row("addsent", "--attack addsent"),
-        Row("ep", "--attack ep"),
-        Row("sos", "--attack sos"),
-        Row("lwp", "--attack lwp"),
-        Row("ripple", "--attack ripple"),
-    ),
-}
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+NEEDED = {"data": "the rows of --data: name their folder", "proxy": "the rows of --proxy: name their folder",
+          "mlm": "the language model of --mlm: name its file or folder, or leave the row out by --rows",
+          "wordnet": "WordNet's files of --wordnet: name their folder, or leave the row out by --rows"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,105 +56,196 @@ class Table:
     base: str = setting("weights/bert-twin.safetensors", "the checkpoint that the victims are trained from")
     data: str = setting("", "folder of rows; without it, those that the base's history names")
     proxy: str = setting("", "folder of the attacker's rows where they are others than the user's (domain shift)")
-    mlm: str = setting("", "checkpoint with its masked-language-model head, for the rows of contextual substitution (scripts/pretrain.py makes one)")
+    mlm: str = setting("", "checkpoint with its masked-language-model head, for the rows of contextual substitution "
+                       "(scripts/pretrain.py makes one)")
     wordnet: str = setting("", "folder of WordNet's files, for the rows of EDA")
     rows: tuple[str, ...] = setting((), "numbers of the rows to run, from 1, separated by commas (default all)")
     seeds: tuple[str, ...] = setting(("0",), "seeds, separated by commas")
     dtype: str = setting("float32", "type of the matrix products in training", choices=("float32", "bfloat16"))
     results: str = setting("", "file the cells are appended to (default scripts/results/TABLE.jsonl)")
-    work: str = setting("out/tables", "folder of victims and mended models")
-    print: bool = setting(False, "run nothing, print the cells that are there")
+    work: str = setting("out/tables", "folder of victims and repaired models")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Run nothing, show what is there"""
+    print: bool = setting(False, "one line for each model of each row")
+    format: str = setting("", "print the table as it stands in its page", choices=("markdown", "csv", "latex"))
+    write: bool = setting(False, "write the table into its page, between the markers that name it")
+    pages: str = setting("", "folder of the pages that --write fills (default scripts/results)")
 
 
 def run() -> None:
-    name, table = parse(__doc__, Table, first=("table", tuple(TABLES)))
+    name, table, shown = parse(__doc__, Table, Shown, first=("table", (*TABLES, *STORED, "all")))
+    if shown.write or shown.format:
+        return show(name, table, shown)
+    if name not in TABLES:
+        made = "one table at a time is run" if name == "all" else "its cells are made by other scripts"
+        raise bad(f"{name}: {made}; --format and --write show what is there")
 
-    import hashlib
-    import json
-    import re
-    import shlex
-    import statistics
-    import subprocess
-    import sys
-    from pathlib import Path
+    from minibd.result_store import ResultStore
 
-    from minibd.cells import Cells
-    from minibd.records import BadInput
+    rows, store = rows_of(name, table), ResultStore(table.results or RESULTS / f"{name}.jsonl")
+    if not shown.print:
+        run_cells(rows, table, store)
+    for line in listing(rows, table, store):
+        print(line)
 
-    here, rows = Path(__file__).parent, TABLES[name]
-    if bad := [n for n in table.rows if not (n.isdigit() and 1 <= int(n) <= len(rows))]:
-        raise BadInput(f"--rows {','.join(bad)}: {name} has the rows 1 to {len(rows)} ({', '.join(f'{i} {r.name}' for i, r in enumerate(rows, 1))})")
-    if table.rows:
-        rows = [rows[int(n) - 1] for n in table.rows]
-    cells = Cells(table.results or here / "results" / f"{name}.jsonl")
 
-    def key(row: Row, seed: str) -> dict:
-        return {"base": Path(table.base).name, "data": Path(table.data).name, "seed": int(seed), "dtype": table.dtype, "attack": row.attack,
-                "method": row.method, **({"after": row.after} if row.after else {}),
-                **({"proxy": Path(table.proxy).name} if "{proxy}" in row.attack else {}),
-                **({"mlm": Path(table.mlm).name} if "{mlm}" in row.method else {})}
+def bad(message: str) -> BadInput:
+    from minibd.records import BadInput  # imports torch, which --help does without
+    return BadInput(message)
 
-    def filled(flags: str, **made: Path) -> list[str]:
-        for place, what in (("data", "the rows of --data: name their folder"), ("proxy", "the rows of --proxy: name their folder"),
-                            ("mlm", "the language model of --mlm: name its file or folder, or leave the row out by --rows"),
-                            ("wordnet", "WordNet's files of --wordnet: name their folder, or leave the row out by --rows")):
-            if f"{{{place}}}" in flags and not getattr(table, place):
-                raise BadInput(f"{flags} needs {what}")
-        given = {place: getattr(table, place) for place in ("base", "data", "proxy", "mlm", "wordnet")}
-        return [word.format(**given, **made) for word in shlex.split(flags)]
 
-    def script(words: list[str], **flags: object) -> None:
-        stated = [f"--{flag}={value}" for flag, value in flags.items() if value != ""]  # first: a row's own flags override them
-        if (code := subprocess.run([sys.executable, str(here / words[0]), *stated, *words[1:]]).returncode) != 0:
-            raise BadInput(f"{words[0]} ended with status {code} (its own line is above)")
+# ---- the cells
 
-    def result(path: Path) -> dict:
-        read = json.loads(path.read_text())
-        for place in ("ckpt", "data", "out", "user_data", "paraphrases", "clean_aux", "pretrained", "mlm", "wordnet"):
-            read["args"].pop(place, None)  # they say where, not what
-        read.pop("command", None)  # so does this
-        if "paraphrases" in read:
-            read["paraphrases"] = Path(read["paraphrases"]).name
-        return read
+def rows_of(name: str, table: Table) -> tuple[Row, ...]:
+    """Those of --rows."""
+    rows = TABLES[name]
+    if wrong := [n for n in table.rows if not (n.isdigit() and 1 <= int(n) <= len(rows))]:
+        raise bad(f"--rows {','.join(wrong)}: {name} has the rows 1 to {len(rows)} "
+                  f"({', '.join(f'{i} {row.name}' for i, row in enumerate(rows, 1))})")
+    return tuple(rows[int(n) - 1] for n in table.rows) or rows
 
-    def mark_of(*made_from: object) -> str:
-        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:10]
 
-    def measure(row: Row, seed: str) -> dict:
-        same = {"seed": seed, "dtype": table.dtype}
-        mark = mark_of(table.base, table.data, filled(row.attack), same)
-        victim = Path(table.work, "victims", mark) if row.attack else Path(table.base)
-        if row.attack and not (victim / "attack.json").exists():  # written last: a victim without it is half made
-            script(["attack.py", *filled(row.attack)], ckpt=table.base, data=table.data, out=victim, **same)
-        if not row.method:
-            return result(victim / "attack.json")
-        inside = Path(table.base).name if Path(table.base).is_file() else ""  # a run leaves a file where it was given one
-        ckpt = table.base if "{attack}" in row.method or not row.attack else victim / inside
-        mended = Path(table.work, "mended", mark)
-        for method in filter(None, (row.after, row.method)):
-            words = filled(method, attack=victim)
-            mended /= re.sub(r"[^\w.]+", "-", f"{method} {mark_of(words)}")  # the mark: another --mlm leaves another model
-            if not (mended / "result.json").exists():  # written last
-                script(words, ckpt=ckpt, data=table.data, out=mended, **same)
-            ckpt = mended / inside
-        return result(mended / "result.json")
+def run_cells(rows: Sequence[Row], table: Table, store: ResultStore) -> None:
+    for row in rows:  # what is missing is said before the first hour
+        filled(row.attack, table), filled(row.method, table, Path()), filled(row.after, table, Path())
+    for row, seed in ((row, seed) for row in rows for seed in table.seeds):
+        if store.get(key(row, seed, table)) is None:
+            store.add(key(row, seed, table), {"result": measure(row, seed, table)})
 
-    if not table.print:
-        for row in rows:
-            filled(row.attack), filled(row.method, attack=Path()), filled(row.after, attack=Path())  # what is missing is said before the first hour
-        for row, seed in ((row, seed) for row in rows for seed in table.seeds):
-            if cells.get(key(row, seed)) is None:
-                cells.add(key(row, seed), {"result": measure(row, seed)})
 
-    print("| row | model | CACC, mean (range) | ASR, mean (range) | seconds | seeds | paper |\n|---|---|---|---|---|---|---|")
+def key(row: Row, seed: str | int, table: Table) -> dict:
+    """What a cell is known by."""
+    return {"base": Path(table.base).name, "data": Path(table.data).name, "seed": int(seed), "dtype": table.dtype,
+            "attack": row.attack, "method": row.method, **({"after": row.after} if row.after else {}),
+            **({"proxy": Path(table.proxy).name} if "{proxy}" in row.attack else {}),
+            **({"mlm": Path(table.mlm).name} if "{mlm}" in row.method else {})}
+
+
+def filled(flags: str, table: Table, attack: Path | None = None) -> list[str]:
+    """A row's flags as words, with this script's files and folders in their places."""
+    for place, what in NEEDED.items():
+        if f"{{{place}}}" in flags and not getattr(table, place):
+            raise bad(f"{flags} needs {what}")
+    given = {place: getattr(table, place) for place in ("base", *NEEDED)}
+    return [word.format(**given, attack=attack) for word in shlex.split(flags)]
+
+
+def measure(row: Row, seed: str, table: Table) -> dict:
+    """The result of one cell. What is not there yet is made: the victim, then what the method makes of it."""
+    mark = mark_of(table.base, table.data, filled(row.attack, table), {"seed": seed, "dtype": table.dtype})
+    victim = Path(table.work, "victims", mark) if row.attack else Path(table.base)
+    if row.attack and not (victim / "attack.json").exists():  # written last: a victim without it is half made
+        call(["attack.py", *filled(row.attack, table)], table.base, victim, seed, table)
+    return repaired(row, victim, mark, seed, table) if row.method else result_in(victim / "attack.json")
+
+
+def repaired(row: Row, victim: Path, mark: str, seed: str, table: Table) -> dict:
+    inside = Path(table.base).name if Path(table.base).is_file() else ""  # a run leaves a file where it was given one
+    ckpt = table.base if "{attack}" in row.method or not row.attack else victim / inside
+    out = Path(table.work, "repaired", mark)
+    for method in filter(None, (row.after, row.method)):
+        words = filled(method, table, victim)
+        out /= re.sub(r"[^\w.]+", "-", f"{method} {mark_of(words)}")  # the mark: another --mlm leaves another model
+        if not (out / "result.json").exists():  # written last
+            call(words, ckpt, out, seed, table)
+        ckpt = out / inside
+    return result_in(out / "result.json")
+
+
+def mark_of(*made_from: object) -> str:
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:10]
+
+
+def call(words: Sequence[str], ckpt: str | Path, out: Path, seed: str, table: Table) -> None:
+    flags = {"ckpt": ckpt, "data": table.data, "out": out, "seed": seed, "dtype": table.dtype}
+    stated = [f"--{flag}={value}" for flag, value in flags.items() if value != ""]  # first: a row's own override them
+    code = subprocess.run([sys.executable, str(HERE / words[0]), *stated, *words[1:]]).returncode
+    if code != 0:
+        raise bad(f"{words[0]} ended with status {code} (its own line is above)")
+
+
+def result_in(path: Path) -> dict:
+    """What of a run's result is kept: what it was and what it scored, not where."""
+    result = json.loads(path.read_text())
+    for place in ("ckpt", "data", "out", "user_data", "paraphrases", "clean_aux", "pretrained", "mlm", "wordnet"):
+        result["args"].pop(place, None)
+    result.pop("command", None)
+    if "paraphrases" in result:
+        result["paraphrases"] = Path(result["paraphrases"]).name
+    return result
+
+
+# ---- what is there
+
+def listing(rows: Sequence[Row], table: Table, store: ResultStore) -> Iterator[str]:
+    """A line for each model of each row: mean and range over the seeds that are there."""
+    yield "| row | model | CACC, mean (range) | ASR, mean (range) | seconds | seeds | paper |"
+    yield "|---|---|---|---|---|---|---|"
     for row in rows:
-        found = [cell["result"]["steps"] for cell in cells.rows if cell["cell"] == key(row, cell["cell"].get("seed", -1))]
+        found = [cell["result"]["steps"] for cell in store.rows
+                 if cell["cell"] == key(row, cell["cell"].get("seed", -1), table)]
         for models in zip(*found):
-            model = models[0]["name"]
-            figures = [f"{statistics.mean(values):.1f} ({min(values):.1f}-{max(values):.1f})" if None not in values else "-"
-                       for values in ([m[kind] for m in models] for kind in ("cacc", "asr"))]
-            seconds = f"{statistics.mean(m['seconds'] for m in models):.0f}" if all("seconds" in m for m in models) else "-"
-            print(f"| {row.name} | {model} | {' | '.join(figures)} | {seconds} | {len(found)} | {row.paper.get(model, '')} |")
+            paper = row.paper.get(models[0]["name"], "")
+            yield f"| {' | '.join((row.name, *listed(models), str(len(found)), paper))} |"
+
+
+def listed(models: Sequence[dict]) -> Iterator[str]:
+    """Name, CACC, ASR and seconds of one model, a step of each seed's cell."""
+    yield models[0]["name"]
+    for kind in ("cacc", "asr"):
+        values = [model[kind] for model in models]
+        yield f"{statistics.mean(values):.1f} ({min(values):.1f}-{max(values):.1f})" if None not in values else "-"
+    timed = all("seconds" in model for model in models)
+    yield f"{statistics.mean(model['seconds'] for model in models):.0f}" if timed else "-"
+
+
+def show(name: str, table: Table, shown: Shown) -> None:
+    """Print the table as it stands in its page, or write it there."""
+    from minibd.tables.pivot import FORMATS, Book, read
+    from minibd.tables.views import VIEWS
+
+    if shown.write and shown.format:
+        raise bad(f"--format {shown.format} with --write: a page's tables are Markdown, give one of the two")
+    if name == "all" and table.results:
+        raise bad(f"--results {table.results}: name the table whose cells it holds")
+    if name not in ("all", *VIEWS):
+        raise bad(f"{name} has no table in a page: --print lists its cells")
+    book = Book(RESULTS, {name: table.results} if table.results else {})
+    if shown.write:
+        return write(name, Path(shown.pages or RESULTS), book)
+    views = [view for table_name, parts in VIEWS.items() if name in ("all", table_name) for view in parts.values()]
+    print("\n".join(FORMATS[shown.format](read(view, book)) for view in views), end="")
+
+
+def write(name: str, folder: Path, book: Book) -> None:
+    """Fill the marked tables of the pages in `folder`, those of one name or all."""
+    from minibd.tables.pivot import fill, markdown, read
+    from minibd.tables.views import VIEWS
+    from minibd.atomic import atomic_write
+
+    found = []
+
+    def body(page: Path, table: str, part: str) -> str | None:
+        if part not in VIEWS.get(table, {}):
+            raise bad(f"{page} marks a table {table}{f': {part}' * bool(part)} that minibd/tables/views.py does not "
+                      f"know: it has {', '.join(n + (p and f': {p}') for n, parts in VIEWS.items() for p in parts)}")
+        if name not in ("all", table):
+            return None
+        found.append((table, part))
+        return markdown(read(VIEWS[table][part], book))
+
+    for page in sorted(folder.glob("*.md")):
+        old = page.read_text(encoding="utf-8")
+        new = fill(old, lambda table, part: body(page, table, part))
+        if new != old:
+            with atomic_write(page) as draft:
+                draft.write_text(new, encoding="utf-8")
+        print(f"{'written' if new != old else 'unchanged'}: {page.name}")
+    if not found:
+        raise bad(f"no page of {folder} marks the table {name}: write <!-- table: {name} --> and <!-- /table --> there")
 
 
 if __name__ == "__main__":

@@ -618,7 +618,7 @@ def test_a_tables_rows_share_a_victim_and_a_victim_may_be_there_already(script, 
     assert script("tables.py", "mbtsad", "--base", tiny_file, *common, "--rows", "1,3").returncode == 0
     assert (
         len(list((tmp_path / "work" / "victims").iterdir())) == 1
-        and len(list((tmp_path / "work" / "mended").glob("*/*"))) == 2
+        and len(list((tmp_path / "work" / "repaired").glob("*/*"))) == 2
     )
     there = script("tables.py", "pure-5", "--base", tiny_file, *common, "--rows", "1")
     assert there.returncode == 0 and "Norm-only" in there.stdout, there.stderr

@@ -24,10 +24,10 @@ FLOORS = [
     {"scripts"},
     {"audit"},
     {"job"},
-    {"mitigations", "cleantrain", "filters", "attacks", "analysis", "evaluate", "report"},
+    {"mitigations", "cleantrain", "filters", "attacks", "analysis", "evaluate", "report", "tables"},
     {"blending", "pretrain"},
     {"train", "augment", "models", "checkpoint", "unpickle", "predict"},
-    {"align", "data", "tokenizer", "distributed", "cli", "reviews", "cells"},
+    {"align", "data", "tokenizer", "distributed", "cli", "reviews", "result_store"},
     {"records", "minibd", "atomic"},                            # minibd: the package itself, which holds its version
 ]
 STAIRS = {

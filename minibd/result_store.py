@@ -9,8 +9,8 @@ from pathlib import Path
 from minibd.records import BadInput
 
 
-class Cells:
-    """The cells of one .jsonl file. A cell is known by its arguments; what it holds besides is its result and the commit it ran at."""
+class ResultStore:
+    """The cells of one .jsonl file. A cell is known by its arguments; beside them it holds a result and its commit."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -18,9 +18,10 @@ class Cells:
         try:
             self.rows = [json.loads(line) for line in lines if line]
         except ValueError as error:
-            raise BadInput(f"{self.path} holds a line that is not JSON ({error}): mend or remove it") from None
+            raise BadInput(f"{self.path} holds a line that is not JSON ({error}): correct or remove it") from None
         if not all(isinstance(row, dict) and isinstance(row.get("cell"), dict) for row in self.rows):
-            raise BadInput(f"{self.path} holds a line that is no cell, an object with an entry \"cell\": name another file")
+            raise BadInput(f"{self.path} holds a line that is no cell, an object with an entry \"cell\": "
+                           "name another file")
 
     def get(self, cell: Mapping) -> dict | None:
         return next((row for row in self.rows if row["cell"] == json.loads(json.dumps(cell))), None)
@@ -36,5 +37,6 @@ class Cells:
 
 def _commit() -> str:
     """The short hash of the code that runs, "+" behind it where the working tree differs; "" outside a git checkout."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    command = ["git", "describe", "--always", "--dirty=+"]
+    git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     return git.stdout.strip()
