@@ -15,7 +15,7 @@ import pytest
 
 from conftest import ROOT, fails
 from minibd.tables.pivot import (Book, Found, Grid, Mean, Over, Pick, View, asr, both_spread, comma_separated, entries,
-                                 fill, latex, markdown, marked, poisoned, read, rho_then_both, seconds, unpack)
+                                 fill, latex, markdown, marked, poisoned, read, rho_then_both, seconds, spread)
 from minibd.tables.rows import TABLES, UNTRUSTED
 from minibd.tables.views import VIEWS
 
@@ -77,7 +77,7 @@ def test_two_cells_of_one_seed_are_not_averaged(kept):
 
 def test_what_was_not_measured_is_a_dash(kept):
     book = kept(cell(0, "m", ("M", 80, None)), cell(1, "m", ("M", 90, None)))
-    assert Pick("t", {"method": "m"}, "M").text(book) == "85.0 / -" and unpack(None) == "-"
+    assert Pick("t", {"method": "m"}, "M").text(book) == "85.0 / -" and spread(None) == "-"
 
 
 def test_a_mean_over_attacks_weighs_each_alike(kept):
