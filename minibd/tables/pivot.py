@@ -152,7 +152,7 @@ class Pick:
         steps = {step["name"]: step for step in line.get("result", line)["steps"]}
         return [Found(line["cell"]["seed"], steps[self.model], steps, line)] if self.model in steps else []
 
-    def tokenizer(self, book: Book) -> str:
+    def text(self, book: Book) -> str:
         found = self.found(book)
         if len({f.seed for f in found}) < len(found):
             raise ValueError(f"{self.table}: {self.where} asks for two cells of one seed")
@@ -167,7 +167,7 @@ class Mean:
     def found(self, book: Book) -> list[Found]:
         return [f for pick in self.picks for f in pick.found(book)]
 
-    def tokenizer(self, book: Book) -> str:
+    def text(self, book: Book) -> str:
         each = [pick.found(book) for pick in self.picks]
         if not all(each):
             return "-"
@@ -184,7 +184,7 @@ class Over:
     def found(self, book: Book) -> list[Found]:
         return [f for pick in self.picks for f in pick.found(book)]
 
-    def tokenizer(self, book: Book) -> str:
+    def text(self, book: Book) -> str:
         found = self.found(book)
         return self.show(found) if found else "-"
 
