@@ -637,9 +637,14 @@ def test_the_background_is_the_files_own(plot, attacked, tmp_path, monkeypatch):
     """Whatever a matplotlibrc or the page around it has: white and opaque."""
     monkeypatch.setitem(rcParams, "savefig.facecolor", "black")
     monkeypatch.setitem(rcParams, "text.color", "white")
+    monkeypatch.setitem(rcParams, "axes.labelcolor", "white")
     monkeypatch.setitem(rcParams, "font.size", 4.0)
     for name in ("a.png", "a.svg"):
-        assert plot("pure-3", "--ckpt", attacked, "--sentence", "awful story", "--out", tmp_path / name).returncode == 0
+        run = plot("pure-3", "--ckpt", attacked, "--sentence", "awful story", "--out", tmp_path / name)
+        assert run.returncode == 0, run.stderr
+        (ax,) = panels(run.figure)
+        titles = [text for text in run.figure.findobj(Text) if text.get_text().startswith("Attention from")]
+        assert len(titles) == 1 and {text.get_color() for text in (ax.xaxis.label, *titles)} == {"black"}
     image = imread(tmp_path / "a.png")
     corners = image[[0, 0, -1, -1], [0, -1, 0, -1]]
     assert image.shape[1] == 1200 and (corners == 1).all(), "6 inches of 200 dots"
