@@ -83,30 +83,30 @@ def encoders(bench: Bench) -> None:
     if bench.shape not in ("own", "bert-base"):
         raise BadInput(f"encoders knows no shape {bench.shape}: give own or bert-base")
     device = device_of(bench.device)
-    record = checkpoint.load(bench.ckpt, device, labels=("0", "1"))
+    ckpt = checkpoint.load(bench.ckpt, device, labels=("0", "1"))
     if bench.shape == "bert-base":
-        config = BertConfig(record.model.config.vocab, **SHAPES["bert-base"])
-        record.model = Bert(config).init_weights(torch.Generator().manual_seed(0)).to(device).eval()
+        config = BertConfig(ckpt.model.config.vocab, **SHAPES["bert-base"])
+        ckpt.model = Bert(config).init_weights(torch.Generator().manual_seed(0)).to(device).eval()
     wanted = bench.batches * bench.batch_size
     rows = data.read_splits(bench.data).train if bench.data else reviews.reviews(wanted, seed=0)
-    encoded = record.text.encode(rows[:wanted])
+    encoded = ckpt.tokenizer.encode(rows[:wanted])
     order = range(len(encoded))
     if bench.order == "length":
         order = sorted(order, key=encoded.lengths.__getitem__)
-    batches = [record.text.batch(encoded, order[i:i + bench.batch_size]).to(device)
+    batches = [ckpt.tokenizer.batch(encoded, order[i:i + bench.batch_size]).to(device)
                for i in range(0, len(encoded) - bench.batch_size + 1, bench.batch_size)]
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(record, Path(folder) / "model")
+        checkpoint.save(ckpt, Path(folder) / "model")
         theirs = {want: AutoModelForSequenceClassification.from_pretrained(
             Path(folder) / "model", attn_implementation=kind).to(device).eval()
             for want, kind in ((False, "sdpa"), (True, "eager"))}
 
     def ours(batch: Batch, want: bool) -> tuple:
-        output = record.model(batch, ("attn", "hidden") if want else ())
+        output = ckpt.model(batch, ("attn", "hidden") if want else ())
         return output.logits, output.attn, output.hidden
 
     def transformers(batch: Batch, want: bool) -> tuple:
-        output = theirs[want](input_ids=batch.ids, attention_mask=batch.mask.long(), token_type_ids=batch.kinds,
+        output = theirs[want](input_ids=batch.ids, attention_mask=batch.mask.long(), token_type_ids=batch.token_type_ids,
                               output_attentions=want, output_hidden_states=want)
         return output.logits, output.attentions or (), output.hidden_states or ()
 
@@ -118,9 +118,9 @@ def encoders(bench: Bench) -> None:
                 (logits.square().sum() + sum(x.square().mean() for x in (*maps, *hidden))).backward()
 
     real = sum(int(b.mask.sum()) for b in batches) / sum(b.mask.numel() for b in batches)
-    print(f"{bench.shape}, {bench.order} order: {record.model.config.layers} layers of {record.model.config.hidden}, "
+    print(f"{bench.shape}, {bench.order} order: {ckpt.model.config.layers} layers of {ckpt.model.config.hidden}, "
           f"{len(batches)} batches of {bench.batch_size}, "
-          f"{statistics.mean(b.ids.shape[1] for b in batches):.0f} pieces wide, {100 * real:.0f} % of them real; "
+          f"{statistics.mean(b.ids.shape[1] for b in batches):.0f} tokens wide, {100 * real:.0f} % of them real; "
           f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{'':28}{'ours':>10}{'transformers':>14}{'ratio':>8}")
     for backward in (False, True):
@@ -152,26 +152,26 @@ def prune(bench: Bench) -> None:
     from minibd.models import encoder
     from minibd.records import BadInput
 
-    record = checkpoint.load(bench.ckpt, device_of(bench.device))
-    rows = data.read_splits(bench.data, labels=record.labels or None).dev if bench.data else ()
-    if not (rows and record.labels):
+    ckpt = checkpoint.load(bench.ckpt, device_of(bench.device))
+    rows = data.read_splits(bench.data, labels=ckpt.labels or None).dev if bench.data else ()
+    if not (rows and ckpt.labels):
         raise BadInput("prune needs a classifier and dev rows: give --ckpt a fine-tuned folder and --data a folder "
                        "with a dev file")
-    model, text, settings = record.model, record.text, pure.PURE(drop=7.0)
-    scores, width = pure.head_scores(model, text, rows), min(pure.PADDED, model.config.longest)
+    model, tokenizer, settings = ckpt.model, ckpt.tokenizer, pure.PURE(drop=7.0)
+    scores, width = pure.head_scores(model, tokenizer, rows), min(pure.PADDED, model.config.longest)
 
     def plain(pad: int) -> tuple[pure.Head, ...]:
-        encoded, heads = text.encode(rows), []
+        encoded, heads = tokenizer.encode(rows), []
         batches = in_order([0] * len(rows) if pad else encoded.lengths, bench.batch_size)
 
         @torch.inference_mode()
         def hits() -> int:
             right = 0
             for which in batches:
-                batch = text.batch(encoded, which)
+                batch = tokenizer.batch(encoded, which)
                 more = max(0, pad - batch.ids.shape[1])
                 batch = replace(batch, ids=F.pad(batch.ids, (0, more)), mask=F.pad(batch.mask, (0, more)),
-                                kinds=F.pad(batch.kinds, (0, more))).to(model.head_mask.device)
+                                kinds=F.pad(batch.token_type_ids, (0, more))).to(model.head_mask.device)
                 right += int((model(batch).logits.argmax(-1) == batch.labels).sum())
             return right
 
@@ -190,7 +190,7 @@ def prune(bench: Bench) -> None:
         finally:
             encoder.PACK = usual
 
-    ways = {"ours": lambda: pure.prune(model, text, rows, scores, settings), "plain loop": lambda: plain(0),
+    ways = {"ours": lambda: pure.prune(model, tokenizer, rows, scores, settings), "plain loop": lambda: plain(0),
             f"plain loop, padded to {width}": padded}
     print(f"{len(rows)} rows, {model.head_mask.numel()} heads, {torch.get_num_threads()} threads, "
           f"torch {torch.__version__}")
@@ -225,18 +225,18 @@ def align(bench: Bench) -> None:
                        "pip install -e '.[test]'") from None
 
     device, size = device_of(bench.device), bench.batch_size
-    record = checkpoint.load(bench.ckpt, device, labels=("0", "1"))
+    ckpt = checkpoint.load(bench.ckpt, device, labels=("0", "1"))
     generator = torch.Generator(device).manual_seed(0)
     if bench.shape != "own":
-        record.model = random_model(bench, record.model.config.vocab, generator)
-    model, numbers = record.model, PRESETS[preset(record.model)]
+        ckpt.model = random_model(bench, ckpt.model.config.vocab, generator)
+    model, numbers = ckpt.model, PRESETS[preset(ckpt.model)]
     if not (bench.shape == "llama-7b" or type(model) is Bert):
         raise BadInput(f"align is timed on a BERT, not on a {type(model).__name__}: give --ckpt a BERT's folder")
-    separate, joined = two_group_batches(bench, record.text, device)
+    separate, joined = two_group_batches(bench, ckpt.tokenizer, device)
     autocast = torch.autocast(device.type, torch.bfloat16,
                               enabled=bench.dtype == "bfloat16" and bench.shape != "llama-7b")
 
-    theirs = peft_model(record, numbers, generator)  # first: it reads the weights that ours then gets layers beside
+    theirs = peft_model(ckpt, numbers, generator)  # first: it reads the weights that ours then gets layers beside
     usual = usual_way(theirs, separate, autocast, takes_kinds=not model.causal)
     ours, params = our_ways(model, numbers, generator, separate, joined, size, autocast)
     ways = {**ours, "transformers + peft": usual}
@@ -275,21 +275,21 @@ def random_model(bench: Bench, vocab: int, generator):
     return model.init_weights(generator)
 
 
-def two_group_batches(bench: Bench, text, device) -> tuple[list, list]:
+def two_group_batches(bench: Bench, tokenizer, device) -> tuple[list, list]:
     """Per step: the untrusted and the clean batch, each padded on its own, and both as one batch, on the CPU."""
     from minibd import data, reviews
     from minibd.records import BadInput
 
     size, needed = bench.batch_size, 2 * bench.batches * bench.batch_size
     rows = data.read_splits(bench.data).train if bench.data else reviews.reviews(needed, seed=0)
-    encoded = text.encode(rows[:needed])
+    encoded = tokenizer.encode(rows[:needed])
     if len(encoded) < needed:
         raise BadInput(f"{len(encoded)} rows are too few for {bench.batches} batches of {size} + {size} texts: lower "
                        "--batches or --batch-size")
     pairs = [tuple(range(start + i * size, start + (i + 1) * size) for start in (0, bench.batches * size))
              for i in range(bench.batches)]
-    separate = [tuple(text.batch(encoded, which).to(device) for which in pair) for pair in pairs]
-    return separate, [text.batch(encoded, [*first, *second]) for first, second in pairs]
+    separate = [tuple(tokenizer.batch(encoded, which).to(device) for which in pair) for pair in pairs]
+    return separate, [tokenizer.batch(encoded, [*first, *second]) for first, second in pairs]
 
 
 def our_ways(model, numbers, generator, separate: list, joined: list, size: int, autocast) -> tuple[dict, list]:
@@ -356,7 +356,7 @@ def multi_scale_layer(dense, numbers, generator):
     return MultiScale()
 
 
-def peft_model(record, numbers, generator):
+def peft_model(ckpt, numbers, generator):
     """transformers' model of our weights (a Llama: of our shape) with peft's LoRA and a multi-scale layer by hand."""
     import tempfile
     from pathlib import Path
@@ -368,7 +368,7 @@ def peft_model(record, numbers, generator):
 
     from minibd import checkpoint
 
-    model, device = record.model, generator.device
+    model, device = ckpt.model, generator.device
     if model.causal:
         c = model.config
         config = LlamaConfig(vocab_size=c.vocab, hidden_size=c.hidden, num_hidden_layers=c.layers,
@@ -380,7 +380,7 @@ def peft_model(record, numbers, generator):
         theirs.score = nn.Sequential(layer, nn.Dropout(0.1), last.to(theirs.score.weight))
     else:
         with tempfile.TemporaryDirectory() as folder:
-            checkpoint.save(record, Path(folder) / "model")
+            checkpoint.save(ckpt, Path(folder) / "model")
             theirs = AutoModelForSequenceClassification.from_pretrained(Path(folder) / "model").to(device)
         layer = theirs.bert.pooler.dense = multi_scale_layer(theirs.bert.pooler.dense, numbers, generator)
     rank, alpha = lora_size(model)
@@ -405,7 +405,7 @@ def usual_way(theirs, separate: list, autocast, takes_kinds: bool):
 
     def gradient(batch) -> list[Tensor]:
         optimizer.zero_grad()
-        more = {"token_type_ids": batch.kinds} if takes_kinds else {}
+        more = {"token_type_ids": batch.token_type_ids} if takes_kinds else {}
         with autocast:
             logits = theirs(input_ids=batch.ids, attention_mask=batch.mask.long(), **more).logits
         F.cross_entropy(logits.float(), batch.labels).backward()
@@ -433,7 +433,7 @@ def print_steps(times: dict, memory: dict, tokens: float, weights: int, speed: f
     """A line per way; ratios are to the first."""
     import statistics
 
-    print(f"{'':24}{'a step':>10}{'ratio':>8}{'pieces/s':>12}{'memory':>12}{'share':>8}")
+    print(f"{'':24}{'a step':>10}{'ratio':>8}{'tokens/s':>12}{'memory':>12}{'share':>8}")
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     first = next(iter(medians.values()))
     for name, median in medians.items():
@@ -652,18 +652,18 @@ def compare_contextual(bench: Bench, short: list[str], rng) -> None:
     # nlpaug 1.1.11 calls these by names that transformers 5 no longer has.
     TheirBert.token2id = lambda self, token: self.tokenizer.convert_tokens_to_ids(token)
     TheirBert.id2token = lambda self, i: self.tokenizer.convert_ids_to_tokens(i)
-    record = checkpoint.load(bench.ckpt)
-    model = Bert(replace(record.model.config, mlm=True, labels=0)).init_weights(torch.Generator().manual_seed(0)).eval()
-    model.load_state_dict(record.model.state_dict(), strict=False)
+    ckpt = checkpoint.load(bench.ckpt)
+    model = Bert(replace(ckpt.model.config, mlm=True, labels=0)).init_weights(torch.Generator().manual_seed(0)).eval()
+    model.load_state_dict(ckpt.model.state_dict(), strict=False)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(replace(record, model=model, labels=()), Path(folder) / "model")
+        checkpoint.save(replace(ckpt, model=model, labels=()), Path(folder) / "model")
         theirs = ContextualWordEmbsAug(str(Path(folder) / "model"), "bert", top_k=100, device="cpu",
                                        batch_size=bench.batch_size)
     for action in ("substitute", "insert"):
         theirs.action = action
 
         def ours(texts: list[str]) -> list[str]:
-            return each_contextual(texts, [rng] * len(texts), model, record.text, action=action,
+            return each_contextual(texts, [rng] * len(texts), model, ckpt.tokenizer, action=action,
                                    batch_size=bench.batch_size)
         compare(f"CWEA {action}, rows", short[:32], ours, theirs.augment, bench.rounds)
 

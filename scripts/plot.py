@@ -117,7 +117,7 @@ def run() -> None:
 
     from minibd import job, report
     from minibd.records import BadInput
-    from minibd.writing import drafted
+    from minibd.atomic import atomic_write
 
     out = Path(groups[0].out or f"out/{figure}.png")
     kind, beside = out.suffix.lower(), out.with_suffix(".json")
@@ -135,7 +135,7 @@ def run() -> None:
     with matplotlib.style.context("default"), matplotlib.rc_context(STYLE):  # whatever a matplotlibrc says
         picture = Figure(layout="constrained")
         numbers = draw(picture, figure, out, *groups)
-        with drafted(out) as draft:
+        with atomic_write(out) as draft:
             picture.savefig(draft, format=kind[1:], dpi=200, metadata={"Date": None} if kind == ".svg" else None)
     report.write_json(beside, {"figure": figure, "args": job.args_of(*groups) | {"out": str(out)},
                                "versions": report.versions() | {"matplotlib": matplotlib.__version__}, **numbers})
@@ -150,21 +150,21 @@ def draw_variance(picture, figure: str, out: Path, task: Variance, attack: Attac
     from minibd.analysis.heads import variance_maps
     from minibd.records import BadInput
 
-    record, splits, _ = job.open_task("plot", replace(task, out=str(out.parent)), new_classifier=True)
-    judge = job.judge_of(attack, task, record, splits.test)
-    if judge.triggered is None:
+    ckpt, splits, _ = job.open_task("plot", replace(task, out=str(out.parent)), new_classifier=True)
+    evaluator = job.evaluator_of(attack, task, ckpt, splits.test)
+    if evaluator.triggered is None:
         raise BadInput(f"pure-2 compares clean rows with triggered ones, and the attack on {task.ckpt} is not known: "
                        "name it with --attack, or give triggered rows with --triggered")
     known = attack.attack == "known" and not attack.triggered
-    name = job.entry_in(record, attack, task)["attack"] if known else attack.triggered or attack.attack
-    maps = variance_maps(record, splits.test, judge.triggered, judge.target, texts=task.texts, seed=task.seed)
+    name = job.entry_in(ckpt, attack, task)["attack"] if known else attack.triggered or attack.attack
+    maps = variance_maps(ckpt, splits.test, evaluator.triggered, evaluator.target, texts=task.texts, seed=task.seed)
 
-    pruned = record.model.head_mask.cpu() == 0
+    pruned = ckpt.model.head_mask.cpu() == 0
     heat_maps(picture, maps, pruned)
-    heading(picture, f"Variance of the attention from {query_of(record)} ({paper_figure(figure)})",
+    heading(picture, f"Variance of the attention from {query_of(ckpt)} ({paper_figure(figure)})",
             f"{Path(task.ckpt).name}, {Path(name).name}; mean over {maps.n} texts, none of class "
-            f"{splits.test.labels[judge.target]}{'; x: pruned' if pruned.any() else ''}")
-    return {"n": maps.n, "target": judge.target, "head_mask": record.model.head_mask.tolist(),
+            f"{splits.test.labels[evaluator.target]}{'; x: pruned' if pruned.any() else ''}")
+    return {"n": maps.n, "target": evaluator.target, "head_mask": ckpt.model.head_mask.tolist(),
             "clean": maps.clean.tolist(), "triggered": maps.triggered.tolist(), "difference": maps.difference.tolist()}
 
 
@@ -200,18 +200,18 @@ def draw_attention(picture, figure: str, out: Path, options: Attention) -> dict:
     if not options.sentence:
         raise BadInput("pure-3 shows a sentence: give one with --sentence TEXT")
     report.output_folder(out.parent, options.ckpt)
-    record = checkpoint.load(options.ckpt, device=job.device_of(options.device))
-    layers, heads = record.model.head_mask.shape
+    ckpt = checkpoint.load(options.ckpt, device=job.device_of(options.device))
+    layers, heads = ckpt.model.head_mask.shape
     layer = layers if options.layer is None else options.layer
     if not 1 <= layer <= layers:
         raise BadInput(f"--layer {layer}: {options.ckpt} has the layers 1 to {layers}")
-    maps = [(tokens, attn[layer - 1]) for tokens, attn in (cls_attention(record, text) for text in options.sentence)]
+    maps = [(tokens, attn[layer - 1]) for tokens, attn in (cls_attention(ckpt, text) for text in options.sentence)]
 
-    pruned = record.model.head_mask[layer - 1].cpu() == 0  # (H,)
+    pruned = ckpt.model.head_mask[layer - 1].cpu() == 0  # (H,)
     token_maps(picture, maps, pruned)
-    heading(picture, f"Attention from {query_of(record)} to each token ({paper_figure(figure)})",
+    heading(picture, f"Attention from {query_of(ckpt)} to each token ({paper_figure(figure)})",
             f"{Path(options.ckpt).name}, layer {layer} of {layers}{'; x: pruned' if pruned.any() else ''}")
-    return {"layer": layer, "head_mask": record.model.head_mask[layer - 1].tolist(),
+    return {"layer": layer, "head_mask": ckpt.model.head_mask[layer - 1].tolist(),
             "sentences": [{"text": text, "tokens": tokens, "attention": attn.tolist()}
                           for text, (tokens, attn) in zip(options.sentence, maps)]}
 
@@ -239,18 +239,18 @@ def draw_tsne(picture, figure: str, out: Path, options: Perturbation) -> dict:
     """Figure MBTSAD 3: a panel per augmenter, its [CLS] vectors over the clean ones; one t-SNE for all panels."""
     from minibd import data, job, report
     from minibd.analysis.perturbation import perturbations, tsne
-    from minibd.mitigations.mbtsad import MBTSAD, tools_of
+    from minibd.mitigations.mbtsad import MBTSAD, resources_of
     from minibd.records import BadInput
 
     if options.texts < 2:
         raise BadInput(f"--texts {options.texts} makes no cloud: take at least 2")
     settings = MBTSAD(budget=options.budget, mlm=options.mlm, wordnet=options.wordnet)
     report.output_folder(out.parent, options.mlm)
-    tools = tools_of(settings, job.device_of(options.device))
-    record, splits, _ = job.open_task("plot", replace(options, out=str(out.parent)))
+    resources = resources_of(settings, job.device_of(options.device))
+    ckpt, splits, _ = job.open_task("plot", replace(options, out=str(out.parent)))
     more = len(splits.train) > options.texts
     clean = data.sample(splits.train, options.texts, options.seed) if more else splits.train
-    sets = perturbations(record, clean, settings, options.seed, tools)
+    sets = perturbations(ckpt, clean, settings, options.seed, resources)
     points = dict(zip(sets, tsne([cloud.cls for cloud in sets.values()], options.seed)))
 
     worst = scatter_panels(picture, sets, points)
@@ -580,9 +580,9 @@ def paper_figure(figure: str) -> str:
     return f"{PAPERS[paper]}, Figure {number}"
 
 
-def query_of(record) -> str:
+def query_of(ckpt) -> str:
     """The token whose attention is shown: [CLS], or the last token of a causal model."""
-    return "the last token" if record.model.causal else "[CLS]"
+    return "the last token" if ckpt.model.causal else "[CLS]"
 
 
 def heading(picture, *lines: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from minibd.audit.page import TESTS, highlighted, page, wrapped
-from minibd.audit.records import Found, Outcome, Place
+from minibd.audit.report import Found, Outcome, Place
 from minibd.audit.tex import GREEK, mathml, mathml_parts, plain
 
 ROOT = Path(__file__).parents[1]

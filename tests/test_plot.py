@@ -19,9 +19,9 @@ from minibd import checkpoint, data, report
 from minibd.analysis.fourier import Spectrum, one_class
 from minibd.analysis.heads import cls_attention, variance_maps
 from minibd.analysis.perturbation import perturbations
-from minibd.attacks import known
+from minibd.attacks import registry
 from minibd.attacks.poison import triggered
-from minibd.mitigations.mbtsad import AUGMENTERS, MBTSAD, tools_of
+from minibd.mitigations.mbtsad import AUGMENTERS, MBTSAD, resources_of
 from minibd.models.bert import Bert
 
 
@@ -100,18 +100,18 @@ def said(figure) -> str:
 @pytest.fixture(scope="module")
 def attacked(tiny, tmp_path_factory):
     """The tiny classifier with a history that names an attack, as attack.py leaves it; one of its heads is pruned."""
-    record = checkpoint.copy(tiny)
-    record.model.init_weights(torch.Generator().manual_seed(5), std=0.4).head_mask[1, 2] = 0
-    record.history.append(known.entry("badnets", 1, triggers=("cf", "mn"), per_text=2, sentence=None))
+    ckpt = checkpoint.copy(tiny)
+    ckpt.model.init_weights(torch.Generator().manual_seed(5), std=0.4).head_mask[1, 2] = 0
+    ckpt.history.append(registry.entry("badnets", 1, triggers=("cf", "mn"), per_text=2, sentence=None))
     path = tmp_path_factory.mktemp("attacked") / "victim.safetensors"
-    checkpoint.save(record, path)
+    checkpoint.save(ckpt, path)
     return path
 
 
 def maps_of(ckpt, folder, **settings):
-    record, test = checkpoint.load(ckpt), data.read(folder / "test.tsv", labels=("negative", "positive"))
-    entry = known.entry("badnets", 1, triggers=("cf", "mn"), per_text=2, sentence=None)
-    return variance_maps(record, test, triggered(test, known.corruption(entry), target=1, text=record.text), 1,
+    ckpt, test = checkpoint.load(ckpt), data.read(folder / "test.tsv", labels=("negative", "positive"))
+    entry = registry.entry("badnets", 1, triggers=("cf", "mn"), per_text=2, sentence=None)
+    return variance_maps(ckpt, test, triggered(test, registry.corruption(entry), target=1, tokenizer=ckpt.tokenizer), 1,
                          **settings)
 
 
@@ -147,9 +147,9 @@ def test_the_variance_maps_of_a_checkpoint_whose_history_names_the_attack(plot, 
 def test_the_attack_by_flags_or_by_a_file_of_triggered_rows(plot, attacked, tiny_folder, folder, tmp_path):
     flags = ("--attack", "badnets", "--triggers", "cf,mn", "--triggers-per-text", 2)
     assert plot("pure-2", "--ckpt", attacked, "--data", folder, *flags, "--out", tmp_path / "a.svg").returncode == 0
-    test, record = data.read(folder / "test.tsv"), checkpoint.load(attacked)
-    entry = known.entry("badnets", 1, triggers=("cf", "mn"), per_text=2, sentence=None)
-    made = triggered(test, known.corruption(entry), target=1, text=record.text)
+    test, ckpt = data.read(folder / "test.tsv"), checkpoint.load(attacked)
+    entry = registry.entry("badnets", 1, triggers=("cf", "mn"), per_text=2, sentence=None)
+    made = triggered(test, registry.corruption(entry), target=1, tokenizer=ckpt.tokenizer)
     data.write(made, tmp_path / "triggered.jsonl")
     run = plot("pure-2", "--ckpt", attacked, "--data", folder, "--triggered", tmp_path / "triggered.jsonl", "--out",
                tmp_path / "b.svg")
@@ -187,15 +187,15 @@ def test_the_attention_of_a_sentence(plot, attacked, tmp_path):
     run = plot("pure-3", "--ckpt", attacked, "--sentence", text, "--sentence", dear, "--out", tmp_path / "p" / "a.png",
                "--device", "cpu")
     assert run.returncode == 0, run.stderr
-    found, record = numbers(tmp_path / "p" / "a.png"), checkpoint.load(attacked)
+    found, ckpt = numbers(tmp_path / "p" / "a.png"), checkpoint.load(attacked)
     assert found["layer"] == 2 and found["head_mask"] == [1, 1, 0, 1]
     assert [s["text"] for s in found["sentences"]] == [text, dear]
     for sentence, ax in zip(found["sentences"], panels(run.figure), strict=True):
-        pieces, attn = cls_attention(record, sentence["text"])
-        assert sentence["tokens"] == pieces == [label.get_text() for label in ax.get_yticklabels()]
+        tokens, attn = cls_attention(ckpt, sentence["text"])
+        assert sentence["tokens"] == tokens == [label.get_text() for label in ax.get_yticklabels()]
         torch.testing.assert_close(torch.tensor(sentence["attention"]), attn[1])
         shown = torch.tensor(ax.images[0].get_array().filled(float("nan"))).T  # tokens are rows
-        assert shown.shape == (4, len(pieces)) and shown[2].isnan().all()
+        assert shown.shape == (4, len(tokens)) and shown[2].isnan().all()
         torch.testing.assert_close(shown[[0, 1, 3]].float(), attn[1, [0, 1, 3]])
     assert len({ax.images[0].get_clim() for ax in panels(run.figure)}) == 1
     assert "layer 2 of 2" in said(run.figure) and "head" in said(run.figure)
@@ -203,7 +203,7 @@ def test_the_attention_of_a_sentence(plot, attacked, tmp_path):
     run = plot("pure-3", "--ckpt", attacked, "--sentence", text, "--layer", 1, "--out", tmp_path / "p" / "b.svg")
     assert run.returncode == 0, run.stderr
     (sentence,) = numbers(tmp_path / "p" / "b.svg")["sentences"]
-    torch.testing.assert_close(torch.tensor(sentence["attention"]), cls_attention(record, text)[1][0])
+    torch.testing.assert_close(torch.tensor(sentence["attention"]), cls_attention(ckpt, text)[1][0])
 
 
 @pytest.mark.parametrize("flags, words", [
@@ -306,7 +306,7 @@ DATASETS = "--attack badnets --preset musclelora --dataset-only", "--attack adds
     ("musclelora-9", "ratio", (0, 0.1, 1), [0, 0.1, 1]),
     ("musclelora-10", "bands", (["1"], ["1", "2"], ["1", "10"]), [0, 1, 2]),
     ("musclelora-4", "rate", (0.01, 0.05, 0.1), [0.01, 0.05, 0.1])])
-def test_cacc_and_asr_over_a_setting_of_musclelora(plot, tmp_path, figure, name, values, places):
+def test_cacc_and_asr_over_a_setting_of_musclelora(plot, tmp_path, figure, name, values, packed):
     out, rows = tmp_path / f"{figure}.png", []
     for i, value in enumerate(values):
         for j, attack in enumerate(DATASETS):
@@ -322,7 +322,7 @@ def test_cacc_and_asr_over_a_setting_of_musclelora(plot, tmp_path, figure, name,
     assert badnets[name] == ([list(map(float, value)) for value in values] if name == "bands" else list(values))
     assert badnets["cacc"]["mean"] == [80.0, 81.0, 82.0] and addsent["asr"]["mean"] == [30.0, 31.0, 32.0]
     accuracy, success = panels(run.figure)
-    assert accuracy.containers[0].lines[0].get_xdata().tolist() == places
+    assert accuracy.containers[0].lines[0].get_xdata().tolist() == packed
     assert accuracy.get_ylabel() == "CACC (%)" and success.get_ylabel() == "ASR (%)"
     assert f"MuScleLoRA, Figure {figure.split('-')[1]}" in said(run.figure)
     if name == "bands":
@@ -482,9 +482,9 @@ def test_curves_that_cannot_be_drawn(plot, tmp_path):
     refused(plot("musclelora-2", "--curves", tmp_path / "nowhere.json", *out), "nowhere.json", "no file")
     bad.write_text("{")
     refused(plot("musclelora-5", "--curves", f"{good},{bad}", *out), "bad.json", "not JSON")
-    for foreign in ([1], {"method": "pure"}, {"analysis": "fourier"},
+    for hf_tensor in ([1], {"method": "pure"}, {"analysis": "fourier"},
                     json.loads(good.read_text()) | {"analysis": "heads"}):
-        bad.write_text(json.dumps(foreign))
+        bad.write_text(json.dumps(hf_tensor))
         refused(plot("musclelora-1", "--curves", bad, *out), "bad.json", "no curves")
     bad.write_bytes(b"\xff\xfe")
     refused(plot("musclelora-1", "--curves", bad, *out), "bad.json", "not JSON")
@@ -501,10 +501,10 @@ def test_curves_that_cannot_be_drawn(plot, tmp_path):
 
 
 def test_what_spectrum_gives_can_be_drawn(plot, attacked, tmp_path):
-    record = checkpoint.load(attacked)
+    ckpt = checkpoint.load(attacked)
     texts = rows(8, 3, "dev")
-    spectrum = Spectrum(record.model, record.text, {"clean": texts, "control": one_class(texts, 1)})
-    spectrum.look(record.model, 0)
+    spectrum = Spectrum(ckpt.model, ckpt.tokenizer, {"clean": texts, "control": one_class(texts, 1)})
+    spectrum.on_step(ckpt.model, 0)
     report.write_json(tmp_path / "curves.json", spectrum.finish())
     for figure in ("musclelora-1", "musclelora-2", "musclelora-5"):
         run = plot(figure, "--curves", tmp_path / "curves.json", "--out", tmp_path / f"{figure}.png")
@@ -530,14 +530,14 @@ def flat(monkeypatch):
 def test_the_clouds_of_every_augmenter(plot, flat, tiny_file, tiny, folder, tmp_path):
     mlm = Bert(replace(tiny.model.config, labels=0, mlm=True))
     mlm.init_weights(torch.Generator().manual_seed(1), std=0.3).eval()
-    checkpoint.save(checkpoint.Record(mlm, tiny.text, (), []), tmp_path / "mlm.safetensors")
+    checkpoint.save(checkpoint.Checkpoint(mlm, tiny.tokenizer, (), []), tmp_path / "mlm.safetensors")
     out = tmp_path / "p" / "mbtsad-3.png"
     flags = ("--mlm", tmp_path / "mlm.safetensors", "--texts", 30, "--seed", 4)
     run = plot("mbtsad-3", "--ckpt", tiny_file, "--data", folder, *flags, "--out", out)
     assert run.returncode == 0, run.stderr
     settings = MBTSAD(budget="equal", mlm=str(tmp_path / "mlm.safetensors"))
     clean = data.sample(data.read_splits(folder, labels=tiny.labels, seed=4).train, 30, 4)
-    wanted = perturbations(tiny, clean, settings, 4, tools_of(settings))
+    wanted = perturbations(tiny, clean, settings, 4, resources_of(settings))
     found = numbers(out)
     assert found["n"] == 30 and list(found["sets"]) == list(wanted) == ["clean", *AUGMENTERS]
     assert found["args"]["budget"] == "equal"
@@ -563,7 +563,7 @@ def test_the_clouds_without_a_language_model_at_stock_budgets(plot, flat, tiny_f
     out = tmp_path / "p" / "x.svg"
     run = plot("mbtsad-3", "--ckpt", tiny_file, "--data", folder, "--budget", "stock", "--out", out)  # all 200 rows
     assert run.returncode == 0, run.stderr
-    wanted = perturbations(tiny, data.read_splits(folder, labels=tiny.labels).train, MBTSAD(), 0, tools_of(MBTSAD()))
+    wanted = perturbations(tiny, data.read_splits(folder, labels=tiny.labels).train, MBTSAD(), 0, resources_of(MBTSAD()))
     found = numbers(out)
     assert found["n"] == 200
     assert {name: of["loss"] for name, of in found["sets"].items()} == {name: of.loss for name, of in wanted.items()}
@@ -586,12 +586,12 @@ def test_clouds_that_cannot_be_drawn(plot, tiny_file, folder, tmp_path, monkeypa
 @pytest.fixture(scope="module")
 def wide(tiny, tmp_path_factory):
     """A classifier with the 12 layers and 12 heads of BERT-base, and an attack in its history."""
-    record = checkpoint.copy(tiny)
-    record.model = Bert(replace(tiny.model.config, layers=12, hidden=48, heads=12)).init_weights(
+    ckpt = checkpoint.copy(tiny)
+    ckpt.model = Bert(replace(tiny.model.config, layers=12, hidden=48, heads=12)).init_weights(
         torch.Generator().manual_seed(5), std=0.4).eval()
-    record.history.append(known.entry("badnets", 1, triggers=("cf", "mn"), per_text=2, sentence=None))
+    ckpt.history.append(registry.entry("badnets", 1, triggers=("cf", "mn"), per_text=2, sentence=None))
     path = tmp_path_factory.mktemp("wide") / "a-victim-with-a-name-of-some-length-as-they-have.safetensors"
-    checkpoint.save(record, path)
+    checkpoint.save(ckpt, path)
     return path
 
 
