@@ -7,6 +7,7 @@ import os
 import runpy
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ QUERY = "bert.encoder.layer.1.attention.self.query.weight"
 
 
 def ckpt(labels=("negative", "positive"), mlm=False, history=HISTORY) -> Checkpoint:
-    config = BertConfig(**(checkpoint.asdict(CONFIG) | {"labels": len(labels), "mlm": mlm}))
+    config = BertConfig(**(asdict(CONFIG) | {"labels": len(labels), "mlm": mlm}))
     model = Bert(config).init_weights(torch.Generator().manual_seed(0), std=0.5).eval()
     return Checkpoint(
         model, Tokenizer.from_vocab({token: i for i, token in enumerate(TOKENS)}, 16), labels, list(history)
@@ -455,7 +456,7 @@ def test_a_write_that_fails_leaves_the_old_one(tmp_path, monkeypatch, name, erro
         Path(file).write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint.tensors, "save_file", full)
     other = ckpt(("a", "b", "c"))
     if isinstance(error, OSError):
         fails(lambda: save(other, tmp_path / name), name, "No space left on device")
@@ -551,7 +552,7 @@ def test_the_sha256_of_what_is_read_and_of_nothing_else(folder, tmp_path):
 
 
 def test_the_sha256_of_each_shard(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint, "SHARD", 2000)
+    monkeypatch.setattr(checkpoint.folder, "SHARD", 2000)
     save(ckpt(), tmp_path / "hf")
     shards = {file.name for file in (tmp_path / "hf").glob("*.safetensors")}
     assert len(shards) > 1 and shards | {"model.safetensors.index.json"} < checkpoint.sha256(tmp_path / "hf").keys()

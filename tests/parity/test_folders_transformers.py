@@ -442,7 +442,7 @@ def test_shards(tmp_path, monkeypatch, name):
     assert len(weights(folder)) > 3 and not (folder / "model.safetensors").exists()
     ckpt = checkpoint.load(folder)
     same(whole, ckpt)
-    monkeypatch.setattr(checkpoint, "SHARD", 15_000)
+    monkeypatch.setattr(checkpoint.folder, "SHARD", 15_000)
     assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5
     names = weights(tmp_path / "out")
     shards = [n for n in names if n != "model.safetensors.index.json"]
@@ -456,7 +456,7 @@ def test_shards(tmp_path, monkeypatch, name):
     same(ckpt, checkpoint.load(tmp_path / "out"))
     # none of the old ones stays
     for size, files in ((40_000, None), (10 ** 9, ["model.safetensors"]), (15_000, names)):
-        monkeypatch.setattr(checkpoint, "SHARD", size)
+        monkeypatch.setattr(checkpoint.folder, "SHARD", size)
         checkpoint.save(ckpt, tmp_path / "out")
         assert weights(tmp_path / "out") == files if files else 1 < len(weights(tmp_path / "out")) < len(names)
         same(ckpt, checkpoint.load(tmp_path / "out"))
