@@ -60,6 +60,7 @@ def unpickle(files: list[Path], folder: Path) -> None:
 
 def convert(path: Path, out: Path, labels: list[str] | None = None, dtype: str = "float32") -> None:
     import torch
+
     from minibd import checkpoint
     from minibd.records import BadInput
     found = pickles(path)

@@ -57,7 +57,8 @@ def run() -> None:
     from pathlib import Path
 
     import torch
-    from tokenizers import Tokenizer as BackendTokenizer, trainers
+    from tokenizers import Tokenizer as BackendTokenizer
+    from tokenizers import trainers
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer

@@ -25,18 +25,12 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Collection, Sequence
+from importlib.resources import files
 
 from minibd.augment import lexicon
 
 OPERATIONS = ("SR", "RI", "RS", "RD")
-STOPWORDS = frozenset("""
-a about above after again against all also am an and any are aren't as at be because been before being below between both but by can cannot
-could couldn't d did didn't do does doesn't doing don't down during each few for from further had hadn't has hasn't have haven't having he her
-here hers herself him himself his how i i'm if in into is isn't it it's its itself just let's ll m me might more most must my myself n't no nor
-not now of off on once only or other our ours ourselves out over own re s same shall shan't she should shouldn't so some such t than that
-that's the their theirs them themselves then there these they they're this those through to too under until up upon ve very was wasn't we were
-weren't what when where which while who whom whose why will with won't would wouldn't you you're your yours yourself yourselves
-""".split())
+STOPWORDS = frozenset((files("minibd") / "resources" / "stopwords.txt").read_text(encoding="utf-8").split())
 _WORD = re.compile(r"(\w(?:\S*\w)?)")
 _STRIPPED = re.compile(r"[^a-z]+")
 _ODD = re.compile(r"[^a-z ]+")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BAD, GOOD, NEUTRAL, fails
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
+from conftest import BAD, GOOD, NEUTRAL, fails
 from minibd import checkpoint, data
 from minibd.checkpoint import HF_MAPPINGS, Checkpoint
 from minibd.records import Batch, Example
