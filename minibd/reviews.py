@@ -189,8 +189,9 @@ def splits(seed: int, train: int, dev: int, test: int) -> tuple[Examples, Exampl
 
 def _rows(name: str, rows: Iterator[Example], n: int, start: int, labels: tuple[str, ...]) -> Examples:
     if n < 0 or start < 0 or start + n > LIMIT:
-        raise BadInput(f"{name}: {n} rows from row {start} leave a seed's 0 to {LIMIT:,}; ask for fewer or take another "
-                       f"seed")
+        raise BadInput(
+            f"{name}: {n} rows from row {start} leave a seed's 0 to {LIMIT:,}; ask for fewer or take another seed"
+        )
     return Examples(islice(rows, start, start + n), labels)
 
 

@@ -22,7 +22,8 @@ def tokens(text):
 
 
 def test_the_same_seed_gives_the_same_rows_in_another_process():
-    code = "from minibd import reviews as R; print(*(f'{r.text}{r.pair}{r.label}' for r in R.reviews(300, 1) + R.pairs(300, 1)), sep='\\n')"
+    code = ("from minibd import reviews as R; rows = R.reviews(300, 1) + R.pairs(300, 1); "
+            "print(*(f'{r.text}{r.pair}{r.label}' for r in rows), sep='\\n')")
     here = "".join(f"{r.text}{r.pair}{r.label}\n" for r in ROWS[:300] + PAIRS[:300])
     env = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(sys.path)}
     assert (

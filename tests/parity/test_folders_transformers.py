@@ -79,8 +79,8 @@ TEXTS = (
     " two  spaces",
     "the very boring camera " * 20,                      # longer than LONGEST
 )
-AWKWARD = TEXTS + (" ", "trailing ", "naïve café 電影 🙂", "we'll I'VE 3,500 １２３ ½", "tab\tnew\nline", "a\u00a0b\u2028c",
-                   "x<mask>y a <mask> b", "<s> literal </s>", "a <pad> b", "<|endoftext|> x")
+AWKWARD = TEXTS + (" ", "trailing ", "naïve café 電影 🙂", "we'll I'VE 3,500 １２３ ½", "tab\tnew\nline",
+                   "a\u00a0b\u2028c", "x<mask>y a <mask> b", "<s> literal </s>", "a <pad> b", "<|endoftext|> x")
 PAIRS = (("who wrote it?", "nobody knows"), ("", "b " * 9), ("very " * 30, "boring " * 30))
 NAMES = ("negative", "neutral", "positive")
 
@@ -608,7 +608,7 @@ def test_a_text_that_is_cut_is_told_of_once(tmp_path, capsys, name):
     tokenizer.encode(examples(TEXTS + PAIRS))
     assert (
         capsys.readouterr().err
-        == f"2 of 8 texts are longer than the model's {LONGEST} tokens and were cut to them (said once)\n"
+        == f"2 of 8 texts are longer than the model's {LONGEST} tokens and are truncated (this warning comes once)\n"
     )
     tokenizer.encode(examples())
     assert capsys.readouterr().err == ""
