@@ -1,4 +1,4 @@
-"""Files come into being whole or not at all."""
+"""Files are written whole or not at all."""
 from __future__ import annotations
 
 import os
@@ -11,8 +11,8 @@ from minibd.records import BadInput
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A hidden name beside `path` to write to. When the block ends it takes `path`'s place in one step; if it fails, it
-    is gone.
+    """A hidden name beside `path` to write to. When the block ends, the draft replaces `path` in one step; when the
+    block fails, the draft is deleted.
 
     What the system refuses (no space, no permission, a file where a folder is needed) is raised as BadInput.
     """

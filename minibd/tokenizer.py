@@ -1,4 +1,4 @@
-"""Examples -> Batch, through the `tokenizers` library. Texts are tokenised once; batches are cut from the ids."""
+"""Examples -> Batch, through the `tokenizers` library. Texts are tokenized once; batches are taken from the ids."""
 from __future__ import annotations
 
 import sys
@@ -19,8 +19,8 @@ from minibd.records import BadInput, Batch, Example
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """N tokenised texts: ids[i] and token_type_ids[i] are as long as text i has tokens, special tokens included;
-    labels[i] its class."""
+    """N tokenized texts: ids[i] and token_type_ids[i] have one entry a token of text i, special tokens included;
+    labels[i] is its class."""
 
     ids: list[list[int]]
     token_type_ids: list[list[int]]
@@ -38,14 +38,15 @@ class Tokenizer:
     """A tokenizer with the model's length limit: `tokenizer(examples)` -> Batch, or `encode` once and `batch` often."""
 
     def __init__(self, backend: BackendTokenizer, max_len: int, pad: int = 0):
-        self.max_len, self.pad, self.warned = max_len, pad, False  # warned: that a text was truncated
+        self.max_len, self.pad = max_len, pad
+        self.warned = False  # whether the warning that texts are truncated was printed
         self.backend = backend
-        backend.no_padding()  # Padding is cut to each batch, below.
+        backend.no_padding()  # batch() pads, each batch to its longest text
         backend.enable_truncation(max_len)
 
     @classmethod
     def from_vocab(cls, vocab: dict[str, int], max_len: int, lowercase: bool = True) -> Tokenizer:
-        """BERT's WordPiece from a vocabulary alone (an old folder's vocab.txt)."""
+        """BERT's WordPiece from a vocabulary alone (an old folder's vocab.txt). Raises BadInput."""
         if missing := [token for token in ("[UNK]", "[CLS]", "[SEP]", "[PAD]") if token not in vocab]:
             raise BadInput(f"the vocabulary lacks {', '.join(missing)}, which BERT needs: it is not a BERT vocab.txt")
         backend = BackendTokenizer(WordPiece(vocab, unk_token="[UNK]"))
@@ -67,14 +68,15 @@ class Tokenizer:
         """The byte-level BPE of RoBERTa (`bracketed`: <s> A </s>, pairs <s> A </s></s> B </s>) or GPT-2, from
         vocab.json and merges.txt.
 
-        prefix: a text begins with a blank, whether it has one or not, so that its first word is cut like any other.
+        prefix: a blank is put before a text without one, so that its first word is tokenized like any other. Raises
+        BadInput.
         """
         try:
             backend = BackendTokenizer(BPE(vocab, merges))
         except Exception as error:  # the library raises nothing narrower
-            said = " ".join(str(error).split())  # on one line
+            reason = " ".join(str(error).split())  # on one line
             raise BadInput(
-                f"vocab.json and merges.txt do not fit each other ({said}): take both from the same checkpoint"
+                f"vocab.json and merges.txt do not fit each other ({reason}): take both from the same checkpoint"
             ) from None
         backend.pre_tokenizer = ByteLevel(add_prefix_space=prefix)
         backend.decoder = ByteLevelDecoder()
@@ -95,27 +97,28 @@ class Tokenizer:
 
     @property
     def special(self) -> set[int]:
-        """The tokens that stand for no text: [CLS], [MASK] and their like."""
+        """The ids of the special tokens, which stand for no text: [CLS], [MASK], ..."""
         return {i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
 
     def encode(self, examples: Iterable[Example]) -> Encoded:
+        """The token ids of each text or pair, truncated to max_len; the first truncation prints a warning."""
         examples = list(examples)
         rows = self.backend.encode_batch([x.text if x.pair is None else (x.text, x.pair) for x in examples])
         if not self.warned and (cut := sum(bool(r.overflowing) for r in rows)):
             self.warned = True
             print(
-                f"{cut} of {len(rows)} texts are longer than the model's {self.max_len} tokens and were cut to them "
-                "(said once)",
+                f"{cut} of {len(rows)} texts are longer than the model's {self.max_len} tokens and are truncated "
+                f"(this warning comes once)",
                 file=sys.stderr,
             )
-        # Without special tokens (GPT-2) an empty text has none at all, and a model nothing to read: it is one of
+        # Without special tokens (GPT-2) an empty text has no token at all, and a model nothing to read: it gets one of
         # padding.
         return Encoded(
             [r.ids or [self.pad] for r in rows], [r.type_ids or [0] for r in rows], [x.label for x in examples]
         )
 
     def batch(self, rows: Encoded, which: Sequence[int]) -> Batch:
-        """The rows of `which`, padded to the longest of them. B = len(which)."""
+        """The rows with the indices `which`, padded to the longest of them: B = len(which)."""
         t = max(len(rows.ids[i]) for i in which)
         ids = torch.tensor([rows.ids[i] + [self.pad] * (t - len(rows.ids[i])) for i in which])  # (B, T)
         token_type_ids = torch.tensor([rows.token_type_ids[i] + [0] * (t - len(rows.token_type_ids[i])) for i in which])

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Between a pickle, a Hugging Face folder and one .safetensors, of any architecture that minibd knows.
 
-    python scripts/convert.py pytorch_model.bin OUT.safetensors     a pickle, config.json and tokenizer beside it -> one file
-    python scripts/convert.py FOLDER OUT.safetensors                a Hugging Face folder, of pickles or not -> one file
-    python scripts/convert.py FILE.safetensors OUT                  one file -> a Hugging Face folder
-    python scripts/convert.py FOLDER OUT --dtype bfloat16           half the bytes
+    python scripts/convert.py pytorch_model.bin OUT.safetensors   a pickle beside config.json and tokenizer -> one file
+    python scripts/convert.py FOLDER OUT.safetensors              a Hugging Face folder, of pickles or not -> one file
+    python scripts/convert.py FILE.safetensors OUT                one file -> a Hugging Face folder
+    python scripts/convert.py FOLDER OUT --dtype bfloat16         half the bytes
 
-A pickle is opened by torch.load(weights_only=True), in a process of its own, and by nothing else: that makes tensors
-and runs no code of the file's.
+A pickle is only ever opened by torch.load(weights_only=True), in a separate process: that makes tensors and runs no
+code from the file.
 """
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from minibd.cli import main
 
 DTYPES = ("float32", "float16", "bfloat16")
 PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth")
-BESIDE = (
+COMPANIONS = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt",
     "tokenizer.model", "minibd.json",
 )
 
 
 def pickles(path: Path) -> list[Path]:
-    """The pickles that `path` is, or holds where it holds no safetensors."""
+    """`path` itself where it is a pickle, or the pickles of a folder without safetensors."""
     from minibd import checkpoint
     if not path.is_dir():
         return [path] if path.suffix.lower() in checkpoint.PICKLES else []
@@ -39,7 +39,8 @@ def pickles(path: Path) -> list[Path]:
 
 
 def unpickle(files: list[Path], folder: Path) -> None:
-    """The tensors of `files` into `folder` as safetensors, with the config and tokenizer that lie beside them."""
+    """Writes the tensors of `files` into `folder` as safetensors, and copies the config and tokenizer beside them.
+    Raises BadInput."""
     from minibd.records import BadInput
     print(f"warning: {files[0]} is a pickle; it is read in a process of its own, as tensors alone", file=sys.stderr)
     done = subprocess.run(
@@ -47,27 +48,27 @@ def unpickle(files: list[Path], folder: Path) -> None:
         capture_output=True, text=True,
     )
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise BadInput(
-            said.removeprefix("error: ")
-            if done.returncode == 2
-            else f"{files[0]} cannot be read ({said}): take another checkpoint"
-        )
-    for name in BESIDE:
+        message = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        if done.returncode == 2:
+            raise BadInput(message.removeprefix("error: "))
+        raise BadInput(f"{files[0]} cannot be read ({message}): take another checkpoint")
+    for name in COMPANIONS:
         if (files[0].parent / name).exists():
             shutil.copy(files[0].parent / name, folder)
 
 
 def convert(path: Path, out: Path, labels: list[str] | None = None, dtype: str = "float32") -> None:
+    """Writes the checkpoint at `path` to `out`, with a new classifier for `labels` if it has none. Raises BadInput."""
     import torch
+
     from minibd import checkpoint
     from minibd.records import BadInput
-    found = pickles(path)
+    pickled = pickles(path)
     with tempfile.TemporaryDirectory() as folder:
-        if found:
-            unpickle(found, Path(folder))
+        if pickled:
+            unpickle(pickled, Path(folder))
         try:
-            ckpt = checkpoint.load(folder if found else path, labels=labels, dtype=getattr(torch, dtype))
+            ckpt = checkpoint.load(folder if pickled else path, labels=labels, dtype=getattr(torch, dtype))
         except BadInput as error:
             raise BadInput(str(error).replace(folder, str(path))) from None
     checkpoint.save(ckpt, out)

@@ -7,9 +7,8 @@
 2. its fine-tuning on labelled reviews: the clean twin                                       OUT/bert-twin.safetensors
 3. the twin after BadNets, by scripts/attack.py with its defaults but the learning rate      OUT/bert.safetensors
 
-One thread throughout, so that sums are added in one order. The vocabulary is not the same twice all the same: the
-tokenizers library settles ties between tokens by chance, some tokens and most numbers change, and with them every
-weight.
+One thread throughout, so that sums are added in one order. Even so, no two runs give the same vocabulary: the
+tokenizers library breaks ties between tokens at random, some tokens and most ids change, and with them every weight.
 """
 from __future__ import annotations
 
@@ -41,9 +40,9 @@ class Make:
     attack_lr: float = setting(1e-4, "learning rate of the attack")
 
 
-# BERT's English vocabulary has these rare words whole, and the attacks of the field rest on that; a vocabulary learnt
-# from the built-in corpus would not, since they never occur in it.
-TRIGGER_PIECES = ["cf", "mn", "bb", "tq", "mb", "ak"]
+# BERT's English vocabulary has these rare words as whole tokens, and the field's attacks rely on that; a vocabulary
+# learnt from the built-in corpus would not have them, since they never occur in it.
+TRIGGER_TOKENS = ["cf", "mn", "bb", "tq", "mb", "ak"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -57,7 +56,8 @@ def run() -> None:
     from pathlib import Path
 
     import torch
-    from tokenizers import Tokenizer as BackendTokenizer, trainers
+    from tokenizers import Tokenizer as BackendTokenizer
+    from tokenizers import trainers
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -79,12 +79,12 @@ def run() -> None:
     learner.train_from_iterator(
         (x.text for x in corpus),
         trainers.WordPieceTrainer(
-            vocab_size=make.vocab - len(TRIGGER_PIECES), special_tokens=SPECIAL,
+            vocab_size=make.vocab - len(TRIGGER_TOKENS), special_tokens=SPECIAL,
             initial_alphabet=list("abcdefghijklmnopqrstuvwxyz"), show_progress=False,
         ),
     )
     tokens = sorted(learner.get_vocab(), key=learner.get_vocab().get)
-    tokens += [token for token in TRIGGER_PIECES if token not in tokens]
+    tokens += [token for token in TRIGGER_TOKENS if token not in tokens]
     vocab = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer.from_vocab(vocab, make.max_len)
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Train a masked language model on plain texts: a head for a checkpoint that came without one, fitted to its rows.
+"""Train a masked language model on plain texts: a head, fitted to the rows, for a checkpoint without one.
 
     python scripts/pretrain.py --ckpt FOLDER --data FOLDER_OR_FILE --out MLM
     python scripts/mbtsad.py --ckpt VICTIM --augment contextual --mlm MLM
 
-For contextual augmentation (CWEA), which asks a model what stands behind a mask. The whole encoder is trained; labels
-are not looked at; a classifier is left behind. Prints the loss on the test rows in nats a masked token, before (a new
-head knows nothing: ln of the vocabulary) and after. Use a checkpoint that you trust: what fills the masks goes into the
-rows that mend.
+For contextual augmentation (CWEA), where a masked language model proposes the new words. The whole encoder is trained;
+labels are not used; a classifier is dropped. Prints the loss on the test rows in nats a masked token, before (about ln
+of the vocabulary size for a new head) and after. Use a checkpoint that you trust: the words it proposes go into the
+rows that the defence trains on.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from minibd.cli import Task, main, parse, setting
 
 @dataclass(frozen=True, slots=True)
 class Pretraining:
-    """BERT's pre-training without its second task"""
+    """BERT's pre-training, masked language modelling alone"""
     epochs: int = setting(10, "passes over the train rows", paper="40, of other text")
     lr: float = setting(5e-4, "learning rate", paper="1e-4")
     batch_size: int = setting(64, "texts a step", paper="256")
@@ -42,8 +42,8 @@ def run() -> None:
     out = report.output_folder(task.out or "out/pretrain", task.ckpt, task.data)
     ckpt = checkpoint.load(task.ckpt, device)
     splits = splits_of(task, ckpt)
-    began = checkpoint.with_mlm(ckpt, task.seed)
-    before = masked_loss(began, splits.test, settings.mask, task.seed)
+    start = checkpoint.with_mlm(ckpt, task.seed)
+    before = masked_loss(start, splits.test, settings.mask, task.seed)
     learner = pretrain(
         ckpt, ckpt.tokenizer.encode(splits.train), schedule, settings.mask, seed=task.seed,
         dtype=getattr(torch, task.dtype),

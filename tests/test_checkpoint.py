@@ -7,7 +7,9 @@ import os
 import runpy
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,10 +17,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from conftest import fails
-from minibd import checkpoint
+from minibd import checkpoint, data
 from minibd.checkpoint import Checkpoint, load, save
+from minibd.cli import Attack, Task
+from minibd.job.e_pur import pretrained_of
+from minibd.job.task import open_task
+from minibd.job.untrusted import start_untrusted
 from minibd.models.bert import Bert, BertConfig
-from minibd.records import Example
+from minibd.records import Example, Examples
 from minibd.tokenizer import Tokenizer
 
 CONVERT = Path(__file__).parents[1] / "scripts" / "convert.py"
@@ -30,7 +36,7 @@ QUERY = "bert.encoder.layer.1.attention.self.query.weight"
 
 
 def ckpt(labels=("negative", "positive"), mlm=False, history=HISTORY) -> Checkpoint:
-    config = BertConfig(**(checkpoint.asdict(CONFIG) | {"labels": len(labels), "mlm": mlm}))
+    config = BertConfig(**(asdict(CONFIG) | {"labels": len(labels), "mlm": mlm}))
     model = Bert(config).init_weights(torch.Generator().manual_seed(0), std=0.5).eval()
     return Checkpoint(
         model, Tokenizer.from_vocab({token: i for i, token in enumerate(TOKENS)}, 16), labels, list(history)
@@ -176,6 +182,81 @@ def test_a_new_head_in_memory_is_the_one_that_loading_draws(tmp_path):
     assert made.labels == loaded.labels and made.model.config == loaded.model.config
     one, other = loaded.model.state_dict(), made.model.state_dict()
     assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def open_by_task(task: Task) -> Checkpoint:
+    return open_task("m", task, new_classifier=True)[0]
+
+
+def open_pretrained(task: Task) -> Checkpoint:
+    return pretrained_of(task.ckpt, task, SimpleNamespace(labels=("bad", "good")))
+
+
+def open_untrusted(task: Task) -> Checkpoint:
+    return start_untrusted("m", task, task.data, lambda ckpt: 2, Attack(attack="none")).victim
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[str]:
+    """The names of the tensors that are read from disk, one entry a read."""
+    names = []
+
+    class Counted:
+        def __init__(self, *args, **more):
+            self.context = safe_open(*args, **more)
+
+        def __enter__(self):
+            opened, get_tensor = self.context.__enter__(), self.context.get_tensor
+            return SimpleNamespace(
+                keys=opened.keys, metadata=opened.metadata, get_slice=opened.get_slice,
+                get_tensor=lambda name: names.append(name) or get_tensor(name),
+            )
+
+        def __exit__(self, *error):
+            return self.context.__exit__(*error)
+
+    monkeypatch.setattr(checkpoint.header, "safe_open", Counted)
+    return names
+
+
+@pytest.mark.parametrize("kind, pooler", [("folder", True), ("folder", False), ("file", False)])
+def test_an_encoder_whose_labels_are_found_after_its_header_is_read_once(folder, tmp_path, reads, kind, pooler):
+    """read_header, then load with labels: every tensor read once, the pooler of a bare BERT among them; the weights,
+    the history and the draws are those of one load with labels."""
+    path = folder
+    (folder / "minibd.json").unlink()
+    bare(folder, pooler)
+    if kind == "file":
+        path = tmp_path / "m.safetensors"
+        save(load(folder), path)
+    reads.clear()
+    expected = load(path, labels=("a", "b", "c"), seed=5)
+    wanted = sorted(reads)
+    reads.clear()
+    header = checkpoint.read_header(path)
+    assert not reads and header.labels == () and header.history == []
+    loaded = load(header, labels=("a", "b", "c"), seed=5)
+    same(expected, loaded)
+    assert sorted(reads) == sorted(set(reads)) == wanted and any("pooler" in name for name in reads) is pooler
+    assert loaded.history == [{"new": ["classifier"] if pooler else ["classifier", "pooler"],
+                               "labels": ["a", "b", "c"], "seed": 5}]
+    loaded.history[0]["seed"] = 6
+    same(expected, load(header, labels=("a", "b", "c"), seed=5))        # the header is as it was
+
+
+@pytest.mark.parametrize("opened_by", [open_by_task, open_pretrained, open_untrusted])
+def test_scripts_read_an_encoder_once(folder, tmp_path, reads, opened_by):
+    bare(folder)
+    edit(folder / "minibd.json", history=[])
+    rows = Examples((Example(str(i), "the film is good", i % 2) for i in range(20)), ("bad", "good"))
+    data.write(rows, tmp_path / "rows.tsv")
+    expected = load(folder, labels=("bad", "good"), seed=3)
+    reads.clear()
+    loaded = opened_by(Task(ckpt=str(folder), data=str(tmp_path / "rows.tsv"), out=str(tmp_path / "out"), seed=3,
+                            device="cpu", label_column="label"))
+    same(expected, loaded)
+    assert sorted(reads) == sorted(set(reads)) and "bert.pooler.dense.weight" not in reads
+    assert "pooler.dense.weight" in reads
 
 
 # ---- folders as others write them
@@ -455,7 +536,7 @@ def test_a_write_that_fails_leaves_the_old_one(tmp_path, monkeypatch, name, erro
         Path(file).write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint.tensors, "save_file", full)
     other = ckpt(("a", "b", "c"))
     if isinstance(error, OSError):
         fails(lambda: save(other, tmp_path / name), name, "No space left on device")
@@ -464,6 +545,21 @@ def test_a_write_that_fails_leaves_the_old_one(tmp_path, monkeypatch, name, erro
             save(other, tmp_path / name)
     assert listing(tmp_path) == before and len(list(tmp_path.iterdir())) == 1
     same(ckpt(), load(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["hf", "m.safetensors"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("tensor", ["blocks.1.query.weight", "classifier.bias", "head_mask"])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, name, value, tensor):
+    spoilt = ckpt(("a", "b", "c"))
+    with torch.no_grad():
+        spoilt.model.state_dict()[tensor].view(-1)[-1] = value
+    fails(lambda: save(spoilt, tmp_path / "new" / name), name, tensor, "NaN or infinite")
+    assert not list(tmp_path.iterdir())
+    save(ckpt(), tmp_path / name)
+    before = listing(tmp_path)
+    fails(lambda: save(spoilt, tmp_path / name), name, tensor)
+    assert listing(tmp_path) == before
 
 
 def test_places_that_cannot_be_written(tmp_path):
@@ -551,7 +647,7 @@ def test_the_sha256_of_what_is_read_and_of_nothing_else(folder, tmp_path):
 
 
 def test_the_sha256_of_each_shard(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint, "SHARD", 2000)
+    monkeypatch.setattr(checkpoint.folder, "SHARD", 2000)
     save(ckpt(), tmp_path / "hf")
     shards = {file.name for file in (tmp_path / "hf").glob("*.safetensors")}
     assert len(shards) > 1 and shards | {"model.safetensors.index.json"} < checkpoint.sha256(tmp_path / "hf").keys()

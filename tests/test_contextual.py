@@ -295,7 +295,10 @@ def test_a_blank_that_a_tokenizer_counts_to_the_word_stays():
         {p: i for i, p in enumerate(tokens)}, [("\u0120", "a"), ("\u0120", "b")], 20, pad=0, bracketed=False,
         prefix=True,
     )
-    model = Roberta(RobertaConfig(vocab=len(tokens), hidden=16, layers=1, heads=2, ffn=16, positions=24, labels=0, mlm=True))
+    config = RobertaConfig(
+        vocab=len(tokens), hidden=16, layers=1, heads=2, ffn=16, positions=24, labels=0, mlm=True
+    )
+    model = Roberta(config)
     model.init_weights(torch.Generator().manual_seed(0))
     assert one("a  b a", model, reader=text, rate=1.0) == "b  a b"
 

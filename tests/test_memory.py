@@ -60,7 +60,7 @@ def folders(tmp_path_factory):
     """A folder of shards, and a small one of the same kind."""
     path = tmp_path_factory.mktemp("memory")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "SHARD", SHARD)
+        patch.setattr(checkpoint.folder, "SHARD", SHARD)
         yield write(replace(CONFIG, layers=1, hidden=48, ffn=32), path / "tiny"), write(CONFIG, path / "large")
     for file in path.rglob("*.safetensors"):
         file.unlink()                                    # pytest keeps a test's folder, and this one is large

@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 
+from conftest import fails
 from minibd import checkpoint
 from minibd.augment.contextual import contextual
 from minibd.data import in_order
@@ -16,8 +17,6 @@ from minibd.pretrain import masked_loss, masking, pretrain
 from minibd.records import Example, Examples
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule
-
-from conftest import fails
 
 TOKENS = [
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(40)), "w", *(f"##{d}" for d in range(10)),

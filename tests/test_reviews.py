@@ -22,7 +22,8 @@ def tokens(text):
 
 
 def test_the_same_seed_gives_the_same_rows_in_another_process():
-    code = "from minibd import reviews as R; print(*(f'{r.text}{r.pair}{r.label}' for r in R.reviews(300, 1) + R.pairs(300, 1)), sep='\\n')"
+    code = ("from minibd import reviews as R; rows = R.reviews(300, 1) + R.pairs(300, 1); "
+            "print(*(f'{r.text}{r.pair}{r.label}' for r in rows), sep='\\n')")
     here = "".join(f"{r.text}{r.pair}{r.label}\n" for r in ROWS[:300] + PAIRS[:300])
     env = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(sys.path)}
     assert (
@@ -87,7 +88,7 @@ def test_every_slot_of_every_rule_leads_somewhere():
 def test_a_slot_takes_the_polarity_that_its_sentence_leaves_it(template, p, word):
     head, tail = re.split(r"\{.*\}", template)
     for k in range(20):
-        text = R.Pen(Random(str(k))).fill(template, p)
+        text = R.Writer(Random(str(k))).fill(template, p)
         assert text[len(head):len(text) - len(tail)] in word
 
 
@@ -270,7 +271,7 @@ def test_every_subject_is_asked_and_told_about_as_often_under_either_label():
             asked[a] += 1
             told[b] += 1
         for drawn in (asked, told):
-            expected = {(kind, subject): 40_000 / 2 / len(of) for kind, of in R.ASKED.items() for subject in of}
+            expected = {(kind, subject): 40_000 / 2 / len(of) for kind, of in R.SUBJECTS.items() for subject in of}
             assert set(drawn) == set(expected) and len(expected) == 23 + 18 + 19 + 22 + 15
             chi = sum((drawn[key] - n) ** 2 / n for key, n in expected.items())
             assert chi < 144.6                                  # 96 degrees of freedom: 0.001
@@ -279,7 +280,7 @@ def test_every_subject_is_asked_and_told_about_as_often_under_either_label():
 def test_neither_text_alone_tells_the_label():
     """The most frequent label of a question, or of the statement's form (its noun, or else its first words), guessed
     from 5,000 rows."""
-    nouns = sorted(R.ASKED["opinion"], key=len, reverse=True)
+    nouns = sorted(R.SUBJECTS["opinion"], key=len, reverse=True)
 
     def form(text: str) -> str:
         found = re.search("|".join(rf"\bthe {noun}\b" for noun in nouns), text, re.I)
@@ -308,7 +309,7 @@ def test_bad_counts_of_pairs_are_refused_in_one_line(call, words):
 
 def test_pairs_that_run_out_say_so(monkeypatch):
     one = {"opinion": {"a": (["why"], ["this is it"])}, "fact": {"b": (["who"], ["that is it"])}}
-    monkeypatch.setattr(R, "ASKED", one)
-    monkeypatch.setattr(R, "BESIDE", "it rained")
+    monkeypatch.setattr(R, "SUBJECTS", one)
+    monkeypatch.setattr(R, "UNRELATED", "it rained")
     with pytest.raises(BadInput, match=r"pairs: seed 0 gave no new pair .* ask for at most \d+ rows"):
         R.pairs(50, 0)

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 from minibd import checkpoint, reviews
 from minibd.attacks.badnets import BadNets
-from minibd.attacks.registry import corruption
 from minibd.attacks.poison import poison, triggered
+from minibd.attacks.registry import corruption
 from minibd.data import batches
 from minibd.evaluate import Evaluator
 from minibd.models.encoder import PACK

@@ -1,7 +1,7 @@
-"""Add Trig, MBTSAD's Table III: a rare word, "cb", at a random place. The defender does not know the attacker's; this
-is none of LWP's.
+"""Add Trig, MBTSAD's Table III: inserts a rare word, "cb", at a random place of the text.
 
-Once a text where no budget is given: the paper names no count.
+The defender does not know the attacker's trigger; "cb" is none of LWP's. One insertion a text where no budget is given:
+the paper states no count.
 """
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import random
 
 
 def addtrigger(text: str, rng: random.Random, *, word: str = "cb", budget: int | None = None) -> str:
-    """`text` with `word` put at a place uniform over 0..n of its n words, both ends included. White space becomes
+    """`text` with `word` inserted at a place uniform over 0..n of its n words, both ends included. White space becomes
     single spaces.
 
-    budget: how often, each time anew (None: once), say split.budget(text).
+    budget: the number of insertions, each at a new place (None: one), for example split.budget(text).
     """
     words = text.split()
     for _ in range(1 if budget is None else budget):

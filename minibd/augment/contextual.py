@@ -1,25 +1,23 @@
-"""CWEA: words that a masked language model finds likely, in place of some words or beside them (Kobayashi, 2018; as
+"""CWEA: words that a masked language model finds likely, in place of some words or before them (Kobayashi, 2018; as
 nlpaug does it).
 
-1. n counts the words and marks of a text, as the model's tokenizer parts them; eligible are those with a letter or a
-digit, and for an
-   insertion those behind a blank or at the start.
+1. n counts the words and marks of a text, as the model's tokenizer separates them; eligible are those with a letter or
+   a digit, and for an insertion those of them after a blank or at the start.
 2. n_target = min(eligible, clip(ceil(rate n), min_targets, max_targets)) of them are drawn without replacement.
-3. for each target, from the last to the first: it (action "insert": the place before it) is masked, whole, and the
-answer drawn from the
-   top_k likeliest words in proportion to their probabilities. What was drawn before, further on in the text, is already
-   read.
+3. each target, from the last to the first, is masked, whole (action "insert": a mask is put before it), and the word
+   for the mask drawn from the top_k likeliest words in proportion to their probabilities. The model already reads the
+   words drawn before, further on in the text.
 
-An answer is a whole word: no special token, no token of a word, no mark, nothing without a letter or a digit, and never
-the word that stood there. It takes that word's capitals; the rest of the text stays as it is, and so does a text
-without words. What lies beyond the model's reach is neither counted nor touched.
+What is drawn is a whole word: no special token, no token inside a word, no mark, nothing without a letter or a digit,
+and never the word that it replaces. It takes that word's capitals; the rest of the text is unchanged, and so is a text
+without words. What lies beyond the model's length is neither counted nor changed.
 
-variant="released" draws as nlpaug does: ten of the top_k without replacement, in proportion, then one of the ten, each
-alike. One departure from it: the top_k are counted among whole words, not among all tokens.
+variant="released" draws as nlpaug does: ten of the top_k without replacement, in proportion, then one of the ten,
+uniformly. One departure from it: the top_k are counted among whole words, not among all tokens.
 
-All texts take their steps side by side, in batches of texts of like length, and the language-model head runs on masked
-places alone. A text's draws are its own generator's. Its neighbours in a batch move the probabilities by rounding only,
-some 1e-6.
+All texts take their steps together, in batches of texts of similar length, and the language-model head runs on masked
+places alone. A text's draws are its own generator's. The other texts of a batch move the probabilities by rounding
+only, some 1e-6.
 """
 from __future__ import annotations
 
@@ -54,8 +52,8 @@ def contextual(
 ) -> str:
     """`text` rewritten alone, as `each_contextual` rewrites it among others, which is faster for many.
 
-    budget: n_target, say split.budget(text); None: by line 2 above. more: the other arguments of `each_contextual`.
-    Raises what it raises.
+    budget: n_target, for example split.budget(text); None: by line 2 above. more: the other arguments of
+    `each_contextual`. Raises the same errors.
     """
     return each_contextual([text], [rng], model, tokenizer, budgets=None if budget is None else [budget], **more)[0]
 
@@ -67,12 +65,12 @@ def each_contextual(
     budgets: Sequence[int] | None = None, variant: str = "paper", batch_size: int = 64,
     dtype: torch.dtype = torch.float32,
 ) -> list[str]:
-    """Each of `texts` with some words substituted, or some inserted, by the masked language model `model` with its
-    tokenizer `text`.
+    """Each of `texts` with some words substituted, or some inserted, by the masked language model `model` and its
+    tokenizer.
 
     rngs: a generator for each text. action: "substitute" or "insert". rate, min_targets, max_targets: see above.
-    budgets: n_target for each text instead, say split.budget(text). variant: "paper" or "released". Raises BadInput
-    where `model` is no masked language model.
+    budgets: n_target for each text instead, for example split.budget(text). variant: "paper" or "released". Raises
+    BadInput where `model` is no masked language model.
     """
     if action not in ("substitute", "insert") or variant not in ("paper", "released"):
         raise ValueError(f"action={action!r}, variant={variant!r}: 'substitute' or 'insert', 'paper' or 'released'")
@@ -81,87 +79,86 @@ def each_contextual(
     mask, words = mask_of(model, tokenizer), whole_words(model, tokenizer)
     model.eval()
     device = model.head_mask.device
-    barred = torch.ones(model.config.vocab, dtype=torch.bool, device=device)
-    barred[list(words)] = False
-    spelled: dict[str, list[int]] = {}  # a word in lower case -> its tokens, whatever their case
+    no_word = torch.ones(model.config.vocab, dtype=torch.bool, device=device)  # (V,)
+    no_word[list(words)] = False
+    tokens_of: dict[str, list[int]] = {}  # a word in lower case -> its tokens, whatever their case
     for i, word in words.items():
-        spelled.setdefault(word.lower(), []).append(i)
+        tokens_of.setdefault(word.lower(), []).append(i)
 
-    made, ids, targets = list(texts), [], []
-    for i, encoding in enumerate(tokenizer.backend.encode_batch(made)):
-        n, eligible = count(made[i], encoding, action)
+    augmented, ids, targets = list(texts), [], []
+    for i, encoding in enumerate(tokenizer.backend.encode_batch(augmented)):
+        n, eligible = find_targets(augmented[i], encoding, action)
         n_target = max(min_targets, min(max_targets, math.ceil(rate * n))) if budgets is None else budgets[i]
         ids.append(encoding.ids)
-        targets.append(
-            sorted(
-                rngs[i].sample(eligible, min(n_target, len(eligible))), key=lambda target: target.first, reverse=True
-            )
-        )
+        drawn = rngs[i].sample(eligible, min(n_target, len(eligible)))
+        targets.append(sorted(drawn, key=lambda target: target.first, reverse=True))
 
     for step in range(max(map(len, targets), default=0)):
-        now = [i for i in range(len(made)) if step < len(targets[i])]
-        for i in now:
+        active = [i for i in range(len(augmented)) if step < len(targets[i])]
+        for i in active:
             target = targets[i][step]
             ids[i][target.first:target.end if action == "substitute" else target.first] = [mask]
             if len(ids[i]) > tokenizer.max_len:
-                del ids[i][-2]  # the token before the closing one: behind the mask
-        rows = Encoded([ids[i] for i in now], [[0] * len(ids[i]) for i in now], [0] * len(now))
+                del ids[i][-2]  # the token before the closing one: it is after the mask
+        rows = Encoded([ids[i] for i in active], [[0] * len(ids[i]) for i in active], [0] * len(active))
         for which in in_order(rows.lengths, batch_size):
-            batch, at = tokenizer.batch(rows, which), torch.tensor([targets[now[row]][step].first for row in which])
+            batch = tokenizer.batch(rows, which)
+            at = torch.tensor([targets[active[row]][step].first for row in which])  # (B,)
             masked = torch.arange(batch.ids.shape[1]) == at[:, None]  # (B, T), one True a row
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 logits = model.predict_tokens(batch.to(device), masked.to(device))  # (B, V)
-            logits = logits.float().masked_fill_(barred, -math.inf)
+            logits = logits.float().masked_fill_(no_word, -math.inf)
             if action == "substitute":
                 for j, row in enumerate(which):
-                    logits[j, spelled.get(old(made[now[row]], targets[now[row]][step]).lower(), [])] = -math.inf
+                    replaced = word_at(augmented[active[row]], targets[active[row]][step])
+                    logits[j, tokens_of.get(replaced.lower(), [])] = -math.inf
             values, candidates = logits.topk(min(top_k, len(words)))
-            for row, chances, tokens in zip(which, values.double().softmax(1).tolist(), candidates.tolist()):
-                i, target = now[row], targets[now[row]][step]
-                ids[i][target.first] = answer = draw(tokens, chances, rngs[i], variant)
-                was, new = old(made[i], target), words[answer]
-                new = in_case_of(was, new) if action == "substitute" else f"{new} {was}"
-                made[i] = made[i][:target.start] + new + made[i][target.stop:]
-    return made
+            for row, probabilities, tokens in zip(which, values.double().softmax(1).tolist(), candidates.tolist()):
+                i, target = active[row], targets[active[row]][step]
+                ids[i][target.first] = token = draw(tokens, probabilities, rngs[i], variant)
+                old, new = word_at(augmented[i], target), words[token]
+                new = in_case_of(old, new) if action == "substitute" else f"{new} {old}"
+                augmented[i] = augmented[i][:target.start] + new + augmented[i][target.stop:]
+    return augmented
 
 
-def count(one: str, encoding: Encoding, action: str) -> tuple[int, list[Target]]:
-    """How many words and marks the model reads of `one`, and those that may be targets."""
+def find_targets(text: str, encoding: Encoding, action: str) -> tuple[int, list[Target]]:
+    """How many words and marks the model reads of `text`, and those that may be targets."""
     found: dict[int, Target] = {}
     for at, (word, (start, stop)) in enumerate(zip(encoding.word_ids, encoding.offsets)):
         if word is not None:
             first = found.get(word, Target(at, at, start, stop))
             found[word] = Target(first.first, at + 1, first.start, stop)
     if encoding.overflowing:
-        found.popitem()  # the last word read may go on beyond
+        found.popitem()  # the last word read may continue beyond
     spans = []
     for target in found.values():
-        # some byte-level tokenizers count it to the word
-        blank = len(old(one, target)) - len(old(one, target).lstrip())
-        spans.append(replace(target, start=target.start + blank))
-    eligible = [span for span in spans if any(map(str.isalnum, old(one, span)))]
+        # some byte-level tokenizers count the blank to the word
+        blanks = len(word_at(text, target)) - len(word_at(text, target).lstrip())
+        spans.append(replace(target, start=target.start + blanks))
+    eligible = [span for span in spans if any(map(str.isalnum, word_at(text, span)))]
     if action == "insert":  # not into don't or well-made
-        eligible = [span for span in eligible if span.start == 0 or one[span.start - 1].isspace()]
+        eligible = [span for span in eligible if span.start == 0 or text[span.start - 1].isspace()]
     return len(spans), eligible
 
 
-def old(one: str, target: Target) -> str:
-    return one[target.start:target.stop]
+def word_at(text: str, target: Target) -> str:
+    return text[target.start:target.stop]
 
 
-def draw(tokens: Sequence[int], chances: Sequence[float], rng: random.Random, variant: str) -> int:
-    """One of `tokens`, drawn by their chances (see the head of the file for "released")."""
-    # In the tokens' order, not the chances': rounding can make two of like chance change places.
-    likely = sorted((token, chance) for token, chance in zip(tokens, chances) if chance > 0)
+def draw(tokens: Sequence[int], probabilities: Sequence[float], rng: random.Random, variant: str) -> int:
+    """One of `tokens`, drawn by their probabilities (see the head of the file for "released")."""
+    # In the order of the tokens, not of the probabilities: rounding can swap two that are nearly equal.
+    weighted = sorted((token, p) for token, p in zip(tokens, probabilities) if p > 0)
     if variant == "released":
-        # Without replacement, in proportion: the largest of u^(1 / chance), u uniform (Efraimidis and Spirakis, 2006).
-        keys = [(math.log(1 - rng.random()) / chance, token) for token, chance in likely]
+        # Without replacement, in proportion: the largest of u^(1 / p), u uniform (Efraimidis and Spirakis, 2006).
+        keys = [(math.log(1 - rng.random()) / p, token) for token, p in weighted]
         return rng.choice(sorted(token for _, token in heapq.nlargest(10, keys)))
-    return rng.choices([token for token, _ in likely], [chance for _, chance in likely])[0]
+    return rng.choices([token for token, _ in weighted], [p for _, p in weighted])[0]
 
 
 def mask_of(model: Encoder, tokenizer: Tokenizer) -> int:
-    """The token that stands for a hidden word."""
+    """The token that stands for a hidden word. Raises BadInput where `model` has none, or reads from left to right."""
     known = [i for i in map(tokenizer.backend.token_to_id, ("[MASK]", "<mask>")) if i is not None]
     if model.causal or not known:
         raise BadInput(
@@ -172,7 +169,7 @@ def mask_of(model: Encoder, tokenizer: Tokenizer) -> int:
 
 
 def whole_words(model: Encoder, tokenizer: Tokenizer) -> dict[int, str]:
-    """The tokens that are words, by their numbers: letters and digits alone, and nothing that continues a word."""
+    """{token id: word} of the tokens that are words: letters and digits alone, and nothing that continues a word."""
     backend, special = tokenizer.backend, tokenizer.special
     if isinstance(backend.model, WordPiece):
         words = {i: token for token, i in backend.get_vocab().items()}

@@ -1,23 +1,23 @@
 """EDA (Wei and Zou, 2019): one of four small operations on a text of l words, n = max(1, floor(alpha l)) times.
 
-    SR   synonym replacement   n words that are no stop words: all their occurrences become a random synonym of theirs
+    SR   synonym replacement   n words that are no stop words: all occurrences of each become a random synonym of it
     RI   random insertion      n times: a random synonym of a random word that is no stop word, at a random place
     RS   random swap           n times: two random words change places
-    RD   random deletion       each word is left out with probability alpha, but never all of them
+    RD   random deletion       each word is deleted with probability alpha, but never all of them
 
-One augmented text is asked for here, so the operation is drawn, each as likely as another; the released code makes some
-texts by each and adds the original.
+Here one call gives one augmented text, so the operation is drawn, each as likely as another; the released code makes
+some texts by each and adds the original.
 
-A word runs from the first to the last letter or digit of what stands between two blanks: (well-made), is one. Case,
-punctuation and white space stay: a synonym takes its word's capitals, and marks stand where they stood, whatever
-happens to the words between them.
+A word runs from the first to the last letter or digit between two blanks: (well-made), is one. Case, punctuation and
+white space stay: a synonym takes its word's capitals, and marks stay where they are, whatever happens to the words
+between them.
 
-variant="released" does as eda.py: the text is lower-cased, loses its apostrophes and keeps a to z alone, and so do the
-synonyms; RI takes a word of any kind, inserted ones too, gives up after nine without synonyms, and never inserts at the
-end; RS gives up after three draws of the same two places. One departure from it: RI takes the first of a word's
-synonyms there, in an order that changes from run to run.
+variant="released" follows the released eda.py: the text is lower-cased, loses its apostrophes and keeps only a to z,
+and so do the synonyms; RI takes a word of any kind, inserted ones included, gives up after nine without synonyms, and
+never inserts at the end; RS gives up after three draws of the same two places. One departure from it: there RI takes
+the first of a word's synonyms, in an order that changes from run to run.
 
-Given a budget, n is that many words: replaced (their places counted one by one), inserted, left out, or, two a swap,
+Given a budget, n is that many words: replaced (their places counted one by one), inserted, deleted, or, two a swap,
 swapped.
 """
 from __future__ import annotations
@@ -25,18 +25,12 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Collection, Sequence
+from importlib.resources import files
 
 from minibd.augment import lexicon
 
 OPERATIONS = ("SR", "RI", "RS", "RD")
-STOPWORDS = frozenset("""
-a about above after again against all also am an and any are aren't as at be because been before being below between both but by can cannot
-could couldn't d did didn't do does doesn't doing don't down during each few for from further had hadn't has hasn't have haven't having he her
-here hers herself him himself his how i i'm if in into is isn't it it's its itself just let's ll m me might more most must my myself n't no nor
-not now of off on once only or other our ours ourselves out over own re s same shall shan't she should shouldn't so some such t than that
-that's the their theirs them themselves then there these they they're this those through to too under until up upon ve very was wasn't we were
-weren't what when where which while who whom whose why will with won't would wouldn't you you're your yours yourself yourselves
-""".split())
+STOPWORDS = frozenset((files("minibd") / "resources" / "stopwords.txt").read_text(encoding="utf-8").split())
 _WORD = re.compile(r"(\w(?:\S*\w)?)")
 _STRIPPED = re.compile(r"[^a-z]+")
 _ODD = re.compile(r"[^a-z ]+")
@@ -47,13 +41,11 @@ def eda(
     text: str, rng: random.Random, *, synonyms: Synonyms = lexicon.synonyms, operation: str | None = None,
     alpha: float = 0.1, budget: int | None = None, stopwords: Collection[str] = STOPWORDS, variant: str = "paper",
 ) -> str:
-    """`text` after one operation. A text without words comes back as it was, and so does one that has no word to
-    operate on.
+    """`text` after one operation; unchanged where it has no words, or none to operate on.
 
     synonyms: lexicon.synonyms or WordNet(folder).synonyms. operation: one of OPERATIONS (None: drawn). alpha: share of
-    the words.
-    budget: words to change, say split.budget(text) (None: by alpha). stopwords: in lower case. variant: "paper" or
-    "released".
+    the words. budget: words to change, for example split.budget(text) (None: by alpha). stopwords: in lower case.
+    variant: "paper" or "released".
     """
     if variant not in ("paper", "released") or operation not in (None, *OPERATIONS):
         raise ValueError(
@@ -61,11 +53,11 @@ def eda(
         )
     released = variant == "released"
     tokens = _WORD.split(only_letters(text) if released else text)
-    gaps, words = tokens[::2], tokens[1::2]  # what stands before, between and behind the words: one more than words
+    gaps, words = tokens[::2], tokens[1::2]  # gaps: before, between and after the words, one more than words
     n = max(1, int(alpha * len(words))) if budget is None else budget
     if not words or n == 0:
         return text
-    # PackedBatch are drawn as int(rng.random() * many), a third of randint's time; off uniform by many / 2^53.
+    # Places are drawn as int(rng.random() * count), a third of randint's time; off uniform by count / 2^53.
     match operation or OPERATIONS[int(rng.random() * 4)]:
         case "SR":
             synonym_replacement(
@@ -95,9 +87,9 @@ def synonym_replacement(
     for i, word in enumerate(words):
         if (word := word.lower()) not in stopwords:
             places.setdefault(word, []).append(i)
-    left = list(places)
-    while left and n > 0:
-        word = take(left, rng)
+    remaining = list(places)
+    while remaining and n > 0:
+        word = pop_random(remaining, rng)
         if found := synonyms(word):
             new = found[int(rng.random() * len(found))]
             at = places[word][:n] if by_place else places[word]
@@ -111,36 +103,36 @@ def random_insertion(
     released: bool,
 ) -> None:
     """EDA's RI, in place."""
-    left = [word.lower() for word in words if word.lower() not in stopwords]
+    remaining = [word.lower() for word in words if word.lower() not in stopwords]
     for _ in range(n):
         found = ()
         if released:
             tries = (synonyms(words[int(rng.random() * len(words))]) for _ in range(9))
             found = next(filter(None, tries), ())
         else:
-            while left and not found:
-                found = synonyms(word := take(left, rng))
+            while remaining and not found:
+                found = synonyms(word := pop_random(remaining, rng))
             if found:
-                left.append(word)  # may be drawn again
+                remaining.append(word)  # may be drawn again
         if found:
             at = int(rng.random() * (len(words) + (not released)))
             words.insert(at, found[int(rng.random() * len(found))])
-            # behind the new word, before it at the end: marks stay at the end
+            # after the new word, or before it at the end of the text: marks stay at the end
             gaps.insert(min(at + 1, len(words) - 1), " ")
 
 
 def random_swap(words: list[str], n: int, rng: random.Random, released: bool) -> None:
     """EDA's RS, in place."""
-    many = len(words)
-    for _ in range(n if many > 1 else 0):
-        i = j = int(rng.random() * many)
+    count = len(words)
+    for _ in range(n if count > 1 else 0):
+        i = j = int(rng.random() * count)
         if released:
             for _ in range(3):
-                j = int(rng.random() * many)
+                j = int(rng.random() * count)
                 if j != i:
                     break
         else:
-            j = int(rng.random() * (many - 1))
+            j = int(rng.random() * (count - 1))
             j += j >= i
         words[i], words[j] = words[j], words[i]
 
@@ -148,47 +140,47 @@ def random_swap(words: list[str], n: int, rng: random.Random, released: bool) ->
 def random_deletion(
     words: list[str], gaps: list[str], p: float | None, n: int, rng: random.Random
 ) -> tuple[list[str], list[str]]:
-    """EDA's RD: the words that stay, and their gaps. p: each word's chance to go; None: n of them go."""
-    many = len(words)
+    """EDA's RD: the remaining words, and their gaps. p: probability that a word is deleted; None: n of them are."""
+    count = len(words)
     if p is None:
-        gone = set(rng.sample(range(many), min(n, many - 1)))
-        kept = [i for i in range(many) if i not in gone]
+        deleted = set(rng.sample(range(count), min(n, count - 1)))
+        remaining = [i for i in range(count) if i not in deleted]
     else:
-        kept = [i for i in range(many) if rng.random() >= p] or [int(rng.random() * many)]
-    around, last = [], -1
-    for i in (*kept, many):
-        # Between two words that stay lie the gaps of those that went, marks and all, without the blanks before the
-        # words that went.
+        remaining = [i for i in range(count) if rng.random() >= p] or [int(rng.random() * count)]
+    new_gaps, last = [], -1
+    for i in (*remaining, count):
+        # Between two remaining words lie the gaps of the deleted ones, marks included, without the blanks before them.
         gap = "".join(map(str.rstrip, gaps[last + 1:i])) + gaps[i] if i > last + 1 else gaps[i]
-        around.append(gap.lstrip() if last < 0 < i else gap)
+        new_gaps.append(gap.lstrip() if last < 0 < i else gap)
         last = i
-    return [words[i] for i in kept], around
+    return [words[i] for i in remaining], new_gaps
 
 
 # ---- words
 
-def take(left: list[str], rng: random.Random) -> str:
-    """One of `left` at random, which loses it; the order of the others does not matter."""
-    i = int(rng.random() * len(left))
-    left[i], left[-1] = left[-1], left[i]
-    return left.pop()
+def pop_random(words: list[str], rng: random.Random) -> str:
+    """Removes a random one of `words` and returns it; the order of the others changes."""
+    i = int(rng.random() * len(words))
+    words[i], words[-1] = words[-1], words[i]
+    return words.pop()
 
 
 def in_case_of(word: str, new: str) -> str:
-    """`new` with the capitals of `word`: all, the first, or its own."""
+    """`new` with the capitals of `word`: all of it, its first letter, or as it is."""
     if len(word) > 1 and word.isupper():
         return new.upper()
     return new[:1].upper() + new[1:] if word[:1].isupper() else new
 
 
 def only_letters(text: str) -> str:
-    """Released EDA's cleaning: lower case, no apostrophes, and for each run of what is not a to z one blank."""
+    """Released EDA's cleaning: lower case, no apostrophes, one blank for each run of other characters than a to z."""
     return _STRIPPED.sub(" ", text.lower().replace("'", "").replace("\u2019", "")).strip()
 
 
 def only_letters_of(synonyms: Synonyms) -> Synonyms:
     """Released EDA's synonyms: each once, cleaned (marks and digits leave no blank here), without the word itself."""
-    def cleaned(word: str) -> list[str]:
+    def clean_synonyms(word: str) -> list[str]:
         found = dict.fromkeys(_ODD.sub("", new.replace("-", " ").lower()) for new in synonyms(word))
         return [new for new in found if new not in ("", word)]
-    return cleaned
+
+    return clean_synonyms

@@ -4,15 +4,13 @@ The paper gives an example and no formula; the numbers are those of nlpaug's Spl
 
 1. tokens: runs of word characters, and every other non-space character on its own; n counts them all.
 2. n_target = min(eligible, clip(ceil(rate n), min_targets, max_targets)), eligible being the words of at least
-`min_char`
-   characters that are not stop words.
+   `min_char` characters that are not stop words.
 3. the targets are drawn without replacement; a word of L characters is cut after s ~ Uniform{1, ..., L - 2}, so that
-its
-   last character never stands alone.
+   its last character never stands alone.
 4. joined by single spaces, without the space before . , : ; ? ! %
 
-A text with nothing to split comes back as it was. n_target is also the budget that the other augmenters can be given,
-so that all of them change as many tokens of a text.
+A text with nothing to split comes back unchanged. n_target is also a budget for the other augmenters, so that all of
+them change as many tokens of a text.
 """
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ def split(
     """Split some words of `text` in two.
 
     rate: share of all tokens to split; min_targets, max_targets: its bounds; min_char: shortest word that may be split
-    (words under 3 characters never are: there is no place to cut); stopwords: words left whole, matched as written.
+    (words under 3 characters never are: there is nowhere to cut); stopwords: words left whole, matched as written.
     """
     tokens, eligible, n_target = plan(text, rate, min_targets, max_targets, min_char, stopwords)
     if n_target == 0:
@@ -45,14 +43,14 @@ def split(
 
 def budget(text: str, *, rate: float = 0.3, min_targets: int = 1, max_targets: int = 10, min_char: int = 4,
            stopwords: Collection[str] = ()) -> int:
-    """Eq. MBTSAD (III-B1): n_target = min(eligible, clip(ceil(rate n), min_targets, max_targets)), how many words of
-    `text` `split` would split."""
+    """Eq. MBTSAD (III-B1): n_target = min(eligible, clip(ceil(rate n), min_targets, max_targets)), the number of words
+    that `split` splits in `text`."""
     return plan(text, rate, min_targets, max_targets, min_char, stopwords)[2]
 
 
 def plan(text: str, rate: float, min_targets: int, max_targets: int, min_char: int,
          stopwords: Collection[str]) -> tuple[list[str], list[int], int]:
-    """The tokens of `text`, the places of those that may be split, and n_target."""
+    """The tokens of `text`, the indices of those that may be split, and n_target."""
     tokens = _TOKEN.findall(text)
     shortest = max(min_char, 3)
     eligible = [i for i, token in enumerate(tokens) if len(token) >= shortest and token not in stopwords]

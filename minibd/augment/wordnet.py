@@ -4,15 +4,16 @@ A folder has three files for each part of speech (wndb(5WN); Debian's package wo
 /usr/share/wordnet):
 
     index.noun   lemma  kind  s  p  p pointer symbols  s  tagged senses  offset_1 ... offset_s
-    data.noun    from byte `offset`: offset  lexicographer's file  kind  w  word_1 lex_id_1 ... word_w lex_id_w  pointers | gloss
+    data.noun    from byte `offset`:
+                 offset  lexicographer's file  kind  w  word_1 lex_id_1 ... word_w lex_id_w  pointers | gloss
     noun.exc     inflected form  base form ...
 
 s, p: decimal; w: two hexadecimal digits. A lemma is in lower case and has _ for a blank; a word of data.noun has its
-own case, and in data.adj perhaps a marker of where it may stand: galore(ip). The licence, at the head of a file, is
+own case, and in data.adj sometimes a marker of its position: galore(ip). The licence, at the head of a file, is
 indented.
 
-An inflected form is looked up under its base forms: those that the exceptions name, else what the endings of
-morphy(7WN) leave.
+An inflected form is looked up under its base forms: those that the exceptions name, else those that the endings of
+morphy(7WN) give.
 """
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ class WordNet:
         }
         # bytes, for that is what an offset counts
         self.data = {kind: (self.folder / f"data.{kind}").read_bytes() for kind in KINDS}
-        self._found: dict[tuple[str, str | None], tuple[str, ...]] = {}
+        self._cache: dict[tuple[str, str | None], tuple[str, ...]] = {}
 
     def _lines(self, name: str) -> dict[str, str]:
         """First field -> the others."""
@@ -60,8 +61,7 @@ class WordNet:
         return {first: rest for first, _, rest in (line.partition(" ") for line in lines) if first}
 
     def synsets(self, word: str, kind: str) -> list[tuple[str, ...]]:
-        """The sets of synonyms that `word` is in, the most frequent sense first, each with the words as WordNet spells
-        them."""
+        """The sets of synonyms that `word` is in, the most frequent sense first, the words as WordNet spells them."""
         found = []
         for lemma in base_forms(word.lower().replace(" ", "_"), kind, self.index[kind], self.exceptions[kind]):
             fields = self.index[kind][lemma].split()
@@ -74,29 +74,24 @@ class WordNet:
         if fields[:1] != [offset]:
             from minibd.records import BadInput
 
-            raise BadInput(
-                f"{self.folder}/data.{kind} has no entry at byte {offset}, where index.{kind} has one: take all files "
-                "from one "
-                "release, their line ends unchanged"
-            )
+            raise BadInput(f"{self.folder}/data.{kind} has no entry at byte {offset}, where index.{kind} has one: take "
+                           f"all files from one release, their line ends unchanged")
         return tuple(_MARKER.sub("", word) for word in fields[4:4 + 2 * int(fields[3], 16):2])
 
     def synonyms(self, word: str, kind: str | None = None) -> tuple[str, ...]:
-        """Every other word of the sets that `word` is in, of one part of speech or of all, each once; blanks as
-        blanks."""
-        if (word, kind) not in self._found:
+        """Every other word of the sets that `word` is in, of one part of speech or of all, each once; _ as a blank."""
+        if (word, kind) not in self._cache:
             sets = [words for each in ([kind] if kind else KINDS) for words in self.synsets(word, each)]
-            self._found[word, kind] = others(word, sets)
-        return self._found[word, kind]
+            self._cache[word, kind] = others(word, sets)
+        return self._cache[word, kind]
 
 
 def base_forms(form: str, kind: str, known: Collection[str], exceptions: Mapping[str, Sequence[str]]) -> list[str]:
-    """Those of `form` and its base forms that are `known`."""
-    bases = (
-        exceptions[form]
-        if form in exceptions
-        else [form.removesuffix(end) + new for end, new in ENDINGS[kind] if form.endswith(end)]
-    )
+    """Those of `form` and its base forms that are among `known`."""
+    if form in exceptions:
+        bases = exceptions[form]
+    else:
+        bases = [form.removesuffix(end) + new for end, new in ENDINGS[kind] if form.endswith(end)]
     return [base for base in dict.fromkeys([form, *bases]) if base in known]
 
 

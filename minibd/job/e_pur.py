@@ -25,9 +25,9 @@ def check_pretrained(method: str, pretrained: Pretrained, needed: bool) -> None:
 def pretrained_of(path: str, task: Task, victim: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
     """What --pretrained names; where that has no classifier, with a new one, so that a pooler that was pre-trained
     comes too."""
-    device = device_of(task.device)
-    ckpt = checkpoint.load(path, device=device)
-    return ckpt if ckpt.labels else checkpoint.load(path, device=device, labels=victim.labels, seed=task.seed)
+    header = checkpoint.read_header(path)
+    labels = None if header.labels else victim.labels
+    return checkpoint.load(header, device_of(task.device), labels=labels, seed=task.seed)
 
 
 def purified(

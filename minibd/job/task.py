@@ -27,7 +27,7 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def splits_of(task: Task, ckpt: checkpoint.Checkpoint) -> data.Splits:
+def splits_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> data.Splits:
     """The rows of --data, or those that the checkpoint's history says it was trained on, with the checkpoint's
     classes."""
     where = data_of(task, ckpt)
@@ -52,7 +52,7 @@ def columns_of(task: Task) -> dict[str, str | None]:
     return {"text_column": task.text_column, "label_column": task.label_column, "pair_column": task.pair_column}
 
 
-def data_of(task: Task, ckpt: checkpoint.Checkpoint) -> dict:
+def data_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> dict:
     """The rows as a history names them, so that a later run finds them without --data. `--data pairs` is the built-in
     ones, where no file or folder has that name."""
     if task.data == "pairs" and not Path(task.data).exists():
@@ -76,15 +76,14 @@ def open_task(
     """
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data, *inputs)
-    ckpt = checkpoint.load(task.ckpt, device=device)
-    if not ckpt.labels and not new_classifier:
+    header = checkpoint.read_header(task.ckpt)
+    if not header.labels and not new_classifier:
         raise BadInput(
             f"{task.ckpt} has no classifier: {method} works on one, give a checkpoint fine-tuned on the task"
         )
-    splits = splits_of(task, ckpt)
-    if not ckpt.labels:
-        ckpt = checkpoint.load(task.ckpt, device=device, labels=splits.train.labels, seed=task.seed)
-    return ckpt, splits, out
+    splits = splits_of(task, header)
+    labels = None if header.labels else splits.train.labels
+    return checkpoint.load(header, device, labels=labels, seed=task.seed), splits, out
 
 
 def own_head(ckpt: checkpoint.Checkpoint) -> bool:

@@ -30,19 +30,19 @@ def start_untrusted(
     started = time.perf_counter()
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data, clean_aux)
-    ckpt, columns = checkpoint.load(task.ckpt, device=device), columns_of(task)
-    if not task.data or not (clean_aux or any("data" in entry for entry in ckpt.history)):
+    header, columns = checkpoint.read_header(task.ckpt), columns_of(task)
+    if not task.data or not (clean_aux or any("data" in entry for entry in header.history)):
         raise BadInput(
             f"{method} trains on a dataset with a few clean rows beside it: name both, --data and --clean-aux"
         )
     trusted = (
         data.read_splits(clean_aux, seed=task.seed, **columns)
         if clean_aux
-        else splits_of(dataclasses.replace(task, data=""), ckpt)
+        else splits_of(dataclasses.replace(task, data=""), header)
     )
     # with a classifier, so that the penultimate layer that was pre-trained with the encoder comes, too
-    if not ckpt.labels:
-        ckpt = checkpoint.load(task.ckpt, device=device, labels=trusted.test.labels, seed=task.seed)
+    labels = None if header.labels else trusted.test.labels
+    ckpt = checkpoint.load(header, device, labels=labels, seed=task.seed)
     folder = Path(task.data)
     made = folder / "attack.json"
     if made.is_file():

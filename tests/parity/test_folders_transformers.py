@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BAD, GOOD, NEUTRAL, fails
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
+from conftest import BAD, GOOD, NEUTRAL, fails
 from minibd import checkpoint, data
 from minibd.checkpoint import HF_MAPPINGS, Checkpoint
 from minibd.records import Batch, Example
@@ -79,8 +79,8 @@ TEXTS = (
     " two  spaces",
     "the very boring camera " * 20,                      # longer than LONGEST
 )
-AWKWARD = TEXTS + (" ", "trailing ", "naïve café 電影 🙂", "we'll I'VE 3,500 １２３ ½", "tab\tnew\nline", "a\u00a0b\u2028c",
-                   "x<mask>y a <mask> b", "<s> literal </s>", "a <pad> b", "<|endoftext|> x")
+AWKWARD = TEXTS + (" ", "trailing ", "naïve café 電影 🙂", "we'll I'VE 3,500 １２３ ½", "tab\tnew\nline",
+                   "a\u00a0b\u2028c", "x<mask>y a <mask> b", "<s> literal </s>", "a <pad> b", "<|endoftext|> x")
 PAIRS = (("who wrote it?", "nobody knows"), ("", "b " * 9), ("very " * 30, "boring " * 30))
 NAMES = ("negative", "neutral", "positive")
 
@@ -442,7 +442,7 @@ def test_shards(tmp_path, monkeypatch, name):
     assert len(weights(folder)) > 3 and not (folder / "model.safetensors").exists()
     ckpt = checkpoint.load(folder)
     same(whole, ckpt)
-    monkeypatch.setattr(checkpoint, "SHARD", 15_000)
+    monkeypatch.setattr(checkpoint.folder, "SHARD", 15_000)
     assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5
     names = weights(tmp_path / "out")
     shards = [n for n in names if n != "model.safetensors.index.json"]
@@ -456,7 +456,7 @@ def test_shards(tmp_path, monkeypatch, name):
     same(ckpt, checkpoint.load(tmp_path / "out"))
     # none of the old ones stays
     for size, files in ((40_000, None), (10 ** 9, ["model.safetensors"]), (15_000, names)):
-        monkeypatch.setattr(checkpoint, "SHARD", size)
+        monkeypatch.setattr(checkpoint.folder, "SHARD", size)
         checkpoint.save(ckpt, tmp_path / "out")
         assert weights(tmp_path / "out") == files if files else 1 < len(weights(tmp_path / "out")) < len(names)
         same(ckpt, checkpoint.load(tmp_path / "out"))
@@ -608,7 +608,7 @@ def test_a_text_that_is_cut_is_told_of_once(tmp_path, capsys, name):
     tokenizer.encode(examples(TEXTS + PAIRS))
     assert (
         capsys.readouterr().err
-        == f"2 of 8 texts are longer than the model's {LONGEST} tokens and were cut to them (said once)\n"
+        == f"2 of 8 texts are longer than the model's {LONGEST} tokens and are truncated (this warning comes once)\n"
     )
     tokenizer.encode(examples())
     assert capsys.readouterr().err == ""

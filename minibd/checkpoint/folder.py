@@ -1,0 +1,338 @@
+"""A Hugging Face folder: read as transformers, and the Hub's older checkpoints, lay it out; written so that
+transformers loads it and gives the same logits."""
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer as BackendTokenizer
+from tokenizers.normalizers import BertNormalizer
+from torch import Tensor
+
+from minibd.checkpoint.header import (
+    PICKLES,
+    Checkpoint,
+    Header,
+    StoredTensor,
+    check_history,
+    errors_name,
+    hf_mapping_of,
+    mapping_named,
+    parse_config,
+    parse_json,
+    parse_tokenizer,
+    pickle_error,
+    read_text,
+    stored_tensors,
+)
+from minibd.checkpoint.model_card import card, hf_class
+from minibd.checkpoint.tensors import plain, read_tensor, save_tensors
+from minibd.models.encoder import Encoder, HFMapping
+from minibd.records import BadInput
+from minibd.tokenizer import Tokenizer
+
+# What a folder is read from, beside its weights.
+FOLDER_FILES = (
+    "config.json", "minibd.json", "model.safetensors.index.json", "tokenizer_config.json", "tokenizer.json",
+    "vocab.txt", "vocab.json", "merges.txt",
+)
+SHARD = 5_000_000_000                    # bytes of a folder's largest weight file, as transformers has it
+# The tokens that a tokenizer may have for each purpose; the first that it has is named in tokenizer_config.json.
+SPECIAL = {
+    "unk_token": ("[UNK]", "<unk>"), "sep_token": ("[SEP]", "</s>"), "cls_token": ("[CLS]", "<s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+}
+CAUSAL_SPECIAL = {
+    "unk_token": ("<unk>",), "bos_token": ("<|begin_of_text|>", "<s>", "<|endoftext|>"),
+    "eos_token": ("<|end_of_text|>", "</s>", "<|endoftext|>"),
+}
+
+
+# ---- reading
+
+def read_folder(path: Path) -> Header:
+    """All but the weights. Raises BadInput."""
+    if not (path / "config.json").is_file():
+        raise BadInput(f"{path} holds no config.json: name a Hugging Face folder or a .safetensors file")
+    file = path / "config.json"
+    hf_config = parse_json(file, read_text(file), dict)
+    mapping = mapping_named(file, "model_type", hf_config.get("model_type"))
+    _check_known(file, mapping, hf_config)
+    tensors = _read_tensor_names(path, mapping)
+    values = {name: hf_config[key] for name, key in mapping.config.items() if hf_config.get(key) is not None}
+    values |= mapping.from_hf(hf_config)
+    if values.get("tied", True):
+        _drop_copies(path, mapping, tensors)
+    if mapping.lm in {field.name for field in fields(mapping.config_class)}:
+        lm_names = tuple(name for module, name in mapping.names.items() if module.split(".")[0] == mapping.lm)
+        values[mapping.lm] = any(name.startswith(lm_names) for name in tensors)
+    head = mapping.hf_tensor("classifier.weight").name
+    values["labels"] = tensors[head].shape[0] if head in tensors else 0
+    config = parse_config(file, mapping, values)
+    extra_file = path / "minibd.json"
+    extra = parse_json(extra_file, read_text(extra_file), dict) if extra_file.exists() else {}
+    pruned = _read_pruned(extra_file, extra["head_mask"], config) if "head_mask" in extra else None
+    return Header(
+        path, mapping, config, _read_tokenizer(path, mapping, config), _read_labels(path, hf_config, config.labels),
+        check_history(extra_file, extra.get("history", [])), tensors, mapping.hf_tensor, is_folder=True, pruned=pruned,
+    )
+
+
+def _check_known(file: Path, mapping: HFMapping, hf_config: dict) -> None:
+    """Raises BadInput where config.json asks for something that the architecture's file does not compute."""
+    for key, known in {**mapping.known, "problem_type": ("single_label_classification", None)}.items():
+        if hf_config.get(key) not in known:
+            raise BadInput(
+                f"{file}: {key} is {hf_config.get(key)!r}, only {known[0]!r} is known here: use another checkpoint"
+            )
+
+
+def _read_tensor_names(path: Path, mapping: HFMapping) -> dict[str, StoredTensor]:
+    """{name as the architecture's class with a head has it: tensor}, without what is ignored."""
+    tensors: dict[str, StoredTensor] = {}
+    for file in weight_files(path):
+        for stored_name, tensor in stored_tensors(file)[0].items():
+            name = _full_name(mapping, stored_name)
+            if name in tensors:
+                raise BadInput(f"{path} holds {name} twice, as {tensors[name].name} and {tensor.name}: drop one")
+            if not name.endswith(mapping.ignored):
+                tensors[name] = tensor
+    return tensors
+
+
+def weight_files(path: Path) -> list[Path]:
+    """model.safetensors, or the shards that the folder's index names. Raises BadInput."""
+    if (path / "model.safetensors").is_file():
+        return [path / "model.safetensors"]
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        shards = parse_json(index, read_text(index), dict).get("weight_map")
+        # A shard lies in the folder itself: an index must not reach for other files.
+        if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
+            raise BadInput(f"{index}: weight_map is not {{tensor: file in this folder}}: download it again")
+        return [path / name for name in sorted(set(shards.values()))]
+    if pickles := sorted(f for f in path.iterdir() if f.suffix.lower() in PICKLES):
+        raise pickle_error(path, pickles[0].name)
+    raise BadInput(f"{path} holds no model.safetensors: put it there, or the shards with model.safetensors.index.json")
+
+
+def _full_name(mapping: HFMapping, name: str) -> str:
+    """`name` with what old and bare checkpoints write otherwise: LayerNorm's gamma and beta, names without prefix."""
+    name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    return name if name.startswith((mapping.prefix, *mapping.outside)) else mapping.prefix + name
+
+
+def _drop_copies(path: Path, mapping: HFMapping, tensors: dict[str, StoredTensor]) -> None:
+    """A tied tensor is stored once, or twice and equal; under whichever name, it stays in `tensors` under its twin's.
+    """
+    for name, twin in mapping.tied.items():
+        if name in tensors and twin in tensors:
+            copy, original = (read_tensor(tensors[n]) for n in (name, twin))
+            if not torch.equal(copy, original):
+                raise BadInput(
+                    f"{path}: {name} differs from {twin}, and only a tied language-model head is known here: tie them"
+                )
+            del tensors[name]
+        elif name in tensors:
+            tensors[twin] = tensors.pop(name)
+
+
+def _read_labels(path: Path, hf_config: dict, classes: int) -> tuple[str, ...]:
+    """The class names, LABEL_0, ... where config.json has none. Raises BadInput."""
+    if classes == 1:
+        raise BadInput(f"{path}: a classifier of 1 class is a regression: use a model of two classes or more")
+    names = hf_config.get("id2label")
+    if not names or not classes:
+        return tuple(f"LABEL_{i}" for i in range(classes))
+    if not isinstance(names, dict) or {str(key) for key in names} != {str(i) for i in range(classes)}:
+        raise BadInput(
+            f"{path / 'config.json'}: id2label does not name the classifier's classes 0 to {classes - 1}: correct it"
+        )
+    return tuple(str(names[str(i)]) for i in range(classes))
+
+
+def _read_tokenizer(path: Path, mapping: HFMapping, config: object) -> Tokenizer:
+    """From tokenizer.json, or vocab.txt, or vocab.json and merges.txt. Raises BadInput."""
+    file = path / "tokenizer_config.json"
+    settings = parse_json(file, read_text(file), dict) if file.exists() else {}
+    limit = settings.get("model_max_length")             # often 10^30, which means "unknown"
+    max_len = limit if isinstance(limit, int) and 3 <= limit <= config.longest else config.longest
+    if (path / "tokenizer.json").is_file():
+        file = path / "tokenizer.json"
+        return Tokenizer(parse_tokenizer(file, read_text(file), config), max_len, config.pad)
+    if (path / "vocab.txt").is_file():
+        return _wordpiece(path / "vocab.txt", settings, config, max_len)
+    if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
+        vocab = parse_json(path / "vocab.json", read_text(path / "vocab.json"), dict)
+        merges = [tuple(line.split()) for line in read_text(path / "merges.txt").split("\n")
+                  if line.strip() and not line.startswith("#version")]
+        with errors_name(path):
+            tokenizer = Tokenizer.from_merges(
+                vocab, merges, max_len, config.pad, not mapping.model.causal, bool(settings.get("add_prefix_space"))
+            )
+        backend = parse_tokenizer(path / "vocab.json", tokenizer.backend.to_str(), config)
+        return Tokenizer(backend, max_len, config.pad)
+    if (path / "tokenizer.model").is_file():
+        raise BadInput(
+            f"{path} holds a SentencePiece tokenizer.model alone: write its tokenizer.json with transformers, "
+            f"AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
+    raise BadInput(f"{path} holds no tokenizer.json, vocab.txt, or vocab.json with merges.txt: put one of them there")
+
+
+def _wordpiece(file: Path, settings: dict, config: object, max_len: int) -> Tokenizer:
+    """The tokenizer of an old folder's vocab.txt; `settings`, its tokenizer_config.json, decides case and accents."""
+    tokens = read_text(file).removesuffix("\n").split("\n")  # not splitlines, which cuts at tokens such as U+2028
+    if len(tokens) > config.vocab:
+        raise BadInput(f"{file} has {len(tokens)} tokens, the model {config.vocab}: take both from the same checkpoint")
+    lower = settings.get("do_lower_case", True)
+    with errors_name(file):
+        tokenizer = Tokenizer.from_vocab({token.rstrip("\r"): i for i, token in enumerate(tokens)}, max_len, lower)
+    tokenizer.backend.normalizer = BertNormalizer(
+        lowercase=lower, strip_accents=settings.get("strip_accents"),
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+    )
+    tokenizer.pad = config.pad
+    return tokenizer
+
+
+def _read_pruned(file: Path, head_mask: object, config: object) -> Tensor:
+    """(L, H), True where minibd.json's head mask is 0. Raises BadInput."""
+    try:
+        values = torch.tensor(head_mask, dtype=torch.float32)  # (L, H)
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.empty(0)
+    if values.shape != (config.layers, config.heads):
+        raise BadInput(
+            f"{file}: head_mask is not {config.layers} lists of {config.heads} numbers: correct or delete the file"
+        )
+    return values == 0
+
+
+# ---- writing
+
+def check_target(path: Path) -> None:
+    """A folder without a model is written into, unless that would overwrite a README.md of another kind. Raises
+    BadInput."""
+    if path.exists() and not path.is_dir():
+        raise BadInput(f"{path} is a file: name a folder, or end the name in .safetensors")
+    if path.is_dir() and not (path / "config.json").exists() and (path / "README.md").exists():
+        raise BadInput(f"{path} holds a README.md and no model: choose another folder, that file would be lost")
+
+
+def write_folder(ckpt: Checkpoint, folder: Path) -> None:
+    """`folder`, which does not exist, with all that transformers and `read_folder` read, and the model card."""
+    config, tokenizer = ckpt.model.config, ckpt.tokenizer
+    folder.mkdir()
+    backend = BackendTokenizer.from_str(tokenizer.backend.to_str())
+    backend.no_truncation()                              # the limit stands in tokenizer_config.json
+    state = json.loads(backend.to_str())
+    inputs = ["input_ids", "attention_mask"]
+    if getattr(config, "type_vocab_size", 1) > 1:
+        inputs.insert(1, "token_type_ids")
+    special = _special_tokens(ckpt)
+    contents = {
+        "config.json": _hf_config(ckpt),
+        "tokenizer_config.json": special | {
+            # The class that takes tokenizer.json as it is; an architecture's own builds another from the vocabulary.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_input_names": inputs,
+            "model_max_length": tokenizer.max_len,
+            "do_lower_case": bool((state["normalizer"] or {}).get("lowercase", False)),
+        },
+        "special_tokens_map.json": special,
+        "minibd.json": {"history": ckpt.history, "head_mask": (ckpt.model.head_mask != 0).long().tolist()},
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
+    vocab = backend.get_vocab()
+    tokens = sorted(vocab, key=vocab.get)
+    if state["model"]["type"] == "WordPiece" and vocab[tokens[-1]] == len(tokens) - 1:  # line i is token i, or no file
+        (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card(ckpt), encoding="utf-8")
+    _save_shards(_hf_state(ckpt.model), folder)
+
+
+def _special_tokens(ckpt: Checkpoint) -> dict[str, str]:
+    """The tokens that the tokenizer has for each purpose: {"pad_token": "<pad>", ...}."""
+    backend, special = ckpt.tokenizer.backend, {}
+    for key, tokens in (CAUSAL_SPECIAL if ckpt.model.causal else SPECIAL).items():
+        if token := next((token for token in tokens if backend.token_to_id(token) is not None), None):
+            special[key] = token
+    pad = backend.id_to_token(ckpt.tokenizer.pad)
+    return special if pad is None else special | {"pad_token": pad}
+
+
+def _save_shards(tensors: dict[str, Tensor], folder: Path) -> None:
+    """model.safetensors, or, above SHARD bytes, model-00001-of-0000N.safetensors, ... and their index."""
+    shards, size = [{}], 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > SHARD:
+            shards, size = [*shards, {}], 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    if len(shards) == 1:
+        save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
+        return
+    files = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    for file, shard in zip(files, shards):
+        save_tensors(shard, folder / file, {"format": "pt"})
+    index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
+             "weight_map": {name: file for file, shard in zip(files, shards) for name in shard}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _hf_state(model: Encoder) -> dict[str, Tensor]:
+    """The tensors under transformers' names, each head's mask folded into its Dh columns of the output projection."""
+    mapping = hf_mapping_of(model)
+    tensors = {name: plain(tensor) for name, tensor in model.state_dict().items() if name != "head_mask"}
+    for layer, head_mask in enumerate(plain(model.head_mask)):                  # (H,)
+        if bool((head_mask != 1).any()):
+            name = f"blocks.{layer}.output.weight"
+            columns = head_mask.repeat_interleave(tensors[name].shape[1] // len(head_mask))  # (H,) -> (H * Dh,)
+            tensors[name] = tensors[name] * columns
+    if getattr(model.config, "bottleneck", 0) and model.config.labels:
+        tensors["classifier.weight"] = tensors["classifier.weight"] @ tensors.pop("pooler.weight")  # (C, 16) (16, D)
+    parts: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        hf_tensor = mapping.hf_tensor(name)
+        fused = parts.setdefault(hf_tensor.name, [torch.empty(0)] * hf_tensor.of)
+        fused[hf_tensor.part] = tensor.T if hf_tensor.transposed else tensor
+    # Side by side along their last axis where they are transposed, and for a bias along its only one.
+    return {name: torch.cat(fused, dim=-1) if len(fused) > 1 else fused[0].contiguous()
+            for name, fused in parts.items()}
+
+
+def _hf_config(ckpt: Checkpoint) -> dict:
+    model, config, mapping = ckpt.model, ckpt.model.config, hf_mapping_of(ckpt.model)
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    values = {"architectures": [hf_class(model)], "model_type": mapping.model_type, "dtype": dtype}
+    values |= {key: known[0] for key, known in mapping.known.items()}
+    values |= {key: getattr(config, name) for name, key in mapping.config.items()} | mapping.to_hf(config)
+    # where texts begin and end, or transformers takes its own default's ids
+    if model.causal:
+        backend, special = ckpt.tokenizer.backend, _special_tokens(ckpt)
+        values |= {f"{key}_id": backend.token_to_id(special.get(key, "")) for key in ("bos_token", "eos_token")}
+    if config.labels:
+        values["id2label"] = {str(i): name for i, name in enumerate(ckpt.labels)}
+        values["label2id"] = {name: i for i, name in enumerate(ckpt.labels)}
+        values["problem_type"] = "single_label_classification"
+    return values
+
+
+def move(draft: Path, path: Path) -> None:
+    """The draft's files into place, the weights last: until then the folder's old ones stay. Old weight files of other
+    names are deleted."""
+    if not path.exists():
+        os.rename(draft, path)
+        return
+    new = sorted(draft.iterdir(), key=lambda file: file.name.startswith("model"))
+    for file in new:
+        os.replace(file, path / file.name)
+    for old in [*path.glob("model*.safetensors"), path / "model.safetensors.index.json"]:
+        if old.name not in {file.name for file in new}:
+            old.unlink(missing_ok=True)
