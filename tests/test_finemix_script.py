@@ -114,9 +114,10 @@ def test_a_search_is_shown_and_only_its_end_is_measured(mixing, tmp_path):
     )
     result, _ = read(tmp_path / "out")
     assert result["args"]["rho"] is None and not {"chosen", "trials"} & result["args"].keys()
-    assert result["outcome"] == {
-        "rho": 0.1, "trials": [{"rho": rho, "accuracy": pytest.approx(100 * right)} for rho, right in entry["trials"]],
-    }
+    assert result["outcome"]["rho"] == 0.1
+    assert result["outcome"]["trials"] == [
+        {"rho": rho, "accuracy": pytest.approx(100 * right)} for rho, right in entry["trials"]
+    ]
     assert not any(name.startswith("mixed") for name in steps(tmp_path / "out"))
 
 

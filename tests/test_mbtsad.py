@@ -1001,7 +1001,8 @@ def test_auto_is_said_and_kept(here, tiny, tiny_file, folder, tmp_path):
     [line] = [line for line in done.stdout.splitlines() if line.startswith("auto: ")]
     assert line.startswith(f"auto: {best}, ") and all(f"{name} {loss:.4f}" in line for name, loss in losses.items())
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert (result["args"]["augment"], result["outcome"]) == ("auto", {"augmenter": best, "losses": losses})
+    assert result["args"]["augment"] == "auto" and not {"chosen", "losses"} & result["args"].keys()
+    assert (result["outcome"]["augmenter"], result["outcome"]["losses"]) == (best, losses)
     last = checkpoint.load(tmp_path / "out" / "tiny.safetensors").history[-1]
     assert (last["augment"], last["chosen_by"], last["losses"]) == (best, "auto", losses)
 
