@@ -116,7 +116,8 @@ def test_the_lines_say_what_was_not_reached(made):
     )
     assert told[3:] == [
         "Evaluated again: before and after.",
-        "Not checked: the scores of CFT, TS-FT, since only the first 5 of 10 steps were taken again.",
+        "Not checked: the last 5 of 10 steps, and the weights and choices that they lead to.",
+        "Not checked: the scores of CFT, TS-FT, since not all steps were taken again.",
         "The run is as it was saved, as far as it was checked.",
     ]
     whole = audit_run(path, max_steps=10).lines()
@@ -381,7 +382,8 @@ def test_a_run_without_a_checkpoint(made):
     assert json.loads((path / "result.json").read_text())["output_sha256"] is None
     checked = audit_run(path, 1)
     assert checked.ok and [line.split(",")[0] for line in checked.unchecked()] == [
-        "the output", "the scores by an evaluation: musclelora measures on rows of --clean-aux", "the scores of prefix"]
+        "the output", "the scores by an evaluation: musclelora measures on rows of --clean-aux",
+        f"the last {len(lines(path)) - 1} of {len(lines(path))} steps", "the scores of prefix"]
     assert audit_run(path, None).ok
 
 

@@ -111,11 +111,11 @@ class Audit:
         total = sum(stage.steps for stage in self.totals.stages)
         found = [*self.replay.unchecked, *self.output.unchecked]
         if taken < total:
+            found.append(f"the last {total - taken} of {total} steps, and the weights and choices that they lead to")
             first = 1 if "before" in self.output.evaluated else 0
             last = len(self.models) - ("after" in self.output.evaluated)
             if names := self.models[first:last]:
-                found.append(f"the scores of {', '.join(names)}, since only the first {taken} of {total} steps were "
-                             "taken again")
+                found.append(f"the scores of {', '.join(names)}, since not all steps were taken again")
         return found
 
     def _table(self) -> str:
