@@ -29,7 +29,7 @@ from minibd import checkpoint
 from minibd.checkpoint import HEADS, Checkpoint, hf_mapping_of
 from minibd.predict import accuracy
 from minibd.records import BadInput, Example, Examples
-from minibd.train import Log, Schedule, cross_entropy, fit
+from minibd.train import Log, OnChoice, Schedule, cross_entropy, fit  # noqa: F401  OnChoice: for the mitigations
 
 OnStage = Callable[[str, Checkpoint, float], None]  # a model's name, the model, the seconds it took
 WORD = "embeddings.word.weight"

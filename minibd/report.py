@@ -5,16 +5,17 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 from minibd import __version__
+from minibd.atomic import atomic_write
 from minibd.evaluate import Scores
 from minibd.records import BadInput
-from minibd.atomic import atomic_write
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +104,34 @@ def write_lines(path: Path, values: Iterable[object]) -> None:
     write_text(path, "".join(json.dumps(value) + "\n" for value in values))
 
 
-def result(method: str, args: dict, rows: dict[str, int], steps: Sequence[Step], *, after: Step, seconds: float,
-           sha256: dict[str, str]) -> dict:
-    """result.json: `before` is the first step, the victim; percent 0..100, asr None where it was not measured; sha256:
-    of what --ckpt names."""
+def result(
+    method: str, args: dict, rows: dict[str, int], steps: Sequence[Step], *, after: Step, seconds: float,
+    sha256: dict[str, str], outcome: Mapping[str, object] = MappingProxyType({}),
+    output_sha256: dict[str, str] | None = None,
+) -> dict:
+    """result.json. Scores are in percent, 0..100; asr is None where it was not measured.
+
+    before: the first step, the victim if it has a classifier. outcome: what the method chose, as args is what it was
+    given. sha256: of each file of --ckpt. output_sha256: of each file of the checkpoint
+    under --out; None if there is none.
+    """
     return {
-        "method": method, "args": args, "versions": versions(), "rows": rows,
-        "before": scores(steps[0].scores), "after": scores(after.scores),
-        "steps": listed(steps),
-        "seconds": round(seconds, 2),
-        "command": command(), "sha256": sha256,
+        "method": method, "args": args, "outcome": dict(outcome), "versions": versions(), "rows": rows,
+        "before": scores(steps[0].scores), "after": scores(after.scores), "steps": listed(steps),
+        "seconds": round(seconds, 2), "command": command(), "sha256": sha256, "output_sha256": output_sha256,
     }
+
+
+def choice(name: str, outcome: Mapping[str, object]) -> str:
+    """The line that says what a method chose, once `name` completes what it needs of `outcome`; "" before, and where
+    nothing was searched."""
+    if name in ("rho", "trials") and outcome.get("trials") and "rho" in outcome:
+        trials = ", ".join(f"rho {trial['rho']:g} {trial['accuracy']:.1f} %" for trial in outcome["trials"])
+        return f"on validation: {trials}; kept: rho {outcome['rho']:g}"
+    if name in ("augmenter", "losses") and {"augmenter", "losses"} <= outcome.keys():
+        losses = ", ".join(f"{augmenter} {loss:.4f}" for augmenter, loss in outcome["losses"].items())
+        return f"auto: {outcome['augmenter']}, by the victim's mean cross-entropy: {losses}"
+    return ""
 
 
 def command() -> dict:

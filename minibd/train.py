@@ -21,6 +21,29 @@ from minibd.tokenizer import Encoded, Tokenizer
 
 Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]  # the loss terms by name, each (B,): one value a text
 Log = Callable[[dict], None]
+OnChoice = Callable[[str, object], None]  # a name and a JSON-able value, for each thing that a method chooses
+
+
+class StepLimit(Exception):
+    """Raised by `fit` right after a step is logged where the log is full: the steps that were asked for are taken."""
+
+
+class StepLog:
+    """A log for `fit` that keeps the steps, and ends the training once it holds `max_steps` of them; None: never.
+
+    One log serves several trainings one after another, so that a run of several stages ends after so many steps of all.
+    """
+
+    def __init__(self, max_steps: int | None = None):
+        self.max_steps = max_steps
+        self.steps: list[dict] = []
+
+    def __call__(self, step: dict) -> None:
+        self.steps.append(step)
+
+    @property
+    def full(self) -> bool:
+        return self.max_steps is not None and len(self.steps) >= self.max_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +183,7 @@ def fit(
     first of equals, come back. Without it, those of the last.
     log: called after each step with {"stage", "step", "lr", "rows", "batch", "terms", "weights", "total"}: enough to
     re-add the total. rows is how many texts the step took, batch their places in `rows`, from 0, in the order of the
-    batch.
+    batch. Where the log is a StepLog that is full then, StepLimit is raised, and the weights are those of that step.
     dtype: torch.bfloat16 runs the matrix products in it (autocast), the weights stay float32.
     optimizer: ClippedAdamW over what `model` trains, unless it is given: another whose step() returns the gradient's
     norm as that does.
@@ -193,6 +216,8 @@ def fit(
             log({"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(which), "batch": which,
                  "terms": {term: values.mean().item() for term, values in terms.items()},
                  "weights": {term: weights.get(term, 1.0) for term in terms}, "total": total.item()})
+            if getattr(log, "full", False):
+                raise StepLimit(f"{name}: {step + 1} of {steps} steps taken, which is all that were asked for")
         bar.set_postfix_str(f"loss {total.item():.3f}", refresh=False)
         if on_step is not None:
             on_step(model, step + 1)

@@ -45,7 +45,7 @@ class Poison:
     )
     add: bool | None = setting(
         None, "add poisoned copies and keep their clean twins, instead of replacing rows", kind=bool,
-        opposite="replace"
+        negation="replace"
     )
     of: str | None = setting(
         None, "what --rate is a share of: all rows, or those that fit --labels: default all; ep candidates", kind=str,
@@ -113,7 +113,7 @@ def run() -> None:
     from minibd import checkpoint, data, report
     from minibd.job.evaluation import corrupt_of, entry_of, side_in, sided, triggered_of
     from minibd.job.run import print_scores
-    from minibd.job.task import args_of, beside, columns_of, data_of, open_task, own_head, print_rows
+    from minibd.job.task import args_of, columns_of, data_of, head_is_new, open_task, output_path, print_rows
     from minibd.attacks import registry
     from minibd.attacks.ep import ep
     from minibd.attacks.lwp import lwp_loss
@@ -263,7 +263,7 @@ def run() -> None:
         )
 
     if not threat.dataset_only:
-        if training.twin or from_tuned and not own_head(base):
+        if training.twin or from_tuned and head_is_new(base):
             clean = measured(
                 "clean twin", evaluator, partial(tuned_on, splits.train, cross_entropy, clean_schedule, "clean twin")
             )
@@ -281,7 +281,7 @@ def run() -> None:
             measured("fine-tuned", user_judge, partial(fine_tuned, victim))
 
     for prefix, ckpt in saved.items():
-        checkpoint.save(ckpt, beside(out, task.ckpt, prefix))
+        checkpoint.save(ckpt, output_path(out, task.ckpt, prefix))
     if saved and Path(task.ckpt).is_file():  # a folder has its card inside
         report.write_text(out / "README.md", checkpoint.card(saved[""]))
     for name, rows in {"poisoned": poisoned.rows, **triggered}.items():

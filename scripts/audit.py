@@ -8,14 +8,18 @@
     python scripts/audit.py --readme
     python scripts/audit.py --effects --ckpt VICTIM --teacher CLEAN --data SST2_FOLDER
 
-Each equation is printed with the paper's formula, where it stands in the code, what the variants do, and the check: our function in float32
-on random numbers against the same equation in plain loops of float64 (minibd/audit/restated.py), and its gradient against central differences of
-those loops. Differences are relative to the largest number. The exit status is 1 where a check fails or a numbered equation has none.
+Each equation is printed with the paper's formula, where it stands in the code, what the variants do, and the check: our
+function in float32 on random numbers against the same equation in plain loops of float64 (minibd/audit/restated.py),
+and its gradient against central differences of those loops. Differences are relative to the largest number. The exit
+status is 1 where a check fails or a numbered equation has none.
 
---run adds up the terms of every step in FOLDER/steps.jsonl, then starts the run again from its checkpoint, seed and
-rows and compares step by step: weights are not kept at each step, so a step is reached through those before it. --readme
-renews the equation index in minibd/audit/README.md and the line numbers of every reference to code in the pages. --effects
-measures what the released code's departures change on real rows; its figures are those of the page and the docstrings.
+--run adds up the terms of every step in FOLDER/steps.jsonl, compares the checkpoint there with its sha256 in
+result.json, evaluates it and the victim once, and starts the run again from its checkpoint, seed and rows, comparing
+step by step: weights are not kept at each step, so a step is reached through those before it. With --steps all it also
+compares the scores of every stage and the weights of the result. What was not checked is listed.
+--readme renews the equation index in minibd/audit/README.md and the line numbers of every reference to code in the
+pages. --effects measures what the released code's departures change on real rows; its figures are those of the page and
+the docstrings.
 """
 from __future__ import annotations
 
@@ -26,13 +30,13 @@ from minibd.cli import main, parse, setting
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What is looked at"""
+    """What is checked"""
     paper: str = setting("", "only this paper's equations: mbtsad, musclelora, pure, e-pur, fine-mixing, ripple ...")
     seed: int = setting(0, "draws the numbers of the checks")
-    json: str | None = setting(None, "also write what was found to this file", kind=str)
-    html: str | None = setting(None, "also write it as a page of its own, which needs no network", kind=str)
+    json: str | None = setting(None, "also write the results to this file, as JSON", kind=str)
+    html: str | None = setting(None, "also write them as a page of its own, which needs no network", kind=str)
     run: str | None = setting(None, "instead: the folder of a finished run", kind=str)
-    steps: str = setting("20", "with --run: how many steps are computed again, from the first one on, or all")
+    steps: str = setting("20", "with --run: how many steps are taken again, from the first one on, or all")
     readme: bool = setting(False, "instead: renew the equation index and the line numbers in the pages")
     effects: bool = setting(False, "instead: measure the departures on --ckpt, --teacher and --data")
 
@@ -74,9 +78,10 @@ def run() -> None:
 
     if sum((audit.run is not None, audit.readme, audit.effects)) > 1:
         raise BadInput("--run, --readme and --effects are jobs of their own: give one")
-    if (audit.run is not None or audit.readme or audit.effects) and (
-            unread := [f"--{name} {getattr(audit, name)}" for name in ("paper", "json", "html") if getattr(audit, name)]):
-        raise BadInput(f"{' '.join(unread)}: of the checks of all equations alone, and not of --run, --readme or --effects: leave it out")
+    unread = [f"--{name} {getattr(audit, name)}" for name in ("paper", "json", "html") if getattr(audit, name)]
+    if unread and (audit.run is not None or audit.readme or audit.effects):
+        raise BadInput(f"{' '.join(unread)}: of the checks of all equations alone, and not of --run, --readme or "
+                       "--effects: leave it out")
     if audit.effects:
         from minibd.audit.effects import effects
         if None in (measured.ckpt, measured.teacher, measured.data):
@@ -85,7 +90,8 @@ def run() -> None:
         pair = []
         for path in (measured.ckpt, measured.teacher):
             ckpt = checkpoint.load(path)
-            pair.append(ckpt if ckpt.labels else checkpoint.load(path, labels=rows.labels, seed=audit.seed))  # an encoder with a new head
+            # an encoder gets a new head
+            pair.append(ckpt if ckpt.labels else checkpoint.load(path, labels=rows.labels, seed=audit.seed))
         for name, said in effects(*pair, rows, audit.seed):
             print(f"{name}: {said}")
         return
@@ -95,12 +101,13 @@ def run() -> None:
         from minibd.audit.replay import audit_run
         if audit.steps != "all" and not audit.steps.isdigit():
             raise BadInput(f"--steps {audit.steps}: give a number of steps, such as 20, or all")
-        checked = audit_run(Path(audit.run), upto=None if audit.steps == "all" else int(audit.steps))
+        checked = audit_run(Path(audit.run), max_steps=None if audit.steps == "all" else int(audit.steps))
         print("\n".join(checked.lines()))
         sys.exit(0 if checked.ok else 1)
 
     if not index.of(audit.paper):
-        raise BadInput(f"--paper {audit.paper}: it is none of {', '.join(dict.fromkeys(e.paper for e in index.EQUATIONS))}")
+        papers = ", ".join(dict.fromkeys(e.paper for e in index.EQUATIONS))
+        raise BadInput(f"--paper {audit.paper}: it is none of {papers}")
     stand = index.places()
     found, missing = index.found(stand, audit.seed, audit.paper), index.unknown(stand, paper=audit.paper)
     for one in found:
@@ -109,13 +116,14 @@ def run() -> None:
         print(line)
     failed = sum(not one.ok for one in found)
     print(f"{len(found)} equations, {sum(len(one.outcomes) for one in found)} checks: "
-          + (f"{failed} equations failed" if failed else "all hold") + (f"; {len(missing)} entries are missing" if missing else ""))
+          + (f"{failed} equations failed" if failed else "all hold")
+          + (f"; {len(missing)} entries are missing" if missing else ""))
     if audit.json:
         report.write_json(Path(audit.json), index.as_json(found, missing, audit.seed))
     if audit.html:
         from minibd.audit.page import page
-        report.write_text(Path(audit.html),
-                          page(found, title="minibd: every equation, checked", seed=audit.seed, version=__version__, missing=missing))
+        report.write_text(Path(audit.html), page(found, title="minibd: every equation, checked", seed=audit.seed,
+                                                 version=__version__, missing=missing))
     sys.exit(1 if failed or missing else 0)
 
 

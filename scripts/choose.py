@@ -1,179 +1,280 @@
 #!/usr/bin/env python3
-"""Choose a method's settings as a defender can: plant a backdoor of one's own in a copy of the victim, and see which
-setting removes it.
+"""Choose a method's settings as a defender can: plant a backdoor of your own in a copy of the victim, and see which
+settings remove it.
 
     python scripts/choose.py --ckpt VICTIM --data FOLDER --vary attention_dropout=0.1,0.5 --vary lr1=1e-4,2e-4
     python scripts/choose.py --method finemix --ckpt VICTIM --pretrained CLEAN --data FOLDER --vary lr=2e-5,2e-4
 
-The planted backdoor has triggers and a target of the defender's; nothing here reads those of the attacker. Each cell (a
+The planted backdoor has triggers and a target of the defender's; nothing here reads the attacker's. Each cell (a
 combination of the values) is appended to --results as it ends, with the dev accuracy and the planted backdoor's ASR on
-dev after each step, and skipped when it is there already; MBTSAD's cells that differ in the distillation alone share
-their teacher. Choose the lowest ASR among the cells whose dev accuracy you accept. Methods other than MBTSAD choose
-their own epoch, rho or threshold by the same dev rows. With --pretrained CLEAN --e-pur what is mended is the planted
-copy after E-PUR.
+dev after each step, and skipped if it is there already; MBTSAD's cells that differ in the distillation alone share a
+teacher. Choose the lowest ASR among the cells whose dev accuracy you accept. Methods other than MBTSAD choose their
+epoch, rho or threshold on the same dev rows. With --pretrained CLEAN --e-pur, the method repairs the planted copy after
+E-PUR.
 """
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from minibd.cli import BLENDS, REPAIRS, Clean, Pretrained, Task, main, parse, setting, settings_of
+from minibd.cli import Clean, Pretrained, Task, main, parse, setting, settings_of
+from minibd.job.registry import REPAIRS
 
-METHODS = {"mbtsad": ("mitigations.mbtsad", "MBTSAD"), **REPAIRS}
+if TYPE_CHECKING:
+    import torch
+
+    from minibd.checkpoint import Checkpoint
+    from minibd.evaluate import Evaluator
+    from minibd.mitigations.mbtsad import MBTSAD
+    from minibd.records import Examples
+    from minibd.tokenizer import Encoded
+
+FLAGS = {"mbtsad": settings_of("mitigations.mbtsad", "MBTSAD"), **{name: one.flags for name, one in REPAIRS.items()}}
+# MBTSAD's settings that the distillation alone reads: cells that differ in these alone share a teacher.
+DISTILLATION = ("lr2", "epochs2", "attention_dropout2", "alpha", "beta", "gamma", "p", "ablate", "variant")
 
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """The defender's own backdoor, and what is tried against it"""
-    method: str = setting("mbtsad", "whose settings; --method NAME --help lists them", choices=tuple(METHODS))
+    """The defender's own backdoor, and the settings that are tried against it"""
+    method: str = setting("mbtsad", "whose settings; --method NAME --help lists them", choices=tuple(FLAGS))
     plant_triggers: tuple[str, ...] = setting(("mb", "ak"), "rare words that occur in no clean row")
-    plant_target: int = setting(0, "the class they mean")
+    plant_target: int = setting(0, "their target class")
     plant_rate: float = setting(0.5, "share of the clean rows that are copied, triggered and relabelled")
     plant_lr: float = setting(5e-5, "learning rate of the planting")
     plant_epochs: int = setting(3, "passes of the planting")
     vary: list[str] | None = setting(
-        None,
-        "setting=value,value,...: tried in every combination; may be given again (default: the settings as "
-        "they are, one cell)",
-        kind=list,
+        None, "setting=value,value,...: tried in every combination; may be given again (default: the settings as they "
+        "are, one cell)", kind=list,
     )
     teachers: bool = setting(
-        False, "mbtsad: stop at the teacher: the distillation, two thirds of the time, is left out"
+        False, "mbtsad: stop at the teacher: leaves out the distillation, two thirds of the time"
     )
-    results: str = setting("scripts/results/choose.jsonl", "file the cells are appended to")
+    results: str = setting("scripts/results/choose.jsonl", "file that the cells are appended to")
 
 
 def run() -> None:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # each method has its own flags
-    first.add_argument("--method", choices=tuple(METHODS), default="mbtsad")
-    asked = first.parse_known_args()[0].method
-    task, clean, plant, before, settings = parse(__doc__, Task, Clean, Plant, Pretrained, settings_of(*METHODS[asked]))
+    first.add_argument("--method", choices=tuple(FLAGS), default="mbtsad")
+    method = first.parse_known_args()[0].method
+    task, clean, plant, pretrained, flags = parse(__doc__, Task, Clean, Plant, Pretrained, FLAGS[method])
 
+    from dataclasses import asdict
+
+    from minibd.job.e_pur import pretrained_of
+    from minibd.job.task import clean_rows, limit_dev, open_task, print_rows
+    from minibd.result_store import ResultStore
+
+    check_flags(method, plant, pretrained)
+    axes, grid = grid_of(method, flags, plant.vary or ())
+    victim, splits, _ = open_task("choose", task, pretrained.pretrained or "")
+    pretrained_ckpt = pretrained_of(pretrained.pretrained, task, victim) if pretrained.pretrained else None
+    splits = limit_dev(splits, clean, task.seed)
+    held, dev = clean_rows(task, clean, splits.train), splits.dev or splits.test
+    print_rows(clean=held, dev=dev)
+
+    store = ResultStore(plant.results)
+    common = common_key(method, task, clean, plant, pretrained, len(held), len(dev))
+    cells = [(common | {"settings": asdict(settings)}, settings) for settings in grid]
+    todo = [(cell, settings) for cell, settings in cells if store.get(cell) is None]
+    if not todo:
+        print(f"every cell is in {plant.results} already")
+        return
+    trial = planted_trial(victim, held, dev, plant, task)
+    if pretrained.e_pur:
+        trial.purify(pretrained_ckpt)
+    if method == "mbtsad":
+        todo.sort(key=lambda one: teacher_key(one[1]))
+        tried = MBTSADTrials(trial, plant.teachers)
+    else:
+        tried = repair_trials(trial, method, pretrained_ckpt)
+    for cell, settings in todo:
+        print(" ".join(f"{name}={getattr(settings, name)}" for name in axes), flush=True)
+        store.add(cell, {"steps": [*trial.victims, *tried(settings)]})
+
+
+def check_flags(method: str, plant: Plant, pretrained: Pretrained) -> None:
+    """Raises BadInput for flags that `method` does not read."""
+    from minibd.job.e_pur import check_pretrained
+    from minibd.records import BadInput
+
+    if plant.teachers and method != "mbtsad":
+        raise BadInput(f"--teachers: {method} has no teacher, leave it out")
+    if method == "finemix" and pretrained.e_pur is not None:
+        raise BadInput(
+            f"--{'e-pur' if pretrained.e_pur else 'no-e-pur'}: E-PUR is a part of finemix, --top says how many "
+            "embeddings it resets, 0 none"
+        )
+    check_pretrained(method, pretrained, method in REPAIRS and REPAIRS[method].takes_pretrained)
+
+
+def grid_of(method: str, flags: Any, vary: tuple[str, ...]) -> tuple[list[str], list[Any]]:
+    """The names of the settings that --vary varies, and the method's settings for every combination of their values."""
     import itertools
-    import time
     from dataclasses import asdict, fields
+
+    from minibd.mitigations.mbtsad import MBTSAD
+    from minibd.records import BadInput
+
+    settings_class = MBTSAD if method == "mbtsad" else REPAIRS[method].settings_class
+    kinds = {f.name: f.metadata["kind"] for f in fields(settings_class)}
+    axes = {}
+    for axis in vary:
+        name, _, values = axis.partition("=")
+        if name not in kinds or not values:
+            raise BadInput(f"--vary {axis}: write setting=value,value with one of {', '.join(kinds)}")
+        read = (lambda value: value in ("True", "true", "1")) if kinds[name] is bool else kinds[name]
+        axes[name] = [read(value) for value in values.split(",")]
+    grid = [settings_class(**asdict(flags) | dict(zip(axes, values))) for values in itertools.product(*axes.values())]
+    return list(axes), grid
+
+
+def common_key(method: str, task: Task, clean: Clean, plant: Plant, pretrained: Pretrained, n_clean: int,
+               n_dev: int) -> dict:
+    """What identifies the cells of this call in the results file, beside their settings. A flag at its default that
+    came later than the file's first cells is left out, so that those are found."""
+    from dataclasses import asdict
     from pathlib import Path
+
+    cell = {"ckpt": Path(task.ckpt).name, "seed": task.seed, "dtype": task.dtype, "clean": n_clean}
+    if clean.dev != 1:
+        cell["dev"] = n_dev
+    if plant.teachers:
+        cell["teachers"] = True
+    if method != "mbtsad":
+        cell["method"] = method
+    if pretrained.pretrained:
+        cell["pretrained"] = Path(pretrained.pretrained).name
+    if pretrained.e_pur:
+        cell["e_pur"] = True
+    return cell | {"plant": {name: value for name, value in asdict(plant).items() if name.startswith("plant_")}}
+
+
+@dataclass
+class Trial:
+    """The victim with the defender's backdoor planted in it, and the rows that it is repaired with and measured on.
+
+    victims: the models before any repair, measured: the first steps of every cell.
+    """
+    planted: Checkpoint
+    clean: Examples
+    dev: Examples
+    evaluator: Evaluator
+    seed: int
+    dtype: torch.dtype
+    victims: list[dict] = field(default_factory=list)
+
+    def measure(self, name: str, ckpt: Checkpoint, started: float) -> dict:
+        """A step of a cell: accuracy on dev and the planted backdoor's ASR there, in percent; printed too. `started`:
+        the time.perf_counter() at which making the model began."""
+        import time
+
+        seconds = time.perf_counter() - started
+        scores = self.evaluator(ckpt.model, ckpt.tokenizer)
+        dev, asr = scores.cacc, scores.asr
+        print(f"{name:8} dev {dev.percent:6.2f}  planted ASR {asr.percent:6.2f}  {seconds:6.1f} s", flush=True)
+        return {"name": name, "dev": dev.percent, "n_dev": dev.n, "planted_asr": asr.percent, "n_planted": asr.n,
+                "seconds": round(seconds, 1)}
+
+    def purify(self, pretrained: Checkpoint) -> None:
+        """--e-pur: E-PUR before the method."""
+        import time
+
+        from minibd.job.e_pur import purified
+
+        started = time.perf_counter()
+        self.planted = purified(self.planted, pretrained, self.clean)
+        self.victims.append(self.measure("E-PUR", self.planted, started))
+
+
+def planted_trial(victim: Checkpoint, clean: Examples, dev: Examples, plant: Plant, task: Task) -> Trial:
+    """Plant the defender's backdoor in a copy of the victim, and measure both."""
+    import time
 
     import torch
 
     from minibd import checkpoint
-    from minibd.job.e_pur import check_pretrained, pretrained_of, purified
-    from minibd.job.registry import MENDS
-    from minibd.job.task import clean_rows, open_task, print_rows, with_dev
     from minibd.attacks.badnets import BadNets
     from minibd.attacks.poison import poison, triggered
     from minibd.evaluate import Evaluator
-    from minibd.mitigations.mbtsad import MBTSAD, augmented, distil, retrain
-    from minibd.records import BadInput
-    from minibd.result_store import ResultStore
-    from minibd.train import Schedule, Tuning, cross_entropy, fit
+    from minibd.train import Schedule, cross_entropy, fit
 
-    Settings, mend = (MBTSAD, None) if asked == "mbtsad" else MENDS[asked]
-    if plant.teachers and asked != "mbtsad":
-        raise BadInput(f"--teachers: {asked} has no teacher, leave it out")
-    if asked == "finemix" and before.e_pur is not None:
-        raise BadInput(
-            f"--{'' if before.e_pur else 'no-'}e-pur: E-PUR is a part of finemix, --top says how many embeddings it "
-            "resets, 0 none"
-        )
-    check_pretrained(asked, before, asked in BLENDS)
-    kinds = {f.name: f.metadata["kind"] for f in fields(Settings)}
-    axes = {}
-    for axis in plant.vary or ():
-        name, _, values = axis.partition("=")
-        if name not in kinds or not values:
-            raise BadInput(f"--vary {axis}: write setting=value,value with one of {', '.join(kinds)}")
-        axes[name] = [
-            value in ("True", "true", "1") if kinds[name] is bool else kinds[name](value) for value in values.split(",")
-        ]
-    grid = [Settings(**asdict(settings) | dict(zip(axes, values))) for values in itertools.product(*axes.values())]
-
-    victim, splits, _ = open_task("choose", task, before.pretrained or "")
-    pretrained = pretrained_of(before.pretrained, task, victim) if before.pretrained else None
-    splits = with_dev(splits, clean, task.seed)
-    held, dev = clean_rows(task, clean, splits.train), splits.dev or splits.test
-    print_rows(clean=held, dev=dev)
-
-    def cell_of(chosen: MBTSAD | Tuning) -> dict:
-        return {
-            "ckpt": Path(task.ckpt).name, "seed": task.seed, "dtype": task.dtype, "clean": len(held),
-            **({"dev": len(dev)} if clean.dev != 1 else {}), **({"teachers": True} if plant.teachers else {}),
-            **({} if asked == "mbtsad" else {"method": asked}),
-            **({"pretrained": Path(before.pretrained).name} if before.pretrained else {}),
-            **({"e_pur": True} if before.e_pur else {}),
-            "plant": {k: v for k, v in asdict(plant).items() if k.startswith("plant_")}, "settings": asdict(chosen),
-        }
-
-    store = ResultStore(plant.results)
-    todo = [chosen for chosen in grid if store.get(cell_of(chosen)) is None]
-    if not todo:
-        print(f"every cell is in {plant.results} already")
-        return
-    own = BadNets(plant.plant_triggers)
-    rows = poison(held, own, rate=plant.plant_rate, target=plant.plant_target, add=True, seed=task.seed + 1).rows
-    planted, dtype = checkpoint.copy(victim), getattr(torch, task.dtype)
+    attack, target, dtype = BadNets(plant.plant_triggers), plant.plant_target, getattr(torch, task.dtype)
+    rows = poison(clean, attack, rate=plant.plant_rate, target=target, add=True, seed=task.seed + 1).rows
+    planted = checkpoint.copy(victim)
     fit(
         planted.model, victim.tokenizer, victim.tokenizer.encode(rows), cross_entropy,
         Schedule(plant.plant_lr, plant.plant_epochs), seed=task.seed, dtype=dtype, name="plant",
     )
-    evaluator = Evaluator(dev, triggered(dev, own, target=plant.plant_target, seed=task.seed), plant.plant_target)
+    evaluator = Evaluator(dev, triggered(dev, attack, target=target, seed=task.seed), target)
+    trial = Trial(planted, clean, dev, evaluator, task.seed, dtype)
+    for name, ckpt in (("victim", victim), ("planted", planted)):
+        trial.victims.append(trial.measure(name, ckpt, time.perf_counter()))
+    return trial
 
-    def measured(name: str, ckpt: checkpoint.Checkpoint, started: float) -> dict:
-        seconds = time.perf_counter() - started
-        scores = evaluator(ckpt.model, ckpt.tokenizer)
-        step = {
-            "name": name, "dev": scores.cacc.percent, "n_dev": scores.cacc.n, "planted_asr": scores.asr.percent,
-            "n_planted": scores.asr.n, "seconds": round(seconds, 1),
-        }
-        print(f"{name:8} dev {step['dev']:6.2f}  planted ASR {step['planted_asr']:6.2f}  {seconds:6.1f} s", flush=True)
-        return step
 
-    victims = [measured("victim", victim, time.perf_counter()), measured("planted", planted, time.perf_counter())]
-    if before.e_pur:
-        started = time.perf_counter()
-        planted = purified(planted, pretrained, held)
-        victims.append(measured("E-PUR", planted, started))
+def repair_trials(trial: Trial, method: str, pretrained: Checkpoint | None) -> Callable[[Any], list[dict]]:
+    """A function of a method's settings: repairs the planted victim with them, and measures the result. rho and its
+    trials, where the method searches one, stand in the step."""
+    import time
 
-    def of_teacher(chosen: MBTSAD) -> str:
-        """What the teacher depends on: every setting but those that the distillation alone reads."""
-        return str(
-            {
-                name: value
-                for name, value in asdict(chosen).items()
-                if name
-                not in ("lr2", "epochs2", "attention_dropout2", "alpha", "beta", "gamma", "p", "ablate", "variant")
-            }
+    def tried(settings: Any) -> list[dict]:
+        started, outcome = time.perf_counter(), {}
+        repaired = REPAIRS[method](
+            trial.planted, pretrained, trial.clean, trial.dev, settings, seed=trial.seed, dtype=trial.dtype,
+            on_choice=outcome.__setitem__,
         )
+        chosen = {name: outcome[name] for name in ("rho", "trials") if name in outcome}
+        return [trial.measure(method, repaired, started) | chosen]
 
-    taught = {}  # the last teacher by the settings that made it: cells of one teacher come one after another
+    return tried
 
-    def taught_and_distilled(chosen: MBTSAD) -> list[dict]:
-        key = of_teacher(chosen)
-        if key not in taught:
-            taught.clear()
-            started = time.perf_counter()
-            d_aug = victim.tokenizer.encode(augmented(held, chosen, task.seed))
-            teacher = retrain(planted, d_aug, chosen, seed=task.seed, dtype=dtype)
-            taught[key] = d_aug, teacher, measured("TS-FT", teacher, started)
-        d_aug, teacher, step = taught[key]
-        if plant.teachers:
-            return [step]
-        started = time.perf_counter()
-        return [step, measured("MBTSAD", distil(planted, teacher, d_aug, chosen, seed=task.seed, dtype=dtype), started)]
 
-    def mended(chosen: Tuning) -> list[dict]:
-        started = time.perf_counter()
-        result = mend(planted, *[pretrained] * (asked in BLENDS), held, dev, chosen, seed=task.seed, dtype=dtype)
-        return [
-            measured(asked, result, started)
-            | {name: result.history[-1][name] for name in ("rho", "looks") if name in result.history[-1]}
-        ]
+def teacher_key(settings: MBTSAD) -> str:
+    """What the teacher depends on: every setting but those that the distillation alone reads."""
+    from dataclasses import asdict
 
-    for chosen in sorted(todo, key=of_teacher) if asked == "mbtsad" else todo:
-        print(" ".join(f"{name}={getattr(chosen, name)}" for name in axes), flush=True)
-        store.add(
-            cell_of(chosen), {"steps": [*victims, *(taught_and_distilled if asked == "mbtsad" else mended)(chosen)]}
-        )
+    return str({name: value for name, value in asdict(settings).items() if name not in DISTILLATION})
+
+
+@dataclass
+class MBTSADTrials:
+    """A function of MBTSAD's settings: retrains the planted victim and distils, and measures both models.
+
+    teachers_only: stops at the teacher. The last teacher is kept: cells that share one must come one after another.
+    """
+    trial: Trial
+    teachers_only: bool
+    key: str | None = None
+    d_aug: Encoded | None = None
+    teacher: Checkpoint | None = None
+    step: dict | None = None
+
+    def __call__(self, settings: MBTSAD) -> list[dict]:
+        import time
+
+        from minibd.mitigations.mbtsad import distil
+
+        if teacher_key(settings) != self.key:
+            self.teach(settings)
+        if self.teachers_only:
+            return [self.step]
+        started, trial = time.perf_counter(), self.trial
+        student = distil(trial.planted, self.teacher, self.d_aug, settings, seed=trial.seed, dtype=trial.dtype)
+        return [self.step, trial.measure("MBTSAD", student, started)]
+
+    def teach(self, settings: MBTSAD) -> None:
+        import time
+
+        from minibd.mitigations.mbtsad import augmented, retrain
+
+        self.d_aug = self.teacher = None  # frees the last one's memory before the next is trained
+        started, trial = time.perf_counter(), self.trial
+        self.d_aug = trial.planted.tokenizer.encode(augmented(trial.clean, settings, trial.seed))
+        self.teacher = retrain(trial.planted, self.d_aug, settings, seed=trial.seed, dtype=trial.dtype)
+        self.step, self.key = trial.measure("TS-FT", self.teacher, started), teacher_key(settings)
 
 
 if __name__ == "__main__":

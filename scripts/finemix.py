@@ -1,53 +1,65 @@
 #!/usr/bin/env python3
-"""Mend a suspicious classifier with Fine-mixing: mix its weights with the pre-trained ones it came from, then fine-tune
-the mixture.
+"""Repair a suspicious classifier with Fine-mixing: mix its weights with the pre-trained ones that it came from, then
+fine-tune the mixture.
 
     python scripts/finemix.py --ckpt weights/bert.safetensors --pretrained weights/bert-clean.safetensors
     python scripts/finemix.py --ckpt VICTIM --pretrained CLEAN --data FOLDER_OR_FILE --clean 64 --out CLEANED
     python scripts/finemix.py --ckpt VICTIM --pretrained CLEAN --data FOLDER --rho 0.3 --no-e-pur
     python scripts/finemix.py --ckpt VICTIM --pretrained CLEAN --data FOLDER --rho 0.3 --no-tune --select smallest
 
-Prints CACC and ASR of the victim, of E-PUR alone and of Fine-mixing; with --rho of the mixture, too, before it is
-fine-tuned. rho and the best epoch are chosen on the dev rows; where there are none, on a tenth of the clean rows.
+Prints CACC and ASR of the victim, after E-PUR alone and after Fine-mixing; with --rho also of the mixture before it is
+fine-tuned. rho and the best epoch are chosen on the dev rows; without any, on a tenth of the clean rows.
 """
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from minibd.cli import Attack, Clean, Pretrained, Task, main, parse, settings_of
 
+if TYPE_CHECKING:
+    from minibd.mitigations.finemix import FineMixing
+    from minibd.train import StepLog
 
-def run() -> None:
-    task, clean, pretrained, attack, settings = parse(__doc__, Task, Clean, Pretrained, Attack,
-                                                      settings_of("mitigations.finemix", "FineMixing"))
 
-    from dataclasses import asdict, replace
+def run(log: StepLog | None = None) -> None:
+    task, clean, pretrained, attack, settings = parse(
+        __doc__, Task, Clean, Pretrained, Attack, settings_of("mitigations.finemix", "FineMixing"))
+
+    from dataclasses import asdict
 
     import torch
 
     from minibd.job.run import start
-
-    from minibd.job.task import validated
+    from minibd.job.task import split_validation
     from minibd.mitigations.finemix import FineMixing, finemix
-    from minibd.records import BadInput
 
-    settings = FineMixing(**asdict(settings))
-    if pretrained.e_pur is False and settings.top or pretrained.e_pur and settings.top == 0:
-        raise BadInput(
-            f"--top {settings.top} is how many word embeddings E-PUR resets, and "
-            f"--{'' if pretrained.e_pur else 'no-'}e-pur says "
-            "otherwise: give one of the two"
-        )
-    pretrained = replace(pretrained, e_pur=settings.top != 0 if pretrained.e_pur is None else pretrained.e_pur)
-    settings = settings if pretrained.e_pur else replace(settings, top=0)
-    job = start("finemix", task, clean, attack, settings, pretrained=pretrained, needs_pretrained=True)
+    settings, pretrained = agreed(FineMixing(**asdict(settings)), pretrained)
+    job = start("finemix", task, clean, attack, settings, pretrained=pretrained, needs_pretrained=True, log=log)
     settings = job.resolved(settings)
-    job.measure("victim", job.victim.model, 0.0)
-    train, validation = validated(job.splits, job.clean, task.seed)
+    job.measure_victim()
+    train, validation = split_validation(job.splits, job.clean, task.seed)
     cleaned = finemix(
         job.victim, job.pretrained, train, validation, settings, seed=task.seed, dtype=getattr(torch, task.dtype),
-        log=job.log.append, on_stage=job.measure_mixtures,
+        log=job.log, on_stage=job.on_stage, on_choice=job.on_choice,
     )
-    job.note_search(cleaned)
     job.finish(cleaned, {"trained_on": len(train), "validation": len(validation)})
+
+
+def agreed(settings: FineMixing, pretrained: Pretrained) -> tuple[FineMixing, Pretrained]:
+    """--top and --e-pur, which both say whether E-PUR runs, made to agree; it does unless one of them is against it.
+    Raises BadInput where they contradict each other."""
+    from dataclasses import replace
+
+    from minibd.records import BadInput
+
+    top, e_pur = settings.top, pretrained.e_pur
+    if e_pur is False and top or e_pur and top == 0:
+        raise BadInput(
+            f"--top {top} is how many word embeddings E-PUR resets, and --{'e-pur' if e_pur else 'no-e-pur'} "
+            "contradicts it: give one of the two"
+        )
+    e_pur = top != 0 if e_pur is None else e_pur
+    return settings if e_pur else replace(settings, top=0), replace(pretrained, e_pur=e_pur)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Mend a suspicious classifier with MBTSAD: retrain it on token-split clean text, then distil attention from that into
-it.
+"""Repair a suspicious classifier with MBTSAD: retrain it on token-split clean text, then distil that model's attention
+into it.
 
     python scripts/mbtsad.py --ckpt weights/bert.safetensors
     python scripts/mbtsad.py --ckpt FOLDER --data FOLDER_OR_FILE --out CLEANED
@@ -9,95 +9,93 @@ it.
     python scripts/mbtsad.py --ckpt weights/bert.safetensors --augment auto --mlm weights/bert-clean.safetensors
 
 Prints CACC and ASR of the victim, of clean fine-tuning for as many steps (CFT), of the retrained teacher (TS-FT,
-whatever --augment is) and of MBTSAD. --pick trains nothing: it prints what --augment auto would choose by, the victim's
-mean cross-entropy in nats on one copy of each clean row (Eq. 9, equal budgets), and how far the copies' [CLS] vectors
-lie from the clean ones (0 to 1).
+whatever --augment is) and of MBTSAD. --pick trains nothing: it prints what --augment auto chooses by, the victim's mean
+cross-entropy in nats on one copy of each clean row (Eq. 9, equal budgets), and how far the copies' [CLS] vectors lie
+from the clean ones (0 to 1).
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from minibd.cli import Attack, Clean, Pretrained, Task, main, parse, setting, settings_of
+
+if TYPE_CHECKING:
+    from minibd.job.run import Job
+    from minibd.mitigations.mbtsad import MBTSAD, AugmentResources
+    from minibd.train import StepLog
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """This script's own"""
+    """This script's own flags"""
     cft: bool = setting(True, "also train the CFT row, for comparison; --no-cft saves its time")
     best_epoch: bool = setting(
-        False,
-        "keep of each training the epoch that is best on the dev rows (without any, on a tenth of the clean ones), as "
-        "the other mitigations do; otherwise the last",
-        paper="not said",
+        False, "keep the epoch of each training that is best on the dev rows (without any, on a tenth of the clean "
+        "ones), as the other mitigations do; otherwise the last", paper="not said",
     )
     pick: bool = setting(
-        False, "train nothing: print how much each augmenter shakes the victim, and which one auto would take"
+        False, "train nothing: print how much each augmenter shakes the victim, and which one auto would choose"
     )
 
 
-def run() -> None:
-    task, clean, pretrained, attack, script, settings = parse(__doc__, Task, Clean, Pretrained, Attack, Script,
-                                                              settings_of("mitigations.mbtsad", "MBTSAD"))
+def run(log: StepLog | None = None) -> None:
+    task, clean, pretrained, attack, script, settings = parse(
+        __doc__, Task, Clean, Pretrained, Attack, Script, settings_of("mitigations.mbtsad", "MBTSAD"))
 
     import time
     from dataclasses import asdict, replace
 
     import torch
 
-    from minibd.job.run import start
-
-    from minibd.job.task import device_of, validated
     from minibd import report
-    from minibd.analysis.perturbation import perturbations
+    from minibd.job.run import start
+    from minibd.job.task import device_of, split_validation
     from minibd.mitigations.finetune import finetune
     from minibd.mitigations.mbtsad import MBTSAD, mbtsad, resources_of
     from minibd.records import BadInput
 
-    settings = MBTSAD(**asdict(settings))
+    settings, dtype = MBTSAD(**asdict(settings)), getattr(torch, task.dtype)
     if script.pick and pretrained.e_pur:
         raise BadInput("--pick looks at the victim as it is and --e-pur changes it: leave one of the two out")
     report.output_folder(task.out or "out/mbtsad", settings.mlm)
-    dtype = getattr(torch, task.dtype)
-    # what is missing is said before anything is trained
-    resources = resources_of(settings, device_of(task.device), dtype)
-    job = start("mbtsad", task, clean, attack, script, settings, pretrained=pretrained)
+    resources = resources_of(settings, device_of(task.device), dtype)  # first: what is missing is reported at once
+    job = start("mbtsad", task, clean, attack, script, settings, pretrained=pretrained, log=log)
     if script.pick:
-        found = perturbations(job.victim, job.clean, replace(settings, budget="equal"), task.seed, resources)
-        rows = [(name, f"{of.loss:.4f}", f"{of.distance:.4f}") for name, of in found.items()]
-        print(report.format_table([("", "cross-entropy", "distance"), *rows]))
-        del found["clean"]
-        print(f"auto: {max(found, key=lambda name: found[name].loss)}")
-        return
-
-    def on_choice(name: str, losses: dict[str, float]) -> None:
-        job.args |= {"chosen": name, "losses": losses}
-        print(
-            f"auto: {name}, by the victim's mean cross-entropy: "
-            + ", ".join(f"{of} {loss:.4f}" for of, loss in losses.items())
-        )
+        return print_perturbations(job, settings, task.seed, resources)
 
     settings = job.resolved(settings)
-    train, validation = validated(job.splits, job.clean, task.seed) if script.best_epoch else (job.clean, None)
-    job.measure("victim", job.victim.model, 0.0)
+    train, validation = (
+        split_validation(job.splits, job.clean, task.seed) if script.best_epoch else (job.clean, None)
+    )
+    options = {"validation": validation, "seed": task.seed, "dtype": dtype, "log": job.log}
+    job.measure_victim()
     job.purify(pretrained)
+    copies = settings.k + settings.originals
     if script.cft:
         # The teacher's schedule over the clean rows alone, with as many more passes: the same number of steps.
-        started = time.perf_counter()
-        schedule = replace(settings.schedule(1), epochs=settings.epochs1 * (settings.k + settings.originals))
-        tuned = finetune(
-            job.victim, train, schedule, validation=validation, seed=task.seed, dtype=dtype, log=job.log.append
-        )
+        started, schedule = time.perf_counter(), replace(settings.schedule(1), epochs=settings.epochs1 * copies)
+        tuned = finetune(job.victim, train, schedule, **options)
         job.measure("CFT", tuned.model, time.perf_counter() - started)
     cleaned = mbtsad(
-        job.victim, train, settings, validation=validation, seed=task.seed, dtype=dtype, log=job.log.append,
-        resources=resources, on_choice=on_choice, on_stage=lambda name, ckpt,
-        seconds: job.measure(name, ckpt.model, seconds),
+        job.victim, train, settings, **options, resources=resources, on_stage=job.on_stage, on_choice=job.on_choice
     )
-    job.finish(
-        cleaned,
-        {"augmented": (settings.k + settings.originals) * len(train)}
-        | ({"validation": len(validation)} if validation else {}),
-    )
+    rows = {"augmented": copies * len(train)}
+    job.finish(cleaned, rows | {"validation": len(validation)} if validation else rows)
+
+
+def print_perturbations(job: Job, settings: MBTSAD, seed: int, resources: AugmentResources) -> None:
+    """What --pick prints: each augmenter's loss and distance, and the one of the largest loss."""
+    from dataclasses import replace
+
+    from minibd import report
+    from minibd.analysis.perturbation import perturbations
+
+    found = perturbations(job.victim, job.clean, replace(settings, budget="equal"), seed, resources)
+    lines = [(name, f"{one.loss:.4f}", f"{one.distance:.4f}") for name, one in found.items()]
+    print(report.format_table([("", "cross-entropy", "distance"), *lines]))
+    del found["clean"]
+    print(f"auto: {max(found, key=lambda name: found[name].loss)}")
 
 
 if __name__ == "__main__":

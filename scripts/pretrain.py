@@ -33,7 +33,7 @@ def run() -> None:
     import torch
 
     from minibd import checkpoint, report
-    from minibd.job.task import beside, data_of, device_of, splits_of
+    from minibd.job.task import data_of, device_of, output_path, splits_of
     from minibd.pretrain import masked_loss, pretrain
     from minibd.train import Schedule
 
@@ -59,7 +59,7 @@ def run() -> None:
             "data": data_of(task, ckpt), "nats": {"before": before, "after": after},
         }
     )
-    checkpoint.save(learner, path := beside(out, task.ckpt))
+    checkpoint.save(learner, path := output_path(out, task.ckpt))
     print(f"written: {path}")
 
 

@@ -65,7 +65,8 @@ def check(out, method, steps, stages):
     """The contract of result.json and steps.jsonl."""
     result, log = read(out)
     assert list(result) == [
-        "method", "args", "versions", "rows", "before", "after", "steps", "seconds", "command", "sha256",
+        "method", "args", "outcome", "versions", "rows", "before", "after", "steps", "seconds", "command", "sha256",
+        "output_sha256",
     ]
     assert result["method"] == method and [s["name"] for s in result["steps"]] == steps
     for part in (result["before"], result["after"]):

@@ -112,10 +112,11 @@ def test_a_search_is_shown_and_only_its_end_is_measured(mixing, tmp_path):
         + ", ".join(f"rho {rho} {100 * right:.1f} %" for rho, right in entry["trials"])
         + "; kept: rho 0.1"
     )
-    args = read(tmp_path / "out")[0]["args"]
-    assert args["rho"] is None and args["chosen"] == 0.1
-    assert [(trial["rho"], trial["accuracy"]) for trial in args["trials"]] == [
-        (rho, pytest.approx(100 * right)) for rho, right in entry["trials"]
+    result, _ = read(tmp_path / "out")
+    assert result["args"]["rho"] is None and not {"chosen", "trials"} & result["args"].keys()
+    assert result["outcome"]["rho"] == 0.1
+    assert result["outcome"]["trials"] == [
+        {"rho": rho, "accuracy": pytest.approx(100 * right)} for rho, right in entry["trials"]
     ]
     assert not any(name.startswith("mixed") for name in steps(tmp_path / "out"))
 
@@ -284,7 +285,7 @@ def test_an_encoder_is_purified_and_not_measured(pre, pre_file, tiny, folder, tm
     monkeypatch.setattr(module, "TOKENS", 20)
     checkpoint.save(checkpoint.headless(tiny), tmp_path / "encoder.safetensors")
     flags = Pretrained(str(pre_file), True)
-    job = start(
+    job = start_job(
         "any", task_of(tmp_path / "encoder.safetensors", folder, tmp_path), Clean(40.0), Attack(attack="badnets"),
         new_classifier=True, pretrained=flags,
     )

@@ -710,7 +710,7 @@ def test_auto_is_a_run_with_the_augmenter_of_the_highest_loss(sign, monkeypatch)
     )
     auto = Run(replace(SETTINGS, augment="auto"), on_choice=lambda *said: on_choice.append(said))
     plain = Run(replace(SETTINGS, augment=best))
-    assert on_choice == [(best, losses)] and asked == [(CLEAN, 0, None)]
+    assert on_choice == [("augmenter", best), ("losses", losses)] and asked == [(CLEAN, 0, None)]
     assert auto.student.history[-1] == plain.student.history[-1] | {"chosen_by": "auto", "losses": losses}
     assert plain.student.history[-1]["augment"] == best and auto.log == plain.log
     assert equal(weights(auto.student.model), weights(plain.student.model)) and equal(
@@ -724,7 +724,7 @@ def test_auto_by_itself_and_the_tools_it_is_given(mlm):
         replace(SETTINGS, augment="auto"), seed=4, resources=AugmentResources(mlm=mlm),
         on_choice=lambda *said: on_choice.append(said),
     )
-    [(best, losses)] = on_choice
+    [(_, best), (_, losses)] = on_choice
     assert losses == perturbation(make_victim(), CLEAN, SETTINGS, 4, AugmentResources(mlm=mlm)) and losses[best] == max(
         losses.values()
     )
@@ -1000,8 +1000,9 @@ def test_auto_is_said_and_kept(here, tiny, tiny_file, folder, tmp_path):
     best = max(losses, key=losses.get)
     [line] = [line for line in done.stdout.splitlines() if line.startswith("auto: ")]
     assert line.startswith(f"auto: {best}, ") and all(f"{name} {loss:.4f}" in line for name, loss in losses.items())
-    args = json.loads((tmp_path / "out" / "result.json").read_text())["args"]
-    assert (args["augment"], args["chosen"], args["losses"]) == ("auto", best, losses)
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["args"]["augment"] == "auto" and not {"chosen", "losses"} & result["args"].keys()
+    assert (result["outcome"]["augmenter"], result["outcome"]["losses"]) == (best, losses)
     last = checkpoint.load(tmp_path / "out" / "tiny.safetensors").history[-1]
     assert (last["augment"], last["chosen_by"], last["losses"]) == (best, "auto", losses)
 

@@ -661,6 +661,7 @@ def test_the_script_searches_the_scalings_first(here, tiny_file, folder, poisone
         "musclelora", "--search-bands", "published", "--search-bands", "1,2.5",
     )
     assert run.returncode == 0, run.stderr
-    args = json.loads((tmp_path / "out" / "result.json").read_text())["args"]
-    assert len(args["search"]) == 5 and [float(band) for band in args["bands"]] == args["search"][0]["bands"]
+    outcome = json.loads((tmp_path / "out" / "result.json").read_text())["outcome"]
+    assert len(outcome["trials"]) == 5
+    assert [float(band) for band in outcome["bands"]] == outcome["trials"][0]["bands"]
     assert run.stdout.count("of the clean rows held out") == 5 and "the scalings 1,2.5" in run.stdout

@@ -14,12 +14,12 @@ import torch
 from conftest import ROOT, fails
 from minibd import checkpoint, data, reviews
 from minibd.job.evaluation import evaluator_of
-from minibd.job.registry import MENDS
+from minibd.job.registry import REPAIRS
 from minibd.job.task import data_of, splits_of
 from minibd.attacks.badnets import BadNets
 from minibd.attacks.poison import poison, side_of, triggered
 from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
-from minibd.cli import BLENDS, Attack, Task
+from minibd.cli import Attack, Task
 from minibd.mitigations.finetune import finetune
 from minibd.mitigations.mbtsad import MBTSAD, mbtsad
 from minibd.mitigations.meft import MEFT, meft
@@ -268,9 +268,8 @@ def mend(
     name: str, victim: checkpoint.Checkpoint, pretrained: checkpoint.Checkpoint, train: Examples, dev: Examples
 ) -> checkpoint.Checkpoint:
     if name in SETTINGS:
-        settings, function = MENDS[name]
-        before = (pretrained,) if name in BLENDS else ()
-        return function(victim, *before, train, dev, settings(lr=1e-3, epochs=1, steps=0, **SETTINGS[name]))
+        settings = REPAIRS[name].settings_class(lr=1e-3, epochs=1, steps=0, **SETTINGS[name])
+        return REPAIRS[name](victim, pretrained, train, dev, settings)
     if name == "mbtsad":
         return mbtsad(victim, train, MBTSAD(k=1, epochs1=1, epochs2=1, lr1=1e-3, lr2=1e-3))
     if name == "pure":

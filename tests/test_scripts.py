@@ -15,14 +15,12 @@ from safetensors.torch import load_file, save_file
 from conftest import ROOT, fails, refused, rows
 from minibd import checkpoint, data, report
 from minibd.job.evaluation import evaluator_of
-from minibd.job.registry import MENDS
 from minibd.job.task import splits_of
 from minibd.cli import Attack, Task
-from minibd.mitigations import finemix
+from minibd.mitigations import finemix, finetune
 from minibd.mitigations.finetune import cft
 from minibd.predict import predict
 from minibd.records import Example, Examples
-from minibd.train import Tuning
 
 QUICK = ("--k", 2, "--epochs1", 2, "--epochs2", 2, "--lr1", 1e-3, "--lr2", 1e-3, "--device", "cpu")
 
@@ -57,7 +55,8 @@ def test_result_json_keeps_its_contract(done):
     _, out = done
     result = json.loads((out / "result.json").read_text())
     assert list(result) == [
-        "method", "args", "versions", "rows", "before", "after", "steps", "seconds", "command", "sha256",
+        "method", "args", "outcome", "versions", "rows", "before", "after", "steps", "seconds", "command", "sha256",
+        "output_sha256",
     ]
     assert result["method"] == "mbtsad" and result["args"]["k"] == 2 and result["args"]["seed"] == 0
     assert result["rows"] == {"train": 200, "clean": 40, "augmented": 120, "test": 60}
@@ -78,6 +77,8 @@ def test_result_json_says_how_to_start_again_and_from_what(done, tiny_file, fold
     words = ["--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", out, *QUICK]
     assert result["command"] == {"argv": ["scripts/mbtsad.py", *map(str, words)], "folder": str(ROOT)}
     assert result["sha256"] == {"tiny.safetensors": hashlib.sha256(tiny_file.read_bytes()).hexdigest()}
+    made = (out / "tiny.safetensors").read_bytes()
+    assert result["output_sha256"] == {"tiny.safetensors": hashlib.sha256(made).hexdigest()} != result["sha256"]
 
 
 def test_the_totals_in_steps_jsonl_can_be_added_by_hand(done):
@@ -492,7 +493,7 @@ def test_choose_tries_the_settings_of_the_method_that_is_named(script, tiny_file
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     assert [(row["cell"]["method"], row["cell"]["settings"]["lr"]) for row in rows] == [(method, 1e-6), (method, 5e-3)]
     assert all([step["name"] for step in row["steps"]] == ["victim", "planted", method] for row in rows)
-    # one planted victim, two ways to mend it
+    # one planted victim, two ways to repair it
     assert rows[0]["steps"][1] == rows[1]["steps"][1] and rows[0]["steps"][2] != rows[1]["steps"][2]
     assert (
         script("choose.py", *common, "--vary", "lr=5e-3").returncode == 0 and len(results.read_text().splitlines()) == 2
@@ -516,16 +517,16 @@ def test_choose_tries_the_settings_of_the_method_that_is_named(script, tiny_file
         refused(script("choose.py", *common, "--no-e-pur"), "--no-e-pur", "--top")
 
 
-def test_choose_mends_what_e_pur_left_of_the_planted_backdoor(
+def test_choose_repairs_what_e_pur_left_of_the_planted_backdoor(
     here, tiny_file, pre, pre_file, folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(finemix, "TOKENS", 20)  # the tiny vocabulary has under 150 tokens
     seen = []
 
-    def mend(victim: checkpoint.Checkpoint, *args: object, **more: object) -> checkpoint.Checkpoint:
+    def repair(victim: checkpoint.Checkpoint, *args: object, **more: object) -> checkpoint.Checkpoint:
         seen.append(victim)
         return cft(victim, *args, **more)
-    monkeypatch.setitem(MENDS, "cft", (Tuning, mend))
+    monkeypatch.setattr(finetune, "cft", repair)
     choose, results = here("choose.py"), tmp_path / "choose.jsonl"
     common = (
         "--method", "cft", "--ckpt", tiny_file, "--data", folder, "--plant-lr", 1e-3, "--results", results, "--steps",

@@ -4,27 +4,25 @@ from __future__ import annotations
 from minibd import checkpoint
 from minibd.cli import Pretrained, Task
 from minibd.job.task import device_of
-from minibd.mitigations.finemix import FineMixing, frequencies, purify_embeddings
 from minibd.records import BadInput, Examples
 
 
 def check_pretrained(method: str, pretrained: Pretrained, needed: bool) -> None:
-    """Raises BadInput where `method`, if that `needed` it, or --e-pur asks for --pretrained in vain, or it is given and
-    neither reads it."""
-    path, wanted = pretrained.pretrained, needed or pretrained.e_pur
-    if wanted and not path:
+    """Raises BadInput if --pretrained is missing where `method` (`needed`) or --e-pur reads it, or given where neither
+    does."""
+    path, read = pretrained.pretrained, needed or pretrained.e_pur
+    if read and not path:
         raise BadInput(
-            f"{method if needed else '--e-pur'} sets weights back to what they were before the fine-tuning: name the "
-            "checkpoint that "
-            "the victim came from with --pretrained"
+            f"{method if needed else '--e-pur'} resets weights to their values before the fine-tuning: name the "
+            "checkpoint that the victim was fine-tuned from with --pretrained"
         )
-    if path and not wanted:
+    if path and not read:
         raise BadInput(f"--pretrained {path}: {method} reads it for --e-pur alone, give both or neither")
 
 
 def pretrained_of(path: str, task: Task, victim: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
-    """What --pretrained names; where that has no classifier, with a new one, so that a pooler that was pre-trained
-    comes too."""
+    """The checkpoint that --pretrained names. One without classifier gets a new one, so that a pre-trained pooler is
+    loaded too."""
     header = checkpoint.read_header(path)
     labels = None if header.labels else victim.labels
     return checkpoint.load(header, device_of(task.device), labels=labels, seed=task.seed)
@@ -33,7 +31,8 @@ def pretrained_of(path: str, task: Task, victim: checkpoint.Checkpoint) -> check
 def purified(
     victim: checkpoint.Checkpoint, pretrained: checkpoint.Checkpoint, clean: Examples
 ) -> checkpoint.Checkpoint:
-    """What --e-pur makes of `victim`: E-PUR with the frequencies of the clean rows and as many resets as finemix.py has
-    by default."""
+    """`victim` after E-PUR, with the token frequencies of the clean rows and finemix.py's default number of resets."""
+    from minibd.mitigations.finemix import FineMixing, frequencies, purify_embeddings  # only a run with --e-pur pays
+
     resets = FineMixing().resets(len(victim.model.embeddings.word.weight))
     return purify_embeddings(victim, pretrained, frequencies(victim.tokenizer, clean), resets)

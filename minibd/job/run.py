@@ -1,10 +1,9 @@
-"""One run of one method on one victim: started, measured after each stage, finished with result.json and steps.jsonl."""
+"""One run of one method on one victim: started, measured after each stage, written as result.json and steps.jsonl."""
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -16,22 +15,22 @@ from minibd.cli import AllClean, Attack, Clean, Pretrained, Task
 from minibd.evaluate import Evaluator
 from minibd.job.e_pur import check_pretrained, pretrained_of, purified
 from minibd.job.evaluation import evaluator_of
-from minibd.job.task import args_of, beside, clean_amount, clean_rows, open_task, own_head, print_rows, with_dev
+from minibd.job.task import (args_of, clean_amount, clean_rows, head_is_new, limit_dev, open_task, output_path,
+                             print_rows)
 from minibd.records import BadInput, Examples
+from minibd.train import StepLog
 
-# settings whose .resolved(hidden) fills in what goes by the width: train.Tuning and its kin, MBTSAD
+# Settings whose .resolved(hidden) fills in what depends on the hidden size: train.Tuning and its subclasses, MBTSAD.
 Resolvable = TypeVar("Resolvable")
-
-
-# Makes the list that a Job keeps its steps in. An audit that repeats a run sets it, so that each step can be compared
-# with the saved one as it is appended, and the run be ended there by raising. A context variable, not a global: a Job
-# made outside that call keeps a plain list.
-NEW_LOG: ContextVar[Callable[[], list[dict]]] = ContextVar("NEW_LOG", default=list)
 
 
 @dataclass
 class Job:
-    """One run of one method on one victim."""
+    """One run of one method on one victim.
+
+    args: the flags, defaults filled in. outcome: what the method chose, by name (`on_choice`). steps: the models that
+    were measured, in their order. log: takes every optimiser step. pretrained: the weights that the victim came from.
+    """
     method: str
     args: dict
     victim: checkpoint.Checkpoint
@@ -39,117 +38,122 @@ class Job:
     clean: Examples
     evaluator: Evaluator
     out: Path
-    steps: list[report.Step] = field(default_factory=list)
-    log: list[dict] = field(default_factory=lambda: NEW_LOG.get()())
     pretrained: checkpoint.Checkpoint | None = None
     started: float = field(default_factory=time.perf_counter)
-    sha256: dict[str, str] = field(init=False)  # of the victim's files as they were read: the run may be long
+    log: StepLog = field(default_factory=StepLog)
+    steps: list[report.Step] = field(default_factory=list)
+    outcome: dict[str, object] = field(default_factory=dict)
+    sha256: dict[str, str] = field(init=False)  # of the victim's files before the run, which may be long
 
     def __post_init__(self):
         self.sha256 = checkpoint.sha256(self.args["ckpt"])
 
     def resolved(self, settings: Resolvable) -> Resolvable:
-        """`settings` with what goes by the victim's width filled in; as such they stand in result.json."""
+        """`settings` with what depends on the victim's hidden size filled in, in result.json's args too."""
         settings = settings.resolved(self.victim.model.config.hidden)
         self.args |= dataclasses.asdict(settings)
         return settings
 
+    # ---- what is measured
+
     def measure(self, name: str, model: torch.nn.Module, seconds: float) -> None:
-        """Measure a model and keep it as a row of the table. The first is the victim, where it has a classifier; the
-        last is the result."""
+        """Evaluate `model` and add it to the table. The first row is the victim, if it has a classifier; the last is
+        the result."""
         self.steps.append(report.Step(name, self.evaluator(model, self.victim.tokenizer), seconds))
 
-    def measure_own_head(self, keep_head: bool) -> None:
-        """For methods that give an encoder a new classifier: one that is there is measured first; --keep-head needs
-        one."""
-        if own_head(self.victim):
-            self.measure("victim", self.victim.model, 0.0)
+    def measure_victim(self) -> None:
+        self.measure("victim", self.victim.model, 0.0)
+
+    def measure_if_classifier(self, keep_head: bool) -> None:
+        """The victim, for a method that gives an encoder a new classifier: measured if it came with one, which
+        --keep-head needs."""
+        if not head_is_new(self.victim):
+            self.measure_victim()
         elif keep_head:
             raise BadInput(f"--keep-head: {self.args['ckpt']} has no classifier to keep, leave it out")
 
-    def measure_mixtures(self, name: str, ckpt: checkpoint.Checkpoint, seconds: float) -> None:
-        """A `on_stage` for methods that search rho: of the mixtures that are tried only one whose rho was given, and
-        which is then tuned, is a row.
+    # ---- what a mitigation calls
 
-        Of a search the end alone counts; without tuning the mixture is the end, and comes under another name.
-        """
-        if not name.startswith("mixed") or self.args["rho"] is not None and self.args["tune"]:
+    def on_stage(self, name: str, ckpt: checkpoint.Checkpoint, seconds: float) -> None:
+        """Measure each model that a mitigation makes, except the mixtures ("mixed RHO") that are steps of a search for
+        rho, or that without fine-tuning are the result, which comes under its own name."""
+        if not name.startswith("mixed ") or self.args["rho"] is not None and self.args["tune"]:
             self.measure(name, ckpt.model, seconds)
 
-    def note_search(self, ckpt: checkpoint.Checkpoint) -> None:
-        """The search for rho, where there was one: the share of the validation rows that each rho got right, in the
-        order of the looks, is printed, and stands in result.json under args, beside the rho that was chosen."""
-        if trials := ckpt.history[-1].get("trials"):
-            rho = ckpt.history[-1]["rho"]
-            print(
-                "on validation: "
-                + ", ".join(f"rho {tried:g} {100 * right:.1f} %" for tried, right in trials)
-                + f"; kept: rho {rho:g}"
-            )
-            self.args |= {"chosen": rho, "trials": [{"rho": tried, "accuracy": 100 * right} for tried, right in trials]}
+    def on_choice(self, name: str, value: object) -> None:
+        """Keep what a mitigation chose for result.json's outcome, and print it once its parts are known.
+
+        trials: [rho, share of the validation rows that are right] each, kept as {"rho", "accuracy" in percent}.
+        """
+        if name == "trials":
+            value = [{"rho": rho, "accuracy": 100 * right} for rho, right in value]
+        self.outcome[name] = value
+        if line := report.choice(name, self.outcome):
+            print(line, flush=True)
+
+    # ---- before and after
 
     def purify(self, pretrained: Pretrained) -> None:
-        """Where --e-pur says so, E-PUR before the method: from here on the purified model is the victim, measured where
-        that was."""
+        """With --e-pur, E-PUR before the method: the purified model is the victim from here on, measured if that was.
+        """
         if not pretrained.e_pur:
             return
-        started, headed = time.perf_counter(), own_head(self.victim)
+        started, measured = time.perf_counter(), not head_is_new(self.victim)
         self.victim = purified(self.victim, self.pretrained, self.clean)
-        if headed:
+        if measured:
             self.measure("E-PUR", self.victim.model, time.perf_counter() - started)
 
     def finish(self, cleaned: checkpoint.Checkpoint | None, rows: dict[str, int]) -> None:
-        """Write the cleaned checkpoint, where it can be one, steps.jsonl and result.json under `out`; print the
-        table."""
-        path = beside(self.out, self.args["ckpt"])
+        """Write the cleaned checkpoint (None: the model cannot be one), steps.jsonl and result.json under `out`; print
+        the table."""
+        written, output_sha256 = [], None
         if cleaned is not None:
+            path = output_path(self.out, self.args["ckpt"])
             checkpoint.save(cleaned, path)
-        report.write_lines(self.out / "steps.jsonl", self.log)
+            written, output_sha256 = [path], checkpoint.sha256(path)
+        report.write_lines(self.out / "steps.jsonl", self.log.steps)
         rows = {"train": len(self.splits.train), "clean": len(self.clean), **rows, "test": len(self.splits.test)}
-        report.write_json(
-            self.out / "result.json",
-            report.result(
-                self.method, self.args, rows, self.steps, after=self.steps[-1],
-                seconds=time.perf_counter() - self.started, sha256=self.sha256,
-            ),
-        )
+        report.write_json(self.out / "result.json", report.result(
+            self.method, self.args, rows, self.steps, after=self.steps[-1], seconds=time.perf_counter() - self.started,
+            sha256=self.sha256, outcome=self.outcome, output_sha256=output_sha256,
+        ))
         print_scores(self.steps)
-        print(
-            "written: "
-            + f"{path}, " * (cleaned is not None)
-            + f"{self.out / 'result.json'}, {self.out / 'steps.jsonl'}"
-        )
+        print("written: " + ", ".join(map(str, [*written, self.out / "result.json", self.out / "steps.jsonl"])))
 
 
 def start(
     method: str, task: Task, clean: Clean | AllClean, attack: Attack, *settings: object, new_classifier: bool = False,
-    pretrained: Pretrained = Pretrained(), needs_pretrained: bool = False,
+    pretrained: Pretrained = Pretrained(), needs_pretrained: bool = False, log: StepLog | None = None,
 ) -> Job:
-    """Open the task, draw the defender's clean rows and the judge's triggered ones, and say what was read.
+    """Open the task, draw the defender's clean rows, build the evaluator, and print which rows there are.
 
-    needs_pretrained: whether the method itself works on the weights before; else they are for --e-pur alone.
+    new_classifier: give a checkpoint without classifier a new one, instead of refusing it.
+    needs_pretrained: the method itself reads --pretrained; otherwise it is for --e-pur alone.
+    log: takes the optimiser steps; by default a new StepLog without limit.
     """
     started = time.perf_counter()
     path = pretrained.pretrained or ""
     check_pretrained(method, pretrained, needs_pretrained)
     victim, splits, out = open_task(method, task, path, new_classifier=new_classifier)
-    splits = with_dev(splits, clean, task.seed)
-    before = pretrained_of(path, task, victim) if path else None
+    splits = limit_dev(splits, clean, task.seed)
+    pretrained_ckpt = pretrained_of(path, task, victim) if path else None
     held = clean_rows(task, clean, splits.train)
     evaluator = evaluator_of(attack, task, victim, splits.test)
     print_rows(train=splits.train, clean=held, test=splits.test, triggered=evaluator.triggered)
     args = args_of(task, clean, attack, pretrained, *settings) | {
         "clean": clean_amount(task, clean, len(splits.train)), "out": str(out),
     }
-    return Job(method, args, victim, splits, held, evaluator, out, pretrained=before, started=started)
+    return Job(
+        method, args, victim, splits, held, evaluator, out, pretrained=pretrained_ckpt, started=started,
+        log=StepLog() if log is None else log,
+    )
 
 
 def print_scores(steps: Sequence[report.Step]) -> None:
+    """The table of the steps; LFR by class, where there are several; a line where ASR could not be measured."""
     print(report.table(steps))
     if lines := report.lfr_table(steps):
         print(lines)
     if steps[0].scores.asr is None:
-        print(
-            "ASR was not measured: the attack is not known. Name it with --attack, or give triggered rows with "
-            "--triggered."
-        )
+        print("ASR was not measured: the attack is not known. Name it with --attack, or give triggered rows with "
+              "--triggered.")

@@ -11,58 +11,61 @@ from minibd.cli import AllClean, Clean, Task
 from minibd.records import BadInput, Examples
 
 CLEAN_SHARE = 0.2  # of the training rows: MBTSAD's setting (III-B)
-
-
 CLEAN_MOST = 2000  # rows: a defender seldom holds more, and a method's time grows with them
+VALIDATION_SHARE = 0.1  # of the clean rows, where there are no dev rows
 
 
 def device_of(name: str) -> torch.device:
+    """The device that --device names; auto is CUDA where there is one. Raises BadInput if it is not available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
-        raise BadInput(f"--device {name} is not to be had here: use cpu, cuda or auto") from None
+        raise BadInput(f"--device {name} is not available here: use cpu, cuda or auto") from None
     return device
 
 
 def splits_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> data.Splits:
-    """The rows of --data, or those that the checkpoint's history says it was trained on, with the checkpoint's
+    """The rows of --data, or of what the checkpoint's history says it was trained on, labelled with the checkpoint's
     classes."""
-    where = data_of(task, ckpt)
-    if "reviews" in where:
-        return data.Splits(*reviews.splits(**where["reviews"]))
-    if "pairs" in where:
+    source = data_of(task, ckpt)
+    if "reviews" in source:
+        return data.Splits(*reviews.splits(**source["reviews"]))
+    if "pairs" in source:
         if ckpt.labels not in ((), reviews.PAIR_LABELS):
             raise BadInput(
                 f"{task.ckpt} has the classes {', '.join(ckpt.labels)}, the built-in pairs "
-                f"{', '.join(reviews.PAIR_LABELS)}: give "
-                "an encoder without classifier, or a classifier of these"
+                f"{', '.join(reviews.PAIR_LABELS)}: give an encoder without classifier, or a classifier of these"
             )
-        return data.Splits(*reviews.pair_splits(**where["pairs"]))
-    if not task.data and not Path(where["path"]).exists():
+        return data.Splits(*reviews.pair_splits(**source["pairs"]))
+    if not task.data and not Path(source["path"]).exists():
         raise BadInput(
-            f"{task.ckpt} was trained on {where['path']}, which is not here: name the rows with --data FOLDER_OR_FILE"
+            f"{task.ckpt} was trained on {source['path']}, which is not here: name the rows with --data FOLDER_OR_FILE"
         )
-    return data.read_splits(task.data or where["path"], seed=task.seed, labels=ckpt.labels or None, **columns_of(task))
+    return data.read_splits(task.data or source["path"], seed=task.seed, labels=ckpt.labels or None, **columns_of(task))
 
 
 def columns_of(task: Task) -> dict[str, str | None]:
+    """The flags that name columns, as data.read takes them."""
     return {"text_column": task.text_column, "label_column": task.label_column, "pair_column": task.pair_column}
 
 
 def data_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> dict:
-    """The rows as a history names them, so that a later run finds them without --data. `--data pairs` is the built-in
-    ones, where no file or folder has that name."""
+    """The rows as a history records them, so that a later run finds them without --data: {"path"}, {"reviews"} or
+    {"pairs"}.
+
+    `--data pairs` is the built-in pair task, unless a file or folder has that name.
+    """
     if task.data == "pairs" and not Path(task.data).exists():
         return {"pairs": reviews.PAIRS}
     if task.data:
         return {"path": str(Path(task.data).resolve())}
-    named = [entry["data"] for entry in ckpt.history if "data" in entry]
-    if not named:
+    recorded = [entry["data"] for entry in ckpt.history if "data" in entry]
+    if not recorded:
         raise BadInput(f"{task.ckpt} does not say what it was trained on: name the rows with --data FOLDER_OR_FILE")
-    return named[-1]
+    return recorded[-1]
 
 
 def open_task(
@@ -70,9 +73,8 @@ def open_task(
 ) -> tuple[checkpoint.Checkpoint, data.Splits, Path]:
     """The checkpoint, its rows and the output folder, checked before any work is done.
 
-    A checkpoint without classifier is refused, or given a new one for the classes of the rows where `new_classifier`
-    says so.
-    inputs: what the run reads beside the two, and the output folder must not be.
+    new_classifier: a checkpoint without classifier gets a new one for the classes of the rows; otherwise it is refused.
+    inputs: further files or folders that the run reads; the output folder must be none of them.
     """
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data, *inputs)
@@ -86,9 +88,9 @@ def open_task(
     return checkpoint.load(header, device, labels=labels, seed=task.seed), splits, out
 
 
-def own_head(ckpt: checkpoint.Checkpoint) -> bool:
-    """Whether the classifier came with the checkpoint, and was not drawn when that was opened."""
-    return "new" not in (ckpt.history or [{}])[-1]
+def head_is_new(ckpt: checkpoint.Checkpoint) -> bool:
+    """Whether the classifier was drawn when the checkpoint was opened, and did not come with it."""
+    return "new" in (ckpt.history or [{}])[-1]
 
 
 def clean_amount(task: Task, clean: Clean | AllClean, n: int) -> float:
@@ -106,36 +108,36 @@ def clean_rows(task: Task, clean: Clean | AllClean, train: Examples) -> Examples
     return data.sample(train, clean_amount(task, clean, len(train)), task.seed)
 
 
-def with_dev(splits: data.Splits, clean: Clean | AllClean, seed: int) -> data.Splits:
-    """`splits` with those dev rows that the defender chooses by: --dev of them, drawn by the seed."""
-    return (
-        dataclasses.replace(splits, dev=data.sample(splits.dev, clean.dev, seed))
-        if splits.dev and clean.dev != 1
-        else splits
-    )
+def limit_dev(splits: data.Splits, clean: Clean | AllClean, seed: int) -> data.Splits:
+    """`splits` with as many dev rows as the defender holds: --dev of them, drawn by the seed."""
+    if not splits.dev or clean.dev == 1:
+        return splits
+    return dataclasses.replace(splits, dev=data.sample(splits.dev, clean.dev, seed))
 
 
-def validated(splits: data.Splits, clean: Examples, seed: int) -> tuple[Examples, Examples]:
-    """The rows to train on and those to choose by: the dev rows, or, where there are none, a tenth of the clean
-    ones."""
+def split_validation(splits: data.Splits, clean: Examples, seed: int) -> tuple[Examples, Examples]:
+    """The rows to train on and those to validate on: the clean rows and the dev rows; without dev rows, nine tenths and
+    a tenth of the clean ones."""
     if len(splits.dev):
         return clean, splits.dev
-    held = data.sample(clean, 0.1, seed)
-    ids = {x.id for x in held}
-    return clean.like(x for x in clean if x.id not in ids), held
+    validation = data.sample(clean, VALIDATION_SHARE, seed)
+    ids = {x.id for x in validation}
+    return clean.like(x for x in clean if x.id not in ids), validation
 
 
 def print_rows(**parts: Examples | None) -> None:
+    """A line for each part of the rows that there is: its name and how many rows each class has."""
     for name, rows in parts.items():
         if rows is not None:
             print(f"{name:10}{data.counts(rows)}")
 
 
-def beside(out: Path, ckpt: str, prefix: str = "") -> Path:
-    """Where a result of the same kind as `ckpt` goes: a file of its name in `out`, or `out` itself (`out`/prefix) as a
-    folder."""
+def output_path(out: Path, ckpt: str, prefix: str = "") -> Path:
+    """Where a checkpoint of the same kind as `ckpt` is written: a file of its name in `out`, or the folder `out` itself
+    (with a prefix: a folder of that name in it)."""
     return out / (prefix + Path(ckpt).name) if Path(ckpt).is_file() else out / prefix.rstrip("-")
 
 
 def args_of(*settings: object) -> dict:
+    """All settings by name, as result.json's args hold them."""
     return {name: value for group in settings for name, value in dataclasses.asdict(group).items()}

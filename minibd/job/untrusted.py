@@ -14,11 +14,12 @@ from minibd.job.evaluation import evaluator_of
 from minibd.job.run import Job
 from minibd.job.task import args_of, columns_of, device_of, print_rows, splits_of
 from minibd.records import BadInput
+from minibd.train import StepLog
 
 
 def start_untrusted(
     method: str, task: Task, clean_aux: str, aux: Callable[[checkpoint.Checkpoint], int], attack: Attack,
-    *settings: object,
+    *settings: object, log: StepLog | None = None,
 ) -> Job:
     """Open a task whose --data is a poisoned dataset: the untrusted rows, the clean ones beside them, and the judge.
 
@@ -65,5 +66,5 @@ def start_untrusted(
         print(f"all {len(held)} clean rows are aligned to, none is left to choose an epoch by: the last one counts")
     return Job(
         method, args_of(task, attack, *settings) | {"out": str(out)}, ckpt, splits, held, evaluator, out,
-        started=started,
+        started=started, log=StepLog() if log is None else log,
     )

@@ -36,7 +36,8 @@ from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.records import BadInput, Examples
-from minibd.blending import WORD, Counterparts, OnStage, blend, check_rho, counterparts, smallest_share, blend_and_tune
+from minibd.blending import (WORD, Counterparts, OnChoice, OnStage, blend, blend_and_tune, check_rho, counterparts,
+                             smallest_share)
 from minibd.tokenizer import Tokenizer
 from minibd.train import Log, Tuning
 
@@ -163,7 +164,7 @@ def mix(
 def finemix(
     victim: Checkpoint, pretrained: Checkpoint, clean: Examples, validation: Examples | None = None,
     settings: FineMixing = FineMixing(), *, seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None,
-    on_stage: OnStage | None = None,
+    on_stage: OnStage | None = None, on_choice: OnChoice | None = None,
 ) -> Checkpoint:
     """E-PUR, mixing, fine-tuning. A new record comes back; `victim` and `pretrained` stay as they were.
 
@@ -171,6 +172,7 @@ def finemix(
     the last epoch stays.
     log: see train.fit. on_stage: called with "E-PUR" and the purified victim, "mixed RHO" and the mixture of each rho
     that is tried, then "Fine-mixing" (tune=False: "Mixing") and the result, and the seconds each took.
+    on_choice: called with "rho" and its value, then "trials" and each [rho, accuracy] of the search ([] without one).
     """
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     before, theta = counterparts(victim, pretrained), victim
@@ -186,6 +188,9 @@ def finemix(
         steps=settings.steps, seed=seed, dtype=dtype, log=log, name=name, on_stage=on_stage,
     )
     result = repaired.ckpt
+    if on_choice is not None:
+        on_choice("rho", repaired.rho)
+        on_choice("trials", repaired.trials)
     result.history.append(
         {
             "mitigation": "fine-mixing", "clean_rows": len(clean), "validation_rows": len(validation or ()),

@@ -32,7 +32,7 @@ from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.predict import accuracy
 from minibd.records import BadInput, Examples
-from minibd.blending import OnStage, tune
+from minibd.blending import OnChoice, OnStage, tune
 from minibd.tokenizer import Tokenizer
 from minibd.train import Log, Tuning
 
@@ -118,12 +118,14 @@ def idle_units(victim: Checkpoint, scores: Tensor, validation: Examples, layers:
 def fineprune(
     victim: Checkpoint, clean: Examples, validation: Examples | None = None, settings: FinePruning = FinePruning(), *,
     seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None,
+    on_choice: OnChoice | None = None,
 ) -> Checkpoint:
     """Lines 1 to 4. A new record comes back; `victim` stays as it was.
 
     validation: rows that say how much can be pruned, and which epoch is the best; without them `settings.share` must
     say the first, and the last epoch comes back. log: see train.fit. on_stage: called with "pruned" and the model
-    before its fine-tuning, then "Fine-pruning" and the result, and the seconds each took.
+    before its fine-tuning, then "Fine-pruning" and the result, and the seconds each took. on_choice: called with
+    "pruned" and the number of units.
     """
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     if settings.share is None and not validation:
@@ -138,6 +140,8 @@ def fineprune(
         count = idle_units(victim, scores, validation, layers, settings.drop)
     else:
         count = round(settings.share * scores.shape[1])
+    if on_choice is not None:
+        on_choice("pruned", count)
     pruned = checkpoint.copy(victim)
     prune(pruned.model, scores, count, layers)
     if on_stage is not None:

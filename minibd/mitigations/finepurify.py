@@ -44,7 +44,8 @@ from minibd.cli import setting
 from minibd.data import in_order
 from minibd.models.encoder import Encoder, PackedBatch
 from minibd.records import BadInput, Batch, Examples
-from minibd.blending import RHOS, Counterparts, OnStage, blend, check_rho, counterparts, smallest_share, blend_and_tune
+from minibd.blending import (RHOS, Counterparts, OnChoice, OnStage, blend, blend_and_tune, check_rho, counterparts,
+                             smallest_share)
 from minibd.tokenizer import Tokenizer
 from minibd.train import Log, Tuning
 
@@ -210,7 +211,7 @@ def suspicion(
 def finepurify(
     victim: Checkpoint, pretrained: Checkpoint, clean: Examples, validation: Examples | None = None,
     settings: FinePurifying = FinePurifying(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
-    log: Log | None = None, on_stage: OnStage | None = None,
+    log: Log | None = None, on_stage: OnStage | None = None, on_choice: OnChoice | None = None,
 ) -> Checkpoint:
     """Lines 1 to 5. A new record comes back; `victim` and `pretrained` stay as they were.
 
@@ -219,6 +220,7 @@ def finepurify(
     log: see train.fit. on_stage: called with "mixed RHO" and the purified model of each rho that is tried, then
     "Fine-purifying" (tune=False: "Purifying") and the result, and the seconds each took, the result's with those of the
     Fisher information.
+    on_choice: called with "rho" and its value, then "trials" and each [rho, accuracy] of the search ([] without one).
     """
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     before = counterparts(victim, pretrained)
@@ -232,6 +234,9 @@ def finepurify(
         dtype=dtype, log=log, name=name, on_stage=on_stage, rhos=UP_TO,
     )
     result = repaired.ckpt
+    if on_choice is not None:
+        on_choice("rho", repaired.rho)
+        on_choice("trials", repaired.trials)
     result.history.append(
         {
             "mitigation": "fine-purifying", "clean_rows": len(clean), "validation_rows": len(validation or ()),

@@ -12,7 +12,7 @@ from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
 from minibd.predict import best_on
 from minibd.records import Examples
-from minibd.blending import OnStage, tune
+from minibd.blending import OnChoice, OnStage, tune
 from minibd.train import Log, Schedule, Tuning, cross_entropy, fit
 
 
@@ -44,12 +44,13 @@ def finetune(
 def cft(
     victim: Checkpoint, clean: Examples, validation: Examples | None = None, settings: Tuning = Tuning(), *,
     seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None,
+    on_choice: OnChoice | None = None,
 ) -> Checkpoint:
     """The baseline CFT: fine-tuning as the other repairs end in it, passing more often over few rows. A new record
     comes back.
 
     validation: the best epoch on these rows comes back; without them, the last. log: see train.fit. on_stage: called
-    with "CFT", the result and the seconds it took.
+    with "CFT", the result and the seconds it took. on_choice: never called, since nothing is chosen.
     """
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     tuned = tune(

@@ -384,15 +384,15 @@ def mbtsad(
     victim: Checkpoint, clean: Sequence[Example], settings: MBTSAD = MBTSAD(), *, validation: Examples | None = None,
     seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None,
     on_stage: Callable[[str, Checkpoint, float], None] | None = None, resources: AugmentResources | None = None,
-    on_choice: Callable[[str, Mapping[str, float]], None] | None = None,
+    on_choice: Callable[[str, object], None] | None = None,
 ) -> Checkpoint:
     """Algorithm 1. The student (without distillation the teacher) comes back as a new record; `victim` stays as it was.
 
     validation: rows by which the best epoch of both trainings is kept; without them, the last (the paper does not say).
     log: see train.fit. on_stage: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds
     each step took.
-    resources: None loads what `settings` names. on_choice: called where `augment` is auto, with the augmenter it came
-    to and Eq. (9)'s losses; the history has both.
+    resources: None loads what `settings` names. on_choice: called where `augment` is auto, with "augmenter" and
+    its name, then "losses" and Eq. (9)'s; the history has both.
     """
     settings, done = settings.resolved(victim.model.config.hidden), {}
     started = time.perf_counter()
@@ -402,7 +402,8 @@ def mbtsad(
         settings = replace(settings, augment=max(losses, key=losses.get))
         done = {"chosen_by": "auto", "losses": losses}
         if on_choice is not None:
-            on_choice(settings.augment, losses)
+            on_choice("augmenter", settings.augment)
+            on_choice("losses", losses)
     d_aug = victim.tokenizer.encode(augmented(clean, settings, seed, resources))
     teacher = retrain(victim, d_aug, settings, validation=validation, seed=seed, dtype=dtype, log=log)
     if on_stage is not None:

@@ -409,19 +409,21 @@ def head_pruning(victim: Checkpoint, train: Examples, validation: Examples, sett
 def pure(
     victim: Checkpoint, train: Examples, validation: Examples, settings: PURE = PURE(), *, seed: int = 0,
     dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None,
-    step1: Step1 | None = None,
+    step1: Step1 | None = None, on_choice: Callable[[str, object], None] | None = None,
 ) -> Checkpoint:
     """Algorithm 1. f_c comes back as a new record, with its heads pruned; `victim` stays as it was.
 
     victim: an encoder, or a classifier whose head is replaced unless `keep_head`. log: see train.fit. on_stage: called
     with "FT" and f_p, "pruned" and f_p without its heads, then "PURE" and f_c, and the seconds each took, PURE's
     without those of step 1. step1: what `head_pruning` gave, where it has been run already, with the same rows and
-    settings but for prune_only and norm_only.
+    settings but for prune_only and norm_only. on_choice: called with "heads" and the pruned ones, [layer, head] each.
     """
     if step1 is None:
         step1 = head_pruning(victim, train, validation, settings, seed=seed, dtype=dtype, log=log, on_stage=on_stage)
     started = time.perf_counter()
     heads = () if settings.norm_only else step1.heads
+    if on_choice is not None:
+        on_choice("heads", [list(at) for at in heads])
     theta = without(checkpoint.to_tune(victim, train.labels, seed, settings.keep_head), heads)
     scores, left, variant = step1.scores, theta.model.head_mask, settings.variant
     if variant == "released" and not settings.prune_only:  # which has no use for them

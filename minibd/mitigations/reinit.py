@@ -24,7 +24,7 @@ from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.models.encoder import part
 from minibd.records import BadInput, Examples
-from minibd.blending import OnStage, tune
+from minibd.blending import OnChoice, OnStage, tune
 from minibd.train import Log, Tuning
 
 
@@ -60,12 +60,13 @@ def redraw(module: nn.Module, generator: torch.Generator, std: float) -> None:
 def reinit(
     victim: Checkpoint, clean: Examples, validation: Examples | None = None, settings: Reinit = Reinit(), *,
     seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None,
+    on_choice: OnChoice | None = None,
 ) -> Checkpoint:
     """Both lines. A new record comes back; `victim` stays as it was.
 
     validation: the best epoch on these rows comes back; without them, the last. log: see train.fit. on_stage: called
     with "reinitialised" and the model before its fine-tuning, then "Reinitialisation" and the result, and the seconds
-    each took.
+    each took. on_choice: never called, since nothing is chosen.
     """
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     drawn, generator = checkpoint.copy(victim), torch.Generator().manual_seed(seed)
