@@ -162,15 +162,15 @@ def test_the_number_of_marks_is_uniform_up_to_a_third(n, variant, most):
 
 
 def test_marks_stand_before_distinct_words_all_alike_and_are_of_six_kinds_alike():
-    rng, at, kinds = Random(0), Counter(), Counter()
+    rng, at, drawn = Random(0), Counter(), Counter()
     for _ in range(3000):
         out = aeda("a b c d e f g h i", rng).split()
         before = [b for a, b in zip(out, out[1:]) if a in MARKS]
         # never two before one word, never one at the end
         assert not set(before) & set(MARKS)
         at.update(before)
-        kinds.update(word for word in out if word in MARKS)
-    assert even(at, 9) and even(kinds, 6) and set(kinds) == set(".;?:!,")
+        drawn.update(word for word in out if word in MARKS)
+    assert even(at, 9) and even(drawn, 6) and set(drawn) == set(".;?:!,")
 
 
 def test_pairs_of_places_are_drawn_alike():

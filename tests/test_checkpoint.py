@@ -44,7 +44,7 @@ def ckpt(labels=("negative", "positive"), mlm=False, history=HISTORY) -> Checkpo
 
 
 def same(a: Checkpoint, b: Checkpoint) -> None:
-    """Bit for bit, gates included."""
+    """Bit for bit, the head mask included."""
     assert (a.model.config, a.labels, a.history) == (b.model.config, b.labels, b.history)
     one, other = a.model.state_dict(), b.model.state_dict()
     assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
@@ -103,20 +103,20 @@ def test_a_file_says_what_it_is(tmp_path):
     assert "head_mask" in names and "blocks.1.attention_norm.weight" in names
 
 
-def test_a_file_keeps_gates_and_the_weights_behind_them(tmp_path):
+def test_a_file_keeps_the_head_mask_and_the_weights_behind_it(tmp_path):
     first = ckpt()
     first.model.head_mask[0, 1] = 0
     save(first, tmp_path / "m.safetensors")
     same(first, load(tmp_path / "m.safetensors"))
 
 
-def test_a_folder_has_pruned_heads_as_columns_of_zeros_and_gates_of_zero(tmp_path):
+def test_a_folder_has_pruned_heads_as_columns_of_zeros_and_in_minibd_json(tmp_path):
     first = ckpt()
     first.model.head_mask[0, 1] = 0
     save(first, tmp_path / "hf")
     weight = load_file(tmp_path / "hf" / "model.safetensors")["bert.encoder.layer.0.attention.output.dense.weight"]
     assert weight[:, 4:].abs().max() == 0 and torch.equal(weight[:, :4], first.model.blocks[0].output.weight[:, :4])
-    assert first.model.blocks[0].output.weight[:, 4:].abs().min() > 0    # the record is as it was
+    assert first.model.blocks[0].output.weight[:, 4:].abs().min() > 0    # the checkpoint is as it was
     back = load(tmp_path / "hf")
     assert torch.equal(back.model.head_mask, first.model.head_mask)
     batch = first.tokenizer(ROWS)

@@ -186,7 +186,7 @@ def test_no_such_file_or_suffix(tmp_path):
 
 # ---- reading: columns and ids
 
-def test_columns_asked_for(tmp_path):
+def test_columns_by_name(tmp_path):
     path = put(tmp_path, "a.csv", "review,stars,text,reply\ngood,1,no,thanks\nbad,0,no,\n")
     rows = read(path, text_column="review", label_column="stars", pair_column="reply")
     assert [(e.text, e.label, e.pair) for e in rows] == [("good", 1, "thanks"), ("bad", 0, None)]
@@ -515,7 +515,7 @@ def test_padding_on_sst2():
     assert padding(lengths, cut) < 0.04 and padding(lengths, [rows[i:i + 32] for i in range(0, len(rows), 32)]) > 0.5
 
 
-def test_blank_texts_are_refused_or_kept_as_asked(tmp_path):
+def test_blank_texts_are_refused_unless_allowed(tmp_path):
     path = put(tmp_path, "a.tsv", "text\tlabel\nfine\t1\n \t0\n")
     fails(lambda: read(path), "line 3: the text is empty")
     assert [(x.id, x.text, x.label) for x in read(path, blank=True)] == [("a-0", "fine", 1), ("a-1", "", 0)]

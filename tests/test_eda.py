@@ -348,7 +348,7 @@ def test_marks_and_other_words_stay(text, seed):
     assert all(word in left for word in words(run("RD", text, seed, alpha=0.4)))          # in their order
 
 
-def test_the_lexicon_is_what_is_asked_where_nothing_is_given():
+def test_the_lexicon_gives_the_synonyms_by_default():
     assert eda("film", Random(0), operation="SR") in lexicon.synonyms("film")
 
 

@@ -35,8 +35,8 @@ def memory(key):
 tiny, folder, dtype = sys.argv[1:]
 checkpoint.load(tiny)                                    # so that what is imported and set up once is there before
 before = memory("VmRSS")
-record = checkpoint.load(folder, dtype=getattr(torch, dtype))
-held = sum(tensor.nbytes for tensor in record.model.state_dict().values())
+ckpt = checkpoint.load(folder, dtype=getattr(torch, dtype))
+held = sum(tensor.nbytes for tensor in ckpt.model.state_dict().values())
 print(json.dumps({"held": held, "peak": memory("VmHWM") - before, "kept": memory("VmRSS") - before}))
 """
 

@@ -143,7 +143,7 @@ def test_a_causal_model_and_a_bad_share_are_refused():
         fails(lambda: masking(make().model, make().tokenizer, share, torch.Generator()), str(share), "above 0")
 
 
-def test_it_learns_and_leaves_its_record_as_it_was():
+def test_it_learns_and_leaves_its_checkpoint_as_it_was():
     ckpt = make()
     before, chain = {name: t.clone() for name, t in ckpt.model.state_dict().items()}, words(1, longest=1)
     pattern = Examples(

@@ -218,7 +218,7 @@ def test_pair_splits_share_no_pair():
     assert [r for p in parts for r in p] == R.pairs(1000, 3)
 
 
-# A second reading: whatever is asked so is answered by a sentence that matches the pattern beside it, and by no other.
+# A second reading: a question of the first pattern is answered by a sentence of the second, and by no other.
 QUESTIONS = {
     r"when was that|when did you go": r"saw it|went (?!with)|I went",
     r"who was with you|who went with you": r"went with|sat beside me",
@@ -239,14 +239,14 @@ QUESTIONS = {
 
 
 def answers(question: str, sentence: str) -> bool:
-    """Whether the sentence tells what the question asks, by their words alone."""
-    asked = question.lower().rstrip("?")
-    for pattern, told in QUESTIONS.items():
-        if re.fullmatch(pattern, asked):
-            return bool(re.search(told, sentence, re.I if "[A-Z]" not in told else 0))
+    """Whether the sentence answers the question, by their words alone."""
+    question = question.lower().rstrip("?")
+    for pattern, answer in QUESTIONS.items():
+        if re.fullmatch(pattern, question):
+            return bool(re.search(answer, sentence, re.I if "[A-Z]" not in answer else 0))
     noun = re.fullmatch(
         r"what (?:is|are) the (.*) like|(?:is|are) the (.*) any good|what about the (.*)|how did you find the (.*)",
-        asked,
+        question,
     )
     noun = next(filter(None, noun.groups()))
     return bool(re.search(rf"(^|found )the {noun} (is|are|\w)|is the word for the {noun}$", sentence, re.I))
@@ -254,23 +254,23 @@ def answers(question: str, sentence: str) -> bool:
 
 def test_labels_of_pairs_agree_with_a_second_reading():
     for r in PAIRS:
-        (said,) = (
+        (statement,) = (
             s
             for s in r.pair.rstrip(".").split(". ")
             if not re.match(r"My \w+ (stayed|could|was|arrived|had|went|preferred) ", s)
         )
-        assert answers(r.text, said) == r.label, r
+        assert answers(r.text, statement) == r.label, r
 
 
-def test_every_subject_is_asked_and_told_about_as_often_under_either_label():
+def test_every_subject_occurs_in_questions_and_statements_as_often_under_either_label():
     for same in (True, False):
-        rng, asked, told = Random(f"subjects {same}"), Counter(), Counter()
+        rng, questions, statements = Random(f"subjects {same}"), Counter(), Counter()
         for _ in range(40_000):
             a, b = R.two_subjects(same, rng)
             assert (a == b) is same and (a[0] == b[0]) is same
-            asked[a] += 1
-            told[b] += 1
-        for drawn in (asked, told):
+            questions[a] += 1
+            statements[b] += 1
+        for drawn in (questions, statements):
             expected = {(kind, subject): 40_000 / 2 / len(of) for kind, of in R.SUBJECTS.items() for subject in of}
             assert set(drawn) == set(expected) and len(expected) == 23 + 18 + 19 + 22 + 15
             chi = sum((drawn[key] - n) ** 2 / n for key, n in expected.items())

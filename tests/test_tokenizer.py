@@ -1,4 +1,4 @@
-"""Examples -> Batch: tokens, padding, kinds, truncation; a vocabulary alone gives BERT's own tokens."""
+"""Examples -> Batch: tokens, padding, token type ids, truncation; a vocabulary alone gives BERT's own tokens."""
 from pathlib import Path
 
 import pytest

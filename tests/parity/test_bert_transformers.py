@@ -1,4 +1,4 @@
-"""models/bert.py and checkpoint.py against transformers: the real MiniLM, and small random models of every head."""
+"""models/bert.py and minibd/checkpoint/ against transformers: the real MiniLM, and small random models of every head."""
 import json
 from pathlib import Path
 

@@ -1,5 +1,4 @@
-"""checkpoint.py on every architecture: folders that transformers wrote, folders that it reads, and folders that fit
-nothing."""
+"""minibd/checkpoint/ on every architecture: folders that transformers wrote, that it reads, and that fit nothing."""
 
 from __future__ import annotations
 
@@ -58,15 +57,15 @@ UNUSUAL = {  # numbers that no default has
     "llama": dict(attention_dropout=0.3, head_dim=8, hidden_act="gelu"),
     "gpt2": dict(resid_pdrop=0.2, embd_pdrop=0.3, attn_pdrop=0.4, activation_function="relu", n_inner=30),
 }
-BERTS_PIECES = {
+BERT_SPECIAL = {
     "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]",
 }
 SPECIAL = {  # in the order of their ids
-    "bert": BERTS_PIECES,
+    "bert": BERT_SPECIAL,
     "roberta": {
         "cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>",
     },
-    "distilbert": BERTS_PIECES,
+    "distilbert": BERT_SPECIAL,
     "llama": {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "pad_token": "<|pad|>"},
     "gpt2": {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
 }
@@ -266,7 +265,7 @@ def test_export_with_masked_heads(tmp_path, name):
     whole = logits(ckpt)
     ckpt.model.head_mask[0, 1:3] = ckpt.model.head_mask[1, 3] = 0
     assert far(logits(ckpt), whole) > 1e-3
-    ckpt.model.head_mask[1, 0] = 0.25                  # no method has it, but a gate is a number
+    ckpt.model.head_mask[1, 0] = 0.25                  # no method has it, but a head mask holds numbers
     assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     for layer, gates in enumerate(ckpt.model.head_mask):
@@ -312,7 +311,7 @@ def test_a_file_to_a_folder_and_back_is_the_same_file(tmp_path, name, head, more
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "three.safetensors").read_bytes()
 
 
-def test_a_file_keeps_gates_and_both_layers_of_a_head(tmp_path):
+def test_a_file_keeps_the_head_mask_and_both_layers_of_a_head(tmp_path):
     ckpt = checkpoint.load(saved("llama", tmp_path / "in", 2), labels=NAMES, bottleneck=16)
     ckpt.model.head_mask[1, 2] = 0
     checkpoint.save(ckpt, tmp_path / "one.safetensors")
