@@ -18,7 +18,7 @@ from minibd.mitigations.finetune import finetune
 from minibd.mitigations.meft import MEFT, meft
 from minibd.mitigations.reinit import Reinit, reinit
 from minibd.predict import predict
-from minibd.blending import tune
+from minibd.blending import tune_on_few_rows
 from minibd.train import Schedule
 
 METHODS = ("ft", "fth", "meft")
@@ -236,7 +236,7 @@ def library(method, victim, pre, train, dev, **same):
         return fineprune(victim, train, dev, FinePruning(**NUMBERS), **same)
     if method == "finepurify":
         return finepurify(victim, pre, train, dev, FinePurifying(rho=0.5, **NUMBERS), **same)
-    return tune(checkpoint.copy(victim), train, dev, Schedule(1e-3, 1, 16, 0.1, 0.01), 3, **same, log=None, name="CFT")
+    return tune_on_few_rows(checkpoint.copy(victim), train, dev, Schedule(1e-3, 1, 16, 0.1, 0.01), 3, **same, log=None, name="CFT")
 
 
 @pytest.mark.parametrize("method", REPAIRS)

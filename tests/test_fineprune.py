@@ -14,7 +14,7 @@ from minibd.mitigations.fineprune import FinePruning, activity, fineprune, idle_
 from minibd.models import encoder
 from minibd.predict import accuracy, predict
 from minibd.records import Example, Examples
-from minibd.blending import tune
+from minibd.blending import tune_on_few_rows
 from test_encoder import MODELS, made
 from test_finetune import equal, weights
 from test_blending import CLEAN, LETTERS, VALIDATION, moved
@@ -224,7 +224,7 @@ def test_it_is_pruning_and_then_fine_tuning(tiny):
         start = checkpoint.copy(tiny)
         prune(start.model, activity(tiny.model, tiny.tokenizer, CLEAN), 32, 2)
         assert equal(weights(seen[0][1]), weights(start))  # untouched by what came after
-        tuned = tune(
+        tuned = tune_on_few_rows(
             start, CLEAN, validation, SETTINGS.schedule, 10, seed=seed, dtype=torch.float32, log=None, name="x"
         )
         assert equal(weights(done), weights(tuned)) and equal(weights(tiny), before) and tiny.history == []

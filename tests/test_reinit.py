@@ -11,7 +11,7 @@ from minibd.checkpoint import Checkpoint
 from minibd.mitigations.reinit import Reinit, redraw, reinit
 from minibd.models.bert import BertConfig, Block
 from minibd.records import Example, Examples
-from minibd.blending import tune
+from minibd.blending import tune_on_few_rows
 from test_encoder import MODELS, made
 from test_finetune import equal, weights
 from test_blending import CLEAN, LETTERS, VALIDATION, moved
@@ -100,7 +100,7 @@ def test_then_it_is_fine_tuning(tiny):
         start = checkpoint.copy(tiny)
         start.model.load_state_dict(drawn(tiny, seed=seed))
         assert equal(weights(seen[0][1]), weights(start))                   # untouched by what came after
-        tuned = tune(start, CLEAN, validation, SETTINGS.schedule, 3, seed=seed, dtype=torch.float32, log=None, name="x")
+        tuned = tune_on_few_rows(start, CLEAN, validation, SETTINGS.schedule, 3, seed=seed, dtype=torch.float32, log=None, name="x")
         assert equal(weights(done), weights(tuned)) and equal(weights(tiny), before) and tiny.history == []
         assert (
             [name for name, *_ in seen] == ["reinitialised", "Reinitialisation"]

@@ -17,7 +17,7 @@ from minibd.mitigations.finemix import drift, mix, purify_embeddings
 from minibd.mitigations.finepurify import fisher, suspicion
 from minibd.mitigations.fineprune import activity
 from minibd.mitigations.meft import max_entropy
-from minibd.blending import WORD, counterparts, smallest_share
+from minibd.blending import WORD, counterparts, mask_smallest
 
 
 def pair(generator: torch.Generator) -> tuple[Checkpoint, Checkpoint]:
@@ -130,7 +130,7 @@ def suspicion_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
     yield Case(
         "r", drawn, lambda x: scores[name].flatten(), lambda x: restated.suspicion(x["own"], x["before"], x["F"], 1e-3)
     )
-    keep = smallest_share(scores, 0.4)
+    keep = mask_smallest(scores, 0.4)
     bound = sorted(x for values in scores.values() for x in values.flatten().tolist())
     edge = bound[round(0.4 * len(bound)) - 1]
     wrong = sum(int((keep[n] != (values <= edge)).sum()) for n, values in scores.items())
