@@ -69,12 +69,15 @@ def run() -> None:
         print(f"auto: {max(found, key=lambda name: found[name].loss)}")
         return
 
-    def on_choice(name: str, losses: dict[str, float]) -> None:
-        job.args |= {"chosen": name, "losses": losses}
-        print(
-            f"auto: {name}, by the victim's mean cross-entropy: "
-            + ", ".join(f"{of} {loss:.4f}" for of, loss in losses.items())
-        )
+    def on_choice(name: str, value: object) -> None:
+        if name == "losses":
+            job.args["losses"] = value
+        elif name == "augmenter":
+            job.args["chosen"] = value
+            print(
+                f"auto: {value}, by the victim's mean cross-entropy: "
+                + ", ".join(f"{of} {loss:.4f}" for of, loss in job.args["losses"].items())
+            )
 
     settings = job.resolved(settings)
     train, validation = validated(job.splits, job.clean, task.seed) if script.best_epoch else (job.clean, None)

@@ -31,8 +31,8 @@ FLOORS = [
     {"records", "minibd", "atomic"},                            # minibd: the package itself, which holds its version
 ]
 STAIRS = {
-    ("report", "evaluate"), ("train", "models"), ("checkpoint", "models"), ("augment", "models"), ("reviews", "data"),
-    ("atomic", "records"), ("analysis", "mitigations"),
+    ("report", "evaluate"), ("train", "models"), ("checkpoint", "models"), ("augment", "models"),
+    ("augment", "checkpoint"), ("reviews", "data"), ("atomic", "records"), ("analysis", "mitigations"),
 }
 STRANGERS = ("mitigations", "cleantrain", "filters")             # folders whose files never import one another, but for
 STEPS = {("minibd.mitigations.finemix", "minibd.mitigations.epur")}  # E-PUR, Fine-mixing's first step in the same paper
@@ -177,7 +177,8 @@ def test_the_plan_refuses_what_it_should():
     )
     assert allowed("minibd.mitigations.finemix", "minibd.mitigations.epur")
     for source, target in [
-        ("minibd.mitigations.epur", "minibd.mitigations.finemix"), ("minibd.records", "minibd.data"), ("minibd.mitigations.pure", "minibd.mitigations.mbtsad"),
+        ("minibd.records", "minibd.data"), ("minibd.mitigations.epur", "minibd.mitigations.finemix"),
+        ("minibd.mitigations.pure", "minibd.mitigations.mbtsad"),
         ("minibd.mitigations.mbtsad", "minibd.attacks.badnets"), ("minibd.train", "minibd.evaluate"),
         ("minibd.mitigations.mbtsad", "minibd.evaluate"), ("minibd.models.bert", "minibd.train"),
         ("minibd.data", "minibd.tokenizer"), ("scripts.attack", "scripts.mbtsad"), ("minibd.evaluate", "minibd.report"),
