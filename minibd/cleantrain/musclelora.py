@@ -5,12 +5,12 @@ few dozen clean rows. A backdoor is a map of low frequency and is learnt first. 
 input spread over several scales, and gradients that point where those of the clean rows point, the task is to be learnt
 first instead.
 
-    1  theta <- the pre-trained encoder with a new classifier, all of it frozen                     `adapted`
-    2  LoRA at query and value of every block, multi-scale LoRA at the penultimate linear layer     Eq. (6), models/lora
+    1  theta <- the pre-trained encoder with a new classifier, all of it frozen                `adapted`
+    2  LoRA at query and value of every block, multi-scale LoRA at the penultimate layer       Eq. (6), models/lora.py
     3  for each batch of untrusted rows:
     4      g <- gradient of its mean cross-entropy,  r <- that of as many clean rows, drawn anew
                (one pass for both: align.TwoGroupLoRA)
-    5      g^ <- |<g, r>| / ||r||^2 r, tensor by tensor                                             Eq. (7), align.align
+    5      g^ <- |<g, r>| / ||r||^2 r, tensor by tensor                                        Eq. (7), align.align
     6      theta <- AdamW's step along (1 - mu) g^ + mu g, mu rising from 0 to its maximum
                (Eq. (8), align.interpolate, align.Ratio)
     7  the epoch that is best on clean validation rows; the low-rank updates are added to the weights they update
