@@ -6,9 +6,23 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_encoder import MODELS, made
+from test_finetune import equal, weights
 
 from conftest import fails, rows
-from minibd import checkpoint, blending
+from minibd import blending, checkpoint
+from minibd.blending import (
+    RHOS,
+    WORD,
+    blend,
+    check_rho,
+    counterparts,
+    mask_smallest,
+    related,
+    repair_by_blending,
+    smallest_accurate_rho,
+    tune_on_few_rows,
+)
 from minibd.checkpoint import Checkpoint
 from minibd.mitigations.finemix import FineMixing
 from minibd.mitigations.fineprune import FinePruning
@@ -16,14 +30,8 @@ from minibd.mitigations.finepurify import UP_TO, FinePurifying
 from minibd.mitigations.reinit import Reinit
 from minibd.models.bert import Bert
 from minibd.records import Examples
-from minibd.blending import (
-    RHOS, WORD, blend, check_rho, counterparts, mask_smallest, related, repair_by_blending, smallest_accurate_rho,
-    tune_on_few_rows,
-)
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
-from test_encoder import MODELS, made
-from test_finetune import equal, weights
 
 CLEAN, VALIDATION = rows(10, 0, "train"), rows(12, 1, "dev")
 HEAD = ("pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias")

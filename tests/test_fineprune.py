@@ -5,19 +5,19 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from test_blending import CLEAN, LETTERS, VALIDATION, moved
+from test_encoder import MODELS, made
+from test_finetune import equal, weights
 
 from conftest import fails, rows
 from minibd import checkpoint
+from minibd.blending import tune_on_few_rows
 from minibd.checkpoint import Checkpoint
 from minibd.mitigations import fineprune as module
 from minibd.mitigations.fineprune import FinePruning, activity, fineprune, idle_units, prune
 from minibd.models import encoder
 from minibd.predict import accuracy, predict
 from minibd.records import Example, Examples
-from minibd.blending import tune_on_few_rows
-from test_encoder import MODELS, made
-from test_finetune import equal, weights
-from test_blending import CLEAN, LETTERS, VALIDATION, moved
 
 SETTINGS = FinePruning(share=0.5, lr=1e-2, epochs=2, steps=10, batch_size=4, weight_decay=0.1)
 TEXTS = Examples([Example(str(i), "abcdefgh"[i % 8:] + " b" * (i % 4), i % 2) for i in range(8)], ("bad", "good"))

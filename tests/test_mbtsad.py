@@ -27,8 +27,22 @@ from minibd.checkpoint import Checkpoint
 from minibd.data import generator
 from minibd.mitigations import mbtsad as module
 from minibd.mitigations.mbtsad import (
-    AUGMENTERS, MBTSAD, AugmentResources, attention_loss, attention_map, augmented, distil, distill_loss, distill_terms,
-    each_augmented, hidden_loss, mbtsad, mean_loss, perturbation, retrain, resources_of,
+    AUGMENTERS,
+    MBTSAD,
+    AugmentResources,
+    attention_loss,
+    attention_map,
+    augmented,
+    distil,
+    distill_loss,
+    distill_terms,
+    each_augmented,
+    hidden_loss,
+    mbtsad,
+    mean_loss,
+    perturbation,
+    resources_of,
+    retrain,
 )
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.dropout import Dropout

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_encoder import MODELS, made
+from test_mbtsad import LENGTHS, LETTERS, MASK, B, H, T, equal, maps, near, pad, pad_mask, weights
 from torch import Tensor
 
 from conftest import fails, rows
@@ -16,16 +18,23 @@ from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
 from minibd.mitigations import pure as module
 from minibd.mitigations.pure import (
-    PURE, Head, attention_penalty, cls_rows, head_pruning, head_scores, head_variance, layer_weights, prune,
-    prune_order, pure,
+    PURE,
+    Head,
+    attention_penalty,
+    cls_rows,
+    head_pruning,
+    head_scores,
+    head_variance,
+    layer_weights,
+    prune,
+    prune_order,
+    pure,
 )
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.encoder import Encoder
 from minibd.predict import predict
 from minibd.records import Example, Examples
 from minibd.tokenizer import Tokenizer
-from test_encoder import MODELS, made
-from test_mbtsad import LENGTHS, LETTERS, MASK, B, H, T, equal, maps, near, pad, pad_mask, weights
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "pure_released.safetensors"
 LAYERS = 2

@@ -14,7 +14,16 @@ from minibd.predict import accuracy
 from minibd.records import BadInput, Example
 from minibd.tokenizer import Tokenizer
 from minibd.train import (
-    ClippedAdamW, Schedule, StepLimit, StepLog, check_finite, cross_entropy, each_batch, fit, logged, weighted,
+    ClippedAdamW,
+    Schedule,
+    StepLimit,
+    StepLog,
+    check_finite,
+    cross_entropy,
+    each_batch,
+    fit,
+    logged,
+    weighted,
 )
 
 LETTERS = "abcdefgh"

@@ -16,8 +16,8 @@ from minibd.checkpoint import Checkpoint
 from minibd.checkpoint import copy as copied
 from minibd.mitigations.epur import drift, purify_embeddings
 from minibd.mitigations.finemix import mix
-from minibd.mitigations.finepurify import fisher, suspicion
 from minibd.mitigations.fineprune import activity
+from minibd.mitigations.finepurify import fisher, suspicion
 from minibd.mitigations.meft import max_entropy
 
 
@@ -179,8 +179,8 @@ def example_mixture() -> str:
 
 
 def example_fisher() -> str:
-    return ("Two texts' gradients of log p by one weight, 2 and -2: F = (4 + 4) / 2 = 4; the square of their mean, which "
-            "a batch's gradient gives, is 0")
+    return ("Two texts' gradients of log p by one weight, 2 and -2: F = (4 + 4) / 2 = 4; the square of their mean, "
+            "which a batch's gradient gives, is 0")
 
 
 def example_suspicion() -> str:

@@ -11,8 +11,16 @@ from minibd.audit.check import Case, Equation, maps, normal, real_tokens, shown
 from minibd.audit.report import Outcome
 from minibd.augment.split import budget
 from minibd.mitigations.mbtsad import (
-    MBTSAD, AugmentResources, attention_loss, attention_map, distill_loss, distill_terms, each_augmented, hidden_loss,
-    mean_loss, perturbation,
+    MBTSAD,
+    AugmentResources,
+    attention_loss,
+    attention_map,
+    distill_loss,
+    distill_terms,
+    each_augmented,
+    hidden_loss,
+    mean_loss,
+    perturbation,
 )
 from minibd.records import Batch, Output
 

@@ -26,12 +26,18 @@ from dataclasses import asdict, dataclass
 import torch
 
 from minibd.blending import (
-    WORD, Counterparts, OnStage, blend, check_rho, counterparts, mask_smallest, repair_by_blending,
+    WORD,
+    Counterparts,
+    OnStage,
+    blend,
+    check_rho,
+    counterparts,
+    mask_smallest,
+    repair_by_blending,
 )
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
-from minibd.mitigations.epur import default_top, e_pur
-from minibd.mitigations.epur import frequencies, purify_embeddings  # noqa: F401  may be imported from here too
+from minibd.mitigations.epur import default_top, e_pur, frequencies, purify_embeddings  # noqa: F401 re-exports
 from minibd.records import BadInput, Examples
 from minibd.train import Log, OnChoice, Tuning
 

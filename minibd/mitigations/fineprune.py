@@ -130,7 +130,8 @@ def fineprune(
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     if settings.share is None and not validation:
         raise BadInput(
-            "how much to prune is measured on validation rows, and there are none: give some, or share, such as 0.5"
+            "how much to prune is measured on validation rows, and there are none: give some, or give share, such as "
+            "0.5"
         )
     layers = len(victim.model.blocks) if settings.layers is None else settings.layers
     if layers > len(victim.model.blocks):

@@ -41,7 +41,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibd.blending import (
-    RHOS, Counterparts, OnStage, blend, check_rho, counterparts, mask_smallest, repair_by_blending,
+    RHOS,
+    Counterparts,
+    OnStage,
+    blend,
+    check_rho,
+    counterparts,
+    mask_smallest,
+    repair_by_blending,
 )
 from minibd.checkpoint import Checkpoint
 from minibd.cli import setting

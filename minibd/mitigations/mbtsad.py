@@ -269,7 +269,7 @@ def each_augmented(
 
 @torch.inference_mode()
 def mean_loss(model: torch.nn.Module, tokenizer: Tokenizer, rows: Sequence[Example], batch_size: int = 128) -> float:
-    """Eq. MBTSAD (8), its expectation, also that of (9): mean over `rows` of -log p(y | x), in nats, without dropout."""
+    """Eq. MBTSAD (8), its expectation, as in (9): mean over `rows` of -log p(y | x), in nats, without dropout."""
     if not rows:
         raise BadInput("there are no rows to compute a mean loss on: give at least one")
     model.eval()

@@ -40,7 +40,7 @@ class Reinit(Tuning):
     def validate(self) -> None:
         if self.layers < 0 or not (self.layers or self.pooler):
             raise BadInput(
-                f"layers is {self.layers} and pooler {self.pooler}: nothing would be redrawn, give layers 1 or more"
+                f"layers is {self.layers} and pooler {self.pooler}: nothing would be drawn anew, give layers 1 or more"
             )
         if not self.std > 0:
             raise BadInput(f"std is {self.std}, a standard deviation: it must be above 0, such as 0.02")
