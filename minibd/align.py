@@ -1,25 +1,26 @@
-"""Gradient alignment (MuScleLoRA, section 4): untrusted texts may only ask for what a few clean texts ask for, too.
+"""Gradient alignment (MuScleLoRA, section 4): a step on untrusted texts follows the gradient of a few clean texts.
 
     g   the gradient of a batch of untrusted texts' mean loss       r   the same of a batch of clean texts
-    g^  <- |<g, r>| / ||r||^2 r                                     Eq. (7), `align`: along r, as long as g's share of it
+    g^  <- |<g, r>| / ||r||^2 r                                     Eq. (7), `align`: along r, of the length of g's part
     g   <- (1 - mu) g^ + mu g                                       Eq. (8), `interpolate`; mu at each step: `Ratio`
-    clip all of it to one norm, AdamW                               `AlignedAdamW`: these lines for every tensor at once
+    clip all of it to one norm, AdamW                               `AlignedAdamW`: these lines for all tensors at once
 
-Each tensor is projected by itself, as released; `whole` takes all trained tensors for one long vector, which the
-paper's equation may mean. The bars are the released code's: a batch that pulls against the clean gradient still moves
-along it, forwards.
+Each tensor is projected by itself, as released; `whole` takes all trained tensors as one long vector, which the paper's
+equation may mean. The absolute value is the released code's: a batch whose gradient points against the clean one still
+moves along the clean one, forwards.
 
-One pass for both gradients. The texts go through the model together, the untrusted ones first, so every layer's first
-rows are theirs. A trained matrix has a clean twin, a second leaf on the same memory; `TwoGroupLoRA` computes the layer
-once and, on the way back, gives the first rows' gradient to the matrix and the others' to its twin. Then p.grad is g,
-twin.grad is r, and micro-batches add up in both.
+One pass computes both gradients. The texts go through the model together, the untrusted ones first, so the first rows
+of every layer are theirs. A trained matrix has a clean twin, a second leaf on the same memory; `TwoGroupLoRA` computes
+the layer once, and its backward pass gives the first rows' gradient to the matrix and the others' to its twin. Then
+p.grad is g, twin.grad is r, and micro-batches add up in both.
 
 variant="released" differs in two things.
-- Where r is 0 there is no direction to align to: the paper's equation is taken as 0 there, since nothing clean speaks
-for g; the released
-  code leaves g as it is, raw. (At a LoRA's first step, R being 0, both gradients of L are 0 and the two agree.)
-- mu: see `Ratio`. Not taken over: the cosine's eps of 1e-8, which shrinks the projection where a norm is smaller than
-that (ten times at 3e-9).
+- Where r is 0 there is no direction to align to: the paper's equation is taken as 0 there, since no clean text supports
+  g; the released code leaves g as it is, raw. (At the first step of a LoRA, R being 0, both gradients of L are 0 and
+  the two agree.)
+- mu: see `Ratio`.
+Not taken over: the cosine's eps of 1e-8, which shrinks the projection where a norm is smaller than that (ten times at
+3e-9).
 """
 from __future__ import annotations
 
@@ -29,19 +30,19 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minibd.records import BadInput
 
 VARIANTS = ("paper", "released")
-SMALL = 1e-15  # a norm below it is taken again in float64: its squares leave float32's range
+SMALL = 1e-15  # a norm below it is computed again in float64: its squares leave float32's range
 
 
 # ---- the equations
 
 def align(g: Tensor, r: Tensor, *, variant: str = "paper") -> Tensor:
-    """Eq. MuScleLoRA (7): |<g, r>| / ||r||^2 r, of g's shape and type. Where r is 0: 0; released: g."""
+    """Eq. MuScleLoRA (7): |<g, r>| / ||r||^2 r, of g's shape and type; 0 if r is 0 (released: g)."""
     wide, along = g.double(), r.double()
     square = along.square().sum()
     if square == 0:
@@ -56,7 +57,7 @@ def interpolate(g: Tensor, aligned: Tensor, mu: float) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Eq. MuScleLoRA (mu), of (8), step by step: 0 is fully aligned, 1 is the raw gradient.
+    """Eq. MuScleLoRA (mu), that of (8) at each step: 0 is fully aligned, 1 is the raw gradient.
 
     paper: from 0 at the first step linearly to `most` at the last.
     released: 0 while the clean texts' loss is above `min_loss` and their gradient's mean norm above `min_norm`.
@@ -71,6 +72,10 @@ class Ratio:
     min_norm: float = 5e-7
 
     def __post_init__(self):
+        self.validate()
+
+    def validate(self) -> None:
+        """Raises BadInput if a number is out of range."""
         check_variant(self.variant)
         if not 0 <= self.most <= 1:
             raise BadInput(f"the largest share of the raw gradient is {self.most}: it must lie in 0..1, such as 0.1")
@@ -80,8 +85,8 @@ class Ratio:
     def mu(self, step: int, steps: int, epochs: int, loss: float, norm: float) -> float:
         """mu at `step` (from 0) of `steps`, as many in each of `epochs`.
 
-        loss, norm: the clean batch's mean loss and the mean norm of r over the tensors where it is not 0, which only
-        `released` looks at.
+        loss, norm: the clean batch's mean loss, and the mean norm of r over the tensors where it is not 0; only
+        `released` uses them.
         """
         if self.variant == "paper":
             return self.most * step / max(1, steps - 1)
@@ -101,22 +106,22 @@ def check_variant(variant: str) -> None:
 # ---- two groups' gradients
 
 def twins_of(params: Iterable[Tensor]) -> list[Tensor]:
-    """The clean twin of each: a leaf of its own on the same memory, so that it never needs an update."""
+    """The clean twin of each: another leaf on the same memory, which therefore never needs an update."""
     return [p.detach().requires_grad_() for p in params]
 
 
 def swap(params: Sequence[Tensor], twins: Sequence[Tensor]) -> None:
-    """Exchange the two gradients: between two swaps, a backward pass adds to the twins'. For parameters that
-    `TwoGroupLoRA` does not serve."""
+    """Exchange the two gradients: between two swaps a backward pass adds to the twins'. For parameters outside
+    `TwoGroupLoRA`."""
     for p, twin in zip(params, twins, strict=True):
         p.grad, twin.grad = twin.grad, p.grad
 
 
 class Groups:
-    """How many of the rows that a layer sees are the untrusted texts', which stand first in the batch.
+    """How many of the rows that a layer receives belong to the untrusted texts, which come first in the batch.
 
-    mask: (B, T), True at real tokens; n: untrusted texts among the B. A layer sees a row for every place, for every
-    real token, or for every text.
+    mask: (B, T), True at real tokens; n: untrusted texts among the B. A layer receives one row per position, per real
+    token, or per text.
     """
 
     def __init__(self, mask: Tensor, n: int):
@@ -131,7 +136,7 @@ class Groups:
             )
 
     def untrusted(self, rows: int) -> int:
-        """How many of `rows`."""
+        """How many of a layer's `rows` are the untrusted texts'."""
         if rows not in self.first:
             raise ValueError(
                 f"a layer sees {rows} rows, these groups know {', '.join(map(str, self.first))}: they are another "
@@ -146,7 +151,7 @@ class TwoGroupLoRA(torch.autograd.Function):
 
     x (N, I), W (O, I), b (O,) or None, L and its twin (k, I), R and its twin (O, k), c (k,) or a number. Without n, and
     without twins, all rows' gradient goes to L and R. Products are taken in x's type; autograd turns a gradient into
-    its parameter's. Kept for the way back, beside the parameters: x and the k-wide projection.
+    its parameter's. Saved for the backward pass, besides the parameters: x and the k-wide projection.
     """
 
     @staticmethod
@@ -177,12 +182,12 @@ class TwoGroupLoRA(torch.autograd.Function):
 # ---- the step
 
 class AlignedAdamW(torch.optim.AdamW):
-    """Eq. MuScleLoRA (step): (7), (8), clipping and AdamW at once: p.grad is g, twin.grad is r. It fits where
-    train.ClippedAdamW does.
+    """Eq. MuScleLoRA (step): (7), (8), clipping and AdamW at once: p.grad is g, twin.grad is r. It can replace
+    train.ClippedAdamW.
 
-    mu: for the next step, a number or what gives it from the mean norm of r (over the tensors where that is not 0):
-    `optimizer.mu = ...`. A gradient that is missing counts as 0; where both are, the parameter is left alone.
-    Afterwards p.grad holds what AdamW was given, twin.grad is used up.
+    mu: that of the next step, `optimizer.mu = ...`, a number or a function of the mean norm of r (over the tensors
+    where that is not 0). A missing gradient counts as 0; if both are missing, the parameter is left alone. Afterwards
+    p.grad holds AdamW's input, and twin.grad is overwritten.
     """
 
     def __init__(
@@ -191,7 +196,7 @@ class AlignedAdamW(torch.optim.AdamW):
         variant: str = "paper",
     ):
         check_variant(variant)
-        # As in ClippedAdamW: decay shrinks matrices alone.
+        # As in ClippedAdamW: weight decay acts on matrices alone.
         super().__init__(
             [
                 {"params": [p for p in params if p.dim() > 1], "weight_decay": weight_decay},
@@ -210,12 +215,12 @@ class AlignedAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self) -> Tensor:
-        """Update; the norm of what Eq. (8) gives, before the clipping, comes back. One that is not finite changes
-        nothing."""
-        there = [(p, twin) for p, twin in self.pairs if p.grad is not None or twin.grad is not None]
-        if not there:
+        """Update and return the norm of Eq. (8)'s gradient before clipping. If that is not finite, nothing is
+        changed."""
+        pairs = [(p, twin) for p, twin in self.pairs if p.grad is not None or twin.grad is not None]
+        if not pairs:
             return torch.zeros(())
-        g, r = ([torch.zeros_like(p) if p.grad is None else p.grad for p in column] for column in zip(*there))
+        g, r = ([torch.zeros_like(p) if p.grad is None else p.grad for p in column] for column in zip(*pairs))
         dots, g_norms, r_norms = products(g, r)
         nonzero = [norm for norm in r_norms if norm]
         mu = self.mu(sum(nonzero) / max(1, len(nonzero))) if callable(self.mu) else self.mu
@@ -224,7 +229,7 @@ class AlignedAdamW(torch.optim.AdamW):
             lengths = [length] * len(dots)
         else:
             lengths = [share(dot, norm) for dot, norm in zip(dots, r_norms)]
-        # What Eq. (8) gives is a r + b g, and its norm needs no further look at the tensors.
+        # Eq. (8) is a r + b g, whose norm follows from the products.
         a = [(1 - mu) * (length or 0.0) for length in lengths]
         b = [1.0 if length is None and self.raw else mu for length in lengths]
         square = sum(
@@ -236,19 +241,19 @@ class AlignedAdamW(torch.optim.AdamW):
             torch._foreach_mul_(g, [clip * x for x in b])
             torch._foreach_mul_(r, [clip * x for x in a])
             torch._foreach_add_(g, r)
-            for (p, _), grad in zip(there, g):
+            for (p, _), grad in zip(pairs, g):
                 p.grad = grad
             super().step()
         return torch.tensor(norm)
 
 
 def share(dot: float, norm: float) -> float | None:
-    """|<g, r>| / ||r||^2; None where r is 0."""
+    """|<g, r>| / ||r||^2; None if r is 0."""
     return abs(dot) / norm / norm if norm else None
 
 
 def products(g: Sequence[Tensor], r: Sequence[Tensor]) -> tuple[list[float], list[float], list[float]]:
-    """<g, r>, ||g|| and ||r|| of each pair, with one wait for the device."""
+    """<g, r>, ||g|| and ||r|| of each pair, with one synchronisation of the device."""
     dots = torch.stack([torch.dot(x.flatten(), y.flatten()) for x, y in zip(g, r)])
     norms = torch.stack(torch._foreach_norm([*g, *r]))
     values = torch.cat((dots, norms)).tolist()

@@ -1,8 +1,12 @@
-"""fit(): the one training loop. AdamW, linear warm-up and decay, clipping; a loss gives one value a text, fit owns the
-mean."""
+"""fit(): the training loop of every method: AdamW, linear warm-up and decay, gradient clipping.
+
+A loss returns one value per text, and fit takes the mean. Loops that cannot use fit (attacks/ep.py) share its parts:
+`each_batch`, `check_finite` (the one place where a NaN is caught) and `logged` (the one place where a log ends a run).
+"""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,37 +23,15 @@ from minibd.models.dropout import seed_dropout
 from minibd.records import BadInput, Batch
 from minibd.tokenizer import Encoded, Tokenizer
 
-Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]  # the loss terms by name, each (B,): one value a text
+Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]  # the loss terms by name, each (B,): one value per text
 Log = Callable[[dict], None]
 OnChoice = Callable[[str, object], None]  # a name and a JSON-able value, for each thing that a method chooses
 
 
-class StepLimit(Exception):
-    """Raised by `fit` right after a step is logged where the log is full: the steps that were asked for are taken."""
-
-
-class StepLog:
-    """A log for `fit` that keeps the steps, and ends the training once it holds `max_steps` of them; None: never.
-
-    One log serves several trainings one after another, so that a run of several stages ends after so many steps of all.
-    """
-
-    def __init__(self, max_steps: int | None = None):
-        self.max_steps = max_steps
-        self.steps: list[dict] = []
-
-    def __call__(self, step: dict) -> None:
-        self.steps.append(step)
-
-    @property
-    def full(self) -> bool:
-        return self.max_steps is not None and len(self.steps) >= self.max_steps
-
-
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast: `warmup` is the share of all steps over which the rate climbs to `lr`, then falls linearly
-    to 0."""
+    """Length and rate of a training: over the share `warmup` of all steps the learning rate rises linearly to `lr`,
+    then it falls linearly to 0."""
 
     lr: float
     epochs: int
@@ -59,6 +41,10 @@ class Schedule:
     clip: float = 1.0
 
     def __post_init__(self):
+        self.validate()
+
+    def validate(self) -> None:
+        """Raises BadInput if a number is out of range."""
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
@@ -74,81 +60,127 @@ class Schedule:
 
 
 def for_width(lr: float, hidden: int, power: int = 3) -> float:
-    """`lr`, which suits a hidden size of 384 and more, for one of `hidden`: a narrow model learns little from a wide
-    one's steps.
+    """The rate for a hidden size of `hidden`, given `lr` for 384 and more: a narrow model learns little at a wide
+    model's rate.
 
-    Tried at 128, beyond which it does not grow.
+    Tried at 128; the factor does not grow below that.
     """
     return lr * min(max(384 / hidden, 1.0), 3.0) ** power
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """The fine-tuning on clean rows that a method ends in, a base of its settings; alone, the baseline CFT."""
+    """Settings of the fine-tuning on clean rows that a method ends with: the base of its settings, and those of CFT."""
 
     lr: float | None = setting(
         None,
-        "learning rate of the fine-tuning (default 2e-5, of a model narrower than 384 times (384 / hidden size)^3, no "
-        "more than at 128)",
+        "learning rate of the fine-tuning (default 2e-5; for a hidden size under 384 times (384 / hidden size)^3, at "
+        "most that of 128)",
         paper="not known", kind=float,
     )
-    epochs: int = setting(3, "passes over the clean rows, of which the best on validation is kept", paper="not known")
-    steps: int = setting(200, "least steps of the fine-tuning: few rows are passed over more often", paper="not known")
-    batch_size: int = setting(32, "texts a step", paper="not known")
+    epochs: int = setting(3, "passes over the clean rows; the best on validation is kept", paper="not known")
+    steps: int = setting(200, "minimum steps of the fine-tuning: few rows get more passes", paper="not known")
+    batch_size: int = setting(32, "texts per step", paper="not known")
     warmup: float = setting(0.1, "share of the steps over which the rate climbs", paper="not known")
     weight_decay: float = setting(0.01, "AdamW's weight decay", paper="not known")
 
     def __post_init__(self):
-        self.check_tuning()
+        self.validate()
 
-    def check_tuning(self) -> None:
-        """Raises BadInput where a number is out of its range. A class with checks of its own calls it among them."""
+    def validate(self) -> None:
+        """Raises BadInput if a number is out of range. A subclass checks its own numbers, then calls this."""
         if self.steps < 0:
             raise BadInput(f"steps is {self.steps}, it must not be negative")
         Schedule(2e-5 if self.lr is None else self.lr, self.epochs, self.batch_size, self.warmup, self.weight_decay)
 
     def resolved(self, hidden: int) -> Tuning:
-        """These settings with the rate filled in for a model of hidden size `hidden`."""
+        """These settings, the learning rate filled in for a model of hidden size `hidden`."""
         return replace(self, lr=for_width(2e-5, hidden)) if self.lr is None else self
 
     @property
     def schedule(self) -> Schedule:
-        """Of settings that are `resolved`."""
+        """The schedule of settings that are `resolved`."""
         return Schedule(self.lr, self.epochs, self.batch_size, self.warmup, self.weight_decay)
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """-log p(y | x), one value a text."""
+    """-log p(y | x), one value per text: (B,)."""
     return {"cls": F.cross_entropy(model(batch).logits.float(), batch.labels, reduction="none")}
 
 
 def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """sum over terms of weight * term, one value a text: (B,). A term that `weights` does not name weighs 1."""
+    """sum over terms of weight * term, one value per text: (B,). A term that `weights` does not name has weight 1."""
     return sum(weights.get(name, 1.0) * values for name, values in terms.items())
+
+
+# ---- what every training loop shares
+
+class StepLimit(Exception):
+    """Raised by `logged` after a step was logged to a log that is full: the run ends there, the model as it is."""
+
+
+class StepLog:
+    """A log that keeps its steps: `fit(..., log=StepLog())`.
+
+    max_steps: how many steps it takes over all trainings of a run; then it is full, and the training loop that logs to
+    it raises StepLimit. None: no limit.
+    """
+
+    def __init__(self, max_steps: int | None = None):
+        if max_steps is not None and max_steps < 1:
+            raise BadInput(f"max_steps is {max_steps}, it must be at least 1")
+        self.steps: list[dict] = []
+        self.max_steps = max_steps
+
+    def __call__(self, step: dict) -> None:
+        self.steps.append(step)
+
+    @property
+    def full(self) -> bool:
+        return self.max_steps is not None and len(self.steps) >= self.max_steps
+
+
+def logged(log: Log | None, step: dict) -> None:
+    """Log a step, and raise StepLimit if `log` is full then. A log without the attribute `full` never is."""
+    if log is not None:
+        log(step)
+        if getattr(log, "full", False):
+            raise StepLimit
+
+
+def check_finite(name: str, step: int, steps: int, lr: float, **values: float) -> None:
+    """Raises BadInput if one of `values`, such as loss=, gradient_norm=, is NaN or infinite at `step` (from 0)."""
+    if not all(map(math.isfinite, values.values())):
+        found = " and ".join(f"the {key.replace('_', ' ')} is {value}" for key, value in values.items())
+        raise BadInput(f"{name}: {found} at step {step + 1} of {steps}: lower the learning rate ({lr})")
 
 
 def each_batch(model: nn.Module, tokenizer: Tokenizer, rows: Encoded, epochs: int, batch_size: int, *, seed: int,
                name: str) -> Iterator[tuple[int, int, list[int], Batch, tqdm]]:
-    """(step, number of steps, places of its rows in `rows`, batch on the model's device, progress bar) for every batch
-    of every epoch.
+    """(step, number of steps, indices of its rows in `rows`, batch on the model's device, progress bar) for each batch
+    of each epoch.
 
-    Meanwhile `model` is in train mode and its dropout, like the batches, comes from `seed`; afterwards it is in eval
-    mode.
+    Meanwhile `model` is in train mode, and `seed` fixes its dropout and the batches; afterwards, also if the loop is
+    left early, it is in eval mode.
     """
     device = next(model.parameters()).device
     plan = [which for epoch in range(epochs) for which in batches(rows.lengths, batch_size, seed, epoch)]
     model.train()
     seed_dropout(model, torch.Generator(device).manual_seed(seed))
-    for step, which in enumerate(
-        bar := tqdm(plan, desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5)
-    ):
-        yield step, len(plan), which, tokenizer.batch(rows, which).to(device), bar
-    seed_dropout(model, None)  # A generator does not travel: the model may now be copied or saved.
-    model.eval()
+    try:
+        for step, which in enumerate(
+            bar := tqdm(plan, desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5)
+        ):
+            yield step, len(plan), which, tokenizer.batch(rows, which).to(device), bar
+    finally:
+        seed_dropout(model, None)  # A generator cannot be copied or saved; the model may be.
+        model.eval()
 
+
+# ---- the loop
 
 class ClippedAdamW(torch.optim.AdamW):
-    """AdamW over `params`, the whole gradient scaled down to the norm `schedule.clip` first."""
+    """AdamW over `params`; first the whole gradient is scaled down to the norm `schedule.clip`."""
 
     def __init__(self, params: Sequence[nn.Parameter], schedule: Schedule):
         # Decay shrinks matrices; biases and LayerNorms are scales and offsets, not capacity.
@@ -162,7 +194,7 @@ class ClippedAdamW(torch.optim.AdamW):
         self.params, self.clip = params, schedule.clip
 
     def step(self) -> Tensor:
-        """Update; the gradient's norm before the clipping comes back. One that is not finite changes nothing."""
+        """Update and return the gradient's norm before clipping. If that is not finite, nothing is changed."""
         norm = nn.utils.clip_grad_norm_(self.params, self.clip)
         if torch.isfinite(norm):
             super().step()
@@ -174,57 +206,63 @@ def fit(
     weights: Mapping[str, float] = MappingProxyType({}), score: Callable[[nn.Module], float] | None = None,
     log: Log | None = None, name: str = "fit", dtype: torch.dtype = torch.float32,
     optimizer: torch.optim.Optimizer | None = None, on_step: Callable[[nn.Module, int], None] | None = None,
+    max_steps: int | None = None, on_choice: OnChoice | None = None,
 ) -> nn.Module:
     """Train `model` in place on `rows` and return it in eval mode.
 
     A step's total is the mean over the batch of `weighted(terms, weights)`.
     seed: fixes batches and dropout; the global random state is left as it was.
-    score: how good the model is, asked after each epoch, the model in eval mode; the weights of the best epoch, the
-    first of equals, come back. Without it, those of the last.
-    log: called after each step with {"stage", "step", "lr", "rows", "batch", "terms", "weights", "total"}: enough to
-    re-add the total. rows is how many texts the step took, batch their places in `rows`, from 0, in the order of the
-    batch. Where the log is a StepLog that is full then, StepLimit is raised, and the weights are those of that step.
-    dtype: torch.bfloat16 runs the matrix products in it (autocast), the weights stay float32.
-    optimizer: ClippedAdamW over what `model` trains, unless it is given: another whose step() returns the gradient's
-    norm as that does.
-    on_step: called after each step with the model, in train mode, and the number of steps taken; it leaves the model as
-    it was.
+    score: how good the model is, called after each epoch with the model in eval mode. The weights of the best epoch
+    come back, of equal epochs the first's; without `score`, those of the last.
+    log: called after each step with {"stage", "step", "lr", "rows", "batch", "terms", "weights", "total"}, from which
+    the total can be re-added. rows: the number of texts; batch: their indices in `rows`, in the batch's order. If the
+    log is full then (`StepLog`), fit raises StepLimit: a run of several trainings ends there.
+    dtype: torch.bfloat16 computes matrix products in it (autocast); the weights stay float32.
+    optimizer: default ClippedAdamW over the parameters that require a gradient. Another one's step() returns the
+    gradient's norm too, and changes nothing if that is not finite.
+    on_step: called after each step with the model, in train mode, and the number of steps taken; it must not change the
+    model.
+    max_steps: stop after so many steps of this call. The rates are those of the whole schedule, and where that has more
+    steps the weights of the last step come back, not those of the best epoch.
+    on_choice: called with "best_epoch" and the epoch (from 1) whose weights `score` chose.
+    Raises BadInput if there are no rows, or if the loss or the gradient is not finite; such a gradient does not reach
+    the weights.
     """
     if not len(rows):
         raise BadInput(f"{name}: there are no rows to train on: give at least one of each class")
+    if max_steps is not None and max_steps < 1:
+        raise BadInput(f"{name}: max_steps is {max_steps}, it must be at least 1")
     device = next(model.parameters()).device
     optimizer = optimizer or ClippedAdamW([p for p in model.parameters() if p.requires_grad], schedule)
-    best, kept = float("-inf"), None
+    best, best_epoch, best_state = float("-inf"), 0, None
     for step, steps, which, batch, bar in each_batch(
         model, tokenizer, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name
     ):
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr * schedule.rate(step, steps)
-        # before the forward pass: the last step's gradients need not lie beside its activations
+        # before the forward pass: the last step's gradients need no memory beside its activations
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             terms = loss(model, batch)
         total = weighted(terms, weights).mean()
         total.backward()
-        if not torch.isfinite(norm := optimizer.step()):
-            raise BadInput(
-                f"{name}: the loss is {total.item()} and its gradient's norm {norm.item()} at step {step + 1} of "
-                f"{steps}: "
-                f"lower the learning rate ({schedule.lr})"
-            )
-        if log is not None:
-            log({"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(which), "batch": which,
-                 "terms": {term: values.mean().item() for term, values in terms.items()},
-                 "weights": {term: weights.get(term, 1.0) for term in terms}, "total": total.item()})
-            if getattr(log, "full", False):
-                raise StepLimit(f"{name}: {step + 1} of {steps} steps taken, which is all that were asked for")
+        norm = optimizer.step()
+        check_finite(name, step, steps, schedule.lr, loss=total.item(), gradient_norm=norm.item())
+        logged(log, {"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(which),
+                     "batch": which, "terms": {term: values.mean().item() for term, values in terms.items()},
+                     "weights": {term: weights.get(term, 1.0) for term in terms}, "total": total.item()})
         bar.set_postfix_str(f"loss {total.item():.3f}", refresh=False)
         if on_step is not None:
             on_step(model, step + 1)
-        if score is not None and (step + 1) % (steps // schedule.epochs) == 0:
+        if step + 1 == max_steps and step + 1 < steps:
+            return model.eval()
+        if score is not None and (step + 1) % (per_epoch := steps // schedule.epochs) == 0:
             if (value := score(model.eval())) > best:
-                best, kept = value, {key: tensor.clone() for key, tensor in model.state_dict().items()}
+                best, best_epoch = value, (step + 1) // per_epoch
+                best_state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
             model.train()
-    if kept is not None:
-        model.load_state_dict(kept)
+    if best_state is not None:
+        model.load_state_dict(best_state)
+        if on_choice is not None:
+            on_choice("best_epoch", best_epoch)
     return model

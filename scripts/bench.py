@@ -181,7 +181,7 @@ def prune(bench: Bench) -> None:
             return right
 
         needed = settings.needed(hits(), len(rows))
-        for at in pure.may_fall(scores, model.head_mask):
+        for at in pure.prunable(scores, model.head_mask):
             model.head_mask[at] = 0.0
             heads.append(at)
             if hits() < needed:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import fails
-from minibd.align import AlignedAdamW, TwoGroupLoRA, Groups, Ratio, align, interpolate, swap, twins_of
+from minibd.align import AlignedAdamW, Groups, Ratio, TwoGroupLoRA, align, interpolate, swap, twins_of
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "musclelora_alignment.safetensors"
 SHAPES = [(4, 3), (3, 4), (5,), (2, 2, 3)]

@@ -10,7 +10,6 @@ import torch
 
 from conftest import refused
 from minibd import checkpoint, data
-from minibd.mitigations import finemix
 from minibd.mitigations.finemix import frequencies, purify_embeddings
 from minibd.mitigations.fineprune import FinePruning, fineprune
 from minibd.mitigations.finepurify import FinePurifying, finepurify
@@ -18,7 +17,7 @@ from minibd.mitigations.finetune import finetune
 from minibd.mitigations.meft import MEFT, meft
 from minibd.mitigations.reinit import Reinit, reinit
 from minibd.predict import predict
-from minibd.blending import tune
+from minibd.blending import tune_on_few_rows
 from minibd.train import Schedule
 
 METHODS = ("ft", "fth", "meft")
@@ -237,7 +236,9 @@ def library(method, victim, pre, train, dev, **same):
         return fineprune(victim, train, dev, FinePruning(**NUMBERS), **same)
     if method == "finepurify":
         return finepurify(victim, pre, train, dev, FinePurifying(rho=0.5, **NUMBERS), **same)
-    return tune(checkpoint.copy(victim), train, dev, Schedule(1e-3, 1, 16, 0.1, 0.01), 3, **same, log=None, name="CFT")
+    return tune_on_few_rows(
+        checkpoint.copy(victim), train, dev, Schedule(1e-3, 1, 16, 0.1, 0.01), 3, **same, log=None, name="CFT"
+    )
 
 
 @pytest.mark.parametrize("method", REPAIRS)
@@ -267,7 +268,7 @@ def test_a_mender_keeps_the_contract_and_the_head(mend, tiny_file, tmp_path, met
 @pytest.mark.parametrize("method", REPAIRS)
 def test_a_mender_is_the_library_call(mend, tiny, pre, pre_file, folder, tmp_path, monkeypatch, method, e_pur):
     """Bit for bit, the clean rows the same for all of them; after E-PUR, of the purified victim."""
-    monkeypatch.setattr(finemix, "TOKENS", 20)                       # the tiny vocabulary has under 150 tokens
+    monkeypatch.setattr("minibd.mitigations.epur.TOKENS_PER_RESET", 20)  # the tiny vocabulary has under 150 tokens
     ended(mend(method, "--seed", 3, "--dtype", "bfloat16", *(("--pretrained", pre_file, "--e-pur") if e_pur else ())))
     splits = data.read_splits(folder, labels=tiny.labels)
     clean = data.sample(splits.train, 40, 3)

@@ -6,9 +6,23 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_encoder import MODELS, made
+from test_finetune import equal, weights
 
 from conftest import fails, rows
-from minibd import checkpoint, blending
+from minibd import blending, checkpoint
+from minibd.blending import (
+    RHOS,
+    WORD,
+    blend,
+    check_rho,
+    counterparts,
+    mask_smallest,
+    related,
+    repair_by_blending,
+    smallest_accurate_rho,
+    tune_on_few_rows,
+)
 from minibd.checkpoint import Checkpoint
 from minibd.mitigations.finemix import FineMixing
 from minibd.mitigations.fineprune import FinePruning
@@ -16,13 +30,8 @@ from minibd.mitigations.finepurify import UP_TO, FinePurifying
 from minibd.mitigations.reinit import Reinit
 from minibd.models.bert import Bert
 from minibd.records import Examples
-from minibd.blending import (
-    RHOS, WORD, blend, check_rho, counterparts, smallest_share, blend_and_tune, related, search_rho, tune,
-)
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
-from test_encoder import MODELS, made
-from test_finetune import equal, weights
 
 CLEAN, VALIDATION = rows(10, 0, "train"), rows(12, 1, "dev")
 HEAD = ("pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias")
@@ -203,29 +212,29 @@ def test_blend_takes_each_scalar_from_where_it_is_told(tiny):
             assert value == expected.flatten()[i].item()
 
 
-def test_least_by_hand():
+def test_the_mask_of_the_smallest_by_hand():
     scores = {"a": torch.tensor([[3.0, 1.0], [0.0, 7.0]]), "b": torch.tensor([2.0, -5.0])}
     for rho, expected in ((0.0, set()), (1 / 6, {-5.0}), (0.5, {-5.0, 0.0, 1.0}), (0.65, {-5.0, 0.0, 1.0, 2.0}),
                           (1.0, {-5.0, 0.0, 1.0, 2.0, 3.0, 7.0})):
-        keep = smallest_share(scores, rho)
+        keep = mask_smallest(scores, rho)
         assert {x for name, values in scores.items() for x in values[keep[name]].tolist()} == expected
         assert all(
             keep[name].shape == values.shape and keep[name].dtype == torch.bool for name, values in scores.items()
         )
-    assert int(smallest_share({"a": torch.zeros(5)}, 0.2)["a"].sum()) == 5          # equals stay together
+    assert int(mask_smallest({"a": torch.zeros(5)}, 0.2)["a"].sum()) == 5          # equals stay together
 
 
 # ---- the search
 
 def searched(accurate_from: float, monkeypatch, floor: float = 0.9, rhos=RHOS):
-    """smallest() over models that are right from rho = `accurate_from` on; which rho were tried."""
+    """smallest_accurate_rho() over models that are right from rho = `accurate_from` on; which rho were tried."""
     tried = []
     monkeypatch.setattr(blending, "accuracy", lambda model, text, rows: 0.9 if model >= accurate_from else 0.5)
 
     def made(rho: float) -> Checkpoint:
         tried.append(rho)
         return Checkpoint(rho, None, (), [])
-    rho, ckpt, trials = search_rho(made, VALIDATION, floor, rhos)
+    rho, ckpt, trials = smallest_accurate_rho(made, VALIDATION, floor, rhos)
     assert ckpt.model == rho and trials == [[r, 0.9 if r >= accurate_from else 0.5] for r in tried]
     assert len(tried) == len(set(tried)) <= 4
     return rho
@@ -269,7 +278,7 @@ def test_rho_and_drop_have_their_ranges():
 def asked(
     monkeypatch, n: int, schedule: Schedule, steps: int, validation=VALIDATION
 ) -> tuple[Schedule, list[int], int]:
-    """What tune() asks of fit: its schedule, after which epochs validation is looked at, how many rows."""
+    """What tune_on_few_rows() asks of fit: its schedule, after which epochs validation is looked at, how many rows."""
     given = {}
 
     def told(model, text, encoded, loss, schedule, **more):
@@ -278,7 +287,8 @@ def asked(
     monkeypatch.setattr(blending, "accuracy", lambda model, text, rows: 0.5)
     ckpt = Checkpoint(None, LETTERS, (), [])
     assert (
-        tune(ckpt, rows(n, 0, "t"), validation, schedule, steps, seed=0, dtype=torch.float32, log=None, name="x")
+        tune_on_few_rows(ckpt, rows(n, 0, "t"), validation, schedule, steps, seed=0, dtype=torch.float32, log=None,
+                         name="x")
         is ckpt
     )
     assert given["loss"] is cross_entropy
@@ -302,11 +312,11 @@ def test_few_rows_are_passed_over_more_often(n, steps, epochs, trials, monkeypat
     assert asked(monkeypatch, n, schedule, steps, None) == (given, [], n)
 
 
-def test_tune_is_fit_with_cross_entropy(tiny):
+def test_the_fine_tuning_is_fit_with_cross_entropy(tiny):
     schedule = Schedule(1e-3, 2, 4)
     for validation in (None, VALIDATION):
         log = []
-        tuned = tune(
+        tuned = tune_on_few_rows(
             checkpoint.copy(tiny), CLEAN, validation, schedule, 0, seed=3, dtype=torch.float32, log=log.append,
             name="last",
         )
@@ -324,7 +334,7 @@ def test_the_best_epoch_looked_at_comes_back(tiny, monkeypatch):
         seen.append({name: t.clone() for name, t in model.state_dict().items()})
         return (0.3, 0.8, 0.8, 0.1)[len(seen) - 1]
     monkeypatch.setattr(blending, "accuracy", told)
-    tuned = tune(
+    tuned = tune_on_few_rows(
         checkpoint.copy(tiny), CLEAN, VALIDATION, Schedule(1e-3, 3, 5), 16, seed=0, dtype=torch.float32, log=None,
         name="x",
     )
@@ -333,7 +343,7 @@ def test_the_best_epoch_looked_at_comes_back(tiny, monkeypatch):
 
 def test_no_clean_rows_are_refused(tiny):
     fails(
-        lambda: tune(
+        lambda: tune_on_few_rows(
             checkpoint.copy(tiny), Examples(), None, Schedule(1e-3, 1), 10, seed=0, dtype=torch.float32, log=None,
             name="x",
         ),
@@ -349,10 +359,10 @@ ARGS = {
 }
 
 
-def test_mend_tunes_the_blend_of_a_given_rho(tiny):
+def test_the_repair_tunes_the_blend_of_a_given_rho(tiny):
     seen, log = [], []
     start = moved(tiny)
-    done = blend_and_tune(tiny, lambda rho: seen.append(rho) or start, CLEAN, None, **ARGS | {
+    done = repair_by_blending(tiny, lambda rho: seen.append(rho) or start, CLEAN, None, **ARGS | {
         "log": log.append, "on_stage": lambda name, ckpt, seconds: seen.append((name, weights(ckpt), seconds >= 0))})
     assert (
         seen[0] == 0.5
@@ -362,37 +372,39 @@ def test_mend_tunes_the_blend_of_a_given_rho(tiny):
         and len(seen) == 2
     )
     assert equal(weights(start), weights(moved(tiny)))                      # whoever keeps what watch saw has it whole
-    plain = tune(moved(tiny), CLEAN, None, ARGS["schedule"], 0, seed=2, dtype=torch.float32, log=None, name="x")
+    plain = tune_on_few_rows(
+        moved(tiny), CLEAN, None, ARGS["schedule"], 0, seed=2, dtype=torch.float32, log=None, name="x"
+    )
     assert equal(weights(done.ckpt), weights(plain)) and (done.rho, done.trials) == (0.5, []) and done.seconds > 0
     assert [entry["stage"] for entry in log] == ["Repaired 0.5"] * 3
-    bare = blend_and_tune(tiny, lambda rho: start, CLEAN, None, **ARGS | {"schedule": None})
+    bare = repair_by_blending(tiny, lambda rho: start, CLEAN, None, **ARGS | {"schedule": None})
     assert bare.ckpt is start and equal(weights(start), weights(moved(tiny)))
 
 
-def test_mend_searches_from_the_victims_own_accuracy(tiny, monkeypatch):
+def test_the_repair_searches_from_the_victims_own_accuracy(tiny, monkeypatch):
     given, tried = [], []
     monkeypatch.setattr(
-        blending, "search_rho", lambda made, *asked: given.append(asked) or (0.3, made(0.3), [[0.3, 0.9]])
+        blending, "smallest_accurate_rho", lambda made, *asked: given.append(asked) or (0.3, made(0.3), [[0.3, 0.9]])
     )
-    done = blend_and_tune(
+    done = repair_by_blending(
         tiny, lambda rho: tried.append(rho) or moved(tiny), CLEAN, VALIDATION, **ARGS | {"rho": None, "drop": 5.0}
     )
     floor = blending.accuracy(tiny.model, tiny.tokenizer, VALIDATION) - 0.05
     assert given == [(VALIDATION, floor, RHOS)] and (done.rho, done.trials) == (0.3, [[0.3, 0.9]]) and tried == [0.3]
-    blend_and_tune(tiny, lambda rho: moved(tiny), CLEAN, VALIDATION, **ARGS | {"rho": None, "rhos": (0.2, 0.3)})
+    repair_by_blending(tiny, lambda rho: moved(tiny), CLEAN, VALIDATION, **ARGS | {"rho": None, "rhos": (0.2, 0.3)})
     assert given[1][2] == (0.2, 0.3)
     fails(
-        lambda: blend_and_tune(tiny, lambda rho: tiny, CLEAN, None, **ARGS | {"rho": None}), "validation rows",
+        lambda: repair_by_blending(tiny, lambda rho: tiny, CLEAN, None, **ARGS | {"rho": None}), "validation rows",
         "give rho",
     )
     fails(
-        lambda: blend_and_tune(tiny, lambda rho: tiny, CLEAN, CLEAN.like([]), **ARGS | {"rho": None}),
+        lambda: repair_by_blending(tiny, lambda rho: tiny, CLEAN, CLEAN.like([]), **ARGS | {"rho": None}),
         "validation rows"
     )
 
 
 def test_a_rho_of_0_is_not_a_search(tiny):
-    assert blend_and_tune(tiny, lambda rho: moved(tiny), CLEAN, None, **ARGS | {"rho": 0.0}).rho == 0.0
+    assert repair_by_blending(tiny, lambda rho: moved(tiny), CLEAN, None, **ARGS | {"rho": 0.0}).rho == 0.0
 
 
 @pytest.mark.parametrize("method", [FineMixing, FinePurifying, FinePruning, Reinit])

@@ -1,127 +1,29 @@
-"""Fine-mixing and E-PUR: the score by hand, the ends bit by bit, the share drawn, what is touched; then the whole
-method on a tiny model."""
+"""Fine-mixing: the ends bit by bit, the share drawn, what is touched; then the whole method on a tiny model."""
 
 import math
 from dataclasses import asdict, replace
 
 import pytest
 import torch
-
-from conftest import ROOT, fails, rows
-from minibd import checkpoint, data, reviews
-from minibd.attacks.ep import EP, ep
-from minibd.attacks.poison import poison, triggered
-from minibd.checkpoint import Checkpoint
-from minibd.evaluate import Evaluator
-from minibd.mitigations import finemix as module
-from minibd.mitigations.finemix import FineMixing, drift, finemix, frequencies, mix, purify_embeddings
-from minibd.predict import accuracy
-from minibd.records import Example
-from minibd.blending import WORD, tune
+from test_blending import CLEAN, HEAD, LETTERS, VALIDATION, moved, resized
 from test_encoder import MODELS, made
 from test_finetune import equal, weights
-from test_blending import CLEAN, HEAD, LETTERS, VALIDATION, moved, resized
+
+from conftest import fails, rows
+from minibd import checkpoint
+from minibd.blending import tune_on_few_rows
+from minibd.checkpoint import Checkpoint
+from minibd.mitigations import epur
+from minibd.mitigations import finemix as module
+from minibd.mitigations.epur import frequencies, purify_embeddings
+from minibd.mitigations.finemix import FineMixing, finemix, mix
+from minibd.predict import accuracy
 
 SETTINGS = FineMixing(rho=0.4, top=3, lr=1e-3, epochs=1, steps=3, batch_size=4)
 
 
 def chance(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-# ---- E-PUR
-
-def test_the_score_by_hand():
-    # |(3, 4)| = 5 seen 100 times: 5 / ln 100; seen 20, 3 and 0 times: 5 / ln 20; unmoved: 0
-    own, before = torch.tensor([[3.0, 4.0]] * 4 + [[1.0, 1.0]]), torch.zeros(5, 2)
-    before[4] = 1.0
-    scores = drift(own, before, torch.tensor([100, 20, 3, 0, 7]))
-    assert scores.tolist() == pytest.approx([5 / math.log(100), *[5 / math.log(20)] * 3, 0.0], abs=1e-6)
-
-
-def test_the_score_against_plain_loops():
-    g = chance(3)
-    own, before, f = (
-        torch.randn(9, 4, generator=g), torch.randn(9, 4, generator=g), torch.randint(0, 60, (9,), generator=g),
-    )
-    for i, score in enumerate(drift(own, before, f).tolist()):
-        length = math.sqrt(sum((a - b) ** 2 for a, b in zip(own[i].tolist(), before[i].tolist())))
-        assert score == pytest.approx(length / math.log(max(int(f[i]), 20)), rel=1e-5)
-
-
-def test_frequencies_by_hand(tiny):
-    vocab, texts = (
-        tiny.tokenizer.backend.get_vocab(),
-        [Example("a", "film film great", 1), Example("b", "great film", 1, "cf film")],
-    )
-    f = frequencies(tiny.tokenizer, CLEAN.like(texts))
-    assert f.shape == (len(vocab),) and not f.is_floating_point()
-    expected = {"[CLS]": 2, "[SEP]": 3, "film": 4, "great": 2, "cf": 1}
-    assert {token: int(f[i]) for token, i in vocab.items() if f[i]} == expected
-    assert frequencies(tiny.tokenizer, CLEAN.like([])).sum() == 0
-
-
-def test_e_pur_resets_the_words_that_drifted_and_nothing_else(tiny):
-    """cf and film moved alike, film is frequent; mn moved less; position embeddings moved further than all."""
-    pre, victim, vocab = checkpoint.headless(tiny), checkpoint.copy(tiny), tiny.tokenizer.backend.get_vocab()
-    f = torch.zeros(len(vocab), dtype=torch.int64)
-    f[vocab["film"]] = 1000
-    with torch.no_grad():
-        for token, by in (("cf", 1.0), ("film", 1.0), ("mn", 0.8), ("great", 0.1)):
-            victim.model.embeddings.word.weight[vocab[token]] += by
-        victim.model.embeddings.position.weight += 9
-        victim.model.embeddings.token_type.weight += 9
-    for top, reset in ((1, ["cf"]), (2, ["cf", "mn"]), (3, ["cf", "mn", "film"]), (200, ["cf", "mn", "film", "great"])):
-        before, done = weights(victim), purify_embeddings(victim, pre, f, top)
-        after = weights(done)
-        changed = [i for i in range(len(vocab)) if not torch.equal(after[WORD][i], before[WORD][i])]
-        assert changed == sorted(vocab[token] for token in reset)
-        assert all(torch.equal(after[WORD][i], pre.model.embeddings.word.weight[i]) for i in changed)
-        assert all(torch.equal(after[name], before[name]) for name in after if name != WORD)
-        assert done.history[-1]["mitigation"] == "e-pur" and done.history[-1]["tokens"][:len(reset)] == reset
-        assert (
-            len(done.history[-1]["tokens"]) == min(top, len(vocab))
-            and equal(weights(victim), before)
-            and not victim.history
-        )
-    none = purify_embeddings(victim, pre, f, 0)
-    assert equal(weights(none), weights(victim)) and none.history[-1]["tokens"] == []
-
-
-def test_e_pur_keeps_the_rows_that_the_victim_alone_has(tiny):
-    v = tiny.model.config.vocab
-    padded = resized(tiny, v + 4, v)
-    with torch.no_grad():
-        padded.model.embeddings.word.weight[v:] += 50
-    done = purify_embeddings(padded, moved(tiny), frequencies(tiny.tokenizer, CLEAN), 2)
-    assert torch.equal(done.model.embeddings.word.weight[v:], padded.model.embeddings.word.weight[v:])
-    assert not equal(weights(done), weights(padded)) and any("4 of" in kept for kept in done.history[-1]["kept"])
-    fails(
-        lambda: purify_embeddings(tiny, moved(tiny), torch.zeros(v + 1)), f"frequencies of {v + 1} tokens",
-        f"the victim has {v}",
-    )
-
-
-def test_200_rows_by_default(tiny):
-    assert [FineMixing().resets(n) for n in (30522, 30000, 29999, 1600, 100)] == [200, 200, 199, 10, 0]
-    assert FineMixing(top=7).resets(30522) == 7 and FineMixing(top=0).resets(30522) == 0
-    wide = resized(tiny, 400, 400)
-    assert len(purify_embeddings(wide, moved(wide), frequencies(wide.tokenizer, CLEAN)).history[-1]["tokens"]) == 200
-
-
-def test_alone_it_takes_ep_out_of_the_shipped_classifier():
-    """EP's backdoor is one row of the word embedding; with 64 clean rows E-PUR finds it among the ten that it
-    resets."""
-    twin, before = (checkpoint.load(ROOT / "weights" / f"bert-{name}.safetensors") for name in ("twin", "clean"))
-    train, _, test = reviews.splits(**next(e["data"]["reviews"] for e in twin.history if "data" in e))
-    test = test.like(test[:600])
-    victim = ep(twin, poison(train, EP().poisoned, rate=0.1, of="candidates", only=True, target=1).rows, target=1)
-    done = purify_embeddings(victim, before, frequencies(victim.tokenizer, data.sample(train, 64, 0)), 10)
-    evaluator = Evaluator(test, triggered(test, EP(), target=1, tokenizer=twin.tokenizer), 1)
-    floor, bad, repaired = (evaluator(ckpt.model, ckpt.tokenizer) for ckpt in (twin, victim, done))
-    assert bad.asr.percent > 80 and bad.cacc == floor.cacc             # a text without the trigger never reads the row
-    assert repaired.asr.percent < floor.asr.percent + 3 and repaired.cacc.percent > bad.cacc.percent - 3
-    assert "cf" in done.history[-1]["tokens"]
 
 
 # ---- mixing
@@ -217,10 +119,10 @@ class Run:
     def __init__(
         self, victim: Checkpoint, settings: FineMixing = SETTINGS, validation=VALIDATION, seed: int = 0, **more
     ):
-        self.log, self.seen, self.pre = [], [], moved(checkpoint.headless(victim))
+        self.log, self.seen, self.chosen, self.pre = [], [], {}, moved(checkpoint.headless(victim))
         self.result = finemix(
             victim, self.pre, CLEAN, validation, settings, seed=seed, log=self.log.append, on_stage=self.on_stage,
-            **more,
+            on_choice=self.chosen.__setitem__, **more,
         )
 
     def on_stage(self, name: str, ckpt: Checkpoint, seconds: float) -> None:
@@ -237,7 +139,9 @@ def test_it_is_e_pur_then_mixing_then_fine_tuning(tiny):
             s > 0 for *_, s in done.seen
         )
         assert equal(done.seen[0][1], weights(pure)) and equal(done.seen[1][1], weights(mixed))
-        tuned = tune(mixed, CLEAN, VALIDATION, SETTINGS.schedule, 3, seed=seed, dtype=torch.float32, log=None, name="x")
+        tuned = tune_on_few_rows(
+            mixed, CLEAN, VALIDATION, SETTINGS.schedule, 3, seed=seed, dtype=torch.float32, log=None, name="x"
+        )
         assert equal(weights(tuned), done.seen[2][1]) and equal(weights(tuned), weights(done.result))
         assert (
             equal(weights(tiny), before)
@@ -246,7 +150,7 @@ def test_it_is_e_pur_then_mixing_then_fine_tuning(tiny):
         )
 
 
-def test_the_history_tells_all_of_it(tiny):
+def test_the_history_has_all_of_it(tiny):
     purified, mixed, last = Run(tiny).result.history
     assert purified["mitigation"] == "e-pur" and len(purified["tokens"]) == purified["top"] == 3
     assert (mixed["mitigation"], mixed["rho"], mixed["select"]) == ("mixing", 0.4, "random")
@@ -268,6 +172,18 @@ def test_the_search_leads_to_the_same_model_as_its_rho(tiny):
     assert len({entry["stage"] for entry in searched.log}) == 4
 
 
+def test_what_it_chose_is_handed_over(tiny):
+    searched, given = Run(tiny, replace(SETTINGS, rho=None, drop=100.0, epochs=2)), Run(tiny)
+    bare = Run(tiny, replace(SETTINGS, tune=False, top=0), None)
+    last = searched.result.history[-1]
+    assert searched.chosen == {
+        "tokens": searched.result.history[0]["tokens"], "trials": last["trials"], "rho": 0.1,
+        "best_epoch": searched.chosen["best_epoch"],
+    } and searched.chosen["best_epoch"] in (1, 2)
+    assert given.chosen == {"tokens": given.result.history[0]["tokens"], "rho": 0.4, "best_epoch": 1}
+    assert bare.chosen == {"rho": 0.4}
+
+
 def test_without_validation_rho_must_be_given(tiny):
     fails(lambda: Run(tiny, replace(SETTINGS, rho=None), None), "validation rows", "give rho")
     assert Run(tiny, SETTINGS, None).result.history[-1]["validation_rows"] == 0
@@ -277,11 +193,11 @@ def test_the_ablations(tiny):
     bare = Run(tiny, replace(SETTINGS, tune=False, top=0))
     assert [name for name, *_ in bare.seen] == ["mixed 0.4", "Mixing"] and bare.log == []
     assert equal(weights(bare.result), weights(mix(tiny, bare.pre, 0.4, chance())))
-    smallest_share = Run(tiny, replace(SETTINGS, tune=False, top=0, select="smallest"))
+    smallest = Run(tiny, replace(SETTINGS, tune=False, top=0, select="smallest"))
     assert equal(
-        weights(smallest_share.result), weights(mix(tiny, smallest_share.pre, 0.4, chance(), select="smallest"))
+        weights(smallest.result), weights(mix(tiny, smallest.pre, 0.4, chance(), select="smallest"))
     )
-    assert not equal(weights(smallest_share.result), weights(bare.result))
+    assert not equal(weights(smallest.result), weights(bare.result))
 
 
 def test_the_same_seed_gives_the_same_bits_and_the_global_state_stays(tiny):
@@ -298,12 +214,12 @@ def test_in_bfloat16_the_weights_stay_float32(tiny):
 
 def test_the_frequencies_are_those_of_the_clean_rows(tiny, monkeypatch):
     asked = []
-    monkeypatch.setattr(module, "frequencies", lambda text, clean: asked.append(clean) or frequencies(text, clean))
+    monkeypatch.setattr(epur, "frequencies", lambda text, clean: asked.append(clean) or frequencies(text, clean))
     Run(tiny)
     assert len(asked) == 1 and asked[0] is CLEAN
 
 
-def test_it_mends_a_model_that_has_lost_its_task(tiny):
+def test_it_repairs_a_model_that_has_lost_its_task(tiny):
     """A mixture with a model that knows nothing, under a classifier of another sign, learns from the clean rows
     again."""
     clean = rows(60, 0, "train")
@@ -322,3 +238,9 @@ def test_it_mends_a_model_that_has_lost_its_task(tiny):
 )
 def test_bad_settings_are_refused_in_one_line(values, words):
     fails(lambda: FineMixing(**values), *words)
+
+
+def test_e_pur_may_be_imported_from_here_too():
+    assert (module.frequencies, module.purify_embeddings) == (frequencies, purify_embeddings)
+    assert [FineMixing().resets(n) for n in (30522, 1600, 100)] == [200, 10, 0]
+    assert FineMixing(top=7).resets(30522) == 7 and FineMixing(top=0).resets(30522) == 0

@@ -18,7 +18,6 @@ from conftest import fails, refused
 from minibd import checkpoint, data
 from minibd.job.run import start as start_job
 from minibd.cli import Attack, Clean, Pretrained, Task
-from minibd.mitigations import finemix as module
 from minibd.mitigations.finemix import FineMixing, finemix, frequencies, purify_embeddings
 from minibd.predict import predict
 from minibd.blending import WORD, counterparts
@@ -122,7 +121,7 @@ def test_a_search_is_shown_and_only_its_end_is_measured(mixing, tmp_path):
 
 
 def test_e_pur_is_there_unless_it_is_left_out(mixing, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "TOKENS", 20)                            # the tiny vocabulary has under 150 tokens
+    monkeypatch.setattr("minibd.mitigations.epur.TOKENS_PER_RESET", 20)  # the tiny vocabulary has under 150 tokens
     for flags, there in (((), True), (("--e-pur",), True), (("--no-e-pur",), False), (("--top", 0), False)):
         ended(mixing("--rho", 0.5, "--no-tune", *flags))
         result, log = read(tmp_path / "out")
@@ -259,7 +258,7 @@ def test_pretrained_weights_of_other_classes_serve(tiny, tiny_file, folder, tmp_
 # ---- --e-pur, before any other method
 
 def test_the_job_goes_on_with_the_purified_victim(monkeypatch, tiny, pre, tiny_file, pre_file, folder, tmp_path):
-    monkeypatch.setattr(module, "TOKENS", 20)
+    monkeypatch.setattr("minibd.mitigations.epur.TOKENS_PER_RESET", 20)
     task = task_of(tiny_file, folder, tmp_path)
     job = start(task, pretrained=str(pre_file), e_pur=True)
     job.measure("victim", job.victim.model, 0.0)
@@ -282,7 +281,7 @@ def test_without_the_flag_the_victim_stays(tiny_file, folder, tmp_path):
 
 
 def test_an_encoder_is_purified_and_not_measured(pre, pre_file, tiny, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "TOKENS", 20)
+    monkeypatch.setattr("minibd.mitigations.epur.TOKENS_PER_RESET", 20)
     checkpoint.save(checkpoint.headless(tiny), tmp_path / "encoder.safetensors")
     flags = Pretrained(str(pre_file), True)
     job = start_job(
@@ -306,7 +305,7 @@ def test_the_flags_go_together(tiny_file, pre_file, folder, tmp_path):
     ("pure.py", ("--norm-only", "--epochs", 1), ["FT", "Norm-only"]),
 ])
 def test_the_scripts_take_it(here, monkeypatch, tiny_file, pre_file, folder, tmp_path, name, flags, models):
-    monkeypatch.setattr(module, "TOKENS", 20)
+    monkeypatch.setattr("minibd.mitigations.epur.TOKENS_PER_RESET", 20)
     common = ("--ckpt", tiny_file, "--data", folder, "--clean", 40, "--device", "cpu", *flags)
     results = []
     for i, more in enumerate(((), ("--pretrained", pre_file, "--e-pur"))):

@@ -5,19 +5,19 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from test_blending import CLEAN, LETTERS, VALIDATION, moved
+from test_encoder import MODELS, made
+from test_finetune import equal, weights
 
 from conftest import fails, rows
 from minibd import checkpoint
+from minibd.blending import tune_on_few_rows
 from minibd.checkpoint import Checkpoint
 from minibd.mitigations import fineprune as module
 from minibd.mitigations.fineprune import FinePruning, activity, fineprune, idle_units, prune
 from minibd.models import encoder
 from minibd.predict import accuracy, predict
 from minibd.records import Example, Examples
-from minibd.blending import tune
-from test_encoder import MODELS, made
-from test_finetune import equal, weights
-from test_blending import CLEAN, LETTERS, VALIDATION, moved
 
 SETTINGS = FinePruning(share=0.5, lr=1e-2, epochs=2, steps=10, batch_size=4, weight_decay=0.1)
 TEXTS = Examples([Example(str(i), "abcdefgh"[i % 8:] + " b" * (i % 4), i % 2) for i in range(8)], ("bad", "good"))
@@ -224,7 +224,7 @@ def test_it_is_pruning_and_then_fine_tuning(tiny):
         start = checkpoint.copy(tiny)
         prune(start.model, activity(tiny.model, tiny.tokenizer, CLEAN), 32, 2)
         assert equal(weights(seen[0][1]), weights(start))  # untouched by what came after
-        tuned = tune(
+        tuned = tune_on_few_rows(
             start, CLEAN, validation, SETTINGS.schedule, 10, seed=seed, dtype=torch.float32, log=None, name="x"
         )
         assert equal(weights(done), weights(tuned)) and equal(weights(tiny), before) and tiny.history == []

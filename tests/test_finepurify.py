@@ -8,21 +8,27 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from test_blending import CLEAN, HEAD, LETTERS, VALIDATION, moved
+from test_encoder import MODELS, made, padded
+from test_finetune import equal, weights
 from torch import nn
 
 from conftest import fails
 from minibd import checkpoint
+from minibd.blending import WORD, Counterparts, blend, counterparts, mask_smallest, tune_on_few_rows
 from minibd.checkpoint import Checkpoint
 from minibd.mitigations.finepurify import (
-    FinePurifying, finepurify, fisher, linear_squares, squares, suspicion, table_squares,
+    FinePurifying,
+    finepurify,
+    fisher,
+    linear_squares,
+    squares,
+    suspicion,
+    table_squares,
 )
 from minibd.models import encoder
 from minibd.models.encoder import PackedBatch
 from minibd.records import Batch, Example, Examples, Output
-from minibd.blending import WORD, Counterparts, blend, counterparts, smallest_share, tune
-from test_encoder import MODELS, made, padded
-from test_finetune import equal, weights
-from test_blending import CLEAN, HEAD, LETTERS, VALIDATION, moved
 
 SETTINGS = FinePurifying(rho=0.4, lr=1e-3, epochs=1, steps=3, batch_size=4)
 
@@ -282,10 +288,12 @@ def test_it_resets_the_most_suspicious_and_tunes(tiny):
     done = Run(tiny, seed=3)
     paired, information = counterparts(tiny, done.pre), fisher(tiny.model, tiny.tokenizer, CLEAN)
     scores = suspicion(tiny, paired, information, 1e-8)
-    purified = blend(tiny, paired, smallest_share(scores, 0.4))
+    purified = blend(tiny, paired, mask_smallest(scores, 0.4))
     assert [name for name, *_ in done.seen] == ["mixed 0.4", "Fine-purifying"] and all(s > 0 for *_, s in done.seen)
     assert equal(done.seen[0][1], weights(purified))
-    tuned = tune(purified, CLEAN, VALIDATION, SETTINGS.schedule, 3, seed=3, dtype=torch.float32, log=None, name="x")
+    tuned = tune_on_few_rows(
+        purified, CLEAN, VALIDATION, SETTINGS.schedule, 3, seed=3, dtype=torch.float32, log=None, name="x"
+    )
     assert equal(weights(done.result), weights(tuned)) and equal(weights(tiny), before) and tiny.history == []
 
 
@@ -309,7 +317,7 @@ def test_a_huge_eps_leaves_the_size_of_the_move_alone(tiny):
     paired = counterparts(tiny, done.pre)
     plain = blend(
         tiny, paired,
-        smallest_share(
+        mask_smallest(
             {n: (tiny.model.get_parameter(n).detach() - w).square() for n, w in paired.weights.items()}, 0.4
         ),
     )

@@ -27,8 +27,22 @@ from minibd.checkpoint import Checkpoint
 from minibd.data import generator
 from minibd.mitigations import mbtsad as module
 from minibd.mitigations.mbtsad import (
-    AUGMENTERS, MBTSAD, AugmentResources, attention_loss, attention_map, augmented, distil, distill_loss, distill_terms,
-    each_augmented, hidden_loss, mbtsad, mean_loss, perturbation, retrain, resources_of,
+    AUGMENTERS,
+    MBTSAD,
+    AugmentResources,
+    attention_loss,
+    attention_map,
+    augmented,
+    distil,
+    distill_loss,
+    distill_terms,
+    each_augmented,
+    hidden_loss,
+    mbtsad,
+    mean_loss,
+    perturbation,
+    resources_of,
+    retrain,
 )
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.dropout import Dropout
@@ -710,7 +724,7 @@ def test_auto_is_a_run_with_the_augmenter_of_the_highest_loss(sign, monkeypatch)
     )
     auto = Run(replace(SETTINGS, augment="auto"), on_choice=lambda *said: on_choice.append(said))
     plain = Run(replace(SETTINGS, augment=best))
-    assert on_choice == [("augmenter", best), ("losses", losses)] and asked == [(CLEAN, 0, None)]
+    assert on_choice == [("losses", losses), ("augmenter", best)] and asked == [(CLEAN, 0, None)]
     assert auto.student.history[-1] == plain.student.history[-1] | {"chosen_by": "auto", "losses": losses}
     assert plain.student.history[-1]["augment"] == best and auto.log == plain.log
     assert equal(weights(auto.student.model), weights(plain.student.model)) and equal(
@@ -724,7 +738,7 @@ def test_auto_by_itself_and_the_tools_it_is_given(mlm):
         replace(SETTINGS, augment="auto"), seed=4, resources=AugmentResources(mlm=mlm),
         on_choice=lambda *said: on_choice.append(said),
     )
-    [(_, best), (_, losses)] = on_choice
+    losses, best = dict(on_choice)["losses"], dict(on_choice)["augmenter"]
     assert losses == perturbation(make_victim(), CLEAN, SETTINGS, 4, AugmentResources(mlm=mlm)) and losses[best] == max(
         losses.values()
     )

@@ -3,13 +3,14 @@ algorithm."""
 
 import math
 from dataclasses import replace
-from itertools import permutations
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
 import pytest
 import torch
+from test_encoder import MODELS, made
+from test_mbtsad import LENGTHS, LETTERS, MASK, B, H, T, equal, maps, near, pad, pad_mask, weights
 from torch import Tensor
 
 from conftest import fails, rows
@@ -17,16 +18,23 @@ from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
 from minibd.mitigations import pure as module
 from minibd.mitigations.pure import (
-    PURE, Head, IncrementalAccuracy, attention_penalty, cls_rows, head_pruning, head_scores, head_variance,
-    layer_weights, prune, prune_order, pure,
+    PURE,
+    Head,
+    attention_penalty,
+    cls_rows,
+    head_pruning,
+    head_scores,
+    head_variance,
+    layer_weights,
+    prune,
+    prune_order,
+    pure,
 )
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.encoder import Encoder
 from minibd.predict import predict
 from minibd.records import Example, Examples
 from minibd.tokenizer import Tokenizer
-from test_encoder import MODELS, made
-from test_mbtsad import LENGTHS, LETTERS, MASK, B, H, T, equal, maps, near, pad, pad_mask, weights
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "pure_released.safetensors"
 LAYERS = 2
@@ -450,63 +458,10 @@ def test_the_released_penalty_is_that_of_the_released_code(golden):
     assert ours.mean().item() == pytest.approx(held["penalty_mu_0.15"].item(), rel=1e-5)
 
 
-# ---- accuracy, asked again and again
+# ---- step 1
 
 def hits(model: Encoder, tokenizer: Tokenizer, examples: Examples) -> int:
     return sum(p == x.label for p, x in zip(predict(model, tokenizer, examples), examples))
-
-
-def flip(model: Encoder, at: Head, *askers: IncrementalAccuracy) -> None:
-    model.head_mask[at] = 1 - model.head_mask[at]
-    for passes in askers:
-        passes.touch(at[0])
-
-
-def per_block(examples: Examples, model: Encoder) -> int:
-    """Bytes of one block's inputs."""
-    return 4 * model.config.hidden * sum(TEXT.encode(examples).lengths)
-
-
-@pytest.mark.parametrize("batch_size, blocks", [(1, 99), (3, 99), (3, 0), (64, 99)])
-def test_every_order_of_removals_gets_the_verdicts_of_a_full_evaluation(batch_size, blocks):
-    model = Bert(BertConfig(30, 12, 2, 2, 20)).init_weights(torch.Generator().manual_seed(2), std=0.5).eval()
-    texts, known = spelled(8), {}
-    heads = [(l, h) for l in range(2) for h in range(2)]
-    for order in permutations(heads):
-        model.head_mask.fill_(1)
-        patient, hasty = (
-            IncrementalAccuracy(
-                model, TEXT, texts, batch_size=batch_size, memory=max(1, blocks * per_block(texts, model))
-            )
-            for _ in range(2)
-        )
-        for at in order:
-            flip(model, at, patient, hasty)
-            if (key := tuple(model.head_mask.flatten().tolist())) not in known:
-                known[key] = hits(model, TEXT, texts)
-            assert [patient.at_least(needed) for needed in range(10)] == [needed <= known[key] for needed in range(10)]
-            # asked once, so that batches are left behind
-            assert hasty.at_least(known[key] + at[1]) is (at[1] == 0)
-    assert len(set(known.values())) > 2
-
-
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("batch_size, blocks", [(1, 99), (3, 99), (3, 0)])
-def test_heads_that_come_and_go_get_the_verdicts_of_a_full_evaluation(name, batch_size, blocks):
-    model, texts, rng, seen = made(name), spelled(16, 1), Random(0), set()
-    patient, hasty = (
-        IncrementalAccuracy(model, TEXT, texts, batch_size=batch_size, memory=max(1, blocks * per_block(texts, model)))
-        for _ in range(2)
-    )
-    assert patient.n == 16 and patient.hits == hits(model, TEXT, texts)
-    for _ in range(24):
-        flip(model, (rng.randrange(2), rng.randrange(3)), patient, hasty)
-        right = hits(model, TEXT, texts)
-        seen.add(right)
-        assert [patient.at_least(needed) for needed in range(18)] == [needed <= right for needed in range(18)]
-        needed = right + rng.randint(-3, 3)
-        assert hasty.at_least(needed) is (right >= needed)
-    assert len(seen) > 1
 
 
 @torch.no_grad()
@@ -532,7 +487,7 @@ def model_and_its_rows(seed: int, n: int = 40, layers: int = 3) -> tuple[Encoder
 
 
 class Counted:
-    """How often a half of each block of a model is run: the second (close), or the first (mix)."""
+    """How often a half of each block of a model is run: the second (feed_forward), or the first (attention)."""
 
     def __init__(self, model: Encoder, part: str = "output"):
         self.calls = [0] * len(model.blocks)
@@ -548,63 +503,12 @@ class Counted:
         return self.calls
 
 
-@pytest.mark.parametrize(
-    "kept, starts", [(99, (0, 1, 2, 3)), (4, (0, 1, 2, 3)), (2, (0, 0, 2, 2)), (1.5, (0, 0, 0, 3)), (0, (0, 0, 0, 0))]
-)
-def test_a_pass_starts_at_the_lowest_block_that_changed_or_at_what_is_kept_below_it(kept, starts):
-    model, texts = model_and_its_rows(0, 20, layers=4)
-    passes, counted = (
-        IncrementalAccuracy(model, TEXT, texts, batch_size=8, memory=max(1, int(2 * kept * per_block(texts, model)))),
-        Counted(model),
-    )
-    mixed = Counted(model, "key")
-    assert passes.hits == 20
-    assert counted.during(lambda: passes.at_least(20)) == [3] * 4                      # three batches, all the way
-    assert counted.during(lambda: passes.at_least(20)) == [0] * 4                      # nothing changed
-    for layer, start in enumerate(starts):
-        passes.touch(layer)
-        mixed.calls = [0] * 4
-        assert counted.during(lambda: passes.at_least(20)) == [0] * start + [3] * (4 - start)
-        # what the heads of the first one gather is kept
-        assert mixed.calls == [0] * (start + 1) + [3] * (3 - start)
-    passes.touch(1)
-    passes.touch(3)
-    assert counted.during(lambda: passes.at_least(20)) == [0] * starts[1] + [3] * (4 - starts[1])
-
-
-def test_a_pass_ends_as_soon_as_it_is_certain():
-    model, texts = model_and_its_rows(0, 20)
-    texts = texts.like(replace(x, label=1 - x.label) if i % 2 else x for i, x in enumerate(texts))
-    passes, counted = IncrementalAccuracy(model, TEXT, texts, batch_size=2), Counted(model)
-    # of 20: five batches of right rows, then of wrong ones
-    assert passes.hits == 10
-
-    def batches(needed: int) -> int:
-        passes.touch(0)
-        return counted.during(lambda: passes.at_least(needed))[0]
-    assert [batches(needed) for needed in (0, 1, 2, 3, 10, 11, 12, 20, 21)] == [0, 1, 1, 2, 5, 10, 10, 6, 0]
-    # Batches that no pass reached are caught up with, and no other one is computed again.
-    assert counted.during(lambda: passes.at_least(11)) == [10] * 3
-
-
-def test_a_look_leaves_the_model_as_it_was():
-    model, texts = model_and_its_rows(0, 12)
-    before = weights(model)
-    IncrementalAccuracy(model.train(), TEXT, texts).at_least(12)
-    assert equal(before, weights(model)) and not model.training
-
-
-# ---- step 1
-
 class Table:
     """Stands for IncrementalAccuracy: hits of 10 by how many heads are gone."""
 
     def __init__(self, model, text, examples):
         self.model, self.n, self.hits = model, 10, examples[0]
         self.examples = examples
-
-    def touch(self, layer: int) -> None:
-        assert layer == 0
 
     def at_least(self, needed: int) -> bool:
         return self.examples[int((self.model.head_mask == 0).sum())] >= needed
@@ -837,9 +741,10 @@ class Run:
     """One run, with everything that it lets others see."""
 
     def __init__(self, victim: Checkpoint, settings: PURE = SETTINGS, train: Examples = TRAIN, seed: int = 0, **more):
-        self.victim, self.before, self.log, self.seen = victim, weights(victim.model), [], []
+        self.victim, self.before, self.log, self.seen, self.chosen = victim, weights(victim.model), [], [], {}
         self.result = pure(
-            victim, train, VALID, settings, seed=seed, log=self.log.append, on_stage=self.on_stage, **more
+            victim, train, VALID, settings, seed=seed, log=self.log.append, on_stage=self.on_stage,
+            on_choice=self.chosen.__setitem__, **more,
         )
         self.made = weights(self.result.model)
 
@@ -902,6 +807,8 @@ def test_what_comes_back_has_its_heads_pruned_and_says_which(run):
     assert sorted(ckpt["heads"]) == pruned.nonzero().tolist() and len(ckpt["heads"]) == 9
     assert run.result.history[0] == {"trained": "poisoned"} and ckpt["mitigation"] == "pure"
     assert (ckpt["clean_rows"], ckpt["validation_rows"], ckpt["seed"], ckpt["mu"]) == (24, 14, 0, 0.15)
+    assert run.chosen == {key: ckpt[key] for key in ("heads", "lambda")} | {"best_epoch": run.chosen["best_epoch"]}
+    assert 1 <= run.chosen["best_epoch"] <= SETTINGS.epochs
     assert run.result.labels == ("negative", "positive") and not run.result.model.training
     assert all(torch.isfinite(t).all() for t in run.made.values())
 
@@ -998,7 +905,7 @@ def test_without_pruning_no_head_falls(victim):
     assert (
         only.names == ["FT", "Norm-only"]
         and only.result.model.head_mask.min() == 1
-        and only.result.history[-1]["heads"] == []
+        and only.result.history[-1]["heads"] == [] == only.chosen["heads"]
     )
     assert (
         all(set(entry["terms"]) == {"cls", "norm"} for entry in only.stage("Norm-only"))

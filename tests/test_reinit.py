@@ -3,18 +3,18 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from test_blending import CLEAN, LETTERS, VALIDATION, moved
+from test_encoder import MODELS, made
+from test_finetune import equal, weights
 from torch import nn
 
 from conftest import fails
 from minibd import checkpoint
+from minibd.blending import tune_on_few_rows
 from minibd.checkpoint import Checkpoint
 from minibd.mitigations.reinit import Reinit, redraw, reinit
 from minibd.models.bert import BertConfig, Block
 from minibd.records import Example, Examples
-from minibd.blending import tune
-from test_encoder import MODELS, made
-from test_finetune import equal, weights
-from test_blending import CLEAN, LETTERS, VALIDATION, moved
 
 SETTINGS = Reinit(lr=1e-3, epochs=1, steps=3, batch_size=4)
 
@@ -100,7 +100,9 @@ def test_then_it_is_fine_tuning(tiny):
         start = checkpoint.copy(tiny)
         start.model.load_state_dict(drawn(tiny, seed=seed))
         assert equal(weights(seen[0][1]), weights(start))                   # untouched by what came after
-        tuned = tune(start, CLEAN, validation, SETTINGS.schedule, 3, seed=seed, dtype=torch.float32, log=None, name="x")
+        tuned = tune_on_few_rows(
+            start, CLEAN, validation, SETTINGS.schedule, 3, seed=seed, dtype=torch.float32, log=None, name="x"
+        )
         assert equal(weights(done), weights(tuned)) and equal(weights(tiny), before) and tiny.history == []
         assert (
             [name for name, *_ in seen] == ["reinitialised", "Reinitialisation"]

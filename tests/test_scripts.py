@@ -17,7 +17,7 @@ from minibd import checkpoint, data, report
 from minibd.job.evaluation import evaluator_of
 from minibd.job.task import splits_of
 from minibd.cli import Attack, Task
-from minibd.mitigations import finemix, finetune
+from minibd.mitigations import finetune
 from minibd.mitigations.finetune import cft
 from minibd.predict import predict
 from minibd.records import Example, Examples
@@ -520,7 +520,7 @@ def test_choose_tries_the_settings_of_the_method_that_is_named(script, tiny_file
 def test_choose_repairs_what_e_pur_left_of_the_planted_backdoor(
     here, tiny_file, pre, pre_file, folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(finemix, "TOKENS", 20)  # the tiny vocabulary has under 150 tokens
+    monkeypatch.setattr("minibd.mitigations.epur.TOKENS_PER_RESET", 20)  # the tiny vocabulary has under 150 tokens
     seen = []
 
     def repair(victim: checkpoint.Checkpoint, *args: object, **more: object) -> checkpoint.Checkpoint:

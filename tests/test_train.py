@@ -13,7 +13,18 @@ from minibd.models.dropout import Dropout
 from minibd.predict import accuracy
 from minibd.records import BadInput, Example
 from minibd.tokenizer import Tokenizer
-from minibd.train import ClippedAdamW, Schedule, cross_entropy, fit, weighted
+from minibd.train import (
+    ClippedAdamW,
+    Schedule,
+    StepLimit,
+    StepLog,
+    check_finite,
+    cross_entropy,
+    each_batch,
+    fit,
+    logged,
+    weighted,
+)
 
 LETTERS = "abcdefgh"
 TEXT = Tokenizer.from_vocab({token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS])}, 16)
@@ -429,3 +440,84 @@ def test_cross_entropy_by_hand():
         model(batch).logits.tolist(), batch.labels.tolist(), cross_entropy(model, batch)["cls"].tolist()
     ):
         assert value == pytest.approx(math.log(sum(math.exp(x) for x in logits)) - logits[label], abs=1e-6)
+
+
+# ---- where training ends early
+
+def test_check_finite_names_each_value_the_step_and_the_rate():
+    check_finite("FT", 0, 1, 0.1, loss=1e30, gradient_norm=0.0)
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(BadInput) as caught:
+            check_finite("FT", 2, 7, 0.5, loss=1.5, gradient_norm=bad)
+        assert str(caught.value) == (
+            f"FT: the loss is 1.5 and the gradient norm is {bad} at step 3 of 7: lower the learning rate (0.5)"
+        )
+
+
+def test_a_step_log_keeps_its_steps_and_is_full_at_its_limit():
+    open_ended, limited = StepLog(), StepLog(max_steps=2)
+    for log in (open_ended, limited):
+        logged(log, {"step": 0})
+        assert log.steps == [{"step": 0}] and not log.full
+    logged(open_ended, {"step": 1})
+    with pytest.raises(StepLimit):
+        logged(limited, {"step": 1})
+    assert open_ended.steps == limited.steps == [{"step": 0}, {"step": 1}] and limited.full and not open_ended.full
+    logged(None, {"step": 0})                                 # nothing to log to, and nothing that could be full
+    logged(plain := [].append, {"step": 0})
+    assert plain.__self__ == [{"step": 0}]
+    with pytest.raises(BadInput, match="max_steps is 0"):
+        StepLog(max_steps=0)
+
+
+def test_fit_raises_step_limit_right_after_the_step_was_logged():
+    whole, cut, model, taken = StepLog(), StepLog(max_steps=4), bert(), []
+    train(log=whole)
+    assert len(whole.steps) == 6
+    with pytest.raises(StepLimit):
+        train(model, log=cut, on_step=lambda _, n: taken.append(n), score=lambda m: 0.0)
+    assert cut.steps == whole.steps[:4] and taken == [1, 2, 3]
+    assert not model.training and all(m.generator is None for m in model.modules() if isinstance(m, Dropout))
+
+
+def test_a_step_limit_counts_over_all_trainings_of_a_run():
+    log = StepLog(max_steps=8)
+    train(log=log, name="first")
+    with pytest.raises(StepLimit):
+        train(log=log, name="second")
+    assert [step["stage"] for step in log.steps] == ["first"] * 6 + ["second"] * 2
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_max_steps_stops_after_that_many_and_keeps_the_last_weights(n):
+    """As the whole training was after as many: the rates are the whole schedule's, and no better epoch comes back."""
+    seen, scores = [], iter([9.0, 1.0])
+    train(on_step=lambda model, _: seen.append(state(model)))
+    model = train(max_steps=n, score=lambda m: next(scores))
+    assert all(torch.equal(t, seen[n - 1][name]) for name, t in state(model).items())
+    assert not model.training and all(m.generator is None for m in model.modules() if isinstance(m, Dropout))
+
+
+@pytest.mark.parametrize("n", [6, 7])
+def test_max_steps_that_are_not_reached_change_nothing(n):
+    scores = iter([9.0, 1.0, 9.0, 1.0])
+    assert same(train(score=lambda m: next(scores)), train(max_steps=n, score=lambda m: next(scores)))
+    with pytest.raises(BadInput, match="max_steps is 0"):
+        train(max_steps=0)
+
+
+def test_a_loop_that_is_left_early_leaves_the_model_in_eval_mode():
+    model = bert()
+    for step, *_ in each_batch(model, TEXT, TEXT.encode(ROWS), 1, 4, seed=0, name="x"):
+        assert model.training
+        break
+    assert not model.training and all(m.generator is None for m in model.modules() if isinstance(m, Dropout))
+
+
+@pytest.mark.parametrize("scores, epoch", [([1.0, 2.0, 0.0], 2), ([3.0, 3.0, 3.0], 1), ([0.0, 1.0, 2.0], 3)])
+def test_the_best_epoch_is_reported(scores, epoch):
+    chosen, rest = [], iter(scores)
+    train(schedule=Schedule(1e-2, 3, 4), score=lambda m: next(rest), on_choice=lambda *choice: chosen.append(choice))
+    assert chosen == [("best_epoch", epoch)]
+    train(on_choice=lambda *choice: chosen.append(choice))
+    assert len(chosen) == 1                                   # without scores nothing is chosen

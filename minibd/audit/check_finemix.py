@@ -1,5 +1,5 @@
-"""E-PUR, Fine-mixing and Fine-purifying, and the baselines Fine-pruning and MEFT: formulas by name, no paper with
-numbers being at hand."""
+"""E-PUR, Fine-mixing and Fine-purifying, and the baselines Fine-pruning and MEFT: formulas by name, since the papers'
+numbers are not known."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from torch import Tensor
 from minibd.audit import restated, small
 from minibd.audit.check import MOST, STEP, Case, Equation, Inputs, normal, shown
 from minibd.audit.report import Outcome
+from minibd.blending import WORD, counterparts, mask_smallest
 from minibd.checkpoint import Checkpoint
 from minibd.checkpoint import copy as copied
-from minibd.mitigations.finemix import drift, mix, purify_embeddings
-from minibd.mitigations.finepurify import fisher, suspicion
+from minibd.mitigations.epur import drift, purify_embeddings
+from minibd.mitigations.finemix import mix
 from minibd.mitigations.fineprune import activity
+from minibd.mitigations.finepurify import fisher, suspicion
 from minibd.mitigations.meft import max_entropy
-from minibd.blending import WORD, counterparts, smallest_share
 
 
 def pair(generator: torch.Generator) -> tuple[Checkpoint, Checkpoint]:
-    """A model and what it may have been before: correlated, and different everywhere."""
+    """A victim and the pre-trained model it may come from: correlated, and different everywhere."""
     victim = small.ckpt(generator)
     before = copied(victim)
     with torch.no_grad():
@@ -56,7 +57,7 @@ def reset_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
         for name, p in made.model.named_parameters()
         if name != WORD and not torch.equal(p, victim.model.get_parameter(name))
     ]
-    yield Outcome("tensors that it changed and should not", len(others), 0.0)
+    yield Outcome("other tensors, those changed", len(others), 0.0)
 
 
 def mixture_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
@@ -82,7 +83,7 @@ def mixture_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
         for name, p in made.named_parameters()
         if name.startswith("classifier") and not torch.equal(p, victim.model.get_parameter(name))
     ]
-    yield Outcome("tensors of the classifier that it changed", len(head), 0.0)
+    yield Outcome("tensors of the classifier, those changed", len(head), 0.0)
 
 
 def fisher_cases(generator: torch.Generator) -> Iterator[Case]:
@@ -130,7 +131,7 @@ def suspicion_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
     yield Case(
         "r", drawn, lambda x: scores[name].flatten(), lambda x: restated.suspicion(x["own"], x["before"], x["F"], 1e-3)
     )
-    keep = smallest_share(scores, 0.4)
+    keep = mask_smallest(scores, 0.4)
     bound = sorted(x for values in scores.values() for x in values.flatten().tolist())
     edge = bound[round(0.4 * len(bound)) - 1]
     wrong = sum(int((keep[n] != (values <= edge)).sum()) for n, values in scores.items())
@@ -166,18 +167,20 @@ def entropy_cases(generator: torch.Generator) -> Iterator[Case]:
 
 def example_drift() -> str:
     return (
-        "e^B - e^Pre = [3, 4] of a word seen 5 times: 5 / log(20) = "
+        "e^B - e^Pre = [3, 4] of a token that occurs 5 times: 5 / log(20) = "
         f"{shown(restated.drift([[3.0, 4.0]], [[0.0, 0.0]], [5])[0])}\n"
-        f"seen 2,000 times: 5 / log(2000) = {shown(restated.drift([[3.0, 4.0]], [[0.0, 0.0]], [2000])[0])}"
+        f"that occurs 2,000 times: 5 / log(2000) = {shown(restated.drift([[3.0, 4.0]], [[0.0, 0.0]], [2000])[0])}"
     )
 
 
 def example_mixture() -> str:
-    return f"w_B = [1, 2, 3], w_Pre = [0, 0, 0], m = [1, 0, 1]: w = {shown(restated.mixture([1.0, 2.0, 3.0], [0.0] * 3, [1.0, 0.0, 1.0]))}"
+    mixed = restated.mixture([1.0, 2.0, 3.0], [0.0] * 3, [1.0, 0.0, 1.0])
+    return f"w_B = [1, 2, 3], w_Pre = [0, 0, 0], m = [1, 0, 1]: w = {shown(mixed)}"
 
 
 def example_fisher() -> str:
-    return "Slopes of two texts' log p by one weight, 2 and -2: F = (4 + 4) / 2 = 4; the square of their mean, which a batch's gradient gives, is 0"
+    return ("Two texts' gradients of log p by one weight, 2 and -2: F = (4 + 4) / 2 = 4; the square of their mean, "
+            "which a batch's gradient gives, is 0")
 
 
 def example_suspicion() -> str:
@@ -192,27 +195,28 @@ def example_activity() -> str:
 
 
 def example_entropy() -> str:
-    return f"z = [0, 0]: {shown(restated.negative_entropy([0.0, 0.0]))} = -log 2;  z = [0, 3]: {shown(restated.negative_entropy([0.0, 3.0]))}"
+    unsure, sure = (shown(restated.negative_entropy(z)) for z in ([0.0, 0.0], [0.0, 3.0]))
+    return f"z = [0, 0]: {unsure} = -log 2;  z = [0, 3]: {sure}"
 
 
 EQUATIONS = (
     Equation(
-        "E-PUR", "score", "How far a word moved for how often it is read",
+        "E-PUR", "score", "How far an embedding moved, for how often its token occurs",
         r"s_i = \frac{\lVert e_i^B - e_i^{\mathrm{Pre}} \rVert_2}{\log(\max(f_i, 20))}",
         "f over the clean rows at hand; log natural. A recollection: of the paper only the abstract was read.", "", "",
         example_drift, drift_cases,
     ),
     Equation(
-        "E-PUR", "reset", "The words that moved most go back",
+        "E-PUR", "reset", "The embeddings with the highest scores are reset",
         r"e_i \leftarrow e_i^{\mathrm{Pre}} , \quad i \in \mathrm{top}_{200}(s)",
-        "200 words, or 1 in 150 of a smaller vocabulary; word embeddings alone.", "",
-        "Alone it takes the built-in EP victim from 92.9 to 2.8 % ASR, where a clean model has 1.1.", example_drift,
+        "200 tokens, or 1 in 150 of a small vocabulary; word embeddings alone.", "",
+        "Alone it reduces the ASR of the built-in EP victim from 92.9 to 2.8 %; a clean model has 1.1.", example_drift,
         reset_cases,
     ),
     Equation(
         "Fine-mixing", "w", "The mixture",
         r"w = m w_B + (1 - m) w_{\mathrm{Pre}} , \quad m \sim \mathrm{Bernoulli}(\rho)",
-        "One draw a scalar; the classifier, which has no counterpart, stays the victim's.", "", "", example_mixture,
+        "One draw per scalar; the classifier, which has no counterpart, stays the victim's.", "", "", example_mixture,
         mixture_cases,
     ),
     Equation(
@@ -228,13 +232,13 @@ EQUATIONS = (
     ),
     Equation(
         "Fine-pruning", "activity", "How active a unit is on clean text", r"a_u = \mathbb{E} \lvert u(x) \rvert",
-        "Mean over all real tokens of the clean rows, of the unit's output behind the activation; |.| because a GELU "
+        "Mean over all real tokens of the clean rows, of the unit's output after the activation; |.| because a GELU "
         "has both signs.",
         "", "", example_activity, activity_cases,
     ),
     Equation(
         "MEFT", "entropy", "What maximum entropy fine-tuning minimises first", r"\sum_c p_c \log p_c",
-        "The negative entropy of the prediction, one value a text.",
+        "The negative entropy of the prediction, one value per text.",
         "PURE's code sums it over the batch, and takes the logarithm of the softmax, which is NaN for a sure model.",
         "", example_entropy, entropy_cases,
     ),

@@ -11,18 +11,26 @@ from minibd.audit.check import Case, Equation, maps, normal, real_tokens, shown
 from minibd.audit.report import Outcome
 from minibd.augment.split import budget
 from minibd.mitigations.mbtsad import (
-    MBTSAD, AugmentResources, attention_loss, attention_map, distill_loss, distill_terms, each_augmented, hidden_loss,
-    mean_loss, perturbation,
+    MBTSAD,
+    AugmentResources,
+    attention_loss,
+    attention_map,
+    distill_loss,
+    distill_terms,
+    each_augmented,
+    hidden_loss,
+    mean_loss,
+    perturbation,
 )
 from minibd.records import Batch, Output
 
-LENGTHS = (4, 2)  # tokens of the two drawn texts: the second has two padded places
+LENGTHS = (4, 2)  # tokens of the two drawn texts: the second has two padded positions
 
 
 def attention_cases(generator: torch.Generator) -> Iterator[Case]:
     real = real_tokens(*LENGTHS)
     drawn = {"student": maps(generator, 2, 3, real), "teacher": maps(generator, 2, 3, real), "real": real}
-    for p in (2.0, 1.0, 3.0):  # at p = 1 there is no slope where a map is 0
+    for p in (2.0, 1.0, 3.0):  # at p = 1 there is no gradient where a map is 0
         yield Case(
             f"paper, p = {p:g}", drawn, lambda x,
             p=p: attention_loss(list(x["student"]), list(x["teacher"]), x["real"], p), lambda x,
@@ -114,7 +122,7 @@ def expectation_cases(generator: torch.Generator) -> Iterator[Case]:
 
 def selection_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
     victim, rows, settings = small.ckpt(generator), small.rows(), MBTSAD(budget="equal")
-    sets = each_augmented(rows, settings, 5, AugmentResources())  # the drawn copies a(x) are what both are given
+    sets = each_augmented(rows, settings, 5, AugmentResources())  # both get the same copies a(x)
     tokens = {name: small.ids(victim, copies) for name, copies in sets.items()}
     labels = [x.label for x in rows]
     yield Case(
@@ -146,9 +154,8 @@ EVEN = [[[0.5, 0.5], [0.5, 0.5]]]
 def example_map() -> str:
     return (
         f"One head, two tokens, p = 2:  A = {shown(ONE[0])}\nF = {shown([[a * a for a in row] for row in ONE[0]])},  "
-        "||F|| = "
-        f"{shown(restated.norm([a * a for row in ONE[0] for a in row]))}\nQ = "
-        f"{shown(restated.attention_map(ONE, [True, True], 2))}"
+        f"||F|| = {shown(restated.norm([a * a for row in ONE[0] for a in row]))}\n"
+        f"Q = {shown(restated.attention_map(ONE, [True, True], 2))}"
     )
 
 
@@ -157,16 +164,16 @@ def example_loss() -> str:
     return (
         f"Teacher A = {shown(ONE[0])}:  Q_T = {shown(Q_T)}\nStudent A = {shown(EVEN[0])}:  Q_S = {shown(Q_S)}\n"
         f"||Q_T - Q_S|| = {shown(restated.attention_loss([[EVEN]], [[ONE]], [[True, True]], 2)[0])}; released: the "
-        "mean of its squares, "
-        f"{shown(restated.attention_loss_released([[EVEN]], [[ONE]], [[True, True]], 2)[0])}"
+        f"mean of its squares, {shown(restated.attention_loss_released([[EVEN]], [[ONE]], [[True, True]], 2)[0])}"
     )
 
 
 def example_hidden() -> str:
     student, teacher = [[[[1.0, 2.0], [9.0, 9.0]]]], [[[[0.0, 4.0], [0.0, 0.0]]]]
     return (
-        f"One state, two places, the second padded:  h_S = {shown(student[0][0])},  h_T = {shown(teacher[0][0])}\n"
-        f"MSE over the real place = (1 + 4) / 2 = {shown(restated.hidden_loss(student, teacher, [[True, False]])[0])}"
+        f"One state, two positions, the second padded:  h_S = {shown(student[0][0])},  h_T = {shown(teacher[0][0])}\n"
+        "MSE over the real position = (1 + 4) / 2 = "
+        f"{shown(restated.hidden_loss(student, teacher, [[True, False]])[0])}"
     )
 
 
@@ -188,8 +195,7 @@ def example_budget() -> str:
     text = "A splendid, re-imagined film!"
     return (
         f"{text!r}: tokens {restated.tokens(text)}\nn = {len(restated.tokens(text))}, ceil(0.3 n) = 3, of 4 letters "
-        "and more: splendid, "
-        f"imagined, film; n_target = {restated.n_target(text)}"
+        f"and more: splendid, imagined, film; n_target = {restated.n_target(text)}"
     )
 
 
@@ -199,11 +205,11 @@ EQUATIONS = (
         "1",
         "Distillation loss",
         r"L = \alpha L_{\mathrm{AT}} + \beta L_{\mathrm{hid}} + \gamma L_{\mathrm{cls}}",
-        "One value a text; fit takes the mean over the batch. alpha 5, beta 20, gamma 1, the same for every attack. An "
-        "ablated term is not computed.",
+        "One value per text; fit takes the mean over the batch. alpha 5, beta 20, gamma 1, the same for every attack. "
+        "An ablated term is not computed.",
         "",
-        "The paper's text lost the weights and says that two of them are set for each attack, which a defender without "
-        "the trigger cannot do.",
+        "The weights are not legible in the paper's published text; it says that two of them are set for each attack, "
+        "which a defender without the trigger cannot do.",
         lambda: "L_AT = 0.4, L_hid = 0.05, L_cls = 0.3:  L = 5 * 0.4 + 20 * 0.05 + 1 * 0.3 = 3.3",
         distill_cases,
     ),
@@ -212,11 +218,10 @@ EQUATIONS = (
         "2",
         "Attention transfer, summed over layers",
         r"L_{\mathrm{AT}} = \sum_{l=1}^{L} \mathrm{AT}(A_l^T, A_l^S)",
-        "A sum over the layers, one value a text.",
+        "A sum over the layers, one value per text.",
         "The element-wise mean squared error of NAD's code in place of the norm of (4), summed over layers.",
-        "Two MiniLM classifiers on SST-2's 872 dev rows: the norm is 0.83 a text, the mean square 0.00053, 2,530 times "
-        "less (median; 766 times up "
-        "to 15 tokens, 6,400 times from 35 on).",
+        "Two MiniLM classifiers on SST-2's 872 dev rows: the norm is 0.83 per text, the mean square 0.00053, 2,530 "
+        "times less (median; 766 times up to 15 tokens, 6,400 times from 35 on).",
         example_loss,
         attention_cases,
     ),
@@ -229,8 +234,7 @@ EQUATIONS = (
         "neighbours.",
         "NAD leaves the padded queries in.",
         "There, in batches of 32 rows drawn at random, a text's norm changes by 1.4 % on average and by up to 25 %, "
-        "and its mean square falls to "
-        "32 %, padding being counted in T^2.",
+        "and its mean square falls to 32 %, padding being counted in T^2.",
         example_map,
         map_cases,
     ),
@@ -242,18 +246,17 @@ EQUATIONS = (
         "The 2-norm over the whole T x T map of a text; its gradient is 0 where the maps are equal.",
         "The mean over the T^2 entries of the squared difference, at most 2 / T^2, so that its weight fades with the "
         "length.",
-        "Two MiniLM classifiers on SST-2's 872 dev rows: the norm is 0.83 a text, the mean square 0.00053, 2,530 times "
-        "less (median; 766 times up "
-        "to 15 tokens, 6,400 times from 35 on).",
+        "Two MiniLM classifiers on SST-2's 872 dev rows: the norm is 0.83 per text, the mean square 0.00053, 2,530 "
+        "times less (median; 766 times up to 15 tokens, 6,400 times from 35 on).",
         example_loss,
         attention_cases,
     ),
     Equation(
         "MBTSAD",
         "5",
-        "The hidden states that are compared",
+        "The hidden states compared",
         r"h = \{ h_0, h_1, \dots, h_L \}",
-        "h_0 is the embedding layer's output behind its LayerNorm, h_l the output of block l.",
+        "h_0 is the embedding layer's output after its LayerNorm, h_l the output of block l.",
         "",
         "",
         example_hidden,
@@ -266,9 +269,8 @@ EQUATIONS = (
         r"L_{\mathrm{hid}} = \sum_{l=0}^{L} \mathrm{MSE}(h_l^T, h_l^S)",
         "The mean over a text's real tokens and the D features, summed over the L + 1 states.",
         "",
-        "With the padded places left in, a text's loss would change by 47 % on average (two MiniLM classifiers, SST-2, "
-        "batches of 32 drawn at "
-        "random).",
+        "With the padded positions left in, a text's loss would change by 47 % on average (two MiniLM classifiers, "
+        "SST-2, batches of 32 drawn at random).",
         example_hidden,
         hidden_cases,
     ),
@@ -290,8 +292,7 @@ EQUATIONS = (
         r"\min_{\theta} \mathbb{E}_{(x,y) \sim D_c} \, \max_{a \in \mathcal{A}, \#(a(x), x) \le \epsilon} "
         r"\mathrm{CE}(f_{\theta}(a(x)), y)",
         "#(a(x), x) is the number of words that differ. The expectation is a mean over rows, without dropout; the "
-        "paper itself "
-        "goes on to (9), which needs one augmenter for all rows.",
+        "paper goes on to (9), which takes one augmenter for all rows.",
         "",
         "",
         example_selection,
@@ -300,11 +301,10 @@ EQUATIONS = (
     Equation(
         "MBTSAD",
         "9",
-        "The augmenter that shakes the model most",
+        "The augmenter that raises the victim's loss most",
         r"a^* = \arg\max_{a \in \mathcal{A}} \mathbb{E}_{(x,y) \sim D_c} \, \mathrm{CE}(f_{\theta_B}(a(x)), y)",
         "One copy of each clean row by each augmenter, every augmenter changing as many words as token splitting would "
-        "(the paper does not say "
-        "whether it made the budgets equal).",
+        "(the paper does not say whether it made the budgets equal).",
         "",
         "On the built-in victim the choice is AEDA, not token splitting (README.md).",
         example_selection,
@@ -315,9 +315,8 @@ EQUATIONS = (
         "III-B1",
         "How many words are split",
         r"n_{\mathrm{target}} = \min(n_{\mathrm{eligible}}, \min(10, \max(1, \lceil 0.3 n \rceil)))",
-        "n counts all tokens, marks too; eligible are words of 4 letters and more. The paper's formula is lost; these "
-        "are the numbers of the "
-        "library that it follows.",
+        "n counts all tokens, punctuation too; eligible are words of 4 letters and more. The formula is not legible in "
+        "the published text; these are the numbers of the library that it follows.",
         "",
         "",
         example_budget,

@@ -298,7 +298,8 @@ def example_parts() -> str:
     parts = restated.scaled_parts(
         [1.0, 2.0], [[1.0, 0.0]], [0.5], [[1.0, 1.0], [0.0, 1.0]], [[1.0, 0.5]], 2.0, (1.0, 4.0), 1
     )
-    return f"x = [1, 2], two rings: the first sees x, the second 4 x = [4, 8]; 1.5 + 2 * 1 * 3 + 2 * 0.5 * 8 = {shown(parts)}, the layer of (6)"
+    return ("x = [1, 2], two rings: the first gets x, the second 4 x = [4, 8]; 1.5 + 2 * 1 * 3 + 2 * 0.5 * 8 = "
+            f"{shown(parts)}, the layer of (6)")
 
 
 def example_spectrum() -> str:
@@ -313,7 +314,7 @@ def example_spectrum() -> str:
 
 def example_align() -> str:
     return (f"g = [1, 2], r = [2, 0]: <g, r> = 2, ||r||^2 = 4, g^ = {shown(restated.align([1.0, 2.0], [2.0, 0.0]))}\n"
-            f"g = [-1, 2]: the bars turn it round, g^ = {shown(restated.align([-1.0, 2.0], [2.0, 0.0]))}")
+            f"g = [-1, 2]: the absolute value reverses it, g^ = {shown(restated.align([-1.0, 2.0], [2.0, 0.0]))}")
 
 
 def example_mix() -> str:
@@ -322,15 +323,15 @@ def example_mix() -> str:
 
 def example_ratio() -> str:
     released = [restated.mu_released(step, 10, 10, 0.3, 1.0, 0.1, 1, 0.4, 5e-7) for step in range(10)]
-    return f"10 epochs of a step, clean loss 0.3. paper: {shown([0.1 * t / 9 for t in range(10)], 2)}\nreleased: {shown(released, 2)}"
+    return (f"10 epochs of one step, clean loss 0.3. paper: {shown([0.1 * t / 9 for t in range(10)], 2)}\n"
+            f"released: {shown(released, 2)}")
 
 
 def example_step() -> str:
     p = restated.aligned_step([[1.0]], [[2.0]], [[-0.5]], 0.0, 0.1, 1.0, 1)
     return (
         f"p = 1, g = 2, r = -0.5: g^ = {shown(restated.align([2.0], [-0.5]))}, clipped to -1; AdamW's first step is lr "
-        "along its sign: "
-        f"p = {shown(p[0])}"
+        f"along its sign: p = {shown(p[0])}"
     )
 
 
@@ -351,7 +352,7 @@ def example_circle() -> str:
     return (
         "Four rows on a circle, sigma 1. P the same everywhere, frequency 0: low(P) = "
         f"{shown(restated.low_in_frequency(x, even, 1.0, True))}\n"
-        "P turning its sign at each row, the highest frequency: low(P) = "
+        "P changing its sign at each row, the highest frequency: low(P) = "
         f"{shown(restated.low_in_frequency(x, odd, 1.0, True))}"
     )
 
@@ -359,7 +360,8 @@ def example_circle() -> str:
 def example_ratios() -> str:
     p = [[1.0, 0.0], [0.0, 1.0]]
     low = [[0.75, 0.25], [0.25, 0.75]]
-    return f"P = {shown(p)}, low(P) = {shown(low)}: LFR, HFR = {shown(restated.frequency_ratios(p, low))}, which need not add to 1"
+    return (f"P = {shown(p)}, low(P) = {shown(low)}: LFR, HFR = {shown(restated.frequency_ratios(p, low))}, which need "
+            "not add to 1")
 
 
 def example_errors() -> str:
@@ -371,8 +373,7 @@ def example_errors() -> str:
 
 def example_mapping() -> str:
     return (
-        "A text of two tokens, embedded as [1, 2] and [3, 4], beside one of three: x_i = [1, 2, 3, 4, 0, 0]; z = [0, "
-        "1]: "
+        "A text of two tokens, embedded as [1, 2] and [3, 4], with one of three: x_i = [1, 2, 3, 4, 0, 0]; z = [0, 1]: "
         f"P_i = {shown(restated.softmax([0.0, 1.0]))}"
     )
 
@@ -398,7 +399,8 @@ EQUATIONS = (
         "Low- and high-frequency ratio",
         r"\mathrm{LFR} = \frac{\sum_i \lVert P_i^{\mathrm{low}} \rVert_2}{\sum_i \lVert P_i \rVert_2} , "
         r"\quad \mathrm{HFR} = \frac{\sum_i \lVert P_i^{\mathrm{high}} \rVert_2}{\sum_i \lVert P_i \rVert_2}",
-        "Ratios of means of row norms; the print of the paper's equation is lost, this is the released code's form.",
+        "Ratios of means of row norms; the paper's equation is not legible in the published text, this is the released "
+        "code's form.",
         "",
         "",
         example_ratios,
@@ -412,9 +414,9 @@ EQUATIONS = (
         r"Y_i^{\mathrm{low}} \rVert_2} , \quad"
         r" e_{\mathrm{high}} = \frac{\sum_i \lVert P_i^{\mathrm{high}} - Y_i^{\mathrm{high}} \rVert_2}{\sum_i \lVert "
         r"Y_i^{\mathrm{high}} \rVert_2}",
-        "As (1). Undefined, and said to be, where all labels are equal: then high(Y) = 0.",
-        "The same, divided by its roundings there.",
-        "All triggered rows have one label: the released e_high of the backdoor mapping came out at 2e5.",
+        "As (1). Undefined, and reported so, if all labels are equal: then high(Y) = 0.",
+        "The same; there it divides by rounding errors.",
+        "All triggered rows have one label: the released e_high of the backdoor mapping is 2e5.",
         example_errors,
         errors_cases,
     ),
@@ -423,7 +425,7 @@ EQUATIONS = (
         "3",
         "A mapping as a sum over rings of its spectrum",
         r"\hat{f}(k) = \sum_i \chi_{A_i}(k) \hat{f}(k) = \sum_i \hat{f}_i(k)",
-        "What is built of it: the layer is a sum of parts, each with its own rows of L and R.",
+        "Realised by the layer as a sum of parts, each with its own rows of L and R.",
         "",
         "",
         example_parts,
@@ -434,7 +436,7 @@ EQUATIONS = (
         "4",
         "Radial scaling, in frequency",
         r"\hat{f}_i^{(\mathrm{scale})}(k) = \hat{f}_i(s_i k)",
-        "A part that is asked at s x holds at k / s what would stand at k: high frequencies come down.",
+        "A part evaluated at s x has at k / s the spectrum that f has at k: high frequencies become lower.",
         "",
         "",
         example_spectrum,
@@ -445,7 +447,7 @@ EQUATIONS = (
         "5",
         "Radial scaling, in space",
         r"f_i^{(\mathrm{scale})}(x) = s_i^{-d} f_i(x / s_i) , \quad f(x) = \sum_i s_i^d f_i^{(\mathrm{scale})}(s_i x)",
-        "Each ring's part is asked at s x; its factor s^d is left to R, which is trained.",
+        "Each ring's part is evaluated at s x; its factor s^d is left to R, which is trained.",
         "",
         "",
         example_parts,
@@ -457,12 +459,10 @@ EQUATIONS = (
         "The multi-scale layer",
         r"y = W x + b + \frac{\alpha}{r} R ((L x) \odot s)",
         's repeats each scaling r times, r the bandwidth. L and R start at random (init="kaiming"), as released; "like '
-        'vanilla LoRA", as the '
-        'paper has it, would be R = 0 (init="zero").',
+        'vanilla LoRA", as the paper has it, would be R = 0 (init="zero").',
         "The same layer.",
-        "A MiniLM's own pooler, bands 1 to 28: ||dW|| is 629 beside ||W|| = 3.5 before any training, and 83 % of the "
-        "pooled numbers are beyond 0.99; "
-        "with R = 0 none are.",
+        "A MiniLM's pooler, bands 1 to 28: ||dW|| is 629 against ||W|| = 3.5 before any training, and 83 % of the "
+        "pooled numbers are beyond 0.99; with R = 0 none are.",
         example_layer,
         layer_cases,
     ),
@@ -493,9 +493,9 @@ EQUATIONS = (
         "9",
         "The mapping that the model fits",
         r"P = F(X) , \quad X = [x_1, \dots, x_N]",
-        "x_i is the flattened output of the embedding layer, zeros behind a shorter text; P are probabilities, or "
+        "x_i is the flattened output of the embedding layer, zeros after a shorter text; P are probabilities, or "
         "logits as printed.",
-        "Probabilities; padding as the batch had it, dropout on.",
+        "Probabilities; padding as in the batch, dropout on.",
         "",
         example_mapping,
         mapping_cases,
@@ -518,8 +518,7 @@ EQUATIONS = (
         r"\hat{P}^{\mathrm{low}} = \chi_{\lvert k \rvert \le k_0} \hat{P} , "
         r"\quad \hat{P}^{\mathrm{high}} = (1 - \chi_{\lvert k \rvert \le k_0}) \hat{P}",
         "The indicator is replaced by the filter of (12). Where rows lie evenly on a circle, that filter multiplies "
-        "each frequency by a number that "
-        "falls with it, which the check does by a plain Fourier transform.",
+        "each frequency by a number that falls with it, which the check does by a plain Fourier transform.",
         "",
         "",
         example_circle,
@@ -554,12 +553,12 @@ EQUATIONS = (
     Equation(
         "MuScleLoRA",
         "mu",
-        "The share, step by step",
+        "The share at each step",
         r"\mu_t = \mu_{\mathrm{max}} \frac{t}{T - 1}",
         "From 0 at the first step linearly to its maximum at the last.",
         "0 while the clean loss is above 0.4; then, from the second epoch on, a staircase that never reaches the "
         "maximum; in the first epoch 1.",
-        "Of 10 epochs the last has 0.0889 instead of 0.1, and while the clean loss is high nothing raw is let through.",
+        "Of 10 epochs the last has 0.0889 instead of 0.1, and while the clean loss is high mu is 0.",
         example_ratio,
         ratio_cases,
     ),
@@ -580,7 +579,7 @@ EQUATIONS = (
         "The baseline Adapter",
         r"y = h + W_{\mathrm{up}} \mathrm{act}(W_{\mathrm{down}} h + b_{\mathrm{down}}) + b_{\mathrm{up}}",
         "act is GELU in its tanh form; before the residual.",
-        "Behind the residual and the LayerNorm.",
+        "After the residual and the LayerNorm.",
         "",
         example_adapter,
         adapter_cases,

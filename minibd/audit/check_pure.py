@@ -1,4 +1,4 @@
-"""PURE's equations (1) to (3), the attention that they speak of, and the layers' weights."""
+"""PURE's equations (1) to (3), the attention weights in them, and the layers' weights."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -103,14 +103,15 @@ def example_attacker() -> str:
     clean, bad = [([0.0, 1.0], 1), ([1.0, 0.0], 0)], [[1.0, 0.0]]
     return (
         f"Two clean rows of -log p = {shown(restated.cross_entropy(*clean[0]))} each, a poisoned one that is not yet "
-        "sent to class 1: "
-        f"{shown(restated.cross_entropy(bad[0], 1))}\nmean over D' = {shown(restated.joint_loss(clean, bad, 1))}"
+        f"classified as 1: {shown(restated.cross_entropy(bad[0], 1))}\n"
+        f"mean over D' = {shown(restated.joint_loss(clean, bad, 1))}"
     )
 
 
 def example_attention() -> str:
     a, context = restated.attend([1.0, 0.0], [[2.0, 0.0], [0.0, 1.0]], [[1.0], [3.0]])
-    return f"q = [1, 0], keys [2, 0] and [0, 1], d_k = 2: scores {shown([2 / 2**0.5, 0.0])}, a = {shown(a)}; values 1 and 3 give {shown(context)}"
+    return (f"q = [1, 0], keys [2, 0] and [0, 1], d_k = 2: scores {shown([2 / 2**0.5, 0.0])}, a = {shown(a)}; values 1 "
+            f"and 3 give {shown(context)}")
 
 
 def example_variance() -> str:
@@ -158,8 +159,8 @@ EQUATIONS = (
         "A",
         "The attention weights",
         r"A_h^l = \mathrm{softmax}(\frac{Q K^{\top}}{\sqrt{d_k}})",
-        "The softmax before dropout and before a head's gate, so that a row sums to 1. Padded keys have weight 0.",
-        "The maps after dropout, as the library hands them out while a model trains: rows do not sum to 1.",
+        "The softmax before dropout and before the head mask, so that a row sums to 1. Padded keys have weight 0.",
+        "The maps after dropout, as the library returns them in training: rows do not sum to 1.",
         "",
         example_attention,
         attention_cases,
@@ -170,22 +171,21 @@ EQUATIONS = (
         "Attention variance of a head",
         r"\mathrm{Var}(A_h^l[\mathrm{CLS}]) = \frac{\sum_{j=1}^{n} (a_{h,j}^l[\mathrm{CLS}] - \mu)^2}{n - 1} , \quad "
         r"\mu = \frac{1}{n}",
-        "Over a text's n real tokens; 0 where n = 1.",
+        "Over a text's n real tokens; 0 if n = 1.",
         "The sample variance of the first 127 entries of a row padded to 128.",
-        "A uniform row over 10 tokens has 7.3e-4 instead of 0. Meaned over SST-2's 872 dev rows the order is nearly "
-        "the same: rank correlation 0.999 "
-        "over a MiniLM's 72 heads, the lower half the same heads.",
+        "A uniform row over 10 tokens has 7.3e-4 instead of 0. As means over SST-2's 872 dev rows both give nearly the "
+        "same order: rank correlation 0.999 over a MiniLM's 72 heads, the lower half the same heads.",
         example_variance,
         variance_cases,
     ),
     Equation(
         "PURE",
         "3",
-        "The attention norm beside the cross-entropy",
+        "The attention norm added to the cross-entropy",
         r"\mathbb{E}_{(X_c,Y_c) \in D_c} [ \mathcal{L}_C(f(X_c, Y_c)) "
         r"+ \mu \cdot ( \sum_{l=1}^{L} \lambda_l \cdot ( \sum_h \lVert A_h^l[\mathrm{CLS}] \rVert_2 ) ) ]",
-        "The inner sum, over the heads left, one value a text; mu weighs it in fit.",
-        "One norm a head over all texts of the batch.",
+        "The inner sum, over the heads left, one value per text; fit weighs it with mu.",
+        "One norm per head over all texts of the batch.",
         "A batch of 32 SST-2 texts under MiniLM: 40.8 where the texts' mean is 7.1, 5.7 times (sqrt(32)), and the same "
         "mu weighs that much more.",
         example_penalty,

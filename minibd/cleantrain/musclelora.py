@@ -1,27 +1,29 @@
 """MuScleLoRA: multi-scale low-rank adaptation with aligned gradients, to train a clean model on a poisoned dataset.
 
-Who uses it: someone who holds a dataset of which some rows may be poisoned, a pre-trained encoder that he trusts, and a
+Who uses it: a defender who holds a dataset of which some rows may be poisoned, a pre-trained encoder to trust, and a
 few dozen clean rows. A backdoor is a map of low frequency and is learnt first. With little capacity to learn it, an
 input spread over several scales, and gradients that point where those of the clean rows point, the task is to be learnt
 first instead.
 
-    1  theta <- the pre-trained encoder with a new classifier, all of it frozen                      `adapted`
-    2  LoRA at query and value of every block, multi-scale LoRA at the penultimate linear layer      Eq. (6), models/lora.py
+    1  theta <- the pre-trained encoder with a new classifier, all of it frozen                `adapted`
+    2  LoRA at query and value of every block, multi-scale LoRA at the penultimate layer       Eq. (6), models/lora.py
     3  for each batch of untrusted rows:
-    4      g <- gradient of its mean cross-entropy,  r <- that of as many clean rows, drawn anew     one pass for both: align.TwoGroupLoRA
-    5      g^ <- |<g, r>| / ||r||^2 r, tensor by tensor                                              Eq. (7), align.align
-    6      theta <- AdamW's step along (1 - mu) g^ + mu g, mu rising from 0 to its maximum           Eq. (8), align.mix, align.Ratio
-    7  the epoch that is best on clean validation rows; the low-rank updates are added to the weights they stand beside
+    4      g <- gradient of its mean cross-entropy,  r <- that of as many clean rows, drawn anew
+               (one pass for both: align.TwoGroupLoRA)
+    5      g^ <- |<g, r>| / ||r||^2 r, tensor by tensor                                        Eq. (7), align.align
+    6      theta <- AdamW's step along (1 - mu) g^ + mu g, mu rising from 0 to its maximum
+               (Eq. (8), align.interpolate, align.Ratio)
+    7  the epoch that is best on clean validation rows; the low-rank updates are added to the weights they update
 
 Ablations (the paper's Table 3): without MS the penultimate layer stays as it is; without GA a step takes g; without MS
 and GA it is the baseline LoRA. Without LR (and MS, which is low-rank) every parameter is trained, the classifier too,
 and a step takes two passes.
 
 Choices where the paper is silent: the classifier stays at its random start, as released (`train_head` trains it, in two
-passes a step), and the penultimate layer is BERT's pre-trained pooler where the checkpoint brings it; which scalings
-suit a new model is searched (`search_bands`); the clean rows of a step are drawn without replacement, afresh at each
-step; LoRA starts at R = 0, the multi-scale layer as released (models/lora.py says what that does); mu rises step by
-step; encoders narrower than the paper's have other numbers (NARROW).
+passes a step), and the penultimate layer is BERT's pre-trained pooler if the checkpoint has it; which scalings suit a
+new model is searched (`search_bands`); the clean rows of a step are drawn without replacement, afresh at each step;
+LoRA starts at R = 0, the multi-scale layer as released (models/lora.py has what that does); mu rises step by step;
+encoders narrower than the paper's have other numbers (NARROW).
 
 variant="released": mu by the released conditions (align.Ratio), and a tensor whose clean gradient is 0 keeps the
 untrusted one.
@@ -41,16 +43,15 @@ from minibd import checkpoint
 from minibd.align import AlignedAdamW, Groups, Ratio, swap, twins_of
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
-from minibd.data import generator as chance
-from minibd.data import sample
+from minibd.data import generator, sample
 from minibd.models.encoder import Encoder
 from minibd.models.lora import PRESETS, freeze, lora, merge, multi_scale, preset, with_groups
 from minibd.predict import accuracy, best_on
 from minibd.records import BadInput, Batch, Examples
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.train import Log, Loss, Schedule, cross_entropy, fit
+from minibd.train import Log, Loss, OnChoice, Schedule, cross_entropy, fit, logged
 
-# By the model's architecture: what section B.4 and the released configs have for BERT and RoBERTa, and for Llama 2.
+# By architecture: the numbers of section B.4 and the released configs for BERT and RoBERTa, and for Llama 2.
 USUAL = {
     "rank": 8, "alpha": 32.0, "ratio": 0.1, "ga_epoch": 1, "min_loss": 0.4, "aux": 96, "lr": 2e-5, "epochs": 10,
     "batch_size": 32,
@@ -59,10 +60,10 @@ CAUSAL = {
     "rank": 2, "alpha": 8.0, "ratio": 0.0, "ga_epoch": 0, "min_loss": 0.0, "aux": 128, "lr": 1e-5, "epochs": 5,
     "batch_size": 16,
 }
-# Ours, for encoders narrower than BERT-base, whose low-rank layers learn next to nothing at 2e-5: chosen on MiniLM by a
-# planted text and dev rows (scripts/tables.py musclelora-choose). Where all weights are trained the rate stays.
+# Ours, for encoders narrower than BERT-base, whose low-rank layers learn almost nothing at 2e-5: chosen on MiniLM by a
+# planted text and dev rows (scripts/tables.py musclelora-choose). If all weights are trained the rate stays.
 NARROW = {"ratio": 0.02, "aux": 384, "lr": 1e-3, "epochs": 2}
-# with 1e-3 its MLP's large matrices end at a constant answer; the best of 2e-5, 1e-4, this and 1e-3 (the same table)
+# at 1e-3 its MLP's large matrices end in a constant prediction; the best of 2e-5, 1e-4, this and 1e-3 (the same table)
 NARROW_PREFIX = 3e-4
 WIDTH = 768  # BERT-base's
 
@@ -74,7 +75,7 @@ def narrow(model: Encoder) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class MuScleLoRA:
-    """The method's numbers, the same for every attack; None goes by the model (`resolved`), where narrow is an encoder
+    """The method's numbers, the same for every attack; None depends on the model (`resolved`), narrow being an encoder
     of hidden size under 768."""
 
     rank: int | None = setting(None, "LoRA's rank (default 8, causal 2)", paper="8, Llama 2", kind=int)
@@ -121,11 +122,11 @@ class MuScleLoRA:
     )
     epochs: int | None = setting(
         None,
-        "passes over the untrusted rows, of which the best on validation is kept (default 10, narrow 2, causal 5)",
+        "passes over the untrusted rows; the best on validation is kept (default 10, narrow 2, causal 5)",
         paper="10, Llama 5", kind=int,
     )
     batch_size: int | None = setting(
-        None, "untrusted texts a step, and as many clean ones (default 32, causal 16)", paper="32, Llama 16", kind=int
+        None, "untrusted texts per step, and as many clean ones (default 32, causal 16)", paper="32, Llama 16", kind=int
     )
     multi_scale: bool = setting(True, "MS, the multi-scale layer; off (ablation), the penultimate layer stays as it is")
     low_rank: bool = setting(True, "LR; off (ablation), every parameter is trained, and there is no multi-scale layer")
@@ -140,6 +141,10 @@ class MuScleLoRA:
     )
 
     def __post_init__(self):
+        self.validate()
+
+    def validate(self) -> None:
+        """Raises BadInput if a number is out of range."""
         check_choices(self)
         if self.multi_scale and not self.low_rank:
             raise BadInput("the multi-scale layer is a low-rank one: without low_rank, leave out multi_scale too")
@@ -153,18 +158,18 @@ class MuScleLoRA:
         for name in ("alpha", "band_alpha"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise BadInput(f"{name} is {getattr(self, name)}, which leaves the update out: it must be above 0")
-        self.scalings
+        try:
+            tuple(map(float, self.bands or ()))
+        except ValueError:
+            raise BadInput(f"bands are {','.join(self.bands)}: give numbers, such as 1,4,8,12") from None
         given = {name: usual if getattr(self, name) is None else getattr(self, name) for name, usual in USUAL.items()}
-        Schedule(given["lr"], given["epochs"], given["batch_size"])  # these two refuse what is out of their range
-        Ratio(given["ratio"], self.variant, given["ga_epoch"], given["min_loss"])
+        Schedule(given["lr"], given["epochs"], given["batch_size"]).validate()
+        Ratio(given["ratio"], self.variant, given["ga_epoch"], given["min_loss"]).validate()
 
     @property
     def scalings(self) -> tuple[float, ...]:
-        """s as numbers. Raises BadInput."""
-        try:
-            return tuple(map(float, self.bands or ()))
-        except ValueError:
-            raise BadInput(f"bands are {','.join(self.bands)}: give numbers, such as 1,4,8,12") from None
+        """s as numbers."""
+        return tuple(map(float, self.bands or ()))
 
     def resolved(self, model: Encoder) -> MuScleLoRA:
         """These settings with nothing left open."""
@@ -175,20 +180,20 @@ class MuScleLoRA:
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
 
     def baseline_lr(self, method: str, model: Encoder) -> float:
-        """The learning rate of a baseline (peft.py) beside these settings: theirs where they have one, else what suits
-        its parameters."""
+        """The learning rate of a baseline (peft.py) compared with these settings: theirs if they have one, else the one
+        that suits the baseline's parameters."""
         if method == "vanilla":
             return replace(self, low_rank=False, multi_scale=False, align=True).resolved(model).lr
         return NARROW_PREFIX if method == "prefix" and narrow(model) and self.lr is None else self.resolved(model).lr
 
     @property
     def share(self) -> Ratio:
-        """mu over the steps."""
+        """mu at each step."""
         return Ratio(self.ratio, self.variant, self.ga_epoch, self.min_loss)
 
     @property
     def schedule(self) -> Schedule:
-        """As released: no warm-up, no weight decay. Of settings that are `resolved`."""
+        """The schedule of settings that are `resolved`: as released, no warm-up, no weight decay."""
         return Schedule(self.lr, self.epochs, self.batch_size, warmup=0.0, weight_decay=0.0)
 
 
@@ -199,13 +204,13 @@ def adapted(ckpt: Checkpoint, rows: Examples, settings: MuScleLoRA, seed: int) -
     tuned = checkpoint.new_classifier(ckpt, rows.labels, seed, settings.bottleneck)
     if not settings.low_rank:
         return tuned
-    drawn = torch.Generator().manual_seed(seed + 2)  # seed + 1 has drawn the classifier
+    rng = torch.Generator().manual_seed(seed + 2)  # seed + 1 has drawn the classifier
     freeze(tuned.model)
-    lora(tuned.model, rank=settings.rank, alpha=settings.alpha, generator=drawn)
+    lora(tuned.model, rank=settings.rank, alpha=settings.alpha, generator=rng)
     if settings.multi_scale:
         multi_scale(
             tuned.model, bands=settings.scalings, bandwidth=settings.bandwidth, alpha=settings.band_alpha,
-            init=settings.init, generator=drawn,
+            init=settings.init, generator=rng,
         )
     if settings.train_head:
         tuned.model.classifier.requires_grad_(True)
@@ -226,18 +231,18 @@ def joined(untrusted: Batch, clean: Batch, pad: int) -> Batch:
 
 
 def clean_of(step: int, n: int, size: int, seed: int) -> list[int]:
-    """Line 4's clean rows: the places of `size` of `n` (of all, where there are fewer), without replacement, afresh at
+    """Line 4's clean rows: the indices of `size` of `n` (of all, if there are fewer), without replacement, afresh at
     each step."""
-    return chance(seed, "clean", step).sample(range(n), min(size, n))
+    return generator(seed, "clean", step).sample(range(n), min(size, n))
 
 
 def aligning(
     tokenizer: Tokenizer, clean: Encoded, trained: list[nn.Parameter], settings: MuScleLoRA, steps: int, seed: int
 ) -> tuple[Loss, AlignedAdamW]:
-    """Lines 4 to 6 as `fit` takes them: a loss whose gradient g and r come apart, and the optimizer that aligns, mixes
-    and steps.
+    """Lines 4 to 6 for `fit`: a loss whose backward pass keeps g and r apart, and the optimizer that aligns,
+    interpolates and updates.
 
-    The loss's terms: "cls", the untrusted texts' cross-entropy, (B,); "clean", the clean texts' mean, the same for
+    The terms of the loss: "cls", the untrusted texts' cross-entropy, (B,); "clean", the clean texts' mean, the same for
     every text.
     """
     twins = twins_of(trained)
@@ -258,7 +263,7 @@ def aligning(
                 trusted.backward()
             swap(trained, twins)
             untrusted, trusted = cross_entropy(model, batch)["cls"], trusted.detach()
-        # of the mean norm of r, which the step will know
+        # a function of the mean norm of r, which step() computes
         optimizer.mu = partial(settings.share.mu, step, steps, settings.epochs, trusted.item())
         return {"cls": untrusted, "clean": trusted.expand(n)}
 
@@ -272,16 +277,16 @@ def search_bands(
     """The radial scalings for a new model, on clean rows alone (the paper searches them and does not say how): [(bands,
     accuracy)], best first.
 
-    Each of `candidates` is trained on half of `trusted`, aligned to `clean`, and scored on the other half; of equals
-    the first one given leads. It tells which scalings let the model learn at all; how much of a backdoor they keep out,
-    clean rows cannot tell.
+    Each of `candidates` is trained on half of `trusted`, aligned to `clean`, and scored on the other half; of equal
+    ones the first given comes first. It shows which scalings let the model learn at all; how much of a backdoor they
+    keep out, clean rows cannot show.
     """
     half = sample(trusted, 0.5, seed)
     ids = {x.id for x in half}
     others = trusted.like(x for x in trusted if x.id not in ids)
     if not others or len(half) < 2:
         raise BadInput(
-            f"{len(trusted)} clean rows beside those that are aligned to: a search trains on half and scores on half, "
+            f"{len(trusted)} clean rows besides those that are aligned to: a search trains on half and scores on half, "
             "give more"
         )
     scores = []
@@ -295,15 +300,15 @@ def search_bands(
 def musclelora(
     ckpt: Checkpoint, rows: Examples, clean: Examples, settings: MuScleLoRA = MuScleLoRA(), *,
     validation: Examples | None = None, seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None,
-    on_step: Callable[[nn.Module, int], None] | None = None,
+    on_step: Callable[[nn.Module, int], None] | None = None, on_choice: OnChoice | None = None,
 ) -> Checkpoint:
     """A copy of `ckpt`, an encoder or a classifier whose head is replaced, trained on the untrusted `rows`; `ckpt`
     stays as it was.
 
-    clean: trusted rows that gradients are aligned to. validation: other trusted rows, whose best epoch comes back;
+    clean: trusted rows that gradients are aligned to. validation: other trusted rows, by which the best epoch is kept;
     without them, the last.
-    log: what `fit` hands it and, where gradients are aligned, "clean", the places in `clean` of the step's clean rows.
-    on_step: what `fit` hands it, the low-rank layers before they are merged.
+    log: as of train.fit and, if gradients are aligned, with "clean", the indices in `clean` of the step's clean rows.
+    on_step: as of train.fit; it sees the low-rank layers before they are merged. on_choice: called with "best_epoch".
     """
     if settings.align and not clean:
         raise BadInput("there are no clean rows to align to: give a few dozen, or leave the alignment out")
@@ -317,21 +322,20 @@ def musclelora(
         steps = settings.epochs * -(-len(rows) // settings.batch_size)
         loss, optimizer = aligning(tokenizer, tokenizer.encode(clean), trained, settings, steps, seed)
 
-    def logged(step: dict) -> None:
-        log(step | {"clean": clean_of(step["step"], len(clean), settings.batch_size, seed)} if settings.align else step)
+    def with_clean_rows(step: dict) -> None:
+        logged(log, step | {"clean": clean_of(step["step"], len(clean), settings.batch_size, seed)})
 
     fit(
-        model, tokenizer, encoded, loss, settings.schedule, seed=seed, dtype=dtype, log=None if log is None else logged,
-        on_step=on_step, optimizer=optimizer, name="MuScleLoRA", score=best_on(tokenizer, validation),
+        model, tokenizer, encoded, loss, settings.schedule, seed=seed, dtype=dtype,
+        log=with_clean_rows if settings.align and log is not None else log, on_step=on_step, optimizer=optimizer,
+        name="MuScleLoRA", score=best_on(tokenizer, validation), on_choice=on_choice,
     )
     model.trim = False
     merge(model)
-    tuned.history.append(
-        {
-            "trained": "musclelora", "rows": len(rows), "clean_rows": len(clean) if settings.align else 0,
-            "validation_rows": len(validation or ()), "seed": seed, "trained_numbers": sum(p.numel() for p in trained),
-            **asdict(settings),
-        }
-    )
-    model.requires_grad_(True)  # as every record's: whoever trains it next says what is frozen
+    tuned.history.append({
+        "trained": "musclelora", "rows": len(rows), "clean_rows": len(clean) if settings.align else 0,
+        "validation_rows": len(validation or ()), "seed": seed, "trained_numbers": sum(p.numel() for p in trained),
+        **asdict(settings),
+    })
+    model.requires_grad_(True)  # as in every checkpoint: the next training chooses what is frozen
     return tuned

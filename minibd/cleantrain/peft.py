@@ -1,8 +1,8 @@
-"""Parameter-efficient training on a suspicious dataset: the baselines LoRA, Adapter and Prefix of MuScleLoRA's Table 1,
-and Vanilla.
+"""Parameter-efficient training on a suspicious dataset: the baselines LoRA, Adapter, Prefix and Vanilla of MuScleLoRA's
+Table 1.
 
-Who uses it: someone who holds a pre-trained encoder that he trusts and labelled rows that he does not. A model whose
-own weights are frozen, and which learns by a few inserted numbers only, takes up the task and, so the hope, less of a
+Who uses it: a defender who holds a pre-trained encoder to trust and labelled rows that may be poisoned. A model whose
+own weights are frozen, and which learns through a few inserted ones only, learns the task and, it is hoped, less of a
 trigger.
 
     1  give the encoder a new classifier and freeze all its weights, the classifier's too       vanilla: freeze nothing
@@ -11,18 +11,18 @@ trigger.
                            prefix   n learned keys and values in front of every text            models/prefix.py
     3  train the deltas on the rows with cross-entropy; the best epoch on the validation rows comes back
 
-The classifier stays at its random start and the penultimate layer at what the encoder brings (BERT's pooler was
-pre-trained with it), as in the released code; the paper does not say so. The deltas turn the hidden state towards it.
-`train_head` trains it, and the layer before it, too. Rank, bottleneck and prefix positions are one number, as in the
-paper (B.4), though the three then train 0.3, 0.3 and 9.7 million numbers.
+The classifier stays at its random start and the penultimate layer as the encoder has it (BERT's pooler was pre-trained
+with it), as in the released code; the paper does not say so. The deltas turn the hidden state towards it. `train_head`
+trains it, and the layer before it, too. Rank, bottleneck and prefix positions are one number, as in the paper (B.4),
+though the three then train 0.3, 0.3 and 9.7 million weights.
 
 Which epoch: the best by accuracy on clean validation rows, for every method alike; without them, the last. The released
-code does so where its own defence runs. Where it does not, as in Vanilla, it takes the epoch whose mean of clean
-accuracy and ASR is highest: the attacker's choice, which only he could make, and which makes a baseline look worse
-beside the defence than it is.
+code does so for its own defence. For baselines such as Vanilla it takes the epoch with the highest mean of clean
+accuracy and ASR: a choice that only the attacker can make, and that makes a baseline look worse against the defence
+than it is.
 
-LoRA comes back merged, a plain model. Adapter and prefix cannot be folded into the encoder's own weights: such a model
-runs as it is, and its scores are the result; no checkpoint holds it.
+LoRA is merged into a plain model. Adapter and prefix cannot be merged into the encoder's weights: such a model runs as
+it is, and its scores are the result; no checkpoint can hold it.
 """
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ from minibd.models.lora import freeze, lora, merge
 from minibd.models.prefix import prefix
 from minibd.predict import best_on
 from minibd.records import BadInput, Examples
-from minibd.train import Log, Schedule, cross_entropy, fit
+from minibd.train import Log, OnChoice, Schedule, cross_entropy, fit
 
-HEAD = ("pooler.", "classifier.")  # what stands behind the encoder
+HEAD = ("pooler.", "classifier.")  # the layers behind the encoder
 HEAD_WIDTH = 16  # of a Llama's two-layer classifier, section 5.1
 
 
@@ -60,11 +60,11 @@ class PEFT:
     )
     alpha: float = setting(32.0, "LoRA's update weighs alpha / bottleneck", paper="not mentioned; released 32, Llama 8")
     lr: float = setting(2e-5, "learning rate", paper="2e-5, Llama 1e-5")
-    epochs: int = setting(10, "passes, of which the best on validation is kept", paper="10, Llama 5")
-    batch_size: int = setting(32, "texts a step", paper="32, Llama 16")
+    epochs: int = setting(10, "passes; the best on validation is kept", paper="10, Llama 5")
+    batch_size: int = setting(32, "texts per step", paper="32, Llama 16")
     weight_decay: float = setting(0.0, "weight decay of matrices", paper="not mentioned; released 0")
-    warmup: float = setting(0.0, "share of the steps over which the rate climbs", paper="not mentioned; released 0")
-    train_head: bool = setting(False, "train the new classifier beside the deltas", paper="not mentioned; released no")
+    warmup: float = setting(0.0, "share of the steps over which the rate rises", paper="not mentioned; released 0")
+    train_head: bool = setting(False, "train the new classifier besides the deltas", paper="not mentioned; released no")
 
     def __post_init__(self):
         check_choices(self)
@@ -74,7 +74,7 @@ class PEFT:
             raise BadInput(f"alpha is {self.alpha}, which leaves LoRA's update out: it must be above 0, such as 32")
         if not self.weight_decay >= 0:
             raise BadInput(f"weight_decay is {self.weight_decay}, it must not be negative")
-        self.schedule
+        self.schedule.validate()
 
     @property
     def schedule(self) -> Schedule:
@@ -82,7 +82,7 @@ class PEFT:
 
 
 def insert(model: Encoder, settings: PEFT, generator: torch.Generator) -> None:
-    """Lines 1 and 2, in place: freeze, and put the deltas of `settings.method` in. vanilla changes nothing."""
+    """Lines 1 and 2, in place: freeze, and insert the deltas of `settings.method`. vanilla changes nothing."""
     if settings.method == "vanilla":
         return
     freeze(model)
@@ -100,11 +100,12 @@ def insert(model: Encoder, settings: PEFT, generator: torch.Generator) -> None:
 def train_peft(
     ckpt: Checkpoint, rows: Examples, settings: PEFT = PEFT(), *, validation: Examples | None = None, seed: int = 0,
     dtype: torch.dtype = torch.float32, log: Log | None = None, on_step: Callable[[nn.Module, int], None] | None = None,
+    on_choice: OnChoice | None = None,
 ) -> Checkpoint:
     """A copy of `ckpt` with a new classifier for the classes of `rows`, trained on them; `ckpt` stays as it was.
 
-    validation: the epoch that is best on these rows comes back; without them, the last.
-    log, on_step: what `fit` hands them after each step; `on_step` sees LoRA before it is merged.
+    validation: the best epoch on these rows comes back; without them, the last.
+    log, on_step: see train.fit; `on_step` sees LoRA before it is merged. on_choice: called with "best_epoch".
     """
     tuned = checkpoint.new_classifier(ckpt, rows.labels, seed, HEAD_WIDTH)
     model = tuned.model
@@ -114,15 +115,14 @@ def train_peft(
     fit(
         model, tuned.tokenizer, tuned.tokenizer.encode(rows), cross_entropy, settings.schedule, seed=seed, dtype=dtype,
         log=log, on_step=on_step, name=settings.method, score=best_on(tuned.tokenizer, validation),
+        on_choice=on_choice,
     )
     model.trim = False
     if settings.method == "lora":
         merge(model)
-    model.requires_grad_(True)  # as every record's: whoever trains it next says what is frozen
-    tuned.history.append(
-        {
-            "mitigation": "peft", "rows": len(rows), "validation_rows": len(validation or ()), "seed": seed,
-            "trained_numbers": trained, **asdict(settings),
-        }
-    )
+    model.requires_grad_(True)  # as in every checkpoint: the next training chooses what is frozen
+    tuned.history.append({
+        "mitigation": "peft", "rows": len(rows), "validation_rows": len(validation or ()), "seed": seed,
+        "trained_numbers": trained, **asdict(settings),
+    })
     return tuned

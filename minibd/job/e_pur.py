@@ -4,6 +4,7 @@ from __future__ import annotations
 from minibd import checkpoint
 from minibd.cli import Pretrained, Task
 from minibd.job.task import device_of
+from minibd.mitigations.epur import e_pur
 from minibd.records import BadInput, Examples
 
 
@@ -31,8 +32,5 @@ def pretrained_of(path: str, task: Task, victim: checkpoint.Checkpoint) -> check
 def purified(
     victim: checkpoint.Checkpoint, pretrained: checkpoint.Checkpoint, clean: Examples
 ) -> checkpoint.Checkpoint:
-    """`victim` after E-PUR, with the token frequencies of the clean rows and finemix.py's default number of resets."""
-    from minibd.mitigations.finemix import FineMixing, frequencies, purify_embeddings  # only a run with --e-pur pays
-
-    resets = FineMixing().resets(len(victim.model.embeddings.word.weight))
-    return purify_embeddings(victim, pretrained, frequencies(victim.tokenizer, clean), resets)
+    """`victim` after E-PUR with the frequencies of the clean rows and epur.py's default number of resets."""
+    return e_pur(victim, pretrained, clean)

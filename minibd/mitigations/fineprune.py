@@ -1,21 +1,21 @@
-"""Fine-pruning (Liu et al., 2018, as a baseline for Transformers): prune the units that clean text leaves idle, then
+"""Fine-pruning (Liu et al., 2018, as a baseline for Transformers): prune the units that are idle on clean text, then
 fine-tune.
 
     1  activity of a feed-forward unit: its mean |activation| over the tokens of the clean rows       `activity`
-    2  while accuracy on validation is at most `drop` points under the victim's:
+    2  while accuracy on validation is at most `drop` points under the victim's:                      `idle_units`
            prune the next 5 % of each layer's units, the least active first                           `prune`
-    3  give the last 5 % back
-    4  fine-tune on the clean rows with cross-entropy; what is pruned stays pruned
+    3  restore the last 5 %
+    4  fine-tune on the clean rows with cross-entropy; what is pruned stays pruned                    tune_on_few_rows
 
-A unit is an element of the feed-forward layer's middle, between `up` (and Llama's `gate`) and `down`: what the trigger
-alone excites is idle on clean text. A pruned unit is a row of zeros in `up` and a column of zeros in `down`, so it
-loads anywhere. It needs no mask in line 4: its output is 0, so `down` gets no gradient; `down` is 0, so `up` gets none;
-and AdamW leaves a 0 without gradient where it is, decay and all.
+A unit is an element of the feed-forward layer's inner vector, between `up` (and Llama's `gate`) and `down`: a unit that
+only the trigger excites is idle on clean text. A pruned unit is a row of zeros in `up` and a column of zeros in `down`,
+so the result loads anywhere. Line 4 needs no mask: the unit's output is 0, so `down` gets no gradient; `down` is 0, so
+`up` gets none; and AdamW leaves a 0 without gradient at 0, weight decay included.
 
-The original prunes the last convolution of an image model, on the mean of activations that a ReLU has made positive;
+The original prunes the last convolution of an image model, by the mean of activations that a ReLU has made positive;
 the MBTSAD paper says "neurons not activated by clean text". Everything else is chosen here: |.|, since a GELU's outputs
-have both signs; all layers (`layers` takes the last ones), since an attack on words sits low; the same share of each;
-steps of 5 %; 2 points; line 4 as in mitigations/finemix.py.
+have both signs; all layers (`layers` takes the last ones), since an attack on words acts in the low layers; the same
+share of each; steps of 5 %; 2 points; line 4 as in mitigations/finemix.py.
 """
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ import torch
 from torch import Tensor
 
 from minibd import checkpoint
+from minibd.blending import OnStage, tune_on_few_rows
 from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.predict import accuracy
 from minibd.records import BadInput, Examples
-from minibd.blending import OnChoice, OnStage, tune
 from minibd.tokenizer import Tokenizer
-from minibd.train import Log, Tuning
+from minibd.train import Log, OnChoice, Tuning
 
-GROUP = 0.05  # the share of each layer's units that is pruned between two looks at the accuracy
+GROUP = 0.05  # the share of each layer's units that is pruned between two measurements of the accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +48,21 @@ class FinePruning(Tuning):
         paper="as many as an accuracy allows", kind=float,
     )
     drop: float = setting(
-        2.0, "points of percent by which accuracy on validation may lie under the victim's, before the fine-tuning",
+        2.0, "points of percent that accuracy on validation may lose against the victim's, before the fine-tuning",
         paper="not known",
     )
     layers: int | None = setting(
         None, "last layers that are pruned (default: all)", paper="not known; images: the last", kind=int
     )
 
-    def __post_init__(self):
+    def validate(self) -> None:
         if not 0 <= (self.share or 0.0) <= 1:
             raise BadInput(f"share is {self.share}, of a layer's units: it must lie in 0..1")
         if not 0 <= self.drop <= 100:
             raise BadInput(f"drop is {self.drop}, points of percent: it must lie in 0..100, such as 2")
         if self.layers is not None and self.layers < 1:
             raise BadInput(f"layers is {self.layers}, it must be at least 1")
-        self.check_tuning()
+        Tuning.validate(self)
 
 
 @torch.no_grad()
@@ -70,7 +70,7 @@ def activity(model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size
     """Eq. Fine-pruning (activity): mean |activation| of each feed-forward unit over all real tokens of `rows`: (L, F),
     float64."""
     if not rows:
-        raise BadInput("there are no clean rows to see which units are idle on: give at least one")
+        raise BadInput("there are no clean rows to measure the units' activity on: give at least one")
     model.eval()
     device, encoded = next(model.parameters()).device, tokenizer.encode(rows)
     inner: list[Tensor] = []  # what each block's `down` reads: (N, F)
@@ -80,8 +80,8 @@ def activity(model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size
         for which in in_order(encoded.lengths, batch_size):
             batch = tokenizer.batch(encoded, which).to(device)
             packed = model.pack(batch)
-            model.encode(batch)  # not model(batch), which leaves out of the last block what is not classified
-            # Where a batch was not packed, padding is among the rows.
+            model.encode(batch)  # model(batch) would skip, in the last block, the tokens that are not classified
+            # If a batch is not packed, padding is among the rows.
             total += torch.stack([packed.unpack(x)[batch.mask].abs().double().sum(0) for x in inner])
             inner.clear()
     finally:
@@ -92,8 +92,8 @@ def activity(model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size
 
 @torch.no_grad()
 def prune(model: Encoder, scores: Tensor, count: int, layers: int) -> None:
-    """Zero, in place, the `count` least active units of each of the last `layers` layers; scores (L, F). Of equals, the
-    first falls first."""
+    """Zero, in place, the `count` least active units of each of the last `layers` layers, of equals the first; scores
+    (L, F)."""
     for block, idle in list(zip(model.blocks, scores.argsort(dim=1, stable=True)[:, :count], strict=True))[-layers:]:
         for name, module in block.named_children():
             if name in ("up", "gate"):
@@ -104,7 +104,7 @@ def prune(model: Encoder, scores: Tensor, count: int, layers: int) -> None:
 
 
 def idle_units(victim: Checkpoint, scores: Tensor, validation: Examples, layers: int, drop: float) -> int:
-    """Lines 2 and 3: how many units of each layer can go; a whole number of groups, and never all units."""
+    """Lines 2 and 3: how many units of each layer can be pruned; a whole number of groups, and never all units."""
     width, trial = scores.shape[1], checkpoint.copy(victim)
     floor, allowed = accuracy(victim.model, victim.tokenizer, validation) - drop / 100, 0
     for group in range(1, round(1 / GROUP)):
@@ -120,17 +120,18 @@ def fineprune(
     seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None,
     on_choice: OnChoice | None = None,
 ) -> Checkpoint:
-    """Lines 1 to 4. A new record comes back; `victim` stays as it was.
+    """Lines 1 to 4. Returns a new checkpoint; `victim` stays as it was.
 
-    validation: rows that say how much can be pruned, and which epoch is the best; without them `settings.share` must
-    say the first, and the last epoch comes back. log: see train.fit. on_stage: called with "pruned" and the model
-    before its fine-tuning, then "Fine-pruning" and the result, and the seconds each took. on_choice: called with
-    "pruned" and the number of units.
+    validation: rows that decide how much is pruned, and which epoch is the best; without them `settings.share` must be
+    given, and the last epoch comes back. log: see train.fit. on_stage: called with "pruned" and the model before its
+    fine-tuning, then "Fine-pruning" and the result, and the seconds each took. on_choice: called with "pruned", the
+    number of units pruned in each layer, and "best_epoch".
     """
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     if settings.share is None and not validation:
         raise BadInput(
-            "how much to prune is judged on validation rows, and there are none: give some, or give share, such as 0.5"
+            "how much to prune is measured on validation rows, and there are none: give some, or give share, such as "
+            "0.5"
         )
     layers = len(victim.model.blocks) if settings.layers is None else settings.layers
     if layers > len(victim.model.blocks):
@@ -146,18 +147,18 @@ def fineprune(
     prune(pruned.model, scores, count, layers)
     if on_stage is not None:
         on_stage("pruned", pruned, time.perf_counter() - started)
+    if on_choice is not None:
+        on_choice("pruned", count)
 
     started = time.perf_counter()
-    tuned = tune(
+    tuned = tune_on_few_rows(
         checkpoint.copy(pruned), clean, validation, settings.schedule, settings.steps, seed=seed, dtype=dtype, log=log,
-        name="Fine-pruning",
+        name="Fine-pruning", on_choice=on_choice,
     )
-    tuned.history.append(
-        {
-            "mitigation": "fine-pruning", "clean_rows": len(clean), "validation_rows": len(validation or ()),
-            "seed": seed, "pruned": count, "units": scores.shape[1], **asdict(settings),
-        }
-    )
+    tuned.history.append({
+        "mitigation": "fine-pruning", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
+        "pruned": count, "units": scores.shape[1], **asdict(settings),
+    })
     if on_stage is not None:
         on_stage("Fine-pruning", tuned, time.perf_counter() - started)
     return tuned

@@ -1,33 +1,34 @@
-"""Fine-purifying (Zhang et al., 2023), for who holds a suspicious classifier and the pre-trained weights it came from.
+"""Fine-purifying (Zhang et al., 2023), for a defender who holds a suspicious classifier and the pre-trained weights it
+came from.
 
     1  delta_i <- w_B,i - w_Pre,i                                        of every scalar weight
-    2  F_i     <- mean over clean rows of (d log p(y | x) / d w_i)^2     the diagonal Fisher information at w_B        `fisher`
-    3  r_i     <- delta_i^2 / (F_i + eps)                                                                              `suspicion`
-    4  w_i     <- w_Pre,i but for the share rho of all weights whose r is smallest                                     repair.least
-    5  fine-tune all of w on the clean rows with cross-entropy; rho is given, or searched                              repair.mend
+    2  F_i     <- mean over clean rows of (d log p(y | x) / d w_i)^2     diagonal Fisher information at w_B    `fisher`
+    3  r_i     <- delta_i^2 / (F_i + eps)                                                                   `suspicion`
+    4  w_i     <- w_Pre,i, except for the share rho of all weights with the smallest r          blending.mask_smallest
+    5  fine-tune all of w on the clean rows; rho is given, or searched                     blending.repair_by_blending
 
-Clean fine-tuning moves a weight in step with the Fisher information that the clean task has on it (the paper's account
-is by diffusion theory); one that moved further than clean rows have any use for is suspicious.
+Clean fine-tuning moves a weight in step with the Fisher information that the clean task has on it (the paper derives it
+from diffusion theory); one that moved further than the clean rows account for is suspicious.
 
 The paper itself was not read: lines 1 to 4 are recollections, not checked. Chosen here: F at w_B, eps 1e-8, and all
 else as in mitigations/finemix.py, the search for rho included. The classifier has no w_Pre and stays.
 
-The search goes further up than Fine-mixing's, to 0.995, for what the score resets is what moved most: a built-in
-BadNets victim that is right on 97.8 % of the test rows is right on 66.2 % without the tenth that scores highest (64
-clean rows, no fine-tuning), on 92.8 % without the hundredth, and on 98.0 % without a tenth drawn at random.
+The search goes higher than Fine-mixing's, to 0.995, since what the score resets is what moved most: a built-in BadNets
+victim that is right on 97.8 % of the test rows is right on 66.2 % without the tenth with the highest scores (64 clean
+rows, no fine-tuning), on 92.8 % without the hundredth, and on 98.0 % without a tenth drawn at random.
 
-F is of single texts. The square of a batch's mean gradient, which any optimiser sees, is another quantity, and would be
-near 0 at the bottom of the loss whatever each text asks for. A weight's gradient by one text is a sum over the text's
-tokens, so tokens are summed before the square is taken and texts after it. With X what a matrix reads and G the
-gradient by what it gives, a token a row:
+F is of single texts. The square of a batch's mean gradient, which any optimizer sees, is another quantity: near 0 at
+the minimum of the loss, whatever the single texts' gradients are. A weight's gradient on one text is a sum over the
+text's tokens, so tokens are summed before the square and texts after it. With X the input of a matrix and G the
+gradient of its output, one row per token:
 
     linear     sum over texts of (G_x' X_x)^2        of the bias (sum of the rows of G_x)^2
     norm       the same with the normalised input beside G, element by element
     embedding  the rows of G of one text that read the same row of the table are summed, then squared
 
-One forward and one backward pass a batch give X and G of all its texts. Beside the batch's activations and F itself
-there is one text's gradient by one matrix at a time, and never one by the word embedding, which is most of a small
-model. On MiniLM (texts of 31 tokens, one core) it takes 0.046 s a text, a pass a text 0.057 s.
+One forward and one backward pass per batch give X and G of all its texts. Beside the batch's activations and F itself,
+memory holds one text's gradient of one matrix at a time, and never one of the word embedding, which is most of a small
+model. On MiniLM (texts of 31 tokens, one core) it takes 0.046 s per text; one pass per text takes 0.057 s.
 """
 from __future__ import annotations
 
@@ -39,17 +40,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minibd.blending import (
+    RHOS,
+    Counterparts,
+    OnStage,
+    blend,
+    check_rho,
+    counterparts,
+    mask_smallest,
+    repair_by_blending,
+)
 from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.data import in_order
 from minibd.models.encoder import Encoder, PackedBatch
 from minibd.records import BadInput, Batch, Examples
-from minibd.blending import (RHOS, Counterparts, OnChoice, OnStage, blend, blend_and_tune, check_rho, counterparts,
-                             smallest_share)
 from minibd.tokenizer import Tokenizer
-from minibd.train import Log, Tuning
+from minibd.train import Log, OnChoice, Tuning
 
-UP_TO = (*RHOS, 0.95, 0.98, 0.99, 0.995)  # the shares that the search may choose; see above
+UP_TO = (*RHOS, 0.95, 0.98, 0.99, 0.995)  # the shares that the search tries; see above
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,43 +71,41 @@ class FinePurifying(Tuning):
         paper="searched on clean dev rows (recalled)", kind=float,
     )
     drop: float = setting(
-        2.0, "points of percent by which accuracy on validation may lie under the victim's, where rho is searched",
+        2.0, "points of percent that accuracy on validation may lose against the victim's, where rho is searched",
         paper="a threshold (recalled)",
     )
     eps: float = setting(
-        1e-8, "added to the Fisher information, which is 0 where no clean row asks anything of a weight",
+        1e-8, "added to the Fisher information, which is 0 for a weight without gradient on any clean row",
         paper="not known",
     )
-    tune: bool = setting(True, "fine-tune what is purified; without it that is the result", paper="yes")
+    tune: bool = setting(True, "fine-tune the purified model; without it that is the result", paper="yes")
 
-    def __post_init__(self):
+    def validate(self) -> None:
         check_rho(self.rho, self.drop)
         if not self.eps > 0:
-            raise BadInput(
-                f"eps is {self.eps}, which is all that is divided by where the Fisher information is 0: it must be "
-                "above 0"
-            )
-        self.check_tuning()
+            raise BadInput(f"eps is {self.eps}, the divisor where the Fisher information is 0: it must be above 0")
+        Tuning.validate(self)
 
 
-# ---- the squared gradients of single texts. B texts, T tokens in the longest
+# ---- the squared gradients of single texts. B texts, T tokens in the longest, N tokens in all
 
 def wide(x: Tensor) -> Tensor:
+    """In float32, or float64 if it is that."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def by_text(x: Tensor, packed: PackedBatch) -> Tensor:
-    """What a part of the model reads or gives, text by text: (N, D) of the blocks -> (B, T, D); (B, D) of the head ->
-    (B, 1, D).
+    """A layer's input, or its output's gradient, by text: (N, D) of the blocks -> (B, T, D); (B, D) of the head -> (B,
+    1, D).
 
-    In float32 at least: a square would vanish in half precision.
+    In float32 at least: in half precision a square would underflow.
     """
     x = wide(x.detach())
     return x if x.dim() == 3 else x[:, None] if len(x) == len(packed.real) else packed.unpack(x)
 
 
 def normalised(x: Tensor, norm: nn.Module) -> Tensor:
-    """What a norm, LayerNorm or RMSNorm, multiplies by its weight: (B, T, D) -> (B, T, D)."""
+    """The normalised input that a LayerNorm or RMSNorm multiplies by its weight: (B, T, D) -> (B, T, D)."""
     x = x - x.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else x
     return x * (x.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
 
@@ -106,7 +113,7 @@ def normalised(x: Tensor, norm: nn.Module) -> Tensor:
 def linear_squares(x: Tensor, g: Tensor) -> Tensor:
     """sum over texts of (sum over tokens of g x')^2: x (B, T, in), g (B, T, out) -> (out, in)."""
     total = g.new_zeros(g.shape[-1], x.shape[-1])
-    # one product at a time stays in the cache; all at once would go through memory and take thrice as long
+    # one product at a time stays in the cache; all at once would take three times as long
     for x_b, g_b in zip(x, g):
         product = g_b.mT @ x_b
         total.addcmul_(product, product)
@@ -116,7 +123,7 @@ def linear_squares(x: Tensor, g: Tensor) -> Tensor:
 def table_squares(ids: Tensor, g: Tensor, total: Tensor) -> None:
     """Adds to `total` (V, D) the sum over texts of (sum over the tokens that read row v of g)^2; ids (B, T), g (B, T,
     D), 0 at padding."""
-    # (B, T): the same row in two texts is two
+    # (B, T): the same row in two texts has two keys
     keys = ids + len(total) * torch.arange(len(ids), device=ids.device)[:, None]
     read, which = keys.unique(return_inverse=True)  # (R,), (B, T)
     sums = g.new_zeros(len(read), g.shape[-1]).index_add_(0, which.flatten(), g.flatten(0, 1))  # (R, D)
@@ -124,8 +131,8 @@ def table_squares(ids: Tensor, g: Tensor, total: Tensor) -> None:
 
 
 def rows_read(model: Encoder, batch: Batch, packed: PackedBatch) -> dict[str, Tensor]:
-    """The row of each embedding table that each token reads: (B, T) by the table's name. Their vectors are added, so
-    all have one gradient."""
+    """The row of each embedding table that each token reads: (B, T) by the table's name. The vectors are added, so all
+    have the same gradient."""
     tables = model.embeddings
     rows = {"word": batch.ids}
     if hasattr(tables, "position"):
@@ -138,7 +145,8 @@ def rows_read(model: Encoder, batch: Batch, packed: PackedBatch) -> dict[str, Te
 
 
 def squares(model: Encoder, batch: Batch, total: Mapping[str, Tensor]) -> None:
-    """Adds each text's (d log p(y | x) / d w)^2 to `total`, which is named and shaped as the model's parameters."""
+    """Adds each text's (d log p(y | x) / d w)^2 to `total`, which has the names and shapes of the model's
+    parameters."""
     packed, hooks = model.pack(batch), []
 
     def read(name: str, module: nn.Module) -> Callable:
@@ -158,7 +166,7 @@ def squares(model: Encoder, batch: Batch, total: Mapping[str, Tensor]) -> None:
         return hook
 
     def start(_, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        """Where the backward pass ends: no parameter gets a gradient, and frozen ones count like others."""
+        """The backward pass ends here: no parameter gets a gradient, and frozen ones count like the others."""
         words.append(output.detach().requires_grad_())
         return words[0]
 
@@ -178,7 +186,7 @@ def squares(model: Encoder, batch: Batch, total: Mapping[str, Tensor]) -> None:
     g = by_text(gradient, packed)
     for name, ids in rows_read(model, batch, packed).items():
         table = getattr(model.embeddings, name)
-        # A table's padding row is no parameter that learns.
+        # The padding row of a table is not trained.
         table_squares(
             ids, g if table.padding_idx is None else g * (ids != table.padding_idx)[..., None],
             total[f"embeddings.{name}.weight"],
@@ -189,7 +197,7 @@ def fisher(model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size: 
     """Eq. Fine-purifying (F): mean over `rows` of (d log p(y | x) / d w_i)^2, y the row's label, the model in eval
     mode: by the parameters' names."""
     if not rows:
-        raise BadInput("there are no clean rows to take the Fisher information of: give at least one of each class")
+        raise BadInput("there are no clean rows to compute the Fisher information on: give at least one of each class")
     model.eval()
     device, encoded = next(model.parameters()).device, tokenizer.encode(rows)
     total = {name: wide(torch.zeros_like(p)) for name, p in model.named_parameters()}
@@ -198,7 +206,7 @@ def fisher(model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size: 
     return {name: values.div_(len(encoded)) for name, values in total.items()}
 
 
-# ---- the method
+# ---- the algorithm
 
 def suspicion(
     victim: Checkpoint, before: Counterparts, information: Mapping[str, Tensor], eps: float
@@ -213,14 +221,13 @@ def finepurify(
     settings: FinePurifying = FinePurifying(), *, seed: int = 0, dtype: torch.dtype = torch.float32,
     log: Log | None = None, on_stage: OnStage | None = None, on_choice: OnChoice | None = None,
 ) -> Checkpoint:
-    """Lines 1 to 5. A new record comes back; `victim` and `pretrained` stay as they were.
+    """Lines 1 to 5. Returns a new checkpoint; `victim` and `pretrained` stay as they were.
 
-    validation: rows on which rho is searched and the best epoch chosen; without them `settings.rho` must say it, and
-    the last epoch stays.
+    validation: rows on which rho is searched and the best epoch chosen; without them `settings.rho` must be given, and
+    the last epoch comes back.
     log: see train.fit. on_stage: called with "mixed RHO" and the purified model of each rho that is tried, then
-    "Fine-purifying" (tune=False: "Purifying") and the result, and the seconds each took, the result's with those of the
-    Fisher information.
-    on_choice: called with "rho" and its value, then "trials" and each [rho, accuracy] of the search ([] without one).
+    "Fine-purifying" (tune=False: "Purifying") and the result, and the seconds each took; those of the result include
+    the Fisher information. on_choice: called with "trials", "rho" and "best_epoch".
     """
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     before = counterparts(victim, pretrained)
@@ -228,22 +235,17 @@ def finepurify(
     spent = time.perf_counter() - started
 
     name = "Fine-purifying" if settings.tune else "Purifying"
-    repaired = blend_and_tune(
-        victim, lambda rho: blend(victim, before, smallest_share(scores, rho)), clean, validation, rho=settings.rho,
+    repaired = repair_by_blending(
+        victim, lambda rho: blend(victim, before, mask_smallest(scores, rho)), clean, validation, rho=settings.rho,
         drop=settings.drop, schedule=settings.schedule if settings.tune else None, steps=settings.steps, seed=seed,
-        dtype=dtype, log=log, name=name, on_stage=on_stage, rhos=UP_TO,
+        dtype=dtype, log=log, name=name, on_stage=on_stage, on_choice=on_choice, rhos=UP_TO,
     )
     result = repaired.ckpt
-    if on_choice is not None:
-        on_choice("rho", repaired.rho)
-        on_choice("trials", repaired.trials)
-    result.history.append(
-        {
-            "mitigation": "fine-purifying", "clean_rows": len(clean), "validation_rows": len(validation or ()),
-            "seed": seed, "correlation": before.correlation, "kept": list(before.kept), "trials": repaired.trials,
-            **asdict(settings), "rho": repaired.rho,
-        }
-    )
+    result.history.append({
+        "mitigation": "fine-purifying", "clean_rows": len(clean), "validation_rows": len(validation or ()),
+        "seed": seed, "correlation": before.correlation, "kept": list(before.kept), "trials": repaired.trials,
+        **asdict(settings), "rho": repaired.rho,
+    })
     if on_stage is not None:
         on_stage(name, result, spent + repaired.seconds)
     return result

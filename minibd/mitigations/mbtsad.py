@@ -1,12 +1,12 @@
 """MBTSAD: Mitigating Backdoors in language models based on Token Splitting and Attention Distillation (Algorithm 1).
 
-Who uses it: someone who holds a suspicious classifier theta_B and a few clean rows D_c of its task, and no pre-trained
-weights.
+Who uses it: a defender who holds a suspicious classifier theta_B and a few clean rows D_c of its task, and no
+pre-trained weights.
 
-    1  D_aug   <- k copies a(x), y of each (x, y) in D_c, drawn once; a: token splitting    augment/, Eq. (9)
-    2  theta_T <- retrain theta_B on D_aug with cross-entropy, rate lr1                     the teacher; alone it is TS-FT
-    3  theta_S <- theta_B                                                                   the student starts BACKDOORED
-    4  for each batch of D_aug:   L = alpha L_AT + beta L_hid + gamma L_cls                 Eq. (1)
+    1  D_aug   <- k copies a(x), y of each (x, y) in D_c, drawn once; a: token splitting             augment/, Eq. (9)
+    2  theta_T <- retrain theta_B on D_aug with cross-entropy, rate lr1              the teacher; alone it is TS-FT
+    3  theta_S <- theta_B                                                            the student starts BACKDOORED
+    4  for each batch of D_aug:   L = alpha L_AT + beta L_hid + gamma L_cls                                     Eq. (1)
     5                             theta_S <- theta_S - lr2 dL / dtheta_S, theta_T frozen
     6  return theta_S
 
@@ -14,15 +14,16 @@ Departure: while the teacher is retrained half of the attention edges are droppe
 not mention it). A rare-word trigger acts through few strong edges, a sentiment through many; README.md has what it
 changes.
 
-Other augmenters a than token splitting are those of Table III (`augment`); "auto" takes the one that shakes the victim
-most, Eq. (9): mean cross-entropy over one copy of each row. There every augmenter changes as many words as token
-splitting would split (budget "equal"), whatever `budget` says of D_aug itself: EDA's own budget is a tenth of the
-words, Add Trig's is one, and the paper does not say that it made them equal, so that token splitting may have won by
+Other augmenters a than token splitting are those of Table III (`augment`); "auto" takes the one that raises the
+victim's loss most, Eq. (9): mean cross-entropy over one copy of each row. There every augmenter changes as many words
+as token splitting would split (budget "equal"), whatever `budget` sets for D_aug itself: EDA's own budget is a tenth of
+the words, Add Trig's is one, and the paper does not say that it made them equal, so token splitting may have won by
 changing more.
 
-Choices where the paper is silent (its text lost k, p, both rates, the weights and the norms): see `MBTSAD`, number by
-number. Attention is the softmax before dropout, so that a map's rows sum to 1; padded queries are zeroed before the map
-is normalised and padded places do not enter L_hid, so that neither loss depends on a text's neighbours.
+Choices where the paper is silent (k, p, both rates, the weights and the norms are not legible in its published text):
+see `MBTSAD`, number by number. Attention is the softmax before dropout, so that a map's rows sum to 1; padded queries
+are zeroed before the map is normalised and padded positions do not enter L_hid, so that neither loss depends on a
+text's neighbours.
 
 variant="released" takes the attention term of the code that the paper builds on (NAD, at.py): element-wise mean squared
 error of the two maps, padded queries included (where a batch is packed, models/encoder.py, theirs are uniform). It is
@@ -31,9 +32,8 @@ the 2-norm, which is why that code multiplies it by 500 to 1000.
 """
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -41,13 +41,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minibd import checkpoint
-from minibd.augment import lexicon
-from minibd.augment.addtrigger import addtrigger
-from minibd.augment.aeda import aeda
-from minibd.augment.contextual import each_contextual, mask_of
-from minibd.augment.eda import Synonyms, eda
-from minibd.augment.split import budget, split
-from minibd.augment.wordnet import WordNet
+from minibd.augment.rewrite import AUGMENTERS, AugmentResources, load_resources, rewrite
+from minibd.blending import OnStage
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import generator, in_order
@@ -55,23 +50,20 @@ from minibd.models.dropout import attention_dropout
 from minibd.predict import best_on
 from minibd.records import BadInput, Batch, Example, Examples, Output
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.train import Log, Schedule, cross_entropy, fit, weighted
-
-# A of Eq. (9), in Table III: TS, EDA, AEDA, Add Trig, CWEA
-AUGMENTERS = ("split", "eda", "aeda", "addtrigger", "contextual")
+from minibd.train import Log, OnChoice, Schedule, cross_entropy, fit, weighted
 
 
 @dataclass(frozen=True, slots=True)
 class MBTSAD:
-    """The method's numbers, the same for every attack. The rates scale with the model where they are not given; see
+    """The method's numbers, the same for every attack. Rates that are not given scale with the model, see
     `resolved`."""
 
     augment: str = setting(
-        "split", "what the copies in D_aug are made by; auto: what shakes the victim most, Eq. (9)", paper="split",
-        choices=("split", "eda", "aeda", "addtrigger", "contextual", "auto"),
+        "split", "the augmenter of D_aug's copies; auto: the one that raises the victim's loss most, Eq. (9)",
+        paper="split", choices=("split", "eda", "aeda", "addtrigger", "contextual", "auto"),
     )
     budget: str = setting(
-        "stock", "words changed in a text: each augmenter's own number, or equal: as many as would be split",
+        "stock", "words changed in a text: stock, each augmenter's own number, or equal, as many as would be split",
         paper="not said", choices=("stock", "equal"),
     )
     mlm: str | None = setting(
@@ -82,7 +74,7 @@ class MBTSAD:
         None, "for eda: folder of WordNet's files (default a small lexicon of ours)", paper="WordNet", kind=str
     )
     k: int = setting(4, "augmented copies of each clean row", paper="not legible in the published text")
-    originals: bool = setting(True, "keep the clean rows in D_aug beside their copies", paper="unclear")
+    originals: bool = setting(True, "keep the clean rows in D_aug, besides their copies", paper="unclear")
     rate: float = setting(
         0.3, "share of a text's tokens that are split", paper="not legible in the published text; nlpaug 0.3"
     )
@@ -100,9 +92,9 @@ class MBTSAD:
     )
     epochs1: int = setting(2, "passes over D_aug in retraining", paper="not legible in the published text")
     epochs2: int = setting(2, "passes over D_aug in distillation", paper="not legible in the published text")
-    batch_size: int = setting(32, "texts a step", paper="not legible in the published text")
+    batch_size: int = setting(32, "texts per step", paper="not legible in the published text")
     warmup: float = setting(
-        0.1, "share of the steps over which a rate climbs", paper="not legible in the published text"
+        0.1, "share of the steps over which a rate rises", paper="not legible in the published text"
     )
     weight_decay: float = setting(0.01, "AdamW's weight decay", paper="not legible in the published text")
     attention_dropout: float = setting(0.5, "dropout of the attention probabilities while the teacher is retrained",
@@ -111,12 +103,16 @@ class MBTSAD:
         None, "the same while the student is distilled (default: the model's own)", paper="not mentioned; BERT 0.1",
         kind=float,
     )
-    alpha: float = setting(5.0, "weight of the attention term", paper="lost, set per attack")
-    beta: float = setting(20.0, "weight of the hidden-state term", paper="lost, set per attack")
-    gamma: float = setting(1.0, "weight of the classification term", paper="1 (only two symbols stand in Eq. 1)")
-    p: float = setting(2.0, "power of the attention map, Eq. (3)", paper="lost; NAD 2")
+    alpha: float = setting(
+        5.0, "weight of the attention term", paper="not legible in the published text, set per attack"
+    )
+    beta: float = setting(
+        20.0, "weight of the hidden-state term", paper="not legible in the published text, set per attack"
+    )
+    gamma: float = setting(1.0, "weight of the classification term", paper="1 (Eq. 1 has only two symbols)")
+    p: float = setting(2.0, "power of the attention map, Eq. (3)", paper="not legible in the published text; NAD 2")
     distil: bool = setting(
-        True, "distil; --no-distil ends with the teacher: TS-FT, or what Table III has of another augmenter"
+        True, "distil; --no-distil ends with the teacher: TS-FT, or Table III's row of another augmenter"
     )
     ablate: str = setting("none", "leave out a term: no-att, no-hid, or cls-only (the paper's CD)",
                           choices=("none", "no-att", "no-hid", "cls-only"))
@@ -136,34 +132,31 @@ class MBTSAD:
         if not (min(self.alpha, self.beta, self.gamma) >= 0 and sum(self.weights.values()) > 0):
             raise BadInput(
                 f"alpha {self.alpha}, beta {self.beta}, gamma {self.gamma} (ablate {self.ablate}): none may be "
-                "negative, "
-                "one must stay above 0"
+                "negative, one must stay above 0"
             )
         if self.ablate != "none" and not self.distil:
             raise BadInput(
-                f"ablate {self.ablate} leaves out a term of the distillation, which no-distil leaves out whole: give "
-                "one of the two"
+                f"ablate {self.ablate} leaves out a term of the distillation, and no-distil all of it: give one of the "
+                "two"
             )
         if None not in (self.lr1, self.lr2):
-            self.schedule(1), self.schedule(2)  # a bad second step is refused before the first is trained
+            for step in (1, 2):  # a bad second step is refused before the first is trained
+                self.schedule(step).validate()
 
     def resolved(self, hidden: int) -> MBTSAD:
-        """These settings with both rates filled in for a model of hidden size D: a wider model takes smaller steps, lr
-        ~ 1 / sqrt(D).
-
-        Measured at D = 384 (2e-4) and D = 128 (3.5e-4).
-        """
+        """These settings, both rates filled in for a model of hidden size D: lr ~ 1 / sqrt(D), measured at D = 384
+        (2e-4) and D = 128 (3.5e-4)."""
         lr = 2e-4 * (384 / hidden) ** 0.5
         return replace(self, lr1=lr if self.lr1 is None else self.lr1, lr2=lr if self.lr2 is None else self.lr2)
 
     def schedule(self, step: int) -> Schedule:
-        """How long and how fast step 1 (retraining) or 2 (distillation) goes."""
+        """The schedule of step 1 (retraining) or 2 (distillation)."""
         lr, epochs = ((self.lr1, self.epochs1), (self.lr2, self.epochs2))[step - 1]
         return Schedule(lr, epochs, self.batch_size, self.warmup, self.weight_decay)
 
     @property
     def weights(self) -> dict[str, float]:
-        """Eq. (1)'s weights by the names of the terms, 0 where ablated."""
+        """The weights of Eq. (1) by the names of the terms, 0 where ablated."""
         alpha = 0.0 if self.ablate in ("no-att", "cls-only") else self.alpha
         beta = 0.0 if self.ablate in ("no-hid", "cls-only") else self.beta
         return {"att": alpha, "hid": beta, "cls": self.gamma}
@@ -183,7 +176,7 @@ def attention_map(attn: Tensor, mask: Tensor, p: float = 2.0) -> Tensor:
 
 def attention_loss(student_attn: Sequence[Tensor], teacher_attn: Sequence[Tensor], mask: Tensor, p: float = 2.0,
                    variant: str = "paper") -> Tensor:
-    """Eq. MBTSAD (2) and (4): sum over layers of ||Q_T - Q_S||_2, one value a text: (B,).
+    """Eq. MBTSAD (2) and (4): sum over layers of ||Q_T - Q_S||_2, one value per text: (B,).
 
     vector_norm has gradient 0 where the two maps are equal; a hand-written square root would give NaN there.
     released: the mean over all T^2 entries of (Q_T - Q_S)^2, padded queries included, summed over layers.
@@ -204,8 +197,8 @@ def hidden_loss(student_hidden: Sequence[Tensor], teacher_hidden: Sequence[Tenso
 
 
 def distill_terms(student: Output, teacher: Output, batch: Batch, settings: MBTSAD) -> dict[str, Tensor]:
-    """Eq. MBTSAD (7): "cls", -log p(y | x) of the gold label; beside it the other terms of Eq. (1) whose weight is not
-    0, each (B,)."""
+    """Eq. MBTSAD (7): "cls", -log p(y | x) of the gold label; with it the other terms of Eq. (1), all whose weight is
+    not 0, each (B,)."""
     weights, terms = settings.weights, {}
     if weights["att"]:
         terms["att"] = attention_loss(student.attn, teacher.attn, batch.mask, settings.p, settings.variant)
@@ -217,62 +210,35 @@ def distill_terms(student: Output, teacher: Output, batch: Batch, settings: MBTS
 
 
 def distill_loss(student: Output, teacher: Output, batch: Batch, settings: MBTSAD) -> Tensor:
-    """Eq. MBTSAD (1): alpha L_AT + beta L_hid + gamma L_cls, one value a text: (B,)."""
+    """Eq. MBTSAD (1): alpha L_AT + beta L_hid + gamma L_cls, one value per text: (B,)."""
     return weighted(distill_terms(student, teacher, batch, settings), settings.weights)
 
 
-# ---- the algorithm
-
-@dataclass(frozen=True, slots=True)
-class AugmentResources:
-    """What the augmenters read besides a text: EDA's synonyms, and the masked language model of contextual
-    substitution, if there is one.
-
-    dtype: of that model's matrix products.
-    """
-    synonyms: Synonyms = lexicon.synonyms
-    mlm: Checkpoint | None = None
-    dtype: torch.dtype = torch.float32
-
+# ---- line 1: D_aug, and the augmenter that Eq. (9) chooses
 
 def resources_of(
     settings: MBTSAD, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> AugmentResources:
-    """The tools that `settings` names, loaded. Raises BadInput where one is missing or is not what it should be."""
+    """The augmenters' resources that `settings` names, loaded. Raises BadInput if one is missing or is not what it
+    should be."""
     if settings.augment == "contextual" and settings.mlm is None:
-        raise BadInput(
-            "contextual substitution asks a masked language model: name one with --mlm CKPT, a checkpoint saved with "
-            "its MLM head "
-            "(for the built-in reviews weights/bert-clean.safetensors)"
-        )
-    synonyms = WordNet(settings.wordnet).synonyms if settings.wordnet else lexicon.synonyms
-    if settings.mlm is None:
-        return AugmentResources(synonyms)
-    mlm = checkpoint.load(settings.mlm, device=device)
-    try:
-        mask_of(mlm.model, mlm.tokenizer)
-        with torch.inference_mode():
-            # a missing head is said now, not half-way
-            mlm.model.lm_logits(torch.zeros(1, mlm.model.config.hidden, device=device))
-    except BadInput as error:
-        raise BadInput(f"--mlm {settings.mlm}: {error}") from None
-    return AugmentResources(synonyms, mlm, dtype)
+        raise BadInput("contextual substitution needs a masked language model: name one with --mlm CKPT, a checkpoint "
+                       "saved with its MLM head (for the built-in reviews weights/bert-clean.safetensors)")
+    return load_resources(settings.wordnet, settings.mlm, device, dtype)
 
 
 def augmented(
     clean: Sequence[Example], settings: MBTSAD, seed: int, resources: AugmentResources | None = None
 ) -> list[Example]:
-    """D_aug: k copies of each clean row by `settings.augment`, labels kept, and the row itself where `originals` says
-    so.
+    """D_aug: k copies of each clean row by `settings.augment`, labels kept, and, with `originals`, the row itself.
 
-    Of a pair both texts are augmented, each by its own length: a trigger may stand in either.
-    A generator for each copy of a text, so that no row's copies depend on which other rows there are.
-    resources: None loads what `settings` names. "auto" is for `mbtsad` to settle, which has a victim to shake.
+    Of a pair both texts are augmented, each by its own length: a trigger may be in either.
+    Every copy of a text has its own generator, so that no row's copies depend on which other rows there are.
+    resources: None loads what `settings` names. "auto" is resolved in `mbtsad`, which has the victim.
     """
     if settings.augment not in AUGMENTERS:
-        raise BadInput(
-            f"augment is {settings.augment!r}, which takes a victim to settle: name one of {', '.join(AUGMENTERS)}"
-        )
+        raise BadInput(f"augment is {settings.augment!r}, which only a victim's loss resolves: name one of "
+                       f"{', '.join(AUGMENTERS)}")
     texts, rngs = [], []
     for copy in range(settings.k):
         for x in clean:
@@ -280,53 +246,32 @@ def augmented(
                 if text is not None:
                     texts.append(text)
                     rngs.append(generator(seed, settings.augment, x.id, copy, *side))
-    made = iter(rewritten(texts, rngs, settings, resources or resources_of(settings)))
+    rewritten = iter(rewrite(
+        texts, rngs, settings.augment, resources or resources_of(settings), rate=settings.rate,
+        max_targets=settings.max_targets, min_char=settings.min_char, equal_budget=settings.budget == "equal",
+    ))
     copies = [
-        replace(x, text=next(made), pair=x.pair if x.pair is None else next(made))
+        replace(x, text=next(rewritten), pair=x.pair if x.pair is None else next(rewritten))
         for _ in range(settings.k)
         for x in clean
     ]
     return [*clean, *copies] if settings.originals else copies
 
 
-def rewritten(
-    texts: Sequence[str], rngs: Sequence[random.Random], settings: MBTSAD, resources: AugmentResources
-) -> list[str]:
-    """a(x) of each text, by `settings.augment`, each text with its own generator."""
-    cut = {"rate": settings.rate, "max_targets": settings.max_targets, "min_char": settings.min_char}
-    # "#" of Eq. (8): how many words may change; None is the augmenter's own number.
-    limits = [budget(text, **cut) for text in texts] if settings.budget == "equal" else [None] * len(texts)
-    match settings.augment:
-        case "split":
-            return [split(text, rng, **cut) for text, rng in zip(texts, rngs)]
-        case "eda":
-            return [eda(text, rng, synonyms=resources.synonyms, budget=n) for text, rng, n in zip(texts, rngs, limits)]
-        case "aeda":
-            return [aeda(text, rng, budget=n) for text, rng, n in zip(texts, rngs, limits)]
-        case "addtrigger":
-            return [addtrigger(text, rng, budget=n) for text, rng, n in zip(texts, rngs, limits)]
-        case "contextual":
-            return each_contextual(
-                texts, rngs, resources.mlm.model, resources.mlm.tokenizer,
-                budgets=limits if settings.budget == "equal" else None, dtype=resources.dtype,
-            )
-
-
 def each_augmented(
     clean: Sequence[Example], settings: MBTSAD, seed: int, resources: AugmentResources
 ) -> dict[str, list[Example]]:
-    """One copy of each clean row by each of AUGMENTERS, the first of D_aug's; without a language model contextual is
-    left out."""
+    """One copy of each clean row by each of AUGMENTERS, D_aug's first; without a language model contextual is left
+    out."""
     return {name: augmented(clean, replace(settings, augment=name, k=1, originals=False), seed, resources)
             for name in AUGMENTERS if name != "contextual" or resources.mlm is not None}
 
 
 @torch.inference_mode()
 def mean_loss(model: torch.nn.Module, tokenizer: Tokenizer, rows: Sequence[Example], batch_size: int = 128) -> float:
-    """Eq. MBTSAD (8), its expectation, which (9) has too: mean over `rows` of -log p(y | x), in nats, without
-    dropout."""
+    """Eq. MBTSAD (8), its expectation, as in (9): mean over `rows` of -log p(y | x), in nats, without dropout."""
     if not rows:
-        raise BadInput("there are no rows to take a mean loss over: give at least one")
+        raise BadInput("there are no rows to compute a mean loss on: give at least one")
     model.eval()
     device, encoded = next(model.parameters()).device, tokenizer.encode(rows)
     return sum(cross_entropy(model, tokenizer.batch(encoded, which).to(device))["cls"].double().sum().item()
@@ -338,27 +283,30 @@ def perturbation(
 ) -> dict[str, float]:
     """Eq. MBTSAD (9): E over D_c of CE(f_B(a(x)), y) for each augmenter a, in nats, at equal budgets; a* has the
     highest."""
-    sets = each_augmented(clean, replace(settings, budget="equal"), seed, resources)
-    return {name: mean_loss(victim.model, victim.tokenizer, rows) for name, rows in sets.items()}
+    copies = each_augmented(clean, replace(settings, budget="equal"), seed, resources)
+    return {name: mean_loss(victim.model, victim.tokenizer, rows) for name, rows in copies.items()}
 
 
-def retrain(victim: Checkpoint, d_aug: Encoded, settings: MBTSAD, *, validation: Examples | None = None, seed: int = 0,
-            dtype: torch.dtype = torch.float32, log: Log | None = None) -> Checkpoint:
-    """Line 2 of Algorithm 1: the teacher, a copy of `victim` retrained on D_aug, most of its attention edges dropped
-    meanwhile."""
+# ---- lines 2 to 6
+
+def retrain(
+    victim: Checkpoint, d_aug: Encoded, settings: MBTSAD, *, validation: Examples | None = None, seed: int = 0,
+    dtype: torch.dtype = torch.float32, log: Log | None = None, on_choice: OnChoice | None = None,
+) -> Checkpoint:
+    """Line 2 of Algorithm 1: the teacher, a copy of `victim` retrained on D_aug under `attention_dropout`."""
     settings = settings.resolved(victim.model.config.hidden)
     teacher = checkpoint.copy(victim)
     with attention_dropout(teacher.model, settings.attention_dropout):
         fit(
             teacher.model, victim.tokenizer, d_aug, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype,
-            log=log, name="TS-FT", score=best_on(victim.tokenizer, validation),
+            log=log, name="TS-FT", score=best_on(victim.tokenizer, validation), on_choice=on_choice,
         )
     return teacher
 
 
 def distil(
     victim: Checkpoint, teacher: Checkpoint, d_aug: Encoded, settings: MBTSAD, *, validation: Examples | None = None,
-    seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None,
+    seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, on_choice: OnChoice | None = None,
 ) -> Checkpoint:
     """Lines 3 to 6 of Algorithm 1: the student, a copy of `victim` that learns from the frozen `teacher` on D_aug."""
     settings = settings.resolved(victim.model.config.hidden)
@@ -375,49 +323,47 @@ def distil(
     with attention_dropout(student.model, settings.attention_dropout2):
         fit(
             student.model, victim.tokenizer, d_aug, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights,
-            dtype=dtype, log=log, name="MBTSAD", score=best_on(victim.tokenizer, validation),
+            dtype=dtype, log=log, name="MBTSAD", score=best_on(victim.tokenizer, validation), on_choice=on_choice,
         )
     return student
 
 
 def mbtsad(
     victim: Checkpoint, clean: Sequence[Example], settings: MBTSAD = MBTSAD(), *, validation: Examples | None = None,
-    seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None,
-    on_stage: Callable[[str, Checkpoint, float], None] | None = None, resources: AugmentResources | None = None,
-    on_choice: Callable[[str, object], None] | None = None,
+    seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None,
+    on_choice: OnChoice | None = None, resources: AugmentResources | None = None,
 ) -> Checkpoint:
-    """Algorithm 1. The student (without distillation the teacher) comes back as a new record; `victim` stays as it was.
+    """Algorithm 1. Returns the student (without distillation the teacher), a new checkpoint; `victim` stays as it was.
 
     validation: rows by which the best epoch of both trainings is kept; without them, the last (the paper does not say).
     log: see train.fit. on_stage: called with "TS-FT" and the teacher, then "MBTSAD" and the student, and the seconds
-    each step took.
-    resources: None loads what `settings` names. on_choice: called where `augment` is auto, with "augmenter" and
-    its name, then "losses" and Eq. (9)'s; the history has both.
+    each step took. on_choice: called, where `augment` is auto, with "losses" (those of Eq. (9), by augmenter) and
+    "augmenter"; with `validation`, also with "best_epoch", that of the result. The history has the first two.
+    resources: None loads what `settings` names.
     """
-    settings, done = settings.resolved(victim.model.config.hidden), {}
+    settings, auto = settings.resolved(victim.model.config.hidden), {}
     started = time.perf_counter()
     resources = resources or resources_of(settings, next(victim.model.parameters()).device, dtype)
     if settings.augment == "auto":
         losses = perturbation(victim, clean, settings, seed, resources)
         settings = replace(settings, augment=max(losses, key=losses.get))
-        done = {"chosen_by": "auto", "losses": losses}
+        auto = {"chosen_by": "auto", "losses": losses}
         if on_choice is not None:
-            on_choice("augmenter", settings.augment)
             on_choice("losses", losses)
+            on_choice("augmenter", settings.augment)
     d_aug = victim.tokenizer.encode(augmented(clean, settings, seed, resources))
-    teacher = retrain(victim, d_aug, settings, validation=validation, seed=seed, dtype=dtype, log=log)
+    training = {"validation": validation, "seed": seed, "dtype": dtype, "log": log}
+    teacher = retrain(victim, d_aug, settings, **training, on_choice=None if settings.distil else on_choice)
     if on_stage is not None:
         on_stage("TS-FT", teacher, time.perf_counter() - started)
 
     started, cleaned = time.perf_counter(), teacher
     if settings.distil:
-        cleaned = distil(victim, teacher, d_aug, settings, validation=validation, seed=seed, dtype=dtype, log=log)
+        cleaned = distil(victim, teacher, d_aug, settings, **training, on_choice=on_choice)
         if on_stage is not None:
             on_stage("MBTSAD", cleaned, time.perf_counter() - started)
-    cleaned.history.append(
-        {
-            "mitigation": "mbtsad", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
-            **asdict(settings), **done,
-        }
-    )
+    cleaned.history.append({
+        "mitigation": "mbtsad", "clean_rows": len(clean), "validation_rows": len(validation or ()), "seed": seed,
+        **asdict(settings), **auto,
+    })
     return cleaned

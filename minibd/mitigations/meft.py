@@ -1,20 +1,19 @@
-"""MEFT, maximum entropy fine-tuning (Liu et al., 2023, as the PURE paper runs it as a baseline: its Appendix B).
+"""MEFT, maximum entropy fine-tuning (Liu et al., 2023; run as a baseline in the PURE paper, Appendix B).
 
-    1  theta <- train theta_p on the texts of D_train to minimise sum_c p_c log p_c, the negative entropy    `max_entropy`
+    1  theta <- train theta_p on the texts of D_train to minimise sum_c p_c log p_c, the negative entropy  `max_entropy`
     2  f     <- fine-tune theta on D_train with cross-entropy; the best epoch on D_val comes back
 
-Step 1 asks that the model be sure of nothing, whatever the text; no label enters. It is to undo what draws a triggered
-text to the target, before step 2 teaches the task. Both steps start their own optimiser, warm-up and decay.
+Step 1 makes the model unsure of every text; it uses no label. It is to undo what draws a triggered text to the target
+class, before step 2 teaches the task. Each step has its own optimizer, warm-up and decay.
 
-Departures: step 1 lasts some passes, not 4,000 steps, so that it grows with the rows as step 2 does. The paper says of
-its steps that they bring a "Stop Distance" to 0.01 - 0.015 and not what that distance is: it is left out. The released
-code of PURE holds the loss alone. It sums over the batch, where fit's mean does not grow with it; and it multiplies p
-by log(softmax), which is 0 * -inf = NaN for a sure model.
+Departures: step 1 lasts a number of passes, not 4,000 steps, so that it grows with the rows as step 2 does. The paper
+says that its steps bring a "Stop Distance" to 0.01 - 0.015 and does not define that distance: it is left out. PURE's
+released code has the loss alone. It sums over the batch, where fit takes the mean, which does not grow with the batch;
+and it multiplies p by log(softmax), which is 0 * -inf = NaN for a sure model.
 """
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -22,11 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibd import checkpoint
+from minibd.blending import OnStage
 from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.predict import accuracy
 from minibd.records import BadInput, Batch, Examples
-from minibd.train import Log, Schedule, cross_entropy, fit
+from minibd.train import Log, OnChoice, Schedule, cross_entropy, fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class MEFT:
     entropy_epochs: int = setting(2, "passes that maximise the entropy, before the fine-tuning",
                                   paper="4,000 steps, 2.1 passes of SST-2's 60,570 rows")
     lr: float = setting(2e-5, "learning rate of both steps", paper="2e-5")
-    epochs: int = setting(3, "passes of the fine-tuning, of which the best on validation is kept", paper="3")
-    batch_size: int = setting(32, "texts a step", paper="32")
+    epochs: int = setting(3, "passes of the fine-tuning; the best on validation is kept", paper="3")
+    batch_size: int = setting(32, "texts per step", paper="32")
     keep_head: bool = setting(False, "keep the classifier that the checkpoint has, instead of a new one", paper="no")
 
     def __post_init__(self):
@@ -45,17 +45,19 @@ class MEFT:
                 f"entropy_epochs is {self.entropy_epochs}, it must be at least 1: without it this is plain "
                 "fine-tuning, ft"
             )
-        self.schedule
+        self.schedule.validate()
 
     @property
     def schedule(self) -> Schedule:
-        """The fine-tuning's: Adam as in the paper, no weight decay."""
+        """That of the fine-tuning: Adam as in the paper, no weight decay."""
         return Schedule(self.lr, self.epochs, self.batch_size, weight_decay=0.0)
 
 
 def max_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Eq. MEFT (entropy): sum_c p_c log p_c, the negative entropy, one value a text: (B,). -log C where all classes are
-    equal, 0 where one has it all."""
+    """Eq. MEFT (entropy): sum_c p_c log p_c, the negative entropy, one value per text: (B,).
+
+    It is -log C if all C classes are equally likely, 0 if one is certain.
+    """
     log_p = F.log_softmax(model(batch).logits.float(), dim=-1)  # (B, C)
     # not -inf: where p is 0, p log p is 0, and so is its gradient
     log_p = log_p.clamp(min=torch.finfo(torch.float32).min)
@@ -64,13 +66,14 @@ def max_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 def meft(
     victim: Checkpoint, train: Examples, validation: Examples, settings: MEFT = MEFT(), *, seed: int = 0,
-    dtype: torch.dtype = torch.float32, log: Log | None = None,
-    on_stage: Callable[[str, Checkpoint, float], None] | None = None,
+    dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None,
+    on_choice: OnChoice | None = None,
 ) -> Checkpoint:
-    """Both steps. f comes back as a new record; `victim` stays as it was.
+    """Both steps. Returns f, a new checkpoint; `victim` stays as it was.
 
     victim: an encoder, or a classifier whose head is replaced unless `keep_head`. log: see train.fit. on_stage: called
-    with "max-entropy" and theta, then "MEFT" and f, and the seconds each step took.
+    with "max-entropy" and theta, then "MEFT" and f, and the seconds each step took. on_choice: called with
+    "best_epoch", of step 2.
     """
     tokenizer, rows = victim.tokenizer, victim.tokenizer.encode(train)
 
@@ -86,13 +89,11 @@ def meft(
     started = time.perf_counter()
     f = checkpoint.copy(theta)
     fit(f.model, tokenizer, rows, cross_entropy, settings.schedule, seed=seed, dtype=dtype, log=log, name="MEFT",
-        score=lambda model: accuracy(model, tokenizer, validation))
-    f.history.append(
-        {
-            "mitigation": "meft", "clean_rows": len(train), "validation_rows": len(validation), "seed": seed,
-            **asdict(settings),
-        }
-    )
+        score=lambda model: accuracy(model, tokenizer, validation), on_choice=on_choice)
+    f.history.append({
+        "mitigation": "meft", "clean_rows": len(train), "validation_rows": len(validation), "seed": seed,
+        **asdict(settings),
+    })
     if on_stage is not None:
         on_stage("MEFT", f, time.perf_counter() - started)
     return f

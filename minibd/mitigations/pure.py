@@ -1,51 +1,48 @@
 """PURE: defence by head PrUning and attention noRmalisation, for a poisoned pre-trained language model (Algorithm 1).
 
-Who uses it: someone who is about to fine-tune an encoder theta_p of unknown origin on clean rows of a task, D_train and
-D_val, and has no pre-trained weights that he trusts. A trigger word draws [CLS]'s attention to itself, through heads
-that are idle on clean text.
+Who uses it: a defender who fine-tunes an encoder theta_p of unknown origin on clean rows of a task, D_train and D_val,
+and has no pre-trained weights to trust. A trigger word draws [CLS]'s attention to itself, through heads that are idle
+on clean text.
 
     Step 1, head pruning
     1  f_p <- fine-tune theta_p on D_train                                          alone it is the baseline FT
     2  score of each head of f_p: its [CLS] variance on D_val                       Eq. (2), `head_variance`
     3  while true:  prune the head of f_p with the lowest score                     `prune_order`, `prune`
-    5               if accuracy of f_p on D_val < c:  stop, Heads = all that are pruned
+    5               if accuracy of f_p on D_val < c:  stop, Heads = all pruned heads
     10 theta_[p] <- theta_p without Heads                                           the ORIGINAL weights, not f_p's
     Step 2, attention normalisation
     1  f_c <- fine-tune theta_[p] on D_train with cross-entropy + mu sum_l lambda_l sum_h ||A_h^l[CLS]||_2     Eq. (3)
        lambda_l = -log2(mean score of the heads left in layer l), scaled to 0..1    `layer_weights`
 
-A pruned head's context is multiplied by 0 before the output projection; nothing changes its shape, and a saved folder
-has columns of zeros. Both fine-tunings start with a new classifier (`keep_head` keeps the one that is there) and end at
-their best epoch on D_val. In a causal model (Llama, GPT-2) a text is read off its last token, so that token's attention
-stands for [CLS]'s.
+A pruned head's context is multiplied by 0 before the output projection; no shape changes, and a saved folder has
+columns of zeros. Both fine-tunings start from a new classifier (`keep_head` keeps the checkpoint's) and end at their
+best epoch on D_val. A causal model (Llama, GPT-2) classifies a text by its last token, whose attention stands for
+[CLS]'s.
 
-Choices where the paper is silent: every layer keeps its highest head (`empty_layers` lets it go); warm-up over a tenth
-of the steps, linear decay and gradient clipping at 1; attention is the softmax before dropout, so that a row sums to 1;
-the new classifier is the architecture's own, BERT's pooler (drawn anew, too) and a linear layer, where the released
-code has the linear layer alone.
+Choices where the paper is silent: every layer keeps its highest head (`empty_layers` allows layers without heads);
+warm-up over a tenth of the steps, linear decay and gradient clipping at 1; attention is the softmax before dropout, so
+that a row sums to 1; the new classifier is the architecture's own, BERT's pooler (redrawn, too) and a linear layer,
+where the released code has the linear layer alone.
 
 variant="released" takes the forms of the released code, of which none equals the paper's. Their effect, on a MiniLM
 fine-tuned on SST-2 (scripts/audit.py --effects):
 - score: the sample variance of the first 127 weights of a row padded to 128. A uniform row over 10 tokens has 7.3e-4
-there and 0 here. Meaned
-  over the 872 dev texts it puts the heads into the same order all the same (rank correlation 0.999, the lower half of
-  72 are the same).
+  there and 0 here. As means over the 872 dev texts both put the heads into nearly the same order (rank correlation
+  0.999, the lower half of 72 are the same).
 - lambda: softmax of -ln x, then scaled to 0..1, which is 1 / x scaled: (1, .47, .20, .07, 0) for x = 2, 4, 8, 16, 32e-4
-where the paper's is
-  (1, .75, .5, .25, 0). x comes from the pruned f_p. Without pruning (.11, .01, 0, .01, .05, 1) here, the paper's (.25,
-  .02, 0, .04, .13, 1).
+  where the paper's is (1, .75, .5, .25, 0). x comes from the pruned f_p. Without pruning (.11, .01, 0, .01, .05, 1)
+  here, the paper's (.25, .02, 0, .04, .13, 1).
 - penalty: ONE norm per head over the whole batch, about sqrt(B) times the mean of the texts' norms (40.8 against 7.1 on
-a batch of 32), and the
-  same mu weighs that much more.
-- pruning: groups of 10; the group that breaks the floor is given back, highest first, until the floor holds again. Not
-taken over: weight decay 0.01, rows in file order, the last epoch instead of the best, and a penalty on the maps after
-dropout.
+  a batch of 32), so the same mu weighs that much more.
+- pruning: groups of 10; the group that breaks the floor is restored, highest head first, until the floor holds again.
+Not taken over: weight decay 0.01, rows in file order, the last epoch instead of the best, and a penalty on the maps
+after dropout.
 """
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from math import ceil
 
 import torch
@@ -53,18 +50,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibd import checkpoint
+from minibd.blending import OnStage
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import in_order
-from minibd.models.encoder import Encoder, PackedBatch
-from minibd.predict import accuracy, predict
+from minibd.incremental import IncrementalAccuracy
+from minibd.models.encoder import Encoder
+from minibd.predict import accuracy
 from minibd.records import BadInput, Batch, Examples
 from minibd.tokenizer import Tokenizer
-from minibd.train import Log, Loss, Schedule, cross_entropy, fit
+from minibd.train import Log, Loss, OnChoice, Schedule, cross_entropy, fit
 
 FLOOR = 0.85  # c
 PADDED = 128  # tokens to which the released code pads every text
-LEAST = 1e-12  # a score below it counts as this: log2 of 0 would be minus infinity
+LOWEST_SCORE = 1e-12  # a score below it counts as this: log2 of 0 would be minus infinity
 Head = tuple[int, int]  # layer, head; both from 0
 
 
@@ -77,11 +76,11 @@ class PURE:
         paper="0.85", kind=float,
     )
     drop: float | None = setting(
-        None, "the same floor as points of percent under the unpruned model's own accuracy", paper="none", kind=float
+        None, "the same floor as points of percent under the unpruned model's accuracy", paper="none", kind=float
     )
     group: int | None = setting(
         None,
-        "prune N heads between two looks at the accuracy, and give back those of the last group that are too many "
+        "prune N heads between two measurements of the accuracy, and restore those of the last group that are too many "
         "(default 0: one at a time as printed, the one that breaks the floor included; released 10)",
         kind=int,
     )
@@ -89,8 +88,8 @@ class PURE:
     mu: float = setting(0.15, "weight of the attention penalty", paper="0.15 rare words, 0.05 syntax and style")
     even: bool = setting(False, "lambda 1 for every layer that has heads (Figure 5's comparison)", paper="no")
     lr: float = setting(2e-5, "learning rate of both fine-tunings", paper="2e-5")
-    epochs: int = setting(3, "passes of each, of which the best on validation is kept", paper="3")
-    batch_size: int = setting(32, "texts a step", paper="32")
+    epochs: int = setting(3, "passes of each; the best on validation is kept", paper="3")
+    batch_size: int = setting(32, "texts per step", paper="32")
     keep_head: bool = setting(False, "keep the classifier that the checkpoint has, instead of a new one", paper="no")
     prune_only: bool = setting(False, "ablation: no attention penalty")
     norm_only: bool = setting(False, "ablation: no pruning, lambda from all heads")
@@ -102,7 +101,7 @@ class PURE:
     def __post_init__(self):
         check_choices(self)
         if self.floor is not None and self.drop is not None:
-            raise BadInput(f"floor {self.floor} and drop {self.drop} are two ways to say one thing: give one")
+            raise BadInput(f"floor {self.floor} and drop {self.drop} both set the lowest accuracy: give one")
         if not 0 <= (self.floor or 0.0) <= 1:
             raise BadInput(f"floor is {self.floor}, an accuracy: it must lie in 0..1, such as 0.85")
         if not 0 <= (self.drop or 0.0) <= 100:
@@ -115,7 +114,7 @@ class PURE:
             raise BadInput(
                 "prune_only and norm_only together leave nothing of the method: plain fine-tuning is the baseline ft"
             )
-        self.schedule
+        self.schedule.validate()
 
     @property
     def schedule(self) -> Schedule:
@@ -123,16 +122,16 @@ class PURE:
         return Schedule(self.lr, self.epochs, self.batch_size, weight_decay=0.0)
 
     def needed(self, hits: int, n: int) -> int:
-        """How many of n validation rows must stay right where the unpruned model has `hits`. Raises BadInput where it
-        has fewer itself."""
+        """c as a count: how many of `n` validation rows must stay right, `hits` of the unpruned model. Raises BadInput
+        if that itself has fewer."""
         if self.drop is not None:
             return max(0, ceil(hits - self.drop / 100 * n - 1e-9))
         floor = FLOOR if self.floor is None else self.floor
         if hits < (needed := ceil(floor * n - 1e-9)):
             raise BadInput(
                 f"the fine-tuned model is right on {hits} of {n} validation rows ({100 * hits / n:.1f} %) before any "
-                "head is pruned, "
-                f"under the floor of {100 * floor:g} %: lower --floor, or say how far it may fall with --drop 2"
+                f"head is pruned, under the floor of {100 * floor:g} %: lower --floor, or say how far it may fall with "
+                "--drop 2"
             )
         return needed
 
@@ -140,10 +139,9 @@ class PURE:
 # ---- the equations. attn: L of (B, H, T, T) softmax probabilities; mask (B, T), True at real tokens; scores (L, H);
 # head_mask (L, H), 1 keeps
 
-
 def cls_rows(attn: Tensor, mask: Tensor, causal: bool = False) -> Tensor:
-    """A_h[CLS]: what the token that a text is read off, its first (last in a causal model), pays to each: (B, H, T, T)
-    -> (B, H, T)."""
+    """A_h[CLS]: the attention row of the token that a text is classified by, its first (in a causal model its last):
+    (B, H, T, T) -> (B, H, T)."""
     t = mask.shape[1]
     at = t - 1 - mask.flip(1).int().argmax(1) if causal else mask.int().argmax(1)  # (B,)
     return attn[torch.arange(len(at), device=at.device), :, at].float()
@@ -152,22 +150,22 @@ def cls_rows(attn: Tensor, mask: Tensor, causal: bool = False) -> Tensor:
 def head_variance(attn: Sequence[Tensor], mask: Tensor, *, causal: bool = False, variant: str = "paper") -> Tensor:
     """Eq. PURE (2): Var(A_h^l[CLS]) = sum_j (a_j - 1/n)^2 / (n - 1) over a text's n real tokens: (B, L, H).
 
-    A text of one token has nothing to vary, and 0. released: see the module; tokens past the 127th are not read.
+    0 for a text of one token. released: see the module's docstring; tokens past the 127th are not read.
     """
     rows = torch.stack([cls_rows(a, mask, causal) for a in attn], dim=1)  # (B, L, H, T)
     if variant == "released":
         rows, n = (rows * mask[:, None, None, :])[..., :PADDED - 1], PADDED - 1
-        return (rows.square().sum(-1) - rows.sum(-1).square() / n) / (n - 1)  # what is padded adds 0 to both sums
+        return (rows.square().sum(-1) - rows.sum(-1).square() / n) / (n - 1)  # padding adds 0 to both sums
     n = mask.sum(1)[:, None, None]  # (B, 1, 1)
     gaps = (rows - 1 / n[..., None]) * mask[:, None, None, :]
     return gaps.square().sum(-1) / (n - 1).clamp(min=1)
 
 
 def prune_order(scores: Tensor) -> list[Head]:
-    """Every head, the lowest score first; of equals, the lower layer and head first."""
+    """Every head, the lowest score first; of equal ones, the lower layer and head first."""
     return sorted(
         ((l, h) for l in range(scores.shape[0]) for h in range(scores.shape[1])),
-        key=lambda at: (scores[at].item(), at)
+        key=lambda head: (scores[head].item(), head),
     )
 
 
@@ -175,12 +173,13 @@ def layer_weights(scores: Tensor, head_mask: Tensor, *, variant: str = "paper") 
     """Eq. PURE (lambda): -log2(mean score of the heads left in layer l), scaled so that the lowest is 0 and the highest
     1: (L, H) -> (L,).
 
-    The layer of the highest scores has exactly 0. A layer without heads has 0 and does not enter the scaling; where all
-    layers are equal (or one is left), there is nothing to scale and each has 1. Scores below LEAST count as LEAST.
+    The layer with the highest scores gets exactly 0. A layer without heads gets 0 and does not enter the scaling; if
+    all layers are equal (or one is left), there is nothing to scale and each gets 1. Scores below LOWEST_SCORE count as
+    that.
     """
     scores, left = scores.double(), head_mask.to(scores.device).double()
     filled = left.sum(1) > 0
-    x = (scores * left).sum(1)[filled].div(left.sum(1)[filled]).clamp(min=LEAST)
+    x = (scores * left).sum(1)[filled].div(left.sum(1)[filled]).clamp(min=LOWEST_SCORE)
     raw = torch.softmax(-x.log(), 0) if variant == "released" else -x.log2()
     weights = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
     if filled.any():
@@ -191,19 +190,19 @@ def layer_weights(scores: Tensor, head_mask: Tensor, *, variant: str = "paper") 
 
 def attention_penalty(attn: Sequence[Tensor], mask: Tensor, head_mask: Tensor, weights: Tensor, *, causal: bool = False,
                       variant: str = "paper") -> Tensor:
-    """Eq. PURE (3), the inner sum: sum_l lambda_l sum_h ||A_h^l[CLS]||_2 over the heads left, one value a text: (B,).
+    """Eq. PURE (3), the inner sum: sum_l lambda_l sum_h ||A_h^l[CLS]||_2 over the heads left, one value per text: (B,).
 
-    A norm is 1 where all attention goes to one token and 1 / sqrt(n) where it is even. weights: lambda, (L,).
-    released: the norm is over the batch's texts too, one number, which each text then has.
+    A norm is 1 if all attention goes to one token and 1 / sqrt(n) if it is even. weights: lambda, (L,).
+    released: the norm is over the batch's texts too, one number, which every text gets.
     """
     total = attn[0].new_zeros(len(mask), dtype=torch.float32)
-    for a, gates, weight in zip(attn, head_mask, weights.tolist(), strict=True):
-        if weight:  # of the other layers nothing would come, nor any gradient
+    for a, mask_l, weight in zip(attn, head_mask, weights.tolist(), strict=True):
+        if weight:  # the other layers add neither value nor gradient
             rows = cls_rows(a, mask, causal)  # (B, H, T)
             norms = torch.linalg.vector_norm(rows, dim=(0, 2)).expand(len(mask), -1) if variant == "released" \
                 else torch.linalg.vector_norm(rows, dim=-1)  # (B, H)
-            # not a matrix product: autocast would round that
-            total = total + weight * (norms * gates.to(norms)).sum(-1)
+            # not a matrix product, which autocast would round
+            total = total + weight * (norms * mask_l.to(norms)).sum(-1)
     return total
 
 
@@ -227,140 +226,46 @@ def head_scores(
     return total / len(rows)
 
 
-class IncrementalAccuracy:
-    """A model's hits on fixed rows, asked again and again while its heads fall: exact, and without the work that
-    earlier passes did.
-
-    - what goes into a block and what its heads gather there, before their gates, is kept: a pass starts at the lowest
-    block whose heads
-      changed since the batch was last looked at, with that block's second half;
-    - of the last block's second half only the row that is classified is computed;
-    - rows that were right come first, and a pass ends as soon as it is certain; a batch that it did not reach is caught
-    up with later;
-    - batches are of like length, without padding to speak of.
-
-    The model's head_mask may change between two questions; whoever changes it says where with `touch`. memory: bytes
-    for what is kept; where all blocks' would be more, every second, third ... block's is.
-    """
-
-    @torch.inference_mode()
-    def __init__(
-        self, model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size: int = 64, memory: int = 2 << 30
-    ):
-        self.model = model.eval()
-        weight = model.embeddings.word.weight
-        encoded, layers = tokenizer.encode(rows), len(model.blocks)
-        self.every = max(1, ceil(2 * layers * sum(encoded.lengths) * weight.shape[1] * weight.element_size() / memory))
-        right = [p == x.label for p, x in zip(predict(model, tokenizer, rows, batch_size), rows)]
-        self.hits, self.n = sum(right), len(rows)
-        self.batches = []
-        for kind in (True, False):
-            of_kind = [i for i in range(len(rows)) if right[i] is kind]
-            for which in in_order([encoded.lengths[i] for i in of_kind], batch_size):
-                batch = tokenizer.batch(encoded, [of_kind[i] for i in which]).to(weight.device)
-                packed = model.pack(batch)
-                self.batches.append(_Kept(packed, batch.labels, {0: model.embeddings(batch, packed)}))
-
-    def touch(self, layer: int) -> None:
-        """The heads of `layer` have changed."""
-        for kept in self.batches:
-            kept.stale = min(kept.stale, layer)
-
-    @torch.inference_mode()
-    def at_least(self, needed: int) -> bool:
-        """Whether the model, as it is now, is right on `needed` rows or more."""
-        hits, seen = 0, 0
-        for kept in self.batches:
-            if hits >= needed or hits + self.n - seen < needed:
-                break
-            self._catch_up(kept)
-            hits += kept.hits
-            seen += len(kept.labels)
-        return hits >= needed
-
-    def _catch_up(self, kept: _Kept) -> None:
-        blocks = self.model.blocks
-        if kept.stale == len(blocks):
-            return
-        start = max(at for at in kept.inputs if at <= kept.stale)
-        h = kept.inputs[start]  # (N, D)
-        for at in range(start, len(blocks)):
-            context = kept.contexts.get(at) if at == start else None
-            if context is None:
-                context, _ = blocks[at].attention(h, kept.packed, head_mask=None, want=False)  # (N, H * Dh)
-                if at % self.every == 0:
-                    kept.inputs[at], kept.contexts[at] = h, context
-            gates = self.model.head_mask[at]  # (H,)
-            # (N, H, Dh) -> (N, H * Dh)
-            context = (context.unflatten(-1, (len(gates), -1)) * gates[:, None]).flatten(-2)
-            if at == len(blocks) - 1:
-                h, context = h[kept.packed.ends], context[kept.packed.ends]  # (B, D), (B, H * Dh)
-            h = blocks[at].feed_forward(h, context)
-        logits, _ = self.model.classify(self.model.finish(h))
-        kept.hits = int((logits.argmax(-1) == kept.labels).sum())
-        kept.stale = len(blocks)
-
-
-@dataclass(slots=True)
-class _Kept:
-    """A batch: what goes into its blocks and what their heads gather, where that is kept; `stale`: the lowest block
-    with other heads since."""
-
-    packed: PackedBatch
-    labels: Tensor
-    inputs: dict[int, Tensor]
-    contexts: dict[int, Tensor] = field(default_factory=dict)
-    stale: int = 0
-    hits: int = 0
-
-
-def may_fall(scores: Tensor, head_mask: Tensor, empty_layers: bool = False) -> list[Head]:
-    """The heads that pruning may take, in its order: those that are there, without the highest of each layer unless
+def prunable(scores: Tensor, head_mask: Tensor, empty_layers: bool = False) -> list[Head]:
+    """The heads that step 1 may prune, in its order: those that are left, except the highest of each layer unless
     `empty_layers`."""
-    order = [at for at in prune_order(scores) if head_mask[at] != 0]
-    highest = {layer: (layer, head) for layer, head in order}.values()  # the last of a layer in this order
-    return order if empty_layers else [at for at in order if at not in highest]
+    order = [head for head in prune_order(scores) if head_mask[head] != 0]
+    highest = {layer: (layer, h) for layer, h in order}.values()  # the last of a layer in this order
+    return order if empty_layers else [head for head in order if head not in highest]
 
 
 def prune(
     model: Encoder, tokenizer: Tokenizer, rows: Examples, scores: Tensor, settings: PURE = PURE()
 ) -> tuple[Head, ...]:
-    """Step 1, lines 3 to 9: prune heads of `model` in place, lowest score first, until its accuracy on `rows` falls
-    under the floor.
+    """Step 1, lines 3 to 9: prune heads of `model` in place, lowest score first, until its accuracy on `rows` is under
+    the floor.
 
-    Returns Heads, (layer, head) from 0, in the order in which they fell. Raises BadInput where the unpruned model is
-    under the floor already.
+    Returns Heads, (layer, head) from 0, in the order in which they were pruned. Raises BadInput if the unpruned model
+    is under the floor already.
     """
     group = (10 if settings.variant == "released" else 0) if settings.group is None else settings.group
-    order = may_fall(scores, model.head_mask, settings.empty_layers)
-    passes = IncrementalAccuracy(model, tokenizer, rows)
-    needed = settings.needed(passes.hits, passes.n)
-
-    def set_head(at: Head, value: float) -> None:
-        model.head_mask[at] = value
-        passes.touch(at[0])
+    order = prunable(scores, model.head_mask, settings.empty_layers)
+    accuracy_now = IncrementalAccuracy(model, tokenizer, rows)  # of the model with its present head mask
+    needed = settings.needed(accuracy_now.hits, accuracy_now.n)
 
     heads: list[Head] = []
     for start in range(0, len(order), max(1, group)):
-        together = order[start:start + max(1, group)]
-        for at in together:
-            set_head(at, 0.0)
-        heads += together
-        if not passes.at_least(needed):
-            while group and heads and not passes.at_least(needed):  # the highest of the group first
-                set_head(heads.pop(), 1.0)
+        for head in order[start:start + max(1, group)]:
+            model.head_mask[head] = 0.0
+            heads.append(head)
+        if not accuracy_now.at_least(needed):
+            while group and heads and not accuracy_now.at_least(needed):  # restore the highest of the group first
+                model.head_mask[heads.pop()] = 1.0
             break
     return tuple(heads)
 
 
 # ---- the algorithm
 
-OnStage = Callable[[str, Checkpoint, float], None]  # a model's name, the model, the seconds it took
-
-
 @dataclass(frozen=True, slots=True)
 class Step1:
-    """What step 1 leaves: f_p with all its heads, their scores (L, H), and Heads in the order in which they fell."""
+    """The result of step 1: f_p with all its heads, their scores (L, H), and Heads in the order in which they were
+    pruned."""
     f_p: Checkpoint
     scores: Tensor
     heads: tuple[Head, ...]
@@ -368,20 +273,20 @@ class Step1:
 
 def without(ckpt: Checkpoint, heads: Sequence[Head]) -> Checkpoint:
     """`ckpt`, which is a copy already, with its `heads` pruned in place."""
-    for at in heads:
-        ckpt.model.head_mask[at] = 0.0
+    for head in heads:
+        ckpt.model.head_mask[head] = 0.0
     return ckpt
 
 
-def tune(
+def fine_tune(
     theta: Checkpoint, train: Examples, validation: Examples, loss: Loss, settings: PURE, name: str, *, seed: int,
-    dtype: torch.dtype, log: Log | None, mu: float = 0.0,
+    dtype: torch.dtype, log: Log | None, mu: float = 0.0, on_choice: OnChoice | None = None,
 ) -> Checkpoint:
     """`theta`, which is a copy already, fine-tuned in place on D_train, at its best epoch on D_val."""
     fit(
         theta.model, theta.tokenizer, theta.tokenizer.encode(train), loss, settings.schedule, seed=seed,
         weights={"norm": mu}, dtype=dtype, log=log, name=name,
-        score=lambda model: accuracy(model, theta.tokenizer, validation),
+        score=lambda model: accuracy(model, theta.tokenizer, validation), on_choice=on_choice,
     )
     return theta
 
@@ -391,7 +296,7 @@ def head_pruning(victim: Checkpoint, train: Examples, validation: Examples, sett
     """Step 1. Arguments as of `pure`; `victim` stays as it was."""
     started = time.perf_counter()
     theta = checkpoint.to_tune(victim, train.labels, seed, settings.keep_head)
-    f_p = tune(theta, train, validation, cross_entropy, settings, "FT", seed=seed, dtype=dtype, log=log)
+    f_p = fine_tune(theta, train, validation, cross_entropy, settings, "FT", seed=seed, dtype=dtype, log=log)
     if on_stage is not None:
         on_stage("FT", f_p, time.perf_counter() - started)
 
@@ -409,14 +314,15 @@ def head_pruning(victim: Checkpoint, train: Examples, validation: Examples, sett
 def pure(
     victim: Checkpoint, train: Examples, validation: Examples, settings: PURE = PURE(), *, seed: int = 0,
     dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None,
-    step1: Step1 | None = None, on_choice: Callable[[str, object], None] | None = None,
+    step1: Step1 | None = None, on_choice: OnChoice | None = None,
 ) -> Checkpoint:
-    """Algorithm 1. f_c comes back as a new record, with its heads pruned; `victim` stays as it was.
+    """Algorithm 1. Returns f_c, a new checkpoint with its heads pruned; `victim` stays as it was.
 
     victim: an encoder, or a classifier whose head is replaced unless `keep_head`. log: see train.fit. on_stage: called
-    with "FT" and f_p, "pruned" and f_p without its heads, then "PURE" and f_c, and the seconds each took, PURE's
-    without those of step 1. step1: what `head_pruning` gave, where it has been run already, with the same rows and
-    settings but for prune_only and norm_only. on_choice: called with "heads" and the pruned ones, [layer, head] each.
+    with "FT" and f_p, "pruned" and f_p without Heads, then "PURE" and f_c, and the seconds each took, those of PURE
+    without step 1. step1: the result of `head_pruning`, if that has run already, with the same rows and settings but
+    for prune_only and norm_only. on_choice: called with "heads" ([layer, head] from 0, in the order in which they were
+    pruned), "lambda" (one number per layer) and "best_epoch", that of f_c.
     """
     if step1 is None:
         step1 = head_pruning(victim, train, validation, settings, seed=seed, dtype=dtype, log=log, on_stage=on_stage)
@@ -426,14 +332,14 @@ def pure(
         on_choice("heads", [list(at) for at in heads])
     theta = without(checkpoint.to_tune(victim, train.labels, seed, settings.keep_head), heads)
     scores, left, variant = step1.scores, theta.model.head_mask, settings.variant
-    if variant == "released" and not settings.prune_only:  # which has no use for them
+    if variant == "released" and not settings.prune_only:  # prune_only needs no scores here
         scores = head_scores(
             without(checkpoint.copy(step1.f_p), heads).model, victim.tokenizer, validation, variant=variant
         )
     weights = (left.sum(1) > 0).float() if settings.even else layer_weights(scores, left, variant=variant)
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Eq. PURE (3), a text: cross-entropy, and the penalty that mu weighs."""
+        """Eq. PURE (3), per text: cross-entropy, and the penalty that fit weighs with mu."""
         out = model(batch, want=("attn",))
         return {
             "cls": F.cross_entropy(out.logits.float(), batch.labels, reduction="none"),
@@ -442,17 +348,18 @@ def pure(
             ),
         }
 
+    if on_choice is not None:
+        on_choice("heads", [list(head) for head in heads])
+        on_choice("lambda", weights.tolist())
     name = "Prune-only" if settings.prune_only else "Norm-only" if settings.norm_only else "PURE"
-    f_c = tune(
+    f_c = fine_tune(
         theta, train, validation, cross_entropy if settings.prune_only else loss, settings, name, seed=seed,
-        dtype=dtype, log=log, mu=settings.mu,
+        dtype=dtype, log=log, mu=settings.mu, on_choice=on_choice,
     )
-    f_c.history.append(
-        {
-            "mitigation": "pure", "clean_rows": len(train), "validation_rows": len(validation), "seed": seed,
-            "heads": [list(at) for at in heads], "lambda": weights.tolist(), **asdict(settings),
-        }
-    )
+    f_c.history.append({
+        "mitigation": "pure", "clean_rows": len(train), "validation_rows": len(validation), "seed": seed,
+        "heads": [list(head) for head in heads], "lambda": weights.tolist(), **asdict(settings),
+    })
     if on_stage is not None:
         on_stage(name, f_c, time.perf_counter() - started)
     return f_c
