@@ -4,7 +4,6 @@ from __future__ import annotations
 from minibd import checkpoint
 from minibd.cli import Pretrained, Task
 from minibd.job.task import device_of
-from minibd.mitigations.epur import e_pur
 from minibd.records import BadInput, Examples
 
 
@@ -33,4 +32,6 @@ def purified(
     victim: checkpoint.Checkpoint, pretrained: checkpoint.Checkpoint, clean: Examples
 ) -> checkpoint.Checkpoint:
     """`victim` after E-PUR with the frequencies of the clean rows and epur.py's default number of resets."""
+    from minibd.mitigations.epur import e_pur  # only a run with --e-pur imports it
+
     return e_pur(victim, pretrained, clean)
