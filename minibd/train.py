@@ -3,6 +3,7 @@ mean."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -102,6 +103,13 @@ def cross_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """sum over terms of weight * term, one value a text: (B,). A term that `weights` does not name weighs 1."""
     return sum(weights.get(name, 1.0) * values for name, values in terms.items())
+
+
+def check_finite(name: str, step: int, steps: int, lr: float, **values: float) -> None:
+    """Raises BadInput if one of `values`, such as loss=, gradient_norm=, is NaN or infinite at `step` (from 0)."""
+    if not all(map(math.isfinite, values.values())):
+        found = " and ".join(f"the {key.replace('_', ' ')} is {value}" for key, value in values.items())
+        raise BadInput(f"{name}: {found} at step {step + 1} of {steps}: lower the learning rate ({lr})")
 
 
 def each_batch(model: nn.Module, tokenizer: Tokenizer, rows: Encoded, epochs: int, batch_size: int, *, seed: int,

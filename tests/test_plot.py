@@ -70,7 +70,7 @@ def attacked(tiny, tmp_path_factory):
 def maps_of(ckpt, folder, **settings):
     ckpt, test = checkpoint.load(ckpt), data.read(folder / "test.tsv", labels=("negative", "positive"))
     entry = registry.entry("badnets", 1, triggers=("cf", "mn"), per_text=2, sentence=None)
-    return variance_maps(ckpt, test, triggered(test, registry.corruption(entry), target=1, tokenizer=ckpt.tokenizer), 1, **settings)
+    return variance_maps(ckpt, test, triggered(test, registry.attack_of(entry), target=1, tokenizer=ckpt.tokenizer), 1, **settings)
 
 
 def test_the_variance_maps_of_a_checkpoint_whose_history_names_the_attack(plot, attacked, folder, tmp_path):
@@ -104,7 +104,7 @@ def test_the_attack_by_flags_or_by_a_file_of_triggered_rows(plot, attacked, tiny
     flags = ("--attack", "badnets", "--triggers", "cf,mn", "--triggers-per-text", 2)
     assert plot("pure-2", "--ckpt", attacked, "--data", folder, *flags, "--out", tmp_path / "a.svg").returncode == 0
     test, ckpt = data.read(folder / "test.tsv"), checkpoint.load(attacked)
-    made = triggered(test, registry.corruption(registry.entry("badnets", 1, triggers=("cf", "mn"), per_text=2, sentence=None)), target=1, tokenizer=ckpt.tokenizer)
+    made = triggered(test, registry.attack_of(registry.entry("badnets", 1, triggers=("cf", "mn"), per_text=2, sentence=None)), target=1, tokenizer=ckpt.tokenizer)
     data.write(made, tmp_path / "triggered.jsonl")
     run = plot("pure-2", "--ckpt", attacked, "--data", folder, "--triggered", tmp_path / "triggered.jsonl", "--out", tmp_path / "b.svg")
     assert run.returncode == 0, run.stderr
