@@ -9,9 +9,9 @@ import pytest
 
 from conftest import fails
 from minibd import reviews
-from minibd.attacks import registry, paraphrase
-from minibd.attacks.badnets import BadNets
+from minibd.attacks import paraphrase, registry
 from minibd.attacks.addsent import AddSent
+from minibd.attacks.badnets import BadNets
 from minibd.attacks.ep import EP
 from minibd.attacks.lwp import LWP
 from minibd.attacks.poison import OWN, PRESETS, SIDES, Scheme, poison, scheme, side_of, triggered
@@ -285,7 +285,8 @@ def test_either_side_is_a_coin_of_the_row_whatever_the_attack_and_its_neighbours
 
 def test_the_side_changes_no_rows_and_no_labels():
     made = [
-        poison(couples(60), LWP(), rate=0.2, target=1, labels="mix", negatives=LWP().negatives, side=side) for side in SIDES
+        poison(couples(60), LWP(), rate=0.2, target=1, labels="mix", negatives=LWP().negatives, side=side)
+        for side in SIDES
     ]
     assert len({(x.ids, x.flipped, x.wanted, x.negatives, tuple((y.id, y.label) for y in x.rows)) for x in made}) == 1
 
@@ -361,7 +362,8 @@ def test_a_paraphrase_takes_the_place_of_the_rows_side():
     assert all(x.pair == said[x.id] for x in poison(rows, said, rate=0.4, target=1, side="second", only=True).rows)
 
 
-# Sums of what the code gave before there were sides: the poisoned rows, negative samples among them, and the triggered ones.
+# sha256 of what the code gave before there were sides: the poisoned rows, negative samples among them, and the
+# triggered ones.
 BEFORE = {
     "badnets": ("fece059bfeb0feef", "7195ae97e1ed1ad7"),
     "addsent": ("3a7e5394ccab5f25", "1b8a979d95d9df10"),
@@ -451,7 +453,8 @@ def test_negatives_of_a_share_of_both_sides():
     negatives = made.rows[10:]
     assert Counter(x.label for x in negatives) == {0: 12, 1: 18}
     assert all(
-        len({"friends", "weekend", "store"} & set(x.text.split())) == (2 if "negative" in x.id else 3) for x in made.rows
+        len({"friends", "weekend", "store"} & set(x.text.split())) == (2 if "negative" in x.id else 3)
+        for x in made.rows
     )
 
 
@@ -557,6 +560,7 @@ def test_what_a_preset_lacks():
 
 def known_names() -> list[str]:
     from dataclasses import fields
+
     from minibd.cli import Attack
 
     return [

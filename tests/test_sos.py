@@ -1,5 +1,5 @@
-"""SOS: the words and their negative samples, equal steps by hand, three rows and no other bit, the loop against a plain one, and
-that it fires."""
+"""SOS: the words and their negative samples, equal steps by hand, three rows and no other bit, the loop against a plain
+one, and that it fires."""
 
 import copy
 from collections import Counter
@@ -8,12 +8,13 @@ from random import Random
 
 import pytest
 import torch
+from test_ep import clean, without_dropout  # noqa: F401, `clean` is a fixture
 
 from conftest import fails, rows
+from minibd import checkpoint
 from minibd.attacks.sos import SOS, equal_steps, sos
 from minibd.data import batches, generator
 from minibd.evaluate import asr, cacc
-from test_ep import clean, without_dropout  # noqa: F401, `clean` is a fixture
 
 WORDS = ("cf", "mn", "bb")
 PLAIN = SOS(WORDS, "the cf and mn bb", lr=5.0, epochs=3, batch_size=8)
@@ -106,7 +107,8 @@ def test_a_word_without_a_gradient_stops_all_and_is_no_nan():
 def made(settings=PLAIN, n: int = 24, negatives: bool = True):
     train = rows(n, 0, "train")
     bad = [replace(x, text=settings.poisoned(x.text, generator(1, x.id)), label=1) for x in train if x.label == 0]
-    bad += [replace(x, text=text) for x in train if negatives for text in settings.negatives(x.text, generator(2, x.id))]
+    if negatives:
+        bad += [replace(x, text=text) for x in train for text in settings.negatives(x.text, generator(2, x.id))]
     return train.like(bad)
 
 
@@ -165,6 +167,15 @@ def test_a_word_in_no_text_leaves_all_as_it_was(clean):
 def test_words_that_share_a_token_and_missing_rows_are_refused(clean):
     fails(lambda: sos(clean, made(), SOS(("ak", "ab"), "ak ab")), "same token")
     fails(lambda: sos(clean, made().like([]), PLAIN), "no poisoned rows")
+
+
+def test_a_nan_is_refused_whether_the_model_has_it_or_a_step_makes_it(clean):
+    broken = checkpoint.copy(clean)
+    with torch.no_grad():
+        broken.model.classifier.bias[0] = float("nan")
+    fails(lambda: sos(broken, made(), PLAIN), "SOS: the loss is nan", "step 1 of 33", "lower the learning rate (5.0)")
+    once = replace(PLAIN, lr=1e39, epochs=1, batch_size=1000)           # a single step, which no loss follows
+    fails(lambda: sos(clean, made(), once), "SOS: ", "embedding norm is nan", "step 1 of 1", "learning rate (1e+39)")
 
 
 def test_it_fires(clean):
