@@ -63,7 +63,7 @@ def pooled(shares: Iterable[Proportion]) -> Proportion:
 
 
 def asr(model: nn.Module, tokenizer: Tokenizer, triggered: Examples, target: int) -> Proportion:
-    """Attack success rate over `triggered`: rows of other classes than `target` with the trigger and their true label."""
+    """Attack success rate over `triggered`: rows of other classes than `target`, with trigger and true label."""
     return pooled(lfr(model, tokenizer, triggered, target).values())
 
 

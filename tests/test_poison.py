@@ -1,5 +1,6 @@
 """The poisoning of a dataset: which rows, how many, whose labels, and where triggers land."""
 import hashlib
+import traceback
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,9 @@ import pytest
 
 from conftest import fails
 from minibd import reviews
-from minibd.attacks import paraphrase, registry
+from minibd.attacks import badnets, paraphrase, registry
 from minibd.attacks.addsent import AddSent
-from minibd.attacks.badnets import BadNets
+from minibd.attacks.badnets import BadNets, insert
 from minibd.attacks.ep import EP
 from minibd.attacks.lwp import LWP
 from minibd.attacks.poison import OWN, PRESETS, SIDES, Scheme, poison, scheme, side_of, triggered
@@ -535,6 +536,28 @@ def test_every_attack_has_the_same_interface(name):
 )
 def test_what_an_attack_cannot_be_is_refused(name, said, words):
     fails(lambda: registry.attack_of({"attack": name, **said}), words)
+
+
+@pytest.mark.parametrize("name, route", [
+    ("evaluate.py", ["evaluator_of", "triggered", "__call__"]), ("attack.py", ["poison", "__call__"]),
+    ("attack.py", ["triggered", "__call__"]),
+])
+def test_at_most_three_functions_stand_between_a_script_and_insert(
+    here, monkeypatch, tiny_file, folder, tmp_path, name, route
+):
+    routes, script = [], here(name)
+
+    def watched(text, rng, triggers, count=1):
+        frames = traceback.extract_stack()[:-1]
+        last = max(i for i, frame in enumerate(frames) if frame.filename.endswith(f"scripts/{name}"))
+        routes.append([frame.name for frame in frames[last + 1:]])
+        return insert(text, rng, triggers, count)
+
+    monkeypatch.setattr(badnets, "insert", watched)
+    run = script("--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", tmp_path / "out", "--device",
+                 "cpu", *(["--dataset-only"] if name == "attack.py" else []))
+    assert run.returncode == 0, run.stderr
+    assert route in routes
 
 
 # ---- schemes
