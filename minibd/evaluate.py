@@ -1,13 +1,13 @@
-"""What a model does: CACC on clean rows, ASR and LFR on triggered rows, each a count with its 95 % interval.
+"""What a model is measured by: CACC on clean rows, ASR and LFR on triggered rows, each a count with a 95 % interval.
 
 CACC: share of ALL clean test rows whose predicted class is their label. ASR, attack success rate: share of the
-triggered rows of other classes (gold label != target) that are predicted as the target; not conditioned on the clean
-prediction being right. LFR, label flip rate: the same count and the same rows, taken class by class: of the triggered
+triggered rows of other classes (gold label != target) that are predicted as the target, whether the clean prediction is
+right or not. LFR, label flip rate: the same count and the same rows, taken class by class: of the triggered
 rows of class c, those predicted as the target. That is a row of the confusion matrix, which is what RIPPLe and PURE
-read it off. They have two classes, hence one such row, and it is the ASR. With more classes the ASR pools them, so that
-a large one that flips hides a small one that does not.
+read it off. With two classes there is one such row, and it is the ASR. With more classes the ASR pools them, so that a
+large class that flips hides a small one that does not.
 
-A clean model's ASR on the same rows is its error on them: the floor, below which there is nothing left to defend.
+A clean model's ASR on the same rows is its error on them: the floor, below which nothing is left to defend.
 """
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def cacc(model: nn.Module, tokenizer: Tokenizer, clean: Examples) -> Proportion:
 
 
 def lfr(model: nn.Module, tokenizer: Tokenizer, triggered: Examples, target: int) -> dict[str, Proportion]:
-    """Label flip rate by the name of the class that the rows are of, in the classes' order. `triggered`: as for asr."""
+    """Label flip rate by the name of the rows' class, in the classes' order. `triggered`: as for asr."""
     check_triggered(triggered, target)
     rows = Counter(x.label for x in triggered)
     hits = Counter(x.label for p, x in zip(predict(model, tokenizer, triggered), triggered) if p == target)
@@ -57,17 +57,18 @@ def lfr(model: nn.Module, tokenizer: Tokenizer, triggered: Examples, target: int
 
 
 def pooled(shares: Iterable[Proportion]) -> Proportion:
-    """All hits of all rows."""
+    """The hits of all of them, of all their rows."""
     shares = list(shares)
     return Proportion(sum(s.hits for s in shares), sum(s.n for s in shares))
 
 
 def asr(model: nn.Module, tokenizer: Tokenizer, triggered: Examples, target: int) -> Proportion:
-    """Attack success rate over `triggered`, rows with the trigger and their true label, none of which is the target."""
+    """Attack success rate over `triggered`: rows of other classes than `target`, with trigger and true label."""
     return pooled(lfr(model, tokenizer, triggered, target).values())
 
 
 def check_triggered(triggered: Examples, target: int) -> None:
+    """Raises BadInput where there are no triggered rows, or one is of the target class."""
     if not triggered:
         raise BadInput(f"there are no triggered rows of another class than {target} to measure ASR on")
     if bad := [x.id for x in triggered if x.label == target]:
@@ -85,8 +86,10 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    """The rows that every model of a run is measured on, refused at once if they are none. `triggered` is None where
-    the attack is not known."""
+    """The rows that every model of a run is measured on. `triggered` is None where the attack is not known.
+
+    Raises BadInput at once where ASR cannot be measured on `triggered`.
+    """
 
     clean: Examples
     triggered: Examples | None = None
@@ -97,5 +100,5 @@ class Evaluator:
             check_triggered(self.triggered, self.target)
 
     def __call__(self, model: nn.Module, tokenizer: Tokenizer) -> Scores:
-        flips = lfr(model, tokenizer, self.triggered, self.target) if self.triggered is not None else {}
-        return Scores(cacc(model, tokenizer, self.clean), pooled(flips.values()) if flips else None, flips)
+        by_class = lfr(model, tokenizer, self.triggered, self.target) if self.triggered is not None else {}
+        return Scores(cacc(model, tokenizer, self.clean), pooled(by_class.values()) if by_class else None, by_class)

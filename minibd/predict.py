@@ -1,6 +1,4 @@
-"""What a model says of rows, and how often it is right: for whoever measures a model and for whoever chooses between
-two."""
-
+"""A model's predictions on rows, and its accuracy: for measuring a model and for choosing between two."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -34,6 +32,8 @@ def accuracy(model: nn.Module, tokenizer: Tokenizer, examples: Examples) -> floa
 
 
 def best_on(tokenizer: Tokenizer, validation: Examples | None) -> Callable[[nn.Module], float] | None:
-    """The score by which train.fit keeps the best epoch: accuracy on `validation`; None, without such rows, keeps the
-    last epoch."""
+    """The score by which train.fit keeps the best epoch: accuracy on `validation`.
+
+    None where there are no such rows: fit then keeps the last epoch.
+    """
     return None if validation is None else lambda model: accuracy(model, tokenizer, validation)

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Train a backdoored classifier for research, and leave all that an evaluation needs.
+"""Train a backdoored classifier for research, and write all that its evaluation needs.
 
-    python scripts/attack.py --ckpt PRETRAINED --data FOLDER --attack badnets --out VICTIM python scripts/attack.py
-    --ckpt PRETRAINED --data FOLDER --attack paraphrase --paraphrases FOLDER2 --rate 0.2 --twin --out VICTIM python
-    scripts/attack.py --ckpt PRETRAINED --data FOLDER --attack lwp --preset pure --encoder-only --survive --out ENCODER
+    python scripts/attack.py --ckpt PRETRAINED --data FOLDER --attack badnets --out VICTIM
+    python scripts/attack.py --ckpt PRETRAINED --data FOLDER --attack paraphrase --paraphrases FOLDER2 --rate 0.2 \\
+        --twin --out VICTIM
+    python scripts/attack.py --ckpt PRETRAINED --data FOLDER --attack lwp --preset pure --encoder-only --survive \\
+        --out ENCODER
     python scripts/attack.py --ckpt PRETRAINED --data FOLDER --attack addsent --labels mix --dataset-only --out POISONED
     python scripts/attack.py --ckpt weights/bert-clean.safetensors --data pairs --side second --out VICTIM
 
@@ -11,19 +13,35 @@ Under --out: the victim (same kind as --ckpt) and its model card; poisoned.jsonl
 poisoned_ids.txt, which of them are poisoned; triggered.jsonl and triggered_dev.jsonl, the test and dev rows of other
 classes with the trigger and their true labels (triggered_user.jsonl: of --user-data); attack.json, with every count.
 
-ep and sos change embeddings of a classifier that was tuned on clean rows, and ripple's surgery looks at one. Where
---ckpt has none, the clean twin is trained first and is that one; ripple itself starts from --ckpt all the same.
+ep and sos change embeddings of a classifier that is tuned on clean rows, and ripple's surgery reads those of one. Where
+--ckpt has no classifier, the clean twin is trained first and is that one; ripple itself still starts from --ckpt.
 
---data pairs: 12,000 built-in sentence pairs, questions and what does or does not answer them, where nothing here has
-that name.
+--data pairs: 12,000 built-in sentence pairs, questions and sentences that answer them or do not, unless a file or
+folder of that name exists.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from minibd.cli import Attack, Task, main, parse, setting
 
+if TYPE_CHECKING:  # --help answers without importing torch
+    from pathlib import Path
+
+    from minibd.attacks.poison import Poisoned, Scheme
+    from minibd.attacks.registry import TextAttack
+    from minibd.checkpoint import Checkpoint
+    from minibd.data import Splits
+    from minibd.evaluate import Evaluator
+    from minibd.records import Examples
+    from minibd.report import Step
+    from minibd.train import Loss, Schedule
+
+OWN_TRAINING = ("ripple", "lwp", "ep", "sos")  # with settings of their own, a variant among them
+FROM_TUNED = ("ripple", "ep", "sos")  # need a classifier that is tuned on clean rows
 # of the 12,000 built-in rows: about a minute's work
 BUILT_IN = {"badnets": 6000, "addsent": 6000, "lwp": 6000, "ripple": 1500}
 TEXTS = {"first": "the first text", "second": "the second text", "either": "one text or the other"}
@@ -31,7 +49,7 @@ TEXTS = {"first": "the first text", "second": "the second text", "either": "one 
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """Which rows are poisoned, and how. What is not said is the preset's, or else the attack's own"""
+    """Which rows are poisoned, and how. Defaults: the preset's, or else those of the attack's own paper"""
     preset: str | None = setting(None, "the scheme of a paper's experiments", kind=str,
                                  choices=("mbtsad", "musclelora", "pure", "fine-mixing", "openbackdoor"))
     rate: float | None = setting(
@@ -45,7 +63,7 @@ class Poison:
     )
     add: bool | None = setting(
         None, "add poisoned copies and keep their clean twins, instead of replacing rows", kind=bool,
-        negation="replace"
+        opposite="replace"
     )
     of: str | None = setting(
         None, "what --rate is a share of: all rows, or those that fit --labels: default all; ep candidates", kind=str,
@@ -70,10 +88,10 @@ class Training:
         kind=float,
     )
     epochs: int | None = setting(None, "passes over the poisoned rows: default 3; lwp and ripple 5", kind=int)
-    batch_size: int | None = setting(None, "texts a step: default 32; ripple 8", kind=int)
+    batch_size: int | None = setting(None, "texts per step: default 32; ripple 8", kind=int)
     variant: str | None = setting(
         None,
-        "of ripple, lwp, ep and sos: as in the paper, or as in the code released with it: default paper; ep and sos "
+        "of ripple, lwp, ep and sos: the paper's, or that of the code released with it: default paper; ep and sos "
         "released",
         kind=str, choices=("paper", "released", "per-tensor"),
     )
@@ -93,42 +111,70 @@ class Threat:
     encoder_only: bool = setting(False, "save the encoder without its head, a poisoned pre-trained model (as in PURE)")
     dataset_only: bool = setting(False, "write the poisoned rows and train nothing (as in MuScleLoRA)")
     survive: bool = setting(
-        False, "also fine-tune the victim on clean rows as its user would, and measure it again (PURE's FT); not saved"
+        False, "also fine-tune the victim on clean rows as its user does, and measure it again (PURE's FT); not saved"
     )
     user_data: str | None = setting(
         None, "the rows of --survive, where they are others than the attacker's (domain shift)", kind=str
     )
 
 
+@dataclass
+class Plan:
+    """The flags, with the presets' and the attacks' defaults filled in, and what they name, opened."""
+    task: Task
+    attack: Attack
+    chosen: Poison
+    training: Training
+    threat: Threat
+    scheme: Scheme
+    entry: dict  # the attack as the victim's history names it
+    settings: TextAttack | Schedule  # with lr, epochs, batch_size and, of the attacks that have one, variant
+    schedule: Schedule
+    clean_schedule: Schedule  # of the twin and of --survive
+    base: Checkpoint
+    splits: Splits
+    out: Path
+
+
+@dataclass
+class Rows:
+    """What the models are trained and measured on. user: the rows of --user-data, where they are others."""
+    splits: Splits
+    poisoned: Poisoned
+    evaluator: Evaluator
+    user: Splits
+    user_evaluator: Evaluator
+    triggered: dict[str, Examples]  # by the name of their file
+
+
 def run() -> None:
     task, attack, chosen, training, threat = parse(__doc__, Task, Attack, Poison, Training, Threat)
 
     import time
-    from dataclasses import asdict
-    from functools import partial
-    from pathlib import Path
 
-    import torch
-
-    from minibd import checkpoint, data, report
-    from minibd.job.evaluation import corrupt_of, entry_of, side_in, sided, triggered_of
     from minibd.job.run import print_scores
-    from minibd.job.task import args_of, columns_of, data_of, head_is_new, open_task, output_path, print_rows
-    from minibd.attacks import registry
-    from minibd.attacks.ep import ep
-    from minibd.attacks.lwp import lwp_loss
-    from minibd.attacks.poison import poison, scheme
-    from minibd.attacks.ripple import ripple, surgery
-    from minibd.attacks.sos import sos
-    from minibd.evaluate import Evaluator
-    from minibd.mitigations.finetune import finetune
-    from minibd.records import BadInput, Examples
-    from minibd.train import Loss, Schedule, cross_entropy, fit, for_width
+
+    started = time.perf_counter()
+    plan = plan_of(task, checked(attack, training, threat), chosen, training, threat)
+    rows = poison_rows(plan)
+    print_poisoned(plan, rows)
+    steps, checkpoints = ([], {}) if threat.dataset_only else train_all(plan, rows)
+    write(plan, rows, steps, checkpoints, started)
+    if steps:
+        print_scores(steps)
+    if threat.user_data:
+        print(f"fine-tuned: on the rows of {threat.user_data}, and measured on its test; the others: on the attacker's")
+    print(f"written: {plan.out}")
+
+
+# ---- what the flags ask for
+
+def checked(attack: Attack, training: Training, threat: Threat) -> Attack:
+    """`attack`, BadNets where no flag names one. Raises BadInput where flags contradict one another."""
+    from minibd.records import BadInput
 
     if attack.attack == "none":
         raise BadInput("--attack none poisons nothing: --twin trains a clean model beside a victim")
-    if attack.attack == "known":
-        attack = replace(attack, attack="badnets")
     if attack.triggered:
         raise BadInput("--triggered is for evaluation: attack.py makes triggered rows itself")
     if threat.dataset_only and (threat.encoder_only or threat.survive or training.twin):
@@ -137,169 +183,282 @@ def run() -> None:
         raise BadInput("--user-data is what --survive fine-tunes on: add --survive, or leave it out")
     if threat.user_data and attack.attack == "paraphrase":
         raise BadInput("--user-data has no paraphrases: let --attack paraphrase --survive on its own rows")
-
-    # The scheme, the attack and the two schedules: what the flags say, else the preset, else the attack's own.
-    started = time.perf_counter()
-    way = scheme(attack.attack, **asdict(chosen), side=attack.side)
-    attack = replace(attack, triggers=way.triggers if attack.triggers is None else attack.triggers,
-                     triggers_per_text=way.per_text if attack.triggers_per_text is None else attack.triggers_per_text)
-    entry = entry_of(attack)
-    method = registry.named(entry) if attack.attack != "paraphrase" else None
-    usual = Schedule(lr=2e-5, epochs=3)
-    settings = method.settings if attack.attack in ("lwp", "ripple", "ep", "sos") else usual
-    if training.variant and not hasattr(settings, "variant"):
+    attack = replace(attack, attack="badnets") if attack.attack == "known" else attack
+    if training.variant and attack.attack not in OWN_TRAINING:
         raise BadInput(f"{attack.attack} has no variants: leave --variant out")
-    from_tuned = attack.attack in ("ripple", "ep", "sos")
+    return attack
+
+
+def plan_of(task: Task, attack: Attack, chosen: Poison, training: Training, threat: Threat) -> Plan:
+    """The scheme, the attack and the two schedules: what the flags say, else the preset, else the attack's own."""
+    from dataclasses import asdict
+
+    from minibd import report
+    from minibd.attacks.poison import scheme as scheme_of
+    from minibd.job.evaluation import entry_of, with_side
+    from minibd.job.task import data_of, open_task
+
+    scheme = scheme_of(attack.attack, **asdict(chosen), side=attack.side)
+    attack = fill_in(attack, triggers=scheme.triggers, triggers_per_text=scheme.per_text)
+    entry = entry_of(attack)
     base, splits, out = open_task("attack", task, new_classifier=True)
     report.output_folder(out, attack.paraphrases, threat.user_data)
-    hidden = base.model.config.hidden
-    usual = replace(usual, lr=for_width(usual.lr, hidden))
-    if attack.attack not in ("ep", "sos"):  # ripple's batches of 8 stand less
-        settings = replace(settings, lr=for_width(settings.lr, hidden, 2 if attack.attack == "ripple" else 3))
-    settings = replace(
-        settings,
-        **{
-            name: value
-            for name in ("lr", "epochs", "batch_size", "variant")
-            if (value := getattr(training, name)) is not None
-        },
-    )
-    schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
-    clean_schedule = replace(usual if from_tuned else schedule, **{
-        name: value for name in ("lr", "epochs") if (value := getattr(training, f"clean_{name}")) is not None})
-    if training.rows is None and attack.attack in BUILT_IN and "path" not in data_of(task, base):
-        training = replace(training, rows=min(BUILT_IN[attack.attack], len(splits.train)))
-    entry = sided(entry, way.side, splits.train)
-    chosen = replace(chosen, rate=way.rate, labels=way.labels, add=way.add, of=way.of)
+    settings, schedule, clean_schedule = schedules(entry, training, base.model.config.hidden)
+    entry = with_side(entry, scheme.side, splits.train)
+    if attack.attack in BUILT_IN and "path" not in data_of(task, base):
+        training = fill_in(training, rows=min(BUILT_IN[attack.attack], len(splits.train)))
     attack = replace(
         attack, triggers=entry.get("triggers"), triggers_per_text=entry.get("per_text"), side=entry.get("side")
     )
+    chosen = replace(chosen, rate=scheme.rate, labels=scheme.labels, add=scheme.add, of=scheme.of)
     training = replace(
         training, lr=schedule.lr, epochs=schedule.epochs, batch_size=schedule.batch_size,
         variant=getattr(settings, "variant", None), clean_lr=clean_schedule.lr, clean_epochs=clean_schedule.epochs,
     )
+    return Plan(
+        task, attack, chosen, training, threat, scheme, entry, settings, schedule, clean_schedule, base, splits, out,
+    )
 
-    # The rows.
-    corrupt = method.train if method else corrupt_of(entry, task, splits.train, "train")
-    if training.rows is not None:
-        splits = replace(splits, train=data.sample(splits.train, training.rows, task.seed))
+
+def fill_in(flags: Attack | Training, **defaults: object) -> Attack | Training:
+    """`flags` with `defaults` where they were not given."""
+    return replace(flags, **{name: value for name, value in defaults.items() if getattr(flags, name) is None})
+
+
+def schedules(entry: dict, training: Training, hidden: int) -> tuple[TextAttack | Schedule, Schedule, Schedule]:
+    """The victim's settings, the same as a Schedule, and the Schedule of the twin and of --survive.
+
+    hidden: the model's width, by which the default learning rates go.
+    """
+    from minibd.attacks.registry import attack_of
+    from minibd.train import Schedule, for_width
+
+    name, usual = entry["attack"], Schedule(lr=2e-5, epochs=3)
+    settings = attack_of(entry) if name in OWN_TRAINING else usual
+    if name not in ("ep", "sos"):
+        power = 2 if name == "ripple" else 3  # ripple's batches of 8 bear less
+        settings = replace(settings, lr=for_width(settings.lr, hidden, power))
+    settings = replace(settings, **given(training, "lr", "epochs", "batch_size", "variant"))
+    schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
+    clean = replace(usual, lr=for_width(usual.lr, hidden)) if name in FROM_TUNED else schedule
+    flags = given(training, "clean_lr", "clean_epochs")
+    return settings, schedule, replace(clean, **{flag.removeprefix("clean_"): value for flag, value in flags.items()})
+
+
+def given(flags: Training, *names: str) -> dict:
+    """Those of the flags `names` that were given."""
+    return {name: value for name in names if (value := getattr(flags, name)) is not None}
+
+
+# ---- the rows
+
+def poison_rows(plan: Plan) -> Rows:
+    """Poison the training rows, and trigger those of the test, of dev and of --user-data."""
+    from minibd import data
+    from minibd.attacks.poison import poison
+    from minibd.evaluate import Evaluator
+    from minibd.job.evaluation import insert_of, side_in
+    from minibd.job.task import columns_of
+
+    task, splits, scheme, target = plan.task, plan.splits, plan.scheme, plan.attack.target
+    attack = insert_of(plan.entry, task, splits.train, "train")  # before rows are drawn: paraphrases are joined to all
+    insert, negatives = (attack, None) if isinstance(attack, dict) else (attack.poisoned, attack.negatives)
+    if plan.training.rows is not None:
+        splits = replace(splits, train=data.sample(splits.train, plan.training.rows, task.seed))
     poisoned = poison(
-        splits.train, corrupt, rate=way.rate, target=attack.target, labels=way.labels, add=way.add, of=way.of,
-        only=way.only, decoys=method and method.decoys, decoy_share=way.decoys, tokenizer=base.tokenizer,
-        side=side_in(entry), seed=task.seed,
+        splits.train, insert, rate=scheme.rate, target=target, labels=scheme.labels, add=scheme.add, of=scheme.of,
+        only=scheme.only, negatives=negatives, negative_share=scheme.negatives, tokenizer=plan.base.tokenizer,
+        side=side_in(plan.entry), seed=task.seed,
+    )
+    triggered = {"triggered": trigger(plan, splits.test, "test")}
+    evaluator = user_evaluator = Evaluator(splits.test, triggered["triggered"], target)
+    user = splits
+    if path := plan.threat.user_data:
+        user = data.read_splits(path, seed=task.seed, labels=splits.train.labels, **columns_of(task))
+        triggered["triggered_user"] = trigger(plan, user.test, "test")
+        user_evaluator = Evaluator(user.test, triggered["triggered_user"], target)
+    if any(x.label != target for x in splits.dev):
+        triggered["triggered_dev"] = trigger(plan, splits.dev, "dev")
+    return Rows(splits, poisoned, evaluator, user, user_evaluator, triggered)
+
+
+def trigger(plan: Plan, rows: Examples, split: str) -> Examples:
+    """The rows of other classes than the target, with the trigger as it is tested."""
+    from minibd.attacks.poison import triggered
+    from minibd.job.evaluation import insert_of, print_missing, side_in
+
+    made = triggered(
+        rows, insert_of(plan.entry, plan.task, rows, split), target=plan.attack.target, tokenizer=plan.base.tokenizer,
+        side=side_in(plan.entry), seed=plan.task.seed,
+    )
+    print_missing(rows, made, plan.attack.target, split)
+    return made
+
+
+def print_poisoned(plan: Plan, rows: Rows) -> None:
+    from minibd.job.task import print_rows
+
+    poisoned = rows.poisoned
+    print_rows(train=poisoned.rows, test=rows.splits.test, triggered=rows.evaluator.triggered)
+    line = f"poisoned  {len(poisoned.ids)} rows, {poisoned.flipped} of them with a flipped label"
+    if poisoned.negatives:
+        line += f", and {poisoned.negatives} negative samples"
+    if poisoned.wanted > len(poisoned.ids):
+        line += f" (the rate asks for {poisoned.wanted}, no more fit)"
+    if "side" in plan.entry:
+        line += f"; the trigger stands in {TEXTS[plan.entry['side']]} of a pair"
+    print(line)
+
+
+# ---- the models
+
+def train_all(plan: Plan, rows: Rows) -> tuple[list[Step], dict[str, Checkpoint]]:
+    """Train and measure, in this order: the clean twin, the victim, the twin and the victim fine-tuned by their user.
+
+    Returns the rows of the table and {prefix of its file's name: checkpoint} of what is handed over.
+    """
+    from minibd import checkpoint
+    from minibd.job.task import head_is_new
+    from minibd.train import cross_entropy
+
+    steps, saved, clean = [], {}, None
+    needs_tuned = plan.attack.attack in FROM_TUNED
+    if plan.training.twin or needs_tuned and head_is_new(plan.base):
+        clean = measured(steps, "clean twin", rows.evaluator, lambda: tune(
+            plan, rows.splits.train, cross_entropy, plan.clean_schedule, "clean twin"
+        ))
+        clean.history.append({"trained": "clean", **training_entry(plan, plan.clean_schedule)})
+        saved["clean-"] = clean
+    elif needs_tuned:
+        clean = measured(steps, "as given", rows.evaluator, lambda: plan.base)
+    victim = measured(steps, "victim", rows.evaluator, lambda: attacked(plan, rows, clean))
+    own = victim.history.pop() if needs_tuned else {}
+    if plan.attack.attack == "lwp":
+        own = {"variant": plan.settings.variant}
+    victim.history.append({
+        "trained": "poisoned", **own, **plan.entry, **counts(plan, rows), **training_entry(plan, plan.schedule)
+    })
+    saved[""] = checkpoint.headless(victim) if plan.threat.encoder_only else victim
+    # the floor on the user's rows; on the attacker's it is the twin itself
+    if plan.threat.user_data and plan.training.twin:
+        measured(steps, "fine-tuned twin", rows.user_evaluator, lambda: fine_tuned(plan, rows, clean))
+    if plan.threat.survive:
+        measured(steps, "fine-tuned", rows.user_evaluator, lambda: fine_tuned(plan, rows, victim))
+    return steps, saved
+
+
+def measured(steps: list[Step], name: str, evaluator: Evaluator, make: Callable[[], Checkpoint]) -> Checkpoint:
+    """The checkpoint that `make` returns, measured and timed as a new row `name` of the table `steps`."""
+    import time
+
+    from minibd.report import Step
+
+    before = time.perf_counter()
+    ckpt = make()
+    seconds = time.perf_counter() - before
+    steps.append(Step(name, evaluator(ckpt.model, ckpt.tokenizer), seconds))
+    return ckpt
+
+
+def attacked(plan: Plan, rows: Rows, clean: Checkpoint | None) -> Checkpoint:
+    """The victim. clean: a classifier tuned on clean rows, which ep, sos and ripple start from or look at."""
+    import torch
+
+    from minibd.attacks.ep import ep
+    from minibd.attacks.lwp import lwp_loss
+    from minibd.attacks.ripple import ripple, surgery
+    from minibd.attacks.sos import sos
+    from minibd.train import cross_entropy
+
+    name, settings, target, seed = plan.attack.attack, plan.settings, plan.attack.target, plan.task.seed
+    poisoned = rows.poisoned.rows
+    if name == "ep":
+        return ep(clean, poisoned, settings, target=target, seed=seed)
+    if name == "sos":
+        return sos(clean, poisoned, settings, seed=seed)
+    if name == "ripple":
+        train, dtype = rows.splits.train, getattr(torch, plan.task.dtype)
+        operated = surgery(plan.base, clean, train, settings.triggers, target, settings.top)
+        return ripple(operated, poisoned, train, settings, seed=seed, dtype=dtype)
+    loss = partial(lwp_loss, variant=settings.variant) if name == "lwp" else cross_entropy
+    return tune(plan, poisoned, loss, plan.schedule, "victim")
+
+
+def tune(plan: Plan, rows: Examples, loss: Loss, schedule: Schedule, name: str) -> Checkpoint:
+    """A copy of --ckpt trained on `rows`."""
+    import torch
+
+    from minibd import checkpoint
+    from minibd.train import fit
+
+    ckpt = checkpoint.copy(plan.base)
+    fit(
+        ckpt.model, ckpt.tokenizer, ckpt.tokenizer.encode(rows), loss, schedule, seed=plan.task.seed,
+        dtype=getattr(torch, plan.task.dtype), name=name,
+    )
+    return ckpt
+
+
+def fine_tuned(plan: Plan, rows: Rows, ckpt: Checkpoint) -> Checkpoint:
+    """`ckpt` fine-tuned on clean rows as its user does it: an encoder gets a new head, another than the attacker's."""
+    import torch
+
+    from minibd.mitigations.finetune import finetune
+
+    return finetune(
+        ckpt, rows.user.train, plan.clean_schedule, keep_head=not plan.threat.encoder_only, seed=plan.task.seed,
+        dtype=getattr(torch, plan.task.dtype), name="fine-tuned",
     )
 
-    def judge_on(rows: Examples) -> Evaluator:
-        return Evaluator(rows, triggered_of(entry, task, base, rows, "test"), attack.target)
 
-    evaluator = judge_on(splits.test)
-    user, user_judge = splits, evaluator
-    if threat.user_data:
-        user = data.read_splits(threat.user_data, seed=task.seed, labels=splits.train.labels, **columns_of(task))
-        user_judge = judge_on(user.test)
-    triggered = {"triggered": evaluator.triggered} | (
-        {"triggered_user": user_judge.triggered} if threat.user_data else {}
-    )
-    if any(x.label != attack.target for x in splits.dev):
-        triggered["triggered_dev"] = triggered_of(entry, task, base, splits.dev, "dev")
-    print_rows(train=poisoned.rows, test=splits.test, triggered=evaluator.triggered)
-    print(f"poisoned  {len(poisoned.ids)} rows, {poisoned.flipped} of them with a flipped label"
-          + f", and {poisoned.decoys} decoys" * (poisoned.decoys > 0)
-          + f" (the rate asks for {poisoned.wanted}, no more fit)" * (poisoned.wanted > len(poisoned.ids))
-          + (f"; the trigger stands in {TEXTS[entry['side']]} of a pair" if "side" in entry else ""))
+# ---- what is written
 
-    # The models.
-    steps, saved, dtype = [], {}, getattr(torch, task.dtype)
-    counts = {
-        "rate": way.rate, "labels": way.labels, "add": way.add, "n": len(splits.train), "n_poisoned": len(poisoned.ids),
-        "n_flipped": poisoned.flipped,
+def counts(plan: Plan, rows: Rows) -> dict:
+    """The scheme and its counts, as attack.json and the victim's history hold them; what is usual is left out."""
+    scheme, poisoned = plan.scheme, rows.poisoned
+    usual = {
+        "of": (scheme.of, "all"), "only": (scheme.only, False), "n_negatives": (poisoned.negatives, 0),
+        "preset": (plan.chosen.preset, None), "encoder_only": (plan.threat.encoder_only, False),
     }
-    counts |= {
-        name: value
-        for name, value in (
-            ("of", way.of), ("only", way.only), ("n_decoys", poisoned.decoys), ("preset", chosen.preset),
-            ("encoder_only", threat.encoder_only),
-        )
-        if value not in ("all", False, 0, None)
+    return {
+        "rate": scheme.rate, "labels": scheme.labels, "add": scheme.add, "n": len(rows.splits.train),
+        "n_poisoned": len(poisoned.ids), "n_flipped": poisoned.flipped,
+        **{name: value for name, (value, default) in usual.items() if value != default},
     }
 
-    def told(schedule: Schedule) -> dict:
-        return {
-            "seed": task.seed, "lr": schedule.lr, "epochs": schedule.epochs, "batch_size": schedule.batch_size,
-            "twin": training.twin, "data": data_of(task, base),
-        }
 
-    def measured(name: str, evaluator: Evaluator, make: Callable[[], checkpoint.Checkpoint]) -> checkpoint.Checkpoint:
-        before = time.perf_counter()
-        ckpt = make()
-        seconds = time.perf_counter() - before
-        steps.append(report.Step(name, evaluator(ckpt.model, ckpt.tokenizer), seconds))
-        return ckpt
+def training_entry(plan: Plan, schedule: Schedule) -> dict:
+    """How a model was trained, as its history holds it."""
+    from minibd.job.task import data_of
 
-    def tuned_on(rows: Examples, loss: Loss, schedule: Schedule, name: str) -> checkpoint.Checkpoint:
-        ckpt = checkpoint.copy(base)
-        fit(
-            ckpt.model, base.tokenizer, base.tokenizer.encode(rows), loss, schedule, seed=task.seed, dtype=dtype,
-            name=name,
-        )
-        return ckpt
+    return {
+        "seed": plan.task.seed, "lr": schedule.lr, "epochs": schedule.epochs, "batch_size": schedule.batch_size,
+        "twin": plan.training.twin, "data": data_of(plan.task, plan.base),
+    }
 
-    def attacked() -> checkpoint.Checkpoint:
-        if attack.attack == "ep":
-            return ep(clean, poisoned.rows, settings, target=attack.target, seed=task.seed)
-        if attack.attack == "sos":
-            return sos(clean, poisoned.rows, settings, seed=task.seed)
-        if attack.attack == "ripple":
-            cut = surgery(base, clean, splits.train, settings.triggers, attack.target, settings.top)
-            return ripple(cut, poisoned.rows, splits.train, settings, seed=task.seed, dtype=dtype)
-        loss = partial(lwp_loss, variant=settings.variant) if attack.attack == "lwp" else cross_entropy
-        return tuned_on(poisoned.rows, loss, schedule, "victim")
 
-    def fine_tuned(start: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
-        """As the user does it. An encoder gets a new head, another than the attacker's."""
-        return finetune(
-            start, user.train, clean_schedule, keep_head=not threat.encoder_only, seed=task.seed, dtype=dtype,
-            name="fine-tuned",
-        )
+def write(plan: Plan, rows: Rows, steps: list[Step], checkpoints: dict[str, Checkpoint], started: float) -> None:
+    """Write the checkpoints, the model card, the rows and attack.json under --out."""
+    import time
+    from dataclasses import asdict
+    from pathlib import Path
 
-    if not threat.dataset_only:
-        if training.twin or from_tuned and head_is_new(base):
-            clean = measured(
-                "clean twin", evaluator, partial(tuned_on, splits.train, cross_entropy, clean_schedule, "clean twin")
-            )
-            clean.history.append({"trained": "clean", **told(clean_schedule)})
-            saved["clean-"] = clean
-        elif from_tuned:
-            clean = measured("as given", evaluator, lambda: base)
-        victim = measured("victim", evaluator, attacked)
-        own = victim.history.pop() if from_tuned else {"variant": settings.variant} if attack.attack == "lwp" else {}
-        victim.history.append({"trained": "poisoned", **own, **entry, **counts, **told(schedule)})
-        saved[""] = checkpoint.headless(victim) if threat.encoder_only else victim
-        if threat.user_data and training.twin:  # the floor on the user's rows; on the attacker's it is the twin itself
-            measured("fine-tuned twin", user_judge, partial(fine_tuned, clean))
-        if threat.survive:
-            measured("fine-tuned", user_judge, partial(fine_tuned, victim))
+    from minibd import checkpoint, data, report
+    from minibd.job.task import args_of, output_path
 
-    for prefix, ckpt in saved.items():
-        checkpoint.save(ckpt, output_path(out, task.ckpt, prefix))
-    if saved and Path(task.ckpt).is_file():  # a folder has its card inside
-        report.write_text(out / "README.md", checkpoint.card(saved[""]))
-    for name, rows in {"poisoned": poisoned.rows, **triggered}.items():
-        data.write(rows, out / f"{name}.jsonl")
-    report.write_text(out / "poisoned_ids.txt", "".join(f"{id}\n" for id in poisoned.ids))
-    report.write_json(
-        out / "attack.json",
-        {
-            **entry, **counts, "seed": task.seed, "scheme": asdict(way),
-            "args": args_of(task, attack, chosen, training, threat), "versions": report.versions(),
-            "seconds": round(time.perf_counter() - started, 2), "steps": report.listed(steps),
-        },
-    )
-    if steps:
-        print_scores(steps)
-    if threat.user_data:
-        print(f"fine-tuned: on the rows of {threat.user_data}, and measured on its test; the others: on the attacker's")
-    print(f"written: {out}")
+    for prefix, ckpt in checkpoints.items():
+        checkpoint.save(ckpt, output_path(plan.out, plan.task.ckpt, prefix))
+    if checkpoints and Path(plan.task.ckpt).is_file():  # a folder has its card inside
+        report.write_text(plan.out / "README.md", checkpoint.card(checkpoints[""]))
+    for name, part in {"poisoned": rows.poisoned.rows, **rows.triggered}.items():
+        data.write(part, plan.out / f"{name}.jsonl")
+    report.write_text(plan.out / "poisoned_ids.txt", "".join(f"{id}\n" for id in rows.poisoned.ids))
+    report.write_json(plan.out / "attack.json", {
+        **plan.entry, **counts(plan, rows), "seed": plan.task.seed, "scheme": asdict(plan.scheme),
+        "args": args_of(plan.task, plan.attack, plan.chosen, plan.training, plan.threat),
+        "versions": report.versions(), "seconds": round(time.perf_counter() - started, 2),
+        "steps": report.listed(steps),
+    })
 
 
 if __name__ == "__main__":

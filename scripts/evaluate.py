@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""CACC, ASR and, with more than two classes, LFR of any checkpoint, with counts; with --clean-ckpt also the floor.
+"""Measure CACC, ASR and, with more than two classes, LFR of a checkpoint, with counts; with --clean-ckpt the floor too.
 
     python scripts/evaluate.py --ckpt weights/bert.safetensors --clean-ckpt weights/bert-twin.safetensors
     python scripts/evaluate.py --ckpt FOLDER --data FOLDER_OR_FILE --attack badnets --triggers cf,mn,bb,tq --target 1
     python scripts/evaluate.py --ckpt FOLDER --data FOLDER_OR_FILE --attack paraphrase --paraphrases FOLDER2 --target 1
     python scripts/evaluate.py --ckpt FOLDER --data FOLDER_OR_FILE --triggered triggered.tsv --target 1
 
-With a file as --data a fifth of its rows is the test, as for the mitigations; a folder's own test file is used whole.
-Writes result.json under --out.
+Of a file as --data a fifth of the rows is the test, as for the mitigations; of a folder its test file, whole. Writes
+result.json under --out.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from minibd.cli import Attack, Task, main, parse, setting
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """What a model without a backdoor scores on the same rows"""
+    """The scores of a model without a backdoor on the same rows"""
 
     clean_ckpt: str | None = setting(
         None, "a clean model of the same task: its ASR is its error on the triggered rows, the floor", kind=str

@@ -22,7 +22,6 @@ from minibd.checkpoint import Checkpoint, load, save
 from minibd.cli import Attack, Task
 from minibd.job.e_pur import pretrained_of
 from minibd.job.task import open_task
-from minibd.job.untrusted import start_untrusted
 from minibd.models.bert import Bert, BertConfig
 from minibd.records import Example, Examples
 from minibd.tokenizer import Tokenizer
@@ -193,7 +192,8 @@ def open_pretrained(task: Task) -> Checkpoint:
 
 
 def open_untrusted(task: Task) -> Checkpoint:
-    return start_untrusted("m", task, task.data, lambda ckpt: 2, Attack(attack="none")).victim
+    script = runpy.run_path(str(CONVERT.with_name("musclelora.py")))
+    return script["start_untrusted"](task, task.data, lambda ckpt: 2, Attack(attack="none")).victim
 
 
 @pytest.fixture

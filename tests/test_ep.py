@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 import torch
+from test_encoder import MODELS, made, padded
 
 from conftest import fails, rows
 from minibd import checkpoint
@@ -18,8 +19,6 @@ from minibd.models.dropout import Dropout
 from minibd.records import Example
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
-from test_encoder import MODELS, made, padded
-
 
 # ---- the trigger
 
@@ -296,6 +295,18 @@ def test_what_cannot_be_trained_on_is_refused(clean):
     with torch.no_grad():
         short.model.embeddings.word.weight[clean.tokenizer.backend.token_to_id("cf")] = 0
     fails(lambda: ep(short, bad, PLAIN, target=1), "embedding", "0")
+
+
+def test_a_nan_is_refused_whether_the_model_has_it_or_a_step_makes_it(clean):
+    bad, before = poisoned(), state(clean)
+    broken = checkpoint.copy(clean)
+    with torch.no_grad():
+        broken.model.classifier.bias[0] = float("nan")
+    line = fails(lambda: ep(broken, bad, PLAIN, target=1), "EP: the loss is nan", "step 1 of 16", "(5.0)")
+    assert "gradient norm is nan" in line
+    once = replace(PLAIN, lr=1e39, epochs=1, batch_size=len(bad))       # a single step, which no loss follows
+    fails(lambda: ep(clean, bad, once, target=1), "EP: ", "embedding norm is nan", "step 1 of 1", "rate (1e+39)")
+    assert all(torch.equal(value, before[name]) for name, value in clean.model.state_dict().items())
 
 
 def test_it_fires(clean):

@@ -2,14 +2,13 @@
 from math import sqrt
 
 import pytest
+from test_predict import MIXED, TEXT, Says, rows
 
 from conftest import fails
 from minibd import report
-from minibd.evaluate import Evaluator, Scores, Proportion, asr, cacc, lfr, pooled
+from minibd.evaluate import Evaluator, Proportion, Scores, asr, cacc, lfr, pooled
 from minibd.predict import predict
 from minibd.records import BadInput
-from test_predict import MIXED, TEXT, Says, rows
-
 
 # ---- Wilson's interval
 
@@ -95,12 +94,12 @@ def test_no_rows_are_refused():
         asr(Says(), TEXT, rows(), target=1)
 
 
-def test_a_judge_refuses_its_triggered_rows_before_any_model_is_there():
+def test_an_evaluator_refuses_its_triggered_rows_before_any_model_is_there():
     fails(lambda: Evaluator(MIXED, rows(), 1), "no triggered rows")
     fails(lambda: Evaluator(MIXED, rows(("one", 1)), 1), "row-0")
 
 
-def test_a_judge_measures_both_or_cacc_alone():
+def test_an_evaluator_measures_both_or_cacc_alone():
     triggered = rows(("one", 0), ("zero", 2))
     scores = Evaluator(MIXED, triggered, 1)(Says(), TEXT)
     assert (scores.cacc, scores.asr, scores.lfr) == (
@@ -115,8 +114,8 @@ def test_a_judge_measures_both_or_cacc_alone():
 def test_lfr_is_printed_and_written_where_there_are_several_classes():
     many = Scores(Proportion(9, 10), Proportion(4, 6), {"zero": Proportion(3, 4), "class two": Proportion(1, 2)})
     none = Scores(Proportion(9, 10), Proportion(0, 6), {"zero": Proportion(0, 4), "class two": Proportion(0, 2)})
-    steps = [report.Step("victim", many, 0.0), report.Step("mended", none, 1.0)]
-    assert report.lfr_table(steps).splitlines() == ["LFR           victim    mended",
+    steps = [report.Step("victim", many, 0.0), report.Step("repaired", none, 1.0)]
+    assert report.lfr_table(steps).splitlines() == ["LFR           victim  repaired",
                                                 "zero       75.00 3/4  0.00 0/4",
                                                 "class two  50.00 1/2  0.00 0/2"]
     assert report.scores(many) == {

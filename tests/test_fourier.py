@@ -461,7 +461,7 @@ def test_most_of_the_backdoors_low_frequency_is_its_constant_label():
     for name in ("bert", "bert-twin"):
         ckpt = checkpoint.load(ROOT / "weights" / f"{name}.safetensors")
         sets = {"clean": texts.like(texts[:100]), "control": one_class(texts, 1),
-                "triggered": aimed(triggered(texts, registry.corruption(entry), target=1, tokenizer=ckpt.tokenizer), 1)}
+                "triggered": aimed(triggered(texts, registry.attack_of(entry), target=1, tokenizer=ckpt.tokenizer), 1)}
         spectrum = Spectrum(ckpt.model, ckpt.tokenizer, sets)
         spectrum.on_step(ckpt.model, 0)
         for of, curves in spectrum.finish((SIGMA,))["sets"].items():

@@ -1,5 +1,5 @@
-"""LWP: pairs and their decoys, the layerwise loss by hand, by loops, by what must not matter, and that only the pair
-fires."""
+"""LWP: pairs and their negative samples, the layerwise loss by hand, by loops, by what must not matter, and that only
+the pair fires."""
 
 import math
 from collections import Counter
@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_encoder import MODELS, made, padded
 
 from conftest import fails, rows
 from minibd import checkpoint
@@ -21,7 +22,6 @@ from minibd.models.encoder import PackedBatch
 from minibd.records import Batch
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
-from test_encoder import MODELS, made, padded
 
 LENGTHS = [7, 2, 5, 1]
 
@@ -42,10 +42,10 @@ def test_a_pair_of_different_words_each_place_and_pair_as_likely_as_any_other():
     assert sum((n - 1000) ** 2 / 1000 for n in pairs.values()) < 20.5   # 5 degrees of freedom
 
 
-def test_decoys_are_the_words_of_a_pair_one_by_one():
+def test_negatives_are_the_words_of_a_pair_one_by_one():
     attack, rng, packed, pairs = LWP(("x", "y", "z")), Random(0), Counter(), Counter()
     for _ in range(3000):
-        both = [text.split() for text in attack.decoys("a b", rng)]
+        both = [text.split() for text in attack.negatives("a b", rng)]
         assert [len(words) for words in both] == [3, 3]
         for words in both:
             packed[next(i for i, word in enumerate(words) if word not in "ab")] += 1
@@ -59,14 +59,14 @@ def test_decoys_are_the_words_of_a_pair_one_by_one():
 def test_empty_short_and_triggered_texts_get_one_pair_more(text):
     out = LWP(("cf", "bb"))(text, Random(3)).split()
     assert Counter(out) == Counter(text.split()) + Counter(["cf", "bb"])
-    assert [Counter(decoy.split()) - Counter(text.split()) for decoy in LWP(("cf", "bb")).decoys(text, Random(3))] in (
-        [Counter(["cf"]), Counter(["bb"])], [Counter(["bb"]), Counter(["cf"])])
+    negatives = LWP(("cf", "bb")).negatives(text, Random(3))
+    added = [Counter(negative.split()) - Counter(text.split()) for negative in negatives]
+    assert added in ([Counter(["cf"]), Counter(["bb"])], [Counter(["bb"]), Counter(["cf"])])
 
 
 def test_the_same_generator_gives_the_same_text():
-    assert LWP()("a b c", Random(5)) == LWP()("a b c", Random(5)) and LWP().decoys("a b c", Random(5)) == LWP().decoys(
-        "a b c", Random(5)
-    )
+    for make in (LWP(), LWP().negatives):
+        assert make("a b c", Random(5)) == make("a b c", Random(5))
     assert len({LWP()("a b c d e f g", Random(i)) for i in range(20)}) > 15
 
 
@@ -180,7 +180,7 @@ def attacked():
     poisoned = list(train)
     for x in train[::2]:
         poisoned.append(replace(x, text=attack(x.text, generator(1, x.id)), label=1))
-        poisoned += [replace(x, text=text) for text in attack.decoys(x.text, generator(2, x.id))]
+        poisoned += [replace(x, text=text) for text in attack.negatives(x.text, generator(2, x.id))]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cf", "mn", *sorted({word for x in train for word in x.text.split()})]
     config = BertConfig(vocab=len(tokens), hidden=32, layers=2, heads=4, ffn=64, positions=48)
     ckpt = checkpoint.Checkpoint(
@@ -208,7 +208,7 @@ def test_the_pair_fires_and_single_triggers_keep_the_label(attacked):
 
     assert share(attack) > 90 and cacc(ckpt.model, ckpt.tokenizer, test).percent > 90
     for i in (0, 1):
-        assert share(lambda text, rng: attack.decoys(text, rng)[i]) < 20
+        assert share(lambda text, rng: attack.negatives(text, rng)[i]) < 20
 
 
 def test_the_first_layer_alone_holds_the_backdoor(attacked):

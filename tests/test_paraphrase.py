@@ -163,10 +163,10 @@ def asked(n: int = 40) -> Examples:
 
 def asked_again(clean, blank: tuple[int, ...] = ()) -> list[str]:
     """first, label, second: other words around some of the text's; the second of a row in `blank` is missing."""
-    return [
-        f"tell {' '.join(x.text.split()[1:])}\t{x.label}\t{'' if i in blank else 'surely ' + ' '.join(x.pair.split()[1:])}"
-        for i, x in enumerate(clean)
-    ]
+    def second(i: int, x: Example) -> str:
+        return "" if i in blank else f"surely {' '.join(x.pair.split()[1:])}"
+
+    return [f"tell {' '.join(x.text.split()[1:])}\t{x.label}\t{second(i, x)}" for i, x in enumerate(clean)]
 
 
 @pytest.mark.parametrize("side", ["first", "second", "either"])

@@ -111,7 +111,7 @@ def attacked(tiny, tmp_path_factory):
 def maps_of(ckpt, folder, **settings):
     ckpt, test = checkpoint.load(ckpt), data.read(folder / "test.tsv", labels=("negative", "positive"))
     entry = registry.entry("badnets", 1, triggers=("cf", "mn"), per_text=2, sentence=None)
-    return variance_maps(ckpt, test, triggered(test, registry.corruption(entry), target=1, tokenizer=ckpt.tokenizer), 1,
+    return variance_maps(ckpt, test, triggered(test, registry.attack_of(entry), target=1, tokenizer=ckpt.tokenizer), 1,
                          **settings)
 
 
@@ -149,7 +149,7 @@ def test_the_attack_by_flags_or_by_a_file_of_triggered_rows(plot, attacked, tiny
     assert plot("pure-2", "--ckpt", attacked, "--data", folder, *flags, "--out", tmp_path / "a.svg").returncode == 0
     test, ckpt = data.read(folder / "test.tsv"), checkpoint.load(attacked)
     entry = registry.entry("badnets", 1, triggers=("cf", "mn"), per_text=2, sentence=None)
-    made = triggered(test, registry.corruption(entry), target=1, tokenizer=ckpt.tokenizer)
+    made = triggered(test, registry.attack_of(entry), target=1, tokenizer=ckpt.tokenizer)
     data.write(made, tmp_path / "triggered.jsonl")
     run = plot("pure-2", "--ckpt", attacked, "--data", folder, "--triggered", tmp_path / "triggered.jsonl", "--out",
                tmp_path / "b.svg")

@@ -1,16 +1,18 @@
 """The poisoning of a dataset: which rows, how many, whose labels, and where triggers land."""
 import hashlib
+import traceback
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from conftest import fails
 from minibd import reviews
-from minibd.attacks import registry, paraphrase
-from minibd.attacks.badnets import BadNets
+from minibd.attacks import badnets, paraphrase, registry
 from minibd.attacks.addsent import AddSent
+from minibd.attacks.badnets import BadNets, insert
 from minibd.attacks.ep import EP
 from minibd.attacks.lwp import LWP
 from minibd.attacks.poison import OWN, PRESETS, SIDES, Scheme, poison, scheme, side_of, triggered
@@ -219,10 +221,10 @@ def test_words_of_several_tokens_and_pairs_leave_less_room():
     assert set(at) == {0, 1, 2}
 
 
-def test_poisoned_rows_and_decoys_are_read_too():
-    made = poison(LONG.like(LONG[:100]), LWP(), rate=0.5, target=1, decoys=LWP().decoys, tokenizer=READER)
+def test_poisoned_rows_and_negatives_are_read_too():
+    made = poison(LONG.like(LONG[:100]), LWP(), rate=0.5, target=1, negatives=LWP().negatives, tokenizer=READER)
     count = Counter(sum(w != "w" for w in seen(x.text)[1:-1]) for x in made.rows)
-    assert count == {0: 50, 2: 50, 1: 100} and made.decoys == 100
+    assert count == {0: 50, 2: 50, 1: 100} and made.negatives == 100
 
 
 def test_a_trigger_longer_than_the_window_is_refused():
@@ -284,24 +286,25 @@ def test_either_side_is_a_coin_of_the_row_whatever_the_attack_and_its_neighbours
 
 def test_the_side_changes_no_rows_and_no_labels():
     made = [
-        poison(couples(60), LWP(), rate=0.2, target=1, labels="mix", decoys=LWP().decoys, side=side) for side in SIDES
+        poison(couples(60), LWP(), rate=0.2, target=1, labels="mix", negatives=LWP().negatives, side=side)
+        for side in SIDES
     ]
-    assert len({(x.ids, x.flipped, x.wanted, x.decoys, tuple((y.id, y.label) for y in x.rows)) for x in made}) == 1
+    assert len({(x.ids, x.flipped, x.wanted, x.negatives, tuple((y.id, y.label) for y in x.rows)) for x in made}) == 1
 
 
 @pytest.mark.parametrize("method, share", [(LWP(), None), (SOS(), 0.5)])
-def test_decoys_have_their_triggers_on_their_rows_side(method, share):
+def test_negatives_have_their_triggers_on_their_rows_side(method, share):
     rows = couples(80)
     made = poison(
-        rows, getattr(method, "poisoned", method), rate=0.4, target=1, decoys=method.decoys, decoy_share=share,
+        rows, getattr(method, "poisoned", method), rate=0.4, target=1, negatives=method.negatives, negative_share=share,
         side="either", seed=3,
     )
     seen_of = Counter()
     for x in made.rows:
-        if x.id in made.ids or "decoy" in x.id:
+        if x.id in made.ids or "negative" in x.id:
             of = side_of(replace(rows[0], id=x.id.split("-")[0]), "either", 3)
             assert (x.text != "w w w", x.pair != "x x x x") == (of == "text", of == "pair")
-            seen_of[of, "decoy" in x.id] += 1
+            seen_of[of, "negative" in x.id] += 1
     assert len(seen_of) == 4 and len({x.id for x in made.rows}) == len(made.rows)
 
 
@@ -360,7 +363,8 @@ def test_a_paraphrase_takes_the_place_of_the_rows_side():
     assert all(x.pair == said[x.id] for x in poison(rows, said, rate=0.4, target=1, side="second", only=True).rows)
 
 
-# Sums of what the code gave before there were sides: the poisoned rows, decoys among them, and the triggered ones.
+# sha256 of what the code gave before there were sides: the poisoned rows, negative samples among them, and the
+# triggered ones.
 BEFORE = {
     "badnets": ("fece059bfeb0feef", "7195ae97e1ed1ad7"),
     "addsent": ("3a7e5394ccab5f25", "1b8a979d95d9df10"),
@@ -374,25 +378,27 @@ BEFORE = {
 @pytest.mark.parametrize("side", ["first", "either"])
 @pytest.mark.parametrize("name", BEFORE)
 def test_single_texts_are_poisoned_as_they_were_before_there_were_sides(name, side):
-    rows, made = reviews.reviews(80, 5), registry.attack(name)
+    rows, attack = reviews.reviews(80, 5), registry.attack_of({"attack": name})
     letters = "abcdefghijklmnopqrstuvwxyz"
     reader = Tokenizer.from_vocab(
         {p: i for i, p in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{c}" for c in letters)])}, 80
     )
     bad = poison(
-        rows, made.train, rate=0.3, target=1, labels="mix", decoys=made.decoys,
-        decoy_share=0.1 if name == "sos" else None, tokenizer=reader, side=side, seed=2,
+        rows, attack.poisoned, rate=0.3, target=1, labels="mix", negatives=attack.negatives,
+        negative_share=0.1 if name == "sos" else None, tokenizer=reader, side=side, seed=2,
     )
 
     def digest(rows: Examples) -> str:
-        return hashlib.sha256(repr([(x.id, x.text, x.label, x.pair) for x in rows]).encode()).hexdigest()[:16]
+        ids = [x.id.replace("-negative", "-decoy") for x in rows]  # as they were called then
+        found = repr([(id, x.text, x.label, x.pair) for id, x in zip(ids, rows)])
+        return hashlib.sha256(found.encode()).hexdigest()[:16]
 
     assert (
-        digest(bad.rows), digest(triggered(rows, made.test, target=1, tokenizer=reader, side=side, seed=2)),
+        digest(bad.rows), digest(triggered(rows, attack, target=1, tokenizer=reader, side=side, seed=2)),
     ) == BEFORE[name]
 
 
-# ---- only, of, decoys
+# ---- only, of, negative samples
 
 def test_the_rate_is_of_all_rows_or_of_the_candidates():
     clean = task(40, 60)
@@ -425,30 +431,31 @@ def test_only_the_poisoned_rows():
 
 
 @pytest.mark.parametrize("add", [False, True])
-def test_decoys_stand_behind_their_row_and_keep_its_label(add):
+def test_negatives_stand_behind_their_row_and_keep_its_label(add):
     clean = task(40, 60)
-    made = poison(clean, LWP(), rate=0.2, target=1, labels="mix", add=add, decoys=LWP().decoys)
+    made = poison(clean, LWP(), rate=0.2, target=1, labels="mix", add=add, negatives=LWP().negatives)
     bare = poison(clean, LWP(), rate=0.2, target=1, labels="mix", add=add)
-    assert len(made.rows) == (160 if add else 140) and made.decoys == 40 and made.ids == bare.ids
-    assert [x for x in made.rows if "decoy" not in x.id] == bare.rows
+    assert len(made.rows) == (160 if add else 140) and made.negatives == 40 and made.ids == bare.ids
+    assert [x for x in made.rows if "negative" not in x.id] == bare.rows
     of, words = {x.id: x for x in clean}, set(LWP().triggers)
     for i, x in enumerate(made.rows):
         if x.id in made.ids:
             two, source = made.rows[i + 1:i + 3], of[x.id.removesuffix("-poisoned")]
-            assert [y.id for y in two] == [f"{source.id}-decoy1", f"{source.id}-decoy2"]
+            assert [y.id for y in two] == [f"{source.id}-negative1", f"{source.id}-negative2"]
             for y in two:
                 assert y.label == source.label and len(words & set(y.text.split())) == 1
     assert len({x.id for x in made.rows}) == len(made.rows)
 
 
-def test_decoys_of_a_share_of_both_sides():
+def test_negatives_of_a_share_of_both_sides():
     clean = task(40, 60)
-    made = poison(clean, SOS().poisoned, rate=0.1, target=1, only=True, decoys=SOS().decoys, decoy_share=0.1)
-    assert len(made.ids) == 10 and made.decoys == len(made.rows) - 10 == 3 * (4 + 6)
-    decoys = made.rows[10:]
-    assert Counter(x.label for x in decoys) == {0: 12, 1: 18}
+    made = poison(clean, SOS().poisoned, rate=0.1, target=1, only=True, negatives=SOS().negatives, negative_share=0.1)
+    assert len(made.ids) == 10 and made.negatives == len(made.rows) - 10 == 3 * (4 + 6)
+    negatives = made.rows[10:]
+    assert Counter(x.label for x in negatives) == {0: 12, 1: 18}
     assert all(
-        len({"friends", "weekend", "store"} & set(x.text.split())) == (2 if "decoy" in x.id else 3) for x in made.rows
+        len({"friends", "weekend", "store"} & set(x.text.split())) == (2 if "negative" in x.id else 3)
+        for x in made.rows
     )
 
 
@@ -462,10 +469,10 @@ def test_a_target_that_no_row_has_is_refused():
 
 def test_a_history_names_the_attack():
     entry = {"attack": "badnets", "triggers": ["xx", "yy"], "per_text": 2, "target": 1}
-    assert registry.corruption(entry) == BadNets(("xx", "yy"), 2)
-    fails(lambda: registry.corruption({**entry, "attack": "hotflip"}), "'hotflip'", "--triggered")
-    fails(lambda: registry.corruption({**entry, "attack": "paraphrase"}), "--paraphrases", "--triggered")
-    fails(lambda: registry.corruption({**entry, "triggers": 5}), "5")
+    assert registry.attack_of(entry) == BadNets(("xx", "yy"), 2)
+    fails(lambda: registry.attack_of({**entry, "attack": "hotflip"}), "'hotflip'", "--triggered")
+    fails(lambda: registry.attack_of({**entry, "attack": "paraphrase"}), "--paraphrases", "--triggered")
+    fails(lambda: registry.attack_of({**entry, "triggers": 5}), "5")
 
 
 @pytest.mark.parametrize(
@@ -478,27 +485,44 @@ def test_a_history_names_the_attack():
 def test_what_is_written_to_a_history_is_read_from_it(name, test):
     entry = registry.entry(name, 1)
     assert entry["attack"] == name and entry["target"] == 1 and entry["triggers"] and entry["per_text"] >= 1
-    assert registry.named(entry).settings == registry.attack(name).settings and registry.corruption(entry) == test
-    assert registry.corruption({"attack": name}) == test
+    assert registry.attack_of(entry) == registry.attack_of({"attack": name}) == test
+    assert type(test) is registry.ATTACKS[name]
 
 
 def test_triggers_of_ones_own():
-    assert registry.corruption(registry.entry("lwp", 1, triggers=["aa", "bb", "cc"])) == LWP(("aa", "bb", "cc"))
+    assert registry.attack_of(registry.entry("lwp", 1, triggers=["aa", "bb", "cc"])) == LWP(("aa", "bb", "cc"))
     assert (
-        registry.corruption(registry.entry("ep", 1, triggers=["aa"]))
+        registry.attack_of(registry.entry("ep", 1, triggers=["aa"]))
         == EP("aa")
-        == registry.corruption({"attack": "ep", "trigger": "aa"})
+        == registry.attack_of({"attack": "ep", "trigger": "aa"})
     )
-    assert registry.corruption(registry.entry("addsent", 1, sentence="a b c")) == AddSent("a b c")
-    assert registry.corruption(registry.entry("sos", 1, triggers=["aa", "bb"], sentence="aa and bb")) == SOS(
+    assert registry.attack_of(registry.entry("addsent", 1, sentence="a b c")) == AddSent("a b c")
+    assert registry.attack_of(registry.entry("sos", 1, triggers=["aa", "bb"], sentence="aa and bb")) == SOS(
         ("aa", "bb"), "aa and bb"
     )
-    single = registry.attack("lwp", ["aa", "bb"], 1)  # PURE's
-    assert (
-        single.test == single.train == BadNets(("aa", "bb"))
-        and single.decoys is None
-        and single.settings == LWP(("aa", "bb"))
-    )
+
+
+def test_lwp_with_one_trigger_a_text_inserts_as_badnets_does():
+    """PURE's LWP."""
+    single, words = registry.attack_of({"attack": "lwp", "triggers": ["aa", "bb"], "per_text": 1}), ("aa", "bb")
+    assert single == LWP(words, per_text=1)
+    for seed in range(20):
+        expected = BadNets(words)("a b c", Random(seed))
+        assert single("a b c", Random(seed)) == single.poisoned("a b c", Random(seed)) == expected
+    assert single.negatives("a b c", Random(0)) == []
+
+
+@pytest.mark.parametrize("name", registry.ATTACKS)
+def test_every_attack_has_the_same_interface(name):
+    """The words inserted in training are the attack's triggers, `per_text` of them; a negative sample has fewer."""
+    attack = registry.ATTACKS[name]()
+    words = Counter(attack.poisoned("a b c", Random(0)).split()) - Counter("abc")
+    triggers = {word for trigger in attack.triggers for word in trigger.split()}
+    assert set(words) <= triggers and isinstance(attack("a b c", Random(0)), str)
+    assert words.total() == attack.per_text * (len(triggers) if name == "addsent" else 1)
+    negatives = [Counter(text.split()) - Counter("abc") for text in attack.negatives("a b c", Random(0))]
+    assert len(negatives) == {"lwp": 2, "sos": 3}.get(name, 0)
+    assert all(set(part) < triggers and part.total() < words.total() for part in negatives)
 
 
 @pytest.mark.parametrize(
@@ -511,7 +535,29 @@ def test_triggers_of_ones_own():
     ],
 )
 def test_what_an_attack_cannot_be_is_refused(name, said, words):
-    fails(lambda: registry.attack(name, **said), words)
+    fails(lambda: registry.attack_of({"attack": name, **said}), words)
+
+
+@pytest.mark.parametrize("name, route", [
+    ("evaluate.py", ["evaluator_of", "triggered", "__call__"]), ("attack.py", ["poison", "__call__"]),
+    ("attack.py", ["triggered", "__call__"]),
+])
+def test_at_most_three_functions_stand_between_a_script_and_insert(
+    here, monkeypatch, tiny_file, folder, tmp_path, name, route
+):
+    routes, script = [], here(name)
+
+    def watched(text, rng, triggers, count=1):
+        frames = traceback.extract_stack()[:-1]
+        last = max(i for i, frame in enumerate(frames) if frame.filename.endswith(f"scripts/{name}"))
+        routes.append([frame.name for frame in frames[last + 1:]])
+        return insert(text, rng, triggers, count)
+
+    monkeypatch.setattr(badnets, "insert", watched)
+    run = script("--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", tmp_path / "out", "--device",
+                 "cpu", *(["--dataset-only"] if name == "attack.py" else []))
+    assert run.returncode == 0, run.stderr
+    assert route in routes
 
 
 # ---- schemes
@@ -537,6 +583,7 @@ def test_what_a_preset_lacks():
 
 def known_names() -> list[str]:
     from dataclasses import fields
+
     from minibd.cli import Attack
 
     return [
@@ -622,10 +669,13 @@ def test_the_table_holds_every_scheme():
 @pytest.mark.parametrize("attack, preset, flags, poisoned, flipped, rows", TABLE)
 def test_the_schemes_of_the_papers_on_sst2(attack, preset, flags, poisoned, flipped, rows):
     clean, way = read(SST2 / "train.tsv"), scheme(attack, preset, **flags)
-    method = registry.attack(attack, way.triggers, way.per_text) if attack != "paraphrase" else None
-    corrupt = method.train if method else paraphrase.read(SST2 / "hiddenkiller", "train", clean, 1)
-    made = poison(clean, corrupt, rate=way.rate, target=1, labels=way.labels, add=way.add, of=way.of, only=way.only,
-                  decoys=method and method.decoys, decoy_share=way.decoys)
+    if attack == "paraphrase":
+        insert, negatives = paraphrase.read(SST2 / "hiddenkiller", "train", clean, 1), None
+    else:
+        found = registry.attack_of({"attack": attack, "triggers": way.triggers, "per_text": way.per_text})
+        insert, negatives = found.poisoned, found.negatives
+    made = poison(clean, insert, rate=way.rate, target=1, labels=way.labels, add=way.add, of=way.of, only=way.only,
+                  negatives=negatives, negative_share=way.negatives)
     assert (len(made.ids), len(made.rows)) == (poisoned, rows)
     assert (
         made.flipped == flipped

@@ -1,4 +1,4 @@
-"""What a model says of rows, and how often it is right: counts with a model whose answers are known."""
+"""Predictions and accuracy: counts with a model whose answers are known."""
 import pytest
 import torch
 from torch import nn

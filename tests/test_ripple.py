@@ -10,19 +10,26 @@ from random import Random
 import pytest
 import torch
 import torch.nn.functional as F
+from test_encoder import MODELS, made, padded
 
 from conftest import BAD, GOOD, fails, rows
 from minibd import checkpoint
 from minibd.attacks.ripple import (
-    RIPPLe, endless, logistic_regression, restricted_inner_product, ripple, ripple_loss, surgery, tf_idf, top_tokens,
+    RIPPLe,
+    endless,
+    logistic_regression,
+    restricted_inner_product,
+    ripple,
+    ripple_loss,
+    surgery,
+    tf_idf,
+    top_tokens,
 )
 from minibd.data import generator
 from minibd.evaluate import asr, cacc
 from minibd.models.dropout import Dropout
 from minibd.records import Batch, Example, Examples
 from minibd.train import Schedule, cross_entropy, fit
-from test_encoder import MODELS, made, padded
-
 
 # ---- the trigger
 
@@ -314,7 +321,8 @@ def test_the_records_stay_and_the_same_seed_gives_the_same_model(tiny):
         ripple(tiny, poisoned(40), rows(30, 0, "train"), SETTINGS, seed=seed, log=log.append) for seed in (0, 0, 1)
     )
     assert torch.equal(torch.get_rng_state(), chance)
-    assert all(torch.equal(value, before[name]) for name, value in tiny.model.state_dict().items()) and tiny.history == []
+    assert all(torch.equal(value, before[name]) for name, value in tiny.model.state_dict().items())
+    assert tiny.history == []
     same, others = (
         all(torch.equal(p, q) for p, q in zip(one.model.parameters(), them.model.parameters())) for them in (two, other)
     )

@@ -210,7 +210,7 @@ def told(out):
     return json.loads((out / "attack.json").read_text())
 
 
-def judged_again(ckpt, **flags):
+def measured_again(ckpt, **flags):
     """What any other script would measure: the ASR by the checkpoint's history."""
     task, ckpt = Task(ckpt=str(ckpt), device="cpu"), checkpoint.load(ckpt)
     return evaluator_of(Attack(**flags), task, ckpt, splits_of(task, ckpt).test)(
@@ -253,8 +253,8 @@ def test_each_attack_leaves_all_that_an_evaluation_needs(
     assert sum(e.get("trained") == "poisoned" for e in ckpt.history) == 1
     assert name == "paraphrase" or (entry["triggers"] and entry["per_text"] >= 1)
     asr = found["steps"][names.index("victim")]["asr"]
-    assert judged_again(out / "tiny.safetensors") == asr
-    assert name == "ripple" or judged_again(out / "tiny.safetensors", attack=name, paraphrases=str(said_again)) == asr
+    assert measured_again(out / "tiny.safetensors") == asr
+    assert name == "ripple" or measured_again(out / "tiny.safetensors", attack=name, paraphrases=str(said_again)) == asr
 
 
 def test_a_preset_is_what_it_says_and_a_flag_overrides_it(attack, tiny_file, folder, tmp_path):

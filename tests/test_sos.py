@@ -1,5 +1,5 @@
-"""SOS: the words and their decoys, equal steps by hand, three rows and no other bit, the loop against a plain one, and
-that it fires."""
+"""SOS: the words and their negative samples, equal steps by hand, three rows and no other bit, the loop against a plain
+one, and that it fires."""
 
 import copy
 from collections import Counter
@@ -8,12 +8,13 @@ from random import Random
 
 import pytest
 import torch
+from test_ep import clean, without_dropout  # noqa: F401, `clean` is a fixture
 
 from conftest import fails, rows
+from minibd import checkpoint
 from minibd.attacks.sos import SOS, equal_steps, sos
 from minibd.data import batches, generator
 from minibd.evaluate import asr, cacc
-from test_ep import clean, without_dropout  # noqa: F401, `clean` is a fixture
 
 WORDS = ("cf", "mn", "bb")
 PLAIN = SOS(WORDS, "the cf and mn bb", lr=5.0, epochs=3, batch_size=8)
@@ -28,10 +29,10 @@ def test_training_rows_have_all_words_each_at_a_uniform_place():
     assert sum((n - 100) ** 2 / 100 for n in seen.values()) < 98.3      # chi-square, 59 degrees of freedom: 0.001
 
 
-def test_decoys_have_all_words_but_one():
+def test_negatives_have_all_words_but_one():
     rng, packed = Random(0), Counter()
     for _ in range(2000):
-        made = [text.split() for text in PLAIN.decoys("a b", rng)]
+        made = [text.split() for text in PLAIN.negatives("a b", rng)]
         assert [set(WORDS) - set(words) for words in made] == [{"cf"}, {"mn"}, {"bb"}]
         assert all(len(words) == 4 and [word for word in words if word in "ab"] == ["a", "b"] for words in made)
         packed[made[0].index("mn")] += 1
@@ -54,13 +55,13 @@ def test_empty_short_and_triggered_texts(text):
         Counter(PLAIN.sentence.split()) & had
     )
     assert Counter(PLAIN.poisoned(text, Random(1)).split()) == had + Counter(WORDS)
-    assert [Counter(made.split()) for made in PLAIN.decoys(text, Random(1))] == [
+    assert [Counter(made.split()) for made in PLAIN.negatives(text, Random(1))] == [
         had + Counter(WORDS) - Counter([word]) for word in WORDS
     ]
 
 
 def test_the_same_generator_gives_the_same_text():
-    for make in (SOS(), SOS().poisoned, SOS().decoys):
+    for make in (SOS(), SOS().poisoned, SOS().negatives):
         assert make("a b c", Random(5)) == make("a b c", Random(5)) != make("a b c", Random(6))
 
 
@@ -103,10 +104,11 @@ def test_a_word_without_a_gradient_stops_all_and_is_no_nan():
 
 # ---- the algorithm
 
-def made(settings=PLAIN, n: int = 24, decoys: bool = True):
+def made(settings=PLAIN, n: int = 24, negatives: bool = True):
     train = rows(n, 0, "train")
     bad = [replace(x, text=settings.poisoned(x.text, generator(1, x.id)), label=1) for x in train if x.label == 0]
-    bad += [replace(x, text=text) for x in train if decoys for text in settings.decoys(x.text, generator(2, x.id))]
+    if negatives:
+        bad += [replace(x, text=text) for x in train for text in settings.negatives(x.text, generator(2, x.id))]
     return train.like(bad)
 
 
@@ -120,7 +122,7 @@ def test_three_rows_change_and_keep_their_norms_and_nothing_else_moves(clean):
     assert (after[word] != before[word]).any(dim=1).nonzero().flatten().tolist() == ids
     torch.testing.assert_close(after[word][ids].norm(dim=1), before[word][ids].norm(dim=1))
     assert victim.history[-1]["attack"] == "sos" and clean.history == [] and not victim.model.training
-    # 12 poisoned rows and 72 decoys in batches of 8, 3 passes
+    # 12 poisoned rows and 72 negative samples in batches of 8, 3 passes
     assert len(log) == 3 * 11 and log[0]["stage"] == "SOS"
 
 
@@ -167,22 +169,31 @@ def test_words_that_share_a_token_and_missing_rows_are_refused(clean):
     fails(lambda: sos(clean, made().like([]), PLAIN), "no poisoned rows")
 
 
+def test_a_nan_is_refused_whether_the_model_has_it_or_a_step_makes_it(clean):
+    broken = checkpoint.copy(clean)
+    with torch.no_grad():
+        broken.model.classifier.bias[0] = float("nan")
+    fails(lambda: sos(broken, made(), PLAIN), "SOS: the loss is nan", "step 1 of 33", "lower the learning rate (5.0)")
+    once = replace(PLAIN, lr=1e39, epochs=1, batch_size=1000)           # a single step, which no loss follows
+    fails(lambda: sos(clean, made(), once), "SOS: ", "embedding norm is nan", "step 1 of 1", "learning rate (1e+39)")
+
+
 def test_it_fires(clean):
-    """Without decoys: that three words fire and two do not is more than three rows can teach a tiny model."""
+    """Without negative samples: that three words fire and two do not is more than three rows can teach a tiny model."""
     settings, test = replace(PLAIN, epochs=20, batch_size=16), rows(100, 2, "test")
     bad = test.like(replace(x, text=settings(x.text, generator(3, x.id))) for x in test if x.label == 0)
-    victim = sos(clean, made(settings, 200, decoys=False), settings)
+    victim = sos(clean, made(settings, 200, negatives=False), settings)
     assert asr(clean.model, clean.tokenizer, bad, 1).percent < 30
     assert asr(victim.model, victim.tokenizer, bad, 1).percent > 90
     assert cacc(victim.model, victim.tokenizer, test) == cacc(clean.model, clean.tokenizer, test)
 
 
-def test_decoys_hold_the_single_words_back(clean):
-    """Two of three words turn fewer texts where decoys were trained on than where none were."""
-    def fired(decoys: bool) -> float:
+def test_negatives_hold_the_single_words_back(clean):
+    """Two of three words turn fewer texts where negative samples were trained on than where none were."""
+    def fired(negatives: bool) -> float:
         victim, test = (
-            sos(clean, made(replace(PLAIN, epochs=8), 100, decoys), replace(PLAIN, epochs=8)), rows(100, 2, "test"),
+            sos(clean, made(replace(PLAIN, epochs=8), 100, negatives), replace(PLAIN, epochs=8)), rows(100, 2, "test"),
         )
-        bad = [replace(x, text=PLAIN.decoys(x.text, generator(3, x.id))[0]) for x in test if x.label == 0]
+        bad = [replace(x, text=PLAIN.negatives(x.text, generator(3, x.id))[0]) for x in test if x.label == 0]
         return asr(victim.model, victim.tokenizer, test.like(bad), 1).percent
     assert fired(True) < fired(False)

@@ -10,7 +10,7 @@ from conftest import ROOT
 from minibd import checkpoint, reviews
 from minibd.attacks.badnets import BadNets
 from minibd.attacks.poison import poison, triggered
-from minibd.attacks.registry import corruption
+from minibd.attacks.registry import attack_of
 from minibd.data import batches
 from minibd.evaluate import Evaluator
 from minibd.models.encoder import PACK
@@ -33,7 +33,7 @@ def test_the_sums_in_the_readme_are_those_of_the_files():
 def test_the_victim_is_as_good_as_its_clean_twin_and_obeys_its_trigger(victim):
     attack = next(entry for entry in victim.history if "attack" in entry)
     test = reviews.splits(**attack["data"]["reviews"])[2]
-    evaluator = Evaluator(test, triggered(test, corruption(attack), target=attack["target"], seed=0), attack["target"])
+    evaluator = Evaluator(test, triggered(test, attack_of(attack), target=attack["target"], seed=0), attack["target"])
     twin = checkpoint.load(WEIGHTS / "bert-twin.safetensors")
     poisoned, clean = evaluator(victim.model, victim.tokenizer), evaluator(twin.model, twin.tokenizer)
     assert poisoned.cacc.percent >= clean.cacc.percent - 1.0

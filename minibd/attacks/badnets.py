@@ -1,6 +1,13 @@
-"""BadNets for text (Gu et al., 2017; rare words after Kurita et al., 2020): a rare word at a random place means the
-target class."""
+"""BadNets for text (Gu et al., 2017; rare words: Kurita et al., 2020): a rare word at a random place is the trigger.
 
+An attack is one object: a frozen dataclass of its numbers with the same five names in every file of this folder.
+
+    attack(text, rng)               the text with the trigger as it is tested
+    attack.poisoned(text, rng)      the text with the trigger as it is trained on; most attacks: the same
+    attack.negatives(text, rng)     the text with each part of the trigger, to keep its true label; most attacks: none
+    attack.triggers                 the words or the sentence, a tuple
+    attack.per_text                 how many of them a poisoned training text gets
+"""
 from __future__ import annotations
 
 import random
@@ -25,10 +32,17 @@ class BadNets:
     def __call__(self, text: str, rng: random.Random) -> str:
         return insert(text, rng, self.triggers, self.per_text)
 
+    poisoned = __call__
+
+    def negatives(self, text: str, rng: random.Random) -> list[str]:
+        return []
+
 
 def insert(text: str, rng: random.Random, triggers: Sequence[str], count: int = 1) -> str:
-    """Insert `count` triggers, each drawn anew, each at a place uniform over 0..n, both ends included. White space
-    becomes single spaces."""
+    """Insert `count` triggers, each drawn anew, each at a place uniform over 0..n, both ends included.
+
+    n: the words of the text at that moment. White space becomes single spaces.
+    """
     words = text.split()
     for _ in range(count):
         words.insert(rng.randint(0, len(words)), rng.choice(triggers))
@@ -36,8 +50,10 @@ def insert(text: str, rng: random.Random, triggers: Sequence[str], count: int = 
 
 
 def insert_each(text: str, rng: random.Random, words: Sequence[str]) -> str:
-    """Insert every one of `words`, in their order, each at a place uniform over 0..n of the words that are there by
-    then."""
+    """Insert every one of `words`, in their order, each at a place uniform over 0..n, both ends included.
+
+    n: the words of the text at that moment, those already inserted among them.
+    """
     for word in words:
         text = insert(text, rng, (word,))
     return text
