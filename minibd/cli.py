@@ -18,7 +18,9 @@ def setting(
     """A dataclass field that is also a flag --NAME.
 
     text: its line in --help. paper: the paper's value, shown there too.
-    choices: the values that are allowed. kind: the type of one value, for a default of None, which does not show it.
+    choices: the values that are allowed.
+    kind: the type of the value, for a default of None, which does not show it; tuple: words separated by commas; list:
+    the flag may be given again.
     negation: for a bool, a flag that says the same as --no-NAME, without the dashes.
     """
     return field(

@@ -20,7 +20,7 @@ from minibd.records import BadInput
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One row of the table: a model, what it scores and how long it took to make."""
+    """One row of the table: a model's name, its scores, and the seconds it took to train."""
     name: str
     scores: Scores
     seconds: float
@@ -53,8 +53,8 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def lfr_table(steps: Sequence[Step]) -> str:
-    """LFR of each step, a line a class that the triggered rows are of, in percent with its counts; "" where that is one
-    class, the ASR."""
+    """LFR of each step in percent with its counts, one line for each class of the triggered rows; "" if there is one
+    class, since that is the ASR."""
     classes = list(steps[0].scores.lfr)
     if len(classes) < 2:
         return ""
@@ -70,12 +70,12 @@ def lfr_table(steps: Sequence[Step]) -> str:
 
 
 def output_folder(path: str | Path, *inputs: str | Path) -> Path:
-    """See, before any work is done, that `path` can be written and is none of the run's inputs. Nothing is left
-    behind."""
+    """`path` as a folder that can be written and is none of the run's inputs, checked before any work is done; nothing
+    is left behind. Raises BadInput."""
     folder = Path(path)
-    for given in (Path(i).resolve() for i in inputs if i):
-        if folder.resolve() == (given.parent if given.is_file() else given):
-            raise BadInput(f"--out {folder} would write over or beside the input {given}: give another folder")
+    for source in (Path(i).resolve() for i in inputs if i):
+        if folder.resolve() == (source.parent if source.is_file() else source):
+            raise BadInput(f"--out {folder} would write over or beside the input {source}: give another folder")
     missing = [f for f in (folder, *folder.parents) if not f.exists()]  # deepest first
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,14 +84,14 @@ def output_folder(path: str | Path, *inputs: str | Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise BadInput(f"cannot write to --out {folder} ({error.strerror}): give a folder you may write to") from None
-    with suppress(OSError):  # another run may have come to use it meanwhile
-        for made in missing:
-            made.rmdir()
+    with suppress(OSError):  # another run may use it by now
+        for created in missing:
+            created.rmdir()
     return folder
 
 
 def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Write a file whole or not at all."""
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
@@ -141,12 +141,13 @@ def command() -> dict:
 
 
 def listed(steps: Sequence[Step]) -> list[dict]:
-    """The rows of the table as result.json and attack.json hold them."""
+    """The steps as result.json and attack.json hold them."""
     return [{"name": step.name, "seconds": round(step.seconds, 2), **scores(step.scores)} for step in steps]
 
 
 def scores(s: Scores) -> dict:
-    """lfr is there where the triggered rows are of several classes: otherwise it is the ASR."""
+    """Scores as result.json holds them; lfr is there if the triggered rows are of several classes: of one it is the
+    ASR."""
     by_class = {
         "lfr": {c: share.percent for c, share in s.lfr.items()},
         "n_by_class": {c: share.n for c, share in s.lfr.items()},

@@ -208,7 +208,7 @@ def test_the_result_goes_to_a_folder_of_the_methods_name(baseline, tiny_file, fo
     assert (tmp_path / "out" / "fth" / "result.json").is_file()
 
 
-# ---- who mends a classifier with its head
+# ---- repairs of a classifier with its head
 
 FEW = ("--clean", 40, "--epochs", 1, "--steps", 3, "--batch-size", 16, "--lr", 1e-3, "--device", "cpu")
 NUMBERS = {"epochs": 1, "steps": 3, "batch_size": 16, "lr": 1e-3}
@@ -217,8 +217,8 @@ NAMES = {"cft": ["CFT"], "reinit": ["reinitialised", "Reinitialisation"], "finep
 
 
 @pytest.fixture
-def mend(baseline, tiny_file, pre_file, folder, tmp_path):
-    """mend("cft", "--seed", 3, ...) -> its CompletedProcess; finepurify has its weights and a rho."""
+def repaired(baseline, tiny_file, pre_file, folder, tmp_path):
+    """repaired("cft", "--seed", 3, ...) -> its CompletedProcess; finepurify has its weights and a rho."""
     def run(method, *flags):
         own = ("--pretrained", pre_file, "--rho", 0.5) if method == "finepurify" else ()
         return baseline(
@@ -242,8 +242,8 @@ def library(method, victim, pre, train, dev, **same):
 
 
 @pytest.mark.parametrize("method", REPAIRS)
-def test_a_mender_keeps_the_contract_and_the_head(mend, tiny_file, tmp_path, method):
-    before, run = tiny_file.read_bytes(), ended(mend(method))
+def test_a_repair_keeps_the_contract_and_the_head(repaired, tiny_file, tmp_path, method):
+    before, run = tiny_file.read_bytes(), ended(repaired(method))
     assert tiny_file.read_bytes() == before, "the victim's file was touched"
     result, log = check(
         tmp_path / "out", method, ["victim", *NAMES[method]],
@@ -266,10 +266,11 @@ def test_a_mender_keeps_the_contract_and_the_head(mend, tiny_file, tmp_path, met
 
 @pytest.mark.parametrize("e_pur", [False, True])
 @pytest.mark.parametrize("method", REPAIRS)
-def test_a_mender_is_the_library_call(mend, tiny, pre, pre_file, folder, tmp_path, monkeypatch, method, e_pur):
+def test_a_repair_is_the_library_call(repaired, tiny, pre, pre_file, folder, tmp_path, monkeypatch, method, e_pur):
     """Bit for bit, the clean rows the same for all of them; after E-PUR, of the purified victim."""
     monkeypatch.setattr("minibd.mitigations.epur.TOKENS_PER_RESET", 20)  # the tiny vocabulary has under 150 tokens
-    ended(mend(method, "--seed", 3, "--dtype", "bfloat16", *(("--pretrained", pre_file, "--e-pur") if e_pur else ())))
+    purify = ("--pretrained", pre_file, "--e-pur") if e_pur else ()
+    ended(repaired(method, "--seed", 3, "--dtype", "bfloat16", *purify))
     splits = data.read_splits(folder, labels=tiny.labels)
     clean = data.sample(splits.train, 40, 3)
     victim = (
@@ -284,14 +285,14 @@ def test_a_mender_is_the_library_call(mend, tiny, pre, pre_file, folder, tmp_pat
     assert result["args"]["e_pur"] is (True if e_pur else None)
 
 
-def test_the_menders_own_numbers_are_flags(mend, tmp_path):
-    ended(mend("reinit", "--layers", 2, "--pooler"))
-    ended(mend("fineprune", "--share", 0.25, "--layers", 1))
+def test_a_repairs_own_numbers_are_flags(repaired, tmp_path):
+    ended(repaired("reinit", "--layers", 2, "--pooler"))
+    ended(repaired("fineprune", "--share", 0.25, "--layers", 1))
     pruned = checkpoint.load(tmp_path / "out" / "tiny.safetensors")
     assert [int((block.down.weight == 0).all(0).sum()) for block in pruned.model.blocks] == [0, 16] and pruned.history[
         -1
     ]["share"] == 0.25
-    ended(mend("finepurify", "--no-tune", "--eps", 1e-6))
+    ended(repaired("finepurify", "--no-tune", "--eps", 1e-6))
     made = checkpoint.load(tmp_path / "out" / "tiny.safetensors").history[-1]
     assert (made["tune"], made["eps"], made["rho"]) == (False, 1e-6, 0.5)
     assert [s["name"] for s in read(tmp_path / "out")[0]["steps"]] == ["victim", "Purifying"]
@@ -338,7 +339,7 @@ def test_each_method_has_the_flags_that_it_has(baseline, tiny_file, folder):
         ("finepurify", ("--pretrained", "nowhere"), ["nowhere"]), ("ft", ("--e-pur",), ["--e-pur", "--pretrained"]),
     ],
 )
-def test_what_a_mender_cannot_use(baseline, tiny_file, folder, tmp_path, method, flags, words):
+def test_what_a_repair_cannot_use(baseline, tiny_file, folder, tmp_path, method, flags, words):
     refused(
         baseline(method, "--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--device", "cpu", *flags),
         *words,
@@ -346,7 +347,7 @@ def test_what_a_mender_cannot_use(baseline, tiny_file, folder, tmp_path, method,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_mender_needs_a_classifier_and_fine_purifying_the_weights_before(
+def test_a_repair_needs_a_classifier_and_fine_purifying_the_weights_before(
     baseline, encoder, tiny_file, folder, tmp_path
 ):
     for method in REPAIRS:
@@ -387,7 +388,8 @@ def test_flags_may_stand_before_the_method(baseline, tiny_file, folder, tmp_path
     ],
 )
 def test_what_it_cannot_use(baseline, tiny_file, folder, tmp_path, method, flags, words):
-    refused(baseline(method, "--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--device", "cpu", *flags), *words)
+    common = ("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--device", "cpu")
+    refused(baseline(method, *common, *flags), *words)
     assert not (tmp_path / "out").exists()
 
 

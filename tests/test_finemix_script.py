@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_baseline import check, ended, equal, read, weights
+from test_blending import moved
 
 from conftest import fails, refused
 from minibd import checkpoint, data
-from minibd.job.run import start as start_job
+from minibd.blending import WORD, counterparts
 from minibd.cli import Attack, Clean, Pretrained, Task
+from minibd.job.run import start as start_job
 from minibd.mitigations.finemix import FineMixing, finemix, frequencies, purify_embeddings
 from minibd.predict import predict
-from minibd.blending import WORD, counterparts
-from test_baseline import check, ended, equal, read, weights
-from test_blending import moved
 
 FAST = {"lr": 1e-3, "epochs": 1, "steps": 3, "batch_size": 16}
 QUICK = ("--lr", 1e-3, "--epochs", 1, "--steps", 3, "--batch-size", 16, "--clean", 40, "--device", "cpu")

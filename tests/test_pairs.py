@@ -13,13 +13,13 @@ import torch
 
 from conftest import ROOT, fails
 from minibd import checkpoint, data, reviews
-from minibd.job.evaluation import evaluator_of
-from minibd.job.registry import REPAIRS
-from minibd.job.task import data_of, splits_of
 from minibd.attacks.badnets import BadNets
 from minibd.attacks.poison import poison, side_of, triggered
 from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
 from minibd.cli import Attack, Task
+from minibd.job.evaluation import evaluator_of
+from minibd.job.registry import REPAIRS
+from minibd.job.task import data_of, splits_of
 from minibd.mitigations.finetune import finetune
 from minibd.mitigations.mbtsad import MBTSAD, mbtsad
 from minibd.mitigations.meft import MEFT, meft

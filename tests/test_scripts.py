@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from conftest import ROOT, fails, refused, rows
 from minibd import checkpoint, data, report
+from minibd.cli import Attack, Task
 from minibd.job.evaluation import evaluator_of
 from minibd.job.task import splits_of
-from minibd.cli import Attack, Task
 from minibd.mitigations import finetune
 from minibd.mitigations.finetune import cft
 from minibd.predict import predict
@@ -729,6 +729,7 @@ def test_bench_prunes_the_same_heads_in_all_three_ways(script, tiny_file, folder
 
 def test_attack_gives_an_encoder_a_classifier_for_the_classes_of_the_rows(script, tiny, folder, tmp_path):
     from dataclasses import replace
+
     from minibd.models.bert import Bert
     encoder = checkpoint.Checkpoint(Bert(replace(tiny.model.config, labels=0)), tiny.tokenizer, (), [])
     checkpoint.save(encoder, tmp_path / "encoder")

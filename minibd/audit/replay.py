@@ -35,8 +35,21 @@ from pathlib import Path
 import torch
 
 from minibd import checkpoint
-from minibd.audit.run_folder import (POINTS, Fault, Output, Totals, check_output, check_totals, malformed, place,
-                                     read_run, score_differences, short, started_in, working_folder)
+from minibd.audit.run_folder import (
+    POINTS,
+    Fault,
+    Output,
+    Totals,
+    check_output,
+    check_totals,
+    malformed,
+    place,
+    read_run,
+    score_differences,
+    short,
+    started_in,
+    working_folder,
+)
 from minibd.job.task import output_path
 from minibd.records import BadInput
 from minibd.report import format_table, versions

@@ -15,8 +15,16 @@ from minibd.cli import AllClean, Attack, Clean, Pretrained, Task
 from minibd.evaluate import Evaluator
 from minibd.job.e_pur import check_pretrained, pretrained_of, purified
 from minibd.job.evaluation import evaluator_of
-from minibd.job.task import (args_of, clean_amount, clean_rows, head_is_new, limit_dev, open_task, output_path,
-                             print_rows)
+from minibd.job.task import (
+    args_of,
+    clean_amount,
+    clean_rows,
+    head_is_new,
+    limit_dev,
+    open_task,
+    output_path,
+    print_rows,
+)
 from minibd.records import BadInput, Examples
 from minibd.train import StepLog
 
