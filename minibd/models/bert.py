@@ -117,12 +117,12 @@ class MLMHead(nn.Module):
 
 
 class Bert(Encoder):
-    embed = Embeddings
+    embed, block = Embeddings, Block
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
         self.embeddings = self.embed(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(self.block(config) for _ in range(config.layers))
         self.build_head(config.hidden)
         if config.mlm:
             self.mlm = MLMHead(config)

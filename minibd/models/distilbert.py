@@ -1,8 +1,10 @@
-"""DistilBERT (Sanh et al., 2019): BERT's blocks, no segments, another penultimate layer. What is not here is in
-bert.py.
+"""DistilBERT (Sanh et al., 2019): BERT's blocks, no segments, another penultimate layer. The rest is in bert.py.
 
     h_0 = LN(word + position)
+    u_l = LN(h_{l-1} + W_o [heads]),   h_l = LN(u_l + drop(W_down act(W_up u_l)))
     pooled = relu(W_p h_L[CLS]),   logits = W_c drop(pooled)
+
+Its authors' code, in transformers, has no dropout between W_o and the residual, where BERT has one.
 """
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from minibd.models.bert import Bert
+from minibd.models.bert import Bert, Block
 from minibd.models.encoder import ModelConfig, HFMapping, check_config
 
 
@@ -40,7 +42,15 @@ class DistilBertConfig(ModelConfig):
         check_config(self)
 
 
+class DistilBertBlock(Block):
+    def feed_forward(self, h: Tensor, context: Tensor) -> Tensor:
+        h = self.attention_norm(h + self.output(context))
+        return self.norm(h + self.dropout(self.down(self.act(self.up(h)))))
+
+
 class DistilBert(Bert):
+    block = DistilBertBlock
+
     def pool(self, h: Tensor) -> Tensor:
         return torch.relu(self.pooler(h))
 
