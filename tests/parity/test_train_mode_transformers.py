@@ -20,7 +20,7 @@ SHAPE = dict(vocab=61, hidden=24, layers=3, heads=4, ffn=37, positions=20, pad=P
 HALVES, HEAD = dict(dropout=0.125), dict(classifier_dropout=0.375)
 CASES: dict[str, tuple[HFMapping, dict]] = {
     "bert": (bert.HF_MAPPING, SHAPE | HALVES | HEAD),
-    "roberta": (roberta.HF_MAPPING, SHAPE | HALVES | HEAD | dict(type_vocab_size=1)),
+    "roberta": (roberta.HF_MAPPING, SHAPE | HALVES | HEAD | dict(type_vocab_size=1, eps=1e-5)),
     "distilbert": (distilbert.HF_MAPPING, SHAPE | HALVES | HEAD),
     "llama": (llama.HF_MAPPING, SHAPE | dict(kv_heads=2)),
     "gpt2": (gpt2.HF_MAPPING, SHAPE | HALVES | dict(embedding_dropout=0.1875)),
