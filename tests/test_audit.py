@@ -143,8 +143,8 @@ def test_nan_and_another_shape_are_no_agreement():
 
 
 def test_differences_are_relative_to_the_largest_number():
-    assert check.apart(torch.tensor([1e-3, 2e-3]), [1e-3, 2.2e-3]) == pytest.approx(1 / 11, rel=1e-4)
-    assert check.apart(torch.tensor([0.0, 1e-7]), [0.0, 0.0]) == pytest.approx(1e-7, rel=1e-4)
+    assert check.relative_difference(torch.tensor([1e-3, 2e-3]), [1e-3, 2.2e-3]) == pytest.approx(1 / 11, rel=1e-4)
+    assert check.relative_difference(torch.tensor([0.0, 1e-7]), [0.0, 0.0]) == pytest.approx(1e-7, rel=1e-4)
 
 
 def test_one_equations_numbers_do_not_depend_on_the_others():
@@ -158,11 +158,11 @@ def test_the_restated_bert_is_ours():
     w = {name: value.tolist() for name, value in small.weights(ckpt).items()}
     for b, ids in enumerate(small.ids(ckpt, rows)):
         hidden, maps, _, logits = restated.bert(w, ids, small.HEADS)
-        assert check.apart(out.logits[b], logits) < 1e-6
+        assert check.relative_difference(out.logits[b], logits) < 1e-6
         for ours, theirs in zip(out.hidden, hidden, strict=True):
-            assert check.apart(ours[b, :len(ids)], theirs) < 1e-6
+            assert check.relative_difference(ours[b, :len(ids)], theirs) < 1e-6
         for ours, theirs in zip(out.attn, maps, strict=True):
-            assert check.apart(ours[b, :, :len(ids), :len(ids)], theirs) < 1e-6
+            assert check.relative_difference(ours[b, :, :len(ids), :len(ids)], theirs) < 1e-6
 
 
 # ---- the script

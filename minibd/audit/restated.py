@@ -356,13 +356,22 @@ def adapter(h, down, down_b, up, up_b):
     return [h[d] + sum(up[d][r] * z[r] for r in range(len(z))) + up_b[d] for d in range(len(h))]
 
 
-def attend(q, K, V):
-    """One query of one head: softmax(q K' / sqrt(Dh)) V; the weights, then what they gather."""
+def attend(q, K, V, drop=None):
+    """One query of one head: softmax(q K' / sqrt(Dh)) V; the weights, then what they gather. drop: what dropout
+    multiplies each weight by in train mode, behind the softmax."""
     a = softmax([sum(x * y for x, y in zip(q, key)) / sqrt(len(q)) for key in K])
-    return a, [sum(a[k] * V[k][d] for k in range(len(V))) for d in range(len(V[0]))]
+    weights = times(a, drop)
+    return a, [sum(weights[k] * V[k][d] for k in range(len(V))) for d in range(len(V[0]))]
 
 
-# ---- a BERT, for what is asked of a whole model
+# ---- a whole BERT
+
+def times(x, drop):
+    """Dropout with a given mask: each number of x times its own in `drop`, 0 or 1 / (1 - p). None: in eval mode, x."""
+    if drop is None:
+        return x
+    return [times(a, b) for a, b in zip(x, drop)] if isinstance(x, list) else x * drop
+
 
 def linear(x, w, name):
     W, b = w[f"{name}.weight"], w[f"{name}.bias"]
@@ -375,39 +384,45 @@ def layer_norm(x, w, name):
     return [(v - middle) / spread * g + b for v, g, b in zip(x, w[f"{name}.weight"], w[f"{name}.bias"])]
 
 
-def bert(w, ids, heads):
+def bert(w, ids, heads, masks=None):
     """One text's forward pass; w: weights by name, as lists -> h[l][t][d], A[l][h][q][k], the feed-forward units
-    [l][t][f], the logits."""
+    [l][t][f], the logits.
+
+    masks: None in eval mode. In train mode the dropout masks, as `times` takes them, by the layer whose output they
+    multiply: "embeddings.norm" [t][d], "blocks.0.attention" [h][q][k], "blocks.0.output" and "blocks.0.down" [t][d],
+    "pooler" [d]. A is the softmax before its mask.
+    """
+    masks = masks or {}
     h = []
     for t, i in enumerate(ids):
         parts = (
             w["embeddings.word.weight"][i], w["embeddings.token_type.weight"][0], w["embeddings.position.weight"][t],
         )
         h.append(layer_norm([sum(part) for part in zip(*parts)], w, "embeddings.norm"))
+    h = times(h, masks.get("embeddings.norm"))
     hidden, maps, units, l = [h], [], [], 0
     while f"blocks.{l}.query.weight" in w:
-        at = f"blocks.{l}"
-        q, k, v = ([linear(x, w, f"{at}.{part}") for x in h] for part in ("query", "key", "value"))
-        size = len(q[0]) // heads
-        own = [slice(n * size, (n + 1) * size) for n in range(heads)]
-        seen = [[attend(q[t][part], [x[part] for x in k], [x[part] for x in v]) for t in range(len(h))] for part in own]
+        block = f"blocks.{l}"
+        q, k, v = ([linear(x, w, f"{block}.{part}") for x in h] for part in ("query", "key", "value"))
+        size, drop = len(q[0]) // heads, masks.get(f"{block}.attention")
+        seen = []
+        for n in range(heads):
+            own = slice(n * size, (n + 1) * size)
+            K, V = [x[own] for x in k], [x[own] for x in v]
+            seen.append([attend(q[t][own], K, V, drop and drop[n][t]) for t in range(len(h))])
         maps.append([[a for a, _ in head] for head in seen])
         gathered = [[x for head in seen for x in head[t][1]] for t in range(len(h))]
-        h = [
-            layer_norm([a + b for a, b in zip(x, linear(y, w, f"{at}.output"))], w, f"{at}.attention_norm")
-            for x, y in zip(h, gathered)
-        ]
-        inner = [[x * (1 + erf(x / sqrt(2))) / 2 for x in linear(y, w, f"{at}.up")] for y in h]
+        added = times([linear(x, w, f"{block}.output") for x in gathered], masks.get(f"{block}.output"))
+        h = [layer_norm([a + b for a, b in zip(*pair)], w, f"{block}.attention_norm") for pair in zip(h, added)]
+        inner = [[x * (1 + erf(x / sqrt(2))) / 2 for x in linear(y, w, f"{block}.up")] for y in h]
         units.append(inner)
-        h = [
-            layer_norm([a + b for a, b in zip(x, linear(y, w, f"{at}.down"))], w, f"{at}.norm")
-            for x, y in zip(h, inner)
-        ]
+        added = times([linear(x, w, f"{block}.down") for x in inner], masks.get(f"{block}.down"))
+        h = [layer_norm([a + b for a, b in zip(*pair)], w, f"{block}.norm") for pair in zip(h, added)]
         hidden.append(h)
         l += 1
-    return hidden, maps, units, head(w, hidden[-1][0])
+    return hidden, maps, units, head(w, hidden[-1][0], masks.get("pooler"))
 
 
-def head(w, h):
+def head(w, h, drop=None):
     """The classifier on the hidden state of [CLS], of whichever layer: logits."""
-    return linear([tanh(x) for x in linear(h, w, "pooler")], w, "classifier")
+    return linear(times([tanh(x) for x in linear(h, w, "pooler")], drop), w, "classifier")
