@@ -13,8 +13,11 @@ from minibd.audit import check, check_mbtsad, check_musclelora, index, restated,
 from minibd.audit.check import Case, Equation, outcome, outcomes
 from minibd.audit.report import Outcome, Place
 from minibd.audit.tex import mathml, plain
-from minibd.audit.walk import numbers, places, called_by
+from minibd.audit.walk import called_by, numbers, places
 from minibd.mitigations.mbtsad import attention_loss, attention_map
+from minibd.models.bert import Block
+from minibd.models.dropout import Dropout
+from minibd.models.encoder import Encoder
 
 ROOT = Path(__file__).parents[1]
 
@@ -163,6 +166,47 @@ def test_the_restated_bert_is_ours():
             assert check.relative_difference(ours[b, :len(ids)], theirs) < 1e-6
         for ours, theirs in zip(out.attn, maps, strict=True):
             assert check.relative_difference(ours[b, :, :len(ids), :len(ids)], theirs) < 1e-6
+
+
+def test_the_restated_bert_is_ours_in_train_mode_under_the_same_masks():
+    ckpt, rows = small.ckpt(torch.Generator().manual_seed(1)), small.rows()
+    masks, w = small.dropout_masks(ckpt, rows, 5), {name: p.tolist() for name, p in small.weights(ckpt).items()}
+    with torch.no_grad(), small.train_mode(ckpt.model, 5):
+        out = ckpt.model(ckpt.tokenizer(rows), want=("hidden", "attn"))
+    assert not ckpt.model.training and all(m.generator is None for m in ckpt.model.modules() if isinstance(m, Dropout))
+    for b, ids in enumerate(small.ids(ckpt, rows)):
+        hidden, maps, _, logits = restated.bert(w, ids, small.HEADS, masks[b])
+        assert check.relative_difference(out.logits[b], logits) < 1e-6
+        assert check.relative_difference(out.logits[b], restated.bert(w, ids, small.HEADS)[3]) > 0.1
+        for ours, theirs in zip(out.hidden, hidden, strict=True):
+            assert check.relative_difference(ours[b, :len(ids)], theirs) < 1e-6
+        for ours, theirs in zip(out.attn, maps, strict=True):
+            assert check.relative_difference(ours[b, :, :len(ids), :len(ids)], theirs) < 1e-6
+
+
+def behind_attention_alone(self, h, context):
+    h = self.attention_norm(h + self.dropout(self.output(context)))
+    return self.norm(h + self.down(self.act(self.up(h))))
+
+
+def behind_feed_forward_alone(self, h, context):
+    h = self.attention_norm(h + self.output(context))
+    return self.norm(h + self.dropout(self.down(self.act(self.up(h)))))
+
+
+def without_classifier_dropout(self, h):
+    pooled = self.pool(h)
+    return self.classifier(pooled), pooled
+
+
+@pytest.mark.parametrize("owner, name, broken_one", [
+    (Block, "feed_forward", behind_attention_alone), (Block, "feed_forward", behind_feed_forward_alone),
+    (Encoder, "classify", without_classifier_dropout),
+])
+@pytest.mark.parametrize("paper, number", [("MBTSAD", "1"), ("MBTSAD", "7"), ("MBTSAD", "8"), ("PURE", "3")])
+def test_a_dropout_that_is_missing_is_noticed(monkeypatch, owner, name, broken_one, paper, number):
+    monkeypatch.setattr(owner, name, broken_one)
+    assert broken(of(paper, number))
 
 
 # ---- the script
