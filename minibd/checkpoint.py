@@ -316,9 +316,9 @@ def _read_file(path: Path) -> _Stored:
     if len(labels) != config.labels:
         raise BadInput(f"{path} names {len(labels)} labels, its config {config.labels}: save it again")
     max_len = _json(path, metadata["max_len"], int)
-    if not 3 <= max_len <= config.longest:
+    if not 3 <= max_len <= config.max_len:
         raise BadInput(
-            f"{path}: max_len {max_len} is not from 3 to the model's {config.longest} positions: save it again"
+            f"{path}: max_len {max_len} is not from 3 to the model's {config.max_len} positions: save it again"
         )
     tokenizer = Tokenizer(_tokenizer(path, metadata["tokenizer"], config), max_len, config.pad)
     history = _history(path, _json(path, metadata["history"], list))
@@ -379,7 +379,7 @@ def _header(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
 
 def _check_hf(file: Path, mapping: HFMapping, values: dict) -> None:
     """config.json asks for nothing that the architecture's file does not compute."""
-    for key, known in {**mapping.known, "problem_type": ("single_label_classification", None)}.items():
+    for key, known in {**mapping.supported, "problem_type": ("single_label_classification", None)}.items():
         if values.get(key) not in known:
             raise BadInput(
                 f"{file}: {key} is {values.get(key)!r}, only {known[0]!r} is known here: use another checkpoint"
@@ -417,7 +417,7 @@ def _hf_files(path: Path) -> list[Path]:
 def _modern(mapping: HFMapping, name: str) -> str:
     """Old LayerNorm leaves are gamma and beta; a bare model's names lack the prefix."""
     name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-    return name if name.startswith((mapping.prefix, *mapping.outside)) else mapping.prefix + name
+    return name if name.startswith((mapping.prefix, *mapping.head_prefixes)) else mapping.prefix + name
 
 
 def _drop_copies(path: Path, mapping: HFMapping, tensors: dict[str, _Place]) -> None:
@@ -453,7 +453,7 @@ def _hf_text(path: Path, mapping: HFMapping, config: object) -> Tokenizer:
     file = path / "tokenizer_config.json"
     values = _json(file, _text(file), dict) if file.exists() else {}
     limit = values.get("model_max_length")               # often 10^30, which says "unknown"
-    max_len = limit if isinstance(limit, int) and 3 <= limit <= config.longest else config.longest
+    max_len = limit if isinstance(limit, int) and 3 <= limit <= config.max_len else config.max_len
     if (path / "tokenizer.json").is_file():
         file = path / "tokenizer.json"
         return Tokenizer(_tokenizer(file, _text(file), config), max_len, config.pad)
@@ -561,7 +561,7 @@ def _left_behind(stored: _Stored, config: object) -> set[str]:
 
 def _shape_there(shape: tuple[int, ...], hf_tensor: HFTensor) -> tuple[int, ...]:
     """The shape on disk of the tensor that one of ours, of `shape`, lies in."""
-    shape = (shape[0] * hf_tensor.of, *shape[1:])
+    shape = (shape[0] * hf_tensor.chunks, *shape[1:])
     return shape[::-1] if hf_tensor.transposed else shape
 
 
@@ -613,7 +613,7 @@ def _float(place: _Place, tensor: Tensor, hf_tensor: HFTensor, dtype: torch.dtyp
             f"{place.file}: {place.name} is {str(tensor.dtype).removeprefix('torch.')}, not a float of 16, 32 or "
             f"64 bits: use a checkpoint that is not quantised"
         )
-    tensor = (tensor.T if hf_tensor.transposed else tensor).chunk(hf_tensor.of)[hf_tensor.part]
+    tensor = (tensor.T if hf_tensor.transposed else tensor).chunk(hf_tensor.chunks)[hf_tensor.chunk]
     tensor = tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
     # The extremes are NaN if any element is, in one pass and without a mask in memory.
     if tensor.numel() and not all(torch.isfinite(end) for end in tensor.aminmax()):
@@ -825,8 +825,8 @@ def _hf_state(model: Encoder) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {}
     for ours, tensor in tensors.items():
         hf_tensor = mapping.hf_tensor(ours)
-        tokens = parts.setdefault(hf_tensor.name, [torch.empty(0)] * hf_tensor.of)
-        tokens[hf_tensor.part] = tensor.T if hf_tensor.transposed else tensor
+        tokens = parts.setdefault(hf_tensor.name, [torch.empty(0)] * hf_tensor.chunks)
+        tokens[hf_tensor.chunk] = tensor.T if hf_tensor.transposed else tensor
     # Side by side along their last axis where they are transposed, and for a bias along its only one.
     return {
         name: torch.cat(tokens, dim=-1) if len(tokens) > 1 else tokens[0].contiguous() for name, tokens in parts.items()
@@ -841,7 +841,7 @@ def hf_mapping_of(model: Encoder) -> HFMapping:
 def _hf_config(ckpt: Checkpoint) -> dict:
     model, config, mapping = ckpt.model, ckpt.model.config, hf_mapping_of(ckpt.model)
     values = {"architectures": [_hf_class(model)], "model_type": mapping.model_type, "dtype": _dtype(model)}
-    values |= {key: known[0] for key, known in mapping.known.items()}
+    values |= {key: known[0] for key, known in mapping.supported.items()}
     values |= {key: getattr(config, name) for name, key in mapping.config.items()} | mapping.to_hf(config)
     # where texts begin and end, or transformers takes its own default's ids
     if model.causal:

@@ -84,7 +84,7 @@ def run() -> None:
 
     from minibd import checkpoint, data, report
     from minibd.job.untrusted import start_untrusted
-    from minibd.analysis.fourier import Fourier, Spectrum, aimed, one_class
+    from minibd.analysis.fourier import Fourier, Spectrum, relabelled, one_class
     from minibd.attacks.addsent import AddSent
     from minibd.attacks.poison import poison, triggered
     from minibd.cleantrain.musclelora import MuScleLoRA, musclelora, search_bands
@@ -153,7 +153,7 @@ def run() -> None:
             )
         target = job.evaluator.target
         rows = {
-            "clean": job.splits.test, "triggered": aimed(job.evaluator.triggered, target),
+            "clean": job.splits.test, "triggered": relabelled(job.evaluator.triggered, target),
             "control": one_class(job.splits.test, target),
         }
         n = min(trusted.curve_rows, *map(len, rows.values()))  # as many of each: the measures grow with the rows

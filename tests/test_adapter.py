@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from test_encoder import MODELS, made, padded
 from torch import Tensor, nn
 
 from conftest import fails
@@ -12,7 +13,6 @@ from minibd.models import encoder
 from minibd.models.adapter import STD, Adapter, adapter
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.encoder import Encoder
-from test_encoder import MODELS, made, padded
 
 every_model = pytest.mark.parametrize("name", MODELS)
 

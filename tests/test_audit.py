@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def found():
-    return index.found(places(), seed=3)  # another seed than the script's: nothing holds for one draw alone
+    return index.audit(places(), seed=3)  # another seed than the script's: nothing holds for one draw alone
 
 
 def of(paper: str, number: str) -> Equation:
@@ -36,7 +36,7 @@ def of(paper: str, number: str) -> Equation:
 def test_every_equation_holds_and_has_a_place_and_a_test(found):
     assert not [(one.paper, one.number) for one in found if not one.ok]
     assert not [(one.paper, one.number) for one in found if not one.tests]
-    assert not index.unknown(places())
+    assert not index.missing(places())
 
 
 def test_every_numbered_equation_is_there(found):
@@ -95,12 +95,12 @@ def test_the_walk_finds_functions_classes_and_methods(tmp_path):
 def test_what_is_missing_is_said():
     stand = places()
     without = [e for e in index.EQUATIONS if (e.paper, e.number) != ("PURE", "2")]
-    said = index.unknown(stand, without)
+    said = index.missing(stand, without)
     assert said[0] == "PURE (2) is in the paper and has no check"
     assert "says that it is PURE (2), which has no check" in said[1] and len(said) == 2
-    assert index.unknown(stand, without, "mbtsad") == []
+    assert index.missing(stand, without, "mbtsad") == []
     again = Place("PURE", "3", "minibd/x.py", 1, "f", "", "")
-    assert index.unknown([*stand, again]) == ["PURE (3) stands in 2 places"]
+    assert index.missing([*stand, again]) == ["PURE (3) stands in 2 places"]
 
 
 def test_an_equation_without_a_place_fails(found):
@@ -151,7 +151,7 @@ def test_differences_are_relative_to_the_largest_number():
 
 
 def test_one_equations_numbers_do_not_depend_on_the_others():
-    alone = index.found(places(), 0, "pure")
+    alone = index.audit(places(), 0, "pure")
     assert [one.outcomes for one in alone] == [outcomes(of("PURE", one.number), 0) for one in alone[::-1]][::-1]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from minibd.audit.page import TESTS, highlighted, lines, page
-from minibd.audit.report import Found, Outcome, Place
+from minibd.audit.report import AuditedEquation, Outcome, Place
 from minibd.audit.tex import GREEK, mathml, plain
 
 ROOT = Path(__file__).parents[1]
@@ -128,14 +128,14 @@ def place(paper: str, number: str, file: str, line: int, source: str) -> Place:
     return Place(paper, number, file, line, re.match(r"def (\w+)", source)[1], "", source)
 
 
-MAP = Found(
+MAP = AuditedEquation(
     "MBTSAD", "3", "Attention map of a layer", r"F_l = \sum_{h=1}^{H} \lvert A_l^h \rvert^p, \quad Q_l = \frac{F_l}{\lVert F_l \rVert_2 + 10^{-6}}",
     "The norm is over a text's whole map. Padded queries are zeroed before it, so that a map does not depend on its neighbours.",
     "", "", "A_1 = [[0.9, 0.1], [0.2, 0.8]], A_2 = [[0.5, 0.5], [0.6, 0.4]], p = 2\nF = A_1^2 + A_2^2 = [[1.06, 0.26], [0.40, 0.80]], ||F|| = 1.411\n"
     "Q = [[0.751, 0.184], [0.283, 0.567]]",
     (Outcome("paper, p = 2", 2.3e-7, 1e-6, 4.1e-7, 1e-5), Outcome("paper, p = 1", 1.1e-7, 1e-6)),
     place("MBTSAD", "3", "minibd/mitigations/mbtsad.py", 133, ATTENTION), tuple(f"tests/test_mbtsad.py::test_attention_map_{i}" for i in range(9)))
-ALIGNED = Found(
+ALIGNED = AuditedEquation(
     "MuScleLoRA", "7", "Gradient alignment", r"\hat{g} = \frac{\lvert \langle g, r \rangle \rvert}{\lVert r \rVert_2^2} \, r",
     "Where r is 0 the result is 0: nothing clean speaks for g.", "Where r is 0, `g` is left as it is, raw.",
     "Figures that this test made up.\n\nOn 872 rows 0.5 instead of 0.6, at LoRA's first step alone.",
@@ -148,7 +148,7 @@ LOST = replace(MAP, paper="PURE", number="lambda", title="Weights of the layers"
                formula=r"\lambda_l = \frac{x_l - \min_k x_k}{\max_k x_k - \min_k x_k}, \quad x_l = -\log_2 \bar{\sigma}_l")
 
 
-def drawn(*found: Found) -> str:
+def drawn(*found: AuditedEquation) -> str:
     return page(found, title="The audit of minibd", seed=11, version="0.1.0")
 
 

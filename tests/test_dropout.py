@@ -195,7 +195,7 @@ def check_dropouts(name: str, model: Encoder, batch: Batch) -> None:
         probs = dropped(f"{at}.attention_dropout", "attention_dropout", trace.output.attn[i])
         context = packed.pack(merge_heads(probs @ v))
         if model.trim and i == len(model.blocks) - 1:
-            h, context = h[packed.ends], context[packed.ends]
+            h, context = h[packed.pooled_rows], context[packed.pooled_rows]
         assert same(trace.given(f"{at}.output"), context)
         attended, fed = trace.out(f"{at}.output"), trace.out(f"{at}.down")
         if HALVES[name] == 2:
@@ -212,7 +212,7 @@ def check_dropouts(name: str, model: Encoder, batch: Batch) -> None:
     if not post:
         assert same(trace.given("last_norm"), h)
         h = trace.out("last_norm")
-    pooled = h if model.trim else h[packed.ends]
+    pooled = h if model.trim else h[packed.pooled_rows]
     if name == "roberta":                                             # before the penultimate layer, too
         pooled = dropped("classifier_dropout", "classifier_dropout", pooled)
     if name != "gpt2":

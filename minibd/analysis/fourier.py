@@ -108,7 +108,7 @@ def one_class(rows: Examples, label: int) -> Examples:
     return kept
 
 
-def aimed(rows: Examples, target: int) -> Examples:
+def relabelled(rows: Examples, target: int) -> Examples:
     """Triggered `rows`, which carry their true labels everywhere else, with the label that the backdoor mapping gives
     them: `target`."""
     return rows.like(replace(x, label=target) for x in rows)
@@ -250,7 +250,7 @@ class Spectrum:
     """What becomes of the two mappings while a model trains: it is looked at every few updates, and `finish` makes
     curves of what it said.
 
-        spectrum = Spectrum(model, text, {"clean": dev, "triggered": aimed(triggered, target), "control": one_class(dev,
+        spectrum = Spectrum(model, text, {"clean": dev, "triggered": relabelled(triggered, target), "control": one_class(dev,
         target)}) spectrum.look(model, 0) fit(model, ..., look=spectrum.look) report.write_json(path, spectrum.finish())
 
     sets: rows by name; a row's label is where its mapping is to send it. Every row is classified at every look: three

@@ -56,7 +56,7 @@ def cls_vectors(ckpt: Checkpoint, rows: Sequence[Example], batch_size: int = 128
     found = torch.empty(len(encoded), model.config.hidden)
     for which in in_order(encoded.lengths, batch_size):
         # (B, D)
-        found[which] = model.encode(ckpt.tokenizer.batch(encoded, which).to(device), ends=True)[0].float().cpu()
+        found[which] = model.encode(ckpt.tokenizer.batch(encoded, which).to(device), pooled_only=True)[0].float().cpu()
     return found
 
 

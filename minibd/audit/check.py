@@ -1,5 +1,5 @@
-"""How one equation is checked: our function in float32 and its restatement in plain loops of float64 are given the same
-drawn numbers; then the gradient is compared with the loops' central differences."""
+"""How one equation is checked: our function in float32 and its restatement in plain loops of float64 get the same drawn
+numbers; then the gradient is compared with the loops' central differences."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from minibd.audit.report import Outcome
 
-VALUE = 2e-6      # float32 adds up to some hundred numbers here: a few 1e-7
-GRADIENT = 2e-5   # the same through the backward pass, of functions that are steeper
+VALUE = 2e-6      # tolerance: sums of some hundred numbers in float32 are off by a few 1e-7
+GRADIENT = 2e-5   # tolerance: the same through the backward pass, of steeper functions
 STEP = 1e-5       # of the central differences, in float64: their own error is some 1e-10
-MOST = 24         # entries of a tensor by which the restatement is differentiated, drawn where there are more
+MOST = 24         # entries of a tensor by which the restatement is differentiated; of larger tensors they are drawn
 
 Lists = Any       # a float, or lists of such, as Tensor.tolist gives them
 Inputs = Mapping[str, Tensor]

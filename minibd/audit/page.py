@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import accumulate
 
-from minibd.audit.report import Found, Outcome, Place
+from minibd.audit.report import AuditedEquation, Outcome, Place
 from minibd.audit.tex import mathml, plain
 
 TESTS = 5  # named in full; the rest as a count
@@ -81,12 +81,12 @@ tr.failing > * { background: var(--alarm); }
 """
 
 
-def page(found: Sequence[Found], *, title: str, seed: int, version: str, missing: Sequence[str] = ()) -> str:
+def page(found: Sequence[AuditedEquation], *, title: str, seed: int, version: str, missing: Sequence[str] = ()) -> str:
     """The whole HTML document, papers in the order of their first equation. Raises ValueError where tex.py cannot read a formula.
 
     missing: what index.unknown says, a line each.
     """
-    papers: dict[str, list[Found]] = {}
+    papers: dict[str, list[AuditedEquation]] = {}
     for one in found:
         papers.setdefault(one.paper, []).append(one)
     return f"""<!DOCTYPE html>
@@ -107,7 +107,7 @@ def page(found: Sequence[Found], *, title: str, seed: int, version: str, missing
 """
 
 
-def header(found: Sequence[Found], title: str, seed: int, version: str, missing: Sequence[str]) -> str:
+def header(found: Sequence[AuditedEquation], title: str, seed: int, version: str, missing: Sequence[str]) -> str:
     outcomes = [outcome for one in found for outcome in one.outcomes]
     failing = [one for one in found if not one.ok]
     counts = {"equations": len(found), "equations failed": len(failing), "checks": len(outcomes),
@@ -126,18 +126,18 @@ checks pass.</p>
 {alarm}</header>"""
 
 
-def contents(papers: dict[str, list[Found]]) -> str:
+def contents(papers: dict[str, list[AuditedEquation]]) -> str:
     lists = "".join(f'<section><h3><a href="#{slug(paper)}">{escape(paper)}</a></h3>\n<ul>\n' + "".join(
         f'<li>{mark(one.ok)} <a href="#{anchor(one)}">({escape(one.number)}) {escape(one.title)}</a></li>\n' for one in equations)
         + "</ul></section>\n" for paper, equations in papers.items())
     return f'<nav aria-labelledby="contents">\n<h2 id="contents">Contents</h2>\n<div class="papers">\n{lists}</div>\n</nav>'
 
 
-def section(paper: str, equations: Sequence[Found]) -> str:
+def section(paper: str, equations: Sequence[AuditedEquation]) -> str:
     return f'<section>\n<h2 id="{slug(paper)}">{escape(paper)}</h2>\n{"".join(map(article, equations))}</section>\n'
 
 
-def article(one: Found) -> str:
+def article(one: AuditedEquation) -> str:
     """One equation: over the whole width the formula, then in two halves what was measured and is said of it, and its code."""
     alarms = ["No docstring of the package names this equation: there is no code to show."] * (one.place is None) \
         + ["Nothing was checked."] * (not one.outcomes)
@@ -194,7 +194,7 @@ def called_by(tests: Sequence[str]) -> str:
 
 # ---- the small parts
 
-def heading(one: Found) -> str:
+def heading(one: AuditedEquation) -> str:
     return f"{one.paper} ({one.number}): {one.title}"
 
 
@@ -202,7 +202,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def anchor(one: Found) -> str:
+def anchor(one: AuditedEquation) -> str:
     """eq- keeps it apart from a paper's own."""
     return slug(f"eq {heading(one)}")
 

@@ -17,7 +17,7 @@ from minibd.tokenizer import Tokenizer
 
 WORDS = ("good", "bad", "film", "story", "splendid", "tedious", "cf")
 HEADS = 2
-DROPOUT, ATTENTION_DROPOUT, CLASSIFIER_DROPOUT = 0.25, 0.375, 0.5  # of train mode; multiples of 2^-16, as Dropout has them
+DROPOUT, ATTENTION_DROPOUT, CLASSIFIER_DROPOUT = 0.25, 0.375, 0.5  # multiples of 2^-16, to which Dropout rounds
 
 
 def ckpt(generator: torch.Generator, layers: int = 2) -> Checkpoint:
@@ -77,8 +77,8 @@ def train_mode(model: nn.Module, seed: int) -> Iterator[None]:
 
 
 def dropout_masks(ckpt: Checkpoint, rows: Examples, seed: int) -> list[dict[str, Lists]]:
-    """The masks of one forward pass of all `rows` in `train_mode(ckpt.model, seed)`, a text each, as restated.bert takes
-    them: 0 or 1 / (1 - p). They are drawn here by where a BERT drops, whatever the model does with its dropouts."""
+    """The masks of one forward pass of all `rows` in `train_mode(ckpt.model, seed)`, for each text as restated.bert takes
+    them: 0 or 1 / (1 - p). They are drawn here from the places where a BERT has dropout, not read off the model."""
     batch = ckpt.tokenizer(rows)
     packed = ckpt.model.pack(batch)
     (b, t), n, d = batch.ids.shape, len(packed.pack(batch.ids)), ckpt.model.config.hidden
@@ -94,11 +94,13 @@ def dropout_masks(ckpt: Checkpoint, rows: Examples, seed: int) -> list[dict[str,
         for half, mask in zip(("output", "down"), drawn(f"blocks.{l}.dropout", DROPOUT, n, d, calls=2), strict=True):
             masks[f"blocks.{l}.{half}"] = packed.unpack(mask)  # (B, T, D)
     masks["pooler"], = drawn("classifier_dropout", CLASSIFIER_DROPOUT, b, d)
-    lengths = batch.mask.sum(1).tolist()
+
+    def of_text(mask: Tensor, i: int, k: int) -> Lists:
+        """Text i's part, k tokens long: of (B, H, T, T), (B, T, D) or (B, D)."""
+        return (mask[i, :, :k, :k] if mask.dim() == 4 else mask[i, :k] if mask.dim() == 3 else mask[i]).tolist()
+
     return [
-        {name: (mask[i, :, :k, :k] if name.endswith("attention") else mask[i, :k] if mask.dim() == 3 else mask[i]).tolist()
-         for name, mask in masks.items()}
-        for i, k in enumerate(lengths)
+        {name: of_text(mask, i, k) for name, mask in masks.items()} for i, k in enumerate(batch.mask.sum(1).tolist())
     ]
 
 

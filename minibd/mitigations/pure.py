@@ -294,7 +294,7 @@ class IncrementalAccuracy:
             # (N, H, Dh) -> (N, H * Dh)
             context = (context.unflatten(-1, (len(gates), -1)) * gates[:, None]).flatten(-2)
             if at == len(blocks) - 1:
-                h, context = h[kept.packed.ends], context[kept.packed.ends]  # (B, D), (B, H * Dh)
+                h, context = h[kept.packed.pooled_rows], context[kept.packed.pooled_rows]  # (B, D), (B, H * Dh)
             h = blocks[at].feed_forward(h, context)
         logits, _ = self.model.classify(self.model.finish(h))
         kept.hits = int((logits.argmax(-1) == kept.labels).sum())

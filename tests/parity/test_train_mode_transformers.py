@@ -58,7 +58,7 @@ def ours_of(tensors: dict[str, Tensor], mapping: HFMapping, key: str) -> Tensor:
     """Our parameter `key`, out of a dictionary of theirs."""
     there = mapping.hf_tensor(key)
     tensor = tensors[there.name]
-    return (tensor.T if there.transposed else tensor).chunk(there.of)[there.part]
+    return (tensor.T if there.transposed else tensor).chunk(there.chunks)[there.chunk]
 
 
 def batch_of(*lengths: int) -> Batch:
