@@ -452,7 +452,7 @@ def test_what_cannot_be_watched(sharp):
     fails(lambda: Fourier(variant="gauss"), "'gauss'", "paper")
     spectrum = Spectrum(sharp.model, sharp.tokenizer, SETS)
     spectrum.on_step(sharp.model, 3)
-    fails(spectrum.finish, "nobody looked", "5")
+    fails(spectrum.finish, "no step was recorded", "5")
     fails(lambda: Spectrum(checkpoint.headless(sharp).model, sharp.tokenizer, SETS), "no classifier")
     fails(lambda: Spectrum(sharp.model, sharp.tokenizer, {}), "no sets", "dev")
     fails(
@@ -472,7 +472,9 @@ def test_most_of_the_backdoors_low_frequency_is_its_constant_label():
     for name in ("bert", "bert-twin"):
         ckpt = checkpoint.load(ROOT / "weights" / f"{name}.safetensors")
         sets = {"clean": texts.like(texts[:100]), "control": one_class(texts, 1),
-                "triggered": relabelled(triggered(texts, registry.corruption(entry), target=1, tokenizer=ckpt.tokenizer), 1)}
+                "triggered": relabelled(
+                    triggered(texts, registry.corruption(entry), target=1, tokenizer=ckpt.tokenizer), 1
+                )}
         spectrum = Spectrum(ckpt.model, ckpt.tokenizer, sets)
         spectrum.on_step(ckpt.model, 0)
         for of, curves in spectrum.finish((SIGMA,))["sets"].items():
