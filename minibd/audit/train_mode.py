@@ -102,16 +102,16 @@ def maps_case(generator: torch.Generator) -> Case:
 
 def penalty_case(generator: torch.Generator) -> Case:
     """PURE's (3): the cross-entropy and mu times the norms of the maps."""
-    student, mu, gates, lambdas = _Student(generator), 0.15, [[1.0, 0.0], [1.0, 1.0]], [0.7, 1.0]
+    student, mu, head_mask, lambdas = _Student(generator), 0.15, [[1.0, 0.0], [1.0, 1.0]], [0.7, 1.0]
 
     def ours(model: nn.Module) -> Tensor:
         out, batch = model(student.batch, ("attn",)), student.batch
-        penalty = attention_penalty(out.attn, batch.mask, torch.tensor(gates), torch.tensor(lambdas))
+        penalty = attention_penalty(out.attn, batch.mask, torch.tensor(head_mask), torch.tensor(lambdas))
         return nn.functional.cross_entropy(out.logits, batch.labels, reduction="none") + mu * penalty
 
     def loops(texts: list[tuple]) -> list[float]:
         return [
-            restated.cross_entropy(logits, y) + mu * restated.attention_penalty([[A] for A in maps], gates, lambdas)[0]
+            restated.cross_entropy(logits, y) + mu * restated.attention_penalty([[A] for A in maps], head_mask, lambdas)[0]
             for (_, maps, _, logits), y in zip(texts, student.labels)
         ]
 
