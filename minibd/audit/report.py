@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One equation of a paper, as a docstring of the package names it. number: "3", or a name where it has no number."""
+    """One equation of a paper, as a docstring of the package names it. number: "3", or a name if it has none."""
 
     paper: str
     number: str

@@ -77,7 +77,7 @@ def train_mode(model: nn.Module, seed: int) -> Iterator[None]:
 
 
 def dropout_masks(ckpt: Checkpoint, rows: Examples, seed: int) -> list[dict[str, Lists]]:
-    """The masks of one forward pass of all `rows` in `train_mode(ckpt.model, seed)`, for each text as restated.bert takes
+    """Each text's masks in one forward pass of all `rows` in `train_mode(ckpt.model, seed)`, as restated.bert takes
     them: 0 or 1 / (1 - p). They are drawn here from the places where a BERT has dropout, not read off the model."""
     batch = ckpt.tokenizer(rows)
     packed = ckpt.model.pack(batch)

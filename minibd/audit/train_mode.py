@@ -110,9 +110,10 @@ def penalty_case(generator: torch.Generator) -> Case:
         return nn.functional.cross_entropy(out.logits, batch.labels, reduction="none") + mu * penalty
 
     def loops(texts: list[tuple]) -> list[float]:
-        return [
-            restated.cross_entropy(logits, y) + mu * restated.attention_penalty([[A] for A in maps], head_mask, lambdas)[0]
-            for (_, maps, _, logits), y in zip(texts, student.labels)
-        ]
+        losses = []
+        for (_, maps, _, logits), y in zip(texts, student.labels):
+            penalty = restated.attention_penalty([[A] for A in maps], head_mask, lambdas)[0]
+            losses.append(restated.cross_entropy(logits, y) + mu * penalty)
+        return losses
 
     return student.case(ours, loops)

@@ -1,7 +1,7 @@
 """Adapters (Houlsby et al., 2019), the baseline Adapter of MuScleLoRA's Table 1: two small layers behind each half of a
 frozen block.
 
-    y = h + W_up act(W_down h + b_down) + b_up,   h = W x + b the output of the half's last projection (`output`, `down`)
+    y = h + W_up act(W_down h + b_down) + b_up,   h = W x + b the half's last projection (`output`, `down`)
 
 y takes the place of h: dropout, the residual and (in BERT) the LayerNorm follow. W_down is (b, D), W_up (D, b), b the
 bottleneck; 2 L (2 D b + b + D) numbers train, 313,536 of BERT-base with b = 8. Both matrices are initialised as N(0,

@@ -70,7 +70,7 @@ class LlamaConfig(ModelConfig):
         if self.heads % self.kv_heads:
             raise BadInput(f"{self.heads} heads are not a multiple of {self.kv_heads} key-value heads: correct the config")
         if self.head_size % 2:
-            raise BadInput(f"head size {self.head_size} is odd, and rotary positions need pairs: correct the config")
+            raise BadInput(f"head size {self.head_size} is odd, rotary positions rotate pairs: correct the config")
         if self.lm and self.tied:
             raise BadInput(
                 "the language-model head is either a matrix of its own or the word embedding: set lm or tied to false"

@@ -160,7 +160,8 @@ def multi_scale(model: Encoder, *, bands: Sequence[float], bandwidth: int, alpha
         )
     if not bands or bandwidth < 1:
         raise BadInput(
-            f"{len(bands)} bands of width {bandwidth} scale nothing: give one or more of each, such as 1,2,3,4 of width 1"
+            f"{len(bands)} bands of width {bandwidth} scale nothing: give one or more of each, such as 1,2,3,4 of "
+            "width 1"
         )
     s = torch.tensor(bands, dtype=torch.float32).repeat_interleave(bandwidth)  # (k,)
     model.pooler = LowRank(part(model, "penultimate"), len(s), alpha / bandwidth, generator, s=s, init=init)
@@ -178,8 +179,8 @@ def merge(model: nn.Module) -> None:
 def with_groups(model: nn.Module, groups: Groups, twins: Sequence[Tensor]) -> Iterator[None]:
     """Forward passes inside keep the two groups' gradients apart; later ones do not.
 
-    twins: align.twins_of the parameters that `model` trains, in its order. Raises BadInput where one of these belongs to
-    no low-rank layer: its gradient on clean texts would be summed with that on untrusted ones.
+    twins: align.twins_of the parameters that `model` trains, in its order. Raises BadInput where one of these belongs
+    to no low-rank layer: its gradient on clean texts would be summed with that on untrusted ones.
     """
     layers = [module for module in model.modules() if isinstance(module, LowRank)]
     low_rank = {p for layer in layers for p in (layer.L, layer.R)}
@@ -191,7 +192,7 @@ def with_groups(model: nn.Module, groups: Groups, twins: Sequence[Tensor]) -> It
         )
     if [p.data_ptr() for p in trained] != [twin.data_ptr() for twin in twins]:
         raise ValueError(
-            "these are not the twins of the parameters that the model trains: make them anew after moving or changing it"
+            "these are not the twins of the parameters that the model trains: take new ones after moving or changing it"
         )
     twin_of = dict(zip(trained, twins))
     try:
