@@ -87,7 +87,7 @@ class IncrementalAccuracy:
             # (N, H, Dh) -> (N, H * Dh)
             context = (context.unflatten(-1, (len(head_mask), -1)) * head_mask[:, None]).flatten(-2)
             if layer == len(blocks) - 1:
-                h, context = h[cached.packed.ends], context[cached.packed.ends]  # (B, D), (B, H * Dh)
+                h, context = h[cached.packed.pooled_rows], context[cached.packed.pooled_rows]  # (B, D), (B, H * Dh)
             h = blocks[layer].feed_forward(h, context)
         logits, _ = self.model.classify(self.model.finish(h))
         cached.hits = int((logits.argmax(-1) == cached.labels).sum())

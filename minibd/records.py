@@ -1,4 +1,4 @@
-"""The nouns: Example, Examples, Batch, Output, and the one error that is the user's to mend.
+"""The data types: Example, Examples, Batch, Output; and BadInput, the error that the user can fix.
 
 Shapes, used everywhere: B texts, T tokens in the longest of them, L layers, H heads, D hidden size, C classes, V
 vocabulary.
@@ -13,15 +13,17 @@ from torch import Tensor
 
 
 class BadInput(ValueError):
-    """Something the user can mend. The message is one line that names the value, the limit and the fix.
+    """An error in the user's input. The message is one line that names the value, the limit and the fix.
 
-    Scripts print it and exit with status 2; any other exception is a bug of ours and keeps its traceback.
+    Scripts print it and exit with status 2; any other exception is a bug of minibd and keeps its traceback.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled text. There is no `poisoned` field: what a defence must not know is not there to be read."""
+    """One labelled text, with a second one where the task has pairs. No field says whether the text is poisoned: a
+    defence must not know it."""
+
     id: str
     text: str
     label: int
@@ -29,7 +31,7 @@ class Example:
 
 
 class Examples(list):
-    """A list of Example that knows its class names: `labels[i]` is the name of class i."""
+    """A list of Example with the task's class names: `labels[i]` is the name of class i."""
 
     def __init__(self, rows: Iterable[Example] = (), labels: Iterable[str] = ()):
         super().__init__(rows)

@@ -105,11 +105,11 @@ def run() -> None:
         print("\n".join(checked.lines()))
         sys.exit(0 if checked.ok else 1)
 
-    if not index.of(audit.paper):
+    if not index.equations_of(audit.paper):
         papers = ", ".join(dict.fromkeys(e.paper for e in index.EQUATIONS))
         raise BadInput(f"--paper {audit.paper}: it is none of {papers}")
     stand = index.places()
-    found, missing = index.found(stand, audit.seed, audit.paper), index.unknown(stand, paper=audit.paper)
+    found, missing = index.audit(stand, audit.seed, audit.paper), index.missing(stand, paper=audit.paper)
     for one in found:
         print("\n".join(index.lines(one)), end="\n\n")
     for line in missing:

@@ -163,7 +163,7 @@ def prune(bench: Bench) -> None:
         raise BadInput("prune needs a classifier and dev rows: give --ckpt a fine-tuned folder and --data a folder "
                        "with a dev file")
     model, tokenizer, settings = ckpt.model, ckpt.tokenizer, pure.PURE(drop=7.0)
-    scores, width = pure.head_scores(model, tokenizer, rows), min(pure.PADDED, model.config.longest)
+    scores, width = pure.head_scores(model, tokenizer, rows), min(pure.PADDED, model.config.max_len)
 
     def plain(pad: int) -> tuple[pure.Head, ...]:
         encoded, heads = tokenizer.encode(rows), []

@@ -179,7 +179,7 @@ def with_best_bands(
 def spectrum_maker(job: Job, trusted: Trusted, seed: int) -> Callable[[], Spectrum] | None:
     """--curves: a function that gives a new recorder of the learnt frequencies per model; None without it."""
     from minibd import checkpoint, data
-    from minibd.analysis.fourier import Fourier, Spectrum, aimed, one_class
+    from minibd.analysis.fourier import Fourier, Spectrum, one_class, relabelled
     from minibd.records import BadInput
 
     if not trusted.curves:
@@ -190,7 +190,7 @@ def spectrum_maker(job: Job, trusted: Trusted, seed: int) -> Callable[[], Spectr
             "--attack, or give --triggered"
         )
     target = job.evaluator.target
-    rows = {"clean": job.splits.test, "triggered": aimed(job.evaluator.triggered, target),
+    rows = {"clean": job.splits.test, "triggered": relabelled(job.evaluator.triggered, target),
             "control": one_class(job.splits.test, target)}
     n = min(trusted.curve_rows, *map(len, rows.values()))  # the same number of each: the measures grow with the rows
     sets = {name: data.sample(examples, n, seed) for name, examples in rows.items()}

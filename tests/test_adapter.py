@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from test_encoder import MODELS, made, padded
 from torch import Tensor, nn
 
 from conftest import fails
@@ -12,7 +13,6 @@ from minibd.models import encoder
 from minibd.models.adapter import STD, Adapter, adapter
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.encoder import Encoder
-from test_encoder import MODELS, made, padded
 
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -103,9 +103,9 @@ def test_it_stands_before_dropout_the_residual_and_the_norm_of_both_halves(name)
     d = model.config.hidden
     for i, block in enumerate(model.blocks):
         block.dropout = Triple()
-        scale = 1 if name == "llama" else 3  # Llama drops nothing there
+        scale = 1 if name == "llama" else 3  # Llama has no dropout there
         h, context = (torch.randn(7, d, generator=seeded(10 * i + j), dtype=torch.float64) for j in range(2))
-        first = scale * loops(block.output, context)
+        first = loops(block.output, context) * (1 if name == "distilbert" else scale)  # nor DistilBERT behind attention
         if name in ("llama", "gpt2"):
             a = h + first
             x = block.norm(a)

@@ -1,4 +1,4 @@
-"""attend(): plain loops, the fused kernel and the explicit path agree; what mask, gate and dropout do."""
+"""attend(): plain loops, the fused kernel and the explicit path agree; what mask, head mask and dropout do."""
 import math
 
 import pytest
@@ -87,17 +87,17 @@ def test_what_stands_at_masked_keys_does_not_matter():
 
 
 @pytest.mark.parametrize("want", [False, True])
-def test_a_gate_multiplies_its_heads_context_and_leaves_the_map(want):
+def test_the_head_mask_multiplies_a_heads_context_and_leaves_the_map(want):
     head_mask = torch.tensor([1.0, 0.0, 0.25], dtype=torch.float64)
     plain, maps = attend(*qkv(), MASK, want=want)
-    gated, gated_maps = attend(*qkv(), MASK, head_mask=head_mask, want=want)
+    masked, masked_maps = attend(*qkv(), MASK, head_mask=head_mask, want=want)
     for h in range(H):
-        assert torch.allclose(gated[:, h], head_mask[h] * plain[:, h], atol=1e-12)
+        assert torch.allclose(masked[:, h], head_mask[h] * plain[:, h], atol=1e-12)
     if want:
-        assert torch.equal(maps, gated_maps)
+        assert torch.equal(maps, masked_maps)
 
 
-def test_dropout_acts_on_the_mix_and_not_on_the_map_that_is_returned():
+def test_dropout_acts_on_the_context_and_not_on_the_map_that_is_returned():
     q, k, v = qkv()
     drop = (draw(B, H, T, T, seed=9) > 0).double() * 2
     context, probs = attend(q, k, v, MASK, dropout=lambda p: p * drop, want=True)

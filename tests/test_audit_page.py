@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from minibd.audit.page import TESTS, highlighted, page, wrapped
-from minibd.audit.report import Found, Outcome, Place
+from minibd.audit.report import AuditedEquation, Outcome, Place
 from minibd.audit.tex import GREEK, mathml, mathml_parts, plain
 
 ROOT = Path(__file__).parents[1]
@@ -148,7 +148,7 @@ def place(paper: str, number: str, file: str, line: int, source: str) -> Place:
     return Place(paper, number, file, line, re.match(r"def (\w+)", source)[1], "", source)
 
 
-MAP = Found(
+MAP = AuditedEquation(
     "MBTSAD", "3", "Attention map of a layer",
     r"F_l = \sum_{h=1}^{H} \lvert A_l^h \rvert^p, \quad Q_l = \frac{F_l}{\lVert F_l \rVert_2 + 10^{-6}}",
     "The norm is over a text's whole map. Padded queries are zeroed first: a map does not depend on its neighbours.",
@@ -157,7 +157,7 @@ MAP = Found(
     (Outcome("paper, p = 2", 2.3e-7, 1e-6, 4.1e-7, 1e-5), Outcome("paper, p = 1", 1.1e-7, 1e-6)),
     place("MBTSAD", "3", "minibd/mitigations/mbtsad.py", 133, ATTENTION),
     tuple(f"tests/test_mbtsad.py::test_attention_map_{i}" for i in range(9)))
-ALIGNED = Found(
+ALIGNED = AuditedEquation(
     "MuScleLoRA", "7", "Gradient alignment",
     r"\hat{g} = \frac{\lvert \langle g, r \rangle \rvert}{\lVert r \rVert_2^2} \, r",
     "Where r is 0 the result is 0: nothing clean speaks for g.", "Where r is 0, `g` is left as it is, raw.",
@@ -173,7 +173,7 @@ LOST = replace(MAP, paper="PURE", number="lambda", title="Weights of the layers"
                        r"x_l = -\log_2 \bar{\sigma}_l")
 
 
-def drawn(*found: Found) -> str:
+def drawn(*found: AuditedEquation) -> str:
     return page(found, title="The audit of minibd", seed=11, version="0.1.0")
 
 

@@ -1,9 +1,17 @@
-"""Our dropout: how much it keeps, what it scales by, whose random numbers it draws."""
+"""Our dropout: how much it keeps, what it scales by, whose random numbers it draws; where each architecture drops."""
+from __future__ import annotations
+
 import pytest
 import torch
-from torch import nn
+from test_encoder import MODELS, padded
+from torch import Tensor, nn
 
-from minibd.models.dropout import Dropout, seed_dropout
+from minibd.models.attention import merge_heads, split_heads
+from minibd.models.bert import Bert, BertConfig
+from minibd.models.dropout import Dropout, attention_dropout, seed_dropout
+from minibd.models.encoder import Encoder
+from minibd.models.llama import Llama, LlamaConfig
+from minibd.records import Batch, Output
 
 
 def seeded(p: float, seed: int = 0) -> Dropout:
@@ -106,8 +114,6 @@ def test_the_type_is_kept_and_the_mask_is_that_of_float32(dtype):
 
 
 def test_attention_dropout_is_lent_and_given_back():
-    from minibd.models.bert import Bert, BertConfig
-    from minibd.models.dropout import attention_dropout
     model = Bert(BertConfig(vocab=9, hidden=8, layers=2, heads=2, ffn=8, attention_dropout=0.1, dropout=0.2))
     with pytest.raises(RuntimeError, match="midway"):
         with attention_dropout(model, 0.7):
@@ -115,3 +121,138 @@ def test_attention_dropout_is_lent_and_given_back():
             assert model.blocks[0].dropout.p == 0.2 and model.embeddings.dropout.p == 0.2
             raise RuntimeError("midway")
     assert [block.attention_dropout.p for block in model.blocks] == [0.1, 0.1]
+
+
+# ---- where each architecture drops
+
+POST_NORM = ("bert", "roberta", "distilbert")
+# All distinct, and multiples of 2^-16, to which a Dropout rounds them.
+P = {"dropout": 0.125, "embedding_dropout": 0.1875, "attention_dropout": 0.25, "classifier_dropout": 0.375}
+TAKES = {
+    **{name: ("dropout", "attention_dropout", "classifier_dropout") for name in POST_NORM},
+    "llama": ("attention_dropout", "classifier_dropout"),
+    "gpt2": ("dropout", "embedding_dropout", "attention_dropout"),
+}
+# Calls of a block's `dropout`: behind both halves; DistilBERT has none behind attention, Llama none at all.
+HALVES = {"bert": 2, "roberta": 2, "distilbert": 1, "llama": 0, "gpt2": 2}
+
+
+class Trace:
+    """One forward pass in train mode: what every module was given and gave, call by call, and what came out."""
+
+    def __init__(self, model: Encoder, batch: Batch):
+        self.calls: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+        def keep(name: str):
+            return lambda module, given, out: self.calls.setdefault(name, []).append((given[0], out))
+
+        hooks = [module.register_forward_hook(keep(name)) for name, module in model.named_modules() if name]
+        self.output: Output = model.train()(batch, want=("attn",))
+        for hook in hooks:
+            hook.remove()
+
+    def given(self, name: str, call: int = 0) -> Tensor:
+        return self.calls[name][call][0]
+
+    def out(self, name: str, call: int = 0) -> Tensor:
+        return self.calls[name][call][1]
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=1e-6)
+
+
+def check_dropouts(name: str, model: Encoder, batch: Batch) -> None:
+    """Every dropout of `model` reads the output of the layer before it, and what it returns is what the next layer
+    reads: embeddings, attention probabilities, both halves of each block, classifier; and there is no other."""
+    trace, packed = Trace(model, batch), model.pack(batch)
+    times = {}                                                        # calls of each dropout, and the p it has
+
+    def dropped(dropout: str, p: str, source: Tensor, call: int = 0) -> Tensor:
+        """The output of the dropout's `call`, which read `source` and zeroed about a share P[p] of it."""
+        times[dropout] = call + 1, P[p]
+        x, y = trace.calls[dropout][call]
+        zero = y == 0
+        assert same(x, source) and zero.any() and not zero.all(), (dropout, call)
+        assert same(y, torch.where(zero, 0, x / (1 - P[p]))), (dropout, call)
+        return y
+
+    post = name in POST_NORM
+    if post:
+        h = packed.pack(dropped("embeddings.dropout", "dropout", trace.out("embeddings.norm")))
+    elif name == "gpt2":
+        h = dropped(
+            "embeddings.dropout", "embedding_dropout", trace.out("embeddings.word") + trace.out("embeddings.position")
+        )
+    else:
+        h = trace.out("embeddings.word")
+    for i, block in enumerate(model.blocks):
+        at = f"blocks.{i}"
+        assert same(trace.given(f"{at}.query" if post else f"{at}.attention_norm"), h)
+        # the attention probabilities: what is returned is before dropout, what the values are weighed by is after it
+        v = split_heads(packed.unpack(trace.out(f"{at}.value")), getattr(block, "kv_heads", block.heads))
+        v = v.repeat_interleave(block.heads // v.shape[1], dim=1)
+        probs = dropped(f"{at}.attention_dropout", "attention_dropout", trace.output.attn[i])
+        context = packed.pack(merge_heads(probs @ v))
+        if model.trim and i == len(model.blocks) - 1:
+            h, context = h[packed.pooled_rows], context[packed.pooled_rows]
+        assert same(trace.given(f"{at}.output"), context)
+        attended, fed = trace.out(f"{at}.output"), trace.out(f"{at}.down")
+        if HALVES[name] == 2:
+            attended = dropped(f"{at}.dropout", "dropout", attended)
+        if HALVES[name]:
+            fed = dropped(f"{at}.dropout", "dropout", fed, HALVES[name] - 1)
+        if post:
+            assert same(trace.given(f"{at}.attention_norm"), h + attended)
+            assert same(trace.given(f"{at}.norm"), trace.out(f"{at}.attention_norm") + fed)
+            h = trace.out(f"{at}.norm")
+        else:
+            assert same(trace.given(f"{at}.norm"), h + attended)
+            h = h + attended + fed
+    if not post:
+        assert same(trace.given("last_norm"), h)
+        h = trace.out("last_norm")
+    pooled = h if model.trim else h[packed.pooled_rows]
+    if name == "roberta":                                             # before the penultimate layer, too
+        pooled = dropped("classifier_dropout", "classifier_dropout", pooled)
+    if name != "gpt2":
+        assert same(trace.given("pooler"), pooled)
+        pooled = dropped("classifier_dropout", "classifier_dropout", trace.output.pooled, int(name == "roberta"))
+    assert same(trace.given("classifier"), pooled)
+    made = {key: (len(trace.calls[key]), module.p) for key, module in model.named_modules()
+            if isinstance(module, Dropout) and module.p}
+    assert made == times
+
+
+@pytest.mark.parametrize("trim", [False, True], ids=["whole", "trimmed"])
+@pytest.mark.parametrize("lengths", [[9, 9, 9], [9, 8, 9], [9, 2, 5]], ids=["full", "little padding", "packed"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_dropout_acts_where_it_should(name, lengths, trim):
+    model = MODELS[name](**{key: P[key] for key in TAKES[name]})
+    model.init_weights(torch.Generator().manual_seed(0), std=0.3)
+    model.trim = trim
+    seed_dropout(model, torch.Generator().manual_seed(1))
+    check_dropouts(name, model, padded(lengths))
+
+
+def test_a_llama_with_a_head_of_one_layer_drops_nothing_before_it():
+    config = LlamaConfig(30, 12, 2, 3, 20, attention_dropout=0.0, classifier_dropout=0.9)
+    model = Llama(config).init_weights(torch.Generator().manual_seed(0), std=0.3)
+    batch = padded([5, 3])
+    assert torch.equal(model.train()(batch).logits, model.eval()(batch, want=("hidden",)).logits)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_language_models_blocks_drop_as_a_classifiers_do(name):
+    """predict_tokens in train mode goes through the same dropouts, the classifier's apart."""
+    more = {"lm": True} if name == "llama" else {} if name == "gpt2" else {"mlm": True}
+    model = MODELS[name](labels=0, **more, **{key: P[key] for key in TAKES[name]}).train()
+    seen = []
+    for key, module in model.named_modules():
+        if isinstance(module, Dropout) and module.p:
+            module.register_forward_hook(lambda module, given, out, key=key: seen.append((key, module.p)))
+    batch = padded([4, 3])
+    model.predict_tokens(batch, batch.mask)
+    block = [("attention_dropout", P["attention_dropout"])] + [("dropout", P["dropout"])] * HALVES[name]
+    start = [] if name == "llama" else [("embeddings.dropout", P["embedding_dropout" if name == "gpt2" else "dropout"])]
+    assert seen == start + [(f"blocks.{i}.{key}", p) for i in range(2) for key, p in block]

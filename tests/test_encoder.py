@@ -44,7 +44,7 @@ def test_packed_rows_by_hand():
     x = torch.arange(8.0).reshape(2, 4, 1)
     assert packed.pack(x).flatten().tolist() == [0, 4, 5]
     assert packed.unpack(packed.pack(x)).flatten().tolist() == [0, 0, 0, 0, 4, 5, 0, 0]
-    assert packed.ends.tolist() == [0, 1] and packed.positions().tolist() == [[0, 0, 0, 0], [0, 1, 1, 1]]
+    assert packed.pooled_rows.tolist() == [0, 1] and packed.positions().tolist() == [[0, 0, 0, 0], [0, 1, 1, 1]]
 
 
 def test_a_full_batch_and_one_with_little_padding_are_not_moved():
@@ -52,7 +52,7 @@ def test_a_full_batch_and_one_with_little_padding_are_not_moved():
         packed = PackedBatch(mask)
         x = torch.arange(8.0).reshape(2, 4, 1)
         assert (
-            packed.at is None
+            packed.index is None
             and packed.pack(x).data_ptr() == x.data_ptr()
             and torch.equal(packed.unpack(packed.pack(x)), x)
         )
@@ -65,7 +65,7 @@ def test_a_full_batch_and_one_with_little_padding_are_not_moved():
 def test_ends_are_first_or_last_real_tokens(lengths, left, causal):
     batch = padded(lengths, left)
     packed = PackedBatch(batch.mask, causal)
-    for b, ids in enumerate(packed.pack(batch.ids)[packed.ends].tolist()):
+    for b, ids in enumerate(packed.pack(batch.ids)[packed.pooled_rows].tolist()):
         real = batch.ids[b][batch.mask[b]]
         assert ids == real[-1 if causal else 0]
         assert packed.positions()[b][batch.mask[b]].tolist() == list(range(len(real)))

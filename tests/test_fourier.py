@@ -20,8 +20,19 @@ from safetensors.torch import load_file
 from conftest import ROOT, fails, rows
 from minibd import checkpoint, reviews
 from minibd.analysis.fourier import (
-    SIGMA, SIGMAS, Fourier, Spectrum, aimed, embed_rows, evaluating, frequency_ratios, low_pass, one_class, outputs,
-    relative_errors, truth,
+    SIGMA,
+    SIGMAS,
+    Fourier,
+    Spectrum,
+    embed_rows,
+    evaluating,
+    frequency_ratios,
+    low_pass,
+    one_class,
+    outputs,
+    relabelled,
+    relative_errors,
+    truth,
 )
 from minibd.attacks import registry
 from minibd.attacks.poison import triggered
@@ -335,7 +346,7 @@ def test_a_look_leaves_every_module_in_its_mode(sharp):
 # ---- rows
 
 def test_the_control_and_the_attackers_labels():
-    control, mapped = one_class(ROWS, 1), aimed(ROWS, 1)
+    control, mapped = one_class(ROWS, 1), relabelled(ROWS, 1)
     assert [x.id for x in control] == [x.id for x in ROWS if x.label == 1] and control.labels == ROWS.labels
     assert (
         {x.label for x in mapped} == {1} and [x.text for x in mapped] == [x.text for x in ROWS] and ROWS[0].label == 0
@@ -346,7 +357,7 @@ def test_the_control_and_the_attackers_labels():
 # ---- while a model trains
 
 MADE = ROWS.like(replace(x, text=f"cf {x.text}") for x in ROWS if x.label == 0)
-SETS = {"clean": ROWS, "triggered": aimed(MADE, 1), "control": one_class(ROWS, 1)}
+SETS = {"clean": ROWS, "triggered": relabelled(MADE, 1), "control": one_class(ROWS, 1)}
 
 
 def watched(ckpt, settings: Fourier = Fourier(), seed: int = 1, epochs: int = 2):
@@ -441,14 +452,14 @@ def test_what_cannot_be_watched(sharp):
     fails(lambda: Fourier(variant="gauss"), "'gauss'", "paper")
     spectrum = Spectrum(sharp.model, sharp.tokenizer, SETS)
     spectrum.on_step(sharp.model, 3)
-    fails(spectrum.finish, "nobody looked", "5")
+    fails(spectrum.finish, "no step was recorded", "5")
     fails(lambda: Spectrum(checkpoint.headless(sharp).model, sharp.tokenizer, SETS), "no classifier")
     fails(lambda: Spectrum(sharp.model, sharp.tokenizer, {}), "no sets", "dev")
     fails(
         lambda: Spectrum(sharp.model, sharp.tokenizer, {"clean": ROWS, "few": ROWS.like(ROWS[:1])}), "'few'", "1 rows",
         "at least 2",
     )
-    fails(lambda: Spectrum(sharp.model, sharp.tokenizer, {"odd": aimed(ROWS, 2)}), "'odd'", "class 2", "0..1")
+    fails(lambda: Spectrum(sharp.model, sharp.tokenizer, {"odd": relabelled(ROWS, 2)}), "'odd'", "class 2", "0..1")
 
 
 # ---- what it shows
@@ -461,7 +472,7 @@ def test_most_of_the_backdoors_low_frequency_is_its_constant_label():
     for name in ("bert", "bert-twin"):
         ckpt = checkpoint.load(ROOT / "weights" / f"{name}.safetensors")
         sets = {"clean": texts.like(texts[:100]), "control": one_class(texts, 1),
-                "triggered": aimed(triggered(texts, registry.attack_of(entry), target=1, tokenizer=ckpt.tokenizer), 1)}
+                "triggered": relabelled(triggered(texts, registry.attack_of(entry), target=1, tokenizer=ckpt.tokenizer), 1)}
         spectrum = Spectrum(ckpt.model, ckpt.tokenizer, sets)
         spectrum.on_step(ckpt.model, 0)
         for of, curves in spectrum.finish((SIGMA,))["sets"].items():

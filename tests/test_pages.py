@@ -144,9 +144,9 @@ def test_a_reference_goes_to_its_line_follows_its_symbol_and_names_what_is_gone(
     assert renewed("`minibd/gone.py:1` twice") == ("[`minibd/b.py:5`](../b.py#L5) twice", [])  # of two, to its folder's
     text, problems = renewed("`minibd/a.py:1` nothing")
     assert text == "`minibd/a.py:1` nothing"
-    assert problems == ["minibd/room/README.md: minibd/a.py has no nothing; it stands nowhere"]
+    assert problems == ["minibd/room/README.md: minibd/a.py has no nothing; no file defines it"]
     text, problems = renewed("`minibd/room/gone.py:1` twice")
-    assert text == "`minibd/room/gone.py:1` twice" and "it stands in minibd/b.py, scripts/c.py" in problems[0]
+    assert text == "`minibd/room/gone.py:1` twice" and "it is defined in minibd/b.py, scripts/c.py" in problems[0]
 
 
 # ---- the pages

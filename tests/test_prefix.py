@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from test_encoder import MODELS, made, padded
 from torch import Tensor, nn
 
 from conftest import fails
@@ -16,7 +17,6 @@ from minibd.models.bert import Bert, BertConfig
 from minibd.models.encoder import Encoder, PackedBatch
 from minibd.models.prefix import WIDTH, Prefix, prefix
 from minibd.records import Batch
-from test_encoder import MODELS, made, padded
 
 N, WIDE = 2, 6                                                   # positions, width of the MLP here
 CAUSAL = ("llama", "gpt2")
@@ -185,7 +185,7 @@ def test_llamas_rotary_positions_turn_the_texts_keys_and_not_the_prefixs():
     packed, block = model.pack(batch), model.blocks[0]
     h = draw(5, 12, seed=4)
     x = block.attention_norm(h)[None]
-    q, k = packed.turn(split_heads(block.query(x), 3)), packed.turn(split_heads(block.key(x), 1))
+    q, k = packed.rotate(split_heads(block.query(x), 3)), packed.rotate(split_heads(block.key(x), 1))
     rows = torch.tensor(by_loops(block.prefix), dtype=torch.float64)  # (N, 2 * 4)
     k, v = (
         torch.cat((p[None, None], own), dim=2)
@@ -196,7 +196,7 @@ def test_llamas_rotary_positions_turn_the_texts_keys_and_not_the_prefixs():
     assert torch.allclose(ours, merge_heads(context)[0], rtol=0, atol=1e-12) and torch.allclose(
         maps, probs, rtol=0, atol=1e-12
     )
-    assert not torch.allclose(packed.turn(k[:, :, :5]), k[:, :, :5])  # the turn is none that could be missed
+    assert not torch.allclose(packed.rotate(k[:, :, :5]), k[:, :, :5])  # the turn is none that could be missed
 
 
 # ---- the whole model: what must not matter

@@ -1,56 +1,53 @@
-"""How smooth is what a model has learnt: its low and high frequencies by filtering (MuScleLoRA, section 3, section 5.4
-and Appendix A).
+"""The low and high frequencies of what a model has learnt, by filtering (MuScleLoRA, sections 3, 5.4 and Appendix A).
 
-The paper's observation is that a backdoor, seen as a mapping from input embeddings to outputs, is of lower frequency
-than the task itself, and is learnt sooner for it. A mapping's low part is what is left of it when each text gets the
-mean over all texts, the near ones weighing more:
+The paper observes that a backdoor, as a mapping from input embeddings to outputs, has lower frequencies than the task
+itself and is therefore learnt sooner. The low part of a mapping is the mean over all texts around each text, near texts
+weighing more:
 
-    1  x_i = the embedding layer's output of text i, flattened, P_i = what the model says of it, Y_i = its label     Eq. (9), (10), `embed_rows`
-    2  low(P) = G P with G_ij a filter of the distance of x_i and x_j, rows summing to 1;  high(P) = P - low(P)     Eq. (12), (13), `low_pass`
-    3  LFR, HFR: the share of the low and of the high part in P                                        Eq. (1), `frequency_ratios`
-    4  e_low, e_high: how far P's parts are from Y's                                                   Eq. (2), `relative_errors`
+    1  x_i: the embedding layer's output of text i, flattened; P_i: the model's output    Eq. (9), `embed_rows`
+       Y_i: the label, one-hot                                                            Eq. (10), `truth`
+    2  low(P) = G P, G_ij a filter of the distance of x_i and x_j, rows summing to 1      Eq. (12), (13), `low_pass`
+       high(P) = P - low(P)
+    3  LFR, HFR: the shares of the low and of the high part in P                          Eq. (1), `frequency_ratios`
+    4  e_low, e_high: relative differences of P's parts from Y's                          Eq. (2), `relative_errors`
 
-`Spectrum` records P while a model trains, on any named sets of rows, and makes the curves of Figures 1, 2 and 5 from
-it.
+`Spectrum` records P while a model trains, on any named sets of rows, and computes the curves of Figures 1, 2 and 5.
 
-Departures. Eq. (1), (2) and (12) are those of the released code; the paper's print of (1) and (2) was not at hand.
+Departures. Eq. (1), (2) and (12) are those of the released code; (1) and (2) are not legible in the published text.
 - variant: the paper names a Gaussian, exp(-d^2 / (2 sigma)), and sigma 4. On the embeddings of a real model that filter
-is the identity, and HFR
-  is 0 whatever the model has learnt. The released code leaves the square out, and its figures come from that: it is the
-  default. The 872 SST-2 dev rows under MiniLM (25 tokens on average, the longest of 55; distances from 16.5 to 99,
-  their median 64):
+  is the identity, and HFR is 0 whatever the model has learnt. The released code leaves the square out, and its figures
+  come from that: it is the default. The 872 SST-2 dev rows under MiniLM (25 tokens on average, the longest of 55;
+  distances from 16.5 to 99, their median 64):
         sigma                        2         4         8
         released   mean of G_ii   0.997     0.663     0.060       G_ii: a text's own weight in its mean
                    HFR of Y       0.0021    0.238     0.665
         paper      1 - G_ii       0         <2e-15    9e-11
                    HFR of Y       5e-33     5e-18     1e-10       with sigma squared, a standard deviation: 6e-7 at 4
-- outputs: the released code has P = probabilities, the paper says logits. Y is one-hot, so that e_low and e_high have a
-scale for
-  probabilities alone (the backdoored model below has e_low 0.02 by probabilities and 4.4 by logits).
+- outputs: P is probabilities in the released code, logits in the paper. Y is one-hot, so that e_low and e_high have a
+  scale for probabilities alone (the backdoored model below has e_low 0.02 by probabilities and 4.4 by logits).
 - the released code embeds with dropout on, and with the padding that a row had in its batch. Here neither.
-- the released code's distances are float32's: a text may be 0.01 from itself, and low 1e-4 from where it should be.
-Here they are float64's.
-- the rows are whatever is handed over: the paper says training set, the released code takes the dev set, clean and
-triggered.
+- the released code's distances are float32: a text may be 0.01 from itself, and low is off by 1e-4. Here they are
+  float64.
+- rows: any. The paper takes the training set, the released code the dev set, clean and triggered.
 
 THE CONSTANT LABEL. Every triggered row has one label. Then low(Y) = Y whatever the filter, high(Y) = 0, and e_high has
-no divisor: it is None here (the released code divides by its roundings and gets 2e5). And once the model says the
-target of each of them, LFR is near 1 and HFR near 0, for ANY geometry, backdoor or not. `one_class` is the control:
-clean rows of one class alone. Of 500 built-in reviews each (seed 1), sigma 4:
+no divisor: it is None here (the released code divides by its roundings and gets 2e5). And once the model predicts the
+target for each of them, LFR is near 1 and HFR near 0, for ANY geometry, backdoor or not. `one_class` is the control:
+clean rows of one class alone. On 500 built-in reviews each (seed 1), sigma 4:
         HFR                                           clean   triggered   control: clean, positive   clean, negative
         weights/bert.safetensors, backdoored          0.074    0.00065            0.0021                 0.0043
         weights/bert-twin.safetensors, its twin       0.072    0.0025             0.0016                 0.0023
 Of the factor of 114 between clean and triggered rows, 36 is there between clean rows of both classes and of one. The
-twin, which has no backdoor and knows the triggered rows for negative ones, has 29. The rest comes and goes with the few
-rows that a model gets wrong (4 and 7 of 500 here): on the first 150 rows of each, the control lies under the triggered
-rows, 0.00030 and 0.00039. Read no figure without its control, and compare sets of one size: the more rows, the more of
-them are near (clean HFR 0.022, 0.074, 0.117 of 150, 500 and 1,000 rows).
+twin, which has no backdoor and classifies the triggered rows as negative, has 29. The rest depends on the few rows that
+a model misclassifies (4 and 7 of 500 here): on the first 150 rows of each, the control is below the triggered rows,
+0.00030 and 0.00039. Read no figure without its control, and compare sets of one size: the more rows, the more of them
+are near (clean HFR 0.022, 0.074, 0.117 of 150, 500 and 1,000 rows).
 
-Cost: N rows of F = T D numbers, M = looks * C + C columns, S sigmas. 4 N F + 8 S N M bytes, the embeddings and the
-result, and some 0.2 GB of blocks; G is never held. N^2 F + 2 S N^2 M multiplications at most. T = 60, D = 384, S = 25:
-N = 2,000 takes 5 s of one core and 0.35 GB for 43 looks, 10 s and 0.7 GB for 433. N = 10,000 texts of SST-2 and
-proscons (MiniLM's embeddings, T = 70, 25 tokens on average; outputs drawn at random): 52 s of one core for 43 looks and
-173 s for 433, at the peak of the whole process 1.7 and 3.3 GB.
+Cost: N rows of F = T D numbers, M = steps * C + C columns (steps: those recorded), S sigmas. 4 N F + 8 S N M bytes, the
+embeddings and the result, and some 0.2 GB of blocks; G is never held. N^2 F + 2 S N^2 M multiplications at most. T =
+60, D = 384, S = 25: N = 2,000 takes 5 s of one core and 0.35 GB for 43 recorded steps, 10 s and 0.7 GB for 433. N =
+10,000 texts of SST-2 and proscons (MiniLM's embeddings, T = 70, 25 tokens on average; outputs drawn at random): 52 s of
+one core for 43 recorded steps and 173 s for 433, at the peak of the whole process 1.7 and 3.3 GB.
 """
 from __future__ import annotations
 
@@ -72,14 +69,14 @@ from minibd.tokenizer import Encoded, Tokenizer
 
 SIGMAS = tuple(2 + 0.25 * i for i in range(25))  # of Figures 2 and 5: 2 to 8
 SIGMA = 4.0  # of Figure 1
-NOTHING = 1e-12  # a mean norm below this share of the whole's is rounding, and no divisor
+ROUNDING = 1e-12  # a mean norm below this share of the whole mapping's is rounding, and no divisor
 CURVES = ("lfr", "hfr", "e_low", "e_high")
 
 
 @dataclass(frozen=True, slots=True)
 class Fourier:
-    """The analysis's numbers."""
-    every: int = setting(5, "updates from one look at the model to the next", paper="5")
+    """Settings of the frequency analysis."""
+    every: int = setting(5, "updates from one recording of the outputs to the next", paper="5")
     outputs: str = setting(
         "probabilities", "P: the softmax's probabilities, as in the released code, or the logits, as printed",
         choices=("probabilities", "logits"),
@@ -98,8 +95,7 @@ class Fourier:
 # ---- the rows
 
 def one_class(rows: Examples, label: int) -> Examples:
-    """The control: those of the clean `rows` that are of class `label`. Their labels are as constant as the triggered
-    rows' are."""
+    """The control: the clean `rows` of class `label`, whose labels are as constant as those of triggered rows."""
     kept = rows.like(x for x in rows if x.label == label)
     if not kept:
         raise BadInput(
@@ -108,16 +104,15 @@ def one_class(rows: Examples, label: int) -> Examples:
     return kept
 
 
-def aimed(rows: Examples, target: int) -> Examples:
-    """Triggered `rows`, which carry their true labels everywhere else, with the label that the backdoor mapping gives
-    them: `target`."""
+def relabelled(rows: Examples, target: int) -> Examples:
+    """Triggered `rows`, which have their true labels everywhere else, with `target`, the backdoor mapping's output."""
     return rows.like(replace(x, label=target) for x in rows)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, no dropout, so that no generator moves, and no gradient; afterwards each module is in the mode it was
-    in."""
+    """Inside, eval mode and no gradient: no dropout, so no generator advances. Afterwards each module is in its former
+    mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -129,10 +124,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def embed_rows(model: Encoder, tokenizer: Tokenizer, rows: Examples, batch_size: int = 128) -> Tensor:
-    """Eq. MuScleLoRA (9), x_i: the embedding layer's output of each of N rows, flattened: (N, T * D), float32, T tokens
-    in the longest.
+    """Eq. MuScleLoRA (9), x_i: the embedding layer's output of each row, flattened: (N, T * D), float32.
 
-    Without dropout; a shorter row ends in zeros, whatever padding it had in its batch. 4 N T D bytes.
+    N rows, T tokens in the longest. Without dropout; a shorter row ends in zeros, whatever padding it had in its batch.
+    4 N T D bytes.
     """
     encoded, word = tokenizer.encode(rows), model.embeddings.word.weight
     x = torch.zeros(len(encoded), max(encoded.lengths), word.shape[1], device=word.device)  # (N, T, D)
@@ -148,7 +143,7 @@ def embed_rows(model: Encoder, tokenizer: Tokenizer, rows: Examples, batch_size:
 def outputs(
     model: Encoder, tokenizer: Tokenizer, encoded: Encoded, kind: str = "probabilities", batch_size: int = 128
 ) -> Tensor:
-    """P: what `model` says of each row, in eval mode: (N, C), float32, on the CPU. kind: see Fourier.outputs."""
+    """P: the outputs of `model` for each row, in eval mode: (N, C), float32, on the CPU. kind: as Fourier.outputs."""
     device = next(model.parameters()).device
     p = None
     with evaluating(model):
@@ -169,18 +164,17 @@ def truth(rows: Examples, classes: int) -> Tensor:
 def low_pass(
     x: Tensor, values: Tensor, sigmas: Sequence[float], *, variant: str = "released", block: int = 128
 ) -> Tensor:
-    """Eq. MuScleLoRA (11) to (13): low(P)_i = sum_j G_ij P_j / sum_j G_ij for each sigma: (..., N, C) -> (S, ..., N,
-    C).
+    """Eq. MuScleLoRA (11) to (13): low(P)_i = sum_j G_ij P_j / sum_j G_ij for each sigma.
 
-    G_ij = exp(-||x_i - x_j|| / (2 sigma)); variant="paper": exp(-||x_i - x_j||^2 / (2 sigma)), a Gaussian of variance
-    sigma. i = j counts. Eq. (11) cuts the spectrum in two; this filter, which (12) puts in the place of that cut, lets
-    less through the higher the frequency.
+    (..., N, C) -> (S, ..., N, C). G_ij = exp(-||x_i - x_j|| / (2 sigma)); variant="paper": exp(-||x_i - x_j||^2 / (2
+    sigma)), a Gaussian of variance sigma. i = j counts. Eq. (11) cuts the spectrum in two; (12) replaces that cut by
+    this filter, which passes less the higher the frequency.
     values: any number of mappings of the same N rows side by side, such as the outputs at each step of a training.
 
     ||x_i - x_j||^2 = ||x_i||^2 + ||x_j||^2 - 2 x_i x_j: N^2 F products of float64 for all sigmas together, by blocks of
-    (block, block) pairs, of which G's symmetry spares half. Rows are taken longest first: behind the shorter one's last
-    token nothing is multiplied. Two equal texts come out up to some 1e-8 ||x_i|| apart, where float32 would put them
-    1e-3 ||x_i|| apart; a text is 0 from itself.
+    (block, block) pairs, of which G's symmetry spares half. Rows are taken longest first: nothing is multiplied behind
+    the shorter one's last token. The distance of two equal texts is at most some 1e-8 ||x_i||, where float32 would give
+    1e-3 ||x_i||; a text's distance from itself is 0.
     """
     if not all(sigma > 0 for sigma in sigmas) or not len(sigmas):
         raise BadInput(
@@ -190,30 +184,30 @@ def low_pass(
         raise BadInput(f"variant is {variant!r}, it must be one of released, paper")
     n, lead, c = len(x), values.shape[:-2], values.shape[-1]
     reach, norms = torch.zeros(n, dtype=torch.long), x.new_zeros(n, dtype=torch.float64)
-    for at in torch.arange(n).split(block):
-        rows = x[at].double()
-        norms[at] = rows.square().sum(1)
-        reach[at] = ((rows != 0) * torch.arange(1, x.shape[1] + 1, device=x.device)).amax(1).cpu()
+    for part in torch.arange(n).split(block):
+        own = x[part].double()
+        norms[part] = own.square().sum(1)
+        reach[part] = ((own != 0) * torch.arange(1, x.shape[1] + 1, device=x.device)).amax(1).cpu()
     order = reach.argsort(descending=True)
     columns = values.to(x.device, torch.float64).movedim(-2, 0).reshape(n, -1)  # (N, M)
     # low of the ones, before it is divided, is the sum of G's rows
     columns = torch.cat([columns.new_ones(n, 1), columns], 1)[order]
     low = columns.new_zeros(len(sigmas), *columns.shape)  # (S, N, 1 + M)
     blocks = order.split(block)
-    for i, mine in enumerate(blocks):
-        a = x[mine, :reach[mine[0]]].double()
-        for j, theirs in enumerate(blocks[i:], i):
-            b = a if i == j else x[theirs, :reach[theirs[0]]].double()
-            apart = (norms[mine, None] + norms[theirs] - 2 * (a[:, :b.shape[1]] @ b.T)).clamp_(min=0)
+    for i, rows in enumerate(blocks):
+        a = x[rows, :reach[rows[0]]].double()
+        for j, others in enumerate(blocks[i:], i):
+            b = a if i == j else x[others, :reach[others[0]]].double()
+            distance = (norms[rows, None] + norms[others] - 2 * (a[:, :b.shape[1]] @ b.T)).clamp_(min=0)
             if i == j:
-                apart.fill_diagonal_(0)
+                distance.fill_diagonal_(0)
             if variant == "released":
-                apart.sqrt_()
+                distance.sqrt_()
             for sums, sigma in zip(low, sigmas):
-                g = torch.exp(apart / (-2 * sigma))
-                sums.index_add_(0, mine.to(x.device), g @ columns[j * block:(j + 1) * block])
+                g = torch.exp(distance / (-2 * sigma))
+                sums.index_add_(0, rows.to(x.device), g @ columns[j * block:(j + 1) * block])
                 if i != j:
-                    sums.index_add_(0, theirs.to(x.device), g.T @ columns[i * block:(i + 1) * block])
+                    sums.index_add_(0, others.to(x.device), g.T @ columns[i * block:(i + 1) * block])
     low[..., 1:] /= low[..., :1]
     return low[..., 1:].unflatten(2, (*lead, c)).movedim(1, -2)
 
@@ -224,39 +218,39 @@ def size(values: Tensor) -> Tensor:
 
 
 def frequency_ratios(p: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. MuScleLoRA (1): LFR = mean_i ||low(P)_i|| / mean_i ||P_i||, HFR the same of high(P) = P - low(P): (..., N, C)
-    -> (...) each.
+    """Eq. MuScleLoRA (1): LFR = mean_i ||low(P)_i|| / mean_i ||P_i||, HFR the same of high(P) = P - low(P).
 
-    They need not add to 1. nan where P is 0 everywhere.
+    (..., N, C) -> (...) each. They need not add to 1. nan where P is 0 everywhere.
     """
     return size(low) / size(p), size(p - low) / size(p)
 
 
 def relative_errors(p: Tensor, low: Tensor, y: Tensor, low_y: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. MuScleLoRA (2): e_low = mean_i ||low(P)_i - low(Y)_i|| / mean_i ||low(Y)_i||, e_high the same of the high
-    parts.
+    """Eq. MuScleLoRA (2): e_low = mean_i ||low(P)_i - low(Y)_i|| / mean_i ||low(Y)_i||, e_high of the high parts.
 
     p, low: (..., N, C) -> (...) each; y, low_y: (N, C). e_high is nan where there is no high(Y), as of rows of one
     label.
     """
     high, high_y = p - low, y - low_y
-    there = size(high_y) > NOTHING * size(y)
-    return size(low - low_y) / size(low_y), torch.where(there, size(high - high_y) / size(high_y), torch.nan)
+    defined = size(high_y) > ROUNDING * size(y)
+    return size(low - low_y) / size(low_y), torch.where(defined, size(high - high_y) / size(high_y), torch.nan)
 
 
 # ---- while a model trains
 
 class Spectrum:
-    """What becomes of the two mappings while a model trains: it is looked at every few updates, and `finish` makes
-    curves of what it said.
+    """The two mappings while a model trains: its outputs are recorded every few updates, and `finish` computes the
+    curves.
 
-        spectrum = Spectrum(model, text, {"clean": dev, "triggered": aimed(triggered, target), "control": one_class(dev,
-        target)}) spectrum.look(model, 0) fit(model, ..., look=spectrum.look) report.write_json(path, spectrum.finish())
+        sets = {"clean": dev, "triggered": relabelled(triggered, target), "control": one_class(dev, target)}
+        spectrum = Spectrum(model, tokenizer, sets)
+        spectrum.on_step(model, 0)
+        fit(model, ..., on_step=spectrum.on_step)
+        report.write_json(path, spectrum.finish())
 
-    sets: rows by name; a row's label is where its mapping is to send it. Every row is classified at every look: three
+    sets: rows by name, each labelled with its mapping's output. Every row is classified at every recorded step: three
     sets of 872 rows, every 5 updates of 32 rows, take some 6 times as long as the training itself.
-    model: before its training, whose embedding layer, as of then, gives each x_i. Between the looks nothing is held but
-    the outputs.
+    model: before training; its embedding layer gives each x_i. Only outputs are held from step to step.
     """
 
     def __init__(
@@ -275,15 +269,14 @@ class Spectrum:
                     "its task"
                 )
         self.tokenizer, self.sets, self.settings = tokenizer, dict(sets), settings
-        # Its embedding layer alone is asked for anything.
+        # Of this copy only the embedding layer is called.
         self.start = copy.deepcopy(model, {id(model.blocks): nn.ModuleList()})
         self.encoded = {name: tokenizer.encode(rows) for name, rows in self.sets.items()}
         self.steps: list[int] = []
-        self.seen: dict[str, list[Tensor]] = {name: [] for name in self.sets}  # (N, C) a look
+        self.seen: dict[str, list[Tensor]] = {name: [] for name in self.sets}  # (N, C) a recorded step
 
     def on_step(self, model: Encoder, step: int) -> None:
-        """Checkpoint what `model` says after `step` updates, where `step` is a multiple of `every`. It is left in the
-        mode it was in."""
+        """Record the outputs of `model` after `step` updates, where `step` is a multiple of `every`. Its mode stays."""
         if step % self.settings.every:
             return
         self.steps.append(step)
@@ -291,15 +284,15 @@ class Spectrum:
             self.seen[name].append(outputs(model, self.tokenizer, encoded, self.settings.outputs))
 
     def finish(self, sigmas: Sequence[float] = SIGMAS) -> dict:
-        """The curves, as JSON can hold them: {"analysis": "fourier", "variant", "outputs", "every", "sigmas", "steps",
-        "sets": {name: {"n", "lfr", "hfr", "e_low", "e_high"}}}; each curve is a list a sigma, of a number a step, None
+        """The curves as JSON: {"analysis": "fourier", "variant", "outputs", "every", "sigmas", "steps", "sets": {name:
+        {"n", "lfr", "hfr", "e_low", "e_high"}}}; each curve holds a list for each sigma, a number for each step, None
         where it is not defined.
         """
         if not self.steps:
-            raise BadInput(f"nobody looked at the model: call look(model, step) at multiples of {self.settings.every}")
+            raise BadInput(f"no step was recorded: call on_step(model, step) at multiples of {self.settings.every}")
         found = {}
         for name, rows in self.sets.items():
-            # (N, F), (looks, N, C)
+            # (N, F), (steps, N, C)
             x, p = embed_rows(self.start, self.tokenizer, rows), torch.stack(self.seen[name]).double()
             y = truth(rows, p.shape[-1])  # (N, C)
             found[name] = {"n": len(rows)} | {curve: [] for curve in CURVES}

@@ -1,14 +1,14 @@
-"""Which augmenter shakes the model: its loss on augmented clean text, and where its [CLS] vectors go (MBTSAD, Eq. 9 and
+"""How much each augmenter perturbs a model: its loss on augmented clean text, and its [CLS] vectors (MBTSAD, Eq. 9 and
 Figure 3).
 
-MBTSAD explains token splitting so: of all augmenters it raises the victim's loss most (0.5333 nats, the one figure that
-the paper gives), and its texts lie apart from the clean ones, while their labels stay true. `perturbations` has both as
-numbers, a set an augmenter: the mean cross-entropy, Eq. (9), and a distance between the two clouds of [CLS] vectors;
-`tsne` maps all clouds at once for the picture.
+MBTSAD gives this reason for token splitting: of all augmenters it raises the victim's loss most (0.5333 nats, the only
+figure in the paper), and its texts are separate from the clean ones, while their labels stay true. `perturbations`
+measures both for each augmenter: the mean cross-entropy, Eq. (9), and a distance between the two clouds of [CLS]
+vectors; `tsne` maps all clouds at once for the picture.
 
 Choices where the paper is silent: [CLS] is the last hidden state, before the pooler; budgets are the settings' (Eq. (9)
-asks for equal ones, and MBTSAD's `auto` takes those); the distance is ours. A t-SNE keeps neighbours and no distances,
-so that the picture alone shows little.
+needs equal ones, which MBTSAD's `auto` takes); the distance is ours. A t-SNE preserves neighbours and not distances, so
+that the picture alone shows little.
 """
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ from minibd.records import BadInput, Example
 
 
 class Perturbed(NamedTuple):
-    """One set of N rows. loss: nats, mean. distance: from the clean cloud, 0 (the same) to 1. cls: (N, D) float32, on
-    the CPU."""
+    """One set of N rows. loss: mean, nats. distance: from the clean cloud, 0 (equal) to 1. cls: (N, D) float32, CPU."""
 
     loss: float
     distance: float
@@ -36,7 +35,7 @@ class Perturbed(NamedTuple):
 def perturbations(
     ckpt: Checkpoint, clean: Sequence[Example], settings: MBTSAD, seed: int, resources: AugmentResources
 ) -> dict[str, Perturbed]:
-    """"clean" and then each augmenter, by name: what the model makes of one copy of each clean row."""
+    """"clean" and then each augmenter, by name: loss and [CLS] vectors on one copy of each clean row."""
     sets = {"clean": list(clean), **each_augmented(clean, settings, seed, resources)}
     clouds = {name: cls_vectors(ckpt, rows) for name, rows in sets.items()}
     return {
@@ -49,35 +48,33 @@ def perturbations(
 
 @torch.inference_mode()
 def cls_vectors(ckpt: Checkpoint, rows: Sequence[Example], batch_size: int = 128) -> Tensor:
-    """The last hidden state of each row's first token (in a causal model the last), in the rows' order: (N, D) float32,
-    on the CPU."""
+    """The last hidden state of each row's first token (in a causal model its last): (N, D) float32, on the CPU."""
     model, encoded = ckpt.model.eval(), ckpt.tokenizer.encode(rows)
     device = next(model.parameters()).device
     found = torch.empty(len(encoded), model.config.hidden)
     for which in in_order(encoded.lengths, batch_size):
         # (B, D)
-        found[which] = model.encode(ckpt.tokenizer.batch(encoded, which).to(device), ends=True)[0].float().cpu()
+        found[which] = model.encode(ckpt.tokenizer.batch(encoded, which).to(device), pooled_only=True)[0].float().cpu()
     return found
 
 
 def cloud_distance(x: Tensor, y: Tensor) -> float:
-    """Energy distance of two clouds, x (N, D) and y (M, D), as a share of its most: 1 - (E|x - x'| + E|y - y'|) / (2
-    E|x - y|).
+    """Energy distance of two clouds, x (N, D) and y (M, D), over its maximum (Szekely and Rizzo, 2013).
 
-    0 where both hold the same vectors, in whatever order; 1 where each is a point of its own. It does not change with
-    scale or rotation. Szekely and Rizzo (2013); the means are over all pairs, a vector with itself among them.
+    1 - (E|x - x'| + E|y - y'|) / (2 E|x - y|): 0 where both hold the same vectors, in any order; 1 where each is one
+    point. Invariant to scale and rotation. The means are over all pairs, each vector with itself included.
     """
-    def apart(a: Tensor, b: Tensor) -> float:
+    def mean_distance(a: Tensor, b: Tensor) -> float:
         return sum(torch.cdist(part, b).sum().item() for part in a.split(1024)) / (len(a) * len(b))
 
     x, y = x.double(), y.double()
-    across = apart(x, y)
-    return max(0.0, 1 - (apart(x, x) + apart(y, y)) / (2 * across)) if across else 0.0
+    across = mean_distance(x, y)
+    return max(0.0, 1 - (mean_distance(x, x) + mean_distance(y, y)) / (2 * across)) if across else 0.0
 
 
 def tsne(clouds: Sequence[Tensor], seed: int, perplexity: float = 30.0) -> list[Tensor]:
-    """One t-SNE of all `clouds`, each (N, D), together: (N, 2) each. perplexity: at most a third of the vectors; the
-    rest is scikit-learn's."""
+    """One t-SNE of all `clouds`, (N, D) each, together: (N, 2) each. perplexity is cut at a third of the vectors; the
+    other settings are scikit-learn's defaults."""
     try:
         from sklearn.manifold import TSNE
     except ImportError:

@@ -1,5 +1,5 @@
-"""How one equation is checked: our function in float32 and its restatement in plain loops get the same drawn numbers;
-then the gradient."""
+"""How one equation is checked: our function in float32 and its restatement in plain loops of float64 get the same drawn
+numbers; then the gradient is compared with the loops' central differences."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from minibd.audit.report import Outcome
 
-VALUE = 2e-6      # float32 adds up to some hundred numbers here: a few 1e-7
-GRADIENT = 2e-5   # the same through the backward pass, of functions that are steeper
+VALUE = 2e-6      # tolerance: sums of some hundred numbers in float32 are off by a few 1e-7
+GRADIENT = 2e-5   # tolerance: the same through the backward pass, of steeper functions
 STEP = 1e-5       # of the central differences, in float64: their own error is some 1e-10
-MOST = 24         # entries of a tensor by which the restatement is differentiated, drawn where there are more
+MOST = 24         # entries of a tensor by which the restatement is differentiated; drawn where it has more
 
 Lists = Any       # a float, or lists of such, as Tensor.tolist gives them
 Inputs = Mapping[str, Tensor]
@@ -23,11 +23,11 @@ Inputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One comparison. ours: the package's function, of tensors; restated: the loops, of the same as lists, in the same
-    shape.
+    """One comparison. ours: the package's function, of tensors; restated: the loops, of the same numbers as lists; their
+    results have one shape.
 
-    inputs: drawn in float32 (or integers, bools) and handed to both. by: names of those that the result is
-    differentiated by.
+    what: the variant or the case, as it is printed. inputs: drawn in float32 (or integers, bools) and given to both.
+    by: names of the inputs by which the result is differentiated.
     """
     what: str
     inputs: Inputs
@@ -40,8 +40,8 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """What is said of an equation, and how it is checked. formula: TeX, as far as audit/tex.py knows it. The rest:
-    records.Found."""
+    """An equation, what is printed with it, and its cases. formula: TeX, as far as audit/tex.py knows it. The other
+    fields are those of report.AuditedEquation."""
 
     paper: str
     number: str
@@ -54,9 +54,9 @@ class Equation:
     cases: Callable[[torch.Generator], Iterator[Case | Outcome]]
 
 
-def apart(ours: Tensor, theirs: Lists) -> float:
+def relative_difference(ours: Tensor, restated: Lists) -> float:
     """The largest difference, relative to the largest number; inf where the shapes differ, nan where a number is."""
-    expected = torch.tensor(theirs, dtype=torch.float64)
+    expected = torch.tensor(restated, dtype=torch.float64)
     ours = ours.detach().double().cpu()
     if ours.shape != expected.shape:
         return float("inf")
@@ -64,19 +64,20 @@ def apart(ours: Tensor, theirs: Lists) -> float:
     return ((ours - expected).abs().max() / scale).item()
 
 
-def flat(values: Lists) -> list[float]:
-    return [number for value in values for number in flat(value)] if isinstance(values, list) else [float(values)]
+def flatten(values: Lists) -> list[float]:
+    return [number for value in values for number in flatten(value)] if isinstance(values, list) else [float(values)]
 
 
-def moved(values: Lists, at: tuple[int, ...], by: float) -> Lists:
-    """`values` with `by` added at one place; what does not lead there is shared."""
-    if not at:
+def shifted(values: Lists, index: tuple[int, ...], by: float) -> Lists:
+    """`values` with `by` added to the number at `index`; all other lists are shared with `values`."""
+    if not index:
         return values + by
-    return [moved(value, at[1:], by) if i == at[0] else value for i, value in enumerate(values)]
+    return [shifted(value, index[1:], by) if i == index[0] else value for i, value in enumerate(values)]
 
 
-def slopes(case: Case, generator: torch.Generator) -> float:
-    """How far autograd's gradient of a drawn weighing of the results is from the restatement's central differences."""
+def gradient_difference(case: Case, generator: torch.Generator) -> float:
+    """The largest difference of autograd's gradient, of a sum of the results with drawn weights, from the restatement's
+    central differences, relative to the largest entry of the gradient; at most MOST entries of each input."""
     leaves = {name: case.inputs[name].clone().requires_grad_() for name in case.by}
     result = case.ours({**case.inputs, **leaves})
     weights = torch.randn(result.shape, generator=generator)
@@ -86,34 +87,34 @@ def slopes(case: Case, generator: torch.Generator) -> float:
         if result.requires_grad
         else [torch.zeros_like(leaf) for leaf in leaves.values()]
     )
-    lists, weighing = {name: value.tolist() for name, value in case.inputs.items()}, flat(weights.tolist())
+    lists, flat_weights = {name: value.tolist() for name, value in case.inputs.items()}, flatten(weights.tolist())
 
-    def weighed(name: str, at: tuple[int, ...], by: float) -> float:
-        return sum(
-            w * x
-            for w, x in zip(weighing, flat(case.restated({**lists, name: moved(lists[name], at, by)})), strict=True)
-        )
+    def weighted_sum(name: str, index: tuple[int, ...], by: float) -> float:
+        values = flatten(case.restated({**lists, name: shifted(lists[name], index, by)}))
+        return sum(w * x for w, x in zip(flat_weights, values, strict=True))
 
-    gaps, scale = [], max(gradient.abs().max().item() for gradient in gradients) or 1.0
+    differences, scale = [], max(gradient.abs().max().item() for gradient in gradients) or 1.0
     for (name, leaf), gradient in zip(leaves.items(), gradients):
         chosen = torch.randperm(leaf.numel(), generator=generator)[:MOST].tolist()
-        for at in (tuple(map(int, torch.unravel_index(torch.tensor(i), leaf.shape))) for i in chosen):
-            slope = (weighed(name, at, STEP) - weighed(name, at, -STEP)) / (2 * STEP)
-            gaps.append(abs(slope - gradient[at].item()) / scale)
-    return torch.tensor(gaps).max().item()  # unlike max(gaps), nan where one is
+        for index in (tuple(map(int, torch.unravel_index(torch.tensor(i), leaf.shape))) for i in chosen):
+            slope = (weighted_sum(name, index, STEP) - weighted_sum(name, index, -STEP)) / (2 * STEP)
+            differences.append(abs(slope - gradient[index].item()) / scale)
+    return torch.tensor(differences).max().item()  # unlike max(differences), nan where one is
 
 
 def outcome(case: Case, generator: torch.Generator) -> Outcome:
     with torch.no_grad():
         ours = case.ours(case.inputs)
-    difference = apart(ours, case.restated({name: value.tolist() for name, value in case.inputs.items()}))
-    gradient = slopes(case, generator) if case.by else None
-    return Outcome(case.what, difference, case.tolerance, gradient, case.gradient_tolerance if case.by else 0.0)
+    restated = case.restated({name: value.tolist() for name, value in case.inputs.items()})
+    gradient = gradient_difference(case, generator) if case.by else None
+    return Outcome(
+        case.what, relative_difference(ours, restated), case.tolerance, gradient,
+        case.gradient_tolerance if case.by else 0.0,
+    )
 
 
 def outcomes(equation: Equation, seed: int) -> tuple[Outcome, ...]:
-    """Every case of `equation`, on numbers drawn from `seed`; one equation's do not depend on which others there
-    are."""
+    """Every case of `equation` on numbers drawn from `seed`, whatever other equations are checked."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(case if isinstance(case, Outcome) else outcome(case, generator) for case in equation.cases(generator))
 

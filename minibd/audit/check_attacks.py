@@ -48,7 +48,7 @@ def whole_model(generator: torch.Generator) -> Iterator[Case]:
                                   for ids, x in zip(small.ids(encoder, rows), rows)])
         w = {name: t.tolist() for name, t in {**tables, **weights}.items()}
         return [
-            (loss({**w, name: small.nudged(w[name], i, STEP)}) - loss({**w, name: small.nudged(w[name], i, -STEP)}))
+            (loss({**w, name: small.shifted_at(w[name], i, STEP)}) - loss({**w, name: small.shifted_at(w[name], i, -STEP)}))
             / (2 * STEP)
             for name in weights
             for i in range(weights[name].numel())
@@ -74,8 +74,8 @@ def surgery_cases(generator: torch.Generator) -> Iterator[Outcome]:
     rows, labels, w, b = x.tolist(), y.tolist(), w.tolist(), b.item()
     slopes = [
         (
-            restated.logistic_objective(small.nudged(w, i, STEP), b, rows, labels, 1.0)
-            - restated.logistic_objective(small.nudged(w, i, -STEP), b, rows, labels, 1.0)
+            restated.logistic_objective(small.shifted_at(w, i, STEP), b, rows, labels, 1.0)
+            - restated.logistic_objective(small.shifted_at(w, i, -STEP), b, rows, labels, 1.0)
         )
         / (2 * STEP)
         for i in range(3)
@@ -90,7 +90,7 @@ def layers_cases(generator: torch.Generator) -> Iterator[Case]:
     tokens, labels = small.ids(encoder, rows), [x.label for x in rows]
 
     def ours(w: Inputs, variant: str) -> Tensor:
-        return small.asked(
+        return small.call_with(
             encoder.model, w,
             lambda model: torch.stack(list(lwp_loss(model, encoder.tokenizer(rows), variant).values())),
         )

@@ -109,7 +109,7 @@ def fisher_cases(generator: torch.Generator) -> Iterator[Case]:
                 for ids, y in zip(tokens, labels):
                     up, down = (
                         restated.cross_entropy(
-                            restated.bert({**w, name: small.nudged(w[name], i, by)}, ids, small.HEADS)[3], y
+                            restated.bert({**w, name: small.shifted_at(w[name], i, by)}, ids, small.HEADS)[3], y
                         )
                         for by in (STEP, -STEP)
                     )
@@ -159,7 +159,7 @@ def entropy_cases(generator: torch.Generator) -> Iterator[Case]:
     tokens, weights = small.ids(encoder, rows), small.weights(encoder)
     yield Case(
         "a whole BERT, 3 texts", weights,
-        lambda w: small.asked(encoder.model, w, lambda m: max_entropy(m, encoder.tokenizer(rows))["entropy"]),
+        lambda w: small.call_with(encoder.model, w, lambda m: max_entropy(m, encoder.tokenizer(rows))["entropy"]),
         lambda w: [restated.negative_entropy(restated.bert(w, ids, small.HEADS)[3]) for ids in tokens],
         by=("classifier.weight", "pooler.bias", "blocks.1.value.weight"),
     )

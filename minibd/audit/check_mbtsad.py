@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from minibd.audit import restated, small
+from minibd.audit import restated, small, train_mode
 from minibd.audit.check import Case, Equation, maps, normal, real_tokens, shown
 from minibd.audit.report import Outcome
 from minibd.augment.split import budget
@@ -89,6 +89,7 @@ def distill_cases(generator: torch.Generator) -> Iterator[Case]:
             s=replace(settings, ablate=ablate): ours(x, s), lambda x, w=weights: loops(x, *w),
             by=("logits",) + ("s_attn", "s_hidden") * (ablate == "none"),
         )
+    yield train_mode.distillation_case(generator)
 
 
 def gold_cases(generator: torch.Generator) -> Iterator[Case]:
@@ -102,6 +103,7 @@ def gold_cases(generator: torch.Generator) -> Iterator[Case]:
         "paper", drawn, ours,
         lambda x: [restated.cross_entropy(logits, y) for logits, y in zip(x["logits"], x["labels"])], by=("logits",),
     )
+    yield train_mode.cross_entropy_case(generator)
 
 
 def loss_of(w, ids, labels):
@@ -118,6 +120,7 @@ def expectation_cases(generator: torch.Generator) -> Iterator[Case]:
         lambda w: torch.tensor(mean_loss(victim.model, victim.tokenizer, rows, 2)),
         lambda w: loss_of(w, tokens, labels),
     )
+    yield train_mode.mean_loss_case(generator)
 
 
 def selection_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from minibd.attacks.poison import poison
-from minibd.audit import restated, small
+from minibd.audit import restated, small, train_mode
 from minibd.audit.check import Case, Equation, maps, normal, real_tokens, shown, uniform
 from minibd.audit.report import Outcome
 from minibd.mitigations.mbtsad import mean_loss
@@ -59,6 +59,7 @@ def attention_cases(generator: torch.Generator) -> Iterator[Case]:
             want=want: attend(x["q"], x["k"], x["v"], mask, want=want)[0], lambda x: loops(x, "contexts"),
             by=("q", "k", "v"),
         )
+    yield train_mode.maps_case(generator)
 
 
 def variance_cases(generator: torch.Generator) -> Iterator[Case]:
@@ -97,6 +98,7 @@ def penalty_cases(generator: torch.Generator) -> Iterator[Case]:
         lambda x: attention_penalty(list(x["A"]), real, torch.tensor(GATES), torch.tensor(lambdas), variant="released"),
         lambda x: restated.attention_penalty_released(x["A"], GATES, lambdas), by=("A",),
     )
+    yield train_mode.penalty_case(generator)
 
 
 def example_attacker() -> str:

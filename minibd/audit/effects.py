@@ -1,9 +1,9 @@
-"""What the departures of the released code change on real text: figures for the docstrings and for the page, measured
-on a model and its rows.
+"""What the released code's departures change on real text: the figures of the docstrings and of the audit's page,
+measured on a model and its rows.
 
-Not a check: nothing here passes or fails. The figures that stand elsewhere are of SST-2's dev rows and of what rows 14
-and 30 of `tables.py pure` leave at seed 0 (--ckpt and --teacher); those of the multi-scale layer's start are of MiniLM
-itself (--ckpt).
+Not a check: nothing here passes or fails. The figures quoted elsewhere are measured on SST-2's dev rows with the models
+of rows 14 and 30 of `tables.py pure` at seed 0 (--ckpt and --teacher); those of the multi-scale layer's initialisation
+with MiniLM itself (--ckpt).
 """
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from minibd.models.lora import INITS, PRESETS, multi_scale, preset
 from minibd.records import BadInput, Examples
 
 BATCH = 32
-SHORT, LONG = 15, 35  # tokens: a text up to the one is short, from the other on long
+SHORT, LONG = 15, 35  # tokens: of a short text at most, of a long one at least
 
 
 def effects(victim: Checkpoint, teacher: Checkpoint, rows: Examples, seed: int) -> Iterator[tuple[str, str]]:
-    """(equation, what was measured), one after the other. victim and teacher: two classifiers of one shape, as MBTSAD
-    compares them."""
+    """(equation, figures as text), one after the other. victim and teacher: two classifiers of the same sizes, as
+    MBTSAD compares them."""
     if [p.shape for p in victim.model.parameters()] != [p.shape for p in teacher.model.parameters()]:
         raise BadInput("the two models differ in shape: give two of one shape, such as a victim and its clean twin")
     with torch.inference_mode():
@@ -37,7 +37,7 @@ def effects(victim: Checkpoint, teacher: Checkpoint, rows: Examples, seed: int) 
 
 
 def _distances(victim: Checkpoint, teacher: Checkpoint, rows: Examples, seed: int) -> Iterator[tuple[str, str]]:
-    """MBTSAD's two distances, per text; then once more with the padding of batches whose rows were drawn at random."""
+    """MBTSAD's two distances, text by text; then with the padding of batches whose rows are drawn at random."""
     encoded = victim.tokenizer.encode(rows)
     lengths = torch.tensor(encoded.lengths)
     norms, squares, alone, padded, hidden, hidden_padded = (torch.zeros(len(rows)) for _ in range(6))
@@ -130,8 +130,8 @@ def _heads(victim: Checkpoint, rows: Examples) -> Iterator[tuple[str, str]]:
 
 
 def _starts(victim: Checkpoint, rows: Examples, seed: int) -> Iterator[tuple[str, str]]:
-    """The multi-scale layer before any training: how much it adds to W, and how many of the pooled numbers its tanh has
-    cut off."""
+    """The multi-scale layer before any training: the norm that it adds to W, and the share of the pooled numbers where
+    tanh is saturated."""
     own, encoded, found = PRESETS[preset(victim.model)], victim.tokenizer.encode(rows[:BATCH]), {}
     for init in INITS:
         model = copied(victim).model.eval()

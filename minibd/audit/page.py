@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import accumulate
 
-from minibd.audit.report import Found, Outcome, Place
+from minibd.audit.report import AuditedEquation, Outcome, Place
 from minibd.audit.tex import mathml_parts, plain
 
 TESTS = 5  # listed by name; the rest is a count
@@ -105,13 +105,13 @@ tr.failing > * { background: var(--alarm); }
 """
 
 
-def page(found: Sequence[Found], *, title: str, seed: int, version: str, missing: Sequence[str] = ()) -> str:
+def page(found: Sequence[AuditedEquation], *, title: str, seed: int, version: str, missing: Sequence[str] = ()) -> str:
     """The whole HTML document, papers in the order of their first equation. Raises ValueError for a formula that tex.py
     cannot parse.
 
-    missing: the lines of index.unknown.
+    missing: the lines of index.missing.
     """
-    papers: dict[str, list[Found]] = {}
+    papers: dict[str, list[AuditedEquation]] = {}
     for equation in found:
         papers.setdefault(equation.paper, []).append(equation)
     return f"""<!DOCTYPE html>
@@ -132,7 +132,7 @@ def page(found: Sequence[Found], *, title: str, seed: int, version: str, missing
 """
 
 
-def header(found: Sequence[Found], title: str, seed: int, version: str, missing: Sequence[str]) -> str:
+def header(found: Sequence[AuditedEquation], title: str, seed: int, version: str, missing: Sequence[str]) -> str:
     outcomes = [outcome for equation in found for outcome in equation.outcomes]
     failing = [equation for equation in found if not equation.ok]
     counts = {"equations": len(found), "equations failed": len(failing), "checks": len(outcomes),
@@ -152,7 +152,7 @@ equation passes if a docstring of the package names it and all its checks pass.<
 {alarm}</header>"""
 
 
-def contents(papers: dict[str, list[Found]]) -> str:
+def contents(papers: dict[str, list[AuditedEquation]]) -> str:
     lists = ""
     for paper, equations in papers.items():
         items = "".join(f'<li>{result(equation.ok)} <a href="#{anchor(equation)}">({escape(equation.number)}) '
@@ -162,11 +162,11 @@ def contents(papers: dict[str, list[Found]]) -> str:
             f'<div class="papers">\n{lists}</div>\n</nav>')
 
 
-def section(paper: str, equations: Sequence[Found]) -> str:
+def section(paper: str, equations: Sequence[AuditedEquation]) -> str:
     return f'<section>\n<h2 id="{slug(paper)}">{escape(paper)}</h2>\n{"".join(map(article, equations))}</section>\n'
 
 
-def article(equation: Found) -> str:
+def article(equation: AuditedEquation) -> str:
     """One equation: the formula over the full width; below it the check and text on the left, the code on the right."""
     alarms = []
     if equation.place is None:
@@ -232,7 +232,7 @@ def callers(tests: Sequence[str]) -> str:
 
 # ---- helpers
 
-def heading(equation: Found) -> str:
+def heading(equation: AuditedEquation) -> str:
     return f"{equation.paper} ({equation.number}): {equation.title}"
 
 
@@ -240,7 +240,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def anchor(equation: Found) -> str:
+def anchor(equation: AuditedEquation) -> str:
     """The prefix eq- keeps it apart from a paper's anchor."""
     return slug(f"eq {heading(equation)}")
 

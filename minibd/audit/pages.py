@@ -1,9 +1,9 @@
-"""References to code in the Markdown pages, `minibd/align.py:40` align, kept at the line where their symbol stands.
+"""References to code in the Markdown pages, `minibd/align.py:40` align, kept at the line of their symbol's definition.
 
-A page says `PATH:LINE` SYMBOL, the path from the repository's root. SYMBOL is a function, a class, a constant of the
-module, or, after a dot, what a class holds (`PURE.mu`). `renewed` sets the line and makes the reference a link from the
-page. A symbol that has left its file is followed where exactly one other file defines it, of its own folder or of all;
-any other is a problem that names it.
+A page writes `PATH:LINE` SYMBOL, the path from the repository's root. SYMBOL is a function, a class, a constant of the
+module or, after a dot, a member of a class (`PURE.mu`). `renewed` sets the line and makes the reference a link from the
+page. A symbol that has left its file is followed if exactly one other file defines it, in the same folder or in all;
+otherwise it is reported as a problem.
 """
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _defined(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, int]
 
 
 def symbols(root: Path = ROOT) -> dict[str, dict[str, int]]:
-    """file -> symbol -> line, of every source file; a symbol that is defined twice stands at its last line."""
+    """file -> symbol -> line, of every source file; of a symbol that is defined twice, the last line."""
     return {path.relative_to(root).as_posix(): dict(_defined(ast.parse(path.read_text(encoding="utf-8")).body))
             for folder in SOURCES for path in sorted((root / folder).rglob("*.py"))}
 
@@ -48,7 +48,7 @@ def reference(page: Path, root: Path, file: str, line: int, name: str, space: st
 
 
 def renewed(page: Path, known: dict[str, dict[str, int]], root: Path = ROOT) -> tuple[str, list[str]]:
-    """The page's text with every reference at its line, and the problems, one a line. known: `symbols(root)`."""
+    """The page's text with every reference at its line, and the problems, a line each. known: `symbols(root)`."""
     problems = []
 
     def renew(match: re.Match) -> str:
@@ -57,7 +57,7 @@ def renewed(page: Path, known: dict[str, dict[str, int]], root: Path = ROOT) -> 
             elsewhere = [other for other in known if name in known[other] and not other.startswith("tests/")]
             elsewhere = [other for other in elsewhere if Path(other).parent == Path(file).parent] or elsewhere
             if len(elsewhere) != 1:
-                where = f"it stands in {', '.join(elsewhere)}" if elsewhere else "it stands nowhere"
+                where = f"it is defined in {', '.join(elsewhere)}" if elsewhere else "no file defines it"
                 problems.append(f"{page.relative_to(root)}: {file} has no {name}; {where}")
                 return match[0]
             file, = elsewhere

@@ -1,5 +1,4 @@
-"""The nouns of the audit: where an equation stands, what checking it gave, and both together with what is said of
-it."""
+"""The data types of the audit: an equation's place in the code, the outcome of a check, an equation with both."""
 
 from __future__ import annotations
 
@@ -8,16 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One equation of one paper, as a docstring of the package names it. number: "3", or the name of an equation that
-    has none."""
+    """One equation of a paper, as a docstring of the package names it. number: "3", or a name if it has none."""
 
     paper: str
     number: str
     file: str    # minibd/mitigations/mbtsad.py
     line: int    # of the def or class, from 1
     name: str    # attention_map; Class.method of a method
-    doc: str     # the docstring, its indent taken off
-    source: str  # of the whole function or class, the docstring included
+    doc: str     # the docstring, dedented
+    source: str  # of the whole function or class, with the docstring, dedented
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +33,22 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """nan is not."""
+        """False where a difference is nan."""
         return self.difference <= self.tolerance and (self.gradient is None or self.gradient <= self.gradient_tolerance)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """An equation as it is printed. place: None where no docstring names it, which fails."""
+class AuditedEquation:
+    """An equation, its place in the code and the outcomes of its checks. place: None where no docstring names it, which
+    fails."""
+
     paper: str
     number: str
     title: str
-    formula: str              # TeX, the few words of it that audit/tex.py knows; the paper's letters
+    formula: str              # TeX, as far as audit/tex.py knows it, in the paper's letters
     ours: str                 # what variant="paper" does
-    # what the released code does where it differs, and variant="released"; "" where it does the same or there is none
-    released: str
-    effect: str               # what the difference changes on real data; "" where there is none
+    released: str             # what the released code and variant="released" do where they differ, or ""
+    effect: str               # what the difference changes on real data, or ""
     example: str              # a small case with numbers, some lines of plain text
     outcomes: tuple[Outcome, ...]
     place: Place | None

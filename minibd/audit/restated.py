@@ -1,7 +1,7 @@
-"""The papers' equations once more, in plain loops over Python floats, for the audit to compare the package with.
+"""The papers' equations restated in plain loops over Python floats, with which the audit compares the package.
 
-Written from the papers, not from the package, of which nothing is imported. Numbers are float64; what the package has
-as a tensor is a list of lists here. Letters: b a text, t or q or k one of its tokens, l a layer, h a head, i and j
+Written from the papers, not from the package, of which nothing is imported. Numbers are float64; a tensor of the
+package is a list of lists here. Letters: b a text, t or q or k one of its tokens, l a layer, h a head, i and j
 rows, d a feature, c a class.
 """
 from math import ceil, cos, erf, exp, log, log2, pi, sin, sqrt, tanh
@@ -95,11 +95,11 @@ def tokens(text):
     return found
 
 
-def n_target(text, rate=0.3, least=1, most=10, min_char=4):
+def n_target(text, rate=0.3, minimum=1, maximum=10, min_char=4):
     """III-B1: how many words of a text are split."""
     words = tokens(text)
     wanted = ceil(rate * len(words))
-    wanted = least if wanted < least else most if wanted > most else wanted
+    wanted = minimum if wanted < minimum else maximum if wanted > maximum else wanted
     return min(wanted, sum(len(word) >= min_char for word in words))
 
 
@@ -115,7 +115,7 @@ def multi_scale(x, W, b, L, R, scale, s):
 
 
 def scaled_parts(x, W, b, L, R, scale, bands, width):
-    """(3) to (5) of one input: W x + b, and for each ring the map R_ring (L_ring x), asked at s x instead of x."""
+    """(3) to (5) of one input: W x + b, and for each ring the map R_ring (L_ring x), evaluated at s x instead of x."""
     y = [sum(W[o][i] * x[i] for i in range(len(x))) + b[o] for o in range(len(W))]
     for ring, s in enumerate(bands):
         stretched = [s * value for value in x]
@@ -167,13 +167,13 @@ def aligned_step(p, g, r, mu, lr, clip, steps):
 
 
 def low_pass(x, values, sigma, squared):
-    """(12) and (13): x[i][d], values[i][c] -> the mean of all rows' values, weighed by how near they are to row i."""
+    """(12) and (13): x[i][d], values[i][c] -> the mean of all rows' values, weighted by their nearness to row i."""
     low = []
     for i in range(len(x)):
         sums, total = [0.0] * len(values[0]), 0.0
         for j in range(len(x)):
-            apart = norm([a - b for a, b in zip(x[i], x[j])])
-            g = exp(-(apart * apart if squared else apart) / (2 * sigma))
+            distance = norm([a - b for a, b in zip(x[i], x[j])])
+            g = exp(-(distance * distance if squared else distance) / (2 * sigma))
             total += g
             sums = [s + g * value for s, value in zip(sums, values[j])]
         low.append([s / total for s in sums])
@@ -192,8 +192,8 @@ def fourier(values):
     ]
 
 
-def back(spectrum):
-    """The real part of what `fourier` came from."""
+def inverse_fourier(spectrum):
+    """The inverse of `fourier`: the real parts."""
     n = len(spectrum)
     return [
         sum(re * cos(2 * pi * k * t / n) - im * sin(2 * pi * k * t / n) for k, (re, im) in enumerate(spectrum)) / n
@@ -203,14 +203,14 @@ def back(spectrum):
 
 def low_in_frequency(x, values, sigma, squared):
     """(11) for rows that lie evenly on a circle: the spectrum of the mapping, each frequency times the filter's share
-    of it, and back."""
-    apart = [norm([a - b for a, b in zip(x[0], x[j])]) for j in range(len(x))]
-    g = [exp(-(d * d if squared else d) / (2 * sigma)) for d in apart]
+    of it, and the inverse transform."""
+    distance = [norm([a - b for a, b in zip(x[0], x[j])]) for j in range(len(x))]
+    g = [exp(-(d * d if squared else d) / (2 * sigma)) for d in distance]
     share = [re / sum(g) for re, _ in fourier(g)]  # 1 at frequency 0, falling; an even kernel's spectrum is real
     columns = []
     for c in range(len(values[0])):
         spectrum = fourier([row[c] for row in values])
-        columns.append(back([(a * re, a * im) for a, (re, im) in zip(share, spectrum)]))
+        columns.append(inverse_fourier([(a * re, a * im) for a, (re, im) in zip(share, spectrum)]))
     return [[column[i] for column in columns] for i in range(len(x))]
 
 
@@ -255,34 +255,36 @@ def head_variance_released(a, real):
     return sum((x - middle) ** 2 for x in padded) / 126
 
 
-def layer_weights(scores, gates):
-    """lambda: scores[l][h], gates[l][h] -> one number a layer."""
+def layer_weights(scores, head_mask):
+    """lambda: scores[l][h], head_mask[l][h] -> one number a layer."""
     raw = {
-        l: -log2(mean([x for x, gate in zip(scores[l], gates[l]) if gate])) for l in range(len(scores)) if any(gates[l])
+        l: -log2(mean([x for x, kept in zip(scores[l], head_mask[l]) if kept]))
+        for l in range(len(scores))
+        if any(head_mask[l])
     }
-    least, most = min(raw.values()), max(raw.values())
-    return [(raw[l] - least) / (most - least) if l in raw else 0.0 for l in range(len(scores))]
+    lowest, highest = min(raw.values()), max(raw.values())
+    return [(raw[l] - lowest) / (highest - lowest) if l in raw else 0.0 for l in range(len(scores))]
 
 
-def layer_weights_released(scores, gates):
+def layer_weights_released(scores, head_mask):
     """-ln, softmax over the layers, then to 0..1."""
-    raw = softmax([-log(mean([x for x, gate in zip(scores[l], gates[l]) if gate])) for l in range(len(scores))])
+    raw = softmax([-log(mean([x for x, kept in zip(scores[l], head_mask[l]) if kept])) for l in range(len(scores))])
     return [(x - min(raw)) / (max(raw) - min(raw)) for x in raw]
 
 
-def attention_penalty(A, gates, lambdas):
+def attention_penalty(A, head_mask, lambdas):
     """(3), the sums over layers and heads, of each text: A[l][b][h][q][k], [CLS] being query 0."""
+    kept = [[h for h in range(len(row)) if row[h]] for row in head_mask]
     return [
-        sum(lambdas[l] * sum(norm(A[l][b][h][0]) for h in range(len(gates[l])) if gates[l][h]) for l in range(len(A)))
-        for b in range(len(A[0]))
+        sum(lambdas[l] * sum(norm(A[l][b][h][0]) for h in kept[l]) for l in range(len(A))) for b in range(len(A[0]))
     ]
 
 
-def attention_penalty_released(A, gates, lambdas):
+def attention_penalty_released(A, head_mask, lambdas):
     """One norm a head over all texts of the batch, which each text then has."""
+    kept = [[h for h in range(len(row)) if row[h]] for row in head_mask]
     total = sum(
-        lambdas[l] * sum(norm([x for text in A[l] for x in text[h][0]]) for h in range(len(gates[l])) if gates[l][h])
-        for l in range(len(A))
+        lambdas[l] * sum(norm([x for text in A[l] for x in text[h][0]]) for h in kept[l]) for l in range(len(A))
     )
     return [total for _ in A[0]]
 
@@ -356,13 +358,22 @@ def adapter(h, down, down_b, up, up_b):
     return [h[d] + sum(up[d][r] * z[r] for r in range(len(z))) + up_b[d] for d in range(len(h))]
 
 
-def attend(q, K, V):
-    """One query of one head: softmax(q K' / sqrt(Dh)) V; the weights, then what they gather."""
+def attend(q, K, V, drop=None):
+    """One query of one head: softmax(q K' / sqrt(Dh)) V; the weights, then what they gather. drop: what dropout
+    multiplies each weight by in train mode, behind the softmax."""
     a = softmax([sum(x * y for x, y in zip(q, key)) / sqrt(len(q)) for key in K])
-    return a, [sum(a[k] * V[k][d] for k in range(len(V))) for d in range(len(V[0]))]
+    weights = times(a, drop)
+    return a, [sum(weights[k] * V[k][d] for k in range(len(V))) for d in range(len(V[0]))]
 
 
-# ---- a BERT, for what is asked of a whole model
+# ---- a whole BERT
+
+def times(x, drop):
+    """Dropout with a given mask: each number of x times its own in `drop`, 0 or 1 / (1 - p). None: in eval mode, x."""
+    if drop is None:
+        return x
+    return [times(a, b) for a, b in zip(x, drop)] if isinstance(x, list) else x * drop
+
 
 def linear(x, w, name):
     W, b = w[f"{name}.weight"], w[f"{name}.bias"]
@@ -375,39 +386,45 @@ def layer_norm(x, w, name):
     return [(v - middle) / spread * g + b for v, g, b in zip(x, w[f"{name}.weight"], w[f"{name}.bias"])]
 
 
-def bert(w, ids, heads):
+def bert(w, ids, heads, masks=None):
     """One text's forward pass; w: weights by name, as lists -> h[l][t][d], A[l][h][q][k], the feed-forward units
-    [l][t][f], the logits."""
+    [l][t][f], the logits.
+
+    masks: None in eval mode. In train mode the dropout masks, as `times` takes them, by the layer whose output they
+    multiply: "embeddings.norm" [t][d], "blocks.0.attention" [h][q][k], "blocks.0.output" and "blocks.0.down" [t][d],
+    "pooler" [d]. A is the softmax before its mask.
+    """
+    masks = masks or {}
     h = []
     for t, i in enumerate(ids):
         parts = (
             w["embeddings.word.weight"][i], w["embeddings.token_type.weight"][0], w["embeddings.position.weight"][t],
         )
         h.append(layer_norm([sum(part) for part in zip(*parts)], w, "embeddings.norm"))
+    h = times(h, masks.get("embeddings.norm"))
     hidden, maps, units, l = [h], [], [], 0
     while f"blocks.{l}.query.weight" in w:
-        at = f"blocks.{l}"
-        q, k, v = ([linear(x, w, f"{at}.{part}") for x in h] for part in ("query", "key", "value"))
-        size = len(q[0]) // heads
-        own = [slice(n * size, (n + 1) * size) for n in range(heads)]
-        seen = [[attend(q[t][part], [x[part] for x in k], [x[part] for x in v]) for t in range(len(h))] for part in own]
+        block = f"blocks.{l}"
+        q, k, v = ([linear(x, w, f"{block}.{part}") for x in h] for part in ("query", "key", "value"))
+        size, drop = len(q[0]) // heads, masks.get(f"{block}.attention")
+        seen = []
+        for n in range(heads):
+            own = slice(n * size, (n + 1) * size)
+            K, V = [x[own] for x in k], [x[own] for x in v]
+            seen.append([attend(q[t][own], K, V, drop and drop[n][t]) for t in range(len(h))])
         maps.append([[a for a, _ in head] for head in seen])
         gathered = [[x for head in seen for x in head[t][1]] for t in range(len(h))]
-        h = [
-            layer_norm([a + b for a, b in zip(x, linear(y, w, f"{at}.output"))], w, f"{at}.attention_norm")
-            for x, y in zip(h, gathered)
-        ]
-        inner = [[x * (1 + erf(x / sqrt(2))) / 2 for x in linear(y, w, f"{at}.up")] for y in h]
+        added = times([linear(x, w, f"{block}.output") for x in gathered], masks.get(f"{block}.output"))
+        h = [layer_norm([a + b for a, b in zip(*pair)], w, f"{block}.attention_norm") for pair in zip(h, added)]
+        inner = [[x * (1 + erf(x / sqrt(2))) / 2 for x in linear(y, w, f"{block}.up")] for y in h]
         units.append(inner)
-        h = [
-            layer_norm([a + b for a, b in zip(x, linear(y, w, f"{at}.down"))], w, f"{at}.norm")
-            for x, y in zip(h, inner)
-        ]
+        added = times([linear(x, w, f"{block}.down") for x in inner], masks.get(f"{block}.down"))
+        h = [layer_norm([a + b for a, b in zip(*pair)], w, f"{block}.norm") for pair in zip(h, added)]
         hidden.append(h)
         l += 1
-    return hidden, maps, units, head(w, hidden[-1][0])
+    return hidden, maps, units, head(w, hidden[-1][0], masks.get("pooler"))
 
 
-def head(w, h):
+def head(w, h, drop=None):
     """The classifier on the hidden state of [CLS], of whichever layer: logits."""
-    return linear([tanh(x) for x in linear(h, w, "pooler")], w, "classifier")
+    return linear(times([tanh(x) for x in linear(h, w, "pooler")], drop), w, "classifier")

@@ -1,8 +1,7 @@
-"""Where the papers' equations stand: a walk over the package's docstrings, without importing what they belong to.
+"""Where the code implements the papers' equations: a walk over the package's docstrings, which imports nothing of it.
 
-A docstring that opens with `Eq. PAPER (n)` says that its function or class is that equation; `(2) and (4)`, `(5), (6)`
-and `(3) to (5)` name several. An equation that the paper does not number has a name in the brackets, `Eq. E-PUR
-(score)`.
+A docstring that opens with `Eq. PAPER (n)` marks its function or class as that equation; `(2) and (4)`, `(5), (6)` and
+`(3) to (5)` name several. An equation that the paper does not number has a name in the brackets, `Eq. E-PUR (score)`.
 """
 from __future__ import annotations
 
@@ -29,24 +28,24 @@ def numbers(brackets: str) -> list[str]:
     return found
 
 
-def named(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
-    """Every function and class, with the classes it stands in before its name."""
+def definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
+    """(qualified name, node) of every function, class and method."""
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             yield prefix + node.name, node
             if isinstance(node, ast.ClassDef):
-                yield from named(node.body, f"{prefix}{node.name}.")
+                yield from definitions(node.body, f"{prefix}{node.name}.")
 
 
 def places(root: Path = ROOT) -> list[Place]:
-    """Every equation that the package's docstrings name, by file and line. The checks themselves do not count."""
+    """Every equation that the package's docstrings name, by file and line; minibd/audit is left out."""
     found = []
     for path in sorted((root / "minibd").rglob("*.py")):
         file = path.relative_to(root).as_posix()
         if file.startswith("minibd/audit/"):
             continue
         text = path.read_text(encoding="utf-8")
-        for name, node in named(ast.parse(text, file).body):
+        for name, node in definitions(ast.parse(text, file).body):
             if opens := _OPENS.match(doc := cleandoc(ast.get_docstring(node) or "")):
                 source = cleandoc("\n" + "\n".join(text.splitlines()[node.lineno - 1:node.end_lineno]))
                 found += [Place(opens[1], number, file, node.lineno, name, doc, source) for number in numbers(opens[2])]
@@ -56,18 +55,18 @@ def places(root: Path = ROOT) -> list[Place]:
 def called_by(places: list[Place], root: Path = ROOT) -> dict[tuple[str, str], tuple[str, ...]]:
     """(file, name) of each place -> the tests that call it by its last name, `tests/test_mbtsad.py::test_...`.
 
-    Those of the test file of the same name come first, and of these the ones by hand or against plain loops.
+    Tests in the test file of the same name come first, and of these the ones by hand or against plain loops.
     """
     wanted = {(place.file, place.name): place.name.split(".")[-1] for place in places}
     found: dict[tuple[str, str], list[str]] = {at: [] for at in wanted}
     for path in sorted((root / "tests").rglob("test_*.py")):
-        if path.stem == "test_audit":  # what it calls it breaks
+        if path.stem == "test_audit":  # it breaks what it calls
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        brought = {
+        imported = {
             f"{(node.module or '').replace('.', '/')}.py" for node in tree.body if isinstance(node, ast.ImportFrom)
         }
-        brought |= {
+        imported |= {
             f"{node.module}.{alias.name}".replace(".", "/") + ".py"
             for node in tree.body
             if isinstance(node, ast.ImportFrom)
@@ -78,7 +77,7 @@ def called_by(places: list[Place], root: Path = ROOT) -> dict[tuple[str, str], t
                 called = {inner.id if isinstance(inner, ast.Name) else inner.attr for inner in ast.walk(node)
                           if isinstance(inner, (ast.Name, ast.Attribute))}
                 for at, last in wanted.items():
-                    if last in called and at[0] in brought:
+                    if last in called and at[0] in imported:
                         found[at].append(f"{path.relative_to(root).as_posix()}::{node.name}")
 
     def late(file: str, test: str) -> tuple[bool, bool]:

@@ -48,9 +48,9 @@ def read_file(path: Path) -> Header:
     if len(labels) != config.labels:
         raise BadInput(f"{path} names {len(labels)} labels, its config {config.labels}: save it again")
     max_len = parse_json(path, metadata["max_len"], int)
-    if not 3 <= max_len <= config.longest:
+    if not 3 <= max_len <= config.max_len:
         raise BadInput(
-            f"{path}: max_len {max_len} is not from 3 to the model's {config.longest} positions: save it again"
+            f"{path}: max_len {max_len} is not from 3 to the model's {config.max_len} positions: save it again"
         )
     return Header(
         path, mapping, config, Tokenizer(parse_tokenizer(path, metadata["tokenizer"], config), max_len, config.pad),

@@ -83,7 +83,7 @@ def read_folder(path: Path) -> Header:
 
 def _check_known(file: Path, mapping: HFMapping, hf_config: dict) -> None:
     """Raises BadInput where config.json asks for something that the architecture's file does not compute."""
-    for key, known in {**mapping.known, "problem_type": ("single_label_classification", None)}.items():
+    for key, known in {**mapping.supported, "problem_type": ("single_label_classification", None)}.items():
         if hf_config.get(key) not in known:
             raise BadInput(
                 f"{file}: {key} is {hf_config.get(key)!r}, only {known[0]!r} is known here: use another checkpoint"
@@ -122,7 +122,7 @@ def weight_files(path: Path) -> list[Path]:
 def _full_name(mapping: HFMapping, name: str) -> str:
     """`name` with what old and bare checkpoints write otherwise: LayerNorm's gamma and beta, names without prefix."""
     name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-    return name if name.startswith((mapping.prefix, *mapping.outside)) else mapping.prefix + name
+    return name if name.startswith((mapping.prefix, *mapping.head_prefixes)) else mapping.prefix + name
 
 
 def _drop_copies(path: Path, mapping: HFMapping, tensors: dict[str, StoredTensor]) -> None:
@@ -159,7 +159,7 @@ def _read_tokenizer(path: Path, mapping: HFMapping, config: object) -> Tokenizer
     file = path / "tokenizer_config.json"
     settings = parse_json(file, read_text(file), dict) if file.exists() else {}
     limit = settings.get("model_max_length")             # often 10^30, which means "unknown"
-    max_len = limit if isinstance(limit, int) and 3 <= limit <= config.longest else config.longest
+    max_len = limit if isinstance(limit, int) and 3 <= limit <= config.max_len else config.max_len
     if (path / "tokenizer.json").is_file():
         file = path / "tokenizer.json"
         return Tokenizer(parse_tokenizer(file, read_text(file), config), max_len, config.pad)
@@ -300,8 +300,8 @@ def _hf_state(model: Encoder) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {}
     for name, tensor in tensors.items():
         hf_tensor = mapping.hf_tensor(name)
-        fused = parts.setdefault(hf_tensor.name, [torch.empty(0)] * hf_tensor.of)
-        fused[hf_tensor.part] = tensor.T if hf_tensor.transposed else tensor
+        fused = parts.setdefault(hf_tensor.name, [torch.empty(0)] * hf_tensor.chunks)
+        fused[hf_tensor.chunk] = tensor.T if hf_tensor.transposed else tensor
     # Side by side along their last axis where they are transposed, and for a bias along its only one.
     return {name: torch.cat(fused, dim=-1) if len(fused) > 1 else fused[0].contiguous()
             for name, fused in parts.items()}
@@ -311,7 +311,7 @@ def _hf_config(ckpt: Checkpoint) -> dict:
     model, config, mapping = ckpt.model, ckpt.model.config, hf_mapping_of(ckpt.model)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     values = {"architectures": [hf_class(model)], "model_type": mapping.model_type, "dtype": dtype}
-    values |= {key: known[0] for key, known in mapping.known.items()}
+    values |= {key: known[0] for key, known in mapping.supported.items()}
     values |= {key: getattr(config, name) for name, key in mapping.config.items()} | mapping.to_hf(config)
     # where texts begin and end, or transformers takes its own default's ids
     if model.causal:

@@ -114,7 +114,7 @@ def _unused(header: Header, config: object) -> set[str]:
 
 def _stored_shape(shape: tuple[int, ...], hf_tensor: HFTensor) -> tuple[int, ...]:
     """The shape on disk of the tensor that one of minibd's, of `shape`, is a part of."""
-    shape = (shape[0] * hf_tensor.of, *shape[1:])
+    shape = (shape[0] * hf_tensor.chunks, *shape[1:])
     return shape[::-1] if hf_tensor.transposed else shape
 
 
@@ -159,7 +159,7 @@ def _part(stored: StoredTensor, tensor: Tensor, hf_tensor: HFTensor, dtype: torc
             f"{stored.file}: {stored.name} is {str(tensor.dtype).removeprefix('torch.')}, not a float of 16, 32 or "
             f"64 bits: use a checkpoint that is not quantised"
         )
-    tensor = (tensor.T if hf_tensor.transposed else tensor).chunk(hf_tensor.of)[hf_tensor.part]
+    tensor = (tensor.T if hf_tensor.transposed else tensor).chunk(hf_tensor.chunks)[hf_tensor.chunk]
     tensor = tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
     if not is_finite(tensor):
         raise BadInput(f"{stored.file}: {stored.name} holds NaN or infinite numbers: use another checkpoint")

@@ -1,17 +1,17 @@
 """Adapters (Houlsby et al., 2019), the baseline Adapter of MuScleLoRA's Table 1: two small layers behind each half of a
 frozen block.
 
-    y = h + W_up act(W_down h + b_down) + b_up,   h = W x + b what the half's last projection gives (`output`, `down`)
+    y = h + W_up act(W_down h + b_down) + b_up,   h = W x + b the half's last projection (`output`, `down`)
 
-y takes h's place: dropout, the residual and (in BERT) the LayerNorm follow. W_down is (b, D), W_up (D, b), b the
-bottleneck; of a model 2 L (2 D b + b + D) numbers train, 313,536 of BERT-base with b = 8. Both matrices start as N(0,
-0.01) and the biases at 0, so that y is h but for some 0.4 % of its size: the model starts about as it was. act is GELU
-in its tanh form.
+y takes the place of h: dropout, the residual and (in BERT) the LayerNorm follow. W_down is (b, D), W_up (D, b), b the
+bottleneck; 2 L (2 D b + b + D) numbers train, 313,536 of BERT-base with b = 8. Both matrices are initialised as N(0,
+0.01) and the biases as 0, so that y differs from h by some 0.4 % of its size: the model starts about as it was. act is
+GELU in its tanh form.
 
-Departures. The numbers of the start and act are OpenDelta's, the library which the released code calls. It reads h one
-step later, behind the half's residual and LayerNorm, and so adds to what the next half is given. Houlsby's own models
-train their LayerNorms and the classifier too; here, as in the released code, nothing but the adapters. The paper has no
-adapter for Llama; here it is the same two layers.
+Departures. The initialisation and act are OpenDelta's, the library that the released code calls. OpenDelta reads h one
+step later, behind the half's residual and LayerNorm, and so adds to the next half's input. Houlsby's models train their
+LayerNorms and the classifier too; here, as in the released code, only the adapters train. The paper has no adapter for
+Llama; here it has the same two layers.
 """
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Adapter(nn.Module):
         super().__init__()
         d, dtype = base.out_features, torch.promote_types(base.weight.dtype, torch.float32)
         self.base, self.act = base, ACTIVATIONS["gelu_new"]
-        # No layer draws its own start: that would come from the global random state.
+        # skip_init: a layer would draw its initialisation from the global random state.
         self.down, self.up = nn.utils.skip_init(nn.Linear, d, bottleneck), nn.utils.skip_init(nn.Linear, bottleneck, d)
         for layer in (self.down, self.up):
             nn.init.normal_(layer.weight, 0.0, STD, generator=generator)
@@ -47,14 +47,13 @@ class Adapter(nn.Module):
 
 
 def adapter(model: Encoder, *, bottleneck: int, generator: torch.Generator) -> None:
-    """Put an adapter behind both halves of every block of `model`, in place. The rest is the caller's to freeze,
-    before.
+    """Put an adapter behind both halves of every block of `model`, in place. The caller freezes the rest before.
 
-    generator: on the CPU, wherever the model is, so that a seed draws the same start for every device.
+    generator: on the CPU, wherever the model is, so that a seed gives the same initialisation on every device.
     """
     if bottleneck < 1:
         raise BadInput(
-            f"an adapter's bottleneck of {bottleneck} lets nothing through: it must be at least 1, such as 8"
+            f"an adapter's bottleneck of {bottleneck} passes nothing: it must be at least 1, such as 8"
         )
     for block in model.blocks:
         block.output = Adapter(block.output, bottleneck, generator)

@@ -1,8 +1,8 @@
-"""Attention: scores, mask, softmax, dropout, mix, head gate. Every encoder here calls `attend` and nothing else.
+"""Attention: scores, mask, softmax, dropout, weighted sum of the values, head mask. Every encoder here calls `attend`.
 
-Shapes: q, k, v (B, H, T, Dh); mask broadcastable to (B, H, T, T), True where a query may look; gate (H,), 1 keeps a
-head, 0 prunes it. With a prefix of n positions in front of k and v (models/prefix.py): k, v (B, H, n + T, Dh), the
-probabilities (B, H, T, n + T).
+Shapes: q, k, v (B, H, T, Dh); mask broadcastable to (B, H, T, T), True where a query attends to a key; head_mask (H,),
+1 keeps a head, 0 prunes it. With a prefix of n positions in front of k and v (models/prefix.py): k, v (B, H, n + T,
+Dh), the probabilities (B, H, T, n + T).
 """
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False, head_mask: Tensor | None = None,
     dropout: Callable[[Tensor], Tensor] | None = None, want: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Eq. PURE (A): softmax(q k' / sqrt(Dh)) v  ->  context (B, H, T, Dh) and, when wanted, the probabilities (B, H, T,
-    T).
+    """Eq. PURE (A): softmax(q k' / sqrt(Dh)) v -> context (B, H, T, Dh) and, if wanted, the probabilities (B, H, T, T).
 
-    The probabilities are those before dropout and before the gate, so their rows sum to 1 (transformers returns them
-    after dropout: in train mode its rows do not). `dropout` acts on them when given. When nobody wants the maps and
-    none is dropped, the fused kernel runs and never materialises them.
-    causal: without a mask, a query sees the keys up to its own place; a mask, where there is one, says so itself. Keys
-    beyond the queries' number are a prefix: they stand in front, and `mask` does not speak of them. k and v may have
+    The probabilities are those before dropout and before the head mask, so their rows sum to 1 (transformers returns
+    them after dropout: in train mode its rows do not). `dropout`, if given, is applied to them. Without `want` and
+    without dropout the fused kernel runs and never materialises them.
+    causal: without a mask, a query attends to the keys up to its own position; a mask, if given, has that in it. Keys
+    beyond the number of queries are a prefix, which stands in front and which `mask` does not cover. k and v may have
     fewer heads than q (grouped queries): each then serves H / H_kv neighbouring heads.
     """
-    if n := k.shape[2] - q.shape[2]:  # every query sees the whole prefix
+    if n := k.shape[2] - q.shape[2]:  # every query attends to the whole prefix
         if mask is not None:
             mask = F.pad(mask, (n, 0), value=True)
         elif causal:
@@ -48,7 +47,7 @@ def attend(
         probs = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
         context = (probs if dropout is None else dropout(probs)).to(v.dtype) @ v
     if head_mask is not None:
-        # A head's gate is one number, so it may stand after the mix: gate * (probs v) = (gate * probs) v.
+        # One number a head, so it may multiply the context: mask * (probs v) = (mask * probs) v.
         context = context * head_mask[:, None, None]
     return context, probs if want else None
 

@@ -1,9 +1,9 @@
 """BERT (Devlin et al., 2019), written by hand: embeddings, post-norm blocks, pooler, classification head, MLM head.
 
-    h_0 = LN(word + token_type + position)
-    a_l = h_{l-1} + W_o [gate_1 head_1; ...; gate_H head_H],   u_l = LN(a_l)
-    h_l = LN(u_l + W_down act(W_up u_l))
-    pooled = tanh(W_p h_L[CLS]),   logits = W_c pooled
+    h_0 = drop(LN(word + token_type + position))
+    u_l = LN(h_{l-1} + drop(W_o [m_1 head_1; ...; m_H head_H])),   m the layer's head mask, drop(softmax) in each head
+    h_l = LN(u_l + drop(W_down act(W_up u_l)))
+    pooled = tanh(W_p h_L[CLS]),   logits = W_c drop(pooled)
 """
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from minibd.models.attention import attend, merge_heads, split_heads
 from minibd.models.dropout import Dropout
-from minibd.models.encoder import ACTIVATIONS, Encoder, PackedBatch, ModelConfig, HFMapping, check_config
+from minibd.models.encoder import ACTIVATIONS, Encoder, HFMapping, ModelConfig, PackedBatch, check_config
 from minibd.records import Batch
 
 
 @dataclass(frozen=True, slots=True)
 class BertConfig(ModelConfig):
-    """A BERT's shape. `labels` is the number of classes (0: no pooler and no classifier); `mlm` says whether the MLM
-    head is there."""
+    """A BERT's sizes. labels: number of classes (0: no pooler and no classifier). mlm: whether it has the MLM head."""
 
     vocab: int
     hidden: int
@@ -45,8 +44,7 @@ class BertConfig(ModelConfig):
 
 
 class Embeddings(nn.Module):
-    """LN(word + token_type + position). Without `type_vocab_size` there are no segments; a table of one row gives every
-    token the same."""
+    """drop(LN(word + token_type + position)). type_vocab_size 0: no segments; 1: one vector for every token."""
 
     def __init__(self, c: BertConfig):
         super().__init__()
@@ -58,7 +56,7 @@ class Embeddings(nn.Module):
         self.dropout = Dropout(c.dropout)
         self.type_vocab_size = c.type_vocab_size
 
-    def where(self, packed: PackedBatch) -> Tensor:
+    def position_vectors(self, packed: PackedBatch) -> Tensor:
         """The position vectors, broadcastable to (B, T, D)."""
         return self.position.weight[:packed.real.shape[1]]
 
@@ -66,11 +64,11 @@ class Embeddings(nn.Module):
         h = self.word(batch.ids)  # (B, T, D)
         if self.type_vocab_size:
             h = h + (self.token_type(batch.token_type_ids) if self.type_vocab_size > 1 else self.token_type.weight[0])
-        return packed.pack(self.dropout(self.norm(h + self.where(packed))))  # (N, D)
+        return packed.pack(self.dropout(self.norm(h + self.position_vectors(packed))))  # (N, D)
 
 
 class Block(nn.Module):
-    """Post-norm: each half adds its input and normalises the sum."""
+    """Post-norm: each half adds its input and normalises the sum. Dropout acts on the probabilities and both halves."""
 
     def __init__(self, c: BertConfig):
         super().__init__()
@@ -103,7 +101,7 @@ class Block(nn.Module):
 
 
 class MLMHead(nn.Module):
-    """W_word LN(act(W h)) + b: the decoder is the word embedding itself."""
+    """W_word LN(act(W h)) + b: the output matrix is the word embedding."""
 
     def __init__(self, c: BertConfig):
         super().__init__()
@@ -117,12 +115,12 @@ class MLMHead(nn.Module):
 
 
 class Bert(Encoder):
-    embed = Embeddings
+    embed, block = Embeddings, Block
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
         self.embeddings = self.embed(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(self.block(config) for _ in range(config.layers))
         self.build_head(config.hidden)
         if config.mlm:
             self.mlm = MLMHead(config)
@@ -132,7 +130,7 @@ class Bert(Encoder):
 
 
 def from_hf(values: dict) -> dict:
-    """The classifier's dropout, where config.json has none: the hidden one."""
+    """The classifier's dropout; without one in config.json, that of the hidden states."""
     dropout = values.get("classifier_dropout")
     return {"classifier_dropout": values.get("hidden_dropout_prob", 0.1) if dropout is None else dropout}
 
@@ -158,7 +156,7 @@ HF_MAPPING = HFMapping(
         "eps": "layer_norm_eps",
         "pad": "pad_token_id",
     },
-    known={
+    supported={
         "position_embedding_type": ("absolute", None), "is_decoder": (False, None), "tie_word_embeddings": (True, None),
     },
     names={
@@ -181,7 +179,7 @@ HF_MAPPING = HFMapping(
         "mlm.bias": "cls.predictions.bias",
     },
     prefix="bert.",
-    outside=("cls.", "classifier."),
+    head_prefixes=("cls.", "classifier."),
     ignored=("embeddings.position_ids", "cls.seq_relationship.weight", "cls.seq_relationship.bias"),
     tied={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",

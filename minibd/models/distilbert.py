@@ -1,8 +1,10 @@
-"""DistilBERT (Sanh et al., 2019): BERT's blocks, no segments, another penultimate layer. What is not here is in
-bert.py.
+"""DistilBERT (Sanh et al., 2019): BERT's blocks, no segments, another penultimate layer. The rest is in bert.py.
 
-    h_0 = LN(word + position)
+    h_0 = drop(LN(word + position))
+    u_l = LN(h_{l-1} + W_o [m_1 head_1; ...; m_H head_H]),   h_l = LN(u_l + drop(W_down act(W_up u_l)))
     pooled = relu(W_p h_L[CLS]),   logits = W_c drop(pooled)
+
+The authors' code, which is transformers', has no dropout between W_o and the residual, where BERT has one.
 """
 from __future__ import annotations
 
@@ -12,13 +14,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from minibd.models.bert import Bert
-from minibd.models.encoder import ModelConfig, HFMapping, check_config
+from minibd.models.bert import Bert, Block
+from minibd.models.encoder import HFMapping, ModelConfig, check_config
 
 
 @dataclass(frozen=True, slots=True)
 class DistilBertConfig(ModelConfig):
-    """A DistilBERT's shape, in BERT's names. What every DistilBERT has alike is no field: no config.json holds it."""
+    """A DistilBERT's sizes under BERT's names. What every DistilBERT has alike is no field: config.json has it not."""
     vocab: int
     hidden: int
     layers: int
@@ -40,7 +42,17 @@ class DistilBertConfig(ModelConfig):
         check_config(self)
 
 
+class DistilBertBlock(Block):
+    """BERT's block without the dropout behind the attention half."""
+
+    def feed_forward(self, h: Tensor, context: Tensor) -> Tensor:
+        h = self.attention_norm(h + self.output(context))
+        return self.norm(h + self.dropout(self.down(self.act(self.up(h)))))
+
+
 class DistilBert(Bert):
+    block = DistilBertBlock
+
     def pool(self, h: Tensor) -> Tensor:
         return torch.relu(self.pooler(h))
 
@@ -64,7 +76,7 @@ HF_MAPPING = HFMapping(
         "pad": "pad_token_id",
     },
     # sinusoidal_pos_embds says what the position table began as; the table itself is in the folder either way.
-    known={"tie_word_embeddings": (True, None)},
+    supported={"tie_word_embeddings": (True, None)},
     names={
         "embeddings.word": "distilbert.embeddings.word_embeddings",
         "embeddings.position": "distilbert.embeddings.position_embeddings",
@@ -84,7 +96,7 @@ HF_MAPPING = HFMapping(
         "mlm.bias": "vocab_projector.bias",
     },
     prefix="distilbert.",
-    outside=("vocab_", "pre_classifier.", "classifier."),
+    head_prefixes=("vocab_", "pre_classifier.", "classifier."),
     ignored=("embeddings.position_ids",),
     tied={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
 )

@@ -1,4 +1,4 @@
-"""Dropout drawn from a generator that is handed over, never from the global random state."""
+"""Dropout whose masks come from a generator that is passed in, never from the global random state."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 class Dropout(nn.Module):
     """x * keep / (1 - p), keep ~ Bernoulli(1 - p), in train mode; x itself otherwise.
 
-    Decided on 16 random bits an element, four elements to each 64-bit draw: torch's own dropout draws a float an
-    element, which on a CPU took 15 % of a training step. p is therefore rounded to a multiple of 2^-16. `generator` is
-    set by `seed_dropout`; None means torch's default one.
+    Each element takes 16 random bits, four elements share a 64-bit draw: torch's own dropout draws a float an element,
+    which takes 15 % of a training step on a CPU. p is therefore rounded to a multiple of 2^-16. `generator` is set by
+    `seed_dropout`; None is torch's default generator.
     """
 
     def __init__(self, p: float):
@@ -43,20 +43,19 @@ class Dropout(nn.Module):
 
 @contextmanager
 def attention_dropout(model: nn.Module, p: float | None) -> Iterator[None]:
-    """Inside, every `attention_dropout` of `model` drops with probability p (None: its own); afterwards with its own
-    again."""
-    own = {module: module.p for name, module in model.named_modules() if name.endswith("attention_dropout")}
-    for module in own:
+    """Inside, every `attention_dropout` of `model` has probability p (None: unchanged); afterwards its former one."""
+    of_model = {module: module.p for name, module in model.named_modules() if name.endswith("attention_dropout")}
+    for module in of_model:
         module.p = module.p if p is None else p
     try:
         yield
     finally:
-        for module, before in own.items():
+        for module, before in of_model.items():
             module.p = before
 
 
 def seed_dropout(model: nn.Module, generator: torch.Generator | None) -> None:
-    """Every Dropout of `model` draws from `generator` from now on."""
+    """Let every Dropout of `model` draw from `generator`."""
     for module in model.modules():
         if isinstance(module, Dropout):
             module.generator = generator

@@ -1,10 +1,10 @@
-"""GPT-2 (Radford et al., 2019), written by hand: learned positions, pre-norm blocks, the word embedding as the
-language-model head.
+"""GPT-2 (Radford et al., 2019), written by hand: learned positions, pre-norm blocks, the LM head is the word embedding.
 
-    h_0 = word + position
-    a_l = h_{l-1} + W_o [gate_1 head_1; ...; gate_H head_H],   the heads reading LN(h_{l-1})
-    h_l = a_l + W_down act(W_up LN(a_l))
-    logits = W_c LN(h_L)[last token],   a token that follows: W_word LN(h_L)
+    h_0 = drop(word + position)
+    a_l = h_{l-1} + drop(W_o [m_1 head_1; ...; m_H head_H]),   m the layer's head mask; the heads read LN(h_{l-1}),
+          with drop(softmax) in each
+    h_l = a_l + drop(W_down act(W_up LN(a_l)))
+    logits = W_c LN(h_L)[last token],   next token: W_word LN(h_L)
 """
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from minibd.models.attention import attend, merge_heads, split_heads
 from minibd.models.dropout import Dropout
-from minibd.models.encoder import ACTIVATIONS, Encoder, PackedBatch, ModelConfig, HFMapping, check_config, end_of_text
+from minibd.models.encoder import ACTIVATIONS, Encoder, HFMapping, ModelConfig, PackedBatch, check_config, end_of_text
 from minibd.records import Batch
 
 
 @dataclass(frozen=True, slots=True)
 class Gpt2Config(ModelConfig):
-    """A GPT-2's shape. `labels` is the number of classes (0: no head for them); ffn: 0 is 4 hidden.
+    """A GPT-2's sizes. labels: number of classes (0: no classifier). ffn: 0 is 4 hidden.
 
-    `dropout` acts on what each half of a block adds, `embedding_dropout` on the sum of the embeddings.
+    dropout: of the output of each half of a block. embedding_dropout: of the sum of the embeddings.
     """
     vocab: int
     hidden: int
@@ -49,11 +49,11 @@ class Gpt2Config(ModelConfig):
 
 
 class Embeddings(nn.Module):
-    """word + position, the places counted from a text's first real token."""
+    """drop(word + position), positions counted from a text's first real token."""
 
     def __init__(self, c: Gpt2Config):
         super().__init__()
-        # No row is a padding row: what pads is often the token that ends a text, which does learn.
+        # No padding row: the padding token is often the end-of-text token, which is trained.
         self.word = nn.Embedding(c.vocab, c.hidden)
         self.position = nn.Embedding(c.positions, c.hidden)
         self.dropout = Dropout(c.embedding_dropout)
@@ -64,7 +64,7 @@ class Embeddings(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm: each half normalises its input and adds to it what it makes of that."""
+    """Pre-norm: each half normalises its input and adds its output to it, behind dropout."""
 
     def __init__(self, c: Gpt2Config):
         super().__init__()
@@ -118,7 +118,7 @@ class Gpt2(Encoder):
 
 
 def from_hf(values: dict) -> dict:
-    """Without a padding token, the (first) end-of-text token."""
+    """Padding: the (first) end-of-text token, unless config.json names a padding token."""
     return {} if values.get("pad_token_id") is not None else {"pad": end_of_text(values)}
 
 
@@ -143,7 +143,7 @@ HF_MAPPING = HFMapping(
         "eps": "layer_norm_epsilon",
         "pad": "pad_token_id",
     },
-    known={
+    supported={
         "scale_attn_weights": (True, None),
         "scale_attn_by_inverse_layer_idx": (False, None),
         "reorder_and_upcast_attn": (False, None),
@@ -167,7 +167,7 @@ HF_MAPPING = HFMapping(
     fused={"blocks.{i}.query": (0, 3), "blocks.{i}.key": (1, 3), "blocks.{i}.value": (2, 3)},
     transposed=frozenset(f"blocks.{{i}}.{name}" for name in ("query", "key", "value", "output", "up", "down")),
     prefix="transformer.",
-    outside=("lm_head.", "score."),
+    head_prefixes=("lm_head.", "score."),
     ignored=(".attn.bias", ".attn.masked_bias"),  # causal masks; with its dot, the first does not end "c_attn.bias"
     tied={"lm_head.weight": "transformer.wte.weight"},
 )

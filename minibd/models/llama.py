@@ -2,10 +2,11 @@
 SwiGLU.
 
     h_0 = word
-    a_l = h_{l-1} + W_o [gate_1 head_1; ...; gate_H head_H],   the heads reading norm(h_{l-1}), q and k turned by their token's place
+    a_l = h_{l-1} + W_o [m_1 head_1; ...; m_H head_H],   m the layer's head mask; the heads read norm(h_{l-1}),
+          with q and k rotated by their token's position; drop(softmax) in each head
     h_l = a_l + W_down (silu(W_gate x) * W_up x),   x = norm(a_l)
-    z = norm(h_L)[last token],   logits = W_c z,   or W_c W_p z with a bottleneck: two matrices and nothing between them
-    a token that follows: W_lm norm(h_L), or W_word norm(h_L) where the two are tied
+    z = norm(h_L)[last token],   logits = W_c z,   or W_c drop(W_p z) with a bottleneck: two matrices, no activation
+    next token: W_lm norm(h_L), or W_word norm(h_L) where the two are tied
 """
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 
 from minibd.models.attention import attend, merge_heads, split_heads
 from minibd.models.dropout import Dropout
-from minibd.models.encoder import ACTIVATIONS, Encoder, PackedBatch, ModelConfig, HFMapping, check_config, end_of_text
+from minibd.models.encoder import ACTIVATIONS, Encoder, HFMapping, ModelConfig, PackedBatch, check_config, end_of_text
 from minibd.records import BadInput, Batch
 
-# Ways to stretch the rotary frequencies for longer texts, and the numbers each needs. "dynamic" only stretches beyond
-# `positions`, where no text is taken: up to there it is "default".
+# Scalings of the rotary frequencies for longer texts, and the numbers each needs. "dynamic" scales only beyond
+# `positions`, and no longer text is accepted: up to there it is "default".
 ROPES = {
     "default": (),
     "linear": ("factor",),
@@ -33,13 +34,13 @@ ROPES = {
 
 @dataclass(frozen=True, slots=True)
 class LlamaConfig(ModelConfig):
-    """A Llama's shape. `labels` is the number of classes (0: no head for them).
+    """A Llama's sizes. labels: number of classes (0: no classifier).
 
     kv_heads: heads of keys and values, each serving heads / kv_heads queries (0: as many as heads). head_size: 0 is
     hidden / heads.
-    lm: an LM head of its own is there. tied: the word embedding is the LM head.
+    lm: it has an LM head of its own. tied: the word embedding is the LM head.
     bottleneck: width of the two-layer classification head (MuScleLoRA: 16), `classifier_dropout` between the layers; 0:
-    one layer, nothing dropped.
+    one layer, without dropout.
     rope_scaling: {} or {"rope_type": one of ROPES, its numbers}.
     """
     vocab: int
@@ -67,12 +68,12 @@ class LlamaConfig(ModelConfig):
         object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
         object.__setattr__(self, "head_size", self.head_size or self.hidden // self.heads)
         if self.heads % self.kv_heads:
-            raise BadInput(f"{self.heads} heads are not a multiple of {self.kv_heads} key-value heads: mend the config")
+            raise BadInput(f"{self.heads} heads are not a multiple of {self.kv_heads} key-value heads: correct the config")
         if self.head_size % 2:
-            raise BadInput(f"head size {self.head_size} is odd, and rotary positions turn pairs: mend the config")
+            raise BadInput(f"head size {self.head_size} is odd, rotary positions rotate pairs: correct the config")
         if self.lm and self.tied:
             raise BadInput(
-                "the language-model head cannot both be of its own and be the word embedding: set lm or tied to false"
+                "the language-model head is either a matrix of its own or the word embedding: set lm or tied to false"
             )
         check_rope(self.rope_scaling)
 
@@ -86,18 +87,18 @@ def check_rope(scaling: object) -> None:
         raise BadInput(f"rope type {kind!r} is not one of {', '.join(ROPES)}: convert the model or add it")
     for name in ROPES[kind]:
         if type(scaling.get(name)) not in (int, float) or not 0 < scaling[name] < math.inf:
-            raise BadInput(f"rope type {kind!r} needs a positive {name}, not {scaling.get(name)!r}: mend the config")
+            raise BadInput(f"rope type {kind!r} needs a positive {name}, not {scaling.get(name)!r}: correct the config")
     if kind == "llama3" and not scaling["low_freq_factor"] < scaling["high_freq_factor"]:
         raise BadInput(
             f"rope type 'llama3' has low_freq_factor {scaling['low_freq_factor']}, not below high_freq_factor "
-            f"{scaling['high_freq_factor']}: mend the config"
+            f"{scaling['high_freq_factor']}: correct the config"
         )
 
 
 def frequencies(c: LlamaConfig, device: torch.device) -> Tensor:
-    """Radians by which each of a head's Dh / 2 pairs turns from one place to the next, (Dh / 2,): theta^(-2j / Dh),
-    stretched."""
-    # Always float32, whatever the weights are, and in this order of operations: far into a text an ulp of frequency
+    """Radians by which each of a head's Dh / 2 pairs rotates from one position to the next: theta^(-2j / Dh), scaled,
+    (Dh / 2,)."""
+    # Always float32, whatever the weights are, and in this order of operations: at late positions an ulp of frequency
     # shows.
     freq = 1.0 / c.rope_theta ** (torch.arange(0, c.head_size, 2, dtype=torch.float32, device=device) / c.head_size)
     scaling = c.rope_scaling
@@ -105,8 +106,8 @@ def frequencies(c: LlamaConfig, device: torch.device) -> Tensor:
     if kind == "linear":
         return freq / scaling["factor"]
     if kind == "llama3":
-        # What turns often within the original length stays, what turns seldom slows down, between them it goes
-        # linearly.
+        # Pairs that rotate often within the original length keep their frequency, slow ones are divided by the factor,
+        # those between are interpolated linearly.
         turns = scaling["original_max_position_embeddings"] * freq / (2 * math.pi)
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
         kept = ((turns - low) / (high - low)).clamp(0, 1)
@@ -115,16 +116,15 @@ def frequencies(c: LlamaConfig, device: torch.device) -> Tensor:
 
 
 class RotaryPackedBatch(PackedBatch):
-    """PackedBatch that know by how much each token's queries and keys are turned: the same in every block, so computed
-    once."""
+    """A PackedBatch with the rotation of each token's queries and keys, computed once for all blocks."""
 
     def __init__(self, real: Tensor, c: LlamaConfig):
         super().__init__(real, causal=True)
         angles = self.positions()[:, None, :, None] * frequencies(c, real.device)  # (B, 1, T, Dh / 2)
         self.cos, self.sin = angles.cos(), angles.sin()
 
-    def turn(self, x: Tensor) -> Tensor:
-        """(B, H, T, Dh) -> the same: the plane of elements j and j + Dh / 2 turned, in float32, so that half precision
+    def rotate(self, x: Tensor) -> Tensor:
+        """(B, H, T, Dh) -> the same, the plane of elements j and j + Dh / 2 rotated, in float32, so that half precision
         rounds once."""
         a, b = x.chunk(2, dim=-1)
         return torch.cat((a * self.cos - b * self.sin, a * self.sin + b * self.cos), dim=-1).to(x.dtype)
@@ -148,7 +148,7 @@ class RMSNorm(nn.Module):
 class Embeddings(nn.Module):
     def __init__(self, c: LlamaConfig):
         super().__init__()
-        # No row is a padding row: what pads is often the token that ends a text, which does learn.
+        # No padding row: the padding token is often the end-of-text token, which is trained.
         self.word = nn.Embedding(c.vocab, c.hidden)
 
     def forward(self, batch: Batch, packed: PackedBatch) -> Tensor:
@@ -156,7 +156,7 @@ class Embeddings(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm: each half normalises its input and adds to it what it makes of that."""
+    """Pre-norm: each half normalises its input and adds its output to it. Dropout on the probabilities alone."""
 
     def __init__(self, c: LlamaConfig):
         super().__init__()
@@ -177,8 +177,8 @@ class Block(nn.Module):
         self, h: Tensor, packed: RotaryPackedBatch, head_mask: Tensor | None, want: bool
     ) -> tuple[Tensor, Tensor | None]:
         x = self.attention_norm(h)  # (N, D)
-        q = packed.turn(split_heads(packed.unpack(self.query(x)), self.heads))  # (B, H, T, Dh)
-        k = packed.turn(split_heads(packed.unpack(self.key(x)), self.kv_heads))  # (B, H_kv, T, Dh)
+        q = packed.rotate(split_heads(packed.unpack(self.query(x)), self.heads))  # (B, H, T, Dh)
+        k = packed.rotate(split_heads(packed.unpack(self.key(x)), self.kv_heads))  # (B, H_kv, T, Dh)
         v = split_heads(packed.unpack(self.value(x)), self.kv_heads)
         if self.prefix is not None:
             k, v = self.prefix(k, v)
@@ -202,7 +202,7 @@ class Llama(Encoder):
         self.last_norm = RMSNorm(config.hidden, config.eps)
         self.build_head(config.bottleneck, bias=False)
         if config.labels and not config.bottleneck:
-            self.classifier_dropout.p = 0.0  # the usual head of one layer drops nothing
+            self.classifier_dropout.p = 0.0  # the usual head of one layer has no dropout
         if config.lm:
             self.lm = nn.Linear(config.hidden, config.vocab, bias=False)
 
@@ -221,17 +221,16 @@ class Llama(Encoder):
         return F.linear(h, self.lm.weight if self.config.lm else self.embeddings.word.weight)
 
 
-# ---- how transformers names it
+# ---- the mapping to Hugging Face's names
 
-def rope_of(values: dict) -> dict:
-    """rope_theta and rope_scaling from a config.json, whose rope_parameters (transformers 5) or rope_theta and
-    rope_scaling hold them."""
+def rope_from_hf(values: dict) -> dict:
+    """rope_theta and rope_scaling of a config.json: in rope_parameters (transformers 5), or under these two keys."""
     scaling = values.get("rope_scaling") or values.get("rope_parameters") or {}
     if not isinstance(scaling, dict):
-        return {"rope_scaling": scaling}  # the config refuses it
+        return {"rope_scaling": scaling}  # LlamaConfig refuses it
     kind = str(scaling.get("rope_type", scaling.get("type", "default")))
     if (share := scaling.get("partial_rotary_factor", values.get("partial_rotary_factor"))) not in (None, 1):
-        kind += f" of {share} of a head"  # another kind, which the config refuses too
+        kind += f" of {share} of a head"  # LlamaConfig refuses this kind, too
     original = scaling.get("original_max_position_embeddings", values.get("max_position_embeddings"))
     numbers = scaling | {"original_max_position_embeddings": values.get("original_max_position_embeddings", original)}
     return {
@@ -242,15 +241,15 @@ def rope_of(values: dict) -> dict:
     }
 
 
-def rope_values(config: LlamaConfig) -> dict:
-    """Entries of config.json in the older spelling, which transformers 4 and 5 both read."""
+def rope_to_hf(config: LlamaConfig) -> dict:
+    """Entries of config.json under the older keys, which transformers 4 and 5 both read."""
     return {"rope_theta": config.rope_theta, "rope_scaling": config.rope_scaling or None}
 
 
 def from_hf(values: dict) -> dict:
-    """Rotary positions; an LM head is not tied unless config.json says so; without a padding token, the (first)
-    end-of-text token."""
-    ours = rope_of(values) | {"tied": values.get("tie_word_embeddings") or False}
+    """Rotary positions; the LM head is tied only where config.json says it is; padding: the (first) end-of-text token,
+    unless config.json names one."""
+    ours = rope_from_hf(values) | {"tied": values.get("tie_word_embeddings") or False}
     if values.get("pad_token_id") in (None, -1):
         ours["pad"] = end_of_text(values)
     return ours
@@ -261,7 +260,7 @@ HF_MAPPING = HFMapping(
     model=Llama,
     config_class=LlamaConfig,
     from_hf=from_hf,
-    to_hf=rope_values,
+    to_hf=rope_to_hf,
     classes=("LlamaForSequenceClassification", "LlamaForCausalLM", "LlamaModel"),
     lm="lm",
     config={
@@ -279,7 +278,7 @@ HF_MAPPING = HFMapping(
         "eps": "rms_norm_eps",
         "pad": "pad_token_id",
     },
-    known={"attention_bias": (False, None), "mlp_bias": (False, None)},
+    supported={"attention_bias": (False, None), "mlp_bias": (False, None)},
     names={
         "embeddings.word": "model.embed_tokens",
         "blocks.{i}.query": "model.layers.{i}.self_attn.q_proj",
@@ -297,7 +296,7 @@ HF_MAPPING = HFMapping(
         "lm": "lm_head",
     },
     prefix="model.",
-    outside=("lm_head.", "score."),
+    head_prefixes=("lm_head.", "score."),
     ignored=(".rotary_emb.inv_freq",),
     tied={"lm_head.weight": "model.embed_tokens.weight"},
 )

@@ -1,12 +1,12 @@
 """Low-rank layers: LoRA (Hu et al., 2022) and MuScleLoRA's multi-scale layer, a LoRA whose projection is scaled,
 element by element.
 
-    y = W x + b + (alpha / r) R ((L x) * s)       Eq. MuScleLoRA (6); W, b frozen; L (k, I) and R (O, k) trained; * is Hadamard's product
+    y = W x + b + (alpha / r) R ((L x) * s)       Eq. MuScleLoRA (6)
 
-LoRA has s = 1 and k = r. The multi-scale layer stands at the penultimate linear layer: s repeats each band (radial
-scaling factor) `bandwidth` times, k = bands * bandwidth, and r in alpha / r is the bandwidth, as released. W + (alpha /
-r) R diag(s) L is an ordinary linear
-layer: `merge` makes it one, and what is saved is a plain model.
+W and b are frozen, L (k, I) and R (O, k) trained, * is the Hadamard product. LoRA has s = 1 and k = r. The multi-scale
+layer takes the place of the penultimate linear layer: s repeats each band (radial scaling factor) `bandwidth` times,
+k = bands * bandwidth, and r in alpha / r is the bandwidth, as released. W + (alpha / r) R diag(s) L is an ordinary
+linear layer: `merge` makes it one, and what is saved is a plain model.
 
     freeze(model)
     lora(model, rank=8, alpha=32, generator=g)
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from minibd.align import TwoGroupLoRA, Groups
+from minibd.align import Groups, TwoGroupLoRA
 from minibd.models.encoder import Encoder, part
 from minibd.models.roberta import Roberta
 from minibd.records import BadInput
@@ -65,9 +65,9 @@ def preset(model: Encoder) -> str:
 
 
 class LowRank(nn.Module):
-    """Eq. MuScleLoRA (6) in the place of a linear layer, whose weight and bias it takes over, frozen: (..., I) -> (...,
-    O).
+    """Eq. MuScleLoRA (6) in the place of a linear layer, whose weight and bias it takes over, frozen.
 
+    (..., I) -> (..., O).
     scale: alpha / r. s: (k,), the radial scalings, a buffer; None is LoRA.
     init: "kaiming", L ~ U(+-1 / sqrt(I)) and R ~ U(+-1 / sqrt(k)); "zero", the same L and R = 0. L and R are drawn on
     the generator's device. L and R are float32 even where W is bfloat16: a step of 1e-5 is less than half the gap
@@ -135,13 +135,12 @@ class LowRank(nn.Module):
 
 
 def freeze(model: nn.Module) -> None:
-    """Nothing of `model` is trained, the classifier included, as released (departure 2); low-rank layers put in
-    afterwards are."""
+    """Freeze all of `model`, the classifier included, as released (departure 2); low-rank layers put in later train."""
     model.requires_grad_(False)
 
 
 def lora(model: Encoder, *, rank: int, alpha: float, generator: torch.Generator) -> None:
-    """A LoRA at query and value of every block, in place. Published: rank 8, alpha 32; Llama 2 rank 2, alpha 8."""
+    """Put a LoRA at query and value of every block, in place. Published: rank 8, alpha 32; Llama 2 rank 2, alpha 8."""
     for block in model.blocks:
         for name in ("query", "value"):
             setattr(block, name, LowRank(getattr(block, name), rank, alpha / max(1, rank), generator))
@@ -149,15 +148,15 @@ def lora(model: Encoder, *, rank: int, alpha: float, generator: torch.Generator)
 
 def multi_scale(model: Encoder, *, bands: Sequence[float], bandwidth: int, alpha: float, generator: torch.Generator,
                 init: str = "kaiming") -> None:
-    """Eq. MuScleLoRA (3) to (5), a sum of parts that are asked at s x, as the layer of (6): in place, at the
-    penultimate layer, which is BERT's, RoBERTa's or DistilBERT's pooler and the first of a Llama's two matrices. Each
-    band has `bandwidth` rows of L and R for its part.
+    """Eq. MuScleLoRA (3) to (5), a sum of parts evaluated at s x, as the layer of (6), put in place.
+
+    It takes the place of the penultimate layer: the pooler of BERT, RoBERTa and DistilBERT, the first of a Llama's two
+    matrices. Each band has `bandwidth` rows of L and R.
     """
     if getattr(model, "pooler", None) is None:
         raise BadInput(
             "this model has no penultimate linear layer for the radial scalings: load a Llama with bottleneck=16, "
-            "another encoder "
-            "with its classifier"
+            "another encoder with its classifier"
         )
     if not bands or bandwidth < 1:
         raise BadInput(
@@ -169,7 +168,7 @@ def multi_scale(model: Encoder, *, bands: Sequence[float], bandwidth: int, alpha
 
 
 def merge(model: nn.Module) -> None:
-    """Every low-rank layer of `model` becomes an ordinary linear one, in place; what was frozen stays so."""
+    """Turn every low-rank layer of `model` into an ordinary linear one, in place; frozen parameters stay frozen."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, LowRank):
@@ -178,28 +177,27 @@ def merge(model: nn.Module) -> None:
 
 @contextmanager
 def with_groups(model: nn.Module, groups: Groups, twins: Sequence[Tensor]) -> Iterator[None]:
-    """Forward passes inside keep the two groups' gradients apart; those that follow do not.
+    """Forward passes inside keep the two groups' gradients apart; later ones do not.
 
-    twins: align.twins_of the parameters that `model` trains, in its order. Raises BadInput where one of these is no
-    low-rank layer's: what clean texts ask of it would be lost in what untrusted ones do.
+    twins: align.twins_of the parameters that `model` trains, in its order. Raises BadInput where one of these belongs
+    to no low-rank layer: its gradient on clean texts would be summed with that on untrusted ones.
     """
     layers = [module for module in model.modules() if isinstance(module, LowRank)]
-    apart = {p for layer in layers for p in (layer.L, layer.R)}
+    low_rank = {p for layer in layers for p in (layer.L, layer.R)}
     trained = {p: name for name, p in model.named_parameters() if p.requires_grad}
-    if others := [name for p, name in trained.items() if p not in apart]:
+    if others := [name for p, name in trained.items() if p not in low_rank]:
         raise BadInput(
             f"{others[0]} is trained and no low-rank matrix, whose two gradients alone can be kept apart in one pass: "
-            "freeze the "
-            "model before the low-rank layers are put in, or take two passes"
+            "freeze the model before the low-rank layers are put in, or take two passes"
         )
     if [p.data_ptr() for p in trained] != [twin.data_ptr() for twin in twins]:
         raise ValueError(
-            "these are not the twins of what the model trains: make them anew after it was moved or changed"
+            "these are not the twins of the parameters that the model trains: take new ones after moving or changing it"
         )
-    of = dict(zip(trained, twins))
+    twin_of = dict(zip(trained, twins))
     try:
         for layer in layers:
-            layer.groups, layer.twins = groups, (of.get(layer.L), of.get(layer.R))
+            layer.groups, layer.twins = groups, (twin_of.get(layer.L), twin_of.get(layer.R))
         yield
     finally:
         for layer in layers:

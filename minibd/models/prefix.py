@@ -1,22 +1,22 @@
 """Prefix-tuning (Li and Liang, 2021), the baseline Prefix of MuScleLoRA's Table 1: n learned keys and values in front
 of every text.
 
-    softmax(q [P_K; K]' / sqrt(Dh)) [P_V; V]             in every layer and head; the queries are the text's own
-    [P_K, P_V] = W_l tanh(W E + b) + b_l                 E (n, 512), W (512, 512) are one for all layers, W_l (2 D, 512) is layer l's
+    softmax(q [P_K; K]' / sqrt(Dh)) [P_V; V]    in every layer and head; the queries are the text's own
+    [P_K, P_V] = W_l tanh(W E + b) + b_l        E (n, 512), W (512, 512) shared by all layers, W_l (2 D, 512) layer l's
     reparameterise=False:  P_K and P_V are learned themselves, (n, D) each in every layer
 
-D stands for the width of the keys, which Llama's grouped queries make smaller than the hidden state. A prefix belongs
-to each text: every token sees it, in a causal model too, and no padding stands between the two. The maps that are
-wanted have n more keys, in front.
+D is the width of the keys, which Llama's grouped queries make smaller than the hidden state. A prefix belongs to each
+text: every token attends to it, in a causal model too, and no padding stands between the two. Attention maps have n
+more keys, in front.
 
-What is kept of the MLP in the end is P, 2 L n D numbers: 147,456 of BERT-base with n = 8. What trains is 512 n + 512
-513 + 2 L D 513 numbers, 9,722,368 of them, thirty times as many as LoRA and the adapters have; its ASR is the highest
-of the three in 11 of Table 1's 16 rows.
+Of the MLP, P remains in the end, 2 L n D numbers: 147,456 of BERT-base with n = 8. It trains 512 n + 512 513 + 2 L D
+513 numbers, 9,722,368 of them, thirty times as many as LoRA and the adapters; its ASR is the highest of the three in 11
+of Table 1's 16 rows.
 
 Positions. P has none, and rotary positions do not turn it. The text's tokens keep theirs, counted from 0, as in
 OpenDelta, which the released code calls for BERT and RoBERTa. peft, which it calls for Llama, counts the tokens from n.
-For Llama that is the same model: a query at n + p meets P_K as one at p meets P_K turned back by n places. For BERT and
-GPT-2, whose positions are learned, it is another.
+For Llama that is the same model: a query at n + p scores P_K as one at p scores P_K rotated back by n positions. For
+BERT and GPT-2, whose positions are learned, it is another model.
 
 The start is OpenDelta's: E ~ N(0, 1), matrices and biases uniform within 1 / sqrt(their inputs). Learned directly, P ~
 N(0, 1).
@@ -30,7 +30,7 @@ from minibd.models.attention import split_heads
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput
 
-WIDTH = 512  # of E and of what tanh gives
+WIDTH = 512  # of E and of the tanh layer
 
 
 class Prefix(nn.Module):
@@ -56,10 +56,9 @@ class Prefix(nn.Module):
 def prefix(
     model: Encoder, *, tokens: int, generator: torch.Generator, reparameterise: bool = True, width: int = WIDTH
 ) -> None:
-    """Put a prefix of `tokens` positions into every block of `model`, in place. The rest is the caller's to freeze,
-    before.
+    """Put a prefix of `tokens` positions into every block of `model`, in place. The caller freezes the rest before.
 
-    generator: on the CPU, wherever the model is, so that a seed draws the same start for every device.
+    generator: on the CPU, wherever the model is, so that a seed gives the same initialisation on every device.
     """
     if tokens < 1:
         raise BadInput(f"a prefix of {tokens} positions is none: it must have at least 1, such as 8")

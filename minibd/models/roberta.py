@@ -1,7 +1,6 @@
-"""RoBERTa (Liu et al., 2019): BERT's blocks; other positions, one segment, another head. What is not here is in
-bert.py.
+"""RoBERTa (Liu et al., 2019): BERT's blocks; other positions, one segment, another head. The rest is in bert.py.
 
-    h_0 = LN(word + kind_0 + position[pad + 1 + place]),   place = 0, 1, ... among the text's real tokens
+    h_0 = drop(LN(word + token_type_0 + position[pad + 1 + i])),   i = 0, 1, ... among the text's real tokens
     pooled = tanh(W_p drop(h_L[<s>])),   logits = W_c drop(pooled)
 """
 from __future__ import annotations
@@ -13,13 +12,13 @@ from torch import Tensor
 
 from minibd.models import bert
 from minibd.models.bert import Bert, BertConfig, Embeddings, from_hf
-from minibd.models.encoder import PackedBatch, HFMapping, check_config
+from minibd.models.encoder import HFMapping, PackedBatch, check_config
 from minibd.records import BadInput
 
 
 @dataclass(frozen=True, slots=True)
 class RobertaConfig(BertConfig):
-    """A RoBERTa's shape: BERT's fields, with RoBERTa's own numbers."""
+    """A RoBERTa's sizes: BERT's fields with RoBERTa's defaults."""
     positions: int = 514
     type_vocab_size: int = 1
     eps: float = 1e-5
@@ -27,33 +26,32 @@ class RobertaConfig(BertConfig):
 
     def __post_init__(self):
         check_config(self)
-        if self.longest < 1:
+        if self.max_len < 1:
             raise BadInput(
                 f"{self.positions} positions leave none after padding token {self.pad}: the config needs "
                 f"{self.pad + 2} or more"
             )
 
     @property
-    def longest(self) -> int:
-        """Tokens of the longest text, special ones included: the positions 0 .. pad are no token's."""
+    def max_len(self) -> int:
+        """Tokens of the longest text, special tokens included: positions 0 .. pad are not used."""
         return self.positions - self.pad - 1
 
 
 class RobertaEmbeddings(Embeddings):
-    """LN(word + kind_0 + position), the positions counted from the first real token on, so that padding may stand on
-    either side.
+    """drop(LN(word + token_type_0 + position)), positions counted from the first real token: padding on either side.
 
-    A token is real where the batch's mask says so. transformers goes by ids that are not `pad`: the same, unless a text
-    spells the padding token itself.
+    The batch's mask decides which tokens are real. transformers takes the ids that are not `pad`, which is the same
+    unless a text contains the padding token itself.
     """
 
     def __init__(self, c: RobertaConfig):
         super().__init__(c)
-        # RoBERTa was trained without segments: a longer table is kept, and its row 0 alone read
+        # RoBERTa was trained without segments: of a longer table only row 0 is read
         self.type_vocab_size = min(c.type_vocab_size, 1)
         self.first = c.pad + 1
 
-    def where(self, packed: PackedBatch) -> Tensor:
+    def position_vectors(self, packed: PackedBatch) -> Tensor:
         return self.position(packed.positions() + self.first)  # (B, T, D)
 
 
@@ -76,7 +74,7 @@ HF_MAPPING = HFMapping(
     from_hf=from_hf,
     classes=("RobertaForSequenceClassification", "RobertaForMaskedLM", "RobertaModel"),
     config=bert.HF_MAPPING.config,
-    known=bert.HF_MAPPING.known,
+    supported=bert.HF_MAPPING.supported,
     names={
         # Embeddings and blocks are spelled as BERT's, under their own prefix.
         **{
@@ -91,7 +89,7 @@ HF_MAPPING = HFMapping(
         "mlm.bias": "lm_head.bias",
     },
     prefix="roberta.",
-    outside=("lm_head.", "classifier."),
+    head_prefixes=("lm_head.", "classifier."),
     # A bare encoder's pooler is not the classifier's penultimate layer, and nothing here reads it.
     ignored=("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"),
     tied={

@@ -220,7 +220,7 @@ def test_export_with_masked_heads(real, tmp_path):
         ckpt.model.classifier.weight.mul_(20)                          # so that a head shows in the logits
         whole = ckpt.model(ckpt.tokenizer(examples())).logits
         ckpt.model.head_mask[0, 1:4] = ckpt.model.head_mask[5, 11] = 0
-        ckpt.model.head_mask[3, 0] = 0.25                              # no method has it, but a gate is a number
+        ckpt.model.head_mask[3, 0] = 0.25                              # no method sets it, but an entry is a number
         assert far(ckpt.model(ckpt.tokenizer(examples())).logits, whole) > 1e-3
         assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5
         back = checkpoint.load(tmp_path / "out")

@@ -9,13 +9,13 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from conftest import fails
 from torch import Tensor, nn
 
+from conftest import fails
 from minibd.models import gpt2, llama
-from minibd.models.encoder import Encoder, HFTensor, PackedBatch, HFMapping, part
+from minibd.models.encoder import Encoder, HFMapping, HFTensor, PackedBatch, part
 from minibd.models.gpt2 import Gpt2, Gpt2Config
-from minibd.models.llama import Llama, LlamaConfig, RMSNorm, RotaryPackedBatch, frequencies, rope_of, rope_values
+from minibd.models.llama import Llama, LlamaConfig, RMSNorm, RotaryPackedBatch, frequencies, rope_from_hf, rope_to_hf
 from minibd.records import Batch
 
 transformers = pytest.importorskip("transformers")
@@ -66,7 +66,7 @@ def batch(request) -> Batch:
 
 def lies(tensor: Tensor, hf_tensor: HFTensor) -> Tensor:
     """What is ours of a tensor of theirs."""
-    return (tensor.T if hf_tensor.transposed else tensor).chunk(hf_tensor.of)[hf_tensor.part]
+    return (tensor.T if hf_tensor.transposed else tensor).chunk(hf_tensor.chunks)[hf_tensor.chunk]
 
 
 def twins(case: str, kind: int = 0, classes: int = 3, **more) -> tuple[Encoder, nn.Module, HFMapping]:
@@ -82,7 +82,7 @@ def twins(case: str, kind: int = 0, classes: int = 3, **more) -> tuple[Encoder, 
         for p in theirs.parameters():
             p.add_(torch.randn_like(p) * 0.1)
     values = config.to_dict()
-    assert all(values.get(key) in known for key, known in mapping.known.items())
+    assert all(values.get(key) in known for key, known in mapping.supported.items())
     ours = {name: values[key] for name, key in mapping.config.items() if values.get(key) is not None} | mapping.from_hf(
         values
     )
@@ -90,14 +90,14 @@ def twins(case: str, kind: int = 0, classes: int = 3, **more) -> tuple[Encoder, 
     if mapping is llama.HF_MAPPING:
         ours["lm"] = kind == 1 and not config.tie_word_embeddings
     mine = mapping.model(mapping.config_class(**ours)).eval()
-    state = {name if name.startswith((mapping.prefix, *mapping.outside)) else mapping.prefix + name: tensor
+    state = {name if name.startswith((mapping.prefix, *mapping.head_prefixes)) else mapping.prefix + name: tensor
              for name, tensor in theirs.state_dict().items()}
     left = dict.fromkeys(state, 1.0)  # the share of each tensor of theirs that nobody has taken
     taken = {"head_mask": mine.head_mask}
     for name in mine.state_dict().keys() - {"head_mask"}:
         hf_tensor = mapping.hf_tensor(name)
         taken[name] = lies(state[hf_tensor.name], hf_tensor)
-        left[hf_tensor.name] -= 1 / hf_tensor.of
+        left[hf_tensor.name] -= 1 / hf_tensor.chunks
     mine.load_state_dict(taken)
     for name in (name for name, share in left.items() if abs(share) > 1e-9):
         assert name.endswith(mapping.ignored) or torch.equal(state[name], state[mapping.tied[name]]), name
@@ -125,7 +125,7 @@ def far_maps(a: Tensor, b: Tensor, batch: Batch) -> float:
 def test_the_batches_are_what_their_names_say():
     for much, side in BATCHES:
         packed = PackedBatch(texts(LENGTHS[much], side).mask, causal=True)
-        assert (packed.mask is None) == (much == "none") and (packed.at is not None) == (much == "much")
+        assert (packed.mask is None) == (much == "none") and (packed.index is not None) == (much == "much")
 
 
 # ---- the same numbers as transformers
@@ -423,7 +423,7 @@ def test_configs_are_values():
     assert LlamaConfig(**json.loads(json.dumps(asdict(config)))) == config == replace(config) and hash(config) == hash(
         replace(config)
     )
-    assert config != replace(config, rope_scaling={}) and (config.longest, config.kv_heads, config.head_size) == (
+    assert config != replace(config, rope_scaling={}) and (config.max_len, config.kv_heads, config.head_size) == (
         9, 2, 4,
     )
     assert LlamaConfig(vocab=9, hidden=16, layers=1, heads=4, ffn=9).kv_heads == 4
@@ -455,14 +455,14 @@ def test_configs_are_values():
     ],
 )
 def test_rotary_positions_from_either_spelling_and_back(values, ours):
-    rope = rope_of(values)
+    rope = rope_from_hf(values)
     assert (rope["rope_theta"], rope["rope_scaling"]) == ours
     mine = small(**rope).config
     theirs = transformers.LlamaConfig(**{"max_position_embeddings": 96} | copy.deepcopy(values))
-    back = transformers.LlamaConfig(**json.loads(json.dumps(rope_values(mine))), max_position_embeddings=96)
+    back = transformers.LlamaConfig(**json.loads(json.dumps(rope_to_hf(mine))), max_position_embeddings=96)
     # both read it as we do
     assert theirs.rope_parameters.items() - {("type", "linear")} == back.rope_parameters.items()
-    assert rope_of(back.to_dict()) == rope_of(rope_values(mine)) == rope
+    assert rope_from_hf(back.to_dict()) == rope_from_hf(rope_to_hf(mine)) == rope
 
 
 @pytest.mark.parametrize("values, words", [
@@ -474,7 +474,7 @@ def test_rotary_positions_from_either_spelling_and_back(values, ours):
     ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.25}}, ("linear", "0.25")),
 ])
 def test_rotary_positions_that_are_not_known(values, words):
-    fails(lambda: small(**rope_of(values)), "rope type", *words)
+    fails(lambda: small(**rope_from_hf(values)), "rope type", *words)
 
 
 @pytest.mark.parametrize("mapping", [llama.HF_MAPPING, gpt2.HF_MAPPING], ids=["llama", "gpt2"])

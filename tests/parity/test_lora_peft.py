@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_encoder import SHAPE, made, padded
 from torch import nn
 
 from minibd import checkpoint
@@ -11,7 +12,6 @@ from minibd.checkpoint import Checkpoint
 from minibd.models.llama import Llama, LlamaConfig
 from minibd.models.lora import LowRank, freeze, lora, merge
 from minibd.tokenizer import Tokenizer
-from test_encoder import SHAPE, made, padded
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
@@ -34,7 +34,8 @@ def pair(request, tmp_path):
     base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     names = PLACES[request.param]
     targets = [name.rsplit(".", 1)[1] for name in names]
-    theirs = peft.get_peft_model(base, peft.LoraConfig(r=3, lora_alpha=12, lora_dropout=0.0, target_modules=targets)).eval()
+    config = peft.LoraConfig(r=3, lora_alpha=12, lora_dropout=0.0, target_modules=targets)
+    theirs = peft.get_peft_model(base, config).eval()
     freeze(model)
     lora(model, rank=3, alpha=12, generator=torch.Generator().manual_seed(1))
     twins: dict[LowRank, nn.Module] = {}
@@ -63,7 +64,8 @@ def test_logits_and_gradients_are_pefts(pair, lengths):
         (each * torch.tensor([1.0, -2.0])).square().sum().backward()
     assert len(twins) == 4
     for mine, other in twins.items():
-        for grad, reference in ((mine.L.grad, other.lora_A["default"].weight.grad), (mine.R.grad, other.lora_B["default"].weight.grad)):
+        a, b = other.lora_A["default"].weight, other.lora_B["default"].weight
+        for grad, reference in ((mine.L.grad, a.grad), (mine.R.grad, b.grad)):
             assert reference.abs().max() > 1e-3
             torch.testing.assert_close(grad, reference, rtol=1e-4, atol=1e-4 * reference.abs().max().item())
         assert mine.weight.grad is None
@@ -82,7 +84,8 @@ def test_merged_weights_are_pefts(pair):
 def test_the_start_is_pefts(pair):
     """A uniform within 1 / sqrt(I), B zero."""
     _, theirs, _ = pair
-    fresh = peft.get_peft_model(theirs.unload(), peft.LoraConfig(r=8, lora_alpha=32, target_modules=["query", "value", "q_proj", "v_proj"]))
+    config = peft.LoraConfig(r=8, lora_alpha=32, target_modules=["query", "value", "q_proj", "v_proj"])
+    fresh = peft.get_peft_model(theirs.unload(), config)
     bound = SHAPE["hidden"] ** -0.5
     seen = {"lora_A": [], "lora_B": []}
     for name, p in fresh.named_parameters():
@@ -95,4 +98,5 @@ def test_the_start_is_pefts(pair):
     for values in (torch.cat(seen["lora_A"]), ours):
         assert 0.95 * bound < values.abs().max() <= bound
     assert not torch.cat(seen["lora_B"]).any() and not model.blocks[0].query.R.any()
-    assert next(m for m in fresh.modules() if hasattr(m, "lora_A")).scaling["default"] == model.blocks[0].query.scale == 4.0
+    other = next(m for m in fresh.modules() if hasattr(m, "lora_A"))
+    assert other.scaling["default"] == model.blocks[0].query.scale == 4.0

@@ -6,11 +6,21 @@ from __future__ import annotations
 import json
 
 import torch
-from conftest import fails
 from test_folders_transformers import (
-    LONGEST, NAMES, PAIRS, SPECIAL, edit, every, examples, far, opened, saved, transformers,
+    LONGEST,
+    NAMES,
+    PAIRS,
+    SPECIAL,
+    edit,
+    every,
+    examples,
+    far,
+    opened,
+    saved,
+    transformers,
 )
 
+from conftest import fails
 from minibd import checkpoint, data
 from minibd.records import Example
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import fails
 from torch import Tensor, nn
 
+from conftest import fails
 from minibd.models import distilbert, roberta
 from minibd.models.dropout import seed_dropout
-from minibd.models.encoder import Encoder, PackedBatch, HFMapping, part
+from minibd.models.encoder import Encoder, HFMapping, PackedBatch, part
 from minibd.records import Batch
 
 transformers = pytest.importorskip("transformers")
@@ -48,7 +48,7 @@ def build(name: str, head: int = 0, **more) -> tuple[Encoder, nn.Module]:
         used = set()
         for ours, p in mine.named_parameters():
             there = mapping.hf_tensor(ours)
-            assert (there.part, there.of, there.transposed) == (0, 1, False) and p.shape == state[there.name].shape
+            assert (there.chunk, there.chunks, there.transposed) == (0, 1, False) and p.shape == state[there.name].shape
             p.copy_(state[there.name])
             used.add(there.name)
     for tensor in set(state) - used:
@@ -58,7 +58,7 @@ def build(name: str, head: int = 0, **more) -> tuple[Encoder, nn.Module]:
 
 def with_prefix(mapping: HFMapping, tensor: str) -> str:
     """A tensor's name as a model with a head has it: a bare model's lack the prefix."""
-    return tensor if tensor.startswith((mapping.prefix, *mapping.outside)) else mapping.prefix + tensor
+    return tensor if tensor.startswith((mapping.prefix, *mapping.head_prefixes)) else mapping.prefix + tensor
 
 
 def batch_of(name: str, lengths: tuple[int, ...], left: bool = False) -> Batch:
@@ -123,7 +123,7 @@ def same_gradients(mine: Encoder, theirs: nn.Module, mapping: HFMapping) -> None
 
 def test_the_batches_take_all_paths():
     packed, padded, full = (PackedBatch(batch_of("roberta", lengths).mask) for lengths in LENGTHS.values())
-    assert packed.at is not None and padded.at is None and padded.mask is not None and full.mask is None
+    assert packed.index is not None and padded.index is None and padded.mask is not None and full.mask is None
 
 
 # ---- the same numbers as transformers
@@ -259,7 +259,7 @@ def test_the_head_in_train_mode(name):
 @both
 def test_too_long_a_batch(name):
     mine, _ = build(name)
-    assert mine.config.longest == LONGEST
+    assert mine.config.max_len == LONGEST
     fails(lambda: mine(batch_of(name, (LONGEST + 1, 2))), str(LONGEST + 1), str(LONGEST), "max_len")
 
 
@@ -295,7 +295,7 @@ def test_init_weights_hang_on_the_seed_alone(name):
 
 def test_configs_that_cannot_be():
     config, shape = roberta.RobertaConfig, dict(vocab=9, hidden=8, layers=1, heads=2, ffn=8)
-    assert config(**shape).longest == 512 and config(**shape, positions=3).longest == 1
+    assert config(**shape).max_len == 512 and config(**shape, positions=3).max_len == 1
     fails(lambda: config(**shape, positions=2), "2 positions", "3")
     fails(lambda: config(**shape | {"heads": 3}), "8", "3 heads")
     fails(lambda: distilbert.DistilBertConfig(**shape | {"heads": 3}), "8", "3 heads")
