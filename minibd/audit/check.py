@@ -23,8 +23,8 @@ Inputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One comparison. ours: the package's function, of tensors; restated: the loops, of the same numbers as lists; their
-    results have one shape.
+    """One comparison. ours: the package's function, of tensors; restated: the loops, of the same numbers as lists, with
+    a result of the same shape.
 
     what: the variant or the case, as it is printed. inputs: drawn in float32 (or integers, bools) and given to both.
     by: names of the inputs by which the result is differentiated.
