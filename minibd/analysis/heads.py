@@ -22,7 +22,7 @@ from minibd.records import BadInput, Example, Examples
 
 
 class VarianceMaps(NamedTuple):
-    """(L, H) each, float64: a head's [CLS] variance, Eq. PURE (2), averaged over `n` texts; of a text it is from 0 to 1 /
+    """(L, H) each, float64: a head's [CLS] variance, Eq. PURE (2), averaged over `n` texts; a text's is from 0 to 1 /
     tokens."""
 
     clean: Tensor

@@ -15,7 +15,7 @@ from minibd.audit.report import Outcome
 VALUE = 2e-6      # tolerance: sums of some hundred numbers in float32 are off by a few 1e-7
 GRADIENT = 2e-5   # tolerance: the same through the backward pass, of steeper functions
 STEP = 1e-5       # of the central differences, in float64: their own error is some 1e-10
-MOST = 24         # entries of a tensor by which the restatement is differentiated; drawn where it has more
+MOST = 24         # entries of a tensor by which the restatement is differentiated, drawn of more
 
 Lists = Any       # a float, or lists of such, as Tensor.tolist gives them
 Inputs = Mapping[str, Tensor]
@@ -23,8 +23,8 @@ Inputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One comparison. ours: the package's function, of tensors; restated: the loops, of the same numbers as lists; their
-    results have one shape.
+    """One comparison. ours: the package's function, of tensors; restated: the loops, of the same numbers as lists, with
+    a result of the same shape.
 
     what: the variant or the case, as it is printed. inputs: drawn in float32 (or integers, bools) and given to both.
     by: names of the inputs by which the result is differentiated.

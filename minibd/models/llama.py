@@ -68,7 +68,9 @@ class LlamaConfig(ModelConfig):
         object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
         object.__setattr__(self, "head_size", self.head_size or self.hidden // self.heads)
         if self.heads % self.kv_heads:
-            raise BadInput(f"{self.heads} heads are not a multiple of {self.kv_heads} key-value heads: correct the config")
+            raise BadInput(
+                f"{self.heads} heads are not a multiple of {self.kv_heads} key-value heads: correct the config"
+            )
         if self.head_size % 2:
             raise BadInput(f"head size {self.head_size} is odd, rotary positions rotate pairs: correct the config")
         if self.lm and self.tied:
