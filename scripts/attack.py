@@ -63,7 +63,7 @@ class Poison:
     )
     add: bool | None = setting(
         None, "add poisoned copies and keep their clean twins, instead of replacing rows", kind=bool,
-        opposite="replace"
+        negation="replace"
     )
     of: str | None = setting(
         None, "what --rate is a share of: all rows, or those that fit --labels: default all; ep candidates", kind=str,

@@ -116,9 +116,9 @@ def run() -> None:
     figure, *groups = parse(__doc__, *FIGURES.get(requested, ()), first=("figure", tuple(FIGURES)))
 
     from minibd import report
+    from minibd.atomic import atomic_write
     from minibd.job.task import args_of
     from minibd.records import BadInput
-    from minibd.atomic import atomic_write
 
     out = Path(groups[0].out or f"out/{figure}.png")
     kind, beside = out.suffix.lower(), out.with_suffix(".json")
@@ -147,9 +147,9 @@ def run() -> None:
 
 def draw_variance(picture, figure: str, out: Path, task: Variance, attack: Attack) -> dict:
     """Figure PURE 2: three heat maps, layers as rows and heads as columns."""
+    from minibd.analysis.heads import variance_maps
     from minibd.job.evaluation import entry_in, evaluator_of
     from minibd.job.task import open_task
-    from minibd.analysis.heads import variance_maps
     from minibd.records import BadInput
 
     ckpt, splits, _ = open_task("plot", replace(task, out=str(out.parent)), new_classifier=True)
@@ -196,8 +196,8 @@ def draw_attention(picture, figure: str, out: Path, options: Attention) -> dict:
     """Figure PURE 3, turned by a quarter so that a long sentence fits: a panel per sentence, tokens as rows, heads as
     columns."""
     from minibd import checkpoint, report
-    from minibd.job.task import device_of
     from minibd.analysis.heads import cls_attention
+    from minibd.job.task import device_of
     from minibd.records import BadInput
 
     if not options.sentence:
@@ -241,8 +241,8 @@ def token_maps(picture, maps, pruned) -> None:
 def draw_tsne(picture, figure: str, out: Path, options: Perturbation) -> dict:
     """Figure MBTSAD 3: a panel per augmenter, its [CLS] vectors over the clean ones; one t-SNE for all panels."""
     from minibd import data, report
-    from minibd.job.task import device_of, open_task
     from minibd.analysis.perturbation import perturbations, tsne
+    from minibd.job.task import device_of, open_task
     from minibd.mitigations.mbtsad import MBTSAD, resources_of
     from minibd.records import BadInput
 
@@ -293,8 +293,8 @@ def scatter_panels(picture, sets: dict, points: dict) -> str:
 
 def draw_sweep(picture, figure: str, out: Path, options: Sweep) -> dict:
     """Figures PURE 4 and 5, MuScleLoRA 4 and 7 to 10: both scores over a setting, with the range over seeds as bars."""
-    from minibd.result_store import ResultStore
     from minibd.records import BadInput
+    from minibd.result_store import ResultStore
 
     x, setting_name, models = SWEEPS[figure]
     accuracy, success = ("acc", "lfr") if figure.startswith("pure") else ("cacc", "asr")

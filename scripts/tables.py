@@ -222,9 +222,9 @@ def show(name: str, table: Table, shown: Shown) -> None:
 
 def write(name: str, folder: Path, book: Book) -> None:
     """Fill the marked tables of the pages in `folder`, those of one name or all."""
+    from minibd.atomic import atomic_write
     from minibd.tables.pivot import fill, markdown, read
     from minibd.tables.views import VIEWS
-    from minibd.atomic import atomic_write
 
     found = []
 

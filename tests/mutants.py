@@ -1,23 +1,26 @@
 #!/usr/bin/env python3
-"""Mutation check: break each equation, loss, layer, map and alignment in turn, and see whether the audit or the tests notice.
+"""Mutation check: break each equation, loss, layer, map and alignment in turn, and see whether the audit or the tests
+notice.
 
     python tests/mutants.py --check
     python tests/mutants.py --baseline
     python tests/mutants.py --only 19,23
     python tests/mutants.py --jobs 2 --results out/mutants.jsonl
 
-A mutant is one small mistake that a careless implementer makes: a sign, an index, a norm, a missing mask, a layer too few, teacher and student
-swapped, a sum for a mean. Each is put into a copy of the repository, where scripts/audit.py runs first and, where that finds
-nothing, the test files that stand for the mutated one, up to the first failure. It is noticed when either exits with another status than 0; a
-run that does not end within LIMIT seconds counts as noticed, too, and is listed as "timeout".
+A mutant is one small mistake that a careless implementer makes: a sign, an index, a norm, a missing mask, a layer too
+few, teacher and student swapped, a sum for a mean. Each is put into a copy of the repository, where scripts/audit.py
+runs first and, where that finds nothing, the test files that stand for the mutated one, up to the first failure. It is
+noticed when either exits with another status than 0; a run that does not end within LIMIT seconds counts as noticed,
+too, and is listed as "timeout".
 
-Every result is appended to --results as it ends, and a restart skips what is there; at the end stand a table by system and the survivors.
---baseline runs audit and tests on an unmutated copy first: without it passing, no figure means anything. The copy has no folder shared/
-beside it, so that tests against the released code's own numbers are skipped, as they are for whoever clones the repository.
+Every result is appended to --results as it ends, and a restart skips what is there; at the end stand a table by system
+and the survivors. --baseline runs audit and tests on an unmutated copy first: without it passing, no figure means
+anything. The copy has no folder shared/ beside it, so that tests against the released code's own numbers are skipped,
+as they are for whoever clones the repository.
 
-No mutant is equivalent to the code, as far as could be thought of: for each there is an input on which the result differs. Left out for
-that reason, among others: the mean over heads in Eq. MBTSAD (3), which the norm cancels; teacher and student swapped in Eq. (4), which is
-symmetric; another length of the clean gradient in Eq. MuScleLoRA (7).
+No mutant is equivalent to the code, as far as could be thought of: for each there is an input on which the result
+differs. Left out for that reason, among others: the mean over heads in Eq. MBTSAD (3), which the norm cancels; teacher
+and student swapped in Eq. (4), which is symmetric; another length of the clean gradient in Eq. MuScleLoRA (7).
 """
 from __future__ import annotations
 
@@ -44,7 +47,9 @@ LIMIT = 1200  # seconds that the audit, or the tests of one mutant, may take
 
 
 class Mutant(NamedTuple):
-    """In minibd/`file`, `old`, which stands there once, becomes `new`. tests: files that are to notice, by default the one of the same name."""
+    """In minibd/`file`, `old`, which stands there once, becomes `new`. tests: files that are to notice, by default the
+    one of the same name."""
+
     file: str
     what: str
     old: str
@@ -59,340 +64,566 @@ class Mutant(NamedTuple):
 SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
     "MBTSAD": (
         # Eq. (3)
-        Mutant("mitigations/mbtsad.py", "keys masked, not queries",
-               ".sum(dim=1) * mask[:, :, None]",
-               ".sum(dim=1) * mask[:, None, :]"),
-        Mutant("mitigations/mbtsad.py", "the largest head, not the sum of all",
-               "attn.float().pow(p).sum(dim=1)",
-               "attn.float().pow(p).amax(dim=1)"),
-        Mutant("mitigations/mbtsad.py", "power taken after the sum over heads",
-               "attn.float().pow(p).sum(dim=1)",
-               "attn.float().sum(dim=1).pow(p)"),
-        Mutant("mitigations/mbtsad.py", "each query's row divided by its own norm",
-               "vector_norm(f, dim=(1, 2), keepdim=True)",
-               "vector_norm(f, dim=2, keepdim=True)"),
-        Mutant("models/attention.py", "scores not divided by the root of the head's width",
-               "scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5",
-               "scores = q @ k.transpose(-2, -1)"),
-        Mutant("models/attention.py", "the map comes back after dropout",
-               "context = (probs if dropout is None else dropout(probs)).to(v.dtype) @ v",
-               "probs = probs if dropout is None else dropout(probs)\n        context = probs.to(v.dtype) @ v"),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "keys masked, not queries",
+            ".sum(dim=1) * mask[:, :, None]",
+            ".sum(dim=1) * mask[:, None, :]",
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "the largest head, not the sum of all",
+            "attn.float().pow(p).sum(dim=1)",
+            "attn.float().pow(p).amax(dim=1)",
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "power taken after the sum over heads",
+            "attn.float().pow(p).sum(dim=1)",
+            "attn.float().sum(dim=1).pow(p)",
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "each query's row divided by its own norm",
+            "vector_norm(f, dim=(1, 2), keepdim=True)",
+            "vector_norm(f, dim=2, keepdim=True)",
+        ),
+        Mutant(
+            "models/attention.py",
+            "scores not divided by the root of the head's width",
+            "scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5",
+            "scores = q @ k.transpose(-2, -1)",
+        ),
+        Mutant(
+            "models/attention.py",
+            "the map comes back after dropout",
+            "context = (probs if dropout is None else dropout(probs)).to(v.dtype) @ v",
+            "probs = probs if dropout is None else dropout(probs)\n        context = probs.to(v.dtype) @ v",
+        ),
         # Eq. (2) and (4)
-        Mutant("mitigations/mbtsad.py", "mean square for the 2-norm",
-               "return sum(torch.linalg.vector_norm(gap, dim=(1, 2)) for gap in gaps)",
-               "return sum(gap.square().mean(dim=(1, 2)) for gap in gaps)"),
-        Mutant("mitigations/mbtsad.py", "mean over the layers for the sum",
-               "return sum(torch.linalg.vector_norm(gap, dim=(1, 2)) for gap in gaps)",
-               "return sum(torch.linalg.vector_norm(gap, dim=(1, 2)) for gap in gaps) / len(student_attn)"),
-        Mutant("mitigations/mbtsad.py", "released: sum for mean",
-               "return sum(gap.square().mean(dim=(1, 2)) for gap in gaps)",
-               "return sum(gap.square().sum(dim=(1, 2)) for gap in gaps)"),
-        Mutant("mitigations/mbtsad.py", "the first layer left out",
-               "zip(student_attn, teacher_attn, strict=True)",
-               "zip(student_attn[1:], teacher_attn[1:], strict=True)"),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "mean square for the 2-norm",
+            "return sum(torch.linalg.vector_norm(gap, dim=(1, 2)) for gap in gaps)",
+            "return sum(gap.square().mean(dim=(1, 2)) for gap in gaps)",
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "mean over the layers for the sum",
+            "return sum(torch.linalg.vector_norm(gap, dim=(1, 2)) for gap in gaps)",
+            "return sum(torch.linalg.vector_norm(gap, dim=(1, 2)) for gap in gaps) / len(student_attn)",
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "released: sum for mean",
+            "return sum(gap.square().mean(dim=(1, 2)) for gap in gaps)",
+            "return sum(gap.square().sum(dim=(1, 2)) for gap in gaps)",
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "the first layer left out",
+            "zip(student_attn, teacher_attn, strict=True)",
+            "zip(student_attn[1:], teacher_attn[1:], strict=True)",
+        ),
         # Eq. (5) and (6)
-        Mutant("mitigations/mbtsad.py", "the embeddings left out of the hidden states",
-               "zip(student_hidden, teacher_hidden, strict=True)",
-               "zip(student_hidden[1:], teacher_hidden[1:], strict=True)"),
-        Mutant("mitigations/mbtsad.py", "padded places counted",
-               ".mean(dim=-1) * mask).sum(dim=1)",
-               ".mean(dim=-1)).sum(dim=1)"),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "the embeddings left out of the hidden states",
+            "zip(student_hidden, teacher_hidden, strict=True)",
+            "zip(student_hidden[1:], teacher_hidden[1:], strict=True)",
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "padded places counted",
+            ".mean(dim=-1) * mask).sum(dim=1)",
+            ".mean(dim=-1)).sum(dim=1)",
+        ),
         # Eq. (1) and (7)
-        Mutant("mitigations/mbtsad.py", "the teacher's answers for the gold labels",
-               "F.cross_entropy(student.logits.float(), batch.labels,",
-               "F.cross_entropy(student.logits.float(), teacher.logits.argmax(-1),"),
-        Mutant("mitigations/mbtsad.py", "p left at its default",
-               "batch.mask, settings.p, settings.variant)",
-               "batch.mask, variant=settings.variant)"),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "the teacher's answers for the gold labels",
+            "F.cross_entropy(student.logits.float(), batch.labels,",
+            "F.cross_entropy(student.logits.float(), teacher.logits.argmax(-1),",
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "p left at its default",
+            "batch.mask, settings.p, settings.variant)",
+            "batch.mask, variant=settings.variant)",
+        ),
         # Algorithm 1
-        Mutant("mitigations/mbtsad.py", "teacher and student swapped",
-               "cleaned = distil(victim, teacher, d_aug,",
-               "student = distil(teacher, victim, d_aug,"),
-        Mutant("mitigations/mbtsad.py", "the student starts at the teacher",
-               "student = checkpoint.copy(victim)",
-               "student = checkpoint.copy(teacher)"),
-        Mutant("mitigations/mbtsad.py", "the victim teaches, not the retrained model",
-               "taught = teacher.model(batch, want)",
-               "taught = victim.model(batch, want)",
-               ("test_mbtsad.py", "test_pairs.py")),
-        Mutant("mitigations/mbtsad.py", "the teacher teaches in train mode",
-               "taught = teacher.model(batch, want)",
-               "taught = teacher.model.train()(batch, want)"),
-        Mutant("mitigations/mbtsad.py", "no attention edges dropped from the teacher",
-               "attention_dropout(teacher.model, settings.attention_dropout)",
-               "attention_dropout(teacher.model, settings.attention_dropout2)",
-               ("test_mbtsad.py", "test_dropout.py", "test_pairs.py")),
-        Mutant("mitigations/mbtsad.py", "the two steps' rates swapped",
-               "(self.lr2, self.epochs2))[step - 1]",
-               "(self.lr2, self.epochs2))[step - 2]"),
-        Mutant("mitigations/mbtsad.py", "copies given to rows that they were not made of",
-               "for _ in range(settings.k) for x in clean]",
-               "for x in clean for _ in range(settings.k)]"),
-        Mutant("mitigations/mbtsad.py", "k times the same copy",
-               "settings.augment, x.id, copy, *side)",
-               "settings.augment, x.id, *side)"),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "teacher and student swapped",
+            "cleaned = distil(victim, teacher, d_aug,",
+            "student = distil(teacher, victim, d_aug,",
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "the student starts at the teacher",
+            "student = checkpoint.copy(victim)",
+            "student = checkpoint.copy(teacher)",
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "the victim teaches, not the retrained model",
+            "taught = teacher.model(batch, want)",
+            "taught = victim.model(batch, want)",
+            ("test_mbtsad.py", "test_pairs.py"),
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "the teacher teaches in train mode",
+            "taught = teacher.model(batch, want)",
+            "taught = teacher.model.train()(batch, want)",
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "no attention edges dropped from the teacher",
+            "attention_dropout(teacher.model, settings.attention_dropout)",
+            "attention_dropout(teacher.model, settings.attention_dropout2)",
+            ("test_mbtsad.py", "test_dropout.py", "test_pairs.py"),
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "the two steps' rates swapped",
+            "(self.lr2, self.epochs2))[step - 1]",
+            "(self.lr2, self.epochs2))[step - 2]",
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "copies given to rows that they were not made of",
+            "for _ in range(settings.k) for x in clean]",
+            "for x in clean for _ in range(settings.k)]",
+        ),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "k times the same copy",
+            "settings.augment, x.id, copy, *side)",
+            "settings.augment, x.id, *side)",
+        ),
         # Eq. (9) and token splitting
-        Mutant("mitigations/mbtsad.py", "the augmenter that shakes the victim least",
-               "augment=max(losses, key=losses.get)",
-               "augment=min(losses, key=losses.get)"),
-        Mutant("augment/split.py", "rounded down",
-               "math.ceil(rate * len(tokens))",
-               "math.floor(rate * len(tokens))"),
-        Mutant("augment/split.py", "the last character may stand alone",
-               "rng.randint(1, len(tokens[i]) - 2)",
-               "rng.randint(1, len(tokens[i]) - 1)"),
+        Mutant(
+            "mitigations/mbtsad.py",
+            "the augmenter that shakes the victim least",
+            "augment=max(losses, key=losses.get)",
+            "augment=min(losses, key=losses.get)",
+        ),
+        Mutant("augment/split.py", "rounded down", "math.ceil(rate * len(tokens))", "math.floor(rate * len(tokens))"),
+        Mutant(
+            "augment/split.py",
+            "the last character may stand alone",
+            "rng.randint(1, len(tokens[i]) - 2)",
+            "rng.randint(1, len(tokens[i]) - 1)",
+        ),
     ),
     "MuScleLoRA": (
         # Eq. (7) and (8)
-        Mutant("align.py", "the bars left out",
-               "(wide * along).sum().abs()",
-               "(wide * along).sum()"),
-        Mutant("align.py", "divided by the norm, not by its square",
-               "/ square * along)",
-               "/ square.sqrt() * along)"),
-        Mutant("align.py", "where the clean gradient is 0, the variants swapped",
-               'return g.clone() if variant == "released"',
-               'return g.clone() if variant == "paper"'),
-        Mutant("align.py", "mu on the aligned gradient",
-               "return (1 - mu) * aligned + mu * g",
-               "return mu * aligned + (1 - mu) * g"),
-        Mutant("align.py", "mu never reaches its most",
-               "step / max(1, steps - 1)",
-               "step / steps"),
-        Mutant("align.py", "released: one of the two conditions does",
-               "norm > self.min_norm and loss > self.min_loss",
-               "norm > self.min_norm or loss > self.min_loss"),
-        Mutant("align.py", "released: mu an epoch ahead",
-               "self.most * (epoch - self.ga_epoch)",
-               "self.most * (epoch + 1 - self.ga_epoch)"),
+        Mutant("align.py", "the bars left out", "(wide * along).sum().abs()", "(wide * along).sum()"),
+        Mutant("align.py", "divided by the norm, not by its square", "/ square * along)", "/ square.sqrt() * along)"),
+        Mutant(
+            "align.py",
+            "where the clean gradient is 0, the variants swapped",
+            'return g.clone() if variant == "released"',
+            'return g.clone() if variant == "paper"',
+        ),
+        Mutant(
+            "align.py",
+            "mu on the aligned gradient",
+            "return (1 - mu) * aligned + mu * g",
+            "return mu * aligned + (1 - mu) * g",
+        ),
+        Mutant("align.py", "mu never reaches its most", "step / max(1, steps - 1)", "step / steps"),
+        Mutant(
+            "align.py",
+            "released: one of the two conditions does",
+            "norm > self.min_norm and loss > self.min_loss",
+            "norm > self.min_norm or loss > self.min_loss",
+        ),
+        Mutant(
+            "align.py",
+            "released: mu an epoch ahead",
+            "self.most * (epoch - self.ga_epoch)",
+            "self.most * (epoch + 1 - self.ga_epoch)",
+        ),
         # two groups in one pass
-        Mutant("align.py", "the scaling lost on the way back",
-               "dz = (dy @ R.to(dy.dtype)) * ctx.c",
-               "dz = dy @ R.to(dy.dtype)"),
-        Mutant("align.py", "the two groups' gradients swapped",
-               "((slice(n), want[3], want[4]), (slice(n, None), want[5], want[6]))",
-               "((slice(n, None), want[3], want[4]), (slice(n), want[5], want[6]))"),
-        Mutant("align.py", "the clean texts' tokens counted for the untrusted texts'",
-               "(int(mask.sum()), int(mask[:n].sum()))",
-               "(int(mask.sum()), int(mask[n:].sum()))",
-               ("test_align.py", "test_lora.py")),
+        Mutant(
+            "align.py",
+            "the scaling lost on the way back",
+            "dz = (dy @ R.to(dy.dtype)) * ctx.c",
+            "dz = dy @ R.to(dy.dtype)",
+        ),
+        Mutant(
+            "align.py",
+            "the two groups' gradients swapped",
+            "((slice(n), want[3], want[4]), (slice(n, None), want[5], want[6]))",
+            "((slice(n, None), want[3], want[4]), (slice(n), want[5], want[6]))",
+        ),
+        Mutant(
+            "align.py",
+            "the clean texts' tokens counted for the untrusted texts'",
+            "(int(mask.sum()), int(mask[:n].sum()))",
+            "(int(mask.sum()), int(mask[n:].sum()))",
+            ("test_align.py", "test_lora.py"),
+        ),
         # the step
-        Mutant("align.py", "the norm without its cross term",
-               "a * a * r * r + 2 * a * b * dot + b * b * g * g",
-               "a * a * r * r + b * b * g * g"),
-        Mutant("align.py", "tensors without clean gradient counted in its mean norm",
-               "nonzero = [norm for norm in r_norms if norm]",
-               "nonzero = r_norms"),
+        Mutant(
+            "align.py",
+            "the norm without its cross term",
+            "a * a * r * r + 2 * a * b * dot + b * b * g * g",
+            "a * a * r * r + b * b * g * g",
+        ),
+        Mutant(
+            "align.py",
+            "tensors without clean gradient counted in its mean norm",
+            "nonzero = [norm for norm in r_norms if norm]",
+            "nonzero = r_norms",
+        ),
         # Eq. (6)
-        Mutant("models/lora.py", "merged without the radial scalings",
-               "L = self.L.double() if self.s is None else self.L.double() * self.s.double()[:, None]",
-               "L = self.L.double()"),
-        Mutant("models/lora.py", "alpha not divided by the rank",
-               "alpha / max(1, rank), generator",
-               "alpha, generator"),
-        Mutant("models/lora.py", "all bands in turn, not each `bandwidth` times",
-               ".repeat_interleave(bandwidth)",
-               ".repeat(bandwidth)"),
-        Mutant("models/lora.py", "R drawn within L's bound",
-               'k ** -0.5 if init == "kaiming" else 0.0',
-               'self.in_features ** -0.5 if init == "kaiming" else 0.0'),
-        Mutant("models/lora.py", "the classifier not frozen",
-               "    model.requires_grad_(False)\n",
-               "    for name, p in model.named_parameters():\n        p.requires_grad_(name.startswith(\"classifier.\"))\n",
-               ("test_lora.py", "test_musclelora.py", "test_peft.py")),
+        Mutant(
+            "models/lora.py",
+            "merged without the radial scalings",
+            "L = self.L.double() if self.s is None else self.L.double() * self.s.double()[:, None]",
+            "L = self.L.double()",
+        ),
+        Mutant(
+            "models/lora.py", "alpha not divided by the rank", "alpha / max(1, rank), generator", "alpha, generator"
+        ),
+        Mutant(
+            "models/lora.py",
+            "all bands in turn, not each `bandwidth` times",
+            ".repeat_interleave(bandwidth)",
+            ".repeat(bandwidth)",
+        ),
+        Mutant(
+            "models/lora.py",
+            "R drawn within L's bound",
+            'k ** -0.5 if init == "kaiming" else 0.0',
+            'self.in_features ** -0.5 if init == "kaiming" else 0.0',
+        ),
+        Mutant(
+            "models/lora.py",
+            "the classifier not frozen",
+            "    model.requires_grad_(False)\n",
+            '    for name, p in model.named_parameters():\n        p.requires_grad_(name.startswith("classifier."))\n',
+            ("test_lora.py", "test_musclelora.py", "test_peft.py"),
+        ),
         # the algorithm
-        Mutant("cleantrain/musclelora.py", "segments of the two groups swapped",
-               "both(untrusted.token_type_ids, clean.token_type_ids, 0)",
-               "both(clean.token_type_ids, untrusted.token_type_ids, 0)",
-               ("test_musclelora.py", "test_pairs.py")),
-        Mutant("cleantrain/musclelora.py", "the same clean rows at every step",
-               'chance(seed, "clean", step)',
-               'chance(seed, "clean")'),
-        Mutant("cleantrain/musclelora.py", "the clean texts' loss summed, not meaned",
-               "values[:n], values[n:].mean()",
-               "values[:n], values[n:].sum()"),
-        Mutant("cleantrain/musclelora.py", "released: not told to the optimizer",
-               "whole=settings.whole, variant=settings.variant)",
-               "whole=settings.whole)"),
-        Mutant("cleantrain/musclelora.py", "the search scores on the rows that it trained on",
-               "accuracy(trained.model, trained.tokenizer, others)",
-               "accuracy(trained.model, trained.tokenizer, half)"),
+        Mutant(
+            "cleantrain/musclelora.py",
+            "segments of the two groups swapped",
+            "both(untrusted.token_type_ids, clean.token_type_ids, 0)",
+            "both(clean.token_type_ids, untrusted.token_type_ids, 0)",
+            ("test_musclelora.py", "test_pairs.py"),
+        ),
+        Mutant(
+            "cleantrain/musclelora.py",
+            "the same clean rows at every step",
+            'chance(seed, "clean", step)',
+            'chance(seed, "clean")',
+        ),
+        Mutant(
+            "cleantrain/musclelora.py",
+            "the clean texts' loss summed, not meaned",
+            "values[:n], values[n:].mean()",
+            "values[:n], values[n:].sum()",
+        ),
+        Mutant(
+            "cleantrain/musclelora.py",
+            "released: not told to the optimizer",
+            "whole=settings.whole, variant=settings.variant)",
+            "whole=settings.whole)",
+        ),
+        Mutant(
+            "cleantrain/musclelora.py",
+            "the search scores on the rows that it trained on",
+            "accuracy(trained.model, trained.tokenizer, others)",
+            "accuracy(trained.model, trained.tokenizer, half)",
+        ),
         # Eq. (1), (2), (9) to (13)
-        Mutant("analysis/fourier.py", "squared distance and distance swapped",
-               '            if variant == "released":\n',
-               '            if variant == "paper":\n'),
-        Mutant("analysis/fourier.py", "a text left out of its own mean",
-               "apart.fill_diagonal_(0)",
-               "apart.fill_diagonal_(torch.inf)"),
-        Mutant("analysis/fourier.py", "HFR as 1 - LFR",
-               "return size(low) / size(p), size(p - low) / size(p)",
-               "return size(low) / size(p), 1 - size(low) / size(p)"),
-        Mutant("analysis/fourier.py", "norm of the mean for the mean norm",
-               "torch.linalg.vector_norm(values, dim=-1).mean(-1)",
-               "torch.linalg.vector_norm(values.mean(-2), dim=-1)"),
-        Mutant("analysis/fourier.py", "padding's embeddings counted",
-               "h.float().masked_fill(~batch.mask[..., None], 0.0)",
-               "h.float()"),
+        Mutant(
+            "analysis/fourier.py",
+            "squared distance and distance swapped",
+            '            if variant == "released":\n',
+            '            if variant == "paper":\n',
+        ),
+        Mutant(
+            "analysis/fourier.py",
+            "a text left out of its own mean",
+            "apart.fill_diagonal_(0)",
+            "apart.fill_diagonal_(torch.inf)",
+        ),
+        Mutant(
+            "analysis/fourier.py",
+            "HFR as 1 - LFR",
+            "return size(low) / size(p), size(p - low) / size(p)",
+            "return size(low) / size(p), 1 - size(low) / size(p)",
+        ),
+        Mutant(
+            "analysis/fourier.py",
+            "norm of the mean for the mean norm",
+            "torch.linalg.vector_norm(values, dim=-1).mean(-1)",
+            "torch.linalg.vector_norm(values.mean(-2), dim=-1)",
+        ),
+        Mutant(
+            "analysis/fourier.py",
+            "padding's embeddings counted",
+            "h.float().masked_fill(~batch.mask[..., None], 0.0)",
+            "h.float()",
+        ),
     ),
     "PURE": (
         # Eq. (2)
-        Mutant("mitigations/pure.py", "mean over the padded row",
-               "(rows - 1 / n[..., None])",
-               "(rows - rows.mean(-1, keepdim=True))"),
-        Mutant("mitigations/pure.py", "divided by n, not by n - 1",
-               "/ (n - 1).clamp(min=1)",
-               "/ n"),
-        Mutant("mitigations/pure.py", "the attention paid to [CLS], not by it",
-               "attn[torch.arange(len(at), device=at.device), :, at]",
-               "attn[torch.arange(len(at), device=at.device), :, :, at]"),
-        Mutant("mitigations/pure.py", "released: the variance of the batch's own width",
-               "rows, n = (rows * mask[:, None, None, :])[..., :PADDED - 1], PADDED - 1",
-               "rows, n = rows * mask[:, None, None, :], mask.shape[1]"),
-        Mutant("mitigations/pure.py", "scores from the training rows",
-               "head_scores(f_p.model, f_p.tokenizer, validation,",
-               "head_scores(f_p.model, f_p.tokenizer, train,"),
-        Mutant("analysis/heads.py", "maps that know one variant alone",
-               "variant=variant, batch_size=batch_size).cpu()",
-               "batch_size=batch_size).cpu()",
-               ("test_heads.py", "test_plot.py")),
+        Mutant(
+            "mitigations/pure.py",
+            "mean over the padded row",
+            "(rows - 1 / n[..., None])",
+            "(rows - rows.mean(-1, keepdim=True))",
+        ),
+        Mutant("mitigations/pure.py", "divided by n, not by n - 1", "/ (n - 1).clamp(min=1)", "/ n"),
+        Mutant(
+            "mitigations/pure.py",
+            "the attention paid to [CLS], not by it",
+            "attn[torch.arange(len(at), device=at.device), :, at]",
+            "attn[torch.arange(len(at), device=at.device), :, :, at]",
+        ),
+        Mutant(
+            "mitigations/pure.py",
+            "released: the variance of the batch's own width",
+            "rows, n = (rows * mask[:, None, None, :])[..., :PADDED - 1], PADDED - 1",
+            "rows, n = rows * mask[:, None, None, :], mask.shape[1]",
+        ),
+        Mutant(
+            "mitigations/pure.py",
+            "scores from the training rows",
+            "head_scores(f_p.model, f_p.tokenizer, validation,",
+            "head_scores(f_p.model, f_p.tokenizer, train,",
+        ),
+        Mutant(
+            "analysis/heads.py",
+            "maps that know one variant alone",
+            "variant=variant, batch_size=batch_size).cpu()",
+            "batch_size=batch_size).cpu()",
+            ("test_heads.py", "test_plot.py"),
+        ),
         # pruning
-        Mutant("mitigations/pure.py", "the highest score falls first",
-               "key=lambda at: (scores[at].item(), at))",
-               "key=lambda at: (-scores[at].item(), at))"),
-        Mutant("mitigations/pure.py", "a layer keeps its lowest head",
-               "{layer: (layer, head) for layer, head in order}.values()",
-               "{layer: (layer, head) for layer, head in reversed(order)}.values()"),
-        Mutant("mitigations/pure.py", "the head that breaks the floor given back",
-               "while group and heads and not",
-               "while heads and not"),
-        Mutant("models/encoder.py", "a pruned head computed as if it were there",
-               "if bool((self.head_mask == 1).all())",
-               "if bool((self.head_mask == 1).any())",
-               ("test_encoder.py", "test_pure.py")),
+        Mutant(
+            "mitigations/pure.py",
+            "the highest score falls first",
+            "key=lambda at: (scores[at].item(), at))",
+            "key=lambda at: (-scores[at].item(), at))",
+        ),
+        Mutant(
+            "mitigations/pure.py",
+            "a layer keeps its lowest head",
+            "{layer: (layer, head) for layer, head in order}.values()",
+            "{layer: (layer, head) for layer, head in reversed(order)}.values()",
+        ),
+        Mutant(
+            "mitigations/pure.py",
+            "the head that breaks the floor given back",
+            "while group and heads and not",
+            "while heads and not",
+        ),
+        Mutant(
+            "models/encoder.py",
+            "a pruned head computed as if it were there",
+            "if bool((self.head_mask == 1).all())",
+            "if bool((self.head_mask == 1).any())",
+            ("test_encoder.py", "test_pure.py"),
+        ),
         # lambda
-        Mutant("mitigations/pure.py", "lambda's sign",
-               "else -x.log2()",
-               "else x.log2()"),
-        Mutant("mitigations/pure.py", "pruned heads counted in lambda's mean",
-               "x = (scores * left).sum(1)[filled]",
-               "x = scores.sum(1)[filled]"),
-        Mutant("mitigations/pure.py", "released: the softmax forgotten",
-               "torch.softmax(-x.log(), 0)",
-               "-x.log()"),
+        Mutant("mitigations/pure.py", "lambda's sign", "else -x.log2()", "else x.log2()"),
+        Mutant(
+            "mitigations/pure.py",
+            "pruned heads counted in lambda's mean",
+            "x = (scores * left).sum(1)[filled]",
+            "x = scores.sum(1)[filled]",
+        ),
+        Mutant("mitigations/pure.py", "released: the softmax forgotten", "torch.softmax(-x.log(), 0)", "-x.log()"),
         # Eq. (3)
-        Mutant("mitigations/pure.py", "squared norm",
-               "else torch.linalg.vector_norm(rows, dim=-1)  # (B, H)",
-               "else rows.square().sum(-1)  # (B, H)"),
-        Mutant("mitigations/pure.py", "pruned heads held, too",
-               "(norms * gates.to(norms)).sum(-1)",
-               "norms.sum(-1)"),
-        Mutant("mitigations/pure.py", "released: the batch's norm shared out among its texts",
-               "vector_norm(rows, dim=(0, 2)).expand(len(mask), -1)",
-               "vector_norm(rows, dim=(0, 2)).expand(len(mask), -1) / len(mask)"),
+        Mutant(
+            "mitigations/pure.py",
+            "squared norm",
+            "else torch.linalg.vector_norm(rows, dim=-1)  # (B, H)",
+            "else rows.square().sum(-1)  # (B, H)",
+        ),
+        Mutant("mitigations/pure.py", "pruned heads held, too", "(norms * gates.to(norms)).sum(-1)", "norms.sum(-1)"),
+        Mutant(
+            "mitigations/pure.py",
+            "released: the batch's norm shared out among its texts",
+            "vector_norm(rows, dim=(0, 2)).expand(len(mask), -1)",
+            "vector_norm(rows, dim=(0, 2)).expand(len(mask), -1) / len(mask)",
+        ),
         # the algorithm
-        Mutant("mitigations/pure.py", "step 2 starts from f_p's weights",
-               "theta = without(checkpoint.to_tune(victim, train.labels, seed, settings.keep_head), heads)",
-               "theta = without(checkpoint.copy(step1.f_p), heads)"),
-        Mutant("mitigations/pure.py", "released: lambda from the model before its fine-tuning",
-               "head_scores(without(checkpoint.copy(step1.f_p), heads).model,",
-               "head_scores(theta.model,"),
-        Mutant("mitigations/pure.py", "the best epoch by the training rows",
-               "accuracy(model, theta.tokenizer, validation)",
-               "accuracy(model, theta.tokenizer, train)"),
-        Mutant("train.py", "the last of equal epochs",
-               "(value := score(model.eval())) > best",
-               "(value := score(model.eval())) >= best"),
+        Mutant(
+            "mitigations/pure.py",
+            "step 2 starts from f_p's weights",
+            "theta = without(checkpoint.to_tune(victim, train.labels, seed, settings.keep_head), heads)",
+            "theta = without(checkpoint.copy(step1.f_p), heads)",
+        ),
+        Mutant(
+            "mitigations/pure.py",
+            "released: lambda from the model before its fine-tuning",
+            "head_scores(without(checkpoint.copy(step1.f_p), heads).model,",
+            "head_scores(theta.model,",
+        ),
+        Mutant(
+            "mitigations/pure.py",
+            "the best epoch by the training rows",
+            "accuracy(model, theta.tokenizer, validation)",
+            "accuracy(model, theta.tokenizer, train)",
+        ),
+        Mutant(
+            "train.py",
+            "the last of equal epochs",
+            "(value := score(model.eval())) > best",
+            "(value := score(model.eval())) >= best",
+        ),
     ),
     "Fine-mixing, E-PUR, Fine-purifying": (
         # E-PUR
-        Mutant("mitigations/finemix.py", "rare tokens not taken for 20",
-               "f.clamp(min=RARE)",
-               "f.clamp(min=2)"),
-        Mutant("mitigations/finemix.py", "texts counted, not occurrences",
-               "for i in row], dtype",
-               "for i in set(row)], dtype"),
-        Mutant("mitigations/finemix.py", "the least drifted embeddings reset",
-               ".topk(min(top, len(own))).indices",
-               ".topk(min(top, len(own)), largest=False).indices"),
+        Mutant("mitigations/finemix.py", "rare tokens not taken for 20", "f.clamp(min=RARE)", "f.clamp(min=2)"),
+        Mutant(
+            "mitigations/finemix.py",
+            "texts counted, not occurrences",
+            "for i in row], dtype",
+            "for i in set(row)], dtype",
+        ),
+        Mutant(
+            "mitigations/finemix.py",
+            "the least drifted embeddings reset",
+            ".topk(min(top, len(own))).indices",
+            ".topk(min(top, len(own)), largest=False).indices",
+        ),
         # mixing
-        Mutant("mitigations/finemix.py", "rho is the share that is lost",
-               "< rho).to(w.device)",
-               ">= rho).to(w.device)"),
-        Mutant("mitigations/finemix.py", "one draw a tensor",
-               "torch.rand(w.shape, generator=",
-               "torch.rand((), generator="),
-        Mutant("mitigations/finemix.py", "smallest and largest swapped",
-               'smallest_share(moved if select == "smallest"',
-               'smallest_share(moved if select == "largest"'),
-        Mutant("mitigations/finemix.py", "the victim mixed, not what E-PUR made of it",
-               "mixture(theta, before, rho,",
-               "mixture(victim, before, rho,"),
-        Mutant("blending.py", "kept and reset swapped",
-               "torch.where(keep[name], own, weight)",
-               "torch.where(keep[name], weight, own)"),
-        Mutant("blending.py", "one weight too few",
-               "{name: values <= edge for name, values in scores.items()}",
-               "{name: values < edge for name, values in scores.items()}"),
-        Mutant("blending.py", "the share of each tensor, not of all",
-               "{name: values <= edge for name, values in scores.items()}",
-               "{name: values <= values.flatten().kthvalue(max(1, round(rho * values.numel()))).values for name, values in scores.items()}"),
-        Mutant("blending.py", "points taken for shares",
-               "- drop / 100, rhos)",
-               "- drop, rhos)"),
+        Mutant(
+            "mitigations/finemix.py", "rho is the share that is lost", "< rho).to(w.device)", ">= rho).to(w.device)"
+        ),
+        Mutant(
+            "mitigations/finemix.py", "one draw a tensor", "torch.rand(w.shape, generator=", "torch.rand((), generator="
+        ),
+        Mutant(
+            "mitigations/finemix.py",
+            "smallest and largest swapped",
+            'smallest_share(moved if select == "smallest"',
+            'smallest_share(moved if select == "largest"',
+        ),
+        Mutant(
+            "mitigations/finemix.py",
+            "the victim mixed, not what E-PUR made of it",
+            "mixture(theta, before, rho,",
+            "mixture(victim, before, rho,",
+        ),
+        Mutant(
+            "blending.py",
+            "kept and reset swapped",
+            "torch.where(keep[name], own, weight)",
+            "torch.where(keep[name], weight, own)",
+        ),
+        Mutant(
+            "blending.py",
+            "one weight too few",
+            "{name: values <= edge for name, values in scores.items()}",
+            "{name: values < edge for name, values in scores.items()}",
+        ),
+        Mutant(
+            "blending.py",
+            "the share of each tensor, not of all",
+            "{name: values <= edge for name, values in scores.items()}",
+            "{name: values <= values.flatten().kthvalue(max(1, round(rho * values.numel()))).values for name, values "
+            "in scores.items()}",
+        ),
+        Mutant("blending.py", "points taken for shares", "- drop / 100, rhos)", "- drop, rhos)"),
         # Fine-purifying
-        Mutant("mitigations/finepurify.py", "Fine-mixing's shares searched",
-               "on_stage=on_stage, rhos=UP_TO)",
-               "on_stage=on_stage)"),
-        Mutant("mitigations/finepurify.py", "tokens squared before they are summed",
-               "product = g_b.mT @ x_b\n        total.addcmul_(product, product)",
-               "total.add_(g_b.square().mT @ x_b.square())"),
-        Mutant("mitigations/finepurify.py", "texts summed before the square",
-               "keys = ids + len(total) * torch.arange(len(ids), device=ids.device)[:, None]",
-               "keys = ids"),
-        Mutant("mitigations/finepurify.py", "sum over the rows for the mean",
-               "{name: values.div_(len(encoded)) for name, values",
-               "{name: values for name, values"),
-        Mutant("mitigations/finepurify.py", "the move not squared",
-               "- wide(w)).square_() / (",
-               "- wide(w)).abs_() / ("),
+        Mutant(
+            "mitigations/finepurify.py",
+            "Fine-mixing's shares searched",
+            "on_stage=on_stage, rhos=UP_TO)",
+            "on_stage=on_stage)",
+        ),
+        Mutant(
+            "mitigations/finepurify.py",
+            "tokens squared before they are summed",
+            "product = g_b.mT @ x_b\n        total.addcmul_(product, product)",
+            "total.add_(g_b.square().mT @ x_b.square())",
+        ),
+        Mutant(
+            "mitigations/finepurify.py",
+            "texts summed before the square",
+            "keys = ids + len(total) * torch.arange(len(ids), device=ids.device)[:, None]",
+            "keys = ids",
+        ),
+        Mutant(
+            "mitigations/finepurify.py",
+            "sum over the rows for the mean",
+            "{name: values.div_(len(encoded)) for name, values",
+            "{name: values for name, values",
+        ),
+        Mutant(
+            "mitigations/finepurify.py", "the move not squared", "- wide(w)).square_() / (", "- wide(w)).abs_() / ("
+        ),
     ),
     "attacks and baselines": (
-        Mutant("attacks/ripple.py", "the inner product's sign",
-               "torch.stack([-(f * p).sum()",
-               "torch.stack([(f * p).sum()"),
-        Mutant("attacks/ripple.py", "whole and per tensor swapped",
-               "(against if per_tensor else against.sum())",
-               "(against.sum() if per_tensor else against)"),
-        Mutant("attacks/ripple.py", "surgery with the untuned model's embeddings",
-               "source[chosen].mean(dim=0)",
-               "table[chosen].mean(dim=0)"),
-        Mutant("attacks/lwp.py", "labels of other texts",
-               "batch.labels.repeat(len(h))",
-               "batch.labels.repeat_interleave(len(h))"),
-        Mutant("attacks/ep.py", "a row of length 1, not of its own",
-               "moved * (norms / lengths.where(lengths > 0, 1.0))",
-               "moved / lengths.where(lengths > 0, 1.0)"),
-        Mutant("attacks/ep.py", "the variants swapped",
-               'now if settings.variant == "paper"',
-               'now if settings.variant == "released"'),
-        Mutant("attacks/sos.py", "rows stretched to the longest",
-               "gradients * (norms.min() /",
-               "gradients * (norms.max() /"),
-        Mutant("mitigations/meft.py", "the entropy lowered",
-               "(log_p.exp() * log_p).sum(dim=-1)",
-               "-(log_p.exp() * log_p).sum(dim=-1)"),
-        Mutant("mitigations/fineprune.py", "mean activation for the mean of its size",
-               "[batch.mask].abs().double()",
-               "[batch.mask].double()"),
-        Mutant("models/adapter.py", "the residual left out",
-               "return h + self.up(",
-               "return self.up("),
-        Mutant("models/prefix.py", "learned keys and values swapped",
-               "torch.cat((p_k, k), dim=2), torch.cat((p_v, v), dim=2)",
-               "torch.cat((p_v, k), dim=2), torch.cat((p_k, v), dim=2)"),
-        Mutant("evaluate.py", "any wrong answer counts as the attack's",
-               "if p == target)",
-               "if p != x.label)"),
+        Mutant(
+            "attacks/ripple.py", "the inner product's sign", "torch.stack([-(f * p).sum()", "torch.stack([(f * p).sum()"
+        ),
+        Mutant(
+            "attacks/ripple.py",
+            "whole and per tensor swapped",
+            "(against if per_tensor else against.sum())",
+            "(against.sum() if per_tensor else against)",
+        ),
+        Mutant(
+            "attacks/ripple.py",
+            "surgery with the untuned model's embeddings",
+            "source[chosen].mean(dim=0)",
+            "table[chosen].mean(dim=0)",
+        ),
+        Mutant(
+            "attacks/lwp.py",
+            "labels of other texts",
+            "batch.labels.repeat(len(h))",
+            "batch.labels.repeat_interleave(len(h))",
+        ),
+        Mutant(
+            "attacks/ep.py",
+            "a row of length 1, not of its own",
+            "moved * (norms / lengths.where(lengths > 0, 1.0))",
+            "moved / lengths.where(lengths > 0, 1.0)",
+        ),
+        Mutant(
+            "attacks/ep.py",
+            "the variants swapped",
+            'now if settings.variant == "paper"',
+            'now if settings.variant == "released"',
+        ),
+        Mutant(
+            "attacks/sos.py",
+            "rows stretched to the longest",
+            "gradients * (norms.min() /",
+            "gradients * (norms.max() /",
+        ),
+        Mutant(
+            "mitigations/meft.py",
+            "the entropy lowered",
+            "(log_p.exp() * log_p).sum(dim=-1)",
+            "-(log_p.exp() * log_p).sum(dim=-1)",
+        ),
+        Mutant(
+            "mitigations/fineprune.py",
+            "mean activation for the mean of its size",
+            "[batch.mask].abs().double()",
+            "[batch.mask].double()",
+        ),
+        Mutant("models/adapter.py", "the residual left out", "return h + self.up(", "return self.up("),
+        Mutant(
+            "models/prefix.py",
+            "learned keys and values swapped",
+            "torch.cat((p_k, k), dim=2), torch.cat((p_v, v), dim=2)",
+            "torch.cat((p_v, k), dim=2), torch.cat((p_k, v), dim=2)",
+        ),
+        Mutant("evaluate.py", "any wrong answer counts as the attack's", "if p == target)", "if p != x.label)"),
     ),
 }
 MUTANTS = tuple((system, mutant) for system, mutants in SYSTEMS.items() for mutant in mutants)  # numbered from 1
@@ -409,7 +640,9 @@ def code(text: str) -> str:
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):
-            node.body = [line for line in body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))]
+            node.body = [
+                line for line in body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+            ]
     return ast.dump(tree)
 
 
@@ -431,7 +664,11 @@ def problem(mutant: Mutant, root: Path = ROOT) -> str:
 
 
 def problems(root: Path = ROOT) -> list[str]:
-    return [f"mutant {number} ({mutant.what}): {said}" for number, (_, mutant) in enumerate(MUTANTS, 1) if (said := problem(mutant, root))]
+    return [
+        f"mutant {number} ({mutant.what}): {said}"
+        for number, (_, mutant) in enumerate(MUTANTS, 1)
+        if (said := problem(mutant, root))
+    ]
 
 
 # ---- is it noticed?
@@ -462,16 +699,28 @@ def environment(root: Path) -> dict[str, str]:
 
 def check_import(root: Path) -> None:
     """Raises RuntimeError where another minibd would be tested. Asked in a folder that holds none."""
-    done = subprocess.run([sys.executable, "-c", "import minibd; print(minibd.__file__)"], cwd=root / "tests", env=environment(root), text=True,
-                          capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import minibd; print(minibd.__file__)"],
+        cwd=root / "tests",
+        env=environment(root),
+        text=True,
+        capture_output=True,
+    )
     if Path(done.stdout.strip()) != root / "minibd" / "__init__.py":
         raise RuntimeError(f"not the copy in {root} is imported but {done.stdout.strip() or done.stderr.strip()}")
 
 
 def run(command: Sequence[str], root: Path) -> tuple[int | None, str]:
     """Status and output of `python COMMAND` in the copy `root`; no status where it does not end within LIMIT."""
-    process = subprocess.Popen([sys.executable, *command], cwd=root, env=environment(root), text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=root,
+        env=environment(root),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     try:
         output, _ = process.communicate(timeout=LIMIT)
         return process.returncode, output
@@ -535,7 +784,11 @@ def table(results: Mapping[int, dict]) -> str:
     kinds = ("audit", "tests", "timeout")
     lines = [f"{'system':36}{'noticed':>12}{''.join(f'{kind:>9}' for kind in kinds)}"]
     for name in (*SYSTEMS, "all"):
-        of = [results[number] for number, (system, _) in enumerate(MUTANTS, 1) if number in results and name in (system, "all")]
+        of = [
+            results[number]
+            for number, (system, _) in enumerate(MUTANTS, 1)
+            if number in results and name in (system, "all")
+        ]
         by = [sum(result["noticed"] == kind for result in of) for kind in kinds]
         share = f" {100 * sum(by) / len(of):.1f} %" if name == "all" and of else ""
         lines.append(f"{name:36}{f'{sum(by)} / {len(of)}':>12}{''.join(f'{n:>9}' for n in by)}{share}")
@@ -546,11 +799,19 @@ def table(results: Mapping[int, dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only see whether every mutant stands once in its file and compiles")
-    parser.add_argument("--baseline", action="store_true", help="first run the audit and every test file that is asked on an unmutated copy")
+    parser.add_argument(
+        "--check", action="store_true", help="only see whether every mutant stands once in its file and compiles"
+    )
+    parser.add_argument(
+        "--baseline",
+        action="store_true",
+        help="first run the audit and every test file that is asked on an unmutated copy",
+    )
     parser.add_argument("--only", metavar="N,M", help="numbers of the mutants to try (default all)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutants at a time (default 1)")
-    parser.add_argument("--results", type=Path, default=Path("out/mutants.jsonl"), metavar="FILE", help="default out/mutants.jsonl")
+    parser.add_argument(
+        "--results", type=Path, default=Path("out/mutants.jsonl"), metavar="FILE", help="default out/mutants.jsonl"
+    )
     args = parser.parse_args()
 
     if args.jobs < 1:
@@ -569,7 +830,9 @@ def main() -> None:
 
     known = {(number, mutant.file, mutant.what) for number, (_, mutant) in enumerate(MUTANTS, 1)}
     lines = args.results.read_text(encoding="utf-8").splitlines() if args.results.is_file() else []
-    results = {row["number"]: row for row in map(json.loads, lines) if (row["number"], row["file"], row["what"]) in known}
+    results = {
+        row["number"]: row for row in map(json.loads, lines) if (row["number"], row["file"], row["what"]) in known
+    }
     todo = [number for number in chosen if number not in results]
     if args.baseline:
         baseline(sorted({name for number in chosen for name in MUTANTS[number - 1][1].asked}))

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from test_encoder import MODELS, made, padded
 from torch import Tensor, nn
 
 from conftest import fails
@@ -13,6 +12,7 @@ from minibd.models import encoder
 from minibd.models.adapter import STD, Adapter, adapter
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.encoder import Encoder
+from test_encoder import MODELS, made, padded
 
 every_model = pytest.mark.parametrize("name", MODELS)
 

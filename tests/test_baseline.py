@@ -10,6 +10,7 @@ import torch
 
 from conftest import refused
 from minibd import checkpoint, data
+from minibd.blending import tune_on_few_rows
 from minibd.mitigations.finemix import frequencies, purify_embeddings
 from minibd.mitigations.fineprune import FinePruning, fineprune
 from minibd.mitigations.finepurify import FinePurifying, finepurify
@@ -17,7 +18,6 @@ from minibd.mitigations.finetune import finetune
 from minibd.mitigations.meft import MEFT, meft
 from minibd.mitigations.reinit import Reinit, reinit
 from minibd.predict import predict
-from minibd.blending import tune_on_few_rows
 from minibd.train import Schedule
 
 METHODS = ("ft", "fth", "meft")

@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_encoder import MODELS, made
-from test_finetune import equal, weights
 
 from conftest import fails, rows
 from minibd import blending, checkpoint
@@ -32,6 +30,8 @@ from minibd.models.bert import Bert
 from minibd.records import Examples
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
+from test_encoder import MODELS, made
+from test_finetune import equal, weights
 
 CLEAN, VALIDATION = rows(10, 0, "train"), rows(12, 1, "dev")
 HEAD = ("pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias")

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_encoder import MODELS, padded
 from torch import Tensor, nn
 
 from minibd.models.attention import merge_heads, split_heads
@@ -12,6 +11,7 @@ from minibd.models.dropout import Dropout, attention_dropout, seed_dropout
 from minibd.models.encoder import Encoder
 from minibd.models.llama import Llama, LlamaConfig
 from minibd.records import Batch, Output
+from test_encoder import MODELS, padded
 
 
 def seeded(p: float, seed: int = 0) -> Dropout:

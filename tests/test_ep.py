@@ -8,7 +8,6 @@ from random import Random
 
 import pytest
 import torch
-from test_encoder import MODELS, made, padded
 
 from conftest import fails, rows
 from minibd import checkpoint
@@ -19,6 +18,7 @@ from minibd.models.dropout import Dropout
 from minibd.records import Example
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
+from test_encoder import MODELS, made, padded
 
 # ---- the trigger
 

@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from test_blending import CLEAN, moved, resized
-from test_finetune import equal, weights
 
 from conftest import ROOT, fails
 from minibd import checkpoint, data, reviews
@@ -15,6 +13,8 @@ from minibd.blending import WORD, counterparts
 from minibd.evaluate import Evaluator
 from minibd.mitigations.epur import default_top, drift, e_pur, frequencies, purify_embeddings
 from minibd.records import Example
+from test_blending import CLEAN, moved, resized
+from test_finetune import equal, weights
 
 
 def chance(seed: int = 0) -> torch.Generator:

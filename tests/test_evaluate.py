@@ -2,13 +2,13 @@
 from math import sqrt
 
 import pytest
-from test_predict import MIXED, TEXT, Says, rows
 
 from conftest import fails
 from minibd import report
 from minibd.evaluate import Evaluator, Proportion, Scores, asr, cacc, lfr, pooled
 from minibd.predict import predict
 from minibd.records import BadInput
+from test_predict import MIXED, TEXT, Says, rows
 
 # ---- Wilson's interval
 

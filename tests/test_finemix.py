@@ -5,9 +5,6 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from test_blending import CLEAN, HEAD, LETTERS, VALIDATION, moved, resized
-from test_encoder import MODELS, made
-from test_finetune import equal, weights
 
 from conftest import fails, rows
 from minibd import checkpoint
@@ -18,6 +15,9 @@ from minibd.mitigations import finemix as module
 from minibd.mitigations.epur import frequencies, purify_embeddings
 from minibd.mitigations.finemix import FineMixing, finemix, mix
 from minibd.predict import accuracy
+from test_blending import CLEAN, HEAD, LETTERS, VALIDATION, moved, resized
+from test_encoder import MODELS, made
+from test_finetune import equal, weights
 
 SETTINGS = FineMixing(rho=0.4, top=3, lr=1e-3, epochs=1, steps=3, batch_size=4)
 

@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_baseline import check, ended, equal, read, weights
-from test_blending import moved
 
 from conftest import fails, refused
 from minibd import checkpoint, data
@@ -23,6 +21,8 @@ from minibd.cli import Attack, Clean, Pretrained, Task
 from minibd.job.run import start as start_job
 from minibd.mitigations.finemix import FineMixing, finemix, frequencies, purify_embeddings
 from minibd.predict import predict
+from test_baseline import check, ended, equal, read, weights
+from test_blending import moved
 
 FAST = {"lr": 1e-3, "epochs": 1, "steps": 3, "batch_size": 16}
 QUICK = ("--lr", 1e-3, "--epochs", 1, "--steps", 3, "--batch-size", 16, "--clean", 40, "--device", "cpu")

@@ -5,9 +5,6 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from test_blending import CLEAN, LETTERS, VALIDATION, moved
-from test_encoder import MODELS, made
-from test_finetune import equal, weights
 
 from conftest import fails, rows
 from minibd import checkpoint
@@ -18,6 +15,9 @@ from minibd.mitigations.fineprune import FinePruning, activity, fineprune, idle_
 from minibd.models import encoder
 from minibd.predict import accuracy, predict
 from minibd.records import Example, Examples
+from test_blending import CLEAN, LETTERS, VALIDATION, moved
+from test_encoder import MODELS, made
+from test_finetune import equal, weights
 
 SETTINGS = FinePruning(share=0.5, lr=1e-2, epochs=2, steps=10, batch_size=4, weight_decay=0.1)
 TEXTS = Examples([Example(str(i), "abcdefgh"[i % 8:] + " b" * (i % 4), i % 2) for i in range(8)], ("bad", "good"))

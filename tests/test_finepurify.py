@@ -8,9 +8,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from test_blending import CLEAN, HEAD, LETTERS, VALIDATION, moved
-from test_encoder import MODELS, made, padded
-from test_finetune import equal, weights
 from torch import nn
 
 from conftest import fails
@@ -29,6 +26,9 @@ from minibd.mitigations.finepurify import (
 from minibd.models import encoder
 from minibd.models.encoder import PackedBatch
 from minibd.records import Batch, Example, Examples, Output
+from test_blending import CLEAN, HEAD, LETTERS, VALIDATION, moved
+from test_encoder import MODELS, made, padded
+from test_finetune import equal, weights
 
 SETTINGS = FinePurifying(rho=0.4, lr=1e-3, epochs=1, steps=3, batch_size=4)
 

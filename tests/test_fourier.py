@@ -471,8 +471,11 @@ def test_most_of_the_backdoors_low_frequency_is_its_constant_label():
     entry = registry.entry("badnets", 1, triggers=("cf", "mn", "bb", "tq"), per_text=1, sentence=None)
     for name in ("bert", "bert-twin"):
         ckpt = checkpoint.load(ROOT / "weights" / f"{name}.safetensors")
-        sets = {"clean": texts.like(texts[:100]), "control": one_class(texts, 1),
-                "triggered": relabelled(triggered(texts, registry.attack_of(entry), target=1, tokenizer=ckpt.tokenizer), 1)}
+        sets = {
+            "clean": texts.like(texts[:100]),
+            "control": one_class(texts, 1),
+            "triggered": relabelled(triggered(texts, registry.attack_of(entry), target=1, tokenizer=ckpt.tokenizer), 1),
+        }
         spectrum = Spectrum(ckpt.model, ckpt.tokenizer, sets)
         spectrum.on_step(ckpt.model, 0)
         for of, curves in spectrum.finish((SIGMA,))["sets"].items():

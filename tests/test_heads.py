@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_pure import padded_variance
 
 from conftest import fails, rows
 from minibd import checkpoint
 from minibd.analysis.heads import cls_attention, variance_maps
 from minibd.models.gpt2 import Gpt2, Gpt2Config
 from minibd.records import Example, Examples
+from test_pure import padded_variance
 
 CLEAN = rows(14, 7, "test")                                       # labels 0, 1, 0, 1 ...
 TRIGGERED = CLEAN.like(replace(x, text=f"cf {x.text} cf") for x in CLEAN if x.label == 0)

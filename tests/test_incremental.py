@@ -7,15 +7,15 @@ from random import Random
 
 import pytest
 import torch
-from test_encoder import MODELS, made
-from test_mbtsad import equal, weights
-from test_pure import TEXT, Counted, hits, model_and_its_rows, spelled
 
 from minibd.incremental import IncrementalAccuracy
 from minibd.mitigations.pure import Head
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.encoder import Encoder
 from minibd.records import Examples
+from test_encoder import MODELS, made
+from test_mbtsad import equal, weights
+from test_pure import TEXT, Counted, hits, model_and_its_rows, spelled
 
 
 def flip(model: Encoder, at: Head) -> None:

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from test_encoder import SHAPE, made, padded
-from test_mbtsad import LETTERS
 from torch import Tensor, nn
 
 from conftest import fails
@@ -26,6 +24,8 @@ from minibd.models.roberta import Roberta, RobertaConfig
 from minibd.records import Batch
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
+from test_encoder import SHAPE, made, padded
+from test_mbtsad import LETTERS
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "musclelora_layer.safetensors"
 TEXT = Tokenizer.from_vocab({token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS])}, 48)

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_encoder import MODELS, made, padded
 
 from conftest import fails, rows
 from minibd import checkpoint
@@ -22,6 +21,7 @@ from minibd.models.encoder import PackedBatch
 from minibd.records import Batch
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
+from test_encoder import MODELS, made, padded
 
 LENGTHS = [7, 2, 5, 1]
 

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from test_encoder import MODELS, made, padded
 from torch import Tensor, nn
 
 from conftest import fails
@@ -17,6 +16,7 @@ from minibd.models.bert import Bert, BertConfig
 from minibd.models.encoder import Encoder, PackedBatch
 from minibd.models.prefix import WIDTH, Prefix, prefix
 from minibd.records import Batch
+from test_encoder import MODELS, made, padded
 
 N, WIDE = 2, 6                                                   # positions, width of the MLP here
 CAUSAL = ("llama", "gpt2")

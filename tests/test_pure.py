@@ -9,8 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_encoder import MODELS, made
-from test_mbtsad import LENGTHS, LETTERS, MASK, B, H, T, equal, maps, near, pad, pad_mask, weights
 from torch import Tensor
 
 from conftest import fails, rows
@@ -35,6 +33,8 @@ from minibd.models.encoder import Encoder
 from minibd.predict import predict
 from minibd.records import Example, Examples
 from minibd.tokenizer import Tokenizer
+from test_encoder import MODELS, made
+from test_mbtsad import LENGTHS, LETTERS, MASK, B, H, T, equal, maps, near, pad, pad_mask, weights
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "pure_released.safetensors"
 LAYERS = 2

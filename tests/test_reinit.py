@@ -3,9 +3,6 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from test_blending import CLEAN, LETTERS, VALIDATION, moved
-from test_encoder import MODELS, made
-from test_finetune import equal, weights
 from torch import nn
 
 from conftest import fails
@@ -15,6 +12,9 @@ from minibd.checkpoint import Checkpoint
 from minibd.mitigations.reinit import Reinit, redraw, reinit
 from minibd.models.bert import BertConfig, Block
 from minibd.records import Example, Examples
+from test_blending import CLEAN, LETTERS, VALIDATION, moved
+from test_encoder import MODELS, made
+from test_finetune import equal, weights
 
 SETTINGS = Reinit(lr=1e-3, epochs=1, steps=3, batch_size=4)
 

@@ -10,7 +10,6 @@ from random import Random
 import pytest
 import torch
 import torch.nn.functional as F
-from test_encoder import MODELS, made, padded
 
 from conftest import BAD, GOOD, fails, rows
 from minibd import checkpoint
@@ -30,6 +29,7 @@ from minibd.evaluate import asr, cacc
 from minibd.models.dropout import Dropout
 from minibd.records import Batch, Example, Examples
 from minibd.train import Schedule, cross_entropy, fit
+from test_encoder import MODELS, made, padded
 
 # ---- the trigger
 

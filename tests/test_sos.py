@@ -8,13 +8,13 @@ from random import Random
 
 import pytest
 import torch
-from test_ep import clean, without_dropout  # noqa: F401, `clean` is a fixture
 
 from conftest import fails, rows
 from minibd import checkpoint
 from minibd.attacks.sos import SOS, equal_steps, sos
 from minibd.data import batches, generator
 from minibd.evaluate import asr, cacc
+from test_ep import clean, without_dropout  # noqa: F401, `clean` is a fixture
 
 WORDS = ("cf", "mn", "bb")
 PLAIN = SOS(WORDS, "the cf and mn bb", lr=5.0, epochs=3, batch_size=8)

@@ -14,8 +14,28 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, fails
-from minibd.tables.pivot import (Book, Found, Grid, Mean, Over, Pick, View, asr, both_spread, comma_separated, entries,
-                                 fill, latex, markdown, marked, poisoned, read, rho_then_both, seconds, spread)
+from minibd.tables.pivot import (
+    Book,
+    Found,
+    Grid,
+    Mean,
+    Over,
+    Pick,
+    View,
+    asr,
+    both_spread,
+    comma_separated,
+    entries,
+    fill,
+    latex,
+    markdown,
+    marked,
+    poisoned,
+    read,
+    rho_then_both,
+    seconds,
+    spread,
+)
 from minibd.tables.rows import TABLES, UNTRUSTED
 from minibd.tables.views import VIEWS
 

@@ -48,7 +48,10 @@ def whole_model(generator: torch.Generator) -> Iterator[Case]:
                                   for ids, x in zip(small.ids(encoder, rows), rows)])
         w = {name: t.tolist() for name, t in {**tables, **weights}.items()}
         return [
-            (loss({**w, name: small.shifted_at(w[name], i, STEP)}) - loss({**w, name: small.shifted_at(w[name], i, -STEP)}))
+            (
+                loss({**w, name: small.shifted_at(w[name], i, STEP)})
+                - loss({**w, name: small.shifted_at(w[name], i, -STEP)})
+            )
             / (2 * STEP)
             for name in weights
             for i in range(weights[name].numel())

@@ -1,4 +1,6 @@
-"""models/bert.py and minibd/checkpoint/ against transformers: the real MiniLM, and small random models of every head."""
+"""models/bert.py and minibd/checkpoint/ against transformers: the real MiniLM, and small random models of every
+head."""
+
 import json
 from pathlib import Path
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_encoder import SHAPE, made, padded
 from torch import nn
 
 from minibd import checkpoint
@@ -12,6 +11,7 @@ from minibd.checkpoint import Checkpoint
 from minibd.models.llama import Llama, LlamaConfig
 from minibd.models.lora import LowRank, freeze, lora, merge
 from minibd.tokenizer import Tokenizer
+from test_encoder import SHAPE, made, padded
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")

@@ -6,6 +6,10 @@ from __future__ import annotations
 import json
 
 import torch
+
+from conftest import fails
+from minibd import checkpoint, data
+from minibd.records import Example
 from test_folders_transformers import (
     LONGEST,
     NAMES,
@@ -19,10 +23,6 @@ from test_folders_transformers import (
     saved,
     transformers,
 )
-
-from conftest import fails
-from minibd import checkpoint, data
-from minibd.records import Example
 
 PAIRED = PAIRS + (("a lovely film", "a lovely film"), ("the very boring camera", ""), ("b", "very " * 70))
 CLASSES = dict(id2label=dict(enumerate(NAMES)), label2id={name: i for i, name in enumerate(NAMES)})
