@@ -53,7 +53,10 @@ def test_who_noticed_first_is_read_from_the_output():
     summary = "..F\n=== short test summary info ===\nFAILED tests/test_a.py::test_b[x y] - AssertionError: 1 - 2\n"
     assert first_failure(summary) == "tests/test_a.py::test_b[x y]"
     assert first_failure("ERROR tests/test_a.py - ImportError: no\n1 error") == "tests/test_a.py"
-    audit = "MBTSAD (3)  The map\n    holds     paper: 0\n\nMBTSAD (4)  Distance\n    F = 1\n    FAILS     p = 2: 0.1\n\n2 equations\n"
+    audit = (
+        "MBTSAD (3)  The map\n    holds     paper: 0\n\n"
+        "MBTSAD (4)  Distance\n    F = 1\n    FAILS     p = 2: 0.1\n\n2 equations\n"
+    )
     assert first_failure(audit) == "MBTSAD (4)  Distance: p = 2: 0.1"
     assert first_failure("Traceback\nValueError: none\n") == "ValueError: none" and first_failure("") == ""
 
