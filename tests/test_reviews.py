@@ -10,6 +10,7 @@ from random import Random
 import pytest
 import torch
 
+from conftest import ROOT
 from minibd import reviews as R
 from minibd.records import BadInput
 
@@ -313,3 +314,11 @@ def test_pairs_that_run_out_say_so(monkeypatch):
     monkeypatch.setattr(R, "UNRELATED", "it rained")
     with pytest.raises(BadInput, match=r"pairs: seed 0 gave no new pair .* ask for at most \d+ rows"):
         R.pairs(50, 0)
+
+
+def test_a_wheel_holds_every_resource():
+    """Each file of minibd/resources matches a pattern of pyproject's package-data."""
+    source = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    patterns = re.findall(r'"([^"]+)"', re.search(r"\[tool\.setuptools\.package-data\]\nminibd = \[(.*)\]", source)[1])
+    held = {path for pattern in patterns for path in (ROOT / "minibd").glob(pattern)}
+    assert held == {path for path in (ROOT / "minibd" / "resources").rglob("*") if path.is_file()} and len(held) == 3
