@@ -393,7 +393,7 @@ def test_a_forged_outcome(made, pre_file):
     assert result["outcome"]["rho"] in [trial["rho"] for trial in result["outcome"]["trials"]]
     change_result(path, lambda result: result["outcome"].update(rho=0.123))
     fault, = audit_run(path, None).replay.faults
-    assert fault.text.startswith("outcome is {\"rho\": 0.123")
+    assert fault.text.startswith("outcome rho is 0.123 as saved, and 0.")
 
 
 @pytest.mark.parametrize("steps", [[], None, ["CFT"], {}])
@@ -518,7 +518,7 @@ def test_two_results_by_hand():
     ]
     other = {"rows": {"test": 59}, "outcome": {"rho": 0.1}, "args": {"lr": 0.2, "out": "x", "chosen": 3}}
     changed = ["rows is {\"test\": 59} as saved, and {\"test\": 60} recomputed",
-               "outcome is {\"rho\": 0.1} as saved, and {} recomputed", "args lr is 0.2 as saved, and 0.1 recomputed"]
+               "outcome rho is 0.1 as saved, and not there recomputed", "args lr is 0.2 as saved, and 0.1 recomputed"]
     assert list(result_differences(result(80.0, 5.0, **other), saved, 0.0)) == changed
     assert list(result_differences(result(80.0, 5.0, **other), saved, 1.0)) == [changed[0], changed[2]]
     fewer = saved | {"steps": saved["steps"][1:]}

@@ -245,8 +245,9 @@ def result_differences(saved: dict, again: dict, points: float) -> Iterator[str]
         for one, other in zip(steps, again["steps"]):
             yield from score_differences(f"step {one['name']}", one, other, points, "recomputed")
     parts = [("rows", saved.get("rows"), again["rows"])]
-    if not points and "outcome" in saved:
-        parts.append(("outcome", saved["outcome"], again["outcome"]))
+    if not points and isinstance(chosen := saved.get("outcome"), dict):
+        parts += [(f"outcome {name}", chosen.get(name), again["outcome"].get(name))
+                  for name in {**chosen, **again["outcome"]}]
     parts += [(f"args {name}", saved["args"][name], again["args"][name])
               for name in saved["args"] if name in again["args"] and name != "out"]
     for name, one, other in parts:
