@@ -108,10 +108,10 @@ def trained(method: str, job: Job, task: Task, train: Examples, validation: Exam
 
     import torch
 
-    options = {"seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log}
+    options = {"seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log, "on_choice": job.on_choice}
     if method in REPAIRS:
         return REPAIRS[method](job.victim, job.pretrained, train, validation, settings, **options,
-                               on_stage=job.on_stage, on_choice=job.on_choice)
+                               on_stage=job.on_stage)
     started = time.perf_counter()
     if method == "meft":
         from minibd.mitigations.meft import meft

@@ -110,72 +110,6 @@ def run(log: StepLog | None = None) -> None:
     job.finish(None if name in ("adapter", "prefix") else trained, {"validation": len(job.splits.dev)})
 
 
-def start_untrusted(
-    task: Task, clean_aux: str, aux: Callable[[Checkpoint], int], attack: Attack, *settings: object,
-    log: StepLog | None = None,
-) -> Job:
-    """Open a task whose --data is a dataset that may be poisoned: its rows, the clean ones beside them, the evaluator.
-
-    The rows of --data are all of a file, the training rows of a folder, or poisoned.jsonl in a folder that attack.py
-    wrote, whose triggered.jsonl then gives the ASR. Of --clean-aux (without it, of what the checkpoint was pre-trained
-    on) the dev rows, where it has any, else the training rows are trusted: aux(encoder) of them are the job's `clean`,
-    the others the splits' `dev`. Its test rows are the test.
-    """
-    import json
-    import time
-    from dataclasses import replace
-    from pathlib import Path
-
-    from minibd import checkpoint, data, report
-    from minibd.evaluate import Evaluator
-    from minibd.job.evaluation import evaluator_of
-    from minibd.job.run import Job
-    from minibd.job.task import args_of, columns_of, device_of, print_rows, splits_of
-    from minibd.records import BadInput
-    from minibd.train import StepLog
-
-    started = time.perf_counter()
-    device = device_of(task.device)
-    out = report.output_folder(task.out or Path("out", "musclelora"), task.ckpt, task.data, clean_aux)
-    ckpt, columns = checkpoint.load(task.ckpt, device=device), columns_of(task)
-    if not task.data or not (clean_aux or any("data" in entry for entry in ckpt.history)):
-        raise BadInput(
-            "musclelora trains on a dataset with a few clean rows beside it: name both, --data and --clean-aux"
-        )
-    trusted = (
-        data.read_splits(clean_aux, seed=task.seed, **columns)
-        if clean_aux
-        else splits_of(replace(task, data=""), ckpt)
-    )
-    # with a classifier, so that the penultimate layer that was pre-trained with the encoder comes, too
-    if not ckpt.labels:
-        ckpt = checkpoint.load(task.ckpt, device=device, labels=trusted.test.labels, seed=task.seed)
-    folder = Path(task.data)
-    counts = folder / "attack.json"
-    if counts.is_file():
-        rows = data.read(folder / "poisoned.jsonl", labels=trusted.test.labels, **columns)
-    elif folder.is_dir():
-        rows = data.read_splits(folder, seed=task.seed, labels=trusted.test.labels, **columns).train
-    else:
-        rows = data.read(folder, labels=trusted.test.labels, **columns)
-    pool = trusted.dev or trusted.train
-    held = data.sample(pool, min(aux(ckpt), len(pool)), task.seed)
-    ids = {x.id for x in held}
-    splits = data.Splits(rows, pool.like(x for x in pool if x.id not in ids), trusted.test)
-    if attack.attack == "known" and not attack.triggered and counts.is_file():
-        target = json.loads(counts.read_text(encoding="utf-8"))["target"]
-        evaluator = Evaluator(splits.test, data.read(folder / "triggered.jsonl", labels=rows.labels, **columns), target)
-    else:
-        evaluator = evaluator_of(attack, task, ckpt, splits.test)
-    print_rows(untrusted=rows, clean=held, dev=splits.dev or None, test=splits.test, triggered=evaluator.triggered)
-    if not splits.dev:
-        print(f"all {len(held)} clean rows are aligned to, none is left to choose an epoch by: the last one counts")
-    return Job(
-        "musclelora", args_of(task, attack, *settings) | {"out": str(out)}, ckpt, splits, held, evaluator, out,
-        started=started, log=StepLog() if log is None else log,
-    )
-
-
 def band_vectors(flags: tuple[str, ...]) -> list[tuple]:
     """The radial scalings that --search-bands names: one vector a flag, or the paper's four."""
     from minibd.cleantrain.musclelora import MuScleLoRA
@@ -274,6 +208,7 @@ def train(job: Job, name: str, settings: MuScleLoRA, rates: dict[str, float], sp
     from minibd.cleantrain.peft import PEFT, train_peft
 
     options = {"validation": job.splits.dev or None, "seed": seed, "dtype": dtype, "log": job.log,
+               "on_choice": job.outcome.setdefault(name, {}).__setitem__,  # several models: each has choices of its own
                "on_step": spectrum and spectrum.on_step}
     started = time.perf_counter()
     if name == "musclelora":

@@ -38,7 +38,7 @@ from minibd.cli import setting
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Examples
 from minibd.tokenizer import Tokenizer
-from minibd.train import Log, check_finite, cross_entropy, each_batch
+from minibd.train import Log, check_finite, cross_entropy, each_batch, logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +191,10 @@ def train_rows(
                 name, step, steps, settings.lr, loss=loss.item(), gradient_norm=gradient.norm().item(),
                 embedding_norm=e.detach().norm().item(),
             )
-            if log is not None:
-                log({"stage": name, "step": step, "lr": settings.lr, "rows": len(which), "batch": which,
-                     "terms": {"cls": loss.item()}, "weights": {"cls": 1.0}, "total": loss.item()})
+            logged(log, {
+                "stage": name, "step": step, "lr": settings.lr, "rows": len(which), "batch": which,
+                "terms": {"cls": loss.item()}, "weights": {"cls": 1.0}, "total": loss.item(),
+            })
             bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
     return victim
 
