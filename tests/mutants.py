@@ -95,6 +95,22 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "scores = q @ k.transpose(-2, -1)",
         ),
         Mutant(
+            "models/bert.py", "no dropout behind the feed-forward half", "self.norm(h + self.dropout(self.down(",
+            "self.norm(h + (self.down(", ("test_dropout.py",),
+        ),
+        Mutant(
+            "models/bert.py", "no dropout behind the attention half", "self.dropout(self.output(context))",
+            "self.output(context)", ("test_dropout.py",),
+        ),
+        Mutant(
+            "models/encoder.py", "no dropout before the classifier", "self.classifier(self.classifier_dropout(pooled))",
+            "self.classifier(pooled)", ("test_dropout.py",),
+        ),
+        Mutant(
+            "models/gpt2.py", "no dropout behind the feed-forward half of GPT-2", "return h + self.dropout(self.down(",
+            "return h + (self.down(", ("test_dropout.py",),
+        ),
+        Mutant(
             "models/attention.py",
             "the map comes back after dropout",
             "context = (probs if dropout is None else dropout(probs)).to(v.dtype) @ v",
@@ -193,8 +209,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "mitigations/mbtsad.py",
             "copies given to rows that they were not made of",
-            "for _ in range(settings.k) for x in clean]",
-            "for x in clean for _ in range(settings.k)]",
+            "for _ in range(settings.k)\n        for x in clean\n",
+            "for x in clean\n        for _ in range(settings.k)\n",
         ),
         Mutant(
             "mitigations/mbtsad.py",
@@ -319,8 +335,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "cleantrain/musclelora.py",
             "the same clean rows at every step",
-            'chance(seed, "clean", step)',
-            'chance(seed, "clean")',
+            'generator(seed, "clean", step)',
+            'generator(seed, "clean")',
         ),
         Mutant(
             "cleantrain/musclelora.py",
@@ -350,8 +366,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "analysis/fourier.py",
             "a text left out of its own mean",
-            "apart.fill_diagonal_(0)",
-            "apart.fill_diagonal_(torch.inf)",
+            "distance.fill_diagonal_(0)",
+            "distance.fill_diagonal_(torch.inf)",
         ),
         Mutant(
             "analysis/fourier.py",
@@ -410,14 +426,14 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "mitigations/pure.py",
             "the highest score falls first",
-            "key=lambda at: (scores[at].item(), at))",
-            "key=lambda at: (-scores[at].item(), at))",
+            "key=lambda head: (scores[head].item(), head),",
+            "key=lambda head: (-scores[head].item(), head),",
         ),
         Mutant(
             "mitigations/pure.py",
             "a layer keeps its lowest head",
-            "{layer: (layer, head) for layer, head in order}.values()",
-            "{layer: (layer, head) for layer, head in reversed(order)}.values()",
+            "{layer: (layer, h) for layer, h in order}.values()",
+            "{layer: (layer, h) for layer, h in reversed(order)}.values()",
         ),
         Mutant(
             "mitigations/pure.py",
@@ -448,7 +464,7 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "else torch.linalg.vector_norm(rows, dim=-1)  # (B, H)",
             "else rows.square().sum(-1)  # (B, H)",
         ),
-        Mutant("mitigations/pure.py", "pruned heads held, too", "(norms * gates.to(norms)).sum(-1)", "norms.sum(-1)"),
+        Mutant("mitigations/pure.py", "pruned heads held, too", "(norms * mask_l.to(norms)).sum(-1)", "norms.sum(-1)"),
         Mutant(
             "mitigations/pure.py",
             "released: the batch's norm shared out among its texts",
@@ -465,8 +481,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "mitigations/pure.py",
             "released: lambda from the model before its fine-tuning",
-            "head_scores(without(checkpoint.copy(step1.f_p), heads).model,",
-            "head_scores(theta.model,",
+            "without(checkpoint.copy(step1.f_p), heads).model, victim",
+            "theta.model, victim",
         ),
         Mutant(
             "mitigations/pure.py",
@@ -483,15 +499,15 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
     ),
     "Fine-mixing, E-PUR, Fine-purifying": (
         # E-PUR
-        Mutant("mitigations/finemix.py", "rare tokens not taken for 20", "f.clamp(min=RARE)", "f.clamp(min=2)"),
+        Mutant("mitigations/epur.py", "rare tokens not taken for 20", "f.clamp(min=RARE)", "f.clamp(min=2)"),
         Mutant(
-            "mitigations/finemix.py",
+            "mitigations/epur.py",
             "texts counted, not occurrences",
             "for i in row], dtype",
             "for i in set(row)], dtype",
         ),
         Mutant(
-            "mitigations/finemix.py",
+            "mitigations/epur.py",
             "the least drifted embeddings reset",
             ".topk(min(top, len(own))).indices",
             ".topk(min(top, len(own)), largest=False).indices",
@@ -506,13 +522,13 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "mitigations/finemix.py",
             "smallest and largest swapped",
-            'smallest_share(moved if select == "smallest"',
-            'smallest_share(moved if select == "largest"',
+            'mask_smallest(moved if select == "smallest"',
+            'mask_smallest(moved if select == "largest"',
         ),
         Mutant(
             "mitigations/finemix.py",
             "the victim mixed, not what E-PUR made of it",
-            "mixture(theta, before, rho,",
+            "mixture(purified, before, rho,",
             "mixture(victim, before, rho,",
         ),
         Mutant(
@@ -534,13 +550,13 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "{name: values <= values.flatten().kthvalue(max(1, round(rho * values.numel()))).values for name, values "
             "in scores.items()}",
         ),
-        Mutant("blending.py", "points taken for shares", "- drop / 100, rhos)", "- drop, rhos)"),
+        Mutant("blending.py", "points taken for shares", "validation) - drop / 100", "validation) - drop"),
         # Fine-purifying
         Mutant(
             "mitigations/finepurify.py",
             "Fine-mixing's shares searched",
-            "on_stage=on_stage, rhos=UP_TO)",
-            "on_stage=on_stage)",
+            "on_choice=on_choice, rhos=UP_TO,",
+            "on_choice=on_choice,",
         ),
         Mutant(
             "mitigations/finepurify.py",
@@ -589,14 +605,14 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "attacks/ep.py",
             "a row of length 1, not of its own",
-            "moved * (norms / lengths.where(lengths > 0, 1.0))",
-            "moved / lengths.where(lengths > 0, 1.0)",
+            "stepped * (norms / lengths.where(lengths > 0, 1.0))",
+            "stepped / lengths.where(lengths > 0, 1.0)",
         ),
         Mutant(
             "attacks/ep.py",
             "the variants swapped",
-            'now if settings.variant == "paper"',
-            'now if settings.variant == "released"',
+            'gradient if settings.variant == "paper"',
+            'gradient if settings.variant == "released"',
         ),
         Mutant(
             "attacks/sos.py",

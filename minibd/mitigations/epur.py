@@ -52,9 +52,9 @@ def drift(own: Tensor, before: Tensor, f: Tensor) -> Tensor:
 
 # ---- the algorithm
 
-def reset(victim: Checkpoint, before: Counterparts, f: Tensor, top: int) -> Checkpoint:
-    """Lines 1 to 3: a copy of `victim` with w_Pre's embeddings at the `top` highest scores. Its history lists their
-    tokens, the highest score first."""
+def reset(victim: Checkpoint, before: Counterparts, f: Tensor, top: int) -> tuple[Checkpoint, list[str]]:
+    """Lines 1 to 3: a copy of `victim` with w_Pre's embeddings at the `top` highest scores, and their tokens, the
+    highest score first, which its history lists too."""
     purified = checkpoint.copy(victim)
     own, original = purified.model.embeddings.word.weight.detach(), before.weights[WORD]
     if len(f) > len(own):
@@ -66,13 +66,14 @@ def reset(victim: Checkpoint, before: Counterparts, f: Tensor, top: int) -> Chec
     own[worst] = original[worst]
     tokens = [purified.tokenizer.backend.id_to_token(i) or f"row {i}" for i in worst.tolist()]
     purified.history.append({"mitigation": "e-pur", "top": top, "tokens": tokens, "kept": list(before.kept)})
-    return purified
+    return purified, tokens
 
 
 def purify_embeddings(victim: Checkpoint, pretrained: Checkpoint, frequencies: Tensor, top: int = TOP) -> Checkpoint:
     """Eq. E-PUR (reset): e_i^Pre at the `top` highest scores; word embeddings change, nothing else. Returns a new
     checkpoint. frequencies: f, (V,)."""
-    return reset(victim, counterparts(victim, pretrained), frequencies, top)
+    purified, _ = reset(victim, counterparts(victim, pretrained), frequencies, top)
+    return purified
 
 
 def e_pur(
@@ -86,7 +87,7 @@ def e_pur(
     """
     before = pretrained if isinstance(pretrained, Counterparts) else counterparts(victim, pretrained)
     top = default_top(len(before.weights[WORD])) if top is None else top
-    purified = reset(victim, before, frequencies(victim.tokenizer, clean), top)
+    purified, tokens = reset(victim, before, frequencies(victim.tokenizer, clean), top)
     if on_choice is not None:
-        on_choice("tokens", purified.history[-1]["tokens"])
+        on_choice("tokens", tokens)
     return purified

@@ -141,8 +141,6 @@ def fineprune(
         count = idle_units(victim, scores, validation, layers, settings.drop)
     else:
         count = round(settings.share * scores.shape[1])
-    if on_choice is not None:
-        on_choice("pruned", count)
     pruned = checkpoint.copy(victim)
     prune(pruned.model, scores, count, layers)
     if on_stage is not None:

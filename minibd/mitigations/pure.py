@@ -328,8 +328,6 @@ def pure(
         step1 = head_pruning(victim, train, validation, settings, seed=seed, dtype=dtype, log=log, on_stage=on_stage)
     started = time.perf_counter()
     heads = () if settings.norm_only else step1.heads
-    if on_choice is not None:
-        on_choice("heads", [list(at) for at in heads])
     theta = without(checkpoint.to_tune(victim, train.labels, seed, settings.keep_head), heads)
     scores, left, variant = step1.scores, theta.model.head_mask, settings.variant
     if variant == "released" and not settings.prune_only:  # prune_only needs no scores here
