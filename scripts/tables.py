@@ -230,7 +230,7 @@ def write(name: str, folder: Path, book: Book) -> None:
 
     def body(page: Path, table: str, part: str) -> str | None:
         if part not in VIEWS.get(table, {}):
-            raise bad(f"{page} marks a table {table}{f': {part}' * bool(part)} that minibd/tables/views.py does not "
+            raise bad(f"{page} marks a table {table}{f': {part}' if part else ''} that minibd/tables/views.py does not "
                       f"know: it has {', '.join(n + (p and f': {p}') for n, parts in VIEWS.items() for p in parts)}")
         if name not in ("all", table):
             return None

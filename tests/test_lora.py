@@ -350,9 +350,9 @@ def test_a_merged_model_is_saved_as_a_plain_folder(name, tmp_path):
     merge(model)
     checkpoint.save(Checkpoint(model, TEXT, ("bad", "good"), []), tmp_path / "model")
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
-    kinds = {"token_type_ids": batch.token_type_ids} if name == "bert" else {}
+    token_types = {"token_type_ids": batch.token_type_ids} if name == "bert" else {}
     ids = torch.where(batch.mask, batch.ids, model.config.pad)
-    logits = theirs(input_ids=ids, attention_mask=batch.mask.long(), **kinds).logits
+    logits = theirs(input_ids=ids, attention_mask=batch.mask.long(), **token_types).logits
     torch.testing.assert_close(logits, ours, rtol=1e-4, atol=1e-4)
     checkpoint.save(Checkpoint(model, TEXT, ("bad", "good"), []), tmp_path / "model.safetensors")
     torch.testing.assert_close(

@@ -264,7 +264,7 @@ def test_paraphrases_of_pairs(attack, encoder, tmp_path):
 SETTINGS = {"reinit": {}, "fineprune": {"share": 0.3}, "finemix": {"rho": 0.7, "top": 5}, "finepurify": {"rho": 0.7}}
 
 
-def mend(
+def repair(
     name: str, victim: checkpoint.Checkpoint, pretrained: checkpoint.Checkpoint, train: Examples, dev: Examples
 ) -> checkpoint.Checkpoint:
     if name in SETTINGS:
@@ -284,21 +284,21 @@ def test_mitigations_read_both_texts_and_leave_the_victim_alone(victim, encoder,
     (train, dev, test), pretrained = reviews.pair_splits(**SMALL), checkpoint.load(encoder)
     train = train.like(train[:64])
     before = copy.deepcopy(victim.model.state_dict())
-    mended = mend(name, victim, pretrained, train, dev)
+    repaired = repair(name, victim, pretrained, train, dev)
     assert all(torch.equal(tensor, victim.model.state_dict()[key]) for key, tensor in before.items())
     with torch.no_grad():
-        logits = mended.model(mended.tokenizer(test)).logits
-    assert logits.shape == (60, 2) and logits.isfinite().all() and "mitigation" in mended.history[-1]
-    assert any(not torch.equal(tensor, mended.model.state_dict()[key]) for key, tensor in before.items())
+        logits = repaired.model(repaired.tokenizer(test)).logits
+    assert logits.shape == (60, 2) and logits.isfinite().all() and "mitigation" in repaired.history[-1]
+    assert any(not torch.equal(tensor, repaired.model.state_dict()[key]) for key, tensor in before.items())
     # Other second texts, another model; and a second text of kind 1 (its own embedding) is what it was trained on.
-    other = mend(
+    other = repair(
         name, victim, pretrained, train.like(replace(x, pair=y.pair) for x, y in zip(train, train[1:] + train[:1])),
         dev
     )
     assert any(
-        not torch.equal(tensor, other.model.state_dict()[key]) for key, tensor in mended.model.state_dict().items()
+        not torch.equal(tensor, other.model.state_dict()[key]) for key, tensor in repaired.model.state_dict().items()
     )
-    assert not torch.equal(mended.model.embeddings.token_type.weight[1], before["embeddings.token_type.weight"][1])
+    assert not torch.equal(repaired.model.embeddings.token_type.weight[1], before["embeddings.token_type.weight"][1])
 
 
 def test_musclelora_reads_both_texts_of_untrusted_and_of_clean_rows(encoder):

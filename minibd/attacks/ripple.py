@@ -77,7 +77,7 @@ class RIPPLe:
             raise BadInput(f"penalty is {self.penalty}, it must be at least 0")
         if self.variant not in ("paper", "released", "per-tensor"):
             raise BadInput(f"variant is {self.variant!r}, it must be one of paper, released, per-tensor")
-        self.schedule
+        self.schedule.validate()
 
     @property
     def schedule(self) -> Schedule:

@@ -140,7 +140,9 @@ def header(found: Sequence[AuditedEquation], title: str, seed: int, version: str
     listed = "".join(f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in counts.items())
     names = ", ".join(f'<a href="#{anchor(equation)}">{escape(equation.paper)} ({escape(equation.number)})</a>'
                       for equation in failing)
-    alarms = [f"{len(failing)} of {len(found)} equations: {names}"] * bool(failing) + [escape(line) for line in missing]
+    alarms = [escape(line) for line in missing]
+    if failing:
+        alarms.insert(0, f"{len(failing)} of {len(found)} equations: {names}")
     alarm = "".join(f'<p class="alarm">{result(False)} {line}</p>\n' for line in alarms)
     return f"""<header>
 <h1>{escape(title)}</h1>

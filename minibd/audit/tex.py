@@ -197,7 +197,7 @@ def text_row(items: list[tuple]) -> str:
         argument = kind(item) == "fence" and word[:1] != " " and left not in OPERATORS
         tight = (kind(item) == "punct" or argument or left in (None, "sign")
                  or left == "partial" and kind(item) != "name")
-        text = text.rstrip() + " " * (not tight) + word.strip()
+        text = text.rstrip() + ("" if tight else " ") + word.strip()
     return text
 
 

@@ -98,9 +98,9 @@ def poisoned(found: Sequence[Found]) -> str:
 
     first = found[0].result
     negatives = next((name for name in ("n_negatives", "n_decoys") if first.get(name)), None)
-    return (f"{count('n_poisoned')} ({count('n_flipped')})" + ", added" * bool(first.get("add"))
+    return (f"{count('n_poisoned')} ({count('n_flipped')})" + (", added" if first.get("add") else "")
             + (f" and {count(negatives)} negatives" if negatives else "")
-            + ", nothing else" * bool(first.get("only")))
+            + (", nothing else" if first.get("only") else ""))
 
 
 def strong(show: Callable) -> Callable:
@@ -228,8 +228,9 @@ def note_of(view: View, book: Book) -> str:
     one = " or ".join(str(run[0]) for run in sorted(seeds) if len(run) == 1)
     more = " or ".join(f"of seeds {', '.join(map(str, run))}" for run in sorted(seeds) if len(run) > 1)
     if more:
-        more = f"{'where a range stands in brackets ' * bool(one)}the mean (lowest-highest) {more}"
-    counts = ", ".join(f"{len(ids)} cell{'s' * (len(ids) != 1)} of {table}.jsonl" for table, ids in cells.items())
+        more = f"{'where a range stands in brackets ' if one else ''}the mean (lowest-highest) {more}"
+    counts = ", ".join(f"{len(ids)} {'cell' if len(ids) == 1 else 'cells'} of {table}.jsonl"
+                       for table, ids in cells.items())
     return f"{counts}; {', and '.join(filter(None, (one and f'seed {one}', more)))}."
 
 

@@ -33,7 +33,7 @@ def augmenter_rows(name: str, attack: str, *paper: str) -> tuple[Row, ...]:
     words = "eda --wordnet {wordnet}" if attack else "eda"  # the built-in reviews' words stand in our lexicon
     shown = dict(zip((words, "aeda", "contextual --mlm {mlm}", "addtrigger", "split"), figures, strict=True))
     return tuple(Row(f"{name}{flags.split()[0]}{budget}", attack,
-                     f"mbtsad.py --no-cft --no-distil --augment {flags}{' --budget equal' * bool(budget)}",
+                     f"mbtsad.py --no-cft --no-distil --augment {flags}{' --budget equal' if budget else ''}",
                      {"victim": none, "TS-FT": figure} if figure else {})
                  for budget in ("", ", equal budget") for flags, figure in shown.items()
                  if not (budget and flags == "split"))

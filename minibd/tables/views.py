@@ -372,11 +372,11 @@ def musclelora_choose() -> View:
     names = {"vanilla": "Vanilla", "lora": "LoRA", "prefix": "Prefix", "musclelora": "MuScleLoRA"}
 
     def row(model: str, aux: str, ratio: str, epochs: str, lr: str, more: str) -> tuple[Entry, ...]:
-        flags = (f"{model}{f' --lr {lr}' * bool(lr)} --epochs {epochs}"
+        flags = (f"{model}{f' --lr {lr}' if lr else ''} --epochs {epochs}"
                  + (f" --aux {aux} --ratio {ratio}" if aux else "") + more)
         tried = (pick("musclelora-choose", choice_row(text, flags).name, model) if flags in choices else ""
                  for text, choices in CHOICES.items())
-        return (names[model] + f", `{more.strip()}`" * bool(more), lr or "2e-5", aux, ratio, epochs, *tried)
+        return (names[model] + (f", `{more.strip()}`" if more else ""), lr or "2e-5", aux, ratio, epochs, *tried)
 
     return View(("", "rate", "clean rows", "mu rises to", "passes", *(f'"{text}"' for text in CHOICES)),
                 tuple(row(*line) for line in TRIED))

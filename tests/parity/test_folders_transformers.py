@@ -155,8 +155,8 @@ def opened(folder: Path, head: int = 0, **more) -> nn.Module:
 
 def theirs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """A batch in transformers' names."""
-    kinds = {"token_type_ids": batch.token_type_ids} if model.config.model_type == "bert" else {}
-    return {"input_ids": batch.ids, "attention_mask": batch.mask.long()} | kinds
+    token_types = {"token_type_ids": batch.token_type_ids} if model.config.model_type == "bert" else {}
+    return {"input_ids": batch.ids, "attention_mask": batch.mask.long()} | token_types
 
 
 @torch.no_grad()

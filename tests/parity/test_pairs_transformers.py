@@ -83,9 +83,9 @@ def test_both_texts_and_their_order_count(tmp_path, name):
 
 
 def test_berts_second_text_is_of_kind_1_and_robertas_of_kind_0(tmp_path):
-    for name, kinds in (("bert", {0, 1}), ("roberta", {0})):
+    for name, token_types in (("bert", {0, 1}), ("roberta", {0})):
         ckpt = checkpoint.load(saved(name, tmp_path / name))
-        assert set(ckpt.tokenizer(examples([("a film", "the story")])).token_type_ids.flatten().tolist()) == kinds
+        assert set(ckpt.tokenizer(examples([("a film", "the story")])).token_type_ids.flatten().tolist()) == token_types
 
 
 def test_llama_begins_either_text_where_its_tokenizer_says_so(tmp_path):

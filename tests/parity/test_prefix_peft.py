@@ -99,10 +99,11 @@ def layers(encoder: nn.Module, grad: bool = False):
 
 def ask(theirs: nn.Module, batch: Batch, first: int) -> Tensor:
     """Their logits, the first token of every text having position `first`."""
-    kinds = {"token_type_ids": batch.token_type_ids} if theirs.config.model_type == "bert" else {}
+    token_types = {"token_type_ids": batch.token_type_ids} if theirs.config.model_type == "bert" else {}
     columns = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
-    at = columns if kinds else (batch.mask.long().cumsum(1) - 1).clamp(min=0)
-    return theirs(input_ids=batch.ids, attention_mask=batch.mask.long(), position_ids=at - N + first, **kinds).logits
+    at = columns if token_types else (batch.mask.long().cumsum(1) - 1).clamp(min=0)
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long(), "position_ids": at - N + first}
+    return theirs(**inputs, **token_types).logits
 
 
 @both
@@ -150,8 +151,8 @@ def test_the_prefix_is_seen(case):
 def test_peft_as_it_is_counts_learned_positions_from_n(case):
     mine, theirs = prefixed(case, False)
     batch = texts(LENGTHS["little"], "right")
-    kinds = {"token_type_ids": batch.token_type_ids} if case == "bert" else {}
-    logits = theirs(input_ids=batch.ids, attention_mask=batch.mask.long(), **kinds).logits
+    token_types = {"token_type_ids": batch.token_type_ids} if case == "bert" else {}
+    logits = theirs(input_ids=batch.ids, attention_mask=batch.mask.long(), **token_types).logits
     assert far(mine(batch).logits, logits) > 0.01
     with torch.no_grad():
         mine.embeddings.position.weight.copy_(mine.embeddings.position.weight.roll(-N, 0))

@@ -62,7 +62,7 @@ def with_prefix(mapping: HFMapping, tensor: str) -> str:
 
 
 def batch_of(name: str, lengths: tuple[int, ...], left: bool = False) -> Batch:
-    """Random tokens, none of them padding, and random kinds, which neither model may look at."""
+    """Random tokens, none of them padding, and random token types, which neither model may look at."""
     random = torch.Generator().manual_seed(2)
     b, t, pad = len(lengths), max(lengths), OWN[name]["pad"]
     ids, mask = torch.full((b, t), pad), torch.zeros(b, t, dtype=torch.bool)
