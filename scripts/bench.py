@@ -71,7 +71,7 @@ def encoders(bench: Bench) -> None:
     import torch
 
     from minibd import checkpoint, data, reviews
-    from minibd.job import device_of
+    from minibd.job.task import device_of
     from minibd.models.bert import Bert, BertConfig
     from minibd.records import BadInput, Batch
     try:
@@ -152,7 +152,7 @@ def prune(bench: Bench) -> None:
 
     from minibd import checkpoint, data
     from minibd.data import in_order
-    from minibd.job import device_of
+    from minibd.job.task import device_of
     from minibd.mitigations import pure
     from minibd.models import encoder
     from minibd.records import BadInput
@@ -218,7 +218,7 @@ def align(bench: Bench) -> None:
     import torch
 
     from minibd import checkpoint
-    from minibd.job import device_of
+    from minibd.job.task import device_of
     from minibd.models.bert import Bert
     from minibd.models.lora import PRESETS, preset
     from minibd.records import BadInput
