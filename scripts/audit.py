@@ -89,9 +89,9 @@ def run() -> None:
         rows = data.read_splits(measured.data, seed=audit.seed).dev
         pair = []
         for path in (measured.ckpt, measured.teacher):
-            ckpt = checkpoint.load(path)
-            # an encoder gets a new head
-            pair.append(ckpt if ckpt.labels else checkpoint.load(path, labels=rows.labels, seed=audit.seed))
+            header = checkpoint.read_header(path)
+            labels = None if header.labels else rows.labels  # an encoder gets a new head
+            pair.append(checkpoint.load(header, labels=labels, seed=audit.seed))
         for name, said in effects(*pair, rows, audit.seed):
             print(f"{name}: {said}")
         return

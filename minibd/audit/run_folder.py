@@ -286,11 +286,10 @@ def evaluator_of_args(args: dict) -> tuple[Evaluator, checkpoint.Checkpoint]:
     current folder. Raises BadInput."""
     task, attack = (group(**{f.name: tuple(value) if isinstance(value := args[f.name], list) else value
                              for f in fields(group) if f.name in args}) for group in (Task, Attack))
-    device = device_of(task.device)
-    victim = checkpoint.load(task.ckpt, device=device)
-    splits = splits_of(task, victim)
-    if not victim.labels:
-        victim = checkpoint.load(task.ckpt, device=device, labels=splits.train.labels, seed=task.seed)
+    device, header = device_of(task.device), checkpoint.read_header(task.ckpt)
+    splits = splits_of(task, header)
+    labels = None if header.labels else splits.train.labels
+    victim = checkpoint.load(header, device, labels=labels, seed=task.seed)
     return evaluator_of(attack, task, victim, splits.test), victim
 
 
