@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from minibd.cli import AllClean, Attack, Clean, Pretrained, Task, main, parse, setting
-from minibd.job.registry import REPAIRS
+from minibd.job.repairs import REPAIRS
 
 if TYPE_CHECKING:
     from minibd.checkpoint import Checkpoint

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from minibd.cli import Clean, Pretrained, Task, main, parse, setting, settings_of
-from minibd.job.registry import REPAIRS
+from minibd.job.repairs import REPAIRS
 
 if TYPE_CHECKING:
     import torch

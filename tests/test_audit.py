@@ -11,7 +11,7 @@ import torch
 from minibd import checkpoint, data
 from minibd.audit import check, check_mbtsad, check_musclelora, index, restated, small
 from minibd.audit.check import Case, Equation, outcome, outcomes
-from minibd.audit.report import Outcome, Place
+from minibd.audit.findings import Outcome, Place
 from minibd.audit.tex import mathml, plain
 from minibd.audit.walk import called_by, numbers, places
 from minibd.mitigations.mbtsad import attention_loss, attention_map

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from minibd.audit.findings import AuditedEquation, Outcome, Place
 from minibd.audit.page import TESTS, highlighted, page, wrapped
-from minibd.audit.report import AuditedEquation, Outcome, Place
 from minibd.audit.tex import GREEK, mathml, mathml_parts, plain
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import ROOT, fails
 from minibd.cli import AllClean, Attack, Clean, Task
-from minibd.job.registry import REPAIRS, Repair, _imported
+from minibd.job.repairs import REPAIRS, Repair, _imported
 from minibd.job.run import start
 from minibd.job.task import clean_amount, split_validation
 from minibd.train import StepLog

@@ -18,7 +18,7 @@ from minibd.attacks.poison import poison, side_of, triggered
 from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
 from minibd.cli import Attack, Task
 from minibd.job.evaluation import evaluator_of
-from minibd.job.registry import REPAIRS
+from minibd.job.repairs import REPAIRS
 from minibd.job.task import data_of, splits_of
 from minibd.mitigations.finetune import finetune
 from minibd.mitigations.mbtsad import MBTSAD, mbtsad

@@ -218,6 +218,12 @@ def test_every_rule_speaks_of_rooms_on_the_plan():
     assert {name for pair in STAIRS for name in pair} | {*STRANGERS, *BLIND} <= set().union(*FLOORS)
 
 
+def test_no_two_files_share_a_basename():
+    """Whoever looks for a file by its name finds one."""
+    names = [path.name for path in SOURCES if path.name != "__init__.py"]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []
+
+
 def test_arrows_point_one_way():
     assert [f"{source} -> {target}" for source, target in arrows() if not allowed(source, target)] == []
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minibd.audit.report import Outcome
+from minibd.audit.findings import Outcome
 
 VALUE = 2e-6      # tolerance: sums of some hundred numbers in float32 are off by a few 1e-7
 GRADIENT = 2e-5   # tolerance: the same through the backward pass, of steeper functions

@@ -12,7 +12,7 @@ from minibd.attacks.ripple import logistic_regression, restricted_inner_product,
 from minibd.attacks.sos import equal_steps
 from minibd.audit import restated, small
 from minibd.audit.check import STEP, Case, Equation, Inputs, normal, shown
-from minibd.audit.report import Outcome
+from minibd.audit.findings import Outcome
 from minibd.records import Example, Examples
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minibd.audit import restated, small
 from minibd.audit.check import MOST, STEP, Case, Equation, Inputs, normal, shown
-from minibd.audit.report import Outcome
+from minibd.audit.findings import Outcome
 from minibd.blending import WORD, counterparts, mask_smallest
 from minibd.checkpoint import Checkpoint
 from minibd.checkpoint import copy as copied

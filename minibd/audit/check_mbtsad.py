@@ -8,7 +8,7 @@ import torch
 
 from minibd.audit import restated, small, train_mode
 from minibd.audit.check import Case, Equation, maps, normal, real_tokens, shown
-from minibd.audit.report import Outcome
+from minibd.audit.findings import Outcome
 from minibd.augment.split import budget
 from minibd.mitigations.mbtsad import (
     MBTSAD,

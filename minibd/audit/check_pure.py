@@ -8,7 +8,7 @@ import torch
 from minibd.attacks.poison import poison
 from minibd.audit import restated, small, train_mode
 from minibd.audit.check import Case, Equation, maps, normal, real_tokens, shown, uniform
-from minibd.audit.report import Outcome
+from minibd.audit.findings import Outcome
 from minibd.mitigations.mbtsad import mean_loss
 from minibd.mitigations.pure import attention_penalty, head_variance, layer_weights
 from minibd.models.attention import attend

@@ -8,8 +8,8 @@ from dataclasses import asdict
 
 from minibd.audit import check_attacks, check_finemix, check_mbtsad, check_musclelora, check_pure
 from minibd.audit.check import Equation, outcomes
+from minibd.audit.findings import AuditedEquation, Place
 from minibd.audit.pages import reference
-from minibd.audit.report import AuditedEquation, Place
 from minibd.audit.tex import plain
 from minibd.audit.walk import ROOT, called_by, places
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import accumulate
 
-from minibd.audit.report import AuditedEquation, Outcome, Place
+from minibd.audit.findings import AuditedEquation, Outcome, Place
 from minibd.audit.tex import mathml_parts, plain
 
 TESTS = 5  # listed by name; the rest is a count

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from inspect import cleandoc
 from pathlib import Path
 
-from minibd.audit.report import Place
+from minibd.audit.findings import Place
 
 ROOT = Path(__file__).parents[2]
 _OPENS = re.compile(r"Eq\. ([A-Z][\w-]*) (\([^)]+\)(?:(?:, | and | to )\([^)]+\))*)")

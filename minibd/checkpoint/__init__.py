@@ -8,8 +8,8 @@ The folder  config.json, model.safetensors (or shards and their index), tokenize
             L lists of H}. folder.py
 
 How transformers names the parts of an architecture stands in the architecture's own file (models/bert.py: HF_MAPPING);
-nothing here knows one by name. header.py reads what a checkpoint says of itself, tensors.py its weights; heads.py
-changes the head of a checkpoint in memory; model_card.py writes a folder's README.md.
+nothing here knows one by name. header.py reads what a checkpoint says of itself, tensors.py its weights;
+head_surgery.py changes the head of a checkpoint in memory; model_card.py writes a folder's README.md.
 
 Five choices:
 1. A head mask is folded into its columns of the output projection on the way into a folder, so that transformers gives
@@ -39,6 +39,7 @@ from safetensors import SafetensorError
 from minibd.atomic import atomic_write
 from minibd.checkpoint.file import read_file, write_file
 from minibd.checkpoint.folder import FOLDER_FILES, check_target, move, read_folder, weight_files, write_folder
+from minibd.checkpoint.head_surgery import copy, headless, new_classifier, to_tune, with_head, with_mlm
 from minibd.checkpoint.header import (
     HF_MAPPINGS,
     PICKLES,
@@ -49,7 +50,6 @@ from minibd.checkpoint.header import (
     pickle_error,
     shorten,
 )
-from minibd.checkpoint.heads import copy, headless, new_classifier, to_tune, with_head, with_mlm
 from minibd.checkpoint.model_card import card
 from minibd.checkpoint.tensors import HEADS, build_model, check_finite, check_plain, init_head, shapes_of
 from minibd.records import BadInput
