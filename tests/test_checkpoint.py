@@ -583,6 +583,7 @@ def convert(*args) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, CONVERT, *map(str, args)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_convert_pickles(folder, tmp_path):
     expected = load(folder)
     tensors = load_file(folder / "model.safetensors")

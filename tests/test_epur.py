@@ -98,6 +98,7 @@ def test_200_rows_by_default(tiny):
     assert len(purify_embeddings(wide, moved(wide), frequencies(wide.tokenizer, CLEAN)).history[-1]["tokens"]) == 200
 
 
+@pytest.mark.slow
 def test_alone_it_takes_ep_out_of_the_shipped_classifier():
     """EP's backdoor is one row of the word embedding; with 64 clean rows E-PUR finds it among the ten that it
     resets."""

@@ -315,7 +315,7 @@ def test_musclelora_reads_both_texts_of_untrusted_and_of_clean_rows(encoder):
     assert all(any(not torch.equal(tensor, other[key]) for key, tensor in made.items()) for other in others)
 
 
-def test_a_script_mends_a_victim_of_pairs_by_its_history(here, victim, small, tmp_path):
+def test_a_script_repairs_a_victim_of_pairs_by_its_history(here, victim, small, tmp_path):
     entry = {"attack": "badnets", "target": 1, "side": "second", "data": {"pairs": SMALL}}
     checkpoint.save(replace(victim, history=[entry]), tmp_path / "v.safetensors")
     run = here("mbtsad.py")(

@@ -597,6 +597,7 @@ def wide(tiny, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_what_is_large_is_legible(plot, wide, folder, tmp_path):
     """plot checks every figure; these are as full as one may expect."""
     out = ("--out", tmp_path / "x.png")
@@ -663,6 +664,7 @@ def test_an_ending_that_is_no_picture(plot, attacked, tmp_path, name):
     assert [f.name for f in tmp_path.iterdir()] == ["cells.jsonl"]
 
 
+@pytest.mark.slow
 def test_the_same_run_draws_the_same_file(plot, attacked, tmp_path):
     results = cells(tmp_path / "cells.jsonl", *SWEEP)
     several = ("musclelora-5", "--curves", f"{curves(tmp_path / 'a' / 'x.json')},{curves(tmp_path / 'b' / 'x.json')}")

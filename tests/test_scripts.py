@@ -99,6 +99,7 @@ def test_the_cleaned_file_is_a_checkpoint_that_scores_what_was_said(done, folder
     assert 100 * hits / len(test) == json.loads((out / "result.json").read_text())["after"]["cacc"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(done, script, tiny_file, folder, tmp_path):
     _, out = done
     again, other = tmp_path / "again", tmp_path / "other"
@@ -144,6 +145,7 @@ def test_a_hugging_face_folder_comes_back_as_one(script, tiny_folder, folder, tm
     assert (mine - other).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_attack_leaves_all_that_an_evaluation_needs(script, tiny_file, folder, tmp_path):
     out = tmp_path / "victim"
     run = script(
@@ -464,6 +466,7 @@ def test_a_checkpoint_that_names_no_data(script, tiny_file, tmp_path):
     refused(script("mbtsad.py", "--ckpt", tiny_file, "--out", tmp_path / "out"), "--data")
 
 
+@pytest.mark.slow
 def test_choose_plants_a_backdoor_and_skips_cells_that_are_there(script, tiny_file, folder, tmp_path):
     results = tmp_path / "choose.jsonl"
     common = (
@@ -481,6 +484,7 @@ def test_choose_plants_a_backdoor_and_skips_cells_that_are_there(script, tiny_fi
     refused(script("choose.py", *common, "--vary", "nothing=1"), "--vary nothing=1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["cft", "finemix", "fineprune"])
 def test_choose_tries_the_settings_of_the_method_that_is_named(script, tiny_file, pre_file, folder, tmp_path, method):
     results, before = tmp_path / "choose.jsonl", ("--pretrained", pre_file, "--top", 0) if method == "finemix" else ()
@@ -553,6 +557,7 @@ def test_choose_repairs_what_e_pur_left_of_the_planted_backdoor(
     refused(choose(*common, "--e-pur"), "--e-pur", "--pretrained")
 
 
+@pytest.mark.slow
 def test_pure_measures_every_model_and_hands_back_the_encoder_with_its_heads_pruned(
     script, encoder, tiny_file, folder, tmp_path
 ):
@@ -581,6 +586,7 @@ def test_pure_measures_every_model_and_hands_back_the_encoder_with_its_heads_pru
     ], whole.stdout
 
 
+@pytest.mark.slow
 def test_pure_under_its_floor_says_so_and_shows_what_it_has_trained(script, encoder, tiny_file, folder, tmp_path):
     out = tmp_path / "out"
     run = script(
@@ -595,6 +601,7 @@ def test_pure_under_its_floor_says_so_and_shows_what_it_has_trained(script, enco
         refused(script("pure.py", "--ckpt", encoder, "--data", folder, *flags, "--out", out), *words)
 
 
+@pytest.mark.slow
 def test_tables_runs_its_cells_once_and_prints_what_is_there(script, tiny_file, folder, tmp_path):
     results = tmp_path / "table.jsonl"
     common = ("--base", tiny_file, "--data", folder, "--results", results, "--work", tmp_path / "work")
@@ -614,6 +621,7 @@ def test_tables_runs_its_cells_once_and_prints_what_is_there(script, tiny_file, 
     ]
 
 
+@pytest.mark.slow
 def test_a_tables_rows_share_a_victim_and_a_victim_may_be_there_already(script, tiny_file, folder, tmp_path):
     common = ("--data", folder, "--work", tmp_path / "work", "--results", tmp_path / "table.jsonl")
     assert script("tables.py", "mbtsad", "--base", tiny_file, *common, "--rows", "1,3").returncode == 0
@@ -727,6 +735,7 @@ def test_bench_prunes_the_same_heads_in_all_three_ways(script, tiny_file, folder
     refused(script("bench.py", "prune", "--ckpt", tiny_file), "dev rows")
 
 
+@pytest.mark.slow
 def test_attack_gives_an_encoder_a_classifier_for_the_classes_of_the_rows(script, tiny, folder, tmp_path):
     from dataclasses import replace
 

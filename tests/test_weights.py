@@ -30,6 +30,7 @@ def test_the_sums_in_the_readme_are_those_of_the_files():
         assert hashlib.sha256((WEIGHTS / name).read_bytes()).hexdigest() == digest, name
 
 
+@pytest.mark.slow
 def test_the_victim_is_as_good_as_its_clean_twin_and_obeys_its_trigger(victim):
     attack = next(entry for entry in victim.history if "attack" in entry)
     test = reviews.splits(**attack["data"]["reviews"])[2]

@@ -615,8 +615,9 @@ def test_a_text_that_is_cut_is_told_of_once(tmp_path, capsys, name):
 
 # ---- the main job
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["roberta", "distilbert", "llama", "gpt2"])
-def test_mbtsad_mends_a_folder(script, folder, tmp_path, name):
+def test_mbtsad_repairs_a_folder(script, folder, tmp_path, name):
     victim, out = (
         saved(
             name, tmp_path / "victim", id2label={0: "negative", 1: "positive"}, label2id={"negative": 0, "positive": 1}
