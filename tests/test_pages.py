@@ -16,7 +16,8 @@ from minibd.audit import index, pages
 ROOT = Path(__file__).parents[1]
 PAGES = pages.pages(ROOT)
 ROOMS = ("minibd/models", "minibd/augment", "minibd/attacks", "minibd/mitigations", "minibd/cleantrain",
-         "minibd/analysis", "minibd/audit", "scripts", "weights", "tests")
+         "minibd/analysis", "minibd/audit", "minibd/checkpoint", "minibd/data", "minibd/job", "minibd/tables",
+         "minibd/resources", "scripts", "scripts/results", "weights", "tests")
 MOST = 200  # lines of the front page
 
 
@@ -201,8 +202,9 @@ def test_every_script_is_named_in_the_scripts_page():
 @pytest.mark.parametrize("room", [room for room in ROOMS if room.startswith("minibd/")])
 def test_every_file_of_a_room_is_named_in_its_page(room):
     text = text_of(ROOT / room / "README.md")
-    assert [path.name for path in sorted((ROOT / room).glob("*.py"))
-            if not re.search(rf"(?<![\w/]){re.escape(path.name)}", text)] == []
+    files = [path.name for path in sorted((ROOT / room).iterdir()) if path.suffix in (".py", ".json", ".txt")]
+    assert [name for name in files if name != "__init__.py"
+            and not re.search(rf"(?<![\w/]){re.escape(name)}", text)] == []
 
 
 def test_the_map_names_what_is_there_and_all_of_it():
