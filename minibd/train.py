@@ -246,12 +246,13 @@ def fit(
             terms = loss(model, batch)
         total = weighted(terms, weights).mean()
         total.backward()
-        norm = optimizer.step()
-        check_finite(name, step, steps, schedule.lr, loss=total.item(), gradient_norm=norm.item())
-        logged(log, {"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(which),
-                     "batch": which, "terms": {term: values.mean().item() for term, values in terms.items()},
-                     "weights": {term: weights.get(term, 1.0) for term in terms}, "total": total.item()})
-        bar.set_postfix_str(f"loss {total.item():.3f}", refresh=False)
+        norm, loss_value = optimizer.step(), total.item()
+        check_finite(name, step, steps, schedule.lr, loss=loss_value, gradient_norm=norm.item())
+        if log is not None:  # nobody waits for the terms of a step that is not logged
+            logged(log, {"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(which),
+                         "batch": which, "terms": {term: values.mean().item() for term, values in terms.items()},
+                         "weights": {term: weights.get(term, 1.0) for term in terms}, "total": loss_value})
+        bar.set_postfix_str(f"loss {loss_value:.3f}", refresh=False)
         if on_step is not None:
             on_step(model, step + 1)
         if step + 1 == max_steps and step + 1 < steps:

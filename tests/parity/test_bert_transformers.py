@@ -20,7 +20,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertForMaskedLM,
-    BertForPreTraining,  # noqa: E402
+    BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
 )

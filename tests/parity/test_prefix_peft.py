@@ -18,7 +18,7 @@ from minibd.records import Batch
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
-from test_causal_transformers import LENGTHS, PAD, far, lies, texts, twins  # noqa: E402
+from test_causal_transformers import LENGTHS, PAD, far, lies, texts, twins
 
 # peft's, of transformers
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
