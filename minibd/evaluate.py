@@ -19,7 +19,7 @@ from math import sqrt
 from torch import nn
 
 from minibd.predict import predict
-from minibd.records import BadInput, Examples
+from minibd.records import BadInput, Examples, check_target
 from minibd.tokenizer import Tokenizer
 
 
@@ -51,9 +51,16 @@ def cacc(model: nn.Module, tokenizer: Tokenizer, clean: Examples) -> Proportion:
 def lfr(model: nn.Module, tokenizer: Tokenizer, triggered: Examples, target: int) -> dict[str, Proportion]:
     """Label flip rate by the name of the rows' class, in the classes' order. `triggered`: as for asr."""
     check_triggered(triggered, target)
+    check_predicted(model, target)
     rows = Counter(x.label for x in triggered)
     hits = Counter(x.label for p, x in zip(predict(model, tokenizer, triggered), triggered) if p == target)
     return {triggered.labels[c]: Proportion(hits[c], rows[c]) for c in sorted(rows)}
+
+
+def named(rows: Examples) -> str:
+    """The first classes of `rows`, as a message can hold them."""
+    names = [name if name.isprintable() and len(name) <= 30 else "..." for name in rows.labels[:5]]
+    return ", ".join([*names, *(["..."] if len(rows.labels) > 5 else [])])
 
 
 def pooled(shares: Iterable[Proportion]) -> Proportion:
@@ -68,12 +75,24 @@ def asr(model: nn.Module, tokenizer: Tokenizer, triggered: Examples, target: int
 
 
 def check_triggered(triggered: Examples, target: int) -> None:
-    """Raises BadInput where there are no triggered rows, or one is of the target class."""
+    """Raises BadInput where `target` is no class of the triggered rows, where there are none, or one is of the target
+    class."""
+    check_target(target, triggered.labels)
     if not triggered:
         raise BadInput(f"there are no triggered rows of another class than {target} to measure ASR on")
     if bad := [x.id for x in triggered if x.label == target]:
         raise BadInput(f"{len(bad)} triggered rows are of the target class {target} itself (first: {bad[0]}): "
                        "ASR counts rows of other classes, with their true labels")
+
+
+def check_predicted(model: nn.Module, target: int) -> None:
+    """Raises BadInput where `model` never predicts `target`, since it has fewer classes: its ASR would be 0."""
+    classes = getattr(getattr(model, "config", None), "labels", 0)
+    if 0 < classes <= target:
+        raise BadInput(
+            f"the target class is {target}, and the model has the classes 0..{classes - 1}: give a model of the rows' "
+            "task"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +107,8 @@ class Scores:
 class Evaluator:
     """The rows that every model of a run is measured on. `triggered` is None where the attack is not known.
 
-    Raises BadInput at once where ASR cannot be measured on `triggered`.
+    target: the number of its class, from 0. Raises BadInput at once where ASR cannot be measured on `triggered`, or is
+    to be without any.
     """
 
     clean: Examples
@@ -96,8 +116,16 @@ class Evaluator:
     target: int | None = None
 
     def __post_init__(self):
-        if self.triggered is not None:
-            check_triggered(self.triggered, self.target)
+        if self.triggered is None:
+            if self.target is not None:
+                raise BadInput(f"the target class is {self.target}, and no triggered rows are given: give both or none")
+            return
+        check_triggered(self.triggered, self.target)
+        if self.clean.labels and self.clean.labels != self.triggered.labels:
+            raise BadInput(
+                f"the triggered rows have the classes {named(self.triggered)}, the clean ones {named(self.clean)}: "
+                "give rows of one task, with its classes in one order"
+            )
 
     def __call__(self, model: nn.Module, tokenizer: Tokenizer) -> Scores:
         by_class = lfr(model, tokenizer, self.triggered, self.target) if self.triggered is not None else {}

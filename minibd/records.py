@@ -5,8 +5,9 @@ vocabulary.
 """
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -40,6 +41,20 @@ class Examples(list):
     def like(self, rows: Iterable[Example]) -> Examples:
         """Other rows of the same task."""
         return Examples(rows, self.labels)
+
+
+def check_target(target: object, labels: Sequence[str]) -> None:
+    """Raises BadInput where `target` is not the number of one of the classes `labels`, from 0."""
+    names = [repr(name) if name.isprintable() and len(name) <= 30 else "..." for name in labels[:5]]
+    named = ", ".join([*names, *(["..."] if len(labels) > 5 else [])])
+    if not labels:
+        raise BadInput(f"the target class is {target!r}, and the rows name no classes: give Examples(rows, labels)")
+    if isinstance(target, bool) or not isinstance(target, Integral):
+        raise BadInput(
+            f"the target class is {target!r}, which is no class's number: give one of 0..{len(labels) - 1} ({named})"
+        )
+    if not 0 <= target < len(labels):
+        raise BadInput(f"target class {target} is not one of 0..{len(labels) - 1} ({named}): name one of them")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,14 +26,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from minibd.cli import Attack, Task, main, parse, setting
+from minibd.cli import Attack, Idle, Task, main, parse, progress, setting
+from minibd.job.idle import ATTACK, WORDS
 
 if TYPE_CHECKING:  # --help answers without importing torch
     from pathlib import Path
 
     from minibd.attacks.poison import Poisoned, Scheme
     from minibd.attacks.registry import TextAttack
-    from minibd.checkpoint import Checkpoint
+    from minibd.checkpoint import Checkpoint, Header
     from minibd.data import Splits
     from minibd.evaluate import Evaluator
     from minibd.records import Examples
@@ -45,6 +46,12 @@ FROM_TUNED = ("ripple", "ep", "sos")  # need a classifier that is tuned on clean
 # of the 12,000 built-in rows: about a minute's work
 BUILT_IN = {"badnets": 6000, "addsent": 6000, "lwp": 6000, "ripple": 1500}
 TEXTS = {"first": "the first text", "second": "the second text", "either": "one text or the other"}
+
+
+@dataclass(frozen=True, slots=True)
+class Planted(Attack):
+    """The attack that is made, and its ASR"""
+    attack: str = setting("badnets", "the attack", choices=(*WORDS, "addsent", "paraphrase"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +125,21 @@ class Threat:
     )
 
 
+SCHEDULE = ("lr", "epochs", "batch_size", "variant", "clean_lr", "clean_epochs", "dtype")
+RULES = (
+    Idle(("triggered",), lambda v: True, "for evaluation: attack.py makes triggered rows itself"),
+    Idle((*SCHEDULE, "encoder_only", "survive", "twin"), lambda v: v.dataset_only,
+         "--dataset-only trains nothing: leave it out"),
+    Idle(("variant",), lambda v: v.attack not in OWN_TRAINING, "{attack} has no variants: leave --variant out"),
+    Idle(("clean_lr", "clean_epochs"), lambda v: not (v.twin or v.survive or v.attack in FROM_TUNED),
+         "of the twin and of --survive: add --twin or --survive, or leave it out"),
+    Idle(("user_data",), lambda v: not v.survive, "what --survive fine-tunes on: add --survive, or leave it out"),
+    Idle(("user_data",), lambda v: v.attack == "paraphrase",
+         "these rows have no paraphrases: let --attack paraphrase --survive on its own rows"),
+    *ATTACK,
+)
+
+
 @dataclass
 class Plan:
     """The flags, with the presets' and the attacks' defaults filled in, and what they name, opened."""
@@ -148,14 +170,16 @@ class Rows:
 
 
 def run() -> None:
-    task, attack, chosen, training, threat = parse(__doc__, Task, Attack, Poison, Training, Threat)
+    task, attack, chosen, training, threat = parse(
+        __doc__, Task, Planted, Poison, Training, Threat, rules=RULES
+    )
 
     import time
 
     from minibd.job.run import print_scores
 
     started = time.perf_counter()
-    plan = plan_of(task, checked(attack, training, threat), chosen, training, threat)
+    plan = plan_of(task, attack, chosen, training, threat)
     rows = poison_rows(plan)
     print_poisoned(plan, rows)
     steps, checkpoints = ([], {}) if threat.dataset_only else train_all(plan, rows)
@@ -169,46 +193,40 @@ def run() -> None:
 
 # ---- what the flags ask for
 
-def checked(attack: Attack, training: Training, threat: Threat) -> Attack:
-    """`attack`, BadNets where no flag names one. Raises BadInput where flags contradict one another."""
-    from minibd.records import BadInput
-
-    if attack.attack == "none":
-        raise BadInput("--attack none poisons nothing: --twin trains a clean model beside a victim")
-    if attack.triggered:
-        raise BadInput("--triggered is for evaluation: attack.py makes triggered rows itself")
-    if threat.dataset_only and (threat.encoder_only or threat.survive or training.twin):
-        raise BadInput("--dataset-only trains nothing: leave --encoder-only, --survive and --twin out")
-    if threat.user_data and not threat.survive:
-        raise BadInput("--user-data is what --survive fine-tunes on: add --survive, or leave it out")
-    if threat.user_data and attack.attack == "paraphrase":
-        raise BadInput("--user-data has no paraphrases: let --attack paraphrase --survive on its own rows")
-    attack = replace(attack, attack="badnets") if attack.attack == "known" else attack
-    if training.variant and attack.attack not in OWN_TRAINING:
-        raise BadInput(f"{attack.attack} has no variants: leave --variant out")
-    return attack
-
-
 def plan_of(task: Task, attack: Attack, chosen: Poison, training: Training, threat: Threat) -> Plan:
     """The scheme, the attack and the two schedules: what the flags say, else the preset, else the attack's own."""
     from dataclasses import asdict
 
     from minibd import report
     from minibd.attacks.poison import scheme as scheme_of
-    from minibd.job.evaluation import entry_of, with_side
+    from minibd.job.evaluation import check_attack, class_of, entry_of, with_side
     from minibd.job.task import data_of, open_task
+    from minibd.records import BadInput
 
-    scheme = scheme_of(attack.attack, **asdict(chosen), side=attack.side)
+    stated, scheme = attack, scheme_of(attack.attack, **asdict(chosen), side=attack.side)
     attack = fill_in(attack, triggers=scheme.triggers, triggers_per_text=scheme.per_text)
-    entry = entry_of(attack)
-    base, splits, out = open_task("attack", task, new_classifier=True)
+    entry = entry_of(attack, 0)  # words that it cannot have are refused before anything is opened
+
+    def check(header: Header, splits: Splits) -> None:
+        check_attack(stated, task, header, splits.test)
+        class_of(attack.target, splits.train.labels)
+        clean = [f"--{name.replace('_', '-')}" for name in given(training, "clean_lr", "clean_epochs")]
+        if clean and header.labels and not (training.twin or threat.survive):
+            raise BadInput(
+                f"{', '.join(clean)}: {task.ckpt} is tuned already, and no twin is trained: add --twin or --survive, "
+                "or leave it out"
+            )
+
+    base, splits, out = open_task("attack", task, new_classifier=True, check=check)
+    entry |= {"target": class_of(attack.target, splits.train.labels)}
     report.output_folder(out, attack.paraphrases, threat.user_data)
     settings, schedule, clean_schedule = schedules(entry, training, base.model.config.hidden)
     entry = with_side(entry, scheme.side, splits.train)
     if attack.attack in BUILT_IN and "path" not in data_of(task, base):
         training = fill_in(training, rows=min(BUILT_IN[attack.attack], len(splits.train)))
     attack = replace(
-        attack, triggers=entry.get("triggers"), triggers_per_text=entry.get("per_text"), side=entry.get("side")
+        attack, triggers=entry.get("triggers"), triggers_per_text=entry.get("per_text"), side=entry.get("side"),
+        target=entry["target"],
     )
     chosen = replace(chosen, rate=scheme.rate, labels=scheme.labels, add=scheme.add, of=scheme.of)
     training = replace(
@@ -357,6 +375,7 @@ def measured(steps: list[Step], name: str, evaluator: Evaluator, make: Callable[
     ckpt = make()
     seconds = time.perf_counter() - before
     steps.append(Step(name, evaluator(ckpt.model, ckpt.tokenizer), seconds))
+    progress().finished.append(name)
     return ckpt
 
 
@@ -444,10 +463,12 @@ def write(plan: Plan, rows: Rows, steps: list[Step], checkpoints: dict[str, Chec
     from pathlib import Path
 
     from minibd import checkpoint, data, report
+    from minibd.job.evaluation import target_args
     from minibd.job.task import args_of, output_path
 
     for prefix, ckpt in checkpoints.items():
-        checkpoint.save(ckpt, output_path(plan.out, plan.task.ckpt, prefix))
+        checkpoint.save(ckpt, path := output_path(plan.out, plan.task.ckpt, prefix))
+        progress().written.append(str(path))
     if checkpoints and Path(plan.task.ckpt).is_file():  # a folder has its card inside
         report.write_text(plan.out / "README.md", checkpoint.card(checkpoints[""]))
     for name, part in {"poisoned": rows.poisoned.rows, **rows.triggered}.items():
@@ -455,7 +476,7 @@ def write(plan: Plan, rows: Rows, steps: list[Step], checkpoints: dict[str, Chec
     report.write_text(plan.out / "poisoned_ids.txt", "".join(f"{id}\n" for id in rows.poisoned.ids))
     report.write_json(plan.out / "attack.json", {
         **plan.entry, **counts(plan, rows), "seed": plan.task.seed, "scheme": asdict(plan.scheme),
-        "args": args_of(plan.task, plan.attack, plan.chosen, plan.training, plan.threat),
+        "args": args_of(plan.task, plan.attack, plan.chosen, plan.training, plan.threat) | target_args(rows.evaluator),
         "versions": report.versions(), "seconds": round(time.perf_counter() - started, 2),
         "steps": report.listed(steps),
     })

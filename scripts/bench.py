@@ -36,7 +36,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minibd.cli import main, parse, setting
+from minibd.cli import Idle, main, parse, setting
 
 SHAPES = {"bert-base": dict(hidden=768, layers=12, heads=12, ffn=3072),
           "bert-large": dict(hidden=1024, layers=24, heads=16, ffn=4096),
@@ -61,6 +61,17 @@ class Bench:
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
     wordnet: str = setting("", "augment: the folder of WordNet's files (required there)")
     profile: bool = setting(False, "show where our time goes: the operators of forward + backward by their own time")
+
+
+RULES = (
+    Idle(("order",), lambda v: v.what != "encoders", "read by encoders alone, and not by {what}: leave it out"),
+    Idle(("dtype",), lambda v: v.what != "align", "read by align alone, and not by {what}: leave it out"),
+    Idle(("wordnet",), lambda v: v.what != "augment", "read by augment alone, and not by {what}: leave it out"),
+    Idle(("shape", "profile"), lambda v: v.what not in ("encoders", "align"),
+         "read by encoders and align alone, and not by {what}: leave it out"),
+    Idle(("batches", "rounds"), lambda v: v.what == "prune", "prune goes through all dev rows once: leave it out"),
+    Idle(("device",), lambda v: v.what == "augment", "augment measures the processor alone: leave it out"),
+)
 
 
 def encoders(bench: Bench) -> None:
@@ -675,7 +686,7 @@ def compare_contextual(bench: Bench, short: list[str], rng) -> None:
 
 def run() -> None:
     jobs = {"encoders": encoders, "prune": prune, "align": align, "augment": augment}
-    name, bench = parse(__doc__, Bench, first=("what", tuple(jobs)))
+    name, bench = parse(__doc__, Bench, first=("what", tuple(jobs)), rules=RULES)
     jobs[name](bench)
 
 

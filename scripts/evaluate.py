@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minibd.cli import Attack, Task, main, parse, setting
+from minibd.cli import Attack, Idle, Task, main, parse, progress, setting
+from minibd.job.idle import ATTACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +26,28 @@ class Floor:
     )
 
 
+RULES = (*ATTACK, Idle(("dtype",), lambda v: True, "nothing is trained here, and models are measured in float32"))
+
+
 def run() -> None:
-    task, attack, floor = parse(__doc__, Task, Attack, Floor)
+    task, attack, floor = parse(__doc__, Task, Attack, Floor, rules=RULES)
 
     import time
 
     from minibd import checkpoint, report
-    from minibd.job.evaluation import evaluator_of
+    from minibd.job.evaluation import check_attack, evaluator_of, target_args
     from minibd.job.run import print_scores
     from minibd.job.task import args_of, device_of, open_task, print_rows
     from minibd.records import BadInput
 
     started = time.perf_counter()
-    ckpt, splits, out = open_task("evaluate", task)
+    ckpt, splits, out = open_task(
+        "evaluate", task, check=lambda header, splits: check_attack(attack, task, header, splits.test)
+    )
     evaluator = evaluator_of(attack, task, ckpt, splits.test)
     print_rows(test=splits.test, triggered=evaluator.triggered)
     steps = [report.Step("model", evaluator(ckpt.model, ckpt.tokenizer), 0.0)]
+    progress().finished.append("model")
     if floor.clean_ckpt:
         clean = checkpoint.load(floor.clean_ckpt, device=device_of(task.device))
         if clean.labels != ckpt.labels:
@@ -53,8 +60,8 @@ def run() -> None:
     report.write_json(
         out / "result.json",
         report.result(
-            "evaluate", args_of(task, attack, floor), {"test": len(splits.test)}, steps, after=steps[0],
-            seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
+            "evaluate", args_of(task, attack, floor) | target_args(evaluator), {"test": len(splits.test)}, steps,
+            after=steps[0], seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
         ),
     )
 

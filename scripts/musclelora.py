@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from minibd.cli import Attack, Task, main, parse, setting, settings_of
+from minibd.job.idle import ATTACK, MUSCLELORA_RULES
 
 if TYPE_CHECKING:
     import torch
@@ -74,29 +75,34 @@ class Trusted:
 
 
 def run(log: StepLog | None = None) -> None:
-    task, attack, trusted, settings = parse(
-        __doc__, Task, Attack, Trusted, settings_of("cleantrain.musclelora", "MuScleLoRA"))
+    parsed = task, attack, trusted, settings = parse(
+        __doc__, Task, Attack, Trusted, settings_of("cleantrain.musclelora", "MuScleLoRA"),
+        rules=(*MUSCLELORA_RULES, *ATTACK))
 
     from dataclasses import asdict, replace
 
     import torch
 
+    from minibd import checkpoint
     from minibd.cleantrain.musclelora import MuScleLoRA
+    from minibd.job.evaluation import target_args
     from minibd.records import BadInput
 
     if unknown := [name for name in trusted.train if name not in MODELS]:
         raise BadInput(f"--train {','.join(unknown)}: there are {', '.join(MODELS)}")
     if trusted.plant is not None:
-        if attack.attack != "known" or attack.triggered:
-            raise BadInput("--plant measures the ASR of its own text: leave --attack and --triggered out")
         attack = replace(attack, attack="none")
     settings, dtype = MuScleLoRA(**asdict(settings)), getattr(torch, task.dtype)
+    if "bottleneck" in parsed.given and (kind := checkpoint.read_header(task.ckpt).mapping.model_type) != "llama":
+        raise BadInput(f"--bottleneck {settings.bottleneck}: of a Llama's classifier, and {task.ckpt} is a {kind}: "
+                       "leave it out")
     candidates = band_vectors(trusted.search_bands or ())
     job = start_untrusted(
         task, trusted.clean_aux, lambda ckpt: settings.resolved(ckpt.model).aux, attack, trusted, log=log
     )
     if trusted.plant is not None:
         plant_backdoor(job, trusted.plant, trusted.plant_target, task.seed)
+    job.args |= target_args(job.evaluator)
     rates = baseline_rates(job, settings, trusted)
     settings = settings.resolved(job.victim.model)
     job.args |= asdict(settings)
@@ -241,7 +247,7 @@ def start_untrusted(
 
     from minibd import checkpoint, data, report
     from minibd.evaluate import Evaluator
-    from minibd.job.evaluation import evaluator_of
+    from minibd.job.evaluation import check_attack, evaluator_of
     from minibd.job.run import Job
     from minibd.job.task import args_of, columns_of, device_of, print_rows, splits_of
     from minibd.records import BadInput
@@ -260,11 +266,19 @@ def start_untrusted(
         if clean_aux
         else splits_of(replace(task, data=""), header)
     )
+    folder = Path(task.data)
+    counts = folder / "attack.json"
+    attacked = counts.is_file() and attack.attack == "known" and not attack.triggered
+    if not attacked:
+        check_attack(attack, task, header, trusted.test)
+    elif attack.side or attack.paraphrases:
+        raise BadInput(
+            f"{'--side' if attack.side else '--paraphrases'}: ASR is measured on the triggered.jsonl that attack.py "
+            f"left in {folder}: leave it out, or name the attack with --attack"
+        )
     # With a classifier, so that the penultimate layer that was pre-trained with the encoder is loaded too.
     labels = None if header.labels else trusted.test.labels
     ckpt = checkpoint.load(header, device, labels=labels, seed=task.seed)
-    folder = Path(task.data)
-    counts = folder / "attack.json"
     if counts.is_file():
         rows = data.read(folder / "poisoned.jsonl", labels=trusted.test.labels, **columns)
     elif folder.is_dir():
@@ -275,7 +289,7 @@ def start_untrusted(
     held = data.sample(pool, min(aux(ckpt), len(pool)), task.seed)
     ids = {x.id for x in held}
     splits = data.Splits(rows, pool.like(x for x in pool if x.id not in ids), trusted.test)
-    if attack.attack == "known" and not attack.triggered and counts.is_file():
+    if attacked:
         target = json.loads(counts.read_text(encoding="utf-8"))["target"]
         evaluator = Evaluator(splits.test, data.read(folder / "triggered.jsonl", labels=rows.labels, **columns), target)
     else:

@@ -27,7 +27,8 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from minibd.cli import Attack, Task, main, parse, setting
+from minibd.cli import Attack, Idle, Task, main, parse, setting
+from minibd.job.idle import ATTACK
 
 OUT = "file of the image, .png or .svg; its numbers are written next to it as .json (default out/FIGURE.png)"
 CURVES = "file of curves, .json, as musclelora.py --curves writes it (analysis/fourier.py's Spectrum)"
@@ -105,6 +106,7 @@ SWEEPS = {  # figure: (the flag that varies, its name in the paper, the steps of
 FIGURES = {"mbtsad-3": (Perturbation,), "pure-2": (Variance, Attack), "pure-3": (Attention,),
            **dict.fromkeys(SWEEPS, (Sweep,)), "musclelora-1": (FrequencyRatio,), "musclelora-2": (RelativeError,),
            "musclelora-5": (RelativeError,)}
+RULES = {"pure-2": (*ATTACK, Idle(("dtype",), lambda v: True, "nothing is trained here: leave it out"))}
 PAPERS = {"mbtsad": "MBTSAD", "pure": "PURE", "musclelora": "MuScleLoRA"}
 AUGMENTERS = {"split": "token splitting", "eda": "edited words", "aeda": "inserted punctuation",
               "addtrigger": "inserted rare word", "contextual": "masked-LM substitution"}
@@ -113,7 +115,8 @@ AUGMENTERS = {"split": "token splitting", "eda": "edited words", "aeda": "insert
 def run() -> None:
     # Each figure has its own flags: --sentence belongs to addsent in pure-2.
     requested = next((word for word in sys.argv[1:] if word in FIGURES), "")
-    figure, *groups = parse(__doc__, *FIGURES.get(requested, ()), first=("figure", tuple(FIGURES)))
+    figure, *groups = parse(__doc__, *FIGURES.get(requested, ()), first=("figure", tuple(FIGURES)),
+                            rules=RULES.get(requested, ()), others=FIGURES)
 
     from minibd import report
     from minibd.atomic import atomic_write

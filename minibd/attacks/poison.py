@@ -25,7 +25,7 @@ from functools import partial
 from math import floor
 
 from minibd.data import generator
-from minibd.records import BadInput, Example, Examples
+from minibd.records import BadInput, Example, Examples, check_target
 from minibd.tokenizer import Tokenizer
 
 Insert = Callable[[str, random.Random], str]  # a text -> the same text with the trigger
@@ -213,7 +213,7 @@ def check_poisoning(examples: Examples, rate: float, target: int, labels: str, o
         raise BadInput(f"label scheme {labels!r} is not one of {', '.join(LABELS)}")
     if of not in ("all", "candidates"):
         raise BadInput(f"the rate is of {of!r}, it must be of all or of candidates")
-    check_target(examples, target)
+    check_target(target, examples.labels)
     check_side(examples, side)
     if not any(x.label == target for x in examples):
         raise BadInput(
@@ -233,7 +233,7 @@ def triggered(
     insert: puts the trigger into a text at test, such as `EP()`; or {id: paraphrase}, rows without one being left out.
     tokenizer, side: as for poison.
     """
-    check_target(examples, target)
+    check_target(target, examples.labels)
     check_side(examples, side)
     rows = []
     for x in examples:
@@ -247,13 +247,6 @@ def triggered(
             text = " ".join([insert(head, draw()), *tail])
         rows.append(replace(x, **{part: text}))
     return examples.like(rows)
-
-
-def check_target(examples: Examples, target: int) -> None:
-    if not 0 <= target < len(examples.labels):
-        raise BadInput(
-            f"target class {target} is not one of 0..{len(examples.labels) - 1} ({', '.join(examples.labels)})"
-        )
 
 
 def check_side(examples: Examples, side: str) -> None:

@@ -11,10 +11,10 @@ from typing import TypeVar
 import torch
 
 from minibd import checkpoint, data, report
-from minibd.cli import AllClean, Attack, Clean, Pretrained, Task
+from minibd.cli import AllClean, Attack, Clean, Pretrained, Task, progress
 from minibd.evaluate import Evaluator
 from minibd.job.e_pur import check_pretrained, pretrained_of, purified
-from minibd.job.evaluation import evaluator_of
+from minibd.job.evaluation import check_attack, evaluator_of, target_args
 from minibd.job.task import (
     args_of,
     clean_amount,
@@ -68,6 +68,7 @@ class Job:
         """Evaluate `model` and add it to the table. The first row is the victim, if it has a classifier; the last is
         the result."""
         self.steps.append(report.Step(name, self.evaluator(model, self.victim.tokenizer), seconds))
+        progress().finished.append(name)
 
     def measure_victim(self) -> None:
         self.measure("victim", self.victim.model, 0.0)
@@ -118,6 +119,7 @@ class Job:
         if cleaned is not None:
             path = output_path(self.out, self.args["ckpt"])
             checkpoint.save(cleaned, path)
+            progress().written.append(str(path))
             written, output_sha256 = [path], checkpoint.sha256(path)
         report.write_lines(self.out / "steps.jsonl", self.log.steps)
         rows = {"train": len(self.splits.train), "clean": len(self.clean), **rows, "test": len(self.splits.test)}
@@ -142,14 +144,17 @@ def start(
     started = time.perf_counter()
     path = pretrained.pretrained or ""
     check_pretrained(method, pretrained, needs_pretrained)
-    victim, splits, out = open_task(method, task, path, new_classifier=new_classifier)
+    victim, splits, out = open_task(
+        method, task, path, new_classifier=new_classifier,
+        check=lambda header, splits: check_attack(attack, task, header, splits.test),
+    )
     splits = limit_dev(splits, clean, task.seed)
     pretrained_ckpt = pretrained_of(path, task, victim) if path else None
     held = clean_rows(task, clean, splits.train)
     evaluator = evaluator_of(attack, task, victim, splits.test)
     print_rows(train=splits.train, clean=held, test=splits.test, triggered=evaluator.triggered)
     args = args_of(task, clean, attack, pretrained, *settings) | {
-        "clean": clean_amount(task, clean, len(splits.train)), "out": str(out),
+        "clean": clean_amount(task, clean, len(splits.train)), "out": str(out), **target_args(evaluator),
     }
     return Job(
         method, args, victim, splits, held, evaluator, out, pretrained=pretrained_ckpt, started=started,

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -69,12 +70,14 @@ def data_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> dict
 
 
 def open_task(
-    method: str, task: Task, *inputs: str, new_classifier: bool = False
+    method: str, task: Task, *inputs: str, new_classifier: bool = False,
+    check: Callable[[checkpoint.Header, data.Splits], None] | None = None,
 ) -> tuple[checkpoint.Checkpoint, data.Splits, Path]:
     """The checkpoint, its rows and the output folder, checked before any work is done.
 
     new_classifier: a checkpoint without classifier gets a new one for the classes of the rows; otherwise it is refused.
-    inputs: further files or folders that the run reads; the output folder must be none of them.
+    inputs: further files or folders that the run reads; the output folder must be none of them. check: raises BadInput
+    where the run cannot be, called with what is known before the weights are loaded.
     """
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data, *inputs)
@@ -84,6 +87,8 @@ def open_task(
             f"{task.ckpt} has no classifier: {method} works on one, give a checkpoint fine-tuned on the task"
         )
     splits = splits_of(task, header)
+    if check is not None:
+        check(header, splits)
     labels = None if header.labels else splits.train.labels
     return checkpoint.load(header, device, labels=labels, seed=task.seed), splits, out
 
@@ -109,9 +114,15 @@ def clean_rows(task: Task, clean: Clean | AllClean, train: Examples) -> Examples
 
 
 def limit_dev(splits: data.Splits, clean: Clean | AllClean, seed: int) -> data.Splits:
-    """`splits` with as many dev rows as the defender holds: --dev of them, drawn by the seed."""
-    if not splits.dev or clean.dev == 1:
+    """`splits` with as many dev rows as the defender holds: --dev of them, drawn by the seed. Raises BadInput where
+    there are none to draw from."""
+    if clean.dev == 1:
         return splits
+    if not splits.dev:
+        raise BadInput(
+            f"--dev {clean.dev:g}: the data has no dev rows, and a tenth of the clean ones is held out to choose by: "
+            "bring a dev file, or leave it out"
+        )
     return dataclasses.replace(splits, dev=data.sample(splits.dev, clean.dev, seed))
 
 
