@@ -57,8 +57,10 @@ def _other_job(v: SimpleNamespace) -> bool:
 RULES = (
     Idle(("paper", "json", "html"), _other_job,
          "of the checks of all equations alone, and not of --run, --readme or --effects: leave it out"),
-    Idle(("steps",), lambda v: v.run is None, "how many steps of --run are taken again: name a run's folder with --run"),
-    Idle(("seed",), lambda v: v.run is not None or v.readme, "--run has the run's own seed, and --readme draws nothing"),
+    Idle(("steps",), lambda v: v.run is None,
+         "how many steps of --run are taken again: name a run's folder with --run"),
+    Idle(("seed",), lambda v: v.run is not None or v.readme,
+         "--run has the run's own seed, and --readme draws nothing: leave it out"),
     Idle(("ckpt", "teacher", "data"), lambda v: not v.effects, "what --effects compares: add it, or leave it out"),
 )
 

@@ -14,12 +14,25 @@ E-PUR.
 """
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from minibd.cli import Clean, Pretrained, Task, main, parse, setting, settings_of
+from minibd.cli import (
+    Clean,
+    Idle,
+    Pretrained,
+    Task,
+    idle,
+    main,
+    parse,
+    progress,
+    setting,
+    settings_by_name,
+    settings_of,
+)
+from minibd.job.idle import DISTILLING, MBTSAD_RULES, REPAIR_RULES
 from minibd.job.repairs import REPAIRS
 
 if TYPE_CHECKING:
@@ -32,8 +45,6 @@ if TYPE_CHECKING:
     from minibd.tokenizer import Encoded
 
 FLAGS = {"mbtsad": settings_of("mitigations.mbtsad", "MBTSAD"), **{name: one.flags for name, one in REPAIRS.items()}}
-# MBTSAD's settings that the distillation alone reads: cells that differ in these alone share a teacher.
-DISTILLATION = ("lr2", "epochs2", "attention_dropout2", "alpha", "beta", "gamma", "p", "ablate", "variant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +66,48 @@ class Plant:
     results: str = setting("scripts/results/choose.jsonl", "file that the cells are appended to")
 
 
+RULES = (
+    Idle(("out",), lambda v: True, "no model is kept; the cells go to --results: leave it out"),
+    Idle(("teachers",), lambda v: v.method != "mbtsad", "{method} has no teacher: leave it out"),
+)
+# of the settings of a cell
+CELL_RULES = {
+    "mbtsad": (
+        Idle(DISTILLING, lambda v: v.teachers, "of the distillation, which --teachers leaves out: give one of the two"),
+        Idle(("distil",), lambda v: True, "--teachers is what stops at the teacher: say that"), *MBTSAD_RULES,
+    ),
+    **REPAIR_RULES,
+}
+
+
+def method_named(words: list[str]) -> str:
+    """The value of --method, "mbtsad" without one that there is: each method has its own flags."""
+    words = [part for word in words for part in word.split("=", 1)]
+    named = [name for flag, name in zip(words, words[1:]) if flag == "--method" and name in FLAGS]
+    return named[-1] if named else "mbtsad"
+
+
 def run() -> None:
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # each method has its own flags
-    first.add_argument("--method", choices=tuple(FLAGS), default="mbtsad")
-    method = first.parse_known_args()[0].method
-    task, clean, plant, pretrained, flags = parse(__doc__, Task, Clean, Plant, Pretrained, FLAGS[method])
+    method = method_named(sys.argv[1:])
+    groups = (Task, Clean, Plant, Pretrained, FLAGS[method])
+    parsed = task, clean, plant, pretrained, flags = parse(
+        __doc__, *groups, rules=RULES, others={name: (flags,) for name, flags in FLAGS.items()}
+    )
 
     from dataclasses import asdict
 
     from minibd.job.e_pur import pretrained_of
     from minibd.job.task import clean_rows, limit_dev, open_task, print_rows
+    from minibd.records import check_target
     from minibd.result_store import ResultStore
 
-    check_flags(method, plant, pretrained)
+    check_flags(method, pretrained)
     axes, grid = grid_of(method, flags, plant.vary or ())
-    victim, splits, _ = open_task("choose", task, pretrained.pretrained or "")
+    check_settings(method, parsed.given, axes, grid, settings_by_name(task, clean, plant, pretrained))
+    victim, splits, _ = open_task(
+        "choose", task, pretrained.pretrained or "",
+        check=lambda header, splits: check_target(plant.plant_target, splits.train.labels),
+    )
     pretrained_ckpt = pretrained_of(pretrained.pretrained, task, victim) if pretrained.pretrained else None
     splits = limit_dev(splits, clean, task.seed)
     held, dev = clean_rows(task, clean, splits.train), splits.dev or splits.test
@@ -79,6 +117,7 @@ def run() -> None:
     common = common_key(method, task, clean, plant, pretrained, len(held), len(dev))
     cells = [(common | {"settings": asdict(settings)}, settings) for settings in grid]
     todo = [(cell, settings) for cell, settings in cells if store.get(cell) is None]
+    progress().kept = f"the cells in {plant.results} stay, and the same command goes on behind them"
     if not todo:
         print(f"every cell is in {plant.results} already")
         return
@@ -93,15 +132,30 @@ def run() -> None:
     for cell, settings in todo:
         print(" ".join(f"{name}={getattr(settings, name)}" for name in axes), flush=True)
         store.add(cell, {"steps": [*trial.victims, *tried(settings)]})
+        progress().finished.append(" ".join(f"{name}={getattr(settings, name)}" for name in axes) or method)
 
 
-def check_flags(method: str, plant: Plant, pretrained: Pretrained) -> None:
+def check_settings(method: str, given: Iterable[str], axes: list[str], grid: list[Any], others: dict[str, Any]) -> None:
+    """Raises BadInput for a setting that is given and varied, or that no cell reads."""
+    from dataclasses import asdict
+
+    from minibd.records import BadInput
+
+    if both := [name for name in axes if name in given]:
+        flag = f"--{both[0].replace('_', '-')}"
+        raise BadInput(f"{flag}: --vary {both[0]} gives it a value in each cell: leave one of the two out")
+    tried = [name for name in (*axes, *given) if name in asdict(grid[0])]
+    for name in tried:
+        lines = [idle(CELL_RULES.get(method, ()), [name], others | asdict(settings)) for settings in grid]
+        if all(lines):
+            raise BadInput(lines[0])
+
+
+def check_flags(method: str, pretrained: Pretrained) -> None:
     """Raises BadInput for flags that `method` does not read."""
     from minibd.job.e_pur import check_pretrained
     from minibd.records import BadInput
 
-    if plant.teachers and method != "mbtsad":
-        raise BadInput(f"--teachers: {method} has no teacher, leave it out")
     if method == "finemix" and pretrained.e_pur is not None:
         raise BadInput(
             f"--{'e-pur' if pretrained.e_pur else 'no-e-pur'}: E-PUR is a part of finemix, --top says how many "
@@ -123,6 +177,8 @@ def grid_of(method: str, flags: Any, vary: tuple[str, ...]) -> tuple[list[str], 
     axes = {}
     for axis in vary:
         name, _, values = axis.partition("=")
+        if name in axes:
+            raise BadInput(f"--vary {axis}: {name} is varied already, and two --vary of it do not add up: give one")
         if name not in kinds or not values:
             raise BadInput(f"--vary {axis}: write setting=value,value with one of {', '.join(kinds)}")
         read = (lambda value: value in ("True", "true", "1")) if kinds[name] is bool else kinds[name]
@@ -236,7 +292,7 @@ def teacher_key(settings: MBTSAD) -> str:
     """What the teacher depends on: every setting but those that the distillation alone reads."""
     from dataclasses import asdict
 
-    return str({name: value for name, value in asdict(settings).items() if name not in DISTILLATION})
+    return str({name: value for name, value in asdict(settings).items() if name not in DISTILLING})
 
 
 @dataclass

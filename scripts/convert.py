@@ -11,14 +11,13 @@ code from the file.
 """
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from minibd.cli import main
+from minibd.cli import Parser, main
 
 DTYPES = ("float32", "float16", "bfloat16")
 PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth")
@@ -75,7 +74,7 @@ def convert(path: Path, out: Path, labels: list[str] | None = None, dtype: str =
 
 
 def run() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("path", type=Path, help="a pickle, a .safetensors, or a Hugging Face folder")
     parser.add_argument("out", type=Path, help="one file if it ends in .safetensors, else a folder")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="the classes of a new classifier, if there is none")

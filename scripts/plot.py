@@ -106,7 +106,8 @@ SWEEPS = {  # figure: (the flag that varies, its name in the paper, the steps of
 FIGURES = {"mbtsad-3": (Perturbation,), "pure-2": (Variance, Attack), "pure-3": (Attention,),
            **dict.fromkeys(SWEEPS, (Sweep,)), "musclelora-1": (FrequencyRatio,), "musclelora-2": (RelativeError,),
            "musclelora-5": (RelativeError,)}
-RULES = {"pure-2": (*ATTACK, Idle(("dtype",), lambda v: True, "nothing is trained here: leave it out"))}
+UNTRAINED = Idle(("dtype",), lambda v: True, "nothing is trained here, and models are read in float32: leave it out")
+RULES = {"mbtsad-3": (UNTRAINED,), "pure-2": (UNTRAINED, *ATTACK)}
 PAPERS = {"mbtsad": "MBTSAD", "pure": "PURE", "musclelora": "MuScleLoRA"}
 AUGMENTERS = {"split": "token splitting", "eda": "edited words", "aeda": "inserted punctuation",
               "addtrigger": "inserted rare word", "contextual": "masked-LM substitution"}
@@ -151,11 +152,12 @@ def run() -> None:
 def draw_variance(picture, figure: str, out: Path, task: Variance, attack: Attack) -> dict:
     """Figure PURE 2: three heat maps, layers as rows and heads as columns."""
     from minibd.analysis.heads import variance_maps
-    from minibd.job.evaluation import entry_in, evaluator_of
+    from minibd.job.evaluation import check_attack, entry_in, evaluator_of
     from minibd.job.task import open_task
     from minibd.records import BadInput
 
-    ckpt, splits, _ = open_task("plot", replace(task, out=str(out.parent)), new_classifier=True)
+    ckpt, splits, _ = open_task("plot", replace(task, out=str(out.parent)), new_classifier=True,
+                                check=lambda header, splits: check_attack(attack, task, header, splits.test))
     evaluator = evaluator_of(attack, task, ckpt, splits.test)
     if evaluator.triggered is None:
         raise BadInput(f"pure-2 compares clean rows with triggered ones, and the attack on {task.ckpt} is not known: "
@@ -495,7 +497,7 @@ def points_of(cells: list[dict], x: str, models: tuple[str, ...]) -> dict[str, d
     from minibd.mitigations.pure import FLOOR
 
     # Settings that the line states itself, or that make no line of their own.
-    aside = (x, "prune_only", "norm_only", "ablations", "method", "seed", "ckpt", "out", "device")
+    aside = (x, "prune_only", "norm_only", "ablations", "method", "seed", "ckpt", "out", "device", "target_class")
     found: dict[str, dict] = {}
     for cell in cells:
         result = cell.get("result", {})

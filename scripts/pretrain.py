@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minibd.cli import Task, main, parse, setting
+from minibd.cli import Task, main, parse, progress, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ def run() -> None:
         }
     )
     checkpoint.save(learner, path := output_path(out, task.ckpt))
+    progress().written.append(str(path))
     print(f"written: {path}")
 
 

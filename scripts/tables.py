@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import statistics
@@ -35,7 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minibd.cli import main, parse, setting
+from minibd.cli import PART_OF, Idle, main, parse, progress, setting
 from minibd.tables.rows import STORED, TABLES, Row
 
 if TYPE_CHECKING:
@@ -75,8 +76,20 @@ class Shown:
     pages: str = setting("", "folder of the pages that --write fills (default scripts/results)")
 
 
+RULES = (
+    Idle(("format", "print"), lambda v: v.write, "--write fills pages with their Markdown: give one of the two"),
+    Idle(("print",), lambda v: bool(v.format), "--format prints the table as in its page: give one of the two"),
+    Idle(("base", "data", "proxy", "mlm", "wordnet", "rows", "seeds", "dtype", "work"),
+         lambda v: v.write or bool(v.format), "--write and --format show every cell and run none: leave it out"),
+    Idle(("seeds", "work"), lambda v: v.print, "--print lists every seed that is there and runs none: leave it out"),
+    Idle(("pages",), lambda v: not v.write, "the pages that --write fills: add it, or leave it out"),
+)
+
+
 def run() -> None:
-    name, table, shown = parse(__doc__, Table, Shown, first=("table", (*TABLES, *STORED, "all")))
+    parsed = name, table, shown = parse(
+        __doc__, Table, Shown, first=("table", (*TABLES, *STORED, "all")), rules=RULES
+    )
     if shown.write or shown.format:
         return show(name, table, shown)
     if name not in TABLES:
@@ -86,6 +99,9 @@ def run() -> None:
     from minibd.result_store import ResultStore
 
     rows, store = rows_of(name, table), ResultStore(table.results or RESULTS / f"{name}.jsonl")
+    for place in ("proxy", "mlm", "wordnet"):
+        if place in parsed.given and not any(f"{{{place}}}" in f"{row.attack} {row.method}" for row in rows):
+            raise bad(f"--{place}: no row that is run reads it: leave it out")
     if not shown.print:
         run_cells(rows, table, store)
     for line in listing(rows, table, store):
@@ -111,9 +127,11 @@ def rows_of(name: str, table: Table) -> tuple[Row, ...]:
 def run_cells(rows: Sequence[Row], table: Table, store: ResultStore) -> None:
     for row in rows:  # what is missing is said before the first hour
         filled(row.attack, table), filled(row.method, table, Path()), filled(row.after, table, Path())
+    progress().kept = f"the cells in {store.path} stay, and the same command goes on behind them"
     for row, seed in ((row, seed) for row in rows for seed in table.seeds):
         if store.get(key(row, seed, table)) is None:
             store.add(key(row, seed, table), {"result": measure(row, seed, table)})
+            progress().finished.append(f"{row.name} (seed {seed})")
 
 
 def key(row: Row, seed: str | int, table: Table) -> dict:
@@ -160,9 +178,12 @@ def mark_of(*made_from: object) -> str:
 
 
 def call(words: Sequence[str], ckpt: str | Path, out: Path, seed: str, table: Table) -> None:
-    flags = {"ckpt": ckpt, "data": table.data, "out": out, "seed": seed, "dtype": table.dtype}
+    flags = {"ckpt": ckpt, "data": table.data, "out": out, "seed": seed}
+    if words[0] != "evaluate.py" and "--dataset-only" not in words:  # these train nothing
+        flags["dtype"] = table.dtype
     stated = [f"--{flag}={value}" for flag, value in flags.items() if value != ""]  # first: a row's own override them
-    code = subprocess.run([sys.executable, str(HERE / words[0]), *stated, *words[1:]]).returncode
+    code = subprocess.run([sys.executable, str(HERE / words[0]), *stated, *words[1:]],
+                          env={**os.environ, PART_OF: "tables.py"}).returncode
     if code != 0:
         raise bad(f"{words[0]} ended with status {code} (its own line is above)")
 
@@ -207,8 +228,6 @@ def show(name: str, table: Table, shown: Shown) -> None:
     from minibd.tables.pivot import FORMATS, Book, read
     from minibd.tables.views import VIEWS
 
-    if shown.write and shown.format:
-        raise bad(f"--format {shown.format} with --write: a page's tables are Markdown, give one of the two")
     if name == "all" and table.results:
         raise bad(f"--results {table.results}: name the table whose cells it holds")
     if name not in ("all", *VIEWS):
