@@ -207,7 +207,7 @@ def idle(rules: Iterable[Idle], given: Iterable[str], values: Mapping[str, Any],
     settings, given = SimpleNamespace(**values), set(given)
     for rule in rules:
         if (names := [name for name in rule.names if name in given]) and rule.when(settings):
-            line = f"{', '.join(flag_of(name, values[name]) for name in names[:NAMED])}: {rule.why.format(**values)}"
+            line = f"{', '.join(stated(name, values[name]) for name in names[:NAMED])}: {rule.why.format(**values)}"
             return in_python(line) if python else line
     return ""
 
@@ -215,6 +215,13 @@ def idle(rules: Iterable[Idle], given: Iterable[str], values: Mapping[str, Any],
 def flag_of(name: str, value: Any = None) -> str:
     """The flag of a field; of a bool that is False the one that says so."""
     return f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+
+
+def stated(name: str, value: Any) -> str:
+    """A flag with the value that it was given, as a message names it."""
+    if isinstance(value, bool):
+        return flag_of(name, value)
+    return f"{flag_of(name)} {shown(','.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value))}"
 
 
 def in_python(line: str) -> str:

@@ -361,7 +361,8 @@ def draw_lines(ax, lines: list[dict], x: str, score: str, position: dict) -> Non
 
 
 def draw_ratios(picture, figure: str, out: Path, options: FrequencyRatio) -> dict:
-    """Figure MuScleLoRA 1: LFR and HFR over the steps, a line per set of rows; HFR on a log axis, which omits a 0."""
+    """Figure MuScleLoRA 1: both frequency ratios over the steps, a line per set of rows; the high one on a log axis,
+    which omits a 0."""
     from minibd.records import BadInput
 
     (run,) = runs_of(options.curves, figure, out)
@@ -369,16 +370,16 @@ def draw_ratios(picture, figure: str, out: Path, options: FrequencyRatio) -> dic
         available = ", ".join(f"{sigma:g}" for sigma in run["sigmas"])
         raise BadInput(f"--sigma {options.sigma:g}: {options.curves[0]} has {available}")
     at = run["sigmas"].index(options.sigma)
-    sets = {name: {"n": rows["n"], "lfr": rows["lfr"][at], "hfr": rows["hfr"][at]}
+    sets = {name: {"n": rows["n"], "low_ratio": rows["low_ratio"][at], "high_ratio": rows["high_ratio"][at]}
             for name, rows in run["sets"].items()}
     picture.set_size_inches(WIDTH, 3.8)
     axes = picture.subplots(1, 2)
-    for ax, ratio, title in zip(axes, ("lfr", "hfr"), ("low-frequency ratio", "high-frequency ratio")):
+    for ax, ratio, title in zip(axes, ("low_ratio", "high_ratio"), ("low-frequency ratio", "high-frequency ratio")):
         for i, (name, rows) in enumerate(sets.items()):
             ax.plot(run["steps"], rows[ratio], color=f"C{i % 10}", linestyle=("-", "--", ":", "-.")[i % 4],
                     linewidth=1.8, marker="o" if len(run["steps"]) == 1 else None, label=f"{name} ({rows['n']} rows)")
-        ratio_axis(ax, [value for rows in sets.values() for value in rows[ratio] if value], log=ratio == "hfr")
-        ax.set(title=title, xlabel="step", ylabel=ratio.upper())
+        ratio_axis(ax, [value for rows in sets.values() for value in rows[ratio] if value], log=ratio == "high_ratio")
+        ax.set(title=title, xlabel="step", ylabel=ratio.replace("_", " "))
         ax.locator_params(axis="x", nbins=5, integer=True)
         tidy(ax)
     heading(picture, f"Low and high frequencies of the model's outputs ({paper_figure(figure)})",
@@ -389,7 +390,8 @@ def draw_ratios(picture, figure: str, out: Path, options: FrequencyRatio) -> dic
 
 
 def ratio_axis(ax, values: list[float], log: bool) -> None:
-    """Ticks in full numbers. LFR's axis spans at least 0.9 to 1: smaller changes show in HFR, on its log axis."""
+    """Ticks in full numbers. The low ratio's axis spans at least 0.9 to 1: smaller changes show in the high one, on its
+    log axis."""
     from matplotlib.ticker import LogFormatter
 
     class Plain(LogFormatter):  # which of the minor ticks have a label is LogFormatter's choice
@@ -573,6 +575,10 @@ def read_curves(path: Path) -> dict:
     if not isinstance(run, dict) or run.get("analysis") != "fourier" or not keys <= run.keys():
         raise BadInput(f"--curves {path} holds no curves of analysis/fourier.py: name a .json that a run with Spectrum "
                        "wrote")
+    # before 0.3.0 the ratios had the paper's names, of which LFR is the label flip rate's, too
+    names = {"lfr": "low_ratio", "hfr": "high_ratio"}
+    run["sets"] = {name: {names.get(key, key): value for key, value in rows.items()}
+                   for name, rows in run["sets"].items()}
     return run
 
 

@@ -371,7 +371,7 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             "analysis/fourier.py",
-            "HFR as 1 - LFR",
+            "the high ratio as 1 minus the low one",
             "return size(low) / size(p), size(p - low) / size(p)",
             "return size(low) / size(p), 1 - size(low) / size(p)",
         ),

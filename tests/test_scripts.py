@@ -256,7 +256,8 @@ def test_each_attack_leaves_all_that_an_evaluation_needs(
     assert name == "paraphrase" or (entry["triggers"] and entry["per_text"] >= 1)
     asr = found["steps"][names.index("victim")]["asr"]
     assert measured_again(out / "tiny.safetensors") == asr
-    assert name == "ripple" or measured_again(out / "tiny.safetensors", attack=name, paraphrases=str(said_again)) == asr
+    again = {"paraphrases": str(said_again)} if name == "paraphrase" else {}
+    assert name == "ripple" or measured_again(out / "tiny.safetensors", attack=name, **again) == asr
 
 
 def test_a_preset_is_what_it_says_and_a_flag_overrides_it(attack, tiny_file, folder, tmp_path):
@@ -767,7 +768,7 @@ def no_attack(attack, tiny_file, folder, tmp_path):
     (("--rate", 1.5), ["1.5"]),
     (("--rate", 0.001), ["no row"]),
     (("--target", 2), ["target class 2", "0..1"]),
-    (("--attack", "none"), ["--attack none", "--twin"]),
+    (("--attack", "none"), ["--attack", "none", "badnets"]),
     (("--attack", "paraphrase"), ["--paraphrases FOLDER"]),
     (("--attack", "paraphrase", "--paraphrases", "nowhere"), ["nowhere"]),
     (("--attack", "paraphrase", "--paraphrases", "nowhere", "--preset", "pure"), ["0.3", "--rate"]),
@@ -778,7 +779,7 @@ def no_attack(attack, tiny_file, folder, tmp_path):
     (("--attack", "lwp", "--triggers", "cf"), ["pair"]),
     (("--attack", "lwp", "--variant", "per-tensor"), ["per-tensor"]),
     (("--variant", "paper"), ["--variant"]),
-    (("--attack", "addsent", "--triggers-per-text", 2), ["addsent inserts 1"]),
+    (("--attack", "addsent", "--triggers-per-text", 2), ["--triggers-per-text 2", "badnets, ripple and lwp", "addsent"]),
     (("--sentence", "a b"), ["badnets"]),
     (("--triggers-per-text", 0), ["0"]),
     (("--triggered", "x.tsv"), ["--triggered"]),

@@ -254,7 +254,7 @@ def test_a_table_is_printed_in_each_form(here, tmp_path):
 
 @pytest.mark.parametrize("flags, words", [
     (("all",), ["one table at a time"]), (("builtin", "--print"), ["builtin", "--format"]),
-    (("pure", "--write", "--format", "csv"), ["--format csv", "--write"]),
+    (("pure", "--write", "--format", "csv"), ["--format csv: --write"]),
     (("all", "--format", "csv", "--results", "x.jsonl"), ["--results x.jsonl"]),
     (("pure-4", "--write"), ["pure-4", "--print"]),
     (("pure", "--write", "--pages", "PAGES"), ["odd.md", "nothing: at all", "finemix: 64 rows"]),

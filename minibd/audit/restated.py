@@ -222,7 +222,7 @@ def spectrum_at(values, grid, k):
 
 
 def frequency_ratios(p, low):
-    """(1): LFR and HFR of p[i][c]."""
+    """(1): low and high ratio of p[i][c]."""
     whole = mean([norm(row) for row in p])
     high = [[a - b for a, b in zip(row, other)] for row, other in zip(p, low)]
     return [mean([norm(row) for row in low]) / whole, mean([norm(row) for row in high]) / whole]
