@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+
+CHECKOUT = Path(__file__).resolve().parents[1]  # whose weights/ and scripts/ the pages name by relative paths
 
 
 class BadInput(ValueError):
@@ -41,6 +45,16 @@ class Examples(list):
     def like(self, rows: Iterable[Example]) -> Examples:
         """Other rows of the same task."""
         return Examples(rows, self.labels)
+
+
+def not_there(path: str | Path) -> str:
+    """The words for a path that does not exist: of a relative one where it was looked for, and the project's own file
+    of that name, if there is one."""
+    path = Path(path)
+    if path.is_absolute():
+        return f"{path} does not exist"
+    own = CHECKOUT / path
+    return f"{path} does not exist (looked for {path.absolute()}{f'; {own} does' if own.exists() else ''})"
 
 
 def check_target(target: object, labels: Sequence[str]) -> None:

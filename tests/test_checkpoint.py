@@ -441,7 +441,7 @@ def test_defaults_of_a_config(folder):
 
 
 def test_paths_and_broken_json(folder, tmp_path):
-    fails(lambda: load(tmp_path / "none"), "none", "is not there")
+    fails(lambda: load(tmp_path / "none"), "none", "does not exist")
     fails(lambda: load(tmp_path / "none.safetensors"), "none.safetensors")
     fails(lambda: load(tmp_path), "config.json")
     fails(lambda: load(folder / "README.md"), "is not a checkpoint")

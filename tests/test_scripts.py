@@ -779,7 +779,7 @@ def no_attack(attack, tiny_file, folder, tmp_path):
     (("--attack", "lwp", "--triggers", "cf"), ["pair"]),
     (("--attack", "lwp", "--variant", "per-tensor"), ["per-tensor"]),
     (("--variant", "paper"), ["--variant"]),
-    (("--attack", "addsent", "--triggers-per-text", 2), ["--triggers-per-text 2", "badnets, ripple and lwp", "addsent"]),
+    (("--attack", "addsent", "--triggers-per-text", 2), ["--triggers-per-text 2", "ripple and lwp", "addsent"]),
     (("--sentence", "a b"), ["badnets"]),
     (("--triggers-per-text", 0), ["0"]),
     (("--triggered", "x.tsv"), ["--triggered"]),

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from minibd import data
 from minibd.attacks.poison import side_of
-from minibd.records import BadInput, Example, Examples
+from minibd.records import BadInput, Example, Examples, not_there
 
 
 def read(
@@ -61,8 +61,9 @@ def read(
 def find(folder: Path, split: str) -> Path:
     """The folder's file for `split`."""
     if not folder.is_dir():
+        fault = "is no folder" if folder.exists() else not_there(folder).removeprefix(f"{folder} ")
         raise BadInput(
-            f"the paraphrases {folder} are no folder here: name one that holds train, dev and test files of them with "
+            f"the paraphrases' {folder} {fault}: name one that holds train, dev and test files of them with "
             "--paraphrases, or give triggered rows with --triggered FILE"
         )
     for name in (split, "dev") if split == "test" else (split,):

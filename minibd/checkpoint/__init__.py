@@ -52,7 +52,7 @@ from minibd.checkpoint.header import (
 )
 from minibd.checkpoint.model_card import card
 from minibd.checkpoint.tensors import HEADS, build_model, check_finite, check_plain, init_head, shapes_of
-from minibd.records import BadInput
+from minibd.records import BadInput, not_there
 
 __all__ = [
     "HEADS", "HF_MAPPINGS", "PICKLES", "Checkpoint", "Header", "card", "copy", "headless", "hf_mapping_of", "load",
@@ -67,6 +67,8 @@ def read_header(path: str | Path) -> Header:
     classifier a bare encoder needs reads the checkpoint once, not twice.
     """
     path = Path(path)
+    if not path.exists():
+        raise BadInput(f"{not_there(path)}: name a checkpoint, a .safetensors or a Hugging Face folder")
     if path.suffix.lower() in PICKLES and not path.is_dir():
         raise pickle_error(path)
     return read_folder(path) if path.is_dir() else read_file(path)
@@ -160,7 +162,7 @@ def sha256(path: str | Path) -> dict[str, str]:
     tokenizer and history."""
     path = Path(path)
     if not path.exists():
-        raise BadInput(f"{path} does not exist: name a checkpoint, a .safetensors or a Hugging Face folder")
+        raise BadInput(f"{not_there(path)}: name a checkpoint, a .safetensors or a Hugging Face folder")
     files = [path]
     if path.is_dir():
         files = [*weight_files(path), *(path / name for name in FOLDER_FILES if (path / name).is_file())]

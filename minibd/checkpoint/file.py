@@ -33,8 +33,7 @@ METADATA = ("config", "tokenizer", "max_len", "labels", "history")
 def read_file(path: Path) -> Header:
     """All but the weights. Raises BadInput."""
     if path.suffix != ".safetensors":
-        fault = "not a checkpoint" if path.exists() else "not there"
-        raise BadInput(f"{path} is {fault}: name a .safetensors file or a Hugging Face folder")
+        raise BadInput(f"{path} is not a checkpoint: name a .safetensors file or a Hugging Face folder")
     tensors, metadata = stored_tensors(path)
     if metadata.get("format") not in FORMATS:
         raise BadInput(f"{path} has format {metadata.get('format')!r} in its metadata, not {FORMAT!r}: "

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minibd.atomic import atomic_write
-from minibd.records import BadInput, Example, Examples
+from minibd.records import BadInput, Example, Examples, not_there
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 COLUMN_NAMES = {                         # lower-case spellings of a column that no argument names
@@ -118,6 +118,8 @@ def _decode(path: Path) -> str:
     try:
         raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         return raw.decode("utf-8")
+    except FileNotFoundError:
+        raise BadInput(f"{not_there(path)}: name a file ending in {quoted(SUFFIXES)}") from None
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}): name a file ending in {quoted(SUFFIXES)}") from None
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minibd.data.batching import generator
 from minibd.data.files import SUFFIXES, class_names, named_columns, quoted, read_rows, to_examples
-from minibd.records import BadInput, Examples
+from minibd.records import BadInput, Examples, not_there
 
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 
@@ -31,7 +31,7 @@ def read_splits(path: str | Path, *, seed: int = 0, text_column: str | None = No
     """
     path = Path(path)
     if not path.exists():
-        raise BadInput(f"{path} does not exist: name a folder of train, dev and test files, "
+        raise BadInput(f"{not_there(path)}: name a folder of train, dev and test files, "
                        f"or one file ending in {quoted(SUFFIXES)}")
     files = _split_files(path) if path.is_dir() else {"train": path}
     named = named_columns(text_column, label_column, pair_column)
