@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-
 CHECKOUT = Path(__file__).resolve().parents[1]  # whose weights/ and scripts/ the pages name by relative paths
 
 
