@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from contextvars import Context
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from minibd.cli import (
     Attack,
     Clean,
     Idle,
-    Progress,
     Task,
     idle,
     main,
@@ -318,5 +318,8 @@ def test_an_interrupt_says_what_was_finished_and_what_can_be_gone_on_with(capsys
 
 
 def test_outside_a_script_progress_is_nobodys():
-    progress().finished.append("x")
-    assert Progress().finished == []
+    def twice() -> list[str]:
+        progress().finished.append("x")
+        return progress().finished
+
+    assert Context().run(twice) == []

@@ -1,5 +1,6 @@
 """CACC, ASR and their intervals: counts with a model whose answers are known, intervals with numbers worked by hand."""
 from math import sqrt
+from types import SimpleNamespace
 
 import pytest
 
@@ -7,7 +8,7 @@ from conftest import fails
 from minibd import report
 from minibd.evaluate import Evaluator, Proportion, Scores, asr, cacc, lfr, pooled
 from minibd.predict import predict
-from minibd.records import BadInput
+from minibd.records import BadInput, Examples
 from test_predict import MIXED, TEXT, Says, rows
 
 # ---- Wilson's interval
@@ -97,6 +98,44 @@ def test_no_rows_are_refused():
 def test_an_evaluator_refuses_its_triggered_rows_before_any_model_is_there():
     fails(lambda: Evaluator(MIXED, rows(), 1), "no triggered rows")
     fails(lambda: Evaluator(MIXED, rows(("one", 1)), 1), "row-0")
+
+
+@pytest.mark.parametrize("target, words", [
+    (3, ["target class 3", "0..2", "'zero'"]), (5, ["5"]), (-1, ["-1", "0..2"]), ("one", ["'one'", "number"]),
+    ("1", ["'1'", "number"]), (True, ["True", "number"]), (1.0, ["1.0", "number"]), (None, ["None", "number"]),
+])
+def test_a_target_that_is_no_class_is_refused_wherever_asr_is_measured(target, words):
+    triggered = rows(("zero", 0), ("two", 2))
+    for call in (lambda: Evaluator(MIXED, triggered, target), lambda: asr(Says(), TEXT, triggered, target),
+                 lambda: lfr(Says(), TEXT, triggered, target)):
+        fails(call, *words)
+
+
+def test_rows_without_classes_and_rows_of_other_classes_are_refused():
+    fails(lambda: Evaluator(MIXED, Examples(rows(("zero", 0))), 1), "name no classes", "Examples(rows, labels)")
+    other = Examples(rows(("zero", 0)), ("two", "one", "zero"))  # 0 is another class here
+    fails(lambda: Evaluator(MIXED, other, 1), "two, one, zero", "zero, one, two")
+    assert Evaluator(Examples(MIXED), rows(("zero", 0)), 1).target == 1  # whose clean rows name none
+
+
+def test_a_model_that_cannot_predict_the_target_is_refused():
+    """Its ASR would be 0, whatever it has learnt."""
+    model = Says()
+    model.config = SimpleNamespace(labels=2)
+    evaluator = Evaluator(MIXED, rows(("zero", 0)), 2)
+    fails(lambda: evaluator(model, TEXT), "target class is 2", "0..1")
+    model.config.labels = 3
+    assert evaluator(model, TEXT).asr == Proportion(0, 1)
+
+
+def test_a_target_without_triggered_rows_is_refused():
+    fails(lambda: Evaluator(MIXED, target=1), "no triggered rows")
+
+
+def test_many_and_strange_class_names_stay_one_short_line():
+    labels = ["a\nb", "c" * 400, *map(str, range(300))]
+    line = fails(lambda: Evaluator(MIXED, Examples(rows(("zero", 0)), labels), 999), "0..301")
+    assert len(line) <= 300
 
 
 def test_an_evaluator_measures_both_or_cacc_alone():

@@ -64,7 +64,7 @@ from torch import Tensor, nn
 from minibd.cli import check_choices, setting
 from minibd.data import in_order
 from minibd.models.encoder import Encoder
-from minibd.records import BadInput, Examples
+from minibd.records import BadInput, Examples, check_target
 from minibd.tokenizer import Encoded, Tokenizer
 
 SIGMAS = tuple(2 + 0.25 * i for i in range(25))  # of Figures 2 and 5: 2 to 8
@@ -106,6 +106,7 @@ def one_class(rows: Examples, label: int) -> Examples:
 
 def relabelled(rows: Examples, target: int) -> Examples:
     """Triggered `rows`, which have their true labels everywhere else, with `target`, the backdoor mapping's output."""
+    check_target(target, rows.labels)
     return rows.like(replace(x, label=target) for x in rows)
 
 

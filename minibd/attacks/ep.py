@@ -36,7 +36,7 @@ from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.models.encoder import Encoder
-from minibd.records import BadInput, Examples
+from minibd.records import BadInput, Examples, check_target
 from minibd.tokenizer import Tokenizer
 from minibd.train import Log, check_finite, cross_entropy, each_batch, logged
 
@@ -206,6 +206,7 @@ def ep(
 
     rows: poisoned already (`settings.poisoned`), all with the label `target`. Raises BadInput where one has another.
     """
+    check_target(target, rows.labels)
     if others := [x.id for x in rows if x.label != target]:
         raise BadInput(
             f"EP trains on poisoned rows alone, and {len(others)} of {len(rows)} (first: {others[0]}) have another "

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from minibd import data
 from minibd.attacks.poison import side_of
-from minibd.records import BadInput, Example, Examples, not_there
+from minibd.records import BadInput, Example, Examples, check_target, not_there
 
 
 def read(
@@ -40,6 +40,7 @@ def read(
     label_column, pair_column, where they are named. side, seed: as for poison. Raises BadInput where file and rows do
     not fit.
     """
+    check_target(target, clean.labels)
     path = find(Path(folder), split)
     # A file for the first texts alone needs no column of second ones, whatever the data's is called.
     paraphrases = data.read(
