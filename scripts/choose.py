@@ -38,7 +38,8 @@ from minibd.job.repairs import REPAIRS
 if TYPE_CHECKING:
     import torch
 
-    from minibd.checkpoint import Checkpoint
+    from minibd.checkpoint import Checkpoint, Header
+    from minibd.data import Splits
     from minibd.evaluate import Evaluator
     from minibd.mitigations.mbtsad import MBTSAD
     from minibd.records import Examples
@@ -98,7 +99,6 @@ def run() -> None:
 
     from minibd.job.e_pur import pretrained_of
     from minibd.job.task import clean_rows, limit_dev, open_task, print_rows
-    from minibd.records import check_target
     from minibd.result_store import ResultStore
 
     check_flags(method, pretrained)
@@ -106,7 +106,7 @@ def run() -> None:
     check_settings(method, parsed.given, axes, grid, settings_by_name(task, clean, plant, pretrained))
     victim, splits, _ = open_task(
         "choose", task, pretrained.pretrained or "",
-        check=lambda header, splits: check_target(plant.plant_target, splits.train.labels),
+        check=lambda header, splits: check_plant(plant, task, header, splits),
     )
     pretrained_ckpt = pretrained_of(pretrained.pretrained, task, victim) if pretrained.pretrained else None
     splits = limit_dev(splits, clean, task.seed)
@@ -133,6 +133,14 @@ def run() -> None:
         print(" ".join(f"{name}={getattr(settings, name)}" for name in axes), flush=True)
         store.add(cell, {"steps": [*trial.victims, *tried(settings)]})
         progress().finished.append(" ".join(f"{name}={getattr(settings, name)}" for name in axes) or method)
+
+
+def check_plant(plant: Plant, task: Task, header: Header, splits: Splits) -> None:
+    from minibd.job.task import check_columns
+    from minibd.records import check_target
+
+    check_target(plant.plant_target, splits.train.labels)
+    check_columns(task, header)
 
 
 def check_settings(method: str, given: Iterable[str], axes: list[str], grid: list[Any], others: dict[str, Any]) -> None:

@@ -98,7 +98,8 @@ def run(log: StepLog | None = None) -> None:
                        "leave it out")
     candidates = band_vectors(trusted.search_bands or ())
     job = start_untrusted(
-        task, trusted.clean_aux, lambda ckpt: settings.resolved(ckpt.model).aux, attack, trusted, log=log
+        task, trusted.clean_aux, lambda ckpt: settings.resolved(ckpt.model).aux, attack, trusted, log=log,
+        plant_target=None if trusted.plant is None else trusted.plant_target,
     )
     if trusted.plant is not None:
         plant_backdoor(job, trusted.plant, trusted.plant_target, task.seed)
@@ -231,7 +232,7 @@ def train(job: Job, name: str, settings: MuScleLoRA, rates: dict[str, float], sp
 
 def start_untrusted(
     task: Task, clean_aux: str, aux: Callable[[Checkpoint], int], attack: Attack, *settings: object,
-    log: StepLog | None = None,
+    log: StepLog | None = None, plant_target: int | None = None,
 ) -> Job:
     """Open a task whose --data is a dataset that may be poisoned: its rows, the clean ones, the evaluator.
 
@@ -250,7 +251,7 @@ def start_untrusted(
     from minibd.job.evaluation import check_attack, evaluator_of
     from minibd.job.run import Job
     from minibd.job.task import args_of, columns_of, device_of, print_rows, splits_of
-    from minibd.records import BadInput
+    from minibd.records import BadInput, check_target
     from minibd.train import StepLog
 
     started = time.perf_counter()
@@ -269,6 +270,8 @@ def start_untrusted(
     folder = Path(task.data)
     counts = folder / "attack.json"
     attacked = counts.is_file() and attack.attack == "known" and not attack.triggered
+    if plant_target is not None:
+        check_target(plant_target, trusted.test.labels)
     if not attacked:
         check_attack(attack, task, header, trusted.test)
     elif attack.side or attack.paraphrases:

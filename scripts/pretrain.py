@@ -33,14 +33,16 @@ def run() -> None:
     import torch
 
     from minibd import checkpoint, report
-    from minibd.job.task import data_of, device_of, output_path, splits_of
+    from minibd.job.task import check_columns, data_of, device_of, output_path, splits_of
     from minibd.pretrain import masked_loss, pretrain
     from minibd.train import Schedule
 
     schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
     device = device_of(task.device)
     out = report.output_folder(task.out or "out/pretrain", task.ckpt, task.data)
-    ckpt = checkpoint.load(task.ckpt, device)
+    header = checkpoint.read_header(task.ckpt)
+    check_columns(task, header)
+    ckpt = checkpoint.load(header, device)
     splits = splits_of(task, ckpt)
     start = checkpoint.with_mlm(ckpt, task.seed)
     before = masked_loss(start, splits.test, settings.mask, task.seed)

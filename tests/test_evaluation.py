@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 
 import pytest
 
-from conftest import fails, refused, rows
+from conftest import ROOT, fails, refused, rows
 from minibd import checkpoint, data
 from minibd.cli import Attack, Task
 from minibd.evaluate import Evaluator
@@ -75,7 +76,7 @@ def test_what_this_checkpoint_and_these_rows_leave_unread_is_refused(tiny, entri
 def test_columns_of_no_file_are_refused(tiny):
     ckpt = history(tiny, {"data": {"reviews": {}}})
     task = Task(ckpt="m", label_column="y", text_column="x")
-    fails(lambda: check_attack(Attack(), task, ckpt, TEST), "--label-column, --text-column", "--data")
+    fails(lambda: check_attack(Attack(), task, ckpt, TEST), "--text-column, --label-column", "--data")
     check_attack(Attack(triggered="F"), task, ckpt, TEST)  # whose columns they are
     check_attack(Attack(), replace(task, data="d"), ckpt, TEST)
 
@@ -141,3 +142,64 @@ def test_evaluate_writes_the_resolved_target(here, tiny_file, folder, tmp_path):
     assert run.returncode == 0, run.stderr
     args = json.loads((tmp_path / "out" / "result.json").read_text())["args"]
     assert (args["target"], args["target_class"]) == (0, "negative")
+
+
+# ---- an interrupt, as a user makes it
+
+def stop(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_repair_names_the_models_that_were_measured(here, tiny_file, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("minibd.mitigations.finetune.cft", stop)
+    run = here("baseline.py")("cft", "--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--clean", 20)
+    assert run.returncode == 130 and run.stderr.splitlines()[-1] == (
+        "interrupted; finished: victim; nothing is written; the same command starts again from the beginning")
+
+
+def test_an_interrupted_attack_says_what_is_written(here, tiny_file, folder, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    attack = here("attack.py")
+    monkeypatch.setattr("minibd.train.fit", lambda *_, **__: None)
+    monkeypatch.setattr("minibd.data.write", stop)  # behind the checkpoints and the card
+    run = attack("--ckpt", tiny_file, "--data", folder, "--out", out, "--rate", 0.2, "--rows", 40, "--epochs", 1)
+    line = run.stderr.splitlines()[-1]
+    assert run.returncode == 130 and line.startswith("interrupted; finished: victim; written: "), line
+    assert str(out / "tiny.safetensors") in line and str(out / "README.md") in line and "from the beginning" in line
+
+
+def test_an_interrupted_table_goes_on_behind_its_cells(here, tiny_file, tmp_path, monkeypatch):
+    asked, tables = [], here("tables.py")
+
+    def run(words, env=None, **_):
+        if words[0] == "git":
+            return subprocess.CompletedProcess(words, 0, stdout="")
+        asked.append(env["MINIBD_PART_OF"])
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        out = next(word.removeprefix("--out=") for word in words if word.startswith("--out="))
+        (tmp_path / out).mkdir(parents=True)
+        (tmp_path / out / "result.json").write_text(json.dumps({"args": {}, "steps": []}))
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.chdir(tmp_path)
+    store = tmp_path / "cells.jsonl"
+    done = tables("pure-4", "--base", tiny_file, "--rows", "1,2", "--results", store)
+    assert done.returncode == 130 and asked == ["tables.py"] * 2 and len(store.read_text().splitlines()) == 1
+    assert done.stderr == (f"interrupted; finished: c = 0.55 (seed 0); the cells in {store} stay, and the same command "
+                           "goes on behind them\n")
+
+
+# ---- a file that is not there
+
+def test_a_relative_path_says_where_it_was_looked_for_and_where_the_projects_own_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = "weights/bert.safetensors"
+    words = f"{own} does not exist", f"looked for {tmp_path / own}; {ROOT / own} does"
+    line = fails(lambda: checkpoint.load(own), *words)
+    assert line == fails(lambda: checkpoint.sha256(own))
+    for call in (lambda: data.read("none/t.tsv"), lambda: data.read_splits("none/t.tsv"),
+                 lambda: checkpoint.load("none/t.tsv")):
+        assert "does)" not in fails(call, f"none/t.tsv does not exist (looked for {tmp_path / 'none' / 't.tsv'})")
+    fails(lambda: data.read(tmp_path / "t.tsv"), f"{tmp_path / 't.tsv'} does not exist: name")

@@ -8,10 +8,10 @@ from pathlib import Path
 from minibd import checkpoint, data
 from minibd.attacks import paraphrase, registry
 from minibd.attacks.poison import triggered
-from minibd.cli import Attack, Task, idle, shown
+from minibd.cli import Attack, Task, flag_of, idle, shown
 from minibd.evaluate import Evaluator
 from minibd.job.idle import ATTACK, ATTACK_FLAGS
-from minibd.job.task import columns_of, data_of
+from minibd.job.task import check_columns, columns_of
 from minibd.records import BadInput, Examples, check_target
 
 TARGET = 1  # where --target is not given: the papers' class
@@ -54,8 +54,9 @@ def check_attack(
     if attack.attack == "known" and not attack.triggered and given & set(ATTACK_FLAGS):
         entry = entry_in(ckpt, attack, task)
         if entry is None:
+            flags = ", ".join(map(flag_of, sorted(given)))
             raise BadInput(
-                f"{flags_in(given)}: {task.ckpt}'s history names no attack that it could be of: name one with --attack"
+                f"{flags}: {task.ckpt}'s history names no attack that it could be of: name one with --attack"
             )
         if attack.paraphrases and entry["attack"] != "paraphrase":
             raise BadInput(
@@ -63,11 +64,8 @@ def check_attack(
                 "which inserts its trigger: say --attack paraphrase, or leave it out"
             )
     check_side(attack, test)
-    columns = [name for name, column in columns_of(task).items() if column]
-    if columns and "path" not in data_of(task, ckpt) and not (attack.triggered or attack.paraphrases):
-        raise BadInput(
-            f"{flags_in(columns)}: the rows are built-in ones and in no file: name rows with --data, or leave it out"
-        )
+    if not (attack.triggered or attack.paraphrases):
+        check_columns(task, ckpt)
 
 
 def check_side(attack: Attack, rows: Examples) -> None:
@@ -77,10 +75,6 @@ def check_side(attack: Attack, rows: Examples) -> None:
             f"--side {attack.side}: none of the {len(rows)} rows has a second text, which the trigger could stand in: "
             "name its column with --pair-column, or leave it out"
         )
-
-
-def flags_in(names: Sequence[str] | set[str]) -> str:
-    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
 
 
 def as_read(attack: Attack) -> Attack:

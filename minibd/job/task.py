@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from minibd import checkpoint, data, report, reviews
-from minibd.cli import AllClean, Clean, Task
+from minibd.cli import AllClean, Clean, Task, flag_of
 from minibd.records import BadInput, Examples
 
 CLEAN_SHARE = 0.2  # of the training rows: MBTSAD's setting (III-B)
@@ -51,6 +51,15 @@ def splits_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> da
 def columns_of(task: Task) -> dict[str, str | None]:
     """The flags that name columns, as data.read takes them."""
     return {"text_column": task.text_column, "label_column": task.label_column, "pair_column": task.pair_column}
+
+
+def check_columns(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> None:
+    """Raises BadInput where a column is named and the rows are built-in ones."""
+    named = [flag_of(name) for name, column in columns_of(task).items() if column]
+    if named and "path" not in data_of(task, ckpt):
+        raise BadInput(
+            f"{', '.join(named)}: the rows are built-in ones and in no file: name rows with --data, or leave it out"
+        )
 
 
 def data_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> dict:
