@@ -954,8 +954,11 @@ def held(folder, seed: int = 0) -> Examples:
     return data.sample(data.read_splits(folder, labels=("negative", "positive")).train, 0.2, seed)
 
 
-def test_pick_prints_what_auto_would_choose_by_and_trains_nothing(here, tiny, tiny_file, mlm_file, folder, tmp_path):
-    common = ("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--seed", 3, *QUICK)
+def test_pick_prints_what_auto_would_choose_by_and_trains_nothing(
+    here, tiny, tiny_file, mlm_file, folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    common = ("--ckpt", tiny_file, "--data", folder, "--seed", 3, "--device", "cpu")
     done = here("mbtsad.py")(*common, "--pick", "--mlm", mlm_file)
     assert done.returncode == 0 and not (tmp_path / "out").exists(), done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
@@ -973,8 +976,8 @@ def test_pick_prints_what_auto_would_choose_by_and_trains_nothing(here, tiny, ti
 
 
 def test_the_script_keeps_the_best_epochs_on_as_many_dev_rows_as_it_is_given(here, tiny_file, folder, tmp_path):
-    flags = ("--ckpt", tiny_file, "--data", folder, "--clean", 12, "--k", 1, "--dev", 6, "--device", "cpu")
-    asked = here("mbtsad.py")(*flags, "--best-epoch", "--out", tmp_path / "best")
+    flags = ("--ckpt", tiny_file, "--data", folder, "--clean", 12, "--k", 1, "--device", "cpu")
+    asked = here("mbtsad.py")(*flags, "--dev", 6, "--best-epoch", "--out", tmp_path / "best")
     assert asked.returncode == 0, asked.stderr
     made = json.loads((tmp_path / "best" / "result.json").read_text())
     assert made["rows"]["validation"] == 6 and made["args"]["best_epoch"] and made["args"]["dev"] == 6
@@ -997,7 +1000,7 @@ def test_pick_asks_at_equal_budgets_and_clean_rows_are_no_choice(here, tiny_file
         )[1],
     )
     done = here("mbtsad.py")(
-        "--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--seed", 3, *QUICK, "--pick"
+        "--ckpt", tiny_file, "--data", folder, "--seed", 3, "--device", "cpu", "--pick"
     )
     assert done.returncode == 0 and asked == [(40, "equal", 3)], done.stderr
     assert [line.split() for line in done.stdout.splitlines()[-3:]] == [
@@ -1025,8 +1028,8 @@ def test_what_is_missing_is_said_before_anything_is_read(here, tiny_file, mlm_fi
     common = ("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", *QUICK)
     for flags, words in (
         (("--augment", "contextual"), ["--mlm", "bert-clean"]),
-        (("--mlm", tiny_file), ["--mlm", "no language-model head"]),
-        (("--mlm", mlm_file, "--out", mlm_file.parent), ["--out", "beside the input"]),
+        (("--augment", "auto", "--mlm", tiny_file), ["--mlm", "no language-model head"]),
+        (("--augment", "auto", "--mlm", mlm_file, "--out", mlm_file.parent), ["--out", "beside the input"]),
         (("--augment", "eda", "--wordnet", tmp_path), ["lacks", "index.noun"]),
     ):
         done = here("mbtsad.py")(*common, *flags)
