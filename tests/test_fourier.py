@@ -459,7 +459,9 @@ def test_what_cannot_be_watched(sharp):
         lambda: Spectrum(sharp.model, sharp.tokenizer, {"clean": ROWS, "few": ROWS.like(ROWS[:1])}), "'few'", "1 rows",
         "at least 2",
     )
-    fails(lambda: Spectrum(sharp.model, sharp.tokenizer, {"odd": relabelled(ROWS, 2)}), "'odd'", "class 2", "0..1")
+    odd = ROWS.like(replace(x, label=2) for x in ROWS)
+    fails(lambda: Spectrum(sharp.model, sharp.tokenizer, {"odd": odd}), "'odd'", "class 2", "0..1")
+    fails(lambda: relabelled(ROWS, 2), "target class 2", "0..1")
 
 
 # ---- what it shows
