@@ -393,7 +393,9 @@ class Progress:
     kept: str = ""
 
     def line(self) -> str:
-        done = f"finished: {', '.join(self.finished)}" if self.finished else "no stage was finished"
+        last, others = self.finished[-NAMED:], len(self.finished) - NAMED
+        named = ", ".join([*([f"{others} others"] if others > 0 else []), *last])
+        done = f"finished: {named}" if named else "no stage was finished"
         if self.kept:
             return f"interrupted; {done}; {self.kept}"
         left = f"written: {', '.join(self.written)}" if self.written else "nothing is written"

@@ -293,7 +293,7 @@ def start_untrusted(
     ids = {x.id for x in held}
     splits = data.Splits(rows, pool.like(x for x in pool if x.id not in ids), trusted.test)
     if attacked:
-        target = json.loads(counts.read_text(encoding="utf-8"))["target"]
+        target = json.loads(counts.read_text(encoding="utf-8")).get("target")
         evaluator = Evaluator(splits.test, data.read(folder / "triggered.jsonl", labels=rows.labels, **columns), target)
     else:
         evaluator = evaluator_of(attack, task, ckpt, splits.test)

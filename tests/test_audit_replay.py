@@ -524,6 +524,12 @@ def test_two_results_by_hand():
     fewer = saved | {"steps": saved["steps"][1:]}
     assert list(result_differences(fewer, saved, 0.0)) == [
         "the models are [\"CFT\"] as saved, and [\"victim\", \"CFT\"] recomputed"]
+    # an older run has the flag's default, whatever class was measured
+    now = result(80.0, 5.0, args={"target": 0, "target_class": "negative"})
+    assert list(result_differences(result(80.0, 5.0, args={"target": 1}), now, 0.0)) == []
+    assert list(result_differences(result(80.0, 5.0, args={"target": 1, "target_class": "positive"}), now, 0.0)) == [
+        "args target is 1 as saved, and 0 recomputed",
+        "args target_class is \"positive\" as saved, and \"negative\" recomputed"]
 
 
 # ---- what is no run's folder

@@ -310,6 +310,9 @@ def test_an_interrupt_says_what_was_finished_and_what_can_be_gone_on_with(capsys
         progress().written.append("out/m.safetensors")
     assert interrupted(written, capsys) == f"interrupted; finished: victim; written: out/m.safetensors; {again}\n"
 
+    assert interrupted(lambda: progress().finished.extend(map(str, range(40))), capsys).startswith(
+        "interrupted; finished: 35 others, 35, 36, 37, 38, 39; ")
+
     def kept():
         progress().kept = "the cells in x.jsonl stay"
     assert interrupted(kept, capsys) == "interrupted; no stage was finished; the cells in x.jsonl stay\n"

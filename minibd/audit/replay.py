@@ -248,8 +248,10 @@ def result_differences(saved: dict, again: dict, points: float) -> Iterator[str]
     if not points and isinstance(chosen := saved.get("outcome"), dict):
         parts += [(f"outcome {name}", chosen.get(name), again["outcome"].get(name))
                   for name in {**chosen, **again["outcome"]}]
+    # before 0.3.0 the target was the flag's, whatever class was measured
+    other = {"out"} if "target_class" in saved["args"] else {"out", "target"}
     parts += [(f"args {name}", saved["args"][name], again["args"][name])
-              for name in saved["args"] if name in again["args"] and name != "out"]
+              for name in saved["args"] if name in again["args"] and name not in other]
     for name, one, other in parts:
         if one != other:
             yield f"{name} is {short(one)} as saved, and {short(other)} recomputed"
