@@ -81,7 +81,7 @@ RULES = (
     Idle(("print",), lambda v: bool(v.format), "--format prints the table as in its page: give one of the two"),
     Idle(("base", "data", "proxy", "mlm", "wordnet", "rows", "seeds", "dtype", "work"),
          lambda v: v.write or bool(v.format), "--write and --format show every cell and run none: leave it out"),
-    Idle(("seeds", "work"), lambda v: v.print, "--print lists every seed that is there and runs none: leave it out"),
+    Idle(("seeds",), lambda v: v.print, "--print lists every seed that is there: leave it out"),
     Idle(("pages",), lambda v: not v.write, "the pages that --write fills: add it, or leave it out"),
 )
 
