@@ -9,6 +9,12 @@ import pytest
 
 from conftest import ROOT, fails, refused, rows
 from minibd import checkpoint, data
+from minibd.analysis.fourier import relabelled
+from minibd.attacks import paraphrase
+from minibd.attacks.badnets import BadNets
+from minibd.attacks.ep import ep
+from minibd.attacks.poison import poison, triggered
+from minibd.attacks.ripple import surgery
 from minibd.cli import Attack, Task
 from minibd.evaluate import Evaluator
 from minibd.job.evaluation import as_read, check_attack, class_of, evaluator_of, target_args
@@ -41,6 +47,14 @@ def test_a_class_by_number_and_by_name(target, labels, number):
 ])
 def test_what_is_no_class_or_two_is_refused(target, labels, words):
     fails(lambda: class_of(target, labels), *words)
+
+
+@pytest.mark.parametrize("target, words", [(2, "target class 2"), (-1, "target class -1"), ("positive", "number")])
+def test_what_makes_triggered_rows_refuses_it_too(tiny, target, words):
+    for call in (lambda: poison(TEST, BadNets(), rate=0.5, target=target), lambda: ep(tiny, TEST, target=target),
+                 lambda: triggered(TEST, BadNets(), target=target), lambda: surgery(tiny, tiny, TEST, ("cf",), target),
+                 lambda: paraphrase.read("nowhere", "test", TEST, target), lambda: relabelled(TEST, target)):
+        fails(call, words, "0..1")
 
 
 # ---- what would do nothing
