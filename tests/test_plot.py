@@ -419,9 +419,9 @@ def test_curves_of_an_older_version_are_drawn(plot, tmp_path):
     old = new.read_text().replace('"low_ratio"', '"lfr"').replace('"high_ratio"', '"hfr"')
     (tmp_path / "old.json").write_text(old)
     for name in ("new", "old"):
-        assert plot("musclelora-1", "--curves", tmp_path / f"{name}.json", "--out", tmp_path / f"{name}.png"
+        assert plot("musclelora-1", "--curves", tmp_path / f"{name}.json", "--out", tmp_path / f"of-{name}.png"
                     ).returncode == 0
-    assert "lfr" in old and numbers(tmp_path / "old.png")["sets"] == numbers(tmp_path / "new.png")["sets"]
+    assert "lfr" in old and numbers(tmp_path / "of-old.png")["sets"] == numbers(tmp_path / "of-new.png")["sets"]
 
 
 def test_ratios_of_nothing(plot, tmp_path):
