@@ -562,8 +562,8 @@ def test_choose_repairs_what_e_pur_left_of_the_planted_backdoor(
 def test_pure_measures_every_model_and_hands_back_the_encoder_with_its_heads_pruned(
     script, encoder, tiny_file, folder, tmp_path
 ):
-    common = ("--data", folder, "--drop", 50, "--epochs", 1, "--attack", "badnets", "--device", "cpu")
-    run = script("pure.py", "--ckpt", encoder, *common, "--ablations", "--out", tmp_path / "hf")
+    common = ("--data", folder, "--epochs", 1, "--attack", "badnets", "--device", "cpu")
+    run = script("pure.py", "--ckpt", encoder, *common, "--drop", 50, "--ablations", "--out", tmp_path / "hf")
     assert run.returncode == 0, run.stderr
     result = json.loads((tmp_path / "hf" / "result.json").read_text())
     assert [s["name"] for s in result["steps"]] == ["FT", "pruned", "Prune-only", "Norm-only", "PURE"] and result[
