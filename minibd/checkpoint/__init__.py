@@ -42,15 +42,14 @@ from minibd.checkpoint.folder import FOLDER_FILES, check_target, move, read_fold
 from minibd.checkpoint.head_surgery import copy, headless, new_classifier, to_tune, with_head, with_mlm
 from minibd.checkpoint.header import (
     HF_MAPPINGS,
-    PICKLES,
     Checkpoint,
     Header,
     hf_mapping_of,
     one_line,
-    pickle_error,
     shorten,
 )
 from minibd.checkpoint.model_card import card
+from minibd.checkpoint.pickles import ADAPTERS, PICKLES, adapter_error, pickle_error
 from minibd.checkpoint.tensors import HEADS, build_model, check_finite, check_plain, init_head, shapes_of
 from minibd.records import BadInput
 
@@ -67,7 +66,9 @@ def read_header(path: str | Path) -> Header:
     classifier a bare encoder needs reads the checkpoint once, not twice.
     """
     path = Path(path)
-    if path.suffix.lower() in PICKLES and not path.is_dir():
+    if path.name in ADAPTERS and path.is_file():
+        raise adapter_error(path, path.parent)
+    if path.suffix.lower() in PICKLES and path.is_file():
         raise pickle_error(path)
     return read_folder(path) if path.is_dir() else read_file(path)
 

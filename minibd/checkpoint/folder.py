@@ -12,7 +12,6 @@ from tokenizers import Tokenizer as BackendTokenizer
 from torch import Tensor
 
 from minibd.checkpoint.header import (
-    PICKLES,
     Checkpoint,
     Header,
     StoredTensor,
@@ -21,11 +20,19 @@ from minibd.checkpoint.header import (
     mapping_named,
     parse_config,
     parse_json,
-    pickle_error,
     read_text,
     stored_tensors,
 )
 from minibd.checkpoint.model_card import card, hf_class
+from minibd.checkpoint.pickles import (
+    check_no_adapter,
+    no_config,
+    no_weights,
+    pickle_error,
+    pickled_weights,
+    prefix_error,
+    wrapper_prefix,
+)
 from minibd.checkpoint.tensors import plain, read_tensor, save_tensors
 from minibd.checkpoint.tokenizer_files import (
     TOKENIZER_FILES,
@@ -46,8 +53,9 @@ SHARD = 5_000_000_000                    # bytes of a folder's largest weight fi
 
 def read_folder(path: Path) -> Header:
     """All but the weights. Raises BadInput."""
+    check_no_adapter(path)
     if not (path / "config.json").is_file():
-        raise BadInput(f"{path} holds no config.json: name a Hugging Face folder or a .safetensors file")
+        raise no_config(path)
     file = path / "config.json"
     hf_config = parse_json(file, read_text(file), dict)
     mapping = mapping_named(file, "model_type", hf_config.get("model_type"))
@@ -75,6 +83,15 @@ def read_folder(path: Path) -> Header:
 
 def _check_known(file: Path, mapping: HFMapping, hf_config: dict) -> None:
     """Raises BadInput where config.json asks for something that the architecture's file does not compute."""
+    for key, what in (
+        ("quantization_config", "asks for quantised weights: use a checkpoint that is not quantised"),
+        ("compression_config", "asks for compressed weights: use a checkpoint that is not compressed"),
+        ("auto_map", "names code of the checkpoint's own, which is never run here: use another checkpoint, or delete "
+                     "it if the model is the architecture's own"),
+        ("transformers_weights", "names other weights than model.safetensors: rename that file and delete the key"),
+    ):
+        if hf_config.get(key):
+            raise BadInput(f"{file}: {key} is {json.dumps(hf_config[key])[:60]}, which {what}")
     for key, known in {**mapping.supported, "problem_type": ("single_label_classification", None)}.items():
         if hf_config.get(key) not in known:
             raise BadInput(
@@ -85,13 +102,15 @@ def _check_known(file: Path, mapping: HFMapping, hf_config: dict) -> None:
 def _read_tensor_names(path: Path, mapping: HFMapping) -> dict[str, StoredTensor]:
     """{name as the architecture's class with a head has it: tensor}, without what is ignored."""
     tensors: dict[str, StoredTensor] = {}
-    for file in weight_files(path):
-        for stored_name, tensor in stored_tensors(file)[0].items():
-            name = _full_name(mapping, stored_name)
-            if name in tensors:
-                raise BadInput(f"{path} holds {name} twice, as {tensors[name].name} and {tensor.name}: drop one")
-            if not name.endswith(mapping.ignored):
-                tensors[name] = tensor
+    stored = [item for file in weight_files(path) for item in stored_tensors(file)[0].items()]
+    if prefix := wrapper_prefix(mapping, (name for name, _ in stored)):
+        raise prefix_error(path, prefix)
+    for stored_name, tensor in stored:
+        name = _full_name(mapping, stored_name)
+        if name in tensors:
+            raise BadInput(f"{path} holds {name} twice, as {tensors[name].name} and {tensor.name}: drop one")
+        if not name.endswith(mapping.ignored):
+            tensors[name] = tensor
     return tensors
 
 
@@ -106,9 +125,9 @@ def weight_files(path: Path) -> list[Path]:
         if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
             raise BadInput(f"{index}: weight_map is not {{tensor: file in this folder}}: download it again")
         return [path / name for name in sorted(set(shards.values()))]
-    if pickles := sorted(f for f in path.iterdir() if f.suffix.lower() in PICKLES):
+    if pickles := pickled_weights(path):
         raise pickle_error(path, pickles[0].name)
-    raise BadInput(f"{path} holds no model.safetensors: put it there, or the shards with model.safetensors.index.json")
+    raise no_weights(path)
 
 
 def _full_name(mapping: HFMapping, name: str) -> str:
@@ -136,7 +155,10 @@ def _read_labels(path: Path, hf_config: dict, classes: int) -> tuple[str, ...]:
     """The class names, LABEL_0, ... where config.json has none. Raises BadInput."""
     if classes == 1:
         raise BadInput(f"{path}: a classifier of 1 class is a regression: use a model of two classes or more")
-    names = hf_config.get("id2label")
+    names, count = hf_config.get("id2label"), hf_config.get("num_labels")
+    if classes and not names and count not in (None, classes):
+        raise BadInput(f"{path / 'config.json'}: num_labels is {json.dumps(count)[:40]}, the classifier has {classes} "
+                       f"classes: correct it")
     if not names or not classes:
         return tuple(f"LABEL_{i}" for i in range(classes))
     if not isinstance(names, dict) or {str(key) for key in names} != {str(i) for i in range(classes)}:
@@ -255,13 +277,14 @@ def _hf_config(ckpt: Checkpoint) -> dict:
 
 def move(draft: Path, path: Path) -> None:
     """The draft's files into place, the weights last: until then the folder's old ones stay. Old weight files of other
-    names are deleted."""
+    names, and the old tokenizer's files, are deleted: they would be read with the new ones."""
     if not path.exists():
         os.rename(draft, path)
         return
     new = sorted(draft.iterdir(), key=lambda file: file.name.startswith("model"))
     for file in new:
         os.replace(file, path / file.name)
-    for old in [*path.glob("model*.safetensors"), path / "model.safetensors.index.json"]:
+    stale = (path / name for name in ("model.safetensors.index.json", *TOKENIZER_FILES))
+    for old in [*path.glob("model*.safetensors"), *stale]:
         if old.name not in {file.name for file in new}:
             old.unlink(missing_ok=True)
