@@ -46,6 +46,8 @@ from minibd.records import BadInput
 
 # What a folder is read from, beside its weights.
 FOLDER_FILES = ("config.json", "minibd.json", "model.safetensors.index.json", *TOKENIZER_FILES)
+# Those of them that results of versions before 0.3.0 hold no sha256 of.
+SINCE_0_3_0 = ("special_tokens_map.json", "added_tokens.json")
 SHARD = 5_000_000_000                    # bytes of a folder's largest weight file, as transformers has it
 
 
