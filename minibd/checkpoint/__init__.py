@@ -9,9 +9,9 @@ The folder  config.json, model.safetensors (or shards and their index), tokenize
             adds minibd.json, {"history": [...], "head_mask": L lists of H}. folder.py
 
 How transformers names the parts of an architecture stands in the architecture's own file (models/bert.py: HF_MAPPING);
-nothing here knows one by name. header.py reads what a checkpoint says of itself, tensors.py its weights; pickles.py says
-what to do about other weights and adapters; head_surgery.py changes the head of a checkpoint in memory; model_card.py
-writes a folder's README.md.
+nothing here knows one by name. header.py reads what a checkpoint says of itself, tensors.py its weights; pickles.py
+says what to do about other weights and adapters; head_surgery.py changes the head of a checkpoint in memory;
+model_card.py writes a folder's README.md.
 
 Five choices:
 1. A head mask is folded into its columns of the output projection on the way into a folder, so that transformers gives
