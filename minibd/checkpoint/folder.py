@@ -128,7 +128,7 @@ def weight_files(path: Path) -> list[Path]:
             raise BadInput(f"{index}: weight_map is not {{tensor: file in this folder}}: download it again")
         return [path / name for name in sorted(set(shards.values()))]
     if pickles := pickled_weights(path):
-        raise pickle_error(path, pickles[0].name)
+        raise pickle_error(path, ascii(pickles[0].name)[1:-1])
     raise no_weights(path)
 
 

@@ -23,7 +23,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 
-from minibd.checkpoint.header import Checkpoint, one_line, parse_json, parse_tokenizer, read_text, shorten
+from minibd.checkpoint.header import Checkpoint, one_line, parse_json, parse_tokenizer, read_text
 from minibd.models.encoder import HFMapping
 from minibd.records import BadInput
 from minibd.tokenizer import Settings, Tokenizer
@@ -129,12 +129,12 @@ def _check_values(file: Path, values: dict) -> None:
     for key in REPLACING:
         if values.get(key):
             raise _refused(file, key, values[key], "which is not known here: save the tokenizer with transformers")
-    versions = [name for name in values.get("fast_tokenizer_files") or () if name != "tokenizer.json"]
-    if versions:
-        raise _refused(file, "fast_tokenizer_files", versions, "only tokenizer.json is read here: save it again")
-    auto_map = values.get("auto_map")
-    if auto_map and any(auto_map.values() if isinstance(auto_map, dict) else auto_map):
-        raise _refused(file, "auto_map", auto_map, "code of the checkpoint's own, which is never run here: delete it")
+    if any(name not in (None, "tokenizer.json") for name in _entries(values.get("fast_tokenizer_files"))):
+        raise _refused(file, "fast_tokenizer_files", values["fast_tokenizer_files"],
+                       "only tokenizer.json is read here: save it again")
+    if any(_entries(values.get("auto_map"))):
+        raise _refused(file, "auto_map", values["auto_map"],
+                       "code of the checkpoint's own, which is never run here: delete it")
     for key in ("truncation_side", "padding_side"):
         if values.get(key, "right") not in SIDES:
             raise _refused(file, key, values[key], 'only "right" and "left" are known: correct it')
@@ -144,6 +144,11 @@ def _check_values(file: Path, values: dict) -> None:
     for key in ("strip_accents", "add_prefix_space", "legacy"):
         if not isinstance(values.get(key), (bool, type(None))):
             raise _refused(file, key, values[key], "only true and false are known: correct it")
+
+
+def _entries(value: object) -> list:
+    """The values of a JSON object, the elements of a list, or the value alone."""
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
 
 
 def _class_of(path: Path, mapping: HFMapping, hf_config: dict, values: dict) -> TokenizerClass:
@@ -212,6 +217,8 @@ def _collect_tokens(path: Path, kind: TokenizerClass, values: dict, source: Back
     values = dict(values)
     if "additional_special_tokens" in values and not values.get("extra_special_tokens"):
         values["extra_special_tokens"] = values.pop("additional_special_tokens")
+    if not isinstance(values.get("extra_special_tokens"), (list, dict, type(None))):
+        raise _refused(file, "extra_special_tokens", values["extra_special_tokens"], "not a list of tokens: correct it")
     named: dict[str, object] = {}          # purposes of the checkpoint's own, which some multi-modal ones have
     if isinstance(values.get("extra_special_tokens"), dict):
         named = values.pop("extra_special_tokens")
@@ -358,9 +365,13 @@ def _read_vocabulary(file: Path, tokens: Tokens, config: object) -> dict[str, in
     needed = [str(tokens.special[key]) for key in (*NEEDED, "pad_token") if key in tokens.special]
     if missing := [token for token in needed if token not in vocab and token not in added]:
         raise BadInput(
-            f"{file}: the vocabulary lacks {', '.join(missing)}, which BERT needs: it is not a BERT vocab.txt"
+            f"{file}: the vocabulary lacks {_shown(missing)}, which BERT needs: it is not a BERT vocab.txt"
         )
     return vocab
+
+
+def _shown(tokens: list[str]) -> str:
+    return ", ".join(ascii(token)[1:-1][:30] for token in tokens)
 
 
 def _rebuilt(
@@ -412,7 +423,7 @@ def _check_ends(path: Path, backend: BackendTokenizer, kind: TokenizerClass, tok
     added = {token.content for token in tokens.added.values()}
     needed = [str(tokens.special[key]) for key in ("cls_token", "sep_token") if kind is ROBERTA]
     if missing := [token for token in needed if backend.token_to_id(token) is None and token not in added]:
-        raise BadInput(f"{path}: the vocabulary lacks {shorten(missing)}, which RoBERTa needs: it is not a RoBERTa "
+        raise BadInput(f"{path}: the vocabulary lacks {_shown(missing)}, which RoBERTa needs: it is not a RoBERTa "
                        f"vocab.json")
 
 

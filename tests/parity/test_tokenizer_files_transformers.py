@@ -203,7 +203,7 @@ def check(model_of, tmp_path: Path, layout: tuple, key: str) -> None:
 
 
 # Each key with some layouts and each layout with some keys; the slow test has all of them.
-SOME = [(layout, key) for i, layout in enumerate(LAYOUTS) for j, key in enumerate(KEYS) if (3 * i + j) % 11 == 0]
+SOME = [(layout, key) for i, layout in enumerate(LAYOUTS) for j, key in enumerate(KEYS) if (3 * i + j) % 16 == 0]
 
 
 @pytest.mark.parametrize("layout, key", SOME, ids=str)
@@ -273,6 +273,11 @@ def test_a_gpt2_with_an_added_pad_is_padded_in_transformers_too(model_of, tmp_pa
     ({CONFIG: {"vocab": {"a": 0}}}, [CONFIG, "vocab is", "not known here"]),
     ({CONFIG: {"fast_tokenizer_files": ["tokenizer.4.0.json"]}}, [CONFIG, "fast_tokenizer_files", "tokenizer.4.0"]),
     ({CONFIG: {"auto_map": {"AutoTokenizer": ["a.B", None]}}}, [CONFIG, "auto_map", "never run"]),
+    ({CONFIG: {"fast_tokenizer_files": 4}}, [CONFIG, "fast_tokenizer_files is 4"]),
+    ({CONFIG: {"auto_map": 4}}, [CONFIG, "auto_map is 4"]),
+    ({CONFIG: {"additional_special_tokens": 4}}, [CONFIG, "extra_special_tokens is 4"]),
+    ({CONFIG: {"extra_special_tokens": [4]}}, [CONFIG, "extra_special_tokens is 4"]),
+    ({CONFIG: {"unk_token": "\x1b[31m"}}, ["\\", "1b[31m", "vocabulary lacks"]),
     ({ADDED: {"@USER": 7}}, ["'@USER'", "the id 7", "becomes"]),
     ({ADDED: {f"<{i}>": tokenizer("bert").get_vocab_size() + i for i in range(21)}}, ["beyond the model's"]),
     ({MAP: {"truncation_side": "left"}}, [MAP, "truncation_side", "move it"]),
@@ -282,7 +287,7 @@ def test_a_gpt2_with_an_added_pad_is_padded_in_transformers_too(model_of, tmp_pa
 def test_what_cannot_be_obeyed_is_refused(model_of, tmp_path, files, change, words):
     original = lay(model_of("bert")[0], tmp_path / "in", ("bert", None, files), change)
     line = fails(lambda: checkpoint.load(original), str(original), *words)
-    assert len(line.replace(str(original), "")) < 300
+    assert line.isprintable() and len(line.replace(str(original), "")) < 300
 
 
 def test_a_class_of_another_kind_than_its_tokenizer_json(model_of, tmp_path):
