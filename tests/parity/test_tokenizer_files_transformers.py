@@ -25,7 +25,7 @@ LONG = " ".join(f"{i} very boring film" for i in range(30))     # longer than ev
 TEXTS = (
     "a lovely film", "A LOVELY Film, naïve Café ÉCOLE", "the 電影 film 好", "🙂 moving 😀", "  two  blanks ", LONG,
     "@USER loved the film", "@user @USER<new>x <new> y", "[MASK] <mask> </s> [SEP] <|endoftext|> lovely",
-    "a [PAD] b <pad>",
+    "a [PAD] b <pad>", "film</s>lovely<s>a <0> film",
 )
 PAIRS = (("who wrote it?", "nobody KNOWS"), (LONG, "boring"), ("boring", LONG), (LONG, LONG + " end"))
 # (model, tokenizer_class, which of its files are there)
@@ -50,8 +50,8 @@ def token(content: str, **flags: bool) -> dict:
 CUT = {"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
 FIXED = {"strategy": {"Fixed": 12}, "direction": "Left", "pad_to_multiple_of": 8, "pad_id": 0, "pad_type_id": 0,
          "pad_token": "<0>"}
-# what each row changes: {file: {key: value}}; NEXT stands for the first id that the vocabulary does not have
-NEXT = "next id"
+# what each row changes: {file: {key: value}}; NEXT and AFTER stand for the first ids that the vocabulary does not have
+NEXT, AFTER = "next id", "the id after"
 KEYS = {
     "nothing": {},
     "truncation_side left": {CONFIG: {"truncation_side": "left"}},
@@ -84,6 +84,10 @@ KEYS = {
     "added_tokens_decoder, single_word": {CONFIG: {"added_tokens_decoder": {NEXT: token("<new>", single_word=True)}}},
     "added_tokens_decoder, empty": {CONFIG: {"added_tokens_decoder": {}}, ADDED: {"@USER": NEXT}},
     "added_tokens.json": {ADDED: {"@USER": NEXT}},
+    "added_tokens.json, out of order": {ADDED: {"<new>": AFTER, "@USER": NEXT}},
+    "an added token with a purpose": {
+        CONFIG: {"added_tokens_decoder": {NEXT: token("@USER")}, "mask_token": "@USER", "split_special_tokens": True}
+    },
     "added_tokens.json, special": {ADDED: {"<new>": NEXT}, CONFIG: {"additional_special_tokens": ["<new>"]}},
     "additional_special_tokens": {CONFIG: {"additional_special_tokens": ["@USER", "<new>"]}},
     "extra_special_tokens": {CONFIG: {"extra_special_tokens": ["<new>", "film"]}},
@@ -151,7 +155,9 @@ def lay(folder: Path, out: Path, layout: tuple[str, str | None, str], change: di
         if file != WHOLE or file in content:
             content[file] = content.get(file, {}) | values
     for file, values in content.items():
-        source = json.dumps(values).replace(f'"{NEXT}":', f'"{following}":').replace(f'"{NEXT}"', str(following))
+        source = json.dumps(values)
+        for i, name in enumerate((NEXT, AFTER)):
+            source = source.replace(f'"{name}":', f'"{following + i}":').replace(f'"{name}"', str(following + i))
         (out / file).write_text(source)
     return out
 
