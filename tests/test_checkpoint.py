@@ -744,7 +744,7 @@ PICKLED = {  # file name, what it holds, what the commands say on the way
     "Lightning": ("last.ckpt", lambda t: {"epoch": 3, "state_dict": prefixed("model.", t), "optimizer_states": [ADAM]},
                   ["'model.'", "its entry 'state_dict'"]),
     "model_state_dict": ("m.pth", lambda t: {"model_state_dict": t, "optimizer_state_dict": ADAM}, ["'model_state_"]),
-    "model": ("m.pt", lambda t: {"model": t, "model_ema": t, "step": 2}, ["its entry 'model'"]),
+    "model": ("m.pt", lambda t: {"model_ema": {n: x + 1 for n, x in t.items()}, "model": t}, ["its entry 'model'"]),
     "DeepSpeed": ("m.pt", lambda t: {"module": t, "lr_scheduler": None}, ["its entry 'module'"]),
     "two deep": ("m.pt", lambda t: {"model": {"state_dict": t, "args": "x"}}, ["'model.state_dict'"]),
     "another name": ("m.pt", lambda t: {"encoder": t, "optimizer": {"exp_avg": torch.ones(2)}}, ["'encoder'"]),
