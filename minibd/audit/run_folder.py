@@ -252,7 +252,7 @@ def changed_files(path: Path, saved: object) -> Iterator[Fault]:
     except BadInput:
         found = {}
     saved = saved if isinstance(saved, dict) else {}
-    for name in {**saved, **found}:
+    for name in {**saved, **{name: None for name in found if name not in checkpoint.SINCE_0_3_0}}:
         if name not in found:
             yield Fault(str(path), f"{name} is missing, whose sha256 is in result.json")
         elif found[name] != saved.get(name):
