@@ -33,15 +33,17 @@ def run() -> None:
     import torch
 
     from minibd import checkpoint, report
-    from minibd.job.task import data_of, device_of, output_path, splits_of
+    from minibd.job.task import data_of, device_of, output_path, print_notes, splits_of
     from minibd.pretrain import masked_loss, pretrain
     from minibd.train import Schedule
 
     schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
     device = device_of(task.device)
     out = report.output_folder(task.out or "out/pretrain", task.ckpt, task.data)
-    ckpt = checkpoint.load(task.ckpt, device)
-    splits = splits_of(task, ckpt)
+    header = checkpoint.read_header(task.ckpt)
+    splits = splits_of(task, header)
+    print_notes(splits)
+    ckpt = checkpoint.load(header, device)
     start = checkpoint.with_mlm(ckpt, task.seed)
     before = masked_loss(start, splits.test, settings.mask, task.seed)
     learner = pretrain(

@@ -9,14 +9,14 @@ from minibd.attacks import paraphrase, registry
 from minibd.attacks.poison import triggered
 from minibd.cli import Attack, Task
 from minibd.evaluate import Evaluator
-from minibd.job.task import columns_of
+from minibd.job.task import reading_of
 from minibd.records import BadInput, Examples
 
 
 def evaluator_of(attack: Attack, task: Task, ckpt: checkpoint.Checkpoint, test: Examples) -> Evaluator:
     """CACC on `test`; ASR by --triggered, --attack or the checkpoint's own history, in this order, or not at all."""
     if attack.triggered:
-        return Evaluator(test, data.read(attack.triggered, labels=ckpt.labels, **columns_of(task)), attack.target)
+        return Evaluator(test, data.read(attack.triggered, labels=test.labels, **reading_of(task)), attack.target)
     entry = None
     if attack.attack == "known":
         entry = entry_in(ckpt, attack, task)
@@ -39,7 +39,7 @@ def insert_of(entry: Mapping, task: Task, rows: Examples, split: str) -> registr
     if entry["attack"] != "paraphrase":
         return registry.attack_of(entry)
     return paraphrase.read(
-        entry.get("paraphrases", "(not named)"), split, rows, entry["target"], columns_of(task), side=side_in(entry),
+        entry.get("paraphrases", "(not named)"), split, rows, entry["target"], reading_of(task), side=side_in(entry),
         seed=task.seed,
     )
 

@@ -1,0 +1,38 @@
+"""The words of error lines: values and names from files in quotes and cut short, settings as the caller spells them."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+QUOTED = 100                             # characters of a list of names
+
+
+def shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def quoted(names: Iterable[str]) -> str:
+    """The first of `names`, each in quotes, at most twelve and about QUOTED characters, and how many there are."""
+    names, parts = list(names), []
+    for name in map(shown, names[:12]):
+        if parts and len(", ".join([*parts, name])) > QUOTED:
+            break
+        parts.append(name)
+    more = f", ... ({len(names)} in all)" if len(names) > len(parts) else ""
+    return ", ".join(parts) + more or "(none)"
+
+
+def setting_name(name: str, flags: bool) -> str:
+    """The setting `name`, such as "text_column", as a caller writes it: "--text-column" for a script, else
+    "text_column="."""
+    return f"--{name.replace('_', '-')}" if flags else f"{name}="
+
+
+def labels_setting(names: Sequence[str], flags: bool) -> str:
+    """`labels` with the value `names`: "--labels neg,pos" or "labels=['neg', 'pos']"."""
+    names = list(names)
+    if not flags:
+        return f"labels=[{', '.join(map(shown, names))}]"
+    # argparse takes a value that begins with a dash only behind "="
+    text = ",".join(name if name.isprintable() else shown(name) for name in names)
+    return f"--labels{'=' if text.startswith('-') else ' '}{text}"
