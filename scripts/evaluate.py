@@ -53,10 +53,10 @@ def run() -> None:
 
     started = time.perf_counter()
     ckpt, splits, out = open_task("evaluate", task, hold_out=measured.all is False)
+    whole = measured.all or splits.train is splits.test
     if measured.all:
         splits = all_as_test(splits)
-    if not splits.notes:  # which otherwise say it
-        print(f"measured: {'all rows, of train, dev and test' if measured.all else 'the test rows'}")
+    print(f"measured: {'all rows' if whole else 'the test rows'}")
     evaluator = evaluator_of(attack, task, ckpt, splits.test)
     print_rows(test=splits.test, triggered=evaluator.triggered)
     steps = [report.Step("model", evaluator(ckpt.model, ckpt.tokenizer), 0.0)]

@@ -205,8 +205,13 @@ def _check_header(path: Path, suffix: str, text: str, named: Mapping[str, str]) 
     own = "," if suffix == ".csv" else "\t"
     bare = {d: [name.strip(' "') for name in line.split(d)] for d in DELIMITERS}
     other = max((d for d in DELIMITERS if d != own), key=lambda d: (_has_both(bare[d], named), len(bare[d])))
+    if line.lstrip().startswith(("{", "[")) and not _has_both(bare[own], named):
+        raise BadInput(f"{path}, line 1: this is JSON, and no {suffix}: name the file {shown(path.stem + '.jsonl')}, "
+                       f"with an object a line")
     if len(bare[other]) > 1 and (len(bare[own]) == 1 or _has_both(bare[other], named) > _has_both(bare[own], named)):
-        fix = {"\t": f"rename it to {shown(path.stem + '.tsv')}", ",": f"rename it to {shown(path.stem + '.csv')}"}
+        fix = {",": f"rename it to {shown(path.stem + '.csv')}"}
+        if '"' not in text:                              # which a .tsv would take for letters
+            fix["\t"] = f"rename it to {shown(path.stem + '.tsv')}"
         raise BadInput(f"{path}, line 1: the columns stand between {DELIMITERS[other]}, and those of a {suffix} "
                        f"between {DELIMITERS[own]}: " + fix.get(other, f"write {DELIMITERS[own]} instead, or a .jsonl"))
     if suffix == ".tsv" and '"' in line and _has_both(bare[own], named) > _has_both(line.split("\t"), named):

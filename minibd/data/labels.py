@@ -8,7 +8,8 @@
    as are names beside numbers: which of them is the mistake, the larger part of the rows says.
 5. `given` names, a model's classes or the rows' names in the model's order, settle the classes instead. Where they are
    numbers, labels are looked up among them as numbers, so that "1" of the stars 1..5 is never class 1 by its index.
-   Other names are looked up as they are, then whatever their case; whole numbers 0..n that are no names are indices.
+   Other names are looked up as they are, then whatever their case; where no number is a name, whole numbers 0..n are
+   indices, beside names too.
 """
 from __future__ import annotations
 
@@ -33,9 +34,11 @@ MISSING = Decimal(-1)
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """names[i] names class i. index: of each label, as the files spell it, its class; None for "no label"."""
+    """names[i] names class i. index: of each label, as the files spell it, its class; None for "no label". given:
+    whether the names were."""
     names: tuple[str, ...]
     index: Mapping[str, int | None]
+    given: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +96,10 @@ def to_examples(
     if missing and not leave_out:
         row = missing[0]
         names = [row.label, *classes.names]
-        raise BadInput(f"{path}, line {row.line}: label {shown(row.label)} is no label, {len(missing)} of {len(rows)} "
-                       f"rows have it: drop these rows, or name all classes if it is one"
-                       + (f", {labels_setting(names, flags)}" if 3 <= len(names) <= 6 else ""))
+        hint = labels_setting(names, flags) if not classes.given and len(names) > 2 else ""
+        raise BadInput(f"{path}, line {row.line}: label {shown(row.label)} says 'no label', {len(missing)} of "
+                       f"{len(rows)} rows have it: write the file without these rows"
+                       + (f", or name all classes if it is one, {hint}" if hint else ""))
     return Examples(
         (Example(row.id, row.text, c, row.pair) for row in rows if (c := classes.index[row.label]) is not None),
         classes.names,
@@ -157,9 +161,9 @@ def _distinct_names(column: _Column, labels: Sequence[str]) -> tuple[str, ...]:
     for label in labels:
         if (other := folded.setdefault(_fold(label), label)) != label:
             few, many = sorted((label, other), key=column.rows.__getitem__)
+            hint = labels_setting(sorted(labels), column.flags) or setting_name("labels", column.flags)
             raise BadInput(f"{column.at(few)}: label {shown(few)} differs from {shown(many)} only in its case: spell "
-                           f"them alike, or name the classes, {labels_setting(sorted((few, many)), column.flags)}, if "
-                           f"they are two")
+                           f"them alike, or name the classes if they are two, {hint}")
     return tuple(sorted(labels))
 
 
@@ -183,9 +187,9 @@ def _check_whole(column: _Column, labels: Sequence[str]) -> None:
     """Raises BadInput where labels, which are numbers, are no whole ones from 0."""
     if parts := [label for label in labels if column.numbers[label] % 1]:
         label = column.earliest(parts)
-        raise BadInput(f"{column.at(label)}: label {shown(label)} is no whole number, {column.count(parts)} rows have "
-                       f"such: a classifier's labels are classes and not scores; choose another column with "
-                       f"{setting_name('label_column', column.flags)}, or write classes")
+        raise BadInput(f"{column.at(label)}: label {shown(label)} is no whole number, as in {column.count(parts)} of "
+                       f"{column.count(labels)} rows: a classifier's labels are classes and not scores; choose another "
+                       f"column with {setting_name('label_column', column.flags)}, or write classes")
     if below := [label for label in labels if column.numbers[label] < 0]:
         label = column.earliest(below)
         raise BadInput(f"{column.at(label)}: label {shown(label)} is below 0, and numbers count the classes from 0: "
@@ -198,16 +202,14 @@ def _classes_given(column: _Column, names: tuple[str, ...]) -> Classes:
     index = _by_name(column, names)
     missing = _missing(column) - index.keys()
     labels = [label for label in column.rows if label not in missing]
-    are_numbers = {number(name.strip()) is not None for name in names}
-    if len(index) < len(labels) and len(are_numbers) == 1:
-        _check_one_kind(column, labels)
-    if len(index) < len(labels) and False in are_numbers and all(label in column.numbers for label in labels):
-        if {column.numbers[label] for label in labels} != {MISSING, Decimal(1)}:  # which _refuse_unknown explains
-            _check_whole(column, labels)
-        index = {label: int(column.numbers[label]) for label in labels if 0 <= column.numbers[label] < len(names)}
+    numbers = [label for label in labels if label in column.numbers]
+    if not any(label in index for label in numbers) and any(number(name.strip()) is None for name in names):
+        if {column.numbers[label] for label in numbers} != {MISSING, Decimal(1)}:  # which _refuse_unknown explains
+            _check_whole(column, numbers)
+        index |= {label: int(column.numbers[label]) for label in numbers if 0 <= column.numbers[label] < len(names)}
     if len(index) < len(labels):
         _refuse_unknown(column, labels, index, names)
-    return Classes(names, {**dict.fromkeys(missing), **index})
+    return Classes(names, {**dict.fromkeys(missing), **index}, given=True)
 
 
 def _by_name(column: _Column, names: tuple[str, ...]) -> dict[str, int]:
@@ -229,11 +231,12 @@ def _refuse_unknown(column: _Column, labels: Sequence[str], index: Mapping[str, 
     distinct = sorted({column.numbers.get(x, x): x for x in reversed(labels)}.values(),
                       key=lambda x: (column.numbers.get(x, Decimal(0)), x))
     numbers = all(x in column.numbers for x in labels)
-    if len(distinct) > len(names) or index and not numbers:
+    if len(distinct) > len(names):
+        raise BadInput(f"{line}the rows have {len(distinct)} classes: correct the row, or use a model with that class")
+    if index and not numbers:
         raise BadInput(f"{line}correct the row, or use a model with that class")
-    if len(distinct) == len(names) <= 5:
-        raise BadInput(f"{line}correct the row, or name the rows' classes in the model's order, as in "
-                       f"{labels_setting(distinct, column.flags)}")
+    if len(distinct) == len(names) and (hint := labels_setting(distinct, column.flags)):
+        raise BadInput(f"{line}correct the row, or name the rows' classes in the model's order, as in {hint}")
     raise BadInput(f"{line}correct the row, or name the rows' {len(names)} classes in the model's order with "
                    f"{setting_name('labels', column.flags)}")
 

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from shlex import quote
 
 QUOTED = 100                             # characters of a list of names
+HINT = 70                                # characters of names that a caller could copy
 
 
 def shown(value: object) -> str:
@@ -29,10 +31,12 @@ def setting_name(name: str, flags: bool) -> str:
 
 
 def labels_setting(names: Sequence[str], flags: bool) -> str:
-    """`labels` with the value `names`: "--labels neg,pos" or "labels=['neg', 'pos']"."""
+    """`labels` with the value `names`, "--labels neg,pos" or "labels=['neg', 'pos']"; "" where that would be long or,
+    as a flag, could not be typed."""
     names = list(names)
+    if sum(map(len, names)) > HINT or flags and not all(name.isprintable() and "," not in name for name in names):
+        return ""
     if not flags:
         return f"labels=[{', '.join(map(shown, names))}]"
-    # argparse takes a value that begins with a dash only behind "="
-    text = ",".join(name if name.isprintable() else shown(name) for name in names)
-    return f"--labels{'=' if text.startswith('-') else ' '}{text}"
+    text = quote(",".join(names))
+    return f"--labels{'=' if names[0].startswith('-') else ' '}{text}"  # argparse takes a dash only behind "="
