@@ -1,6 +1,7 @@
 """Label values -> classes: decided once for all files of a data set, and mapped onto a model's classes."""
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from minibd.cli import Attack, Task
 from minibd.data import read, read_splits
 from minibd.job.evaluation import evaluator_of
 from minibd.job.task import labels_of, open_task, print_notes, splits_of
-from minibd.records import Examples
+from minibd.records import BadInput, Examples
 
 
 def put(folder: Path, name: str, *labels: object) -> Path:
@@ -273,12 +274,39 @@ def test_attack_has_both_meanings_of_labels(here, unnamed_file, named_rows, tmp_
         assert run.returncode == 2 and run.stderr.startswith("error: --labels") and word in run.stderr
 
 
-def test_columns_are_refused_before_the_weights_are_read(here, tiny_file, tmp_path, monkeypatch):
+def test_columns_are_refused_before_the_weights_are_read(here, tiny_file, folder, tmp_path, monkeypatch):
     path = tmp_path / "rows.csv"
     path.write_text("body,stars\nx,1\n", encoding="utf-8")
     monkeypatch.setattr(checkpoint, "load", lambda *_, **__: pytest.fail("the model was loaded"))
-    for script in ("evaluate.py", "mbtsad.py", "pretrain.py", "attack.py", "choose.py"):
-        run = here(script)("--ckpt", tiny_file, "--data", path, "--device", "cpu", "--out", tmp_path / "out")
+    for script in ("evaluate.py", "mbtsad.py", "pretrain.py", "attack.py", "choose.py", "musclelora.py"):
+        more = ("--clean-aux", folder) if script == "musclelora.py" else ()
+        run = here(script)("--ckpt", tiny_file, "--data", path, "--device", "cpu", "--out", tmp_path / "out", *more)
         assert run.returncode == 2 and "Traceback" not in run.stderr
         assert "no text column and no label column: choose --text-column and --label-column from 'body', 'stars'" in (
             run.stderr)
+
+
+def test_scripts_that_train_nothing_read_a_file_whole(here, tiny_file, folder, tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr("minibd.audit.effects.effects", lambda one, other, rows, seed: measured.append(rows) or ())
+    for path, n in ((folder / "test.tsv", 60), (folder, 20)):      # of a folder its dev rows
+        run = here("audit.py")("--effects", "--ckpt", tiny_file, "--teacher", tiny_file, "--data", path)
+        assert run.returncode == 0 and len(measured.pop()) == n, run.stderr
+        assert ("all rows of 'test.tsv' are read" in run.stdout) == (n == 60)
+    here("bench.py")
+    bench = sys.modules["bench_script"].splits_read
+    assert len(bench(str(folder / "test.tsv")).train) == 60 and len(bench(str(folder)).dev) == 20
+
+
+@pytest.mark.parametrize("figure", [("mbtsad-3",), ("pure-2", "--attack", "badnets")])
+def test_figures_read_a_file_whole(here, tiny_file, folder, tmp_path, monkeypatch, figure):
+    pytest.importorskip("matplotlib")
+    asked = []
+
+    def opened(*_, hold_out: bool = True, **__):
+        asked.append(hold_out)
+        raise BadInput("enough")
+
+    monkeypatch.setattr("minibd.job.task.open_task", opened)
+    run = here("plot.py")(*figure, "--ckpt", tiny_file, "--data", folder / "test.tsv", "--out", tmp_path / "x.png")
+    assert (run.stderr, asked) == ("error: enough\n", [False])
