@@ -13,6 +13,7 @@ under --out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minibd.cli import Attack, Task, main, parse, setting
@@ -51,6 +52,8 @@ def run() -> None:
     from minibd.job.task import args_of, device_of, open_task, print_rows
     from minibd.records import BadInput
 
+    if measured.all is False and task.data and not Path(task.data).is_file():
+        raise BadInput(f"--no-all: {task.data} is no single file, of which a fifth is held out: leave it out")
     started = time.perf_counter()
     ckpt, splits, out = open_task("evaluate", task, hold_out=measured.all is False)
     whole = measured.all or splits.train is splits.test

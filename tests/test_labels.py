@@ -258,6 +258,8 @@ def test_evaluate_measures_the_test_of_a_folder_or_all_of_it(here, tiny_file, fo
         run = here("evaluate.py")("--ckpt", tiny_file, "--data", folder, "--device", "cpu", "--out", tmp_path, *more)
         assert run.returncode == 0 and word in run.stdout, run.stderr
         assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["rows"] == {"test": n}
+    run = here("evaluate.py")("--ckpt", tiny_file, "--data", folder, "--out", tmp_path, "--no-all")
+    assert run.returncode == 2 and "--no-all" in run.stderr and "no single file" in run.stderr
 
 
 def test_attack_has_both_meanings_of_labels(here, unnamed_file, named_rows, tmp_path):
