@@ -97,6 +97,7 @@ def test_a_single_file_without_some_labels(tmp_path):
     fails(lambda: read_splits(path), "a.tsv, line 12: label '-1'")
     fails(lambda: read(path), "a.tsv, line 12: label '-1'", "labels=['-1', '0', '1']")
     fails(lambda: read(path, flags=True), "--labels=-1,0,1")
+    assert "labels" not in fails(lambda: read(path, labels=["neg", "pos"], flags=True), "a.tsv, line 12: label '-1'")
     splits = read_splits(path, hold_out=False)
     assert len(splits.test) == 10 and splits.notes[0].startswith("1 of 11 rows")
 
@@ -146,6 +147,7 @@ def test_numbers_among_names_that_are_numbers_are_never_indices(tmp_path):
     fails(lambda: read(put(tmp_path, "a.tsv", "1", "0", "2"), labels=stars), "a.tsv, line 3: label '0'", "3 classes",
           "labels=['0', '1', '2']")
     assert classes(read(tmp_path / "a.tsv", labels=["0", "1", "2"])) == [1, 0, 2]
+    fails(lambda: read(tmp_path / "a.tsv", labels=["5", "6", "7"]), "a.tsv, line 2: label '1'")
     fails(lambda: read(put(tmp_path, "b.tsv", "1", "0"), labels=["1", "other"]), "b.tsv, line 3: label '0'")
 
 
