@@ -266,7 +266,9 @@ def start_untrusted(
     if counts.is_file():
         rows = data.read(folder / "poisoned.jsonl", labels=trusted.test.labels, **columns)
     elif folder.is_dir():
-        rows = data.read_splits(folder, seed=task.seed, labels=trusted.test.labels, **columns).train
+        untrusted = data.read_splits(folder, seed=task.seed, labels=trusted.test.labels, **columns)
+        print_notes(untrusted)
+        rows = untrusted.train
     else:
         rows = data.read(folder, labels=trusted.test.labels, **columns)
     # With a classifier, so that the penultimate layer that was pre-trained with the encoder is loaded too.
