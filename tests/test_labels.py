@@ -284,7 +284,8 @@ def test_columns_are_refused_before_the_weights_are_read(here, tiny_file, folder
     monkeypatch.setattr(checkpoint, "load", lambda *_, **__: pytest.fail("the model was loaded"))
     for script in ("evaluate.py", "mbtsad.py", "pretrain.py", "attack.py", "choose.py", "musclelora.py"):
         more = ("--clean-aux", folder) if script == "musclelora.py" else ()
-        run = here(script)("--ckpt", tiny_file, "--data", path, "--device", "cpu", "--out", tmp_path / "out", *more)
+        where = () if script == "choose.py" else ("--out", tmp_path / "out")
+        run = here(script)("--ckpt", tiny_file, "--data", path, "--device", "cpu", *where, *more)
         assert run.returncode == 2 and "Traceback" not in run.stderr
         assert "no text column and no label column: choose --text-column and --label-column from 'body', 'stars'" in (
             run.stderr)
