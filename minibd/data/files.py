@@ -169,7 +169,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
     carriage return; nothing else does: str.splitlines cuts at U+2028 too."""
     for i, line in enumerate(text.split("\n" if "\n" in text.rstrip("\r\n") else "\r"), 1):
         if line.strip(" \r\n"):
-            yield i, line.removesuffix("\r").strip("\n")
+            yield i, line.removesuffix("\r")
 
 
 def _tsv(text: str) -> Iterator[tuple[int, list[str]]]:
