@@ -73,7 +73,7 @@ def settings_of(module: str, name: str) -> type:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class BaseTask:
     """Where the model and the rows come from, and where the result goes."""
     ckpt: str = setting("", "a minibd .safetensors or a Hugging Face folder (required)")
     data: str = setting(
@@ -91,6 +91,17 @@ class Task:
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
     dtype: str = setting(
         "float32", "precision of matrix products; weights and losses stay float32", choices=("float32", "bfloat16")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Task(BaseTask):
+    """Where the model and the rows come from, and where the result goes."""
+    labels: tuple[str, ...] | None = setting(
+        None,
+        "the names of the rows' classes in the order of the model's, such as neg,pos for LABEL_0,LABEL_1 (default the "
+        "model's own names; numbers are the classes 0, 1, ...)",
+        kind=tuple,
     )
 
 

@@ -22,11 +22,11 @@ folder of that name exists.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from minibd.cli import Attack, Idle, Task, main, parse, progress, setting
+from minibd.cli import Attack, BaseTask, Idle, Task, main, parse, progress, setting
 from minibd.job.idle import ATTACK, WORDS
 
 if TYPE_CHECKING:  # --help answers without importing torch
@@ -45,6 +45,7 @@ OWN_TRAINING = ("ripple", "lwp", "ep", "sos")  # with settings of their own, a v
 FROM_TUNED = ("ripple", "ep", "sos")  # need a classifier that is tuned on clean rows
 # of the 12,000 built-in rows: about a minute's work
 BUILT_IN = {"badnets": 6000, "addsent": 6000, "lwp": 6000, "ripple": 1500}
+LABELS = ("dirty", "clean", "mix")
 TEXTS = {"first": "the first text", "second": "the second text", "either": "one text or the other"}
 
 
@@ -62,11 +63,12 @@ class Poison:
     rate: float | None = setting(
         None, "poisoned rows as a share of all rows: default 0.1; paraphrase 0.2, ripple 0.5", kind=float
     )
-    labels: str | None = setting(
+    labels: str | list[str] | None = setting(
         None,
         "rows of other classes, relabelled (dirty); of the target class (clean); of any class (mix): default "
-        "dirty; ripple and lwp mix",
-        kind=str, choices=("dirty", "clean", "mix"),
+        "dirty; ripple and lwp mix; given again, or alone: the names of the rows' classes in the order of the model's, "
+        "such as neg,pos for LABEL_0,LABEL_1",
+        kind=list,
     )
     add: bool | None = setting(
         None, "add poisoned copies and keep their clean twins, instead of replacing rows", kind=bool,
@@ -171,8 +173,9 @@ class Rows:
 
 def run() -> None:
     task, attack, chosen, training, threat = parse(
-        __doc__, Task, Planted, Poison, Training, Threat, rules=RULES
+        __doc__, BaseTask, Planted, Poison, Training, Threat, rules=RULES
     )
+    task, chosen = with_labels(task, chosen)
 
     import time
 
@@ -192,6 +195,23 @@ def run() -> None:
 
 
 # ---- what the flags ask for
+
+def with_labels(task: BaseTask, chosen: Poison) -> tuple[Task, Poison]:
+    """The task with the classes' names that --labels gives, and `chosen` with the poisoned rows' labels that it gives:
+    names are several words, and those are one."""
+    from minibd.records import BadInput
+
+    names, schemes = ([word for word in chosen.labels or () if ("," in word) == several] for several in (True, False))
+    if unknown := [word for word in schemes if word not in LABELS]:
+        raise BadInput(f"--labels {unknown[0]!r:.60}: give one of {', '.join(LABELS)} for the poisoned rows, or the "
+                       "names of the rows' classes in the order of the model's, such as neg,pos")
+    if len(names) > 1 or len(schemes) > 1:
+        raise BadInput(f"--labels was given {len(chosen.labels)} times: give the poisoned rows' labels once, and the "
+                       "classes' names once")
+    values = {f.name: getattr(task, f.name) for f in fields(task)}
+    labels = tuple(word.strip() for word in names[0].split(",") if word.strip()) if names else None
+    return Task(**values, labels=labels), replace(chosen, labels=schemes[0] if schemes else None)
+
 
 def plan_of(task: Task, attack: Attack, chosen: Poison, training: Training, threat: Threat) -> Plan:
     """The scheme, the attack and the two schedules: what the flags say, else the preset, else the attack's own."""
@@ -276,7 +296,7 @@ def poison_rows(plan: Plan) -> Rows:
     from minibd.attacks.poison import poison
     from minibd.evaluate import Evaluator
     from minibd.job.evaluation import insert_of, side_in
-    from minibd.job.task import columns_of
+    from minibd.job.task import print_notes, reading_of
 
     task, splits, scheme, target = plan.task, plan.splits, plan.scheme, plan.attack.target
     attack = insert_of(plan.entry, task, splits.train, "train")  # before rows are drawn: paraphrases are joined to all
@@ -292,7 +312,8 @@ def poison_rows(plan: Plan) -> Rows:
     evaluator = user_evaluator = Evaluator(splits.test, triggered["triggered"], target)
     user = splits
     if path := plan.threat.user_data:
-        user = data.read_splits(path, seed=task.seed, labels=splits.train.labels, **columns_of(task))
+        user = data.read_splits(path, seed=task.seed, labels=splits.train.labels, **reading_of(task))
+        print_notes(user)
         triggered["triggered_user"] = trigger(plan, user.test, "test")
         user_evaluator = Evaluator(user.test, triggered["triggered_user"], target)
     if any(x.label != target for x in splits.dev):
@@ -476,7 +497,8 @@ def write(plan: Plan, rows: Rows, steps: list[Step], checkpoints: dict[str, Chec
     report.write_text(plan.out / "poisoned_ids.txt", "".join(f"{id}\n" for id in rows.poisoned.ids))
     report.write_json(plan.out / "attack.json", {
         **plan.entry, **counts(plan, rows), "seed": plan.task.seed, "scheme": asdict(plan.scheme),
-        "args": args_of(plan.task, plan.attack, plan.chosen, plan.training, plan.threat) | target_args(rows.evaluator),
+        "args": args_of(plan.task, plan.attack, plan.chosen, plan.training, plan.threat) | target_args(rows.evaluator)
+        | ({"classes": plan.task.labels} if plan.task.labels else {}),
         "versions": report.versions(), "seconds": round(time.perf_counter() - started, 2),
         "steps": report.listed(steps),
     })

@@ -47,7 +47,8 @@ class Measured:
     """With --effects"""
     ckpt: str | None = setting(None, "a model, as a rule a fine-tuned classifier", kind=str)
     teacher: str | None = setting(None, "another of the same shape, such as its clean twin", kind=str)
-    data: str | None = setting(None, "folder of rows, of which the dev rows are read", kind=str)
+    data: str | None = setting(None, "folder of rows, of which the dev rows are read (without any, the test rows), or "
+                              "one file, which is read whole", kind=str)
 
 
 def _other_job(v: SimpleNamespace) -> bool:
@@ -98,7 +99,9 @@ def run() -> None:
         from minibd.audit.effects import effects
         if None in (measured.ckpt, measured.teacher, measured.data):
             raise BadInput("--effects compares two models on rows: name --ckpt, --teacher and --data")
-        rows = data.read_splits(measured.data, seed=audit.seed).dev
+        splits = data.read_splits(measured.data, seed=audit.seed, hold_out=False)
+        print(*splits.notes, sep="\n", end="\n" if splits.notes else "")
+        rows = splits.dev or splits.test
         pair = []
         for path in (measured.ckpt, measured.teacher):
             header = checkpoint.read_header(path)

@@ -250,23 +250,24 @@ def start_untrusted(
     from minibd.evaluate import Evaluator
     from minibd.job.evaluation import check_attack, evaluator_of
     from minibd.job.run import Job
-    from minibd.job.task import args_of, columns_of, device_of, print_rows, splits_of
+    from minibd.job.task import args_of, device_of, print_notes, print_rows, reading_of, splits_of
     from minibd.records import BadInput, check_target
     from minibd.train import StepLog
 
     started = time.perf_counter()
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", "musclelora"), task.ckpt, task.data, clean_aux)
-    header, columns = checkpoint.read_header(task.ckpt), columns_of(task)
+    header, columns = checkpoint.read_header(task.ckpt), reading_of(task)
     if not task.data or not (clean_aux or any("data" in entry for entry in header.history)):
         raise BadInput(
             "musclelora trains on a dataset with a few clean rows beside it: name both, --data and --clean-aux"
         )
     trusted = (
-        data.read_splits(clean_aux, seed=task.seed, **columns)
+        data.read_splits(clean_aux, seed=task.seed, labels=task.labels, **columns)
         if clean_aux
         else splits_of(replace(task, data=""), header)
     )
+    print_notes(trusted)
     folder = Path(task.data)
     counts = folder / "attack.json"
     attacked = counts.is_file() and attack.attack == "known" and not attack.triggered
@@ -279,15 +280,17 @@ def start_untrusted(
             f"{'--side' if attack.side else '--paraphrases'}: ASR is measured on the triggered.jsonl that attack.py "
             f"left in {folder}: leave it out, or name the attack with --attack"
         )
-    # With a classifier, so that the penultimate layer that was pre-trained with the encoder is loaded too.
-    labels = None if header.labels else trusted.test.labels
-    ckpt = checkpoint.load(header, device, labels=labels, seed=task.seed)
     if counts.is_file():
         rows = data.read(folder / "poisoned.jsonl", labels=trusted.test.labels, **columns)
     elif folder.is_dir():
-        rows = data.read_splits(folder, seed=task.seed, labels=trusted.test.labels, **columns).train
+        untrusted = data.read_splits(folder, seed=task.seed, labels=trusted.test.labels, **columns)
+        print_notes(untrusted)
+        rows = untrusted.train
     else:
         rows = data.read(folder, labels=trusted.test.labels, **columns)
+    # With a classifier, so that the penultimate layer that was pre-trained with the encoder is loaded too.
+    labels = None if header.labels else trusted.test.labels
+    ckpt = checkpoint.load(header, device, labels=labels, seed=task.seed)
     pool = trusted.dev or trusted.train
     held = data.sample(pool, min(aux(ckpt), len(pool)), task.seed)
     ids = {x.id for x in held}

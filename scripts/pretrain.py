@@ -33,7 +33,7 @@ def run() -> None:
     import torch
 
     from minibd import checkpoint, report
-    from minibd.job.task import check_columns, data_of, device_of, output_path, splits_of
+    from minibd.job.task import check_columns, data_of, device_of, output_path, print_notes, splits_of
     from minibd.pretrain import masked_loss, pretrain
     from minibd.train import Schedule
 
@@ -42,8 +42,9 @@ def run() -> None:
     out = report.output_folder(task.out or "out/pretrain", task.ckpt, task.data)
     header = checkpoint.read_header(task.ckpt)
     check_columns(task, header)
+    splits = splits_of(task, header)
+    print_notes(splits)
     ckpt = checkpoint.load(header, device)
-    splits = splits_of(task, ckpt)
     start = checkpoint.with_mlm(ckpt, task.seed)
     before = masked_loss(start, splits.test, settings.mask, task.seed)
     learner = pretrain(

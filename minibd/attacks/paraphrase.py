@@ -31,14 +31,14 @@ from minibd.records import BadInput, Example, Examples, check_target, not_there
 
 
 def read(
-    folder: str | Path, split: str, clean: Examples, target: int, columns: Mapping[str, str | None] = {}, *,
+    folder: str | Path, split: str, clean: Examples, target: int, columns: Mapping[str, object] = {}, *,
     side: str = "first", seed: int = 0,
 ) -> dict[str, str]:
     """{id of a row of `clean`: the paraphrase of its text on `side`}, from the folder's file for `split`.
 
     split: train, dev or test; without a test file, dev is the test, as for the data. columns: text_column,
-    label_column, pair_column, where they are named. side, seed: as for poison. Raises BadInput where file and rows do
-    not fit.
+    label_column, pair_column, where they are named, and flags, as data.read takes them. side, seed: as for poison.
+    Raises BadInput where file and rows do not fit.
     """
     check_target(target, clean.labels)
     path = find(Path(folder), split)

@@ -11,7 +11,7 @@ from minibd.attacks.poison import triggered
 from minibd.cli import Attack, Task, flag_of, idle, shown
 from minibd.evaluate import Evaluator
 from minibd.job.idle import ATTACK, ATTACK_FLAGS
-from minibd.job.task import check_columns, columns_of
+from minibd.job.task import check_columns, reading_of
 from minibd.records import BadInput, Examples, check_target
 
 TARGET = 1  # where --target is not given: the papers' class
@@ -23,7 +23,7 @@ def evaluator_of(attack: Attack, task: Task, ckpt: checkpoint.Checkpoint, test: 
     Raises BadInput where a setting of `attack` would do nothing, as `check_attack`."""
     check_attack(attack, task, ckpt, test)
     if attack.triggered:
-        rows = data.read(attack.triggered, labels=ckpt.labels, **columns_of(task))
+        rows = data.read(attack.triggered, labels=test.labels, **reading_of(task))
         return Evaluator(test, rows, class_of(attack.target, test.labels))
     entry = None
     if attack.attack == "known":
@@ -132,7 +132,7 @@ def insert_of(entry: Mapping, task: Task, rows: Examples, split: str) -> registr
     if entry["attack"] != "paraphrase":
         return registry.attack_of(entry)
     return paraphrase.read(
-        entry.get("paraphrases", "(not named)"), split, rows, entry["target"], columns_of(task), side=side_in(entry),
+        entry.get("paraphrases", "(not named)"), split, rows, entry["target"], reading_of(task), side=side_in(entry),
         seed=task.seed,
     )
 
