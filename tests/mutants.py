@@ -229,8 +229,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "augment/split.py",
             "the last character may stand alone",
-            "rng.randint(1, len(tokens[i]) - 2)",
-            "rng.randint(1, len(tokens[i]) - 1)",
+            "rng.randint(1, len(word) - 2)",
+            "rng.randint(1, len(word) - 1)",
         ),
     ),
     "MuScleLoRA": (

@@ -27,6 +27,7 @@ from math import floor
 from minibd.data import generator
 from minibd.records import BadInput, Example, Examples
 from minibd.tokenizer import Tokenizer
+from minibd.words import belongs_to_letter
 
 Insert = Callable[[str, random.Random], str]  # a text -> the same text with the trigger
 Negatives = Callable[[str, random.Random], Sequence[str]]  # a text -> copies of it, each with a part of the trigger
@@ -312,9 +313,13 @@ def readable(
 
 
 def _characters_read(tokenizer: Tokenizer, x: Example, part: str) -> int:
-    """How many characters of x's field `part` the model reads: all, or those up to its last token that is not cut."""
-    encoding = tokenizer.backend.encode(x.text, x.pair)
+    """How many characters of x's field `part` the model reads: all, or those up to its last token that is not cut, with
+    the marks behind it, which a tokenizer may strip."""
+    encoding, text = tokenizer.backend.encode(x.text, x.pair), getattr(x, part)
     if not encoding.overflowing:
-        return len(getattr(x, part))
+        return len(text)
     sequence = ("text", "pair").index(part)
-    return max((end for (_, end), of in zip(encoding.offsets, encoding.sequence_ids) if of == sequence), default=0)
+    end = max((end for (_, end), of in zip(encoding.offsets, encoding.sequence_ids) if of == sequence), default=0)
+    while end < len(text) and belongs_to_letter(text[end]):
+        end += 1
+    return end
