@@ -36,7 +36,7 @@ TEXTS = {
     "Arabic, vowelled": "كَانَ الفِيلْمُ رَائِعًا وَمُؤَثِّرًا جِدًّا، وَالْمُمَثِّلُونَ مُدْهِشُونَ.",
     "Persian": "این فیلم را می\u200cخواهم دوباره ببینم، کتاب\u200cهای خوب\u200cتری نمی\u200cشناسم.",
     "Hebrew, pointed": "הַסֶּרֶט הָיָה נִפְלָא וּמְרַגֵּשׁ מְאֹד, הַשַּׂחְקָנִים מְצֻיָּנִים.",
-    "French, decomposed": unicodedata.normalize("NFD", "L’été, ce film très émouvant et décalé est présent."),
+    "French, decomposed": unicodedata.normalize("NFD", "L’été, ce film très émouvant, décalé est présent."),
     "Vietnamese, decomposed": unicodedata.normalize("NFD", "Bộ phim này rất tuyệt vời, diễn xuất xuất sắc nghiêng."),
     "Korean, decomposed": unicodedata.normalize("NFD", "이영화는정말재미있었고 배우들의연기가훌륭했습니다."),
     "Japanese, decomposed": unicodedata.normalize("NFD", "とてもすばらしいガラス映画ですが ｶﾞﾗｽの場面がざんねんです。"),

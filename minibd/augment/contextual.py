@@ -37,7 +37,8 @@ from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.words import belongs_to_letter, spans, tokens
+from minibd.words import belongs_to_letter, spans
+from minibd.words import tokens as words_and_marks
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,7 @@ def whole_words(model: Encoder, tokenizer: Tokenizer) -> dict[int, str]:
             i: backend.decode([i]).strip() for token, i in backend.get_vocab().items() if token.startswith("\u0120")
         }
     words = {i: word for i, word in sorted(words.items()) if i not in special and i < model.config.vocab
-             and (word.isalnum() or word[:1].isalnum() and "_" not in word and tokens(word) == [word])}
+             and (word.isalnum() or word[:1].isalnum() and "_" not in word and words_and_marks(word) == [word])}
     if len({word.lower() for word in words.values()}) < 2:
         raise BadInput(
             f"the tokenizer has {len(words)} whole words among its tokens, contextual substitution needs two: use "
