@@ -125,8 +125,6 @@ def rows_of(name: str, table: Table) -> tuple[Row, ...]:
 def run_cells(rows: Sequence[Row], table: Table, store: ResultStore) -> None:
     for row in rows:  # what is missing is said before the first hour
         filled(row.attack, table), filled(row.method, table, Path()), filled(row.after, table, Path())
-    if not Path(table.base).exists():
-        raise bad(f"--base {table.base} does not exist: name a checkpoint, a .safetensors or a Hugging Face folder")
     again = Again() if table.force else None
     keys = [(row, seed, key(row, seed, table)) for row in rows for seed in table.seeds]
     if not table.force:
@@ -239,8 +237,13 @@ def result_in(path: Path) -> dict:
 def cells_of(rows: Sequence[Row], table: Table, store: ResultStore) -> list[list[dict]]:
     """Of each row the lines of its cells, of every seed."""
     from minibd.result_store import same_cell
-    return [[line for line in store.newest if same_cell(line, {"cell": key(row, line["cell"].get("seed", -1), table)})]
-            for row in rows]
+
+    def is_of(row: Row, line: dict) -> bool:
+        cell = line["cell"]
+        flags = (cell.get("attack"), cell.get("method"))  # first, for it is fast
+        return flags == (row.attack, row.method) and same_cell(
+            line, {"cell": key(row, cell.get("seed", -1), table)})
+    return [[line for line in store.newest if is_of(row, line)] for row in rows]
 
 
 def check_there(rows: Sequence[Row], table: Table, store: ResultStore) -> None:
@@ -274,7 +277,7 @@ def say_how_found(lines: Sequence[dict], table: Table) -> None:
     for place in ("base", "data", "proxy"):
         path, named = getattr(table, place), [line for line in lines if line["cell"].get(place)]
         if not digest(place, path):
-            if place == "base":
+            if place == "base" and lines:
                 print(f"{path} is not here: cells are found by that name", file=sys.stderr)
         elif unsure := sum(place not in digests(line) for line in named):
             print(f"{unsure} of before 0.3.0 are found by the name of --{place} alone, {Path(path).name}: they do not "

@@ -57,8 +57,10 @@ def test_a_cell_is_known_by_what_its_folders_hold_and_by_their_names_where_that_
 
 def test_a_run_that_read_the_base_itself_says_what_it_was():
     result = {"result": {"sha256": {"model.safetensors": "m" * 64, "config.json": "c" * 64}}}
-    for cell, known in (({"attack": "", "method": "mbtsad.py"}, True), ({"attack": "a", "method": "x --at {attack}"}, True),
-                        ({"attack": "a", "method": "mbtsad.py"}, False), ({"attack": "", "method": "m", "after": "n"}, False)):
+    for cell, known in (
+        ({"attack": "", "method": "mbtsad.py"}, True), ({"attack": "a", "method": "x --at {attack}"}, True),
+        ({"attack": "a", "method": "mbtsad.py"}, False), ({"attack": "", "method": "m", "after": "n"}, False),
+    ):
         assert digests({"cell": {"base": "mine"} | cell} | result) == ({"base": "m" * 64} if known else {})
     # the published results name checkpoints that are known
     assert digests({"cell": {"base": "bert.safetensors", "attack": "a", "method": ""}})["base"].startswith("732dcc215c")
@@ -79,7 +81,8 @@ def test_the_checkpoints_of_the_published_results_are_those_that_their_runs_read
 
 
 def test_the_digest_of_weights_and_of_rows(tmp_path):
-    assert weights_digest({"a.safetensors": "1", "config.json": "2"}) == "1" and weights_digest({"config.json": "2"}) is None
+    assert weights_digest({"a.safetensors": "1", "config.json": "2"}) == "1"
+    assert weights_digest({"config.json": "2"}) is None
     shards = weights_digest({"b.safetensors": "1", "c.safetensors": "3", "config.json": "2"})
     assert shards == weights_digest({"x.safetensors": "3", "y.safetensors": "1"}) and len(shards) == 64
     for name in ("one", "two"):
