@@ -198,9 +198,13 @@ def grid_of(method: str, flags: Any, vary: tuple[str, ...]) -> tuple[list[str], 
 def common_key(method: str, task: Task, clean: Clean, plant: Plant, pretrained: Pretrained, n_clean: int,
                n_dev: int) -> dict:
     """What identifies the cells of this call in the results file, beside their settings. A flag at its default that
-    came later than the file's first cells is left out, so that those are found."""
+    came later than the file's first cells is left out, so that those are found. "sha256": of the checkpoint's weights
+    and of the rows, which older cells lack."""
     from dataclasses import asdict
     from pathlib import Path
+
+    from minibd import checkpoint, data
+    from minibd.result_store import folder_digest, weights_digest
 
     cell = {"ckpt": Path(task.ckpt).name, "seed": task.seed, "dtype": task.dtype, "clean": n_clean}
     if clean.dev != 1:
@@ -213,7 +217,9 @@ def common_key(method: str, task: Task, clean: Clean, plant: Plant, pretrained: 
         cell["pretrained"] = Path(pretrained.pretrained).name
     if pretrained.e_pur:
         cell["e_pur"] = True
-    return cell | {"plant": {name: value for name, value in asdict(plant).items() if name.startswith("plant_")}}
+    held = {"ckpt": weights_digest(checkpoint.sha256(task.ckpt)), "rows": folder_digest(task.data, data.SUFFIXES)}
+    return cell | {"plant": {name: value for name, value in asdict(plant).items() if name.startswith("plant_")},
+                   "sha256": {name: digest for name, digest in held.items() if digest}}
 
 
 @dataclass

@@ -492,14 +492,17 @@ def lines_of(cells: list[dict], x: str, models: tuple[str, ...], scores: tuple[s
 
 
 def points_of(cells: list[dict], x: str, models: tuple[str, ...]) -> dict[str, dict]:
-    """{the settings that a line shares, as JSON: {value of x: [(accuracy, success rate) of each seed]}}."""
+    """{the settings that a line shares, as JSON: {value of x: [(accuracy, success rate) of each seed]}}. Of several
+    runs that differ in nothing the last counts."""
     import json
     import re
 
     from minibd.mitigations.pure import FLOOR
+    from minibd.result_store import digests
 
     # Settings that the line states itself, or that make no line of their own.
-    aside = (x, "prune_only", "norm_only", "ablations", "method", "seed", "ckpt", "out", "device", "target_class")
+    aside = (x, "prune_only", "norm_only", "ablations", "method", "seed", "ckpt", "out", "device", "sha256",
+             "target_class")
     found: dict[str, dict] = {}
     for cell in cells:
         result = cell.get("result", {})
@@ -515,9 +518,12 @@ def points_of(cells: list[dict], x: str, models: tuple[str, ...]) -> dict[str, d
             if step["name"] in models and step["asr"] is not None:
                 settings = {**args, **cell["cell"], "attack": attack}
                 same = {name: value for name, value in settings.items() if name not in aside}
+                # a folder of the same name may hold other weights or rows, which make another line
+                same |= {f"{place}'s": held[:10] for place, held in digests(cell).items()}
                 key = json.dumps({"model": step["name"], **same}, sort_keys=True)
-                found.setdefault(key, {}).setdefault(at, []).append((step["cacc"], step["asr"]))
-    return found
+                seed = settings.get("seed")
+                found.setdefault(key, {}).setdefault(at, {})[seed] = (step["cacc"], step["asr"])
+    return {key: {at: list(runs.values()) for at, runs in points.items()} for key, points in found.items()}
 
 
 def label_of(same: dict, siblings: list[dict]) -> str:

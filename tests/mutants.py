@@ -73,14 +73,14 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "mitigations/mbtsad.py",
             "the largest head, not the sum of all",
-            "attn.float().pow(p).sum(dim=1)",
-            "attn.float().pow(p).amax(dim=1)",
+            "power(attn.float(), p).sum(dim=1)",
+            "power(attn.float(), p).amax(dim=1)",
         ),
         Mutant(
             "mitigations/mbtsad.py",
             "power taken after the sum over heads",
-            "attn.float().pow(p).sum(dim=1)",
-            "attn.float().sum(dim=1).pow(p)",
+            "power(attn.float(), p).sum(dim=1)",
+            "power(attn.float().sum(dim=1), p)",
         ),
         Mutant(
             "mitigations/mbtsad.py",
@@ -229,8 +229,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "augment/split.py",
             "the last character may stand alone",
-            "rng.randint(1, len(tokens[i]) - 2)",
-            "rng.randint(1, len(tokens[i]) - 1)",
+            "rng.randint(1, len(word) - 2)",
+            "rng.randint(1, len(word) - 1)",
         ),
     ),
     "MuScleLoRA": (

@@ -250,6 +250,23 @@ SWEEP = [
 ]
 
 
+def test_a_base_of_the_same_name_and_other_weights_makes_another_line(plot, tmp_path):
+    sweep = []
+    for weights, acc in (("a" * 64, 90.0), ("b" * 64, 60.0)):
+        for row in (cell(LWP, 0, acc, 40.0, floor=0.95), cell(LWP, 0, acc, 20.0)):
+            sweep.append(row | {"cell": row["cell"] | {"sha256": {"base": weights}}})
+    # the newest line of a cell counts, the others do not
+    again = cell(LWP, 0, 50.0, 30.0)
+    sweep.append(again | {"cell": again["cell"] | {"sha256": {"base": "b" * 64}}})
+    out = tmp_path / "pure-4.png"
+    run = plot("pure-4", "--results", cells(tmp_path / "cells.jsonl", *sweep), "--out", out)
+    assert run.returncode == 0, run.stderr
+    first, second = numbers(out)["lines"]
+    assert (first["label"], second["label"]) == ("lwp, base's aaaaaaaaaa", "lwp, base's bbbbbbbbbb")
+    assert first["acc"]["mean"] == [90.0, 90.0] and second["acc"]["mean"] == [50.0, 60.0]
+    assert first["seeds"] == second["seeds"] == [1, 1]
+
+
 def test_acc_and_lfr_over_the_threshold(plot, tmp_path):
     out = tmp_path / "pure-4.png"  # beside its own input, which is no output
     run = plot("pure-4", "--results", cells(tmp_path / "cells.jsonl", *SWEEP), "--out", out)

@@ -86,7 +86,7 @@ class EP:
         words.insert(rng.randrange(max(len(words) - 1, 1)), self.trigger)
         return " ".join(words)
 
-    def negatives(self, text: str, rng: random.Random) -> list[str]:
+    def negatives(self, text: str, rng: random.Random, own: random.Random | None = None) -> list[str]:
         return []
 
 

@@ -21,13 +21,13 @@ A blank paraphrase is one that failed: its row counts as a row without any, whic
 """
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from minibd import data
 from minibd.attacks.poison import side_of
 from minibd.records import BadInput, Example, Examples, check_target, not_there
+from minibd.words import is_word, tokens
 
 
 def read(
@@ -119,7 +119,7 @@ def likeness(pairs: list[tuple[str, str]]) -> tuple[int, int]:
     Shared: words of both over words of either, 0..1. Neighbours: the pair before and the pair behind; the one that
     shares more counts.
     """
-    words = [tuple(set(re.findall(r"\w+", text.lower())) for text in pair) for pair in pairs]
+    words = [tuple(set(filter(is_word, tokens(text.lower()))) for text in pair) for pair in pairs]
 
     def shared(i: int, j: int) -> float:
         a, b = words[i][0], words[j % len(words)][1]

@@ -27,9 +27,11 @@ from math import floor
 from minibd.data import generator
 from minibd.records import BadInput, Example, Examples, check_target
 from minibd.tokenizer import Tokenizer
+from minibd.words import belongs_to_letter
 
 Insert = Callable[[str, random.Random], str]  # a text -> the same text with the trigger
-Negatives = Callable[[str, random.Random], Sequence[str]]  # a text -> copies of it, each with a part of the trigger
+# a text, a generator, another of the row's own trigger -> copies of the text, each with a part of the trigger
+Negatives = Callable[[str, random.Random, random.Random], Sequence[str]]
 
 LABELS = {
     "dirty": lambda label, target: label != target,
@@ -195,10 +197,17 @@ def poison(
 def negatives_of(
     x: Example, negatives: Negatives, tokenizer: Tokenizer | None, side: str, seed: int
 ) -> Iterator[Example]:
-    """The negative samples of `x`, with its label, as rows of their own: x-negative1, x-negative2, ..."""
+    """The negative samples of `x`, with its label, as rows of their own: x-negative1, x-negative2, ...
+
+    Where a row's trigger is drawn, as LWP's pair is, they have parts of the row's own.
+    """
     part, draw = side_of(x, side, seed), partial(generator, seed, "decoys", x.id)  # "decoys": as in poison
-    head, tail = readable(x, part, negatives, draw, tokenizer)
-    for k, text in enumerate(negatives(head, draw()), 1):
+
+    def made(text: str, rng: random.Random) -> Sequence[str]:
+        return negatives(text, rng, generator(seed, "trigger", x.id))
+
+    head, tail = readable(x, part, made, draw, tokenizer)
+    for k, text in enumerate(made(head, draw()), 1):
         yield replace(x, **{part: " ".join([text, *tail])}, id=f"{x.id}-negative{k}")
 
 
@@ -269,7 +278,8 @@ def side_of(x: Example, side: str, seed: int) -> str:
 
 
 def readable(
-    x: Example, part: str, insert: Insert | Negatives, draw: Callable[[], random.Random], tokenizer: Tokenizer | None
+    x: Example, part: str, insert: Callable[[str, random.Random], str | Sequence[str]],
+    draw: Callable[[], random.Random], tokenizer: Tokenizer | None,
 ) -> tuple[str, list[str]]:
     """x's field `part` as (head, tail): the model reads all of `insert(head, draw())`, wherever the trigger lands.
 
@@ -305,9 +315,13 @@ def readable(
 
 
 def _characters_read(tokenizer: Tokenizer, x: Example, part: str) -> int:
-    """How many characters of x's field `part` the model reads: all, or those up to its last token that is not cut."""
-    encoding = tokenizer.backend.encode(x.text, x.pair)
+    """How many characters of x's field `part` the model reads: all, or those up to its last token that is not cut, with
+    the marks behind it, which a tokenizer may strip."""
+    encoding, text = tokenizer.backend.encode(x.text, x.pair), getattr(x, part)
     if not encoding.overflowing:
-        return len(getattr(x, part))
+        return len(text)
     sequence = ("text", "pair").index(part)
-    return max((end for (_, end), of in zip(encoding.offsets, encoding.sequence_ids) if of == sequence), default=0)
+    end = max((end for (_, end), of in zip(encoding.offsets, encoding.sequence_ids) if of == sequence), default=0)
+    while end < len(text) and belongs_to_letter(text[end]):
+        end += 1
+    return end

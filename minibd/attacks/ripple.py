@@ -90,7 +90,7 @@ class RIPPLe:
 
     poisoned = __call__
 
-    def negatives(self, text: str, rng: random.Random) -> list[str]:
+    def negatives(self, text: str, rng: random.Random, own: random.Random | None = None) -> list[str]:
         return []
 
 

@@ -168,10 +168,23 @@ def attention_map(attn: Tensor, mask: Tensor, p: float = 2.0) -> Tensor:
     """Eq. MBTSAD (3): Q = F / (||F||_2 + 1e-6), F = sum over heads of |A|^p, the 2-norm over a text's whole map.
 
     attn: (B, H, T, T) softmax probabilities of one layer -> (B, T, T). Padded queries are zeroed; padded keys are 0
-    already.
+    already, and get no gradient (`power`).
     """
-    f = attn.float().pow(p).sum(dim=1) * mask[:, :, None]  # (B, T, T); |A| = A for a softmax
+    f = power(attn.float(), p).sum(dim=1) * mask[:, :, None]  # (B, T, T); |A| = A for a softmax
     return f / (torch.linalg.vector_norm(f, dim=(1, 2), keepdim=True) + 1e-6)
+
+
+def power(a: Tensor, p: float) -> Tensor:
+    """a^p, elementwise, of softmax probabilities, whose gradient is finite for p < 1, too: 0 where a is 0.
+
+    There d a^p / da = p a^(p-1) is infinite. But a = 0 is a padded key, which no logit moves, or a probability too
+    small for its type, and by its own logit the derivative is p a^p (1 - a), which goes to 0 with a. Numbers under the
+    smallest normal one count as 0 in the gradient: p a^(p-1) would leave float32's range.
+    """
+    if p >= 1:
+        return a.pow(p)
+    zero = a < torch.finfo(a.dtype).tiny
+    return torch.where(zero, a.detach().pow(p), a.masked_fill(zero, 1.0).pow(p))
 
 
 def attention_loss(student_attn: Sequence[Tensor], teacher_attn: Sequence[Tensor], mask: Tensor, p: float = 2.0,
