@@ -161,7 +161,7 @@ def run() -> None:
     steps, checkpoints = ([], {}) if threat.dataset_only else train_all(plan, rows)
     write(plan, rows, steps, checkpoints, started)
     if steps:
-        print_scores(steps)
+        print_scores(steps, lambda name: advice(plan, rows, name))
     if threat.user_data:
         print(f"fine-tuned: on the rows of {threat.user_data}, and measured on its test; the others: on the attacker's")
     print(f"written: {plan.out}")
@@ -360,6 +360,17 @@ def measured(steps: list[Step], name: str, evaluator: Evaluator, make: Callable[
     return ckpt
 
 
+def advice(plan: Plan, rows: Rows, name: str) -> str:
+    """What to try where the training of the model `name` ends at chance; "" of --ckpt itself."""
+    from minibd.job.chance import advice_for
+    from minibd.job.task import args_of
+
+    if name == "as given":
+        return ""
+    trained_on = rows.user.train if name.startswith("fine-tuned") else rows.poisoned.rows
+    return advice_for(name, args_of(plan.attack, plan.training), plan.base.model.config.hidden, len(trained_on))
+
+
 def attacked(plan: Plan, rows: Rows, clean: Checkpoint | None) -> Checkpoint:
     """The victim. clean: a classifier tuned on clean rows, which ep, sos and ripple start from or look at."""
     import torch
@@ -444,6 +455,7 @@ def write(plan: Plan, rows: Rows, steps: list[Step], checkpoints: dict[str, Chec
     from pathlib import Path
 
     from minibd import checkpoint, data, report
+    from minibd.job.chance import chances
     from minibd.job.task import args_of, output_path
 
     for prefix, ckpt in checkpoints.items():
@@ -457,7 +469,7 @@ def write(plan: Plan, rows: Rows, steps: list[Step], checkpoints: dict[str, Chec
         **plan.entry, **counts(plan, rows), "seed": plan.task.seed, "scheme": asdict(plan.scheme),
         "args": args_of(plan.task, plan.attack, plan.chosen, plan.training, plan.threat),
         "versions": report.versions(), "seconds": round(time.perf_counter() - started, 2),
-        "steps": report.listed(steps),
+        "steps": report.listed(steps), "at_chance": chances(steps),
     })
 
 

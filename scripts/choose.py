@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from minibd.tokenizer import Encoded
 
 FLAGS = {"mbtsad": settings_of("mitigations.mbtsad", "MBTSAD"), **{name: one.flags for name, one in REPAIRS.items()}}
+LEAST_PLANTED = 50  # points of percent that the planting must add to the ASR, for a repair to have something to remove
 # MBTSAD's settings that the distillation alone reads: cells that differ in these alone share a teacher.
 DISTILLATION = ("lr2", "epochs2", "attention_dropout2", "alpha", "beta", "gamma", "p", "ablate", "variant")
 
@@ -166,17 +167,27 @@ class Trial:
     dtype: torch.dtype
     victims: list[dict] = field(default_factory=list)
 
-    def measure(self, name: str, ckpt: Checkpoint, started: float) -> dict:
+    def measure(self, name: str, ckpt: Checkpoint, started: float, settings: Any = None) -> dict:
         """A step of a cell: accuracy on dev and the planted backdoor's ASR there, in percent; printed too. `started`:
-        the time.perf_counter() at which making the model began."""
+        the time.perf_counter() at which making the model began. settings: those it was trained with, if it was."""
         import time
+        from dataclasses import asdict
+
+        from minibd.evaluate import at_chance
+        from minibd.job.chance import advice_for, chance_line
+        from minibd.report import Step
 
         seconds = time.perf_counter() - started
         scores = self.evaluator(ckpt.model, ckpt.tokenizer)
         dev, asr = scores.cacc, scores.asr
         print(f"{name:8} dev {dev.percent:6.2f}  planted ASR {asr.percent:6.2f}  {seconds:6.1f} s", flush=True)
+        found = {}
+        if why := at_chance(scores):
+            advice = advice_for(name, asdict(settings), ckpt.model.config.hidden, len(self.clean)) if settings else ""
+            print(chance_line(Step(name, scores, seconds), why, advice), flush=True)
+            found = {"at_chance": why}
         return {"name": name, "dev": dev.percent, "n_dev": dev.n, "planted_asr": asr.percent, "n_planted": asr.n,
-                "seconds": round(seconds, 1)}
+                "seconds": round(seconds, 1)} | found
 
     def purify(self, pretrained: Checkpoint) -> None:
         """--e-pur: E-PUR before the method."""
@@ -210,8 +221,17 @@ def planted_trial(victim: Checkpoint, clean: Examples, dev: Examples, plant: Pla
     )
     evaluator = Evaluator(dev, triggered(dev, attack, target=target, seed=task.seed), target)
     trial = Trial(planted, clean, dev, evaluator, task.seed, dtype)
-    for name, ckpt in (("victim", victim), ("planted", planted)):
-        trial.victims.append(trial.measure(name, ckpt, time.perf_counter()))
+    for name, ckpt, settings in (("victim", victim, None), ("planted", planted, plant)):
+        trial.victims.append(trial.measure(name, ckpt, time.perf_counter(), settings))
+    told = [step["planted_asr"] for step in trial.victims]
+    if told[1] - told[0] < LEAST_PLANTED:
+        print(
+            f"not planted: the triggers {','.join(plant.plant_triggers)} take {told[1]:.2f} % of the rows to the target, "
+            f"and in the victim {told[0]:.2f} %: no setting can be judged by them; try --plant-epochs "
+            f"{2 * plant.plant_epochs} (now {plant.plant_epochs}), another --plant-lr (now {plant.plant_lr:g}), more "
+            f"clean rows (now {len(clean)})", flush=True,
+        )
+        trial.victims[1]["not_planted"] = True
     return trial
 
 
@@ -227,7 +247,7 @@ def repair_trials(trial: Trial, method: str, pretrained: Checkpoint | None) -> C
             on_choice=outcome.__setitem__,
         )
         chosen = {name: outcome[name] for name in ("rho", "trials") if name in outcome}
-        return [trial.measure(method, repaired, started) | chosen]
+        return [trial.measure(method, repaired, started, settings) | chosen]
 
     return tried
 
@@ -263,7 +283,7 @@ class MBTSADTrials:
             return [self.step]
         started, trial = time.perf_counter(), self.trial
         student = distil(trial.planted, self.teacher, self.d_aug, settings, seed=trial.seed, dtype=trial.dtype)
-        return [self.step, trial.measure("MBTSAD", student, started)]
+        return [self.step, trial.measure("MBTSAD", student, started, settings)]
 
     def teach(self, settings: MBTSAD) -> None:
         import time
@@ -274,7 +294,7 @@ class MBTSADTrials:
         started, trial = time.perf_counter(), self.trial
         self.d_aug = trial.planted.tokenizer.encode(augmented(trial.clean, settings, trial.seed))
         self.teacher = retrain(trial.planted, self.d_aug, settings, seed=trial.seed, dtype=trial.dtype)
-        self.step, self.key = trial.measure("TS-FT", self.teacher, started), teacher_key(settings)
+        self.step, self.key = trial.measure("TS-FT", self.teacher, started, settings), teacher_key(settings)
 
 
 if __name__ == "__main__":

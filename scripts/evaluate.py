@@ -31,6 +31,7 @@ def run() -> None:
     import time
 
     from minibd import checkpoint, report
+    from minibd.job.chance import chances
     from minibd.job.evaluation import evaluator_of
     from minibd.job.run import print_scores
     from minibd.job.task import args_of, device_of, open_task, print_rows
@@ -55,6 +56,7 @@ def run() -> None:
         report.result(
             "evaluate", args_of(task, attack, floor), {"test": len(splits.test)}, steps, after=steps[0],
             seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
+            outcome={"at_chance": chances(steps)},
         ),
     )
 

@@ -285,7 +285,7 @@ def start_untrusted(
         print(f"all {len(held)} clean rows are aligned to, none is left to choose an epoch by: the last one counts")
     return Job(
         "musclelora", args_of(task, attack, *settings) | {"out": str(out)}, ckpt, splits, held, evaluator, out,
-        started=started, log=StepLog() if log is None else log,
+        started=started, log=StepLog() if log is None else log, trains_on_all=True,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from minibd import checkpoint, data, report
 from minibd.cli import AllClean, Attack, Clean, Pretrained, Task
 from minibd.evaluate import Evaluator
+from minibd.job.chance import Advice, advice_for, chance_lines, chances
 from minibd.job.e_pur import check_pretrained, pretrained_of, purified
 from minibd.job.evaluation import evaluator_of
 from minibd.job.task import (
@@ -38,6 +39,7 @@ class Job:
 
     args: the flags, defaults filled in. outcome: what the method chose, by name (`on_choice`). steps: the models that
     were measured, in their order. log: takes every optimiser step. pretrained: the weights that the victim came from.
+    trains_on_all: it is trained on all of the splits' train rows, with the clean ones beside them.
     """
     method: str
     args: dict
@@ -51,6 +53,7 @@ class Job:
     log: StepLog = field(default_factory=StepLog)
     steps: list[report.Step] = field(default_factory=list)
     outcome: dict[str, object] = field(default_factory=dict)
+    trains_on_all: bool = False
     sha256: dict[str, str] = field(init=False)  # of the victim's files before the run, which may be long
 
     def __post_init__(self):
@@ -99,6 +102,13 @@ class Job:
         if line := report.choice(name, self.outcome):
             print(line, flush=True)
 
+    def advice(self, name: str) -> str:
+        """What to try where the stage `name` is at chance; "" of the victim and of what no training made."""
+        if name in ("victim", "E-PUR"):
+            return ""
+        rows = self.splits.train if self.trains_on_all else self.clean
+        return advice_for(name, self.args, self.victim.model.config.hidden, len(rows))
+
     # ---- before and after
 
     def purify(self, pretrained: Pretrained) -> None:
@@ -121,11 +131,12 @@ class Job:
             written, output_sha256 = [path], checkpoint.sha256(path)
         report.write_lines(self.out / "steps.jsonl", self.log.steps)
         rows = {"train": len(self.splits.train), "clean": len(self.clean), **rows, "test": len(self.splits.test)}
+        self.outcome["at_chance"] = chances(self.steps)
         report.write_json(self.out / "result.json", report.result(
             self.method, self.args, rows, self.steps, after=self.steps[-1], seconds=time.perf_counter() - self.started,
             sha256=self.sha256, outcome=self.outcome, output_sha256=output_sha256,
         ))
-        print_scores(self.steps)
+        print_scores(self.steps, self.advice)
         print("written: " + ", ".join(map(str, [*written, self.out / "result.json", self.out / "steps.jsonl"])))
 
 
@@ -157,11 +168,14 @@ def start(
     )
 
 
-def print_scores(steps: Sequence[report.Step]) -> None:
-    """The table of the steps; LFR by class, where there are several; a line where ASR could not be measured."""
+def print_scores(steps: Sequence[report.Step], advice: Advice = lambda name: "") -> None:
+    """The table of the steps; LFR by class, where there are several; a line where ASR could not be measured; a line for
+    each model at chance, with what to try where it was trained: `advice` of its name."""
     print(report.table(steps))
     if lines := report.lfr_table(steps):
         print(lines)
     if steps[0].scores.asr is None:
         print("ASR was not measured: the attack is not known. Name it with --attack, or give triggered rows with "
               "--triggered.")
+    for line in chance_lines(steps, advice):
+        print(line)

@@ -130,8 +130,8 @@ class PURE:
         if hits < (needed := ceil(floor * n - 1e-9)):
             raise BadInput(
                 f"the fine-tuned model is right on {hits} of {n} validation rows ({100 * hits / n:.1f} %) before any "
-                f"head is pruned, under the floor of {100 * floor:g} %: lower --floor, or say how far it may fall with "
-                "--drop 2"
+                f"head is pruned, under the floor of {100 * floor:g} %: train it further (--lr, --epochs), lower "
+                "--floor, or say how far it may fall with --drop 2"
             )
         return needed
 
