@@ -226,10 +226,9 @@ def planted_trial(victim: Checkpoint, clean: Examples, dev: Examples, plant: Pla
     told = [step["planted_asr"] for step in trial.victims]
     if told[1] - told[0] < LEAST_PLANTED:
         print(
-            f"not planted: the triggers {','.join(plant.plant_triggers)} take {told[1]:.2f} % of the rows to the target, "
-            f"and in the victim {told[0]:.2f} %: no setting can be judged by them; try --plant-epochs "
-            f"{2 * plant.plant_epochs} (now {plant.plant_epochs}), another --plant-lr (now {plant.plant_lr:g}), more "
-            f"clean rows (now {len(clean)})", flush=True,
+            f"not planted: its triggers take {told[1]:.2f} % of the rows to the target, the victim {told[0]:.2f} %: no "
+            f"setting can be judged by them; try --plant-epochs {2 * plant.plant_epochs} (now {plant.plant_epochs}), "
+            f"another --plant-lr (now {plant.plant_lr:g}), more clean rows (now {len(clean)})", flush=True,
         )
         trial.victims[1]["not_planted"] = True
     return trial
