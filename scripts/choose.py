@@ -9,8 +9,8 @@ The planted backdoor has triggers and a target of the defender's; nothing here r
 combination of the values) is appended to --results as it ends, with the dev accuracy and the planted backdoor's ASR on
 dev after each step, and skipped if it is there already; MBTSAD's cells that differ in the distillation alone share a
 teacher. Choose the lowest ASR among the cells whose dev accuracy you accept. Methods other than MBTSAD choose their
-epoch, rho or threshold on the same dev rows. With --pretrained CLEAN --e-pur, the method repairs the planted copy after
-E-PUR.
+epoch, rho or threshold on the same dev rows. Without a dev file, a tenth of the clean rows is held out as dev. With
+--pretrained CLEAN --e-pur, the method repairs the planted copy after E-PUR.
 """
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run() -> None:
     from dataclasses import asdict
 
     from minibd.job.e_pur import pretrained_of
-    from minibd.job.task import clean_rows, limit_dev, open_task, print_rows
+    from minibd.job.task import clean_rows, limit_dev, open_task, print_doubts, print_rows, split_validation
     from minibd.result_store import ResultStore
 
     check_flags(method, plant, pretrained)
@@ -73,8 +73,9 @@ def run() -> None:
     victim, splits, _ = open_task("choose", task, pretrained.pretrained or "")
     pretrained_ckpt = pretrained_of(pretrained.pretrained, task, victim) if pretrained.pretrained else None
     splits = limit_dev(splits, clean, task.seed)
-    held, dev = clean_rows(task, clean, splits.train), splits.dev or splits.test
+    held, dev = split_validation(splits, clean_rows(task, clean, splits.train), task.seed)
     print_rows(clean=held, dev=dev)
+    print_doubts(splits.train, held, splits.test, dev)
 
     store = ResultStore(plant.results)
     common = common_key(method, task, clean, plant, pretrained, len(held), len(dev))
@@ -126,10 +127,20 @@ def grid_of(method: str, flags: Any, vary: tuple[str, ...]) -> tuple[list[str], 
         name, _, values = axis.partition("=")
         if name not in kinds or not values:
             raise BadInput(f"--vary {axis}: write setting=value,value with one of {', '.join(kinds)}")
-        read = (lambda value: value in ("True", "true", "1")) if kinds[name] is bool else kinds[name]
-        axes[name] = [read(value) for value in values.split(",")]
+        axes[name] = [value_of(name, kinds[name], value) for value in values.split(",")]
     grid = [settings_class(**asdict(flags) | dict(zip(axes, values))) for values in itertools.product(*axes.values())]
     return list(axes), grid
+
+
+def value_of(name: str, kind: type, value: str) -> Any:
+    """A value of --vary as the setting's type. Raises BadInput where it is none."""
+    from minibd.records import BadInput
+
+    try:
+        return {"true": True, "1": True, "false": False, "0": False}[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError):
+        kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+        raise BadInput(f"--vary {name}={value[:40]}: {name} is {kinds.get(kind, kind.__name__)}") from None
 
 
 def common_key(method: str, task: Task, clean: Clean, plant: Plant, pretrained: Pretrained, n_clean: int,

@@ -86,6 +86,8 @@ def run(log: StepLog | None = None) -> None:
 
     if unknown := [name for name in trusted.train if name not in MODELS]:
         raise BadInput(f"--train {','.join(unknown)}: there are {', '.join(MODELS)}")
+    if len(set(trusted.train)) < len(trusted.train):
+        raise BadInput(f"--train {','.join(trusted.train)}: a model stands there twice, name each once")
     if trusted.plant is not None:
         if attack.attack != "known" or attack.triggered:
             raise BadInput("--plant measures the ASR of its own text: leave --attack and --triggered out")
@@ -107,7 +109,12 @@ def run(log: StepLog | None = None) -> None:
     for name in trusted.train:
         trained = train(job, name, settings, rates, new_spectrum and new_spectrum(), task.seed, dtype)
     # no checkpoint holds adapters or a prefix: for these the scores are the result
-    job.finish(None if name in ("adapter", "prefix") else trained, {"validation": len(job.splits.dev)})
+    unsaved = name in ("adapter", "prefix")
+    job.finish(None if unsaved else trained, {"validation": len(job.splits.dev)})
+    if unsaved:
+        print(f"no model is written: {name}'s added layers fit in no checkpoint; let another be the last of --train")
+    elif len(trusted.train) > 1 and name != "musclelora":
+        print(f"the model that is written is {name}, the last of --train")
 
 
 def band_vectors(flags: tuple[str, ...]) -> list[tuple]:
@@ -243,7 +250,7 @@ def start_untrusted(
     from minibd.evaluate import Evaluator
     from minibd.job.evaluation import evaluator_of
     from minibd.job.run import Job
-    from minibd.job.task import args_of, columns_of, device_of, print_rows, splits_of
+    from minibd.job.task import args_of, columns_of, device_of, print_doubts, print_rows, splits_of
     from minibd.records import BadInput
     from minibd.train import StepLog
 
@@ -281,6 +288,7 @@ def start_untrusted(
     else:
         evaluator = evaluator_of(attack, task, ckpt, splits.test)
     print_rows(untrusted=rows, clean=held, dev=splits.dev or None, test=splits.test, triggered=evaluator.triggered)
+    print_doubts(pool, held, splits.test, splits.dev, rows)
     if not splits.dev:
         print(f"all {len(held)} clean rows are aligned to, none is left to choose an epoch by: the last one counts")
     return Job(

@@ -24,10 +24,11 @@ from minibd.job.task import (
     limit_dev,
     open_task,
     output_path,
+    print_doubts,
     print_rows,
 )
 from minibd.records import BadInput, Examples
-from minibd.train import StepLog
+from minibd.train import StepLog, check_classes
 
 # Settings whose .resolved(hidden) fills in what depends on the hidden size: train.Tuning and its subclasses, MBTSAD.
 Resolvable = TypeVar("Resolvable")
@@ -159,6 +160,8 @@ def start(
     held = clean_rows(task, clean, splits.train)
     evaluator = evaluator_of(attack, task, victim, splits.test)
     print_rows(train=splits.train, clean=held, test=splits.test, triggered=evaluator.triggered)
+    check_classes(held, method)
+    print_doubts(splits.train, held, splits.test, splits.dev)
     args = args_of(task, clean, attack, pretrained, *settings) | {
         "clean": clean_amount(task, clean, len(splits.train)), "out": str(out),
     }

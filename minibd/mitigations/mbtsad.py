@@ -50,7 +50,7 @@ from minibd.models.dropout import attention_dropout
 from minibd.predict import best_on
 from minibd.records import BadInput, Batch, Example, Examples, Output
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.train import Log, OnChoice, Schedule, cross_entropy, fit, weighted
+from minibd.train import Log, OnChoice, Schedule, check_classes, cross_entropy, fit, weighted
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +351,7 @@ def mbtsad(
         if on_choice is not None:
             on_choice("losses", losses)
             on_choice("augmenter", settings.augment)
+    check_classes(clean, "MBTSAD")
     d_aug = victim.tokenizer.encode(augmented(clean, settings, seed, resources))
     training = {"validation": validation, "seed": seed, "dtype": dtype, "log": log}
     teacher = retrain(victim, d_aug, settings, **training, on_choice=None if settings.distil else on_choice)
