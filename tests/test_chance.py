@@ -33,7 +33,9 @@ GOOD, CONSTANT, HALF = ((49, 1), (1, 49)), ((0, 50), (0, 50)), ((24, 26), (26, 2
     (step("vanilla", *HALF), "--lr 1", "at chance: vanilla is right on 48.00 % of 100 rows (38.5-57.7), and always "
      "answering 'negative' on 50.00 %; try --lr 1"),
     (step("FT", (4, 1), (1, 4)), "--lr 1", "at chance: FT is right on 80.00 % of 10 rows (49.0-94.3), and always "
-     "answering 'negative' on 50.00 %, too near for so few rows; try --lr 1"),
+     "answering 'negative' on 50.00 %, too near for so few rows; measure it on more rows, or try --lr 1"),
+    (step("model", (2, 0), (0, 1)), "", "at chance: model is right on 100.00 % of 3 rows (43.9-100.0), and always "
+     "answering 'negative' on 66.67 %, too near for so few rows; measure it on more rows"),
     (step("model", (0, 0), (1, 49)), "", "at chance: model is right on 98.00 % of 50 rows (89.5-99.6), and always "
      "answering 'positive' on 100.00 %, which are all of class 'positive'; measure it on rows of every class"),
     (step("model", (1, 49), (50, 0)), "", "another order: model is right on 1.00 % of 100 rows, and with the classes "

@@ -53,6 +53,7 @@ def chance_line(step: Step, why: str, advice: str) -> str:
         found = f"{right} ({low:.1f}-{high:.1f}), and always answering {named(names, label)} on {chance.percent:.2f} %"
         if cacc.percent > chance.percent and cacc.n < ENOUGH:
             found += ", too near for so few rows"
+            remedy = "measure it on more rows" + (f", or {remedy}" if advice else "")
     if chance.hits == chance.n:
         found += f", which are all of class {named(names, label)}"
         remedy = "measure it on rows of every class"

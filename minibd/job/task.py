@@ -124,7 +124,7 @@ def split_validation(splits: data.Splits, clean: Examples, seed: int) -> tuple[E
         return clean, splits.dev
     validation = data.sample(clean, VALIDATION_SHARE, seed)
     if len(validation) < FEW:
-        print(f"{len(validation)} of the {len(clean)} clean rows, held out, choose the epoch, rho or threshold, and one "
+        print(f"{len(validation)} of the {len(clean)} clean rows, held out, choose the epoch, rho or threshold, and a "
               f"row is {100 / len(validation):.0f} points of accuracy there: bring a dev file or more rows")
     ids = {x.id for x in validation}
     return clean.like(x for x in clean if x.id not in ids), validation
