@@ -288,7 +288,7 @@ def start_untrusted(
     else:
         evaluator = evaluator_of(attack, task, ckpt, splits.test)
     print_rows(untrusted=rows, clean=held, dev=splits.dev or None, test=splits.test, triggered=evaluator.triggered)
-    print_doubts(pool, held, splits.test, splits.dev, rows)
+    print_doubts(rows, held, splits.test, splits.dev, rows)
     if not splits.dev:
         print(f"all {len(held)} clean rows are aligned to, none is left to choose an epoch by: the last one counts")
     return Job(

@@ -18,7 +18,7 @@ from minibd.mitigations.finemix import FineMixing, finemix
 from minibd.mitigations.fineprune import FinePruning, fineprune
 from minibd.mitigations.finepurify import FinePurifying, finepurify
 from minibd.mitigations.finetune import cft, finetune
-from minibd.mitigations.mbtsad import mbtsad
+from minibd.mitigations.mbtsad import MBTSAD, augmented, mbtsad
 from minibd.mitigations.meft import meft
 from minibd.mitigations.pure import PURE, pure
 from minibd.mitigations.reinit import reinit
@@ -117,6 +117,27 @@ def test_a_run_says_so_before_it_trains(tiny_file, folder, tmp_path, capsys):
     assert "7 of 67 test rows are also among" in capsys.readouterr().out
     start("cft", Task(ckpt=str(tiny_file), data=str(folder), out=str(tmp_path / "out")), Clean(clean=1.0), Attack())
     assert "also among" not in capsys.readouterr().out
+
+
+# ---- a result that is the victim
+
+def test_a_result_that_is_the_victim_says_so(here, tiny_file, pre_file, folder, tmp_path):
+    script, out = here("finemix.py"), tmp_path / "out"
+    flags = ("--ckpt", tiny_file, "--pretrained", pre_file, "--data", folder, "--no-tune", "--no-e-pur", "--out", out)
+    kept = script(*flags, "--rho", 1)
+    assert kept.returncode == 0, kept.stderr
+    assert "unchanged: what is written has every weight of" in kept.stdout
+    assert json.loads((out / "result.json").read_text())["outcome"]["unchanged"] is True
+    mixed = script(*flags, "--rho", 0.9)
+    assert mixed.returncode == 0 and "unchanged" not in mixed.stdout
+    assert "unchanged" not in json.loads((out / "result.json").read_text())["outcome"]
+
+
+def test_an_augmenter_that_changes_nothing_says_so(capsys):
+    for changed, settings in ((False, MBTSAD(min_char=99, k=2)), (True, MBTSAD())):
+        rewritten = augmented(BOTH, settings, 0)
+        assert len(rewritten) == (1 + settings.k) * len(BOTH)
+        assert ("warning: split changes no word of the 12 clean rows" in capsys.readouterr().err) == (not changed)
 
 
 # ---- the victim as its own origin

@@ -55,9 +55,11 @@ class Job:
     steps: list[report.Step] = field(default_factory=list)
     outcome: dict[str, object] = field(default_factory=dict)
     trains_on_all: bool = False
+    given: checkpoint.Checkpoint = field(init=False)  # the victim as it came, which E-PUR's replaces
     sha256: dict[str, str] = field(init=False)  # of the victim's files before the run, which may be long
 
     def __post_init__(self):
+        self.given = self.victim
         self.sha256 = checkpoint.sha256(self.args["ckpt"])
 
     def resolved(self, settings: Resolvable) -> Resolvable:
@@ -133,11 +135,14 @@ class Job:
         report.write_lines(self.out / "steps.jsonl", self.log.steps)
         rows = {"train": len(self.splits.train), "clean": len(self.clean), **rows, "test": len(self.splits.test)}
         self.outcome["at_chance"] = chances(self.steps)
+        self.outcome |= {"unchanged": True} if (unchanged := cleaned is not None and same(cleaned, self.given)) else {}
         report.write_json(self.out / "result.json", report.result(
             self.method, self.args, rows, self.steps, after=self.steps[-1], seconds=time.perf_counter() - self.started,
             sha256=self.sha256, outcome=self.outcome, output_sha256=output_sha256,
         ))
         print_scores(self.steps, self.advice)
+        if unchanged:
+            print(f"unchanged: what is written has every weight of {self.args['ckpt']}, {self.method} changed none")
         print("written: " + ", ".join(map(str, [*written, self.out / "result.json", self.out / "steps.jsonl"])))
 
 
@@ -169,6 +174,12 @@ def start(
         method, args, victim, splits, held, evaluator, out, pretrained=pretrained_ckpt, started=started,
         log=StepLog() if log is None else log,
     )
+
+
+def same(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -> bool:
+    """Whether two models have the same weights, the head mask's too, bit by bit."""
+    ours, theirs = one.model.state_dict(), other.model.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def print_scores(steps: Sequence[report.Step], advice: Advice = lambda name: "") -> None:

@@ -32,6 +32,7 @@ the 2-norm, which is why that code multiplies it by 500 to 1000.
 """
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -255,6 +256,9 @@ def augmented(
         for _ in range(settings.k)
         for x in clean
     ]
+    if copies and all(made.text == x.text and made.pair == x.pair for x, made in zip([*clean] * settings.k, copies)):
+        print(f"warning: {settings.augment} changes no word of the {len(clean)} clean rows: the copies are the rows as "
+              "they are, and a trigger stays whole in training on them; try another --augment", file=sys.stderr)
     return [*clean, *copies] if settings.originals else copies
 
 
