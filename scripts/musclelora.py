@@ -169,13 +169,22 @@ def with_best_bands(
     job: Job, candidates: list[tuple], settings: MuScleLoRA, seed: int, dtype: torch.dtype
 ) -> MuScleLoRA:
     """--search-bands: `settings` with the scalings that learn the clean rows best; all that were tried are printed."""
+    from collections import Counter
     from dataclasses import replace
 
+    from minibd import data
     from minibd.cleantrain.musclelora import search_bands
+    from minibd.evaluate import Proportion
 
     found = search_bands(job.victim, job.clean, job.splits.dev, candidates, settings, seed=seed, dtype=dtype)
     for bands, right in found:
         print(f"{100 * right:6.2f} % of the clean rows held out, with the scalings {','.join(f'{s:g}' for s in bands)}")
+    n = len(job.splits.dev) - len(data.sample(job.splits.dev, 0.5, seed))
+    most = 100 * max(Counter(x.label for x in job.splits.dev).values()) / len(job.splits.dev)
+    if Proportion(round(found[0][1] * n), n).interval[0] <= most:
+        print(f"at chance: the best scalings are right on {100 * found[0][1]:.2f} % of {n} rows, and always answering "
+              f"one class on {most:.2f} %: which come first says nothing; try another --lr (now {settings.lr:g}), more "
+              "clean rows")
     bands = tuple(f"{s:g}" for s in found[0][0])
     job.outcome |= {
         "bands": list(bands), "trials": [{"bands": list(tried), "accuracy": 100 * right} for tried, right in found],

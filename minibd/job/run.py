@@ -106,9 +106,11 @@ class Job:
             print(line, flush=True)
 
     def advice(self, name: str) -> str:
-        """What to try where the stage `name` is at chance; "" of the victim and of what no training made."""
-        if name in ("victim", "E-PUR"):
+        """What to try where the stage `name` is at chance; "" of the victim, which came so."""
+        if name == "victim":
             return ""
+        if name == "E-PUR":
+            return "to leave E-PUR out, with --no-e-pur, or to reset fewer embeddings"
         rows = self.splits.train if self.trains_on_all else self.clean
         return advice_for(name, self.args, self.victim.model.config.hidden, len(rows))
 
