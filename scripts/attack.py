@@ -162,6 +162,8 @@ def run() -> None:
     write(plan, rows, steps, checkpoints, started)
     if steps:
         print_scores(steps, lambda name: advice(plan, rows, name))
+        if line := unlearnt(plan, steps):
+            print(line)
     if threat.user_data:
         print(f"fine-tuned: on the rows of {threat.user_data}, and measured on its test; the others: on the attacker's")
     print(f"written: {plan.out}")
@@ -367,8 +369,24 @@ def advice(plan: Plan, rows: Rows, name: str) -> str:
 
     if name == "as given":
         return ""
-    trained_on = rows.user.train if name.startswith("fine-tuned") else rows.poisoned.rows
+    trained_on = {"clean twin": rows.splits.train, "victim": rows.poisoned.rows}.get(name, rows.user.train)
     return advice_for(name, args_of(plan.attack, plan.training), plan.base.model.config.hidden, len(trained_on))
+
+
+def unlearnt(plan: Plan, steps: list[Step]) -> str:
+    """The line that says that the victim has no backdoor to defend against, or ""."""
+    asrs = {step.name: step.scores.asr for step in steps}
+    asr, floor = asrs["victim"], asrs.get("clean twin", asrs.get("as given"))
+    low, high = asr.interval
+    if low > (floor.interval[1] if floor else 50):
+        return ""
+    above = f"that of the model without it, {floor.percent:.2f} %" if floor else "a half"
+    return (
+        f"not learnt: the victim's ASR of {asr.percent:.2f} % ({low:.1f}-{high:.1f}) does not clear {above}: there "
+        f"is no backdoor to defend against; try --epochs {2 * plan.schedule.epochs} (now "
+        f"{plan.schedule.epochs}), more poisoned rows with --rate (now {plan.scheme.rate:g}), another --lr (now "
+        f"{plan.schedule.lr:.2g})"
+    )
 
 
 def attacked(plan: Plan, rows: Rows, clean: Checkpoint | None) -> Checkpoint:

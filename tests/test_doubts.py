@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from minibd import checkpoint, data
 from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
 from minibd.cleantrain.peft import PEFT, train_peft
 from minibd.cli import Attack, Clean, Task
+from minibd.evaluate import Proportion, Scores
 from minibd.job.run import start
 from minibd.job.task import print_doubts, split_validation
 from minibd.mitigations.epur import e_pur
@@ -23,6 +26,7 @@ from minibd.mitigations.meft import meft
 from minibd.mitigations.pure import PURE, pure
 from minibd.mitigations.reinit import reinit
 from minibd.records import Example, Examples
+from minibd.report import Step
 from minibd.train import Schedule, check_classes
 
 BOTH = rows(12, 0, "clean")
@@ -154,6 +158,32 @@ def test_weights_that_are_the_victims_own_are_refused_where_they_are_to_undo_it(
     with torch.no_grad():
         moved.model.embeddings.word.weight[-1, 0] += 0.5
     assert e_pur(tiny, moved, BOTH).labels == tiny.labels
+
+
+# ---- attack.py
+
+def test_a_victim_without_a_backdoor_is_told_of(here, tiny_file, folder, tmp_path):
+    script = here("attack.py")
+    flags = ("--ckpt", tiny_file, "--data", folder, "--rate", 0.2, "--device", "cpu", "--out", tmp_path / "out")
+    (line,) = [line for line in script(*flags, "--epochs", 1, "--lr", 1e-9, "--twin").stdout.splitlines()
+               if line.startswith("not learnt: ")]
+    assert "does not clear that of the model without it, " in line
+    assert "try --epochs 2 (now 1), more poisoned rows with --rate (now 0.2), another --lr (now 1e-09)" in line
+    kept = json.loads((tmp_path / "out" / "attack.json").read_text())["at_chance"]
+    assert set(kept) == {"clean twin", "victim"}
+
+
+@pytest.mark.parametrize("victim, twin, told", [
+    ((99, 100), None, False), ((50, 100), None, True), ((57, 100), None, True), ((99, 100), (2, 100), False),
+    ((30, 100), (2, 100), False), ((30, 100), (25, 100), True), ((99, 100), (98, 100), True),
+])
+def test_which_victims_have_learnt_their_backdoor(here, victim, twin, told):
+    here("attack.py")  # loads it
+    named = {"clean twin": twin, "victim": victim}
+    steps = [Step(name, Scores(Proportion(9, 10), Proportion(*asr)), 0.0) for name, asr in named.items() if asr]
+    plan = SimpleNamespace(schedule=Schedule(1e-3, 3), scheme=SimpleNamespace(rate=0.1))
+    line = sys.modules["attack_script"].unlearnt(plan, steps)
+    assert bool(line) == told and len(line) <= 300
 
 
 # ---- choose.py
