@@ -13,6 +13,7 @@ from minibd.records import Examples
 from minibd.report import Step
 
 NAMES = ("negative", "positive")
+RENAME = ": rename them in the rows or in the model, or, where the model has no names for them, give --labels so"
 ASKED = "is it the checkpoint that you mean, and trained for these classes?"
 
 
@@ -39,13 +40,13 @@ GOOD, CONSTANT, HALF = ((49, 1), (1, 49)), ((0, 50), (0, 50)), ((24, 26), (26, 2
     (step("model", (0, 0), (1, 49)), "", "at chance: model is right on 98.00 % of 50 rows (89.5-99.6), and always "
      "answering 'positive' on 100.00 %, which are all of class 'positive'; measure it on rows of every class"),
     (step("model", (1, 49), (50, 0)), "", "another order: model is right on 1.00 % of 100 rows, and with the classes "
-     "in another order on 99.00 %; map the rows' classes to the model's with --labels positive,negative"),
+     f"in another order on 99.00 %; in the model's order the rows' classes are positive,negative{RENAME}"),
     (step("FT", (1, 49), (50, 0)), "--lr 1", "another order: FT is right on 1.00 % of 100 rows, and with the classes "
      "in another order on 99.00 %; these rows are not labelled as those it was trained on, which would have "
      "positive,negative"),
     (step("model", (0, 50, 0), (0, 0, 50), (50, 0, 0), names=("a", "b", "c")), "", "another order: model is right on "
-     "0.00 % of 150 rows, and with the classes in another order on 100.00 %; map the rows' classes to the model's with "
-     "--labels c,a,b"),
+     "0.00 % of 150 rows, and with the classes in another order on 100.00 %; in the model's order the rows' classes "
+     f"are c,a,b{RENAME}"),
 ])
 def test_the_line_by_hand(made, advice, line):
     assert chance_lines([made], lambda name: advice) == [line] and len(line) <= 300
@@ -149,7 +150,7 @@ def test_a_victim_whose_classes_stand_in_another_order_is_told_of(here, folder, 
         "cpu",
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1].endswith("--labels positive,negative")
+    assert run.stdout.splitlines()[-1].endswith(f"are positive,negative{RENAME}")
     outcome = json.loads((tmp_path / "out" / "result.json").read_text())["outcome"]
     assert outcome == {"at_chance": {"model": "other order"}}
 

@@ -42,7 +42,8 @@ def chance_line(step: Step, why: str, advice: str) -> str:
     if why == OTHER_ORDER:
         order = in_order(names, usual_answers(answers))
         remedy = f"these rows are not labelled as those it was trained on, which would have {order}" if advice else \
-            f"map the rows' classes to the model's with --labels {order}"
+            f"in the model's order the rows' classes are {order}: rename them in the rows or in the model, or, where " \
+            "the model has no names for them, give --labels so"
         return f"another order: {step.name} {right}, and with the classes in another order on " \
             f"{reordered(answers).percent:.2f} %; {remedy}"
     remedy = f"try {advice}" if advice else "is it the checkpoint that you mean, and trained for these classes?"
