@@ -8,6 +8,9 @@ read it off. With two classes there is one such row, and it is the ASR. With mor
 large class that flips hides a small one that does not.
 
 A clean model's ASR on the same rows is its error on them: the floor, below which nothing is left to defend.
+
+At chance (`at_chance`) is a model that answers one class for every clean row, or whose CACC does not clear the share
+of the most frequent class, which a model without any knowledge of the texts can reach.
 """
 from __future__ import annotations
 
@@ -43,9 +46,19 @@ class Proportion:
 
 def cacc(model: nn.Module, tokenizer: Tokenizer, clean: Examples) -> Proportion:
     """Clean accuracy over all rows of `clean`."""
+    return right(answered(model, tokenizer, clean))
+
+
+def answered(model: nn.Module, tokenizer: Tokenizer, clean: Examples) -> Counter[tuple[int, int]]:
+    """How many rows of a class get an answer, by (class, answer)."""
     if not clean:
         raise BadInput("there are no clean test rows to measure CACC on: give a test file")
-    return Proportion(sum(p == x.label for p, x in zip(predict(model, tokenizer, clean), clean)), len(clean))
+    return Counter((x.label, answer) for x, answer in zip(clean, predict(model, tokenizer, clean)))
+
+
+def right(answers: Mapping[tuple[int, int], int]) -> Proportion:
+    """The rows whose answer is their class."""
+    return Proportion(sum(n for (label, answer), n in answers.items() if label == answer), sum(answers.values()))
 
 
 def lfr(model: nn.Module, tokenizer: Tokenizer, triggered: Examples, target: int) -> dict[str, Proportion]:
@@ -97,10 +110,15 @@ def check_predicted(model: nn.Module, target: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """CACC; ASR, and LFR by class, where there are triggered rows to measure them on."""
+    """CACC; ASR, and LFR by class, where there are triggered rows to measure them on.
+
+    answers: how many clean rows of a class get an answer, by (class, answer); classes: their names.
+    """
     cacc: Proportion
     asr: Proportion | None
     lfr: Mapping[str, Proportion] = field(default_factory=dict)
+    answers: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,4 +147,53 @@ class Evaluator:
 
     def __call__(self, model: nn.Module, tokenizer: Tokenizer) -> Scores:
         by_class = lfr(model, tokenizer, self.triggered, self.target) if self.triggered is not None else {}
-        return Scores(cacc(model, tokenizer, self.clean), pooled(by_class.values()) if by_class else None, by_class)
+        answers = answered(model, tokenizer, self.clean)
+        return Scores(
+            right(answers), pooled(by_class.values()) if by_class else None, by_class, answers, self.clean.labels
+        )
+
+
+# ---- whether a model has learnt anything
+
+ONE_ANSWER, OTHER_ORDER, NOT_CLEAR = "one answer", "other order", "not clear of chance"
+
+
+def most_frequent(answers: Mapping[tuple[int, int], int]) -> tuple[int, Proportion]:
+    """The class with the most rows, of equal ones the first, and its share: what always answering it gets, never less
+    than 1 / C."""
+    rows = Counter()
+    for (label, _), n in answers.items():
+        rows[label] += n
+    label = min(rows, key=lambda c: (-rows[c], c))
+    return label, Proportion(rows[label], rows.total())
+
+
+def usual_answers(answers: Mapping[tuple[int, int], int]) -> dict[int, int]:
+    """{class: the answer that most of its rows get}, of equal ones the lowest."""
+    return {c: min((-n, answer) for (label, answer), n in answers.items() if label == c)[1]
+            for c in sorted({label for label, _ in answers})}
+
+
+def reordered(answers: Mapping[tuple[int, int], int]) -> Proportion:
+    """The accuracy if each class were the one that most of its rows are taken for."""
+    usual = usual_answers(answers)
+    return Proportion(sum(answers[c, answer] for c, answer in usual.items()), sum(answers.values()))
+
+
+def at_chance(scores: Scores) -> str | None:
+    """Why `scores` are not those of a classifier that has learnt its task, or None.
+
+    ONE_ANSWER: all rows get one answer. OTHER_ORDER: the classes are told apart and called by one another's names, more
+    than half way from chance to 100 %. NOT_CLEAR: the interval of CACC does not lie above the share of the most
+    frequent class.
+    """
+    answers = scores.answers
+    if not answers:
+        return None
+    if len({answer for _, answer in answers}) == 1:
+        return ONE_ANSWER
+    usual, other, (_, chance) = usual_answers(answers), reordered(answers), most_frequent(answers)
+    apart = len(set(usual.values())) == len(usual) > 1 and any(c != answer for c, answer in usual.items())
+    if apart and other.percent > (100 + chance.percent) / 2 and other.interval[0] > chance.percent:
+        return OTHER_ORDER
+    return None if scores.cacc.interval[0] > chance.percent else NOT_CLEAR

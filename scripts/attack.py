@@ -188,7 +188,9 @@ def run() -> None:
     steps, checkpoints = ([], {}) if threat.dataset_only else train_all(plan, rows)
     write(plan, rows, steps, checkpoints, started)
     if steps:
-        print_scores(steps)
+        print_scores(steps, lambda name: advice(plan, rows, name))
+        if line := unlearnt(plan, steps):
+            print(line)
     if threat.user_data:
         print(f"fine-tuned: on the rows of {threat.user_data}, and measured on its test; the others: on the attacker's")
     print(f"written: {plan.out}")
@@ -400,6 +402,33 @@ def measured(steps: list[Step], name: str, evaluator: Evaluator, make: Callable[
     return ckpt
 
 
+def advice(plan: Plan, rows: Rows, name: str) -> str:
+    """What to try where the training of the model `name` ends at chance; "" of --ckpt itself."""
+    from minibd.job.chance import advice_for
+    from minibd.job.task import args_of
+
+    if name == "as given":
+        return ""
+    trained_on = {"clean twin": rows.splits.train, "victim": rows.poisoned.rows}.get(name, rows.user.train)
+    return advice_for(name, args_of(plan.attack, plan.training), plan.base.model.config.hidden, len(trained_on))
+
+
+def unlearnt(plan: Plan, steps: list[Step]) -> str:
+    """The line that says that the victim has no backdoor to defend against, or ""."""
+    asrs = {step.name: step.scores.asr for step in steps}
+    asr, floor = asrs["victim"], asrs.get("clean twin", asrs.get("as given"))
+    low, high = asr.interval
+    if low > (floor.interval[1] if floor else 50):
+        return ""
+    above = f"that of the model without it, {floor.percent:.2f} %" if floor else "a half"
+    return (
+        f"not learnt: the victim's ASR of {asr.percent:.2f} % ({low:.1f}-{high:.1f}) does not clear {above}: there "
+        f"is no backdoor to defend against; try --epochs {2 * plan.schedule.epochs} (now "
+        f"{plan.schedule.epochs}), more poisoned rows with --rate (now {plan.scheme.rate:g}), another --lr (now "
+        f"{plan.schedule.lr:.2g})"
+    )
+
+
 def attacked(plan: Plan, rows: Rows, clean: Checkpoint | None) -> Checkpoint:
     """The victim. clean: a classifier tuned on clean rows, which ep, sos and ripple start from or look at."""
     import torch
@@ -484,6 +513,7 @@ def write(plan: Plan, rows: Rows, steps: list[Step], checkpoints: dict[str, Chec
     from pathlib import Path
 
     from minibd import checkpoint, data, report
+    from minibd.job.chance import chances
     from minibd.job.evaluation import target_args
     from minibd.job.task import args_of, output_path
 
@@ -500,7 +530,7 @@ def write(plan: Plan, rows: Rows, steps: list[Step], checkpoints: dict[str, Chec
         "args": args_of(plan.task, plan.attack, plan.chosen, plan.training, plan.threat) | target_args(rows.evaluator)
         | ({"classes": plan.task.labels} if plan.task.labels else {}),
         "versions": report.versions(), "seconds": round(time.perf_counter() - started, 2),
-        "steps": report.listed(steps),
+        "steps": report.listed(steps), "at_chance": chances(steps),
     })
 
 

@@ -9,8 +9,8 @@ The planted backdoor has triggers and a target of the defender's; nothing here r
 combination of the values) is appended to --results as it ends, with the dev accuracy and the planted backdoor's ASR on
 dev after each step, and skipped if it is there already; MBTSAD's cells that differ in the distillation alone share a
 teacher. Choose the lowest ASR among the cells whose dev accuracy you accept. Methods other than MBTSAD choose their
-epoch, rho or threshold on the same dev rows. With --pretrained CLEAN --e-pur, the method repairs the planted copy after
-E-PUR.
+epoch, rho or threshold on the same dev rows. Without a dev file, a tenth of the clean rows is held out as dev. With
+--pretrained CLEAN --e-pur, the method repairs the planted copy after E-PUR.
 """
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from minibd.tokenizer import Encoded
 
 FLAGS = {"mbtsad": settings_of("mitigations.mbtsad", "MBTSAD"), **{name: one.flags for name, one in REPAIRS.items()}}
+LEAST_PLANTED = 50  # points of percent that the planting must add to the ASR, for a repair to have something to remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def run() -> None:
     from dataclasses import asdict
 
     from minibd.job.e_pur import pretrained_of
-    from minibd.job.task import clean_rows, limit_dev, open_task, print_rows
+    from minibd.job.task import clean_rows, limit_dev, open_task, print_doubts, print_rows, split_validation
     from minibd.result_store import ResultStore
 
     check_flags(method, pretrained)
@@ -110,8 +111,9 @@ def run() -> None:
     )
     pretrained_ckpt = pretrained_of(pretrained.pretrained, task, victim) if pretrained.pretrained else None
     splits = limit_dev(splits, clean, task.seed)
-    held, dev = clean_rows(task, clean, splits.train), splits.dev or splits.test
+    held, dev = split_validation(splits, clean_rows(task, clean, splits.train), task.seed)
     print_rows(clean=held, dev=dev)
+    print_doubts(splits.train, held, splits.test, dev)
 
     store = ResultStore(plant.results)
     common = common_key(method, task, clean, plant, pretrained, len(held), len(dev))
@@ -189,10 +191,20 @@ def grid_of(method: str, flags: Any, vary: tuple[str, ...]) -> tuple[list[str], 
             raise BadInput(f"--vary {axis}: {name} is varied already, and two --vary of it do not add up: give one")
         if name not in kinds or not values:
             raise BadInput(f"--vary {axis}: write setting=value,value with one of {', '.join(kinds)}")
-        read = (lambda value: value in ("True", "true", "1")) if kinds[name] is bool else kinds[name]
-        axes[name] = [read(value) for value in values.split(",")]
+        axes[name] = [value_of(name, kinds[name], value) for value in values.split(",")]
     grid = [settings_class(**asdict(flags) | dict(zip(axes, values))) for values in itertools.product(*axes.values())]
     return list(axes), grid
+
+
+def value_of(name: str, kind: type, value: str) -> Any:
+    """A value of --vary as the setting's type. Raises BadInput where it is none."""
+    from minibd.records import BadInput
+
+    try:
+        return {"true": True, "1": True, "false": False, "0": False}[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError):
+        kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+        raise BadInput(f"--vary {name}={value[:40]}: {name} is {kinds.get(kind, kind.__name__)}") from None
 
 
 def common_key(method: str, task: Task, clean: Clean, plant: Plant, pretrained: Pretrained, n_clean: int,
@@ -236,17 +248,27 @@ class Trial:
     dtype: torch.dtype
     victims: list[dict] = field(default_factory=list)
 
-    def measure(self, name: str, ckpt: Checkpoint, started: float) -> dict:
+    def measure(self, name: str, ckpt: Checkpoint, started: float, settings: Any = None) -> dict:
         """A step of a cell: accuracy on dev and the planted backdoor's ASR there, in percent; printed too. `started`:
-        the time.perf_counter() at which making the model began."""
+        the time.perf_counter() at which making the model began. settings: those it was trained with, if it was."""
         import time
+        from dataclasses import asdict
+
+        from minibd.evaluate import at_chance
+        from minibd.job.chance import advice_for, chance_line
+        from minibd.report import Step
 
         seconds = time.perf_counter() - started
         scores = self.evaluator(ckpt.model, ckpt.tokenizer)
         dev, asr = scores.cacc, scores.asr
         print(f"{name:8} dev {dev.percent:6.2f}  planted ASR {asr.percent:6.2f}  {seconds:6.1f} s", flush=True)
+        found = {}
+        if why := at_chance(scores):
+            advice = advice_for(name, asdict(settings), ckpt.model.config.hidden, len(self.clean)) if settings else ""
+            print(chance_line(Step(name, scores, seconds), why, advice), flush=True)
+            found = {"at_chance": why}
         return {"name": name, "dev": dev.percent, "n_dev": dev.n, "planted_asr": asr.percent, "n_planted": asr.n,
-                "seconds": round(seconds, 1)}
+                "seconds": round(seconds, 1)} | found
 
     def purify(self, pretrained: Checkpoint) -> None:
         """--e-pur: E-PUR before the method."""
@@ -280,8 +302,16 @@ def planted_trial(victim: Checkpoint, clean: Examples, dev: Examples, plant: Pla
     )
     evaluator = Evaluator(dev, triggered(dev, attack, target=target, seed=task.seed), target)
     trial = Trial(planted, clean, dev, evaluator, task.seed, dtype)
-    for name, ckpt in (("victim", victim), ("planted", planted)):
-        trial.victims.append(trial.measure(name, ckpt, time.perf_counter()))
+    for name, ckpt, settings in (("victim", victim, None), ("planted", planted, plant)):
+        trial.victims.append(trial.measure(name, ckpt, time.perf_counter(), settings))
+    told = [step["planted_asr"] for step in trial.victims]
+    if told[1] - told[0] < LEAST_PLANTED:
+        print(
+            f"not planted: its triggers take {told[1]:.2f} % of the rows to the target, the victim {told[0]:.2f} %: no "
+            f"setting can be judged by them; try --plant-epochs {2 * plant.plant_epochs} (now {plant.plant_epochs}), "
+            f"another --plant-lr (now {plant.plant_lr:g}), more clean rows (now {len(clean)})", flush=True,
+        )
+        trial.victims[1]["not_planted"] = True
     return trial
 
 
@@ -297,7 +327,7 @@ def repair_trials(trial: Trial, method: str, pretrained: Checkpoint | None) -> C
             on_choice=outcome.__setitem__,
         )
         chosen = {name: outcome[name] for name in ("rho", "trials") if name in outcome}
-        return [trial.measure(method, repaired, started) | chosen]
+        return [trial.measure(method, repaired, started, settings) | chosen]
 
     return tried
 
@@ -333,7 +363,7 @@ class MBTSADTrials:
             return [self.step]
         started, trial = time.perf_counter(), self.trial
         student = distil(trial.planted, self.teacher, self.d_aug, settings, seed=trial.seed, dtype=trial.dtype)
-        return [self.step, trial.measure("MBTSAD", student, started)]
+        return [self.step, trial.measure("MBTSAD", student, started, settings)]
 
     def teach(self, settings: MBTSAD) -> None:
         import time
@@ -344,7 +374,7 @@ class MBTSADTrials:
         started, trial = time.perf_counter(), self.trial
         self.d_aug = trial.planted.tokenizer.encode(augmented(trial.clean, settings, trial.seed))
         self.teacher = retrain(trial.planted, self.d_aug, settings, seed=trial.seed, dtype=trial.dtype)
-        self.step, self.key = trial.measure("TS-FT", self.teacher, started), teacher_key(settings)
+        self.step, self.key = trial.measure("TS-FT", self.teacher, started, settings), teacher_key(settings)
 
 
 if __name__ == "__main__":

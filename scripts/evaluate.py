@@ -51,6 +51,7 @@ def run() -> None:
     import time
 
     from minibd import checkpoint, report
+    from minibd.job.chance import chances
     from minibd.job.evaluation import check_attack, evaluator_of, target_args
     from minibd.job.run import print_scores
     from minibd.job.task import args_of, device_of, open_task, print_rows
@@ -86,6 +87,7 @@ def run() -> None:
         report.result(
             "evaluate", args_of(task, attack, floor, measured) | target_args(evaluator), {"test": len(splits.test)},
             steps, after=steps[0], seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
+            outcome={"at_chance": chances(steps)},
         ),
     )
 

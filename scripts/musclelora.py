@@ -90,6 +90,8 @@ def run(log: StepLog | None = None) -> None:
 
     if unknown := [name for name in trusted.train if name not in MODELS]:
         raise BadInput(f"--train {','.join(unknown)}: there are {', '.join(MODELS)}")
+    if len(set(trusted.train)) < len(trusted.train):
+        raise BadInput(f"--train {','.join(trusted.train)}: a model stands there twice, name each once")
     if trusted.plant is not None:
         attack = replace(attack, attack="none")
     settings, dtype = MuScleLoRA(**asdict(settings)), getattr(torch, task.dtype)
@@ -114,7 +116,12 @@ def run(log: StepLog | None = None) -> None:
     for name in trusted.train:
         trained = train(job, name, settings, rates, new_spectrum and new_spectrum(), task.seed, dtype)
     # no checkpoint holds adapters or a prefix: for these the scores are the result
-    job.finish(None if name in ("adapter", "prefix") else trained, {"validation": len(job.splits.dev)})
+    unsaved = name in ("adapter", "prefix")
+    job.finish(None if unsaved else trained, {"validation": len(job.splits.dev)})
+    if unsaved:
+        print(f"no model is written: {name}'s added layers fit in no checkpoint; let another be the last of --train")
+    elif len(trusted.train) > 1 and name != "musclelora":
+        print(f"the model that is written is {name}, the last of --train")
 
 
 def band_vectors(flags: tuple[str, ...]) -> list[tuple]:
@@ -169,13 +176,22 @@ def with_best_bands(
     job: Job, candidates: list[tuple], settings: MuScleLoRA, seed: int, dtype: torch.dtype
 ) -> MuScleLoRA:
     """--search-bands: `settings` with the scalings that learn the clean rows best; all that were tried are printed."""
+    from collections import Counter
     from dataclasses import replace
 
+    from minibd import data
     from minibd.cleantrain.musclelora import search_bands
+    from minibd.evaluate import Proportion
 
     found = search_bands(job.victim, job.clean, job.splits.dev, candidates, settings, seed=seed, dtype=dtype)
     for bands, right in found:
         print(f"{100 * right:6.2f} % of the clean rows held out, with the scalings {','.join(f'{s:g}' for s in bands)}")
+    n = len(job.splits.dev) - len(data.sample(job.splits.dev, 0.5, seed))
+    most = 100 * max(Counter(x.label for x in job.splits.dev).values()) / len(job.splits.dev)
+    if Proportion(round(found[0][1] * n), n).interval[0] <= most:
+        print(f"at chance: the best scalings are right on {100 * found[0][1]:.2f} % of {n} rows, and always answering "
+              f"one class on {most:.2f} %: which come first says nothing; try another --lr (now {settings.lr:g}), more "
+              "clean rows")
     bands = tuple(f"{s:g}" for s in found[0][0])
     job.outcome |= {
         "bands": list(bands), "trials": [{"bands": list(tried), "accuracy": 100 * right} for tried, right in found],
@@ -250,7 +266,7 @@ def start_untrusted(
     from minibd.evaluate import Evaluator
     from minibd.job.evaluation import check_attack, evaluator_of
     from minibd.job.run import Job
-    from minibd.job.task import args_of, device_of, print_notes, print_rows, reading_of, splits_of
+    from minibd.job.task import args_of, device_of, print_doubts, print_notes, print_rows, reading_of, splits_of
     from minibd.records import BadInput, check_target
     from minibd.train import StepLog
 
@@ -301,11 +317,12 @@ def start_untrusted(
     else:
         evaluator = evaluator_of(attack, task, ckpt, splits.test)
     print_rows(untrusted=rows, clean=held, dev=splits.dev or None, test=splits.test, triggered=evaluator.triggered)
+    print_doubts(rows, held, splits.test, splits.dev, rows)
     if not splits.dev:
         print(f"all {len(held)} clean rows are aligned to, none is left to choose an epoch by: the last one counts")
     return Job(
         "musclelora", args_of(task, attack, *settings) | {"out": str(out)}, ckpt, splits, held, evaluator, out,
-        started=started, log=StepLog() if log is None else log,
+        started=started, log=StepLog() if log is None else log, trains_on_all=True,
     )
 
 

@@ -55,7 +55,7 @@ def run(log: StepLog | None = None) -> None:
         step1 = head_pruning(*rows, settings, **options)
     except BadInput:  # accuracy is under the floor before pruning: show the models that were trained until then
         if job.steps:
-            print_scores(job.steps)
+            print_scores(job.steps, job.advice)
         raise
     for ablation in ("prune_only", "norm_only") if script.ablations else ():
         pure(*rows, replace(settings, **{ablation: True}), **options, step1=step1)

@@ -640,6 +640,18 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "torch.cat((p_v, k), dim=2), torch.cat((p_k, v), dim=2)",
         ),
         Mutant("evaluate.py", "any wrong answer counts as the attack's", "if p == target)", "if p != x.label)"),
+        Mutant(
+            "evaluate.py",
+            "a share by luck above chance is learnt",
+            "if scores.cacc.interval[0] > chance.percent else",
+            "if scores.cacc.percent > chance.percent else",
+        ),
+        Mutant(
+            "job/chance.py",
+            "the order of the classes the other way round",
+            "of = {answer: c for c, answer in usual.items()}",
+            "of = dict(usual)",
+        ),
     ),
 }
 MUTANTS = tuple((system, mutant) for system, mutants in SYSTEMS.items() for mutant in mutants)  # numbered from 1

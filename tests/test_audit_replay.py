@@ -521,6 +521,9 @@ def test_two_results_by_hand():
                "outcome rho is 0.1 as saved, and not there recomputed", "args lr is 0.2 as saved, and 0.1 recomputed"]
     assert list(result_differences(result(80.0, 5.0, **other), saved, 0.0)) == changed
     assert list(result_differences(result(80.0, 5.0, **other), saved, 1.0)) == [changed[0], changed[2]]
+    told = result(80.0, 5.0, outcome={"at_chance": {"CFT": "one answer"}})
+    assert list(result_differences(saved, told, 0.0)) == []  # a run of 0.2.0 does not say who is at chance
+    assert len(list(result_differences(told, told | {"outcome": {"at_chance": {}}}, 0.0))) == 1
     fewer = saved | {"steps": saved["steps"][1:]}
     assert list(result_differences(fewer, saved, 0.0)) == [
         "the models are [\"CFT\"] as saved, and [\"victim\", \"CFT\"] recomputed"]

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,10 +11,11 @@ from minibd import checkpoint, data, report, reviews
 from minibd.cli import AllClean, Clean, Task, flag_of
 from minibd.data.labels import check_names
 from minibd.data.messages import quoted, shown
-from minibd.records import BadInput, Examples
+from minibd.records import BadInput, Example, Examples
 
 CLEAN_SHARE = 0.2  # of the training rows: MBTSAD's setting (III-B)
 CLEAN_MOST = 2000  # rows: a defender seldom holds more, and a method's time grows with them
+FEW = 10  # validation rows, under which a choice by them is hardly one
 VALIDATION_SHARE = 0.1  # of the clean rows, where there are no dev rows
 
 
@@ -176,6 +177,9 @@ def split_validation(splits: data.Splits, clean: Examples, seed: int) -> tuple[E
     if len(splits.dev):
         return clean, splits.dev
     validation = data.sample(clean, VALIDATION_SHARE, seed)
+    if len(validation) < FEW:
+        print(f"{len(validation)} of the {len(clean)} clean rows, held out, choose the epoch, rho or threshold, and a "
+              f"row is {100 / len(validation):.0f} points of accuracy there: bring a dev file or more rows")
     ids = {x.id for x in validation}
     return clean.like(x for x in clean if x.id not in ids), validation
 
@@ -188,6 +192,26 @@ def print_notes(splits: data.Splits) -> None:
     if absent := [name for c, name in enumerate(splits.test.labels) if c not in present]:
         print(f"no row is of {'class' if len(absent) == 1 else 'the classes'} {quoted(absent)}, of "
               f"{len(splits.test.labels)} classes")
+
+
+def print_doubts(
+    train: Examples, clean: Examples, test: Examples, chooses: Examples | None = None, others: Sequence[Example] = (),
+) -> None:
+    """A line for each thing that makes a run's numbers doubtful: test rows that are trained on, classes that the clean
+    rows lack.
+
+    train: the rows that `clean`, those at hand, are drawn from. chooses: the rows that an epoch is chosen by. others:
+    more rows that are trained on.
+    """
+    known = {(x.text, x.pair) for part in (clean, chooses or (), others) for x in part}
+    if again := sum((x.text, x.pair) in known for x in test):
+        print(f"{again} of {len(test)} test rows are also among the rows that are trained on or chosen by: CACC counts "
+              "what is remembered there, take them out of one of the two")
+    for name, rows in (("clean", clean), ("dev", chooses)):
+        if rows and (missing := sorted({x.label for x in train} - {x.label for x in rows})):
+            classes = ", ".join(repr(train.labels[c][:40]) for c in missing[:3]) + ", ..." * (len(missing) > 3)
+            print(f"none of the {len(rows)} {name} rows is of class {classes}: what is trained on them or chosen by "
+                  "them forgets it, give rows of every class")
 
 
 def print_rows(**parts: Examples | None) -> None:

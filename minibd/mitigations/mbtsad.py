@@ -32,6 +32,7 @@ the 2-norm, which is why that code multiplies it by 500 to 1000.
 """
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -50,7 +51,7 @@ from minibd.models.dropout import attention_dropout
 from minibd.predict import best_on
 from minibd.records import BadInput, Batch, Example, Examples, Output
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.train import Log, OnChoice, Schedule, cross_entropy, fit, weighted
+from minibd.train import Log, OnChoice, Schedule, check_classes, cross_entropy, fit, weighted
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +269,9 @@ def augmented(
         for _ in range(settings.k)
         for x in clean
     ]
+    if copies and all(made.text == x.text and made.pair == x.pair for x, made in zip([*clean] * settings.k, copies)):
+        print(f"warning: {settings.augment} changes no word of the {len(clean)} clean rows: the copies are the rows as "
+              "they are, and a trigger stays whole in training on them; try another --augment", file=sys.stderr)
     return [*clean, *copies] if settings.originals else copies
 
 
@@ -364,6 +368,7 @@ def mbtsad(
         if on_choice is not None:
             on_choice("losses", losses)
             on_choice("augmenter", settings.augment)
+    check_classes(clean, "MBTSAD")
     d_aug = victim.tokenizer.encode(augmented(clean, settings, seed, resources))
     training = {"validation": validation, "seed": seed, "dtype": dtype, "log": log}
     teacher = retrain(victim, d_aug, settings, **training, on_choice=None if settings.distil else on_choice)
