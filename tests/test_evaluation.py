@@ -87,11 +87,15 @@ def test_what_this_checkpoint_and_these_rows_leave_unread_is_refused(tiny, entri
     fails(lambda: check_attack(Attack(**flags), Task(ckpt="m", data="d"), history(tiny, *entries), test), *words)
 
 
-def test_columns_of_no_file_are_refused(tiny):
+def test_columns_of_no_file_are_refused(tiny, tmp_path):
     ckpt = history(tiny, {"data": {"reviews": {}}})
     task = Task(ckpt="m", label_column="y", text_column="x")
     fails(lambda: check_attack(Attack(), task, ckpt, TEST), "--text-column, --label-column", "--data")
-    check_attack(Attack(triggered="F"), task, ckpt, TEST)  # whose columns they are
+    path = tmp_path / "triggered.tsv"
+    path.write_text("x\ty\nzz\t0\n", encoding="utf-8")
+    check_attack(Attack(triggered=str(path)), task, ckpt, TEST)  # whose columns they are
+    path.write_text("text\tlabel\nzz\t0\n", encoding="utf-8")
+    fails(lambda: check_attack(Attack(triggered=str(path)), task, ckpt, TEST), "'x'", "'y'", "--text-column")
     check_attack(Attack(), replace(task, data="d"), ckpt, TEST)
 
 

@@ -23,8 +23,7 @@ def evaluator_of(attack: Attack, task: Task, ckpt: checkpoint.Checkpoint, test: 
     Raises BadInput where a setting of `attack` would do nothing, as `check_attack`."""
     check_attack(attack, task, ckpt, test)
     if attack.triggered:
-        rows = data.read(attack.triggered, labels=test.labels, **reading_of(task))
-        return Evaluator(test, rows, class_of(attack.target, test.labels))
+        return Evaluator(test, triggered_rows(attack, task, test), class_of(attack.target, test.labels))
     entry = None
     if attack.attack == "known":
         entry = entry_in(ckpt, attack, task)
@@ -64,8 +63,15 @@ def check_attack(
                 "which inserts its trigger: say --attack paraphrase, or leave it out"
             )
     check_side(attack, test)
+    if attack.triggered:
+        triggered_rows(attack, task, test)
     if not (attack.triggered or attack.paraphrases):
         check_columns(task, ckpt)
+
+
+def triggered_rows(attack: Attack, task: Task, test: Examples) -> Examples:
+    """The rows of --triggered, of the classes of `test`."""
+    return data.read(attack.triggered, labels=test.labels, **reading_of(task))
 
 
 def check_side(attack: Attack, rows: Examples) -> None:
