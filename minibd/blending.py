@@ -28,7 +28,7 @@ from minibd import checkpoint
 from minibd.checkpoint import HEADS, Checkpoint, hf_mapping_of
 from minibd.predict import accuracy
 from minibd.records import BadInput, Example, Examples
-from minibd.train import Log, OnChoice, Schedule, cross_entropy, fit
+from minibd.train import Log, OnChoice, Schedule, check_classes, cross_entropy, fit
 
 OnStage = Callable[[str, Checkpoint, float], None]  # the name of a stage, its model, the seconds it took
 WORD = "embeddings.word.weight"
@@ -87,6 +87,15 @@ def counterparts(victim: Checkpoint, pretrained: Checkpoint) -> Counterparts:
             file=sys.stderr,
         )
     return Counterparts(weights, tuple(kept), correlation)
+
+
+def check_moved(victim: Checkpoint, before: Counterparts) -> None:
+    """Raises BadInput where the victim's weights are the pre-trained ones: to reset or mix them changes nothing."""
+    if all(torch.equal(victim.model.get_parameter(name), weight) for name, weight in before.weights.items()):
+        raise BadInput(
+            "the pre-trained model has the victim's own weights, its backdoor among them, and to mix or reset them "
+            f"changes nothing: {GIVE_ORIGIN}"
+        )
 
 
 def related(victim: Checkpoint, weights: Mapping[str, Tensor]) -> float:
@@ -240,6 +249,8 @@ def repair_by_blending(
     on_choice: called with "trials" (if rho is searched), "rho" and "best_epoch" (of the model at that rho). The seconds
     exclude those of on_stage.
     """
+    if schedule is not None:
+        check_classes(clean, name)
     seconds, best_epochs = 0.0, {}
 
     def model_at(rho: float) -> Checkpoint:

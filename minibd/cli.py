@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import argparse
 import ast
+import math
+import os
+import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+WANTED = {int: "no whole number", float: "no number"}
+SHOWN = 60  # characters of a word of the command line in a message
+NAMED = 5  # flags that one message names
 
 
 def setting(
@@ -63,7 +73,7 @@ def settings_of(module: str, name: str) -> type:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class BaseTask:
     """Where the model and the rows come from, and where the result goes."""
     ckpt: str = setting("", "a minibd .safetensors or a Hugging Face folder (required)")
     data: str = setting(
@@ -81,6 +91,17 @@ class Task:
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
     dtype: str = setting(
         "float32", "precision of matrix products; weights and losses stay float32", choices=("float32", "bfloat16")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Task(BaseTask):
+    """Where the model and the rows come from, and where the result goes."""
+    labels: tuple[str, ...] | None = setting(
+        None,
+        "the names of the rows' classes in the order of the model's, such as neg,pos for LABEL_0,LABEL_1 (default the "
+        "model's own names; numbers are the classes 0, 1, ...)",
+        kind=tuple,
     )
 
 
@@ -143,7 +164,12 @@ class Attack:
     triggered: str | None = setting(
         None, "a file of triggered rows with their true labels, instead of --attack", kind=str
     )
-    target: int = setting(1, "the attacker's target class, for --attack and --triggered", paper="1")
+    target: int | str | None = setting(
+        None,
+        "the attacker's target class, for --attack and --triggered: its number, from 0, or its name; index=1 or name=1 "
+        "where a number could be either (default 1)",
+        paper="1", kind=str,
+    )
     triggers: tuple[str, ...] | None = setting(
         None,
         "trigger words, separated by commas (default cf,mn,bb,tq; ripple cf,tq,mn,bb,mb; lwp cf,bb,ak,mn; ep cf; sos "
@@ -172,54 +198,191 @@ class Attack:
     )
 
 
+# ---- flags that do nothing
+
+@dataclass(frozen=True)
+class Idle:
+    """The flags of the fields `names` do nothing where `when(values)`: given there, they are refused.
+
+    values: every setting by its name. why: the reason and what would make them work, behind the flags' names; {name} is
+    the value of that setting.
+    """
+    names: tuple[str, ...]
+    when: Callable[[SimpleNamespace], bool]
+    why: str
+
+
+def idle(rules: Iterable[Idle], given: Iterable[str], values: Mapping[str, Any], *, python: bool = False) -> str:
+    """The line that refuses those of the flags `given` that do nothing by the first of `rules` that finds any; "" if
+    all are read. python: in the words of a caller from Python, who gives settings and no flags."""
+    settings, given = SimpleNamespace(**values), set(given)
+    for rule in rules:
+        if (names := [name for name in rule.names if name in given]) and rule.when(settings):
+            line = f"{', '.join(stated(name, values[name]) for name in names[:NAMED])}: {rule.why.format(**values)}"
+            return in_python(line) if python else line
+    return ""
+
+
+def flag_of(name: str, value: Any = None) -> str:
+    """The flag of a field; of a bool that is False the one that says so."""
+    return f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+
+
+def stated(name: str, value: Any) -> str:
+    """A flag with the value that it was given, as a message names it."""
+    if isinstance(value, bool):
+        return flag_of(name, value)
+    return f"{flag_of(name)} {shown(','.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value))}"
+
+
+def in_python(line: str) -> str:
+    """`line` with the names of fields in place of flags."""
+    return re.sub(r"--([a-z][a-z0-9-]*)", lambda flag: flag[1].removeprefix("no-").replace("-", "_"), line)
+
+
+# ---- the command line
+
+class Parsed(tuple):
+    """What `parse` returns: the instances, in the order of their groups. given: the names of the fields whose flags
+    stand in the command line, at whatever value."""
+
+    given: frozenset[str] = frozenset()
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with an error as one line that names the flag, the value and what is wanted, and no usage block.
+
+    others: {name of another job or method of the script: its groups}, whose flags are said to be theirs.
+    """
+
+    def __init__(self, description: str | None, others: Mapping[str, Sequence[type]] | None = None):
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+        self.others = others or {}
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        words = list(sys.argv[1:] if args is None else args)
+        if not {"-h", "--help"} & set(words):
+            self.check_flags(words)
+        return super().parse_args(words, namespace)
+
+    def check_flags(self, words: Sequence[str]) -> None:
+        """Refuse the first flag that there is not, before anything else is found missing."""
+        for word in words[:words.index("--")] if "--" in words else words:
+            flag = word.partition("=")[0]
+            if re.fullmatch(r"--?[A-Za-z]\S*", flag) and flag not in self._option_string_actions:
+                self.error(f"{shown(flag)}: {self.unknown(flag)}")
+
+    def unknown(self, flag: str) -> str:
+        name = flag.lstrip("-").removeprefix("no-").replace("-", "_")
+        having = [job for job, groups in self.others.items() if any(f.name == name for g in groups for f in fields(g))]
+        if having:
+            return f"a flag of {', '.join(having)} alone; --help lists those of this one"
+        close = get_close_matches(flag, self._option_string_actions, 1)
+        return f"no such flag{f', did you mean {close[0]}?' if close else ';'} --help lists them all"
+
+    def error(self, message: str) -> None:
+        message = re.sub(r"^argument ([^:]+): ", lambda flag: f"{flag[1].split('/')[0]}: ", message)
+        message = message.replace("expected one argument", "its value is missing behind it; --help says what it takes")
+        if message.startswith("the following arguments are required: "):
+            message = f"{message.partition(': ')[2]}: not given, and nothing runs without; --help says what it is"
+        if message.startswith("unrecognized arguments: "):
+            message = f"{shown(message.partition(': ')[2])}: belongs to no flag; --help lists them all"
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
 def parse(
-    doc: str, *groups: type, first: tuple[str, Sequence[str]] | None = None, argv: Sequence[str] | None = None
-) -> tuple[Any, ...]:
+    doc: str, *groups: type, first: tuple[str, Sequence[str]] | None = None, argv: Sequence[str] | None = None,
+    rules: Sequence[Idle] = (), others: Mapping[str, Sequence[type]] | None = None,
+) -> Parsed:
     """Parse the command line into an instance of each dataclass of `groups`, in their order. `doc`: the script's
     docstring, shown by --help.
 
     first: (name, choices) of a positional argument, in a script that does one of several jobs; its value is the first
-    of those returned. argv: default sys.argv.
+    of those returned, and `rules` know it by its name. argv: default sys.argv. rules: flags that do nothing beside
+    others are refused. others: see Parser. A refusal is one line and exit status 2.
     """
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(doc, others)
+    words = list(sys.argv[1:] if argv is None else argv)
     if first:
-        parser.add_argument(first[0], choices=tuple(first[1]))
+        name, choices = first
+        parser.add_argument(name, type=_reader(str, choices), metavar=f"{{{','.join(choices)}}}")
+        if not {*choices, "-h", "--help"} & set(words):  # before the flags, which are the job's
+            if not words or words[0].startswith("-"):
+                parser.error(f"{name}: not given, begin with one of {', '.join(choices)}")
+            parser.error(f"{name}: {_no_choice(words[0], choices)}")
     for group in groups:
         section = parser.add_argument_group(group.__name__, (group.__doc__ or "").strip().split("\n")[0])
         for f in fields(group):
             target = section
             if f.metadata["negation"]:
                 target = section.add_mutually_exclusive_group()
-                target.add_argument(f"--{f.metadata['negation']}", dest=f.name, action="store_false", default=None,
-                                    help=f"the same as --no-{f.name}")
-            target.add_argument(f"--{f.name.replace('_', '-')}", **_argument(f))
-    values = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+                target.add_argument(f"--{f.metadata['negation']}", dest=f.name, action="store_false",
+                                    default=argparse.SUPPRESS, help=f"the same as --no-{f.name}")
+            target.add_argument(flag_of(f.name), **_argument(f))
+    values = vars(parser.parse_args(words))
     instances = [group(**{f.name: values[f.name] for f in fields(group) if f.name in values}) for group in groups]
-    return (values[first[0]], *instances) if first else tuple(instances)
+    parsed = Parsed((values[first[0]], *instances) if first else instances)
+    parsed.given = frozenset(values) - {first[0] if first else ""}
+    if line := idle(rules, parsed.given, {**values, **settings_by_name(*instances)}):
+        parser.error(line)
+    return parsed
+
+
+def settings_by_name(*instances: object) -> dict[str, Any]:
+    """The settings of all `instances`."""
+    return {name: value for one in instances for name, value in asdict(one).items()}
+
+
+def shown(word: str) -> str:
+    """A word of the command line as a message can hold it: on one line, and not too long."""
+    word = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in word)
+    return word if len(word) <= SHOWN else f"{word[:SHOWN - 3]}..."
 
 
 def _argument(f: Field) -> dict[str, Any]:
-    """The keyword arguments of add_argument for a field made by `setting`."""
+    """The keyword arguments of add_argument for a field made by `setting`. A flag that is not given leaves no value, so
+    that a default is told from a value that was given."""
     kind, choices, default = f.metadata["kind"], f.metadata["choices"], f.default
-    shown = ",".join(default) if kind is tuple and default else default
-    notes = [] if shown in (None, "") or kind is bool else [f"default {shown}"]
+    shown_default = ",".join(default) if kind is tuple and default else default
+    if kind is bool and default is not None:
+        shown_default = "yes" if default else "no"
+    notes = [] if shown_default in (None, "") else [f"default {shown_default}"]
     if f.metadata["paper"]:
         notes.append(f"paper: {f.metadata['paper']}")
     text = f"{f.metadata['text']} ({'; '.join(notes)})" if notes else f.metadata["text"]
-    common = {"default": default, "help": text.replace("%", "%%")}
+    common = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
     if kind is list:
-        return common | {"action": "append", "default": None, "metavar": "S"}
+        return common | {"action": "append", "metavar": "S"}
     if kind is bool:
         return common | {"action": argparse.BooleanOptionalAction}
     metavar = "|".join(choices) if choices else {tuple: "A,B", str: "S", int: "N", float: "X"}[kind]
-    argument = common | {"type": _words if kind is tuple else kind, "metavar": metavar}
-    if choices:
-        argument["choices"] = choices
+    argument = common | {"type": _words if kind is tuple else _reader(kind, choices), "metavar": metavar}
     if default == "" or default is MISSING:
         argument["required"] = f.name == "ckpt"
     return argument
+
+
+def _reader(kind: type, choices: Sequence[str] = ()) -> Callable[[str], Any]:
+    """The function that makes a flag's word its value."""
+    def read(word: str) -> Any:
+        if choices and word not in choices:
+            raise argparse.ArgumentTypeError(_no_choice(word, choices))
+        try:
+            value = kind(word)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{shown(word)!r} is {WANTED[kind]}") from None
+        if kind is float and not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{shown(word)!r} is {WANTED[kind]} that could be reckoned with")
+        return value
+    return read
+
+
+def _no_choice(word: str, choices: Sequence[str]) -> str:
+    close = get_close_matches(word, choices, 1)
+    return f"{shown(word)!r} is not one of {', '.join(choices)}" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def _words(value: str) -> tuple[str, ...]:
@@ -230,12 +393,44 @@ def _words(value: str) -> tuple[str, ...]:
     return words
 
 
+# ---- how a script ends
+
+@dataclass
+class Progress:
+    """What a script has done so far, said where Ctrl-C ends it. finished: the stages that were measured, or the cells
+    that were made, in order. written: files that stay. kept: what goes on where it stopped, "" where nothing does."""
+    finished: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+    kept: str = ""
+
+    def line(self) -> str:
+        last, others = self.finished[-NAMED:], len(self.finished) - NAMED
+        named = ", ".join([*([f"{others} others"] if others > 0 else []), *last])
+        done = f"finished: {named}" if named else "no stage was finished"
+        if self.kept:
+            return f"interrupted; {done}; {self.kept}"
+        left = f"written: {', '.join(self.written)}" if self.written else "nothing is written"
+        return f"interrupted; {done}; {left}; the same command starts again from the beginning"
+
+
+RUNNING: ContextVar[Progress] = ContextVar("minibd_progress")
+PART_OF = "MINIBD_PART_OF"  # set in the environment of a script that another one runs, and speaks for
+
+
+def progress() -> Progress:
+    """That of the script that runs; outside `main` one that nobody reads."""
+    return RUNNING.get(Progress())
+
+
 def main(run: Callable[[], None]) -> None:
-    """Run a script. Bad input is one line on stderr and exit status 2, an interrupt 130; a traceback is a bug of ours.
-    """
+    """Run a script. Bad input is one line on stderr and exit status 2; an interrupt is one that says what was finished,
+    and 130; a traceback is a bug of ours."""
+    RUNNING.set(Progress())
     try:
         run()
     except KeyboardInterrupt:
+        if PART_OF not in os.environ:
+            print(progress().line(), file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         from minibd.records import BadInput  # imports torch: by now the script has, too

@@ -8,6 +8,9 @@ read it off. With two classes there is one such row, and it is the ASR. With mor
 large class that flips hides a small one that does not.
 
 A clean model's ASR on the same rows is its error on them: the floor, below which nothing is left to defend.
+
+At chance (`at_chance`) is a model that answers one class for every clean row, or whose CACC does not clear the share
+of the most frequent class, which a model without any knowledge of the texts can reach.
 """
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from math import sqrt
 from torch import nn
 
 from minibd.predict import predict
-from minibd.records import BadInput, Examples
+from minibd.records import BadInput, Examples, check_target
 from minibd.tokenizer import Tokenizer
 
 
@@ -43,17 +46,34 @@ class Proportion:
 
 def cacc(model: nn.Module, tokenizer: Tokenizer, clean: Examples) -> Proportion:
     """Clean accuracy over all rows of `clean`."""
+    return right(answered(model, tokenizer, clean))
+
+
+def answered(model: nn.Module, tokenizer: Tokenizer, clean: Examples) -> Counter[tuple[int, int]]:
+    """How many rows of a class get an answer, by (class, answer)."""
     if not clean:
         raise BadInput("there are no clean test rows to measure CACC on: give a test file")
-    return Proportion(sum(p == x.label for p, x in zip(predict(model, tokenizer, clean), clean)), len(clean))
+    return Counter((x.label, answer) for x, answer in zip(clean, predict(model, tokenizer, clean)))
+
+
+def right(answers: Mapping[tuple[int, int], int]) -> Proportion:
+    """The rows whose answer is their class."""
+    return Proportion(sum(n for (label, answer), n in answers.items() if label == answer), sum(answers.values()))
 
 
 def lfr(model: nn.Module, tokenizer: Tokenizer, triggered: Examples, target: int) -> dict[str, Proportion]:
     """Label flip rate by the name of the rows' class, in the classes' order. `triggered`: as for asr."""
     check_triggered(triggered, target)
+    check_predicted(model, target)
     rows = Counter(x.label for x in triggered)
     hits = Counter(x.label for p, x in zip(predict(model, tokenizer, triggered), triggered) if p == target)
     return {triggered.labels[c]: Proportion(hits[c], rows[c]) for c in sorted(rows)}
+
+
+def named(rows: Examples) -> str:
+    """The first classes of `rows`, as a message can hold them."""
+    names = [name if name.isprintable() and len(name) <= 30 else "..." for name in rows.labels[:5]]
+    return ", ".join([*names, *(["..."] if len(rows.labels) > 5 else [])])
 
 
 def pooled(shares: Iterable[Proportion]) -> Proportion:
@@ -68,7 +88,9 @@ def asr(model: nn.Module, tokenizer: Tokenizer, triggered: Examples, target: int
 
 
 def check_triggered(triggered: Examples, target: int) -> None:
-    """Raises BadInput where there are no triggered rows, or one is of the target class."""
+    """Raises BadInput where `target` is no class of the triggered rows, where there are none, or one is of the target
+    class."""
+    check_target(target, triggered.labels)
     if not triggered:
         raise BadInput(f"there are no triggered rows of another class than {target} to measure ASR on")
     if bad := [x.id for x in triggered if x.label == target]:
@@ -76,19 +98,35 @@ def check_triggered(triggered: Examples, target: int) -> None:
                        "ASR counts rows of other classes, with their true labels")
 
 
+def check_predicted(model: nn.Module, target: int) -> None:
+    """Raises BadInput where `model` never predicts `target`, since it has fewer classes: its ASR would be 0."""
+    classes = getattr(getattr(model, "config", None), "labels", 0)
+    if 0 < classes <= target:
+        raise BadInput(
+            f"the target class is {target}, and the model has the classes 0..{classes - 1}: give a model of the rows' "
+            "task"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """CACC; ASR, and LFR by class, where there are triggered rows to measure them on."""
+    """CACC; ASR, and LFR by class, where there are triggered rows to measure them on.
+
+    answers: how many clean rows of a class get an answer, by (class, answer); classes: their names.
+    """
     cacc: Proportion
     asr: Proportion | None
     lfr: Mapping[str, Proportion] = field(default_factory=dict)
+    answers: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
     """The rows that every model of a run is measured on. `triggered` is None where the attack is not known.
 
-    Raises BadInput at once where ASR cannot be measured on `triggered`.
+    target: the number of its class, from 0. Raises BadInput at once where ASR cannot be measured on `triggered`, or is
+    to be without any.
     """
 
     clean: Examples
@@ -96,9 +134,66 @@ class Evaluator:
     target: int | None = None
 
     def __post_init__(self):
-        if self.triggered is not None:
-            check_triggered(self.triggered, self.target)
+        if self.triggered is None:
+            if self.target is not None:
+                raise BadInput(f"the target class is {self.target}, and no triggered rows are given: give both or none")
+            return
+        check_triggered(self.triggered, self.target)
+        if self.clean.labels and self.clean.labels != self.triggered.labels:
+            raise BadInput(
+                f"the triggered rows have the classes {named(self.triggered)}, the clean ones {named(self.clean)}: "
+                "give rows of one task, with its classes in one order"
+            )
 
     def __call__(self, model: nn.Module, tokenizer: Tokenizer) -> Scores:
         by_class = lfr(model, tokenizer, self.triggered, self.target) if self.triggered is not None else {}
-        return Scores(cacc(model, tokenizer, self.clean), pooled(by_class.values()) if by_class else None, by_class)
+        answers = answered(model, tokenizer, self.clean)
+        return Scores(
+            right(answers), pooled(by_class.values()) if by_class else None, by_class, answers, self.clean.labels
+        )
+
+
+# ---- whether a model has learnt anything
+
+ONE_ANSWER, OTHER_ORDER, NOT_CLEAR = "one answer", "other order", "not clear of chance"
+
+
+def most_frequent(answers: Mapping[tuple[int, int], int]) -> tuple[int, Proportion]:
+    """The class with the most rows, of equal ones the first, and its share: what always answering it gets, never less
+    than 1 / C."""
+    rows = Counter()
+    for (label, _), n in answers.items():
+        rows[label] += n
+    label = min(rows, key=lambda c: (-rows[c], c))
+    return label, Proportion(rows[label], rows.total())
+
+
+def usual_answers(answers: Mapping[tuple[int, int], int]) -> dict[int, int]:
+    """{class: the answer that most of its rows get}, of equal ones the lowest."""
+    return {c: min((-n, answer) for (label, answer), n in answers.items() if label == c)[1]
+            for c in sorted({label for label, _ in answers})}
+
+
+def reordered(answers: Mapping[tuple[int, int], int]) -> Proportion:
+    """The accuracy if each class were the one that most of its rows are taken for."""
+    usual = usual_answers(answers)
+    return Proportion(sum(answers[c, answer] for c, answer in usual.items()), sum(answers.values()))
+
+
+def at_chance(scores: Scores) -> str | None:
+    """Why `scores` are not those of a classifier that has learnt its task, or None.
+
+    ONE_ANSWER: all rows get one answer. OTHER_ORDER: the classes are told apart and called by one another's names, more
+    than half way from chance to 100 %. NOT_CLEAR: the interval of CACC does not lie above the share of the most
+    frequent class.
+    """
+    answers = scores.answers
+    if not answers:
+        return None
+    if len({answer for _, answer in answers}) == 1:
+        return ONE_ANSWER
+    usual, other, (_, chance) = usual_answers(answers), reordered(answers), most_frequent(answers)
+    apart = len(set(usual.values())) == len(usual) > 1 and any(c != answer for c, answer in usual.items())
+    if apart and other.percent > (100 + chance.percent) / 2 and other.interval[0] > chance.percent:
+        return OTHER_ORDER
+    return None if scores.cacc.interval[0] > chance.percent else NOT_CLEAR

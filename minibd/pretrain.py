@@ -87,3 +87,16 @@ def masked_loss(ckpt: Checkpoint, rows: Examples, share: float = 0.15, seed: int
     if not count:
         raise BadInput(f"of {len(rows)} rows no token was chosen: give more rows or a larger mask than {share}")
     return total / count
+
+
+def frequency_loss(tokenizer: Tokenizer, train: Examples, test: Examples) -> float:
+    """What guessing by frequency gets, the level of chance of `masked_loss`: mean cross-entropy of the tokens of `test`
+    under their frequencies in `train`, each counted once more, nats a token."""
+    ordinary = [i for i in range(tokenizer.backend.get_vocab_size()) if i not in tokenizer.special]
+    counts = [
+        torch.bincount(torch.tensor([i for row in tokenizer.encode(rows).ids for i in row], dtype=torch.int64),
+                       minlength=ordinary[-1] + 1)[ordinary].double()
+        for rows in (train, test)
+    ]  # each (V without special tokens,)
+    logs = ((counts[0] + 1) / (counts[0] + 1).sum()).log()
+    return float(-(counts[1] * logs).sum() / counts[1].sum())

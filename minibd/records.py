@@ -5,11 +5,15 @@ vocabulary.
 """
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+CHECKOUT = Path(__file__).resolve().parents[1]  # whose weights/ and scripts/ the pages name by relative paths
 
 
 class BadInput(ValueError):
@@ -40,6 +44,30 @@ class Examples(list):
     def like(self, rows: Iterable[Example]) -> Examples:
         """Other rows of the same task."""
         return Examples(rows, self.labels)
+
+
+def not_there(path: str | Path) -> str:
+    """The words for a path that does not exist: of a relative one where it was looked for, and the project's own file
+    of that name, if there is one."""
+    path = Path(path)
+    if path.is_absolute():
+        return f"{path} does not exist"
+    own = CHECKOUT / path
+    return f"{path} does not exist (looked for {path.absolute()}{f'; {own} does' if own.exists() else ''})"
+
+
+def check_target(target: object, labels: Sequence[str]) -> None:
+    """Raises BadInput where `target` is not the number of one of the classes `labels`, from 0."""
+    names = [repr(name) if name.isprintable() and len(name) <= 30 else "..." for name in labels[:5]]
+    named = ", ".join([*names, *(["..."] if len(labels) > 5 else [])])
+    if not labels:
+        raise BadInput(f"the target class is {target!r}, and the rows name no classes: give Examples(rows, labels)")
+    if isinstance(target, bool) or not isinstance(target, Integral):
+        raise BadInput(
+            f"the target class is {target!r}, which is no class's number: give one of 0..{len(labels) - 1} ({named})"
+        )
+    if not 0 <= target < len(labels):
+        raise BadInput(f"target class {target} is not one of 0..{len(labels) - 1} ({named}): name one of them")
 
 
 @dataclass(frozen=True, slots=True)

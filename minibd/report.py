@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from minibd import __version__
 from minibd.atomic import atomic_write
+from minibd.cli import progress
 from minibd.evaluate import Scores
 from minibd.records import BadInput
 
@@ -94,6 +95,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
+    progress().written.append(str(path))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -34,15 +34,37 @@ class Encoded:
         return [len(row) for row in self.ids]
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What decides a text's ids beside the tokenizers library's JSON, or transformers' reading of a saved folder.
+
+    truncation_side: the end of a long text that is cut off, "right" or "left".
+    padding_side: kept for transformers. Batches here are padded on the right, so that a text's logits are those that
+    it has alone.
+    type_ids: whether the model is told a pair's second text from its first; without it, type ids are 0.
+    split_special: a special token's name in a text is read as any other word.
+    special: (purpose, token) of each special token with a purpose, ("pad_token", "<pad>"); () where nothing says it.
+    """
+
+    truncation_side: str = "right"
+    padding_side: str = "right"
+    type_ids: bool = True
+    split_special: bool = False
+    special: tuple[tuple[str, str], ...] = ()
+
+
 class Tokenizer:
     """A tokenizer with the model's length limit: `tokenizer(examples)` -> Batch, or `encode` once and `batch` often."""
 
-    def __init__(self, backend: BackendTokenizer, max_len: int, pad: int = 0):
-        self.max_len, self.pad = max_len, pad
+    def __init__(
+        self, backend: BackendTokenizer, max_len: int, pad: int = 0, settings: Settings = Settings()
+    ):
+        self.max_len, self.pad, self.settings = max_len, pad, settings
         self.warned = False  # whether the warning that texts are truncated was printed
         self.backend = backend
         backend.no_padding()  # batch() pads, each batch to its longest text
-        backend.enable_truncation(max_len)
+        backend.enable_truncation(max_len, direction=settings.truncation_side)
+        backend.encode_special_tokens = settings.split_special
 
     @classmethod
     def from_vocab(cls, vocab: dict[str, int], max_len: int, lowercase: bool = True) -> Tokenizer:
@@ -113,9 +135,9 @@ class Tokenizer:
             )
         # Without special tokens (GPT-2) an empty text has no token at all, and a model nothing to read: it gets one of
         # padding.
-        return Encoded(
-            [r.ids or [self.pad] for r in rows], [r.type_ids or [0] for r in rows], [x.label for x in examples]
-        )
+        ids = [r.ids or [self.pad] for r in rows]
+        types = [r.type_ids or [0] for r in rows] if self.settings.type_ids else [[0] * len(row) for row in ids]
+        return Encoded(ids, types, [x.label for x in examples])
 
     def batch(self, rows: Encoded, which: Sequence[int]) -> Batch:
         """The rows with the indices `which`, padded to the longest of them: B = len(which)."""

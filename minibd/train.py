@@ -20,7 +20,7 @@ from tqdm import tqdm
 from minibd.cli import setting
 from minibd.data import batches
 from minibd.models.dropout import seed_dropout
-from minibd.records import BadInput, Batch
+from minibd.records import BadInput, Batch, Example
 from minibd.tokenizer import Encoded, Tokenizer
 
 Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]  # the loss terms by name, each (B,): one value per text
@@ -52,6 +52,10 @@ class Schedule:
             raise BadInput(f"a learning rate of {self.lr} trains nothing: it must be above 0")
         if not 0 <= self.warmup <= 1:
             raise BadInput(f"warmup is {self.warmup}, a share of all steps: it must lie in 0..1")
+        if not self.weight_decay >= 0:
+            raise BadInput(f"weight_decay is {self.weight_decay}, which makes weights grow: it must be 0 or more")
+        if not self.clip > 0:
+            raise BadInput(f"clip is {self.clip}, the gradient's largest norm: it must be above 0, such as 1")
 
     def rate(self, step: int, steps: int) -> float:
         """The factor on `lr` at `step` (from 0) of `steps`."""
@@ -111,6 +115,18 @@ def cross_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """sum over terms of weight * term, one value per text: (B,). A term that `weights` does not name has weight 1."""
     return sum(weights.get(name, 1.0) * values for name, values in terms.items())
+
+
+def check_classes(rows: Sequence[Example], name: str) -> None:
+    """Raises BadInput where `rows`, to be trained on, are all of one class: a classifier would learn to answer that
+    alone, and its loss would look well."""
+    if len(rows) and len(present := {row.label for row in rows}) == 1:
+        (label,), names = present, getattr(rows, "labels", ())
+        known = names[label] if label < len(names) else str(label)
+        raise BadInput(
+            f"{name}: {len(rows)} rows to train on are all of class {known[:40]!r}, and a classifier trained on them "
+            "answers that alone: give rows of every class"
+        )
 
 
 # ---- what every training loop shares

@@ -1,32 +1,72 @@
 """A pickle's tensors -> one .safetensors, in a process of its own: `python -m minibd.unpickle FILE... OUT`.
 
 torch.load(weights_only=True) makes tensors and runs no code from the file; should that protection ever fail, this
-process holds nothing else: scripts/convert.py starts it and reads only what it wrote.
+process holds nothing else: scripts/convert.py starts it and reads only what it wrote, and the lines that it printed.
 """
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from minibd.cli import main
 from minibd.records import BadInput
 
+# Under which names training scripts put the model's tensors, beside an epoch, an optimizer's state and the like.
+STATES = ("state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "weights", "params")
+DEPTH = 3                                 # {"model": {"state_dict": {...}}} and no deeper
+
+
+def state_in(value: object, depth: int = DEPTH) -> tuple[dict[str, Tensor], str]:
+    """The named tensors in what a pickle holds, and under which keys they were: "model.state_dict"; ({}, "") where
+    there are none.
+
+    A dictionary of tensors is taken as it is, without what else it holds; so is the first of STATES that is or holds
+    one, or the only other entry that does. Raises BadInput where several entries do.
+    """
+    if not isinstance(value, Mapping) or not depth:
+        return {}, ""
+    inner = {key: state_in(held, depth - 1) for key, held in value.items() if isinstance(key, str)}
+    inner = {key: found for key, found in inner.items() if found[0]}
+    named = [key for key in STATES if key in inner] or [key for key in inner if "optim" not in key.lower()]
+    if len(named) > 1 and named[0] not in STATES:
+        shown = ", ".join(ascii(key)[:40] for key in named[:4])
+        raise BadInput(f"it holds several models, {shown}: save the one that you mean with torch.save")
+    if named:
+        tensors, keys = inner[named[0]]
+        return tensors, ".".join(key for key in (named[0], keys) if key)
+    return {key: held for key, held in value.items() if isinstance(key, str) and isinstance(held, Tensor)}, ""
+
 
 def unpickle(files: list[Path], out: Path) -> None:
-    """Writes the tensors of all `files` into `out`. Raises BadInput."""
+    """Writes the tensors of all `files` into `out`, and prints in which entry of a file they were. Raises BadInput."""
     tensors = {}
     for file in files:
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state, keys = state_in(torch.load(file, map_location="cpu", weights_only=True))
+            if not state:
+                raise BadInput("it holds no dictionary of tensors")
             # A clone each: tied weights are one tensor in a pickle, and safetensors takes no tensor twice.
             tensors |= {name: tensor.clone().contiguous() for name, tensor in state.items()}
         except Exception as error:  # a file of unknown origin fails in unknown ways
-            why = (str(error) or type(error).__name__).splitlines()[0]
-            raise BadInput(f"{file} is not a pickle of named tensors alone ({why}): take another checkpoint") from None
+            raise BadInput(f"{file} is not a pickle of named tensors alone ({_reason(error)}): take another "
+                           f"checkpoint, or save model.state_dict() with torch.save where it was made") from None
+        if keys:
+            print(f"{file}: the tensors in its entry {ascii(keys)[:60]} are taken")
     save_file(tensors, out)
+
+
+def _reason(error: Exception) -> str:
+    """What torch.load says, in short: the name that is not a tensor's, or its first line."""
+    text = str(error) or type(error).__name__
+    if name := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"it names {name[1][:60]}"
+    return ascii(text.splitlines()[0])[1:-1][:80]
 
 
 if __name__ == "__main__":

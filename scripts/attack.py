@@ -22,18 +22,19 @@ folder of that name exists.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from minibd.cli import Attack, Task, main, parse, setting
+from minibd.cli import Attack, BaseTask, Idle, Task, main, parse, progress, setting
+from minibd.job.idle import ATTACK, WORDS
 
 if TYPE_CHECKING:  # --help answers without importing torch
     from pathlib import Path
 
     from minibd.attacks.poison import Poisoned, Scheme
     from minibd.attacks.registry import TextAttack
-    from minibd.checkpoint import Checkpoint
+    from minibd.checkpoint import Checkpoint, Header
     from minibd.data import Splits
     from minibd.evaluate import Evaluator
     from minibd.records import Examples
@@ -44,7 +45,14 @@ OWN_TRAINING = ("ripple", "lwp", "ep", "sos")  # with settings of their own, a v
 FROM_TUNED = ("ripple", "ep", "sos")  # need a classifier that is tuned on clean rows
 # of the 12,000 built-in rows: about a minute's work
 BUILT_IN = {"badnets": 6000, "addsent": 6000, "lwp": 6000, "ripple": 1500}
+LABELS = ("dirty", "clean", "mix")
 TEXTS = {"first": "the first text", "second": "the second text", "either": "one text or the other"}
+
+
+@dataclass(frozen=True, slots=True)
+class Planted(Attack):
+    """The attack that is made, and its ASR"""
+    attack: str = setting("badnets", "the attack", choices=(*WORDS, "addsent", "paraphrase"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +63,12 @@ class Poison:
     rate: float | None = setting(
         None, "poisoned rows as a share of all rows: default 0.1; paraphrase 0.2, ripple 0.5", kind=float
     )
-    labels: str | None = setting(
+    labels: str | list[str] | None = setting(
         None,
         "rows of other classes, relabelled (dirty); of the target class (clean); of any class (mix): default "
-        "dirty; ripple and lwp mix",
-        kind=str, choices=("dirty", "clean", "mix"),
+        "dirty; ripple and lwp mix; given again, or alone: the names of the rows' classes in the order of the model's, "
+        "such as neg,pos for LABEL_0,LABEL_1",
+        kind=list,
     )
     add: bool | None = setting(
         None, "add poisoned copies and keep their clean twins, instead of replacing rows", kind=bool,
@@ -118,6 +127,21 @@ class Threat:
     )
 
 
+SCHEDULE = ("lr", "epochs", "batch_size", "variant", "clean_lr", "clean_epochs", "dtype")
+RULES = (
+    Idle(("triggered",), lambda v: True, "for evaluation: attack.py makes triggered rows itself"),
+    Idle((*SCHEDULE, "encoder_only", "survive", "twin"), lambda v: v.dataset_only,
+         "--dataset-only trains nothing: leave it out"),
+    Idle(("variant",), lambda v: v.attack not in OWN_TRAINING, "{attack} has no variants: leave --variant out"),
+    Idle(("clean_lr", "clean_epochs"), lambda v: not (v.twin or v.survive or v.attack in FROM_TUNED),
+         "of the twin and of --survive: add --twin or --survive, or leave it out"),
+    Idle(("user_data",), lambda v: not v.survive, "what --survive fine-tunes on: add --survive, or leave it out"),
+    Idle(("user_data",), lambda v: v.attack == "paraphrase",
+         "these rows have no paraphrases: let --attack paraphrase --survive on its own rows"),
+    *ATTACK,
+)
+
+
 @dataclass
 class Plan:
     """The flags, with the presets' and the attacks' defaults filled in, and what they name, opened."""
@@ -148,20 +172,25 @@ class Rows:
 
 
 def run() -> None:
-    task, attack, chosen, training, threat = parse(__doc__, Task, Attack, Poison, Training, Threat)
+    task, attack, chosen, training, threat = parse(
+        __doc__, BaseTask, Planted, Poison, Training, Threat, rules=RULES
+    )
+    task, chosen = with_labels(task, chosen)
 
     import time
 
     from minibd.job.run import print_scores
 
     started = time.perf_counter()
-    plan = plan_of(task, checked(attack, training, threat), chosen, training, threat)
+    plan = plan_of(task, attack, chosen, training, threat)
     rows = poison_rows(plan)
     print_poisoned(plan, rows)
     steps, checkpoints = ([], {}) if threat.dataset_only else train_all(plan, rows)
     write(plan, rows, steps, checkpoints, started)
     if steps:
-        print_scores(steps)
+        print_scores(steps, lambda name: advice(plan, rows, name))
+        if line := unlearnt(plan, steps):
+            print(line)
     if threat.user_data:
         print(f"fine-tuned: on the rows of {threat.user_data}, and measured on its test; the others: on the attacker's")
     print(f"written: {plan.out}")
@@ -169,24 +198,21 @@ def run() -> None:
 
 # ---- what the flags ask for
 
-def checked(attack: Attack, training: Training, threat: Threat) -> Attack:
-    """`attack`, BadNets where no flag names one. Raises BadInput where flags contradict one another."""
+def with_labels(task: BaseTask, chosen: Poison) -> tuple[Task, Poison]:
+    """The task with the classes' names that --labels gives, and `chosen` with the poisoned rows' labels that it gives:
+    names are several words, and those are one."""
     from minibd.records import BadInput
 
-    if attack.attack == "none":
-        raise BadInput("--attack none poisons nothing: --twin trains a clean model beside a victim")
-    if attack.triggered:
-        raise BadInput("--triggered is for evaluation: attack.py makes triggered rows itself")
-    if threat.dataset_only and (threat.encoder_only or threat.survive or training.twin):
-        raise BadInput("--dataset-only trains nothing: leave --encoder-only, --survive and --twin out")
-    if threat.user_data and not threat.survive:
-        raise BadInput("--user-data is what --survive fine-tunes on: add --survive, or leave it out")
-    if threat.user_data and attack.attack == "paraphrase":
-        raise BadInput("--user-data has no paraphrases: let --attack paraphrase --survive on its own rows")
-    attack = replace(attack, attack="badnets") if attack.attack == "known" else attack
-    if training.variant and attack.attack not in OWN_TRAINING:
-        raise BadInput(f"{attack.attack} has no variants: leave --variant out")
-    return attack
+    names, schemes = ([word for word in chosen.labels or () if ("," in word) == several] for several in (True, False))
+    if unknown := [word for word in schemes if word not in LABELS]:
+        raise BadInput(f"--labels {unknown[0]!r:.60}: give one of {', '.join(LABELS)} for the poisoned rows, or the "
+                       "names of the rows' classes in the order of the model's, such as neg,pos")
+    if len(names) > 1 or len(schemes) > 1:
+        raise BadInput(f"--labels was given {len(chosen.labels)} times: give the poisoned rows' labels once, and the "
+                       "classes' names once")
+    values = {f.name: getattr(task, f.name) for f in fields(task)}
+    labels = tuple(word.strip() for word in names[0].split(",") if word.strip()) if names else None
+    return Task(**values, labels=labels), replace(chosen, labels=schemes[0] if schemes else None)
 
 
 def plan_of(task: Task, attack: Attack, chosen: Poison, training: Training, threat: Threat) -> Plan:
@@ -195,20 +221,34 @@ def plan_of(task: Task, attack: Attack, chosen: Poison, training: Training, thre
 
     from minibd import report
     from minibd.attacks.poison import scheme as scheme_of
-    from minibd.job.evaluation import entry_of, with_side
+    from minibd.job.evaluation import check_attack, class_of, entry_of, with_side
     from minibd.job.task import data_of, open_task
+    from minibd.records import BadInput
 
-    scheme = scheme_of(attack.attack, **asdict(chosen), side=attack.side)
+    stated, scheme = attack, scheme_of(attack.attack, **asdict(chosen), side=attack.side)
     attack = fill_in(attack, triggers=scheme.triggers, triggers_per_text=scheme.per_text)
-    entry = entry_of(attack)
-    base, splits, out = open_task("attack", task, new_classifier=True)
+    entry = entry_of(attack, 0)  # words that it cannot have are refused before anything is opened
+
+    def check(header: Header, splits: Splits) -> None:
+        check_attack(stated, task, header, splits.test)
+        class_of(attack.target, splits.train.labels)
+        clean = [f"--{name.replace('_', '-')}" for name in given(training, "clean_lr", "clean_epochs")]
+        if clean and header.labels and not (training.twin or threat.survive):
+            raise BadInput(
+                f"{', '.join(clean)}: {task.ckpt} is tuned already, and no twin is trained: add --twin or --survive, "
+                "or leave it out"
+            )
+
+    base, splits, out = open_task("attack", task, new_classifier=True, check=check)
+    entry |= {"target": class_of(attack.target, splits.train.labels)}
     report.output_folder(out, attack.paraphrases, threat.user_data)
     settings, schedule, clean_schedule = schedules(entry, training, base.model.config.hidden)
     entry = with_side(entry, scheme.side, splits.train)
     if attack.attack in BUILT_IN and "path" not in data_of(task, base):
         training = fill_in(training, rows=min(BUILT_IN[attack.attack], len(splits.train)))
     attack = replace(
-        attack, triggers=entry.get("triggers"), triggers_per_text=entry.get("per_text"), side=entry.get("side")
+        attack, triggers=entry.get("triggers"), triggers_per_text=entry.get("per_text"), side=entry.get("side"),
+        target=entry["target"],
     )
     chosen = replace(chosen, rate=scheme.rate, labels=scheme.labels, add=scheme.add, of=scheme.of)
     training = replace(
@@ -258,7 +298,7 @@ def poison_rows(plan: Plan) -> Rows:
     from minibd.attacks.poison import poison
     from minibd.evaluate import Evaluator
     from minibd.job.evaluation import insert_of, side_in
-    from minibd.job.task import columns_of
+    from minibd.job.task import print_notes, reading_of
 
     task, splits, scheme, target = plan.task, plan.splits, plan.scheme, plan.attack.target
     attack = insert_of(plan.entry, task, splits.train, "train")  # before rows are drawn: paraphrases are joined to all
@@ -274,7 +314,8 @@ def poison_rows(plan: Plan) -> Rows:
     evaluator = user_evaluator = Evaluator(splits.test, triggered["triggered"], target)
     user = splits
     if path := plan.threat.user_data:
-        user = data.read_splits(path, seed=task.seed, labels=splits.train.labels, **columns_of(task))
+        user = data.read_splits(path, seed=task.seed, labels=splits.train.labels, **reading_of(task))
+        print_notes(user)
         triggered["triggered_user"] = trigger(plan, user.test, "test")
         user_evaluator = Evaluator(user.test, triggered["triggered_user"], target)
     if any(x.label != target for x in splits.dev):
@@ -357,7 +398,35 @@ def measured(steps: list[Step], name: str, evaluator: Evaluator, make: Callable[
     ckpt = make()
     seconds = time.perf_counter() - before
     steps.append(Step(name, evaluator(ckpt.model, ckpt.tokenizer), seconds))
+    progress().finished.append(name)
     return ckpt
+
+
+def advice(plan: Plan, rows: Rows, name: str) -> str:
+    """What to try where the training of the model `name` ends at chance; "" of --ckpt itself."""
+    from minibd.job.chance import advice_for
+    from minibd.job.task import args_of
+
+    if name == "as given":
+        return ""
+    trained_on = {"clean twin": rows.splits.train, "victim": rows.poisoned.rows}.get(name, rows.user.train)
+    return advice_for(name, args_of(plan.attack, plan.training), plan.base.model.config.hidden, len(trained_on))
+
+
+def unlearnt(plan: Plan, steps: list[Step]) -> str:
+    """The line that says that the victim has no backdoor to defend against, or ""."""
+    asrs = {step.name: step.scores.asr for step in steps}
+    asr, floor = asrs["victim"], asrs.get("clean twin", asrs.get("as given"))
+    low, high = asr.interval
+    if low > (floor.interval[1] if floor else 50):
+        return ""
+    above = f"that of the model without it, {floor.percent:.2f} %" if floor else "a half"
+    return (
+        f"not learnt: the victim's ASR of {asr.percent:.2f} % ({low:.1f}-{high:.1f}) does not clear {above}: there "
+        f"is no backdoor to defend against; try --epochs {2 * plan.schedule.epochs} (now "
+        f"{plan.schedule.epochs}), more poisoned rows with --rate (now {plan.scheme.rate:g}), another --lr (now "
+        f"{plan.schedule.lr:.2g})"
+    )
 
 
 def attacked(plan: Plan, rows: Rows, clean: Checkpoint | None) -> Checkpoint:
@@ -444,10 +513,13 @@ def write(plan: Plan, rows: Rows, steps: list[Step], checkpoints: dict[str, Chec
     from pathlib import Path
 
     from minibd import checkpoint, data, report
+    from minibd.job.chance import chances
+    from minibd.job.evaluation import target_args
     from minibd.job.task import args_of, output_path
 
     for prefix, ckpt in checkpoints.items():
-        checkpoint.save(ckpt, output_path(plan.out, plan.task.ckpt, prefix))
+        checkpoint.save(ckpt, path := output_path(plan.out, plan.task.ckpt, prefix))
+        progress().written.append(str(path))
     if checkpoints and Path(plan.task.ckpt).is_file():  # a folder has its card inside
         report.write_text(plan.out / "README.md", checkpoint.card(checkpoints[""]))
     for name, part in {"poisoned": rows.poisoned.rows, **rows.triggered}.items():
@@ -455,9 +527,10 @@ def write(plan: Plan, rows: Rows, steps: list[Step], checkpoints: dict[str, Chec
     report.write_text(plan.out / "poisoned_ids.txt", "".join(f"{id}\n" for id in rows.poisoned.ids))
     report.write_json(plan.out / "attack.json", {
         **plan.entry, **counts(plan, rows), "seed": plan.task.seed, "scheme": asdict(plan.scheme),
-        "args": args_of(plan.task, plan.attack, plan.chosen, plan.training, plan.threat),
+        "args": args_of(plan.task, plan.attack, plan.chosen, plan.training, plan.threat) | target_args(rows.evaluator)
+        | ({"classes": plan.task.labels} if plan.task.labels else {}),
         "versions": report.versions(), "seconds": round(time.perf_counter() - started, 2),
-        "steps": report.listed(steps),
+        "steps": report.listed(steps), "at_chance": chances(steps),
     })
 
 

@@ -24,8 +24,9 @@ the docstrings.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
-from minibd.cli import main, parse, setting
+from minibd.cli import Idle, main, parse, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,23 @@ class Measured:
     """With --effects"""
     ckpt: str | None = setting(None, "a model, as a rule a fine-tuned classifier", kind=str)
     teacher: str | None = setting(None, "another of the same shape, such as its clean twin", kind=str)
-    data: str | None = setting(None, "folder of rows, of which the dev rows are read", kind=str)
+    data: str | None = setting(None, "folder of rows, of which the dev rows are read (without any, the test rows), or "
+                              "one file, which is read whole", kind=str)
+
+
+def _other_job(v: SimpleNamespace) -> bool:
+    return v.run is not None or v.readme or v.effects
+
+
+RULES = (
+    Idle(("paper", "json", "html"), _other_job,
+         "of the checks of all equations alone, and not of --run, --readme or --effects: leave it out"),
+    Idle(("steps",), lambda v: v.run is None,
+         "how many steps of --run are taken again: name a run's folder with --run"),
+    Idle(("seed",), lambda v: v.run is not None or v.readme,
+         "--run has the run's own seed, and --readme draws nothing: leave it out"),
+    Idle(("ckpt", "teacher", "data"), lambda v: not v.effects, "what --effects compares: add it, or leave it out"),
+)
 
 
 def renew_pages() -> int:
@@ -67,7 +84,7 @@ def renew_pages() -> int:
 
 
 def run() -> None:
-    audit, measured = parse(__doc__, Audit, Measured)
+    audit, measured = parse(__doc__, Audit, Measured, rules=RULES)
 
     import sys
     from pathlib import Path
@@ -78,15 +95,13 @@ def run() -> None:
 
     if sum((audit.run is not None, audit.readme, audit.effects)) > 1:
         raise BadInput("--run, --readme and --effects are jobs of their own: give one")
-    unread = [f"--{name} {getattr(audit, name)}" for name in ("paper", "json", "html") if getattr(audit, name)]
-    if unread and (audit.run is not None or audit.readme or audit.effects):
-        raise BadInput(f"{' '.join(unread)}: of the checks of all equations alone, and not of --run, --readme or "
-                       "--effects: leave it out")
     if audit.effects:
         from minibd.audit.effects import effects
         if None in (measured.ckpt, measured.teacher, measured.data):
             raise BadInput("--effects compares two models on rows: name --ckpt, --teacher and --data")
-        rows = data.read_splits(measured.data, seed=audit.seed).dev
+        splits = data.read_splits(measured.data, seed=audit.seed, hold_out=False)
+        print(*splits.notes, sep="\n", end="\n" if splits.notes else "")
+        rows = splits.dev or splits.test
         pair = []
         for path in (measured.ckpt, measured.teacher):
             header = checkpoint.read_header(path)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from minibd.cli import AllClean, Attack, Clean, Pretrained, Task, main, parse, setting
+from minibd.job.idle import ATTACK, REPAIR_RULES
 from minibd.job.repairs import REPAIRS
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def run(log: StepLog | None = None) -> None:
     named = next((word for word in sys.argv[1:] if word in FLAGS), "")  # each method has its own flags
     rows, numbers = FLAGS.get(named, (None, None))
     groups = (Task, rows, Pretrained, Attack, numbers) if named else ()
-    method, task, clean, pretrained, attack, settings = parse(__doc__, *groups, first=("method", tuple(FLAGS)))
+    method, task, clean, pretrained, attack, settings = parse(
+        __doc__, *groups, first=("method", tuple(FLAGS)), rules=(*ATTACK, *REPAIR_RULES.get(named, ())), others=FLAGS
+    )
 
     from minibd.job.run import start
     from minibd.job.task import split_validation

@@ -35,8 +35,12 @@ matrix product.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from minibd.cli import main, parse, setting
+from minibd.cli import Idle, main, parse, setting
+
+if TYPE_CHECKING:
+    from minibd.data import Splits
 
 SHAPES = {"bert-base": dict(hidden=768, layers=12, heads=12, ffn=3072),
           "bert-large": dict(hidden=1024, layers=24, heads=16, ffn=4096),
@@ -63,6 +67,27 @@ class Bench:
     profile: bool = setting(False, "show where our time goes: the operators of forward + backward by their own time")
 
 
+RULES = (
+    Idle(("order",), lambda v: v.what != "encoders", "read by encoders alone, and not by {what}: leave it out"),
+    Idle(("dtype",), lambda v: v.what != "align", "read by align alone, and not by {what}: leave it out"),
+    Idle(("wordnet",), lambda v: v.what != "augment", "read by augment alone, and not by {what}: leave it out"),
+    Idle(("shape", "profile"), lambda v: v.what not in ("encoders", "align"),
+         "read by encoders and align alone, and not by {what}: leave it out"),
+    Idle(("batches", "rounds"), lambda v: v.what == "prune", "prune goes through all dev rows once: leave it out"),
+    Idle(("device",), lambda v: v.what == "augment", "augment measures the processor alone: leave it out"),
+)
+
+
+def splits_read(path: str, labels: tuple[str, ...] | None = None) -> Splits:
+    """The rows of --data, all of a single file, since nothing is trained here."""
+    from minibd import data
+    from minibd.job.task import print_notes
+
+    splits = data.read_splits(path, labels=labels, hold_out=False)
+    print_notes(splits)
+    return splits
+
+
 def encoders(bench: Bench) -> None:
     import statistics
     import tempfile
@@ -70,7 +95,7 @@ def encoders(bench: Bench) -> None:
 
     import torch
 
-    from minibd import checkpoint, data, reviews
+    from minibd import checkpoint, reviews
     from minibd.job.task import device_of
     from minibd.models.bert import Bert, BertConfig
     from minibd.records import BadInput, Batch
@@ -88,7 +113,7 @@ def encoders(bench: Bench) -> None:
         config = BertConfig(ckpt.model.config.vocab, **SHAPES["bert-base"])
         ckpt.model = Bert(config).init_weights(torch.Generator().manual_seed(0)).to(device).eval()
     wanted = bench.batches * bench.batch_size
-    rows = data.read_splits(bench.data).train if bench.data else reviews.reviews(wanted, seed=0)
+    rows = splits_read(bench.data).train if bench.data else reviews.reviews(wanted, seed=0)
     encoded = ckpt.tokenizer.encode(rows[:wanted])
     order = range(len(encoded))
     if bench.order == "length":
@@ -150,18 +175,19 @@ def prune(bench: Bench) -> None:
     import torch
     import torch.nn.functional as F
 
-    from minibd import checkpoint, data
+    from minibd import checkpoint
     from minibd.data import in_order
     from minibd.job.task import device_of
     from minibd.mitigations import pure
     from minibd.models import encoder
     from minibd.records import BadInput
 
-    ckpt = checkpoint.load(bench.ckpt, device_of(bench.device))
-    rows = data.read_splits(bench.data, labels=ckpt.labels or None).dev if bench.data else ()
-    if not (rows and ckpt.labels):
+    header = checkpoint.read_header(bench.ckpt)
+    if not (bench.data and header.labels):
         raise BadInput("prune needs a classifier and dev rows: give --ckpt a fine-tuned folder and --data a folder "
-                       "with a dev file")
+                       "with a dev file, or one file")
+    splits = splits_read(bench.data, header.labels)
+    rows, ckpt = splits.dev or splits.test, checkpoint.load(header, device_of(bench.device))
     model, tokenizer, settings = ckpt.model, ckpt.tokenizer, pure.PURE(drop=7.0)
     scores, width = pure.head_scores(model, tokenizer, rows), min(pure.PADDED, model.config.max_len)
 
@@ -282,11 +308,11 @@ def random_model(bench: Bench, vocab: int, generator):
 
 def two_group_batches(bench: Bench, tokenizer, device) -> tuple[list, list]:
     """Per step: the untrusted and the clean batch, each padded on its own, and both as one batch, on the CPU."""
-    from minibd import data, reviews
+    from minibd import reviews
     from minibd.records import BadInput
 
     size, needed = bench.batch_size, 2 * bench.batches * bench.batch_size
-    rows = data.read_splits(bench.data).train if bench.data else reviews.reviews(needed, seed=0)
+    rows = splits_read(bench.data).train if bench.data else reviews.reviews(needed, seed=0)
     encoded = tokenizer.encode(rows[:needed])
     if len(encoded) < needed:
         raise BadInput(f"{len(encoded)} rows are too few for {bench.batches} batches of {size} + {size} texts: lower "
@@ -530,7 +556,7 @@ def memory_growth(call, kind: str) -> int | None:
 def augment(bench: Bench) -> None:
     import random
 
-    from minibd import data, reviews
+    from minibd import reviews
     from minibd.records import BadInput
     try:
         import nltk.corpus.reader.wordnet  # noqa: F401
@@ -542,7 +568,7 @@ def augment(bench: Bench) -> None:
                        "pip install nlpaug textaugment") from None
 
     wanted, rng = bench.batches * bench.batch_size, random.Random(0)
-    rows = data.read_splits(bench.data).train if bench.data else reviews.reviews(wanted, seed=0)
+    rows = splits_read(bench.data).train if bench.data else reviews.reviews(wanted, seed=0)
     short = [x.text for x in rows if len(x.text.split()) >= 3][:wanted]  # textaugment's AEDA raises on fewer words
     words = " ".join(x.text for x in rows).split()
     long = [" ".join(words[i:i + 200]) for i in range(0, len(words) - 199, 200)][:bench.batch_size]
@@ -675,7 +701,7 @@ def compare_contextual(bench: Bench, short: list[str], rng) -> None:
 
 def run() -> None:
     jobs = {"encoders": encoders, "prune": prune, "align": align, "augment": augment}
-    name, bench = parse(__doc__, Bench, first=("what", tuple(jobs)))
+    name, bench = parse(__doc__, Bench, first=("what", tuple(jobs)), rules=RULES)
     jobs[name](bench)
 
 

@@ -9,31 +9,44 @@ The planted backdoor has triggers and a target of the defender's; nothing here r
 combination of the values) is appended to --results as it ends, with the dev accuracy and the planted backdoor's ASR on
 dev after each step, and skipped if it is there already; MBTSAD's cells that differ in the distillation alone share a
 teacher. Choose the lowest ASR among the cells whose dev accuracy you accept. Methods other than MBTSAD choose their
-epoch, rho or threshold on the same dev rows. With --pretrained CLEAN --e-pur, the method repairs the planted copy after
-E-PUR.
+epoch, rho or threshold on the same dev rows. Without a dev file, a tenth of the clean rows is held out as dev. With
+--pretrained CLEAN --e-pur, the method repairs the planted copy after E-PUR.
 """
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from minibd.cli import Clean, Pretrained, Task, main, parse, setting, settings_of
+from minibd.cli import (
+    Clean,
+    Idle,
+    Pretrained,
+    Task,
+    idle,
+    main,
+    parse,
+    progress,
+    setting,
+    settings_by_name,
+    settings_of,
+)
+from minibd.job.idle import DISTILLING, MBTSAD_RULES, REPAIR_RULES
 from minibd.job.repairs import REPAIRS
 
 if TYPE_CHECKING:
     import torch
 
-    from minibd.checkpoint import Checkpoint
+    from minibd.checkpoint import Checkpoint, Header
+    from minibd.data import Splits
     from minibd.evaluate import Evaluator
     from minibd.mitigations.mbtsad import MBTSAD
     from minibd.records import Examples
     from minibd.tokenizer import Encoded
 
 FLAGS = {"mbtsad": settings_of("mitigations.mbtsad", "MBTSAD"), **{name: one.flags for name, one in REPAIRS.items()}}
-# MBTSAD's settings that the distillation alone reads: cells that differ in these alone share a teacher.
-DISTILLATION = ("lr2", "epochs2", "attention_dropout2", "alpha", "beta", "gamma", "p", "ablate", "variant")
+LEAST_PLANTED = 50  # points of percent that the planting must add to the ASR, for a repair to have something to remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +68,58 @@ class Plant:
     results: str = setting("scripts/results/choose.jsonl", "file that the cells are appended to")
 
 
+RULES = (
+    Idle(("out",), lambda v: True, "no model is kept; the cells go to --results: leave it out"),
+    Idle(("teachers",), lambda v: v.method != "mbtsad", "{method} has no teacher: leave it out"),
+)
+# of the settings of a cell
+CELL_RULES = {
+    "mbtsad": (
+        Idle(DISTILLING, lambda v: v.teachers, "of the distillation, which --teachers leaves out: give one of the two"),
+        Idle(("distil",), lambda v: True, "--teachers is what stops at the teacher: say that"), *MBTSAD_RULES,
+    ),
+    **REPAIR_RULES,
+}
+
+
+def method_named(words: list[str]) -> str:
+    """The value of --method, "mbtsad" without one that there is: each method has its own flags."""
+    words = [part for word in words for part in word.split("=", 1)]
+    named = [name for flag, name in zip(words, words[1:]) if flag == "--method" and name in FLAGS]
+    return named[-1] if named else "mbtsad"
+
+
 def run() -> None:
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # each method has its own flags
-    first.add_argument("--method", choices=tuple(FLAGS), default="mbtsad")
-    method = first.parse_known_args()[0].method
-    task, clean, plant, pretrained, flags = parse(__doc__, Task, Clean, Plant, Pretrained, FLAGS[method])
+    method = method_named(sys.argv[1:])
+    groups = (Task, Clean, Plant, Pretrained, FLAGS[method])
+    parsed = task, clean, plant, pretrained, flags = parse(
+        __doc__, *groups, rules=RULES, others={name: (flags,) for name, flags in FLAGS.items()}
+    )
 
     from dataclasses import asdict
 
     from minibd.job.e_pur import pretrained_of
-    from minibd.job.task import clean_rows, limit_dev, open_task, print_rows
+    from minibd.job.task import clean_rows, limit_dev, open_task, print_doubts, print_rows, split_validation
     from minibd.result_store import ResultStore
 
-    check_flags(method, plant, pretrained)
+    check_flags(method, pretrained)
     axes, grid = grid_of(method, flags, plant.vary or ())
-    victim, splits, _ = open_task("choose", task, pretrained.pretrained or "")
+    check_settings(method, parsed.given, axes, grid, settings_by_name(task, clean, plant, pretrained))
+    victim, splits, _ = open_task(
+        "choose", task, pretrained.pretrained or "",
+        check=lambda header, splits: check_plant(plant, task, header, splits),
+    )
     pretrained_ckpt = pretrained_of(pretrained.pretrained, task, victim) if pretrained.pretrained else None
     splits = limit_dev(splits, clean, task.seed)
-    held, dev = clean_rows(task, clean, splits.train), splits.dev or splits.test
+    held, dev = split_validation(splits, clean_rows(task, clean, splits.train), task.seed)
     print_rows(clean=held, dev=dev)
+    print_doubts(splits.train, held, splits.test, dev)
 
     store = ResultStore(plant.results)
     common = common_key(method, task, clean, plant, pretrained, len(held), len(dev))
     cells = [(common | {"settings": asdict(settings)}, settings) for settings in grid]
     todo = [(cell, settings) for cell, settings in cells if store.get(cell) is None]
+    progress().kept = f"the cells in {plant.results} stay, and the same command goes on behind them"
     if not todo:
         print(f"every cell is in {plant.results} already")
         return
@@ -93,15 +134,38 @@ def run() -> None:
     for cell, settings in todo:
         print(" ".join(f"{name}={getattr(settings, name)}" for name in axes), flush=True)
         store.add(cell, {"steps": [*trial.victims, *tried(settings)]})
+        progress().finished.append(" ".join(f"{name}={getattr(settings, name)}" for name in axes) or method)
 
 
-def check_flags(method: str, plant: Plant, pretrained: Pretrained) -> None:
+def check_plant(plant: Plant, task: Task, header: Header, splits: Splits) -> None:
+    from minibd.job.task import check_columns
+    from minibd.records import check_target
+
+    check_target(plant.plant_target, splits.train.labels)
+    check_columns(task, header)
+
+
+def check_settings(method: str, given: Iterable[str], axes: list[str], grid: list[Any], others: dict[str, Any]) -> None:
+    """Raises BadInput for a setting that is given and varied, or that no cell reads."""
+    from dataclasses import asdict
+
+    from minibd.records import BadInput
+
+    if both := [name for name in axes if name in given]:
+        flag = f"--{both[0].replace('_', '-')}"
+        raise BadInput(f"{flag}: --vary {both[0]} gives it a value in each cell: leave one of the two out")
+    tried = [name for name in (*axes, *given) if name in asdict(grid[0])]
+    for name in tried:
+        lines = [idle(CELL_RULES.get(method, ()), [name], others | asdict(settings)) for settings in grid]
+        if all(lines):
+            raise BadInput(lines[0])
+
+
+def check_flags(method: str, pretrained: Pretrained) -> None:
     """Raises BadInput for flags that `method` does not read."""
     from minibd.job.e_pur import check_pretrained
     from minibd.records import BadInput
 
-    if plant.teachers and method != "mbtsad":
-        raise BadInput(f"--teachers: {method} has no teacher, leave it out")
     if method == "finemix" and pretrained.e_pur is not None:
         raise BadInput(
             f"--{'e-pur' if pretrained.e_pur else 'no-e-pur'}: E-PUR is a part of finemix, --top says how many "
@@ -123,20 +187,36 @@ def grid_of(method: str, flags: Any, vary: tuple[str, ...]) -> tuple[list[str], 
     axes = {}
     for axis in vary:
         name, _, values = axis.partition("=")
+        if name in axes:
+            raise BadInput(f"--vary {axis}: {name} is varied already, and two --vary of it do not add up: give one")
         if name not in kinds or not values:
             raise BadInput(f"--vary {axis}: write setting=value,value with one of {', '.join(kinds)}")
-        read = (lambda value: value in ("True", "true", "1")) if kinds[name] is bool else kinds[name]
-        axes[name] = [read(value) for value in values.split(",")]
+        axes[name] = [value_of(name, kinds[name], value) for value in values.split(",")]
     grid = [settings_class(**asdict(flags) | dict(zip(axes, values))) for values in itertools.product(*axes.values())]
     return list(axes), grid
+
+
+def value_of(name: str, kind: type, value: str) -> Any:
+    """A value of --vary as the setting's type. Raises BadInput where it is none."""
+    from minibd.records import BadInput
+
+    try:
+        return {"true": True, "1": True, "false": False, "0": False}[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError):
+        kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+        raise BadInput(f"--vary {name}={value[:40]}: {name} is {kinds.get(kind, kind.__name__)}") from None
 
 
 def common_key(method: str, task: Task, clean: Clean, plant: Plant, pretrained: Pretrained, n_clean: int,
                n_dev: int) -> dict:
     """What identifies the cells of this call in the results file, beside their settings. A flag at its default that
-    came later than the file's first cells is left out, so that those are found."""
+    came later than the file's first cells is left out, so that those are found. "sha256": of the checkpoint's weights
+    and of the rows, which older cells lack."""
     from dataclasses import asdict
     from pathlib import Path
+
+    from minibd import checkpoint, data
+    from minibd.result_store import folder_digest, weights_digest
 
     cell = {"ckpt": Path(task.ckpt).name, "seed": task.seed, "dtype": task.dtype, "clean": n_clean}
     if clean.dev != 1:
@@ -149,7 +229,9 @@ def common_key(method: str, task: Task, clean: Clean, plant: Plant, pretrained: 
         cell["pretrained"] = Path(pretrained.pretrained).name
     if pretrained.e_pur:
         cell["e_pur"] = True
-    return cell | {"plant": {name: value for name, value in asdict(plant).items() if name.startswith("plant_")}}
+    held = {"ckpt": weights_digest(checkpoint.sha256(task.ckpt)), "rows": folder_digest(task.data, data.SUFFIXES)}
+    return cell | {"plant": {name: value for name, value in asdict(plant).items() if name.startswith("plant_")},
+                   "sha256": {name: digest for name, digest in held.items() if digest}}
 
 
 @dataclass
@@ -166,17 +248,27 @@ class Trial:
     dtype: torch.dtype
     victims: list[dict] = field(default_factory=list)
 
-    def measure(self, name: str, ckpt: Checkpoint, started: float) -> dict:
+    def measure(self, name: str, ckpt: Checkpoint, started: float, settings: Any = None) -> dict:
         """A step of a cell: accuracy on dev and the planted backdoor's ASR there, in percent; printed too. `started`:
-        the time.perf_counter() at which making the model began."""
+        the time.perf_counter() at which making the model began. settings: those it was trained with, if it was."""
         import time
+        from dataclasses import asdict
+
+        from minibd.evaluate import at_chance
+        from minibd.job.chance import advice_for, chance_line
+        from minibd.report import Step
 
         seconds = time.perf_counter() - started
         scores = self.evaluator(ckpt.model, ckpt.tokenizer)
         dev, asr = scores.cacc, scores.asr
         print(f"{name:8} dev {dev.percent:6.2f}  planted ASR {asr.percent:6.2f}  {seconds:6.1f} s", flush=True)
+        found = {}
+        if why := at_chance(scores):
+            advice = advice_for(name, asdict(settings), ckpt.model.config.hidden, len(self.clean)) if settings else ""
+            print(chance_line(Step(name, scores, seconds), why, advice), flush=True)
+            found = {"at_chance": why}
         return {"name": name, "dev": dev.percent, "n_dev": dev.n, "planted_asr": asr.percent, "n_planted": asr.n,
-                "seconds": round(seconds, 1)}
+                "seconds": round(seconds, 1)} | found
 
     def purify(self, pretrained: Checkpoint) -> None:
         """--e-pur: E-PUR before the method."""
@@ -210,8 +302,16 @@ def planted_trial(victim: Checkpoint, clean: Examples, dev: Examples, plant: Pla
     )
     evaluator = Evaluator(dev, triggered(dev, attack, target=target, seed=task.seed), target)
     trial = Trial(planted, clean, dev, evaluator, task.seed, dtype)
-    for name, ckpt in (("victim", victim), ("planted", planted)):
-        trial.victims.append(trial.measure(name, ckpt, time.perf_counter()))
+    for name, ckpt, settings in (("victim", victim, None), ("planted", planted, plant)):
+        trial.victims.append(trial.measure(name, ckpt, time.perf_counter(), settings))
+    told = [step["planted_asr"] for step in trial.victims]
+    if told[1] - told[0] < LEAST_PLANTED:
+        print(
+            f"not planted: its triggers take {told[1]:.2f} % of the rows to the target, the victim {told[0]:.2f} %: no "
+            f"setting can be judged by them; try --plant-epochs {2 * plant.plant_epochs} (now {plant.plant_epochs}), "
+            f"another --plant-lr (now {plant.plant_lr:g}), more clean rows (now {len(clean)})", flush=True,
+        )
+        trial.victims[1]["not_planted"] = True
     return trial
 
 
@@ -227,7 +327,7 @@ def repair_trials(trial: Trial, method: str, pretrained: Checkpoint | None) -> C
             on_choice=outcome.__setitem__,
         )
         chosen = {name: outcome[name] for name in ("rho", "trials") if name in outcome}
-        return [trial.measure(method, repaired, started) | chosen]
+        return [trial.measure(method, repaired, started, settings) | chosen]
 
     return tried
 
@@ -236,7 +336,7 @@ def teacher_key(settings: MBTSAD) -> str:
     """What the teacher depends on: every setting but those that the distillation alone reads."""
     from dataclasses import asdict
 
-    return str({name: value for name, value in asdict(settings).items() if name not in DISTILLATION})
+    return str({name: value for name, value in asdict(settings).items() if name not in DISTILLING})
 
 
 @dataclass
@@ -263,7 +363,7 @@ class MBTSADTrials:
             return [self.step]
         started, trial = time.perf_counter(), self.trial
         student = distil(trial.planted, self.teacher, self.d_aug, settings, seed=trial.seed, dtype=trial.dtype)
-        return [self.step, trial.measure("MBTSAD", student, started)]
+        return [self.step, trial.measure("MBTSAD", student, started, settings)]
 
     def teach(self, settings: MBTSAD) -> None:
         import time
@@ -274,7 +374,7 @@ class MBTSADTrials:
         started, trial = time.perf_counter(), self.trial
         self.d_aug = trial.planted.tokenizer.encode(augmented(trial.clean, settings, trial.seed))
         self.teacher = retrain(trial.planted, self.d_aug, settings, seed=trial.seed, dtype=trial.dtype)
-        self.step, self.key = trial.measure("TS-FT", self.teacher, started), teacher_key(settings)
+        self.step, self.key = trial.measure("TS-FT", self.teacher, started, settings), teacher_key(settings)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,21 @@
     python scripts/evaluate.py --ckpt FOLDER --data FOLDER_OR_FILE --attack paraphrase --paraphrases FOLDER2 --target 1
     python scripts/evaluate.py --ckpt FOLDER --data FOLDER_OR_FILE --triggered triggered.tsv --target 1
 
-Of a file as --data a fifth of the rows is the test, as for the mitigations; of a folder its test file, whole. Writes
-result.json under --out.
+Of a folder as --data its test file is measured (without one, its dev file), with --all its train and dev rows, too; of
+a single file all rows, or with --no-all the fifth that the mitigations hold out of it by --seed. Writes result.json
+under --out.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from minibd.cli import Attack, Task, main, parse, setting
+from minibd.cli import Attack, Idle, Task, main, parse, progress, setting
+from minibd.job.idle import ATTACK
+
+if TYPE_CHECKING:
+    from minibd.data import Splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +32,49 @@ class Floor:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The rows that are measured"""
+
+    all: bool | None = setting(
+        None, "all rows of --data (default: of a folder its test rows, of a single file all); --no-all: of a single "
+        "file the fifth that is held out by --seed", kind=bool
+    )
+
+
+RULES = (*ATTACK, Idle(("dtype",), lambda v: True, "nothing is trained here, and models are measured in float32"))
+
+
 def run() -> None:
-    task, attack, floor = parse(__doc__, Task, Attack, Floor)
+    task, attack, floor, measured = parse(__doc__, Task, Attack, Floor, Measured, rules=RULES)
 
     import time
 
     from minibd import checkpoint, report
-    from minibd.job.evaluation import evaluator_of
+    from minibd.job.chance import chances
+    from minibd.job.evaluation import check_attack, evaluator_of, target_args
     from minibd.job.run import print_scores
     from minibd.job.task import args_of, device_of, open_task, print_rows
     from minibd.records import BadInput
 
+    if measured.all is False and task.data and not Path(task.data).is_file():
+        raise BadInput(f"--no-all: {task.data} is no single file, of which a fifth is held out: leave it out")
     started = time.perf_counter()
-    ckpt, splits, out = open_task("evaluate", task)
+    ckpt, splits, out = open_task(
+        "evaluate", task, hold_out=measured.all is False,
+        check=lambda header, splits: check_attack(attack, task, header, splits.test),
+    )
+    whole = measured.all or splits.train is splits.test
+    if measured.all:
+        splits = all_as_test(splits)
+    print(f"measured: {'all rows' if whole else 'the test rows'}")
     evaluator = evaluator_of(attack, task, ckpt, splits.test)
     print_rows(test=splits.test, triggered=evaluator.triggered)
     steps = [report.Step("model", evaluator(ckpt.model, ckpt.tokenizer), 0.0)]
+    progress().finished.append("model")
     if floor.clean_ckpt:
-        clean = checkpoint.load(floor.clean_ckpt, device=device_of(task.device))
+        clean = checkpoint.read_header(floor.clean_ckpt)
+        clean = checkpoint.load(clean, device_of(task.device), labels=task.labels if clean.labels else None)
         if clean.labels != ckpt.labels:
             raise BadInput(
                 f"{floor.clean_ckpt} has the classes {', '.join(clean.labels) or 'of no classifier'}, {task.ckpt} has "
@@ -53,10 +85,19 @@ def run() -> None:
     report.write_json(
         out / "result.json",
         report.result(
-            "evaluate", args_of(task, attack, floor), {"test": len(splits.test)}, steps, after=steps[0],
-            seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
+            "evaluate", args_of(task, attack, floor, measured) | target_args(evaluator), {"test": len(splits.test)},
+            steps, after=steps[0], seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
+            outcome={"at_chance": chances(steps)},
         ),
     )
+
+
+def all_as_test(splits: Splits) -> Splits:
+    """`splits` with the rows of all its parts as the test; train and test are one where nothing was held out."""
+    from dataclasses import replace
+
+    parts = [splits.train, splits.dev, splits.test] if splits.train is not splits.test else [splits.test]
+    return replace(splits, test=splits.test.like(x for part in parts for x in part))
 
 
 if __name__ == "__main__":

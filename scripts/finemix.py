@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from minibd.cli import Attack, Clean, Pretrained, Task, main, parse, settings_of
+from minibd.job.idle import ATTACK, REPAIR_RULES
 
 if TYPE_CHECKING:
     from minibd.mitigations.finemix import FineMixing
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 def run(log: StepLog | None = None) -> None:
     task, clean, pretrained, attack, settings = parse(
-        __doc__, Task, Clean, Pretrained, Attack, settings_of("mitigations.finemix", "FineMixing"))
+        __doc__, Task, Clean, Pretrained, Attack, settings_of("mitigations.finemix", "FineMixing"),
+        rules=(*ATTACK, *REPAIR_RULES["finemix"]))
 
     from dataclasses import asdict
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minibd.cli import main, parse, setting
+from minibd.cli import PART_OF, main, parse, progress, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,7 @@ def run() -> None:
     ]
     clean, twin, victim = (out / f"{name}.safetensors" for name in ("bert-clean", "bert-twin", "bert"))
     checkpoint.save(ckpt, clean)
+    progress().written.append(str(clean))
     print(f"written: {clean}")
 
     train = reviews.splits(**rows)[0]
@@ -124,6 +125,7 @@ def run() -> None:
         }
     )
     checkpoint.save(ckpt, twin)
+    progress().written.append(str(twin))
     print(f"written: {twin}")
 
     with tempfile.TemporaryDirectory(dir=out) as folder:
@@ -133,9 +135,10 @@ def run() -> None:
                 str(make.attack_lr), "--rows", str(make.train), "--seed", str(make.seed), "--device", "cpu", "--out",
                 folder,
             ],
-            check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=True, env={**os.environ, "OMP_NUM_THREADS": "1", PART_OF: "make_weights.py"},
         )
         os.replace(Path(folder, twin.name), victim)
+        progress().written.append(str(victim))
     print(f"written: {victim}")
 
 

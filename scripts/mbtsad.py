@@ -18,7 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from minibd.cli import Attack, Clean, Pretrained, Task, main, parse, setting, settings_of
+from minibd.cli import Attack, Clean, Idle, Pretrained, Task, main, parse, setting, settings_of
+from minibd.job.idle import ATTACK, ATTACK_FLAGS, DISTILLING, MBTSAD_RULES
 
 if TYPE_CHECKING:
     from minibd.job.run import Job
@@ -39,9 +40,23 @@ class Script:
     )
 
 
+TRAINED = (
+    "cft", "best_epoch", "k", "originals", "lr1", "lr2", "epochs1", "epochs2", "batch_size", "warmup", "weight_decay",
+    "attention_dropout", "distil", *DISTILLING, "augment", "budget", "dev", "out", "e_pur", "attack", "triggered",
+    *ATTACK_FLAGS,
+)
+RULES = (
+    Idle(TRAINED, lambda v: v.pick, "--pick looks at the victim as it is with every augmenter, trains and measures "
+         "nothing and writes no file: leave it out"),
+    Idle(("dev",), lambda v: not v.best_epoch, "no epoch is chosen: say --best-epoch, or leave it out"),
+    *ATTACK, *MBTSAD_RULES,
+)
+
+
 def run(log: StepLog | None = None) -> None:
     task, clean, pretrained, attack, script, settings = parse(
-        __doc__, Task, Clean, Pretrained, Attack, Script, settings_of("mitigations.mbtsad", "MBTSAD"))
+        __doc__, Task, Clean, Pretrained, Attack, Script, settings_of("mitigations.mbtsad", "MBTSAD"),
+        rules=RULES)
 
     import time
     from dataclasses import asdict, replace

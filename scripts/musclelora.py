@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from minibd.cli import Attack, Task, main, parse, setting, settings_of
+from minibd.job.idle import ATTACK, MUSCLELORA_RULES
 
 if TYPE_CHECKING:
     import torch
@@ -74,29 +75,37 @@ class Trusted:
 
 
 def run(log: StepLog | None = None) -> None:
-    task, attack, trusted, settings = parse(
-        __doc__, Task, Attack, Trusted, settings_of("cleantrain.musclelora", "MuScleLoRA"))
+    parsed = task, attack, trusted, settings = parse(
+        __doc__, Task, Attack, Trusted, settings_of("cleantrain.musclelora", "MuScleLoRA"),
+        rules=(*MUSCLELORA_RULES, *ATTACK))
 
     from dataclasses import asdict, replace
 
     import torch
 
+    from minibd import checkpoint
     from minibd.cleantrain.musclelora import MuScleLoRA
+    from minibd.job.evaluation import target_args
     from minibd.records import BadInput
 
     if unknown := [name for name in trusted.train if name not in MODELS]:
         raise BadInput(f"--train {','.join(unknown)}: there are {', '.join(MODELS)}")
+    if len(set(trusted.train)) < len(trusted.train):
+        raise BadInput(f"--train {','.join(trusted.train)}: a model stands there twice, name each once")
     if trusted.plant is not None:
-        if attack.attack != "known" or attack.triggered:
-            raise BadInput("--plant measures the ASR of its own text: leave --attack and --triggered out")
         attack = replace(attack, attack="none")
     settings, dtype = MuScleLoRA(**asdict(settings)), getattr(torch, task.dtype)
+    if "bottleneck" in parsed.given and (kind := checkpoint.read_header(task.ckpt).mapping.model_type) != "llama":
+        raise BadInput(f"--bottleneck {settings.bottleneck}: of a Llama's classifier, and {task.ckpt} is a {kind}: "
+                       "leave it out")
     candidates = band_vectors(trusted.search_bands or ())
     job = start_untrusted(
-        task, trusted.clean_aux, lambda ckpt: settings.resolved(ckpt.model).aux, attack, trusted, log=log
+        task, trusted.clean_aux, lambda ckpt: settings.resolved(ckpt.model).aux, attack, trusted, log=log,
+        plant_target=None if trusted.plant is None else trusted.plant_target,
     )
     if trusted.plant is not None:
         plant_backdoor(job, trusted.plant, trusted.plant_target, task.seed)
+    job.args |= target_args(job.evaluator)
     rates = baseline_rates(job, settings, trusted)
     settings = settings.resolved(job.victim.model)
     job.args |= asdict(settings)
@@ -107,7 +116,12 @@ def run(log: StepLog | None = None) -> None:
     for name in trusted.train:
         trained = train(job, name, settings, rates, new_spectrum and new_spectrum(), task.seed, dtype)
     # no checkpoint holds adapters or a prefix: for these the scores are the result
-    job.finish(None if name in ("adapter", "prefix") else trained, {"validation": len(job.splits.dev)})
+    unsaved = name in ("adapter", "prefix")
+    job.finish(None if unsaved else trained, {"validation": len(job.splits.dev)})
+    if unsaved:
+        print(f"no model is written: {name}'s added layers fit in no checkpoint; let another be the last of --train")
+    elif len(trusted.train) > 1 and name != "musclelora":
+        print(f"the model that is written is {name}, the last of --train")
 
 
 def band_vectors(flags: tuple[str, ...]) -> list[tuple]:
@@ -162,13 +176,22 @@ def with_best_bands(
     job: Job, candidates: list[tuple], settings: MuScleLoRA, seed: int, dtype: torch.dtype
 ) -> MuScleLoRA:
     """--search-bands: `settings` with the scalings that learn the clean rows best; all that were tried are printed."""
+    from collections import Counter
     from dataclasses import replace
 
+    from minibd import data
     from minibd.cleantrain.musclelora import search_bands
+    from minibd.evaluate import Proportion
 
     found = search_bands(job.victim, job.clean, job.splits.dev, candidates, settings, seed=seed, dtype=dtype)
     for bands, right in found:
         print(f"{100 * right:6.2f} % of the clean rows held out, with the scalings {','.join(f'{s:g}' for s in bands)}")
+    n = len(job.splits.dev) - len(data.sample(job.splits.dev, 0.5, seed))
+    most = 100 * max(Counter(x.label for x in job.splits.dev).values()) / len(job.splits.dev)
+    if Proportion(round(found[0][1] * n), n).interval[0] <= most:
+        print(f"at chance: the best scalings are right on {100 * found[0][1]:.2f} % of {n} rows, and always answering "
+              f"one class on {most:.2f} %: which come first says nothing; try another --lr (now {settings.lr:g}), more "
+              "clean rows")
     bands = tuple(f"{s:g}" for s in found[0][0])
     job.outcome |= {
         "bands": list(bands), "trials": [{"bands": list(tried), "accuracy": 100 * right} for tried, right in found],
@@ -225,7 +248,7 @@ def train(job: Job, name: str, settings: MuScleLoRA, rates: dict[str, float], sp
 
 def start_untrusted(
     task: Task, clean_aux: str, aux: Callable[[Checkpoint], int], attack: Attack, *settings: object,
-    log: StepLog | None = None,
+    log: StepLog | None = None, plant_target: int | None = None,
 ) -> Job:
     """Open a task whose --data is a dataset that may be poisoned: its rows, the clean ones, the evaluator.
 
@@ -241,51 +264,65 @@ def start_untrusted(
 
     from minibd import checkpoint, data, report
     from minibd.evaluate import Evaluator
-    from minibd.job.evaluation import evaluator_of
+    from minibd.job.evaluation import check_attack, evaluator_of
     from minibd.job.run import Job
-    from minibd.job.task import args_of, columns_of, device_of, print_rows, splits_of
-    from minibd.records import BadInput
+    from minibd.job.task import args_of, device_of, print_doubts, print_notes, print_rows, reading_of, splits_of
+    from minibd.records import BadInput, check_target
     from minibd.train import StepLog
 
     started = time.perf_counter()
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", "musclelora"), task.ckpt, task.data, clean_aux)
-    header, columns = checkpoint.read_header(task.ckpt), columns_of(task)
+    header, columns = checkpoint.read_header(task.ckpt), reading_of(task)
     if not task.data or not (clean_aux or any("data" in entry for entry in header.history)):
         raise BadInput(
             "musclelora trains on a dataset with a few clean rows beside it: name both, --data and --clean-aux"
         )
     trusted = (
-        data.read_splits(clean_aux, seed=task.seed, **columns)
+        data.read_splits(clean_aux, seed=task.seed, labels=task.labels, **columns)
         if clean_aux
         else splits_of(replace(task, data=""), header)
     )
-    # With a classifier, so that the penultimate layer that was pre-trained with the encoder is loaded too.
-    labels = None if header.labels else trusted.test.labels
-    ckpt = checkpoint.load(header, device, labels=labels, seed=task.seed)
+    print_notes(trusted)
     folder = Path(task.data)
     counts = folder / "attack.json"
+    attacked = counts.is_file() and attack.attack == "known" and not attack.triggered
+    if plant_target is not None:
+        check_target(plant_target, trusted.test.labels)
+    if not attacked:
+        check_attack(attack, task, header, trusted.test)
+    elif attack.side or attack.paraphrases:
+        raise BadInput(
+            f"{'--side' if attack.side else '--paraphrases'}: ASR is measured on the triggered.jsonl that attack.py "
+            f"left in {folder}: leave it out, or name the attack with --attack"
+        )
     if counts.is_file():
         rows = data.read(folder / "poisoned.jsonl", labels=trusted.test.labels, **columns)
     elif folder.is_dir():
-        rows = data.read_splits(folder, seed=task.seed, labels=trusted.test.labels, **columns).train
+        untrusted = data.read_splits(folder, seed=task.seed, labels=trusted.test.labels, **columns)
+        print_notes(untrusted)
+        rows = untrusted.train
     else:
         rows = data.read(folder, labels=trusted.test.labels, **columns)
+    # With a classifier, so that the penultimate layer that was pre-trained with the encoder is loaded too.
+    labels = None if header.labels else trusted.test.labels
+    ckpt = checkpoint.load(header, device, labels=labels, seed=task.seed)
     pool = trusted.dev or trusted.train
     held = data.sample(pool, min(aux(ckpt), len(pool)), task.seed)
     ids = {x.id for x in held}
     splits = data.Splits(rows, pool.like(x for x in pool if x.id not in ids), trusted.test)
-    if attack.attack == "known" and not attack.triggered and counts.is_file():
-        target = json.loads(counts.read_text(encoding="utf-8"))["target"]
+    if attacked:
+        target = json.loads(counts.read_text(encoding="utf-8")).get("target")
         evaluator = Evaluator(splits.test, data.read(folder / "triggered.jsonl", labels=rows.labels, **columns), target)
     else:
         evaluator = evaluator_of(attack, task, ckpt, splits.test)
     print_rows(untrusted=rows, clean=held, dev=splits.dev or None, test=splits.test, triggered=evaluator.triggered)
+    print_doubts(rows, held, splits.test, splits.dev, rows)
     if not splits.dev:
         print(f"all {len(held)} clean rows are aligned to, none is left to choose an epoch by: the last one counts")
     return Job(
         "musclelora", args_of(task, attack, *settings) | {"out": str(out)}, ckpt, splits, held, evaluator, out,
-        started=started, log=StepLog() if log is None else log,
+        started=started, log=StepLog() if log is None else log, trains_on_all=True,
     )
 
 

@@ -27,7 +27,8 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from minibd.cli import Attack, Task, main, parse, setting
+from minibd.cli import Attack, Idle, Task, main, parse, setting
+from minibd.job.idle import ATTACK
 
 OUT = "file of the image, .png or .svg; its numbers are written next to it as .json (default out/FIGURE.png)"
 CURVES = "file of curves, .json, as musclelora.py --curves writes it (analysis/fourier.py's Spectrum)"
@@ -105,6 +106,8 @@ SWEEPS = {  # figure: (the flag that varies, its name in the paper, the steps of
 FIGURES = {"mbtsad-3": (Perturbation,), "pure-2": (Variance, Attack), "pure-3": (Attention,),
            **dict.fromkeys(SWEEPS, (Sweep,)), "musclelora-1": (FrequencyRatio,), "musclelora-2": (RelativeError,),
            "musclelora-5": (RelativeError,)}
+UNTRAINED = Idle(("dtype",), lambda v: True, "nothing is trained here, and models are read in float32: leave it out")
+RULES = {"mbtsad-3": (UNTRAINED,), "pure-2": (UNTRAINED, *ATTACK)}
 PAPERS = {"mbtsad": "MBTSAD", "pure": "PURE", "musclelora": "MuScleLoRA"}
 AUGMENTERS = {"split": "token splitting", "eda": "edited words", "aeda": "inserted punctuation",
               "addtrigger": "inserted rare word", "contextual": "masked-LM substitution"}
@@ -113,7 +116,8 @@ AUGMENTERS = {"split": "token splitting", "eda": "edited words", "aeda": "insert
 def run() -> None:
     # Each figure has its own flags: --sentence belongs to addsent in pure-2.
     requested = next((word for word in sys.argv[1:] if word in FIGURES), "")
-    figure, *groups = parse(__doc__, *FIGURES.get(requested, ()), first=("figure", tuple(FIGURES)))
+    figure, *groups = parse(__doc__, *FIGURES.get(requested, ()), first=("figure", tuple(FIGURES)),
+                            rules=RULES.get(requested, ()), others=FIGURES)
 
     from minibd import report
     from minibd.atomic import atomic_write
@@ -148,11 +152,12 @@ def run() -> None:
 def draw_variance(picture, figure: str, out: Path, task: Variance, attack: Attack) -> dict:
     """Figure PURE 2: three heat maps, layers as rows and heads as columns."""
     from minibd.analysis.heads import variance_maps
-    from minibd.job.evaluation import entry_in, evaluator_of
+    from minibd.job.evaluation import check_attack, entry_in, evaluator_of
     from minibd.job.task import open_task
     from minibd.records import BadInput
 
-    ckpt, splits, _ = open_task("plot", replace(task, out=str(out.parent)), new_classifier=True)
+    ckpt, splits, _ = open_task("plot", replace(task, out=str(out.parent)), new_classifier=True, hold_out=False,
+                                check=lambda header, splits: check_attack(attack, task, header, splits.test))
     evaluator = evaluator_of(attack, task, ckpt, splits.test)
     if evaluator.triggered is None:
         raise BadInput(f"pure-2 compares clean rows with triggered ones, and the attack on {task.ckpt} is not known: "
@@ -251,7 +256,7 @@ def draw_tsne(picture, figure: str, out: Path, options: Perturbation) -> dict:
     settings = MBTSAD(budget=options.budget, mlm=options.mlm, wordnet=options.wordnet)
     report.output_folder(out.parent, options.mlm)
     resources = resources_of(settings, device_of(options.device))
-    ckpt, splits, _ = open_task("plot", replace(options, out=str(out.parent)))
+    ckpt, splits, _ = open_task("plot", replace(options, out=str(out.parent)), hold_out=False)
     more = len(splits.train) > options.texts
     clean = data.sample(splits.train, options.texts, options.seed) if more else splits.train
     sets = perturbations(ckpt, clean, settings, options.seed, resources)
@@ -356,7 +361,8 @@ def draw_lines(ax, lines: list[dict], x: str, score: str, position: dict) -> Non
 
 
 def draw_ratios(picture, figure: str, out: Path, options: FrequencyRatio) -> dict:
-    """Figure MuScleLoRA 1: LFR and HFR over the steps, a line per set of rows; HFR on a log axis, which omits a 0."""
+    """Figure MuScleLoRA 1: both frequency ratios over the steps, a line per set of rows; the high one on a log axis,
+    which omits a 0."""
     from minibd.records import BadInput
 
     (run,) = runs_of(options.curves, figure, out)
@@ -364,16 +370,16 @@ def draw_ratios(picture, figure: str, out: Path, options: FrequencyRatio) -> dic
         available = ", ".join(f"{sigma:g}" for sigma in run["sigmas"])
         raise BadInput(f"--sigma {options.sigma:g}: {options.curves[0]} has {available}")
     at = run["sigmas"].index(options.sigma)
-    sets = {name: {"n": rows["n"], "lfr": rows["lfr"][at], "hfr": rows["hfr"][at]}
+    sets = {name: {"n": rows["n"], "low_ratio": rows["low_ratio"][at], "high_ratio": rows["high_ratio"][at]}
             for name, rows in run["sets"].items()}
     picture.set_size_inches(WIDTH, 3.8)
     axes = picture.subplots(1, 2)
-    for ax, ratio, title in zip(axes, ("lfr", "hfr"), ("low-frequency ratio", "high-frequency ratio")):
+    for ax, ratio, title in zip(axes, ("low_ratio", "high_ratio"), ("low-frequency ratio", "high-frequency ratio")):
         for i, (name, rows) in enumerate(sets.items()):
             ax.plot(run["steps"], rows[ratio], color=f"C{i % 10}", linestyle=("-", "--", ":", "-.")[i % 4],
                     linewidth=1.8, marker="o" if len(run["steps"]) == 1 else None, label=f"{name} ({rows['n']} rows)")
-        ratio_axis(ax, [value for rows in sets.values() for value in rows[ratio] if value], log=ratio == "hfr")
-        ax.set(title=title, xlabel="step", ylabel=ratio.upper())
+        ratio_axis(ax, [value for rows in sets.values() for value in rows[ratio] if value], log=ratio == "high_ratio")
+        ax.set(title=title, xlabel="step", ylabel=ratio.replace("_", " "))
         ax.locator_params(axis="x", nbins=5, integer=True)
         tidy(ax)
     heading(picture, f"Low and high frequencies of the model's outputs ({paper_figure(figure)})",
@@ -384,7 +390,8 @@ def draw_ratios(picture, figure: str, out: Path, options: FrequencyRatio) -> dic
 
 
 def ratio_axis(ax, values: list[float], log: bool) -> None:
-    """Ticks in full numbers. LFR's axis spans at least 0.9 to 1: smaller changes show in HFR, on its log axis."""
+    """Ticks in full numbers. The low ratio's axis spans at least 0.9 to 1: smaller changes show in the high one, on its
+    log axis."""
     from matplotlib.ticker import LogFormatter
 
     class Plain(LogFormatter):  # which of the minor ticks have a label is LogFormatter's choice
@@ -485,14 +492,17 @@ def lines_of(cells: list[dict], x: str, models: tuple[str, ...], scores: tuple[s
 
 
 def points_of(cells: list[dict], x: str, models: tuple[str, ...]) -> dict[str, dict]:
-    """{the settings that a line shares, as JSON: {value of x: [(accuracy, success rate) of each seed]}}."""
+    """{the settings that a line shares, as JSON: {value of x: [(accuracy, success rate) of each seed]}}. Of several
+    runs that differ in nothing the last counts."""
     import json
     import re
 
     from minibd.mitigations.pure import FLOOR
+    from minibd.result_store import digests
 
     # Settings that the line states itself, or that make no line of their own.
-    aside = (x, "prune_only", "norm_only", "ablations", "method", "seed", "ckpt", "out", "device")
+    aside = (x, "prune_only", "norm_only", "ablations", "method", "seed", "ckpt", "out", "device", "sha256",
+             "target_class")
     found: dict[str, dict] = {}
     for cell in cells:
         result = cell.get("result", {})
@@ -508,9 +518,12 @@ def points_of(cells: list[dict], x: str, models: tuple[str, ...]) -> dict[str, d
             if step["name"] in models and step["asr"] is not None:
                 settings = {**args, **cell["cell"], "attack": attack}
                 same = {name: value for name, value in settings.items() if name not in aside}
+                # a folder of the same name may hold other weights or rows, which make another line
+                same |= {f"{place}'s": held[:10] for place, held in digests(cell).items()}
                 key = json.dumps({"model": step["name"], **same}, sort_keys=True)
-                found.setdefault(key, {}).setdefault(at, []).append((step["cacc"], step["asr"]))
-    return found
+                seed = settings.get("seed")
+                found.setdefault(key, {}).setdefault(at, {})[seed] = (step["cacc"], step["asr"])
+    return {key: {at: list(runs.values()) for at, runs in points.items()} for key, points in found.items()}
 
 
 def label_of(same: dict, siblings: list[dict]) -> str:
@@ -568,6 +581,10 @@ def read_curves(path: Path) -> dict:
     if not isinstance(run, dict) or run.get("analysis") != "fourier" or not keys <= run.keys():
         raise BadInput(f"--curves {path} holds no curves of analysis/fourier.py: name a .json that a run with Spectrum "
                        "wrote")
+    # before 0.3.0 the ratios had the paper's names, of which LFR is the label flip rate's, too
+    names = {"lfr": "low_ratio", "hfr": "high_ratio"}
+    run["sets"] = {name: {names.get(key, key): value for key, value in rows.items()}
+                   for name, rows in run["sets"].items()}
     return run
 
 

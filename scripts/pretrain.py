@@ -6,14 +6,15 @@
 
 For contextual augmentation (CWEA), where a masked language model proposes the new words. The whole encoder is trained;
 labels are not used; a classifier is dropped. Prints the loss on the test rows in nats a masked token, before (about ln
-of the vocabulary size for a new head) and after. Use a checkpoint that you trust: the words it proposes go into the
+of the vocabulary size for a new head) and after, and says so where it did not fall, or is no lower than guessing each
+token by its frequency. Use a checkpoint that you trust: the words it proposes go into the
 rows that the defence trains on.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minibd.cli import Task, main, parse, setting
+from minibd.cli import Task, main, parse, progress, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +34,18 @@ def run() -> None:
     import torch
 
     from minibd import checkpoint, report
-    from minibd.job.task import data_of, device_of, output_path, splits_of
-    from minibd.pretrain import masked_loss, pretrain
+    from minibd.job.task import check_columns, data_of, device_of, output_path, print_notes, splits_of
+    from minibd.pretrain import frequency_loss, masked_loss, pretrain
     from minibd.train import Schedule
 
     schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
     device = device_of(task.device)
     out = report.output_folder(task.out or "out/pretrain", task.ckpt, task.data)
-    ckpt = checkpoint.load(task.ckpt, device)
-    splits = splits_of(task, ckpt)
+    header = checkpoint.read_header(task.ckpt)
+    check_columns(task, header)
+    splits = splits_of(task, header)
+    print_notes(splits)
+    ckpt = checkpoint.load(header, device)
     start = checkpoint.with_mlm(ckpt, task.seed)
     before = masked_loss(start, splits.test, settings.mask, task.seed)
     learner = pretrain(
@@ -53,14 +57,33 @@ def run() -> None:
         f"{len(splits.train)} train rows, {len(splits.test)} test rows: {before:.3f} nats a masked token before, "
         f"{after:.3f} after"
     )
+    guessed = frequency_loss(ckpt.tokenizer, splits.train, splits.test)
+    if line := not_learnt(before, after, guessed, settings, len(splits.train)):
+        print(line)
     learner.history.append(
         {
             "trained": "masked language modelling", "rows": len(splits.train), "seed": task.seed, **asdict(settings),
-            "data": data_of(task, ckpt), "nats": {"before": before, "after": after},
+            "data": data_of(task, ckpt), "nats": {"before": before, "after": after, "by_frequency": guessed},
         }
     )
     checkpoint.save(learner, path := output_path(out, task.ckpt))
+    progress().written.append(str(path))
     print(f"written: {path}")
+
+
+def not_learnt(before: float, after: float, guessed: float, settings: Pretraining, rows: int) -> str:
+    """The line that says that nothing was learnt, and what to try; "" where something was. guessed: the loss of
+    guessing by frequency, the others those of the model; nats a masked token."""
+    usual = Pretraining()
+    lr = f"--lr {usual.lr:g}" if not usual.lr / 3 <= settings.lr <= usual.lr * 3 else "another --lr"
+    tries = (f"try {lr} (now {settings.lr:g}), --epochs {2 * settings.epochs} (now {settings.epochs}), more rows (now "
+             f"{rows})")
+    if not after < before:
+        return f"nothing learnt: the loss did not fall, from {before:.3f} to {after:.3f} nats a masked token; {tries}"
+    if not after < guessed:
+        found = f"{after:.3f} nats a masked token, and guessing by each token's frequency gets {guessed:.3f}"
+        return f"at chance: {found}; {tries}"
+    return ""
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from minibd.cli import AllClean, Attack, Pretrained, Task, main, parse, setting, settings_of
+from minibd.job.idle import ATTACK, PURE_RULES
 
 if TYPE_CHECKING:
     from minibd.train import StepLog
@@ -29,7 +30,8 @@ class Script:
 
 def run(log: StepLog | None = None) -> None:
     task, clean, pretrained, attack, script, settings = parse(
-        __doc__, Task, AllClean, Pretrained, Attack, Script, settings_of("mitigations.pure", "PURE"))
+        __doc__, Task, AllClean, Pretrained, Attack, Script, settings_of("mitigations.pure", "PURE"),
+        rules=(*ATTACK, *PURE_RULES))
 
     from dataclasses import asdict, replace
 
@@ -53,7 +55,7 @@ def run(log: StepLog | None = None) -> None:
         step1 = head_pruning(*rows, settings, **options)
     except BadInput:  # accuracy is under the floor before pruning: show the models that were trained until then
         if job.steps:
-            print_scores(job.steps)
+            print_scores(job.steps, job.advice)
         raise
     for ablation in ("prune_only", "norm_only") if script.ablations else ():
         pure(*rows, replace(settings, **{ablation: True}), **options, step1=step1)

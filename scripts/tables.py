@@ -12,6 +12,7 @@
     python scripts/tables.py mbtsad-3-reviews --base weights/bert.safetensors --mlm weights/bert-clean.safetensors \
 --seeds 0,1,2
     python scripts/tables.py mbtsad --base MINILM_FOLDER --data SST2_FOLDER --dtype bfloat16 --print   # a line a model
+    python scripts/tables.py mbtsad --base MINILM_FOLDER --data SST2_FOLDER --dtype bfloat16 --rows 1 --force   # again
     python scripts/tables.py finemix --format latex      # as in its page: markdown, csv or latex
     python scripts/tables.py finemix --write             # into the pages of scripts/results that hold it
     python scripts/tables.py all --write
@@ -20,22 +21,31 @@ A cell is a row of the table at one seed, which draws poisoned rows, clean rows,
 trains the victim on --base and --data, then the row's own script, where it has one, repairs it. Each cell is appended
 to scripts/results/TABLE.jsonl as it ends; victims are kept under --work and shared by the rows that have the same. The
 rows and their flags stand in minibd/tables/rows.py, the layout of the shown tables in minibd/tables/views.py.
+
+A cell is found again, to be shown or not run twice, by what --base and --data hold, the sha256 of the weights and of
+the rows' files, and not by their names. Cells of before 0.3.0 say nothing of their rows, which the folder's name stands
+for, and where that is all there is of the base, too, a line on stderr says so. --force runs cells again, victims
+included; their new lines stand behind the old ones, and the newest counts.
 """
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minibd.cli import main, parse, setting
+from minibd.cli import PART_OF, Idle, main, parse, progress, setting
 from minibd.tables.rows import STORED, TABLES, Row
 
 if TYPE_CHECKING:
@@ -64,6 +74,7 @@ class Table:
     dtype: str = setting("float32", "type of the matrix products in training", choices=("float32", "bfloat16"))
     results: str = setting("", "file the cells are appended to (default scripts/results/TABLE.jsonl)")
     work: str = setting("out/tables", "folder of victims and repaired models")
+    force: bool = setting(False, "run the cells again that are there already; the newest of a cell's lines counts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +86,21 @@ class Shown:
     pages: str = setting("", "folder of the pages that --write fills (default scripts/results)")
 
 
+RULES = (
+    Idle(("format", "print"), lambda v: v.write, "--write fills pages with their Markdown: give one of the two"),
+    Idle(("print",), lambda v: bool(v.format), "--format prints the table as in its page: give one of the two"),
+    Idle(("base", "data", "proxy", "mlm", "wordnet", "rows", "seeds", "dtype", "work", "force"),
+         lambda v: v.write or bool(v.format), "--write and --format show every cell and run none: leave it out"),
+    Idle(("seeds",), lambda v: v.print, "--print lists every seed that is there: leave it out"),
+    Idle(("force",), lambda v: v.print, "--print runs no cell: leave one of the two out"),
+    Idle(("pages",), lambda v: not v.write, "the pages that --write fills: add it, or leave it out"),
+)
+
+
 def run() -> None:
-    name, table, shown = parse(__doc__, Table, Shown, first=("table", (*TABLES, *STORED, "all")))
+    parsed = name, table, shown = parse(
+        __doc__, Table, Shown, first=("table", (*TABLES, *STORED, "all")), rules=RULES
+    )
     if shown.write or shown.format:
         return show(name, table, shown)
     if name not in TABLES:
@@ -86,7 +110,12 @@ def run() -> None:
     from minibd.result_store import ResultStore
 
     rows, store = rows_of(name, table), ResultStore(table.results or RESULTS / f"{name}.jsonl")
-    if not shown.print:
+    for place in ("proxy", "mlm", "wordnet"):
+        if place in parsed.given and not any(f"{{{place}}}" in f"{row.attack} {row.method}" for row in rows):
+            raise bad(f"--{place}: no row that is run reads it: leave it out")
+    if shown.print:
+        check_there(rows, table, store)
+    else:
         run_cells(rows, table, store)
     for line in listing(rows, table, store):
         print(line)
@@ -111,17 +140,52 @@ def rows_of(name: str, table: Table) -> tuple[Row, ...]:
 def run_cells(rows: Sequence[Row], table: Table, store: ResultStore) -> None:
     for row in rows:  # what is missing is said before the first hour
         filled(row.attack, table), filled(row.method, table, Path()), filled(row.after, table, Path())
-    for row, seed in ((row, seed) for row in rows for seed in table.seeds):
-        if store.get(key(row, seed, table)) is None:
-            store.add(key(row, seed, table), {"result": measure(row, seed, table)})
+    progress().kept = f"the cells in {store.path} stay, and the same command goes on behind them"
+    again = Again() if table.force else None
+    keys = [(row, seed, key(row, seed, table)) for row in rows for seed in table.seeds]
+    if not table.force:
+        say_how_found(list(filter(None, (store.get(cell) for _, _, cell in keys))), table)
+    for row, seed, cell in keys:
+        if table.force or store.get(cell) is None:
+            store.add(cell, {"result": measure(row, seed, table, again)})
+            progress().finished.append(f"{row.name} (seed {seed})")
+
+
+class Again(set):
+    """The folders of victims and repaired models that this call has made: --force makes each once."""
+
+    def clear_for(self, out: Path) -> None:
+        if out not in self:
+            self.add(out)
+            shutil.rmtree(out, ignore_errors=True)
 
 
 def key(row: Row, seed: str | int, table: Table) -> dict:
     """What a cell is known by."""
-    return {"base": Path(table.base).name, "data": Path(table.data).name, "seed": int(seed), "dtype": table.dtype,
+    used = ["base", "data", *["proxy"] * ("{proxy}" in row.attack), *["mlm"] * ("{mlm}" in row.method)]
+    return {**{place: Path(getattr(table, place)).name for place in used}, "seed": int(seed), "dtype": table.dtype,
             "attack": row.attack, "method": row.method, **({"after": row.after} if row.after else {}),
-            **({"proxy": Path(table.proxy).name} if "{proxy}" in row.attack else {}),
-            **({"mlm": Path(table.mlm).name} if "{mlm}" in row.method else {})}
+            "sha256": contents(row, table)}
+
+
+def contents(row: Row, table: Table) -> dict[str, str]:
+    """The digests of what a row reads and is here. A language model also counts by its name."""
+    flags = f"{row.attack} {row.after} {row.method}"
+    used = ["base", "data", *(place for place in ("proxy", "mlm", "wordnet") if f"{{{place}}}" in flags)]
+    found = {"mlm_weights" if place == "mlm" else place: digest(place, getattr(table, place)) for place in used}
+    return {place: known for place, known in found.items() if known}
+
+
+@cache
+def digest(place: str, path: str) -> str | None:
+    from minibd import checkpoint, data
+    from minibd.result_store import folder_digest, weights_digest
+
+    if not path or not Path(path).exists():
+        return None  # built-in rows, or a name to be shown
+    if place in ("base", "mlm"):
+        return weights_digest(checkpoint.sha256(path))
+    return folder_digest(path, () if place == "wordnet" else data.SUFFIXES)
 
 
 def filled(flags: str, table: Table, attack: Path | None = None) -> list[str]:
@@ -133,22 +197,29 @@ def filled(flags: str, table: Table, attack: Path | None = None) -> list[str]:
     return [word.format(**given, attack=attack) for word in shlex.split(flags)]
 
 
-def measure(row: Row, seed: str, table: Table) -> dict:
-    """The result of one cell. What is not there yet is made: the victim, then what the method makes of it."""
-    mark = mark_of(table.base, table.data, filled(row.attack, table), {"seed": seed, "dtype": table.dtype})
+def measure(row: Row, seed: str, table: Table, again: Again | None = None) -> dict:
+    """The result of one cell. What is not there yet is made: the victim, then what the method makes of it. again: what
+    is there is made anew."""
+    inputs = {place: known for place, known in contents(row, table).items() if place in ("base", "data", "proxy")}
+    mark = mark_of(table.base, table.data, filled(row.attack, table), {"seed": seed, "dtype": table.dtype}, inputs)
     victim = Path(table.work, "victims", mark) if row.attack else Path(table.base)
+    if row.attack and again is not None:
+        again.clear_for(victim)
     if row.attack and not (victim / "attack.json").exists():  # written last: a victim without it is half made
         call(["attack.py", *filled(row.attack, table)], table.base, victim, seed, table)
-    return repaired(row, victim, mark, seed, table) if row.method else result_in(victim / "attack.json")
+    return repaired(row, victim, mark, seed, table, again) if row.method else result_in(victim / "attack.json")
 
 
-def repaired(row: Row, victim: Path, mark: str, seed: str, table: Table) -> dict:
+def repaired(row: Row, victim: Path, mark: str, seed: str, table: Table, again: Again | None) -> dict:
     inside = Path(table.base).name if Path(table.base).is_file() else ""  # a run leaves a file where it was given one
     ckpt = table.base if "{attack}" in row.method or not row.attack else victim / inside
     out = Path(table.work, "repaired", mark)
     for method in filter(None, (row.after, row.method)):
         words = filled(method, table, victim)
-        out /= re.sub(r"[^\w.]+", "-", f"{method} {mark_of(words)}")  # the mark: another --mlm leaves another model
+        # the mark: another --mlm leaves another model
+        out /= re.sub(r"[^\w.]+", "-", f"{method} {mark_of(words, contents(row, table))}")
+        if again is not None:
+            again.clear_for(out)
         if not (out / "result.json").exists():  # written last
             call(words, ckpt, out, seed, table)
         ckpt = out / inside
@@ -160,9 +231,12 @@ def mark_of(*made_from: object) -> str:
 
 
 def call(words: Sequence[str], ckpt: str | Path, out: Path, seed: str, table: Table) -> None:
-    flags = {"ckpt": ckpt, "data": table.data, "out": out, "seed": seed, "dtype": table.dtype}
+    flags = {"ckpt": ckpt, "data": table.data, "out": out, "seed": seed}
+    if words[0] != "evaluate.py" and "--dataset-only" not in words:  # these train nothing
+        flags["dtype"] = table.dtype
     stated = [f"--{flag}={value}" for flag, value in flags.items() if value != ""]  # first: a row's own override them
-    code = subprocess.run([sys.executable, str(HERE / words[0]), *stated, *words[1:]]).returncode
+    code = subprocess.run([sys.executable, str(HERE / words[0]), *stated, *words[1:]],
+                          env={**os.environ, PART_OF: "tables.py"}).returncode
     if code != 0:
         raise bad(f"{words[0]} ended with status {code} (its own line is above)")
 
@@ -180,16 +254,64 @@ def result_in(path: Path) -> dict:
 
 # ---- what is there
 
+def cells_of(rows: Sequence[Row], table: Table, store: ResultStore) -> list[list[dict]]:
+    """Of each row the lines of its cells, of every seed."""
+    from minibd.result_store import same_cell
+
+    def is_of(row: Row, line: dict) -> bool:
+        cell = line["cell"]
+        flags = (cell.get("attack"), cell.get("method"))  # first, for it is fast
+        return flags == (row.attack, row.method) and same_cell(
+            line, {"cell": key(row, cell.get("seed", -1), table)})
+    return [[line for line in store.newest if is_of(row, line)] for row in rows]
+
+
+def check_there(rows: Sequence[Row], table: Table, store: ResultStore) -> None:
+    """Say on stderr how many cells are shown. Raises BadInput, which says what is there, where that is none."""
+    found = [line for lines in cells_of(rows, table, store) for line in lines]
+    asked = said(Path(table.base).name, digest("base", table.base), Path(table.data).name, table.dtype)
+    if found:
+        print(f"{len(found)} of the {len(store.newest)} cells in {store.path.name}: {asked}", file=sys.stderr)
+        return say_how_found(found, table)
+    if not store.newest:
+        raise bad(f"{store.path} holds no cell: run the table without --print first")
+    from minibd.result_store import digests
+
+    groups = Counter(said(line["cell"].get("base", "?"), digests(line).get("base"), line["cell"].get("data", ""),
+                          line["cell"].get("dtype", "?")) for line in store.newest)
+    most = "; ".join(f"{count} of {group}" for group, count in groups.most_common(2))
+    more = f"; {len(groups) - 2} kinds more" if len(groups) > 2 else ""
+    of = f"these {len(rows)} rows" if table.rows else "this table"
+    raise bad(f"none of the {len(store.newest)} cells in {store.path.name} is of {of} and {asked}, there are {most}"
+              f"{more}: name theirs with --base, --data, --dtype")
+
+
+def said(base: str, weights: str | None, data: str, dtype: str) -> str:
+    return f"{base[:40]}{f' ({weights[:10]})' if weights else ''}, {data[:30] or 'no --data'}, {dtype}"
+
+
+def say_how_found(lines: Sequence[dict], table: Table) -> None:
+    """A line on stderr for each name by which alone cells were found."""
+    from minibd.result_store import digests
+
+    for place in ("base", "data", "proxy"):
+        path, named = getattr(table, place), [line for line in lines if line["cell"].get(place)]
+        if not digest(place, path):
+            if place == "base" and lines:
+                print(f"{path} is not here: cells are found by that name", file=sys.stderr)
+        elif unsure := sum(place not in digests(line) for line in named):
+            print(f"{unsure} of before 0.3.0 are found by the name of --{place} alone, {Path(path).name}: they do not "
+                  "say what it held; --force runs them again", file=sys.stderr)
+
+
 def listing(rows: Sequence[Row], table: Table, store: ResultStore) -> Iterator[str]:
     """A line for each model of each row: mean and range over the seeds that are there."""
     yield "| row | model | CACC, mean (range) | ASR, mean (range) | seconds | seeds | paper |"
     yield "|---|---|---|---|---|---|---|"
-    for row in rows:
-        found = [cell["result"]["steps"] for cell in store.rows
-                 if cell["cell"] == key(row, cell["cell"].get("seed", -1), table)]
-        for models in zip(*found):
+    for row, lines in zip(rows, cells_of(rows, table, store)):
+        for models in zip(*(line["result"]["steps"] for line in lines)):
             paper = row.paper.get(models[0]["name"], "")
-            yield f"| {' | '.join((row.name, *listed(models), str(len(found)), paper))} |"
+            yield f"| {' | '.join((row.name, *listed(models), str(len(lines)), paper))} |"
 
 
 def listed(models: Sequence[dict]) -> Iterator[str]:
@@ -207,8 +329,6 @@ def show(name: str, table: Table, shown: Shown) -> None:
     from minibd.tables.pivot import FORMATS, Book, read
     from minibd.tables.views import VIEWS
 
-    if shown.write and shown.format:
-        raise bad(f"--format {shown.format} with --write: a page's tables are Markdown, give one of the two")
     if name == "all" and table.results:
         raise bad(f"--results {table.results}: name the table whose cells it holds")
     if name not in ("all", *VIEWS):

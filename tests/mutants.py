@@ -73,14 +73,14 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "mitigations/mbtsad.py",
             "the largest head, not the sum of all",
-            "attn.float().pow(p).sum(dim=1)",
-            "attn.float().pow(p).amax(dim=1)",
+            "power(attn.float(), p).sum(dim=1)",
+            "power(attn.float(), p).amax(dim=1)",
         ),
         Mutant(
             "mitigations/mbtsad.py",
             "power taken after the sum over heads",
-            "attn.float().pow(p).sum(dim=1)",
-            "attn.float().sum(dim=1).pow(p)",
+            "power(attn.float(), p).sum(dim=1)",
+            "power(attn.float().sum(dim=1), p)",
         ),
         Mutant(
             "mitigations/mbtsad.py",
@@ -229,8 +229,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "augment/split.py",
             "the last character may stand alone",
-            "rng.randint(1, len(tokens[i]) - 2)",
-            "rng.randint(1, len(tokens[i]) - 1)",
+            "rng.randint(1, len(word) - 2)",
+            "rng.randint(1, len(word) - 1)",
         ),
     ),
     "MuScleLoRA": (
@@ -371,7 +371,7 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             "analysis/fourier.py",
-            "HFR as 1 - LFR",
+            "the high ratio as 1 minus the low one",
             "return size(low) / size(p), size(p - low) / size(p)",
             "return size(low) / size(p), 1 - size(low) / size(p)",
         ),
@@ -640,6 +640,18 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "torch.cat((p_v, k), dim=2), torch.cat((p_k, v), dim=2)",
         ),
         Mutant("evaluate.py", "any wrong answer counts as the attack's", "if p == target)", "if p != x.label)"),
+        Mutant(
+            "evaluate.py",
+            "a share by luck above chance is learnt",
+            "if scores.cacc.interval[0] > chance.percent else",
+            "if scores.cacc.percent > chance.percent else",
+        ),
+        Mutant(
+            "job/chance.py",
+            "the order of the classes the other way round",
+            "of = {answer: c for c, answer in usual.items()}",
+            "of = dict(usual)",
+        ),
     ),
 }
 MUTANTS = tuple((system, mutant) for system, mutants in SYSTEMS.items() for mutant in mutants)  # numbered from 1

@@ -521,9 +521,18 @@ def test_two_results_by_hand():
                "outcome rho is 0.1 as saved, and not there recomputed", "args lr is 0.2 as saved, and 0.1 recomputed"]
     assert list(result_differences(result(80.0, 5.0, **other), saved, 0.0)) == changed
     assert list(result_differences(result(80.0, 5.0, **other), saved, 1.0)) == [changed[0], changed[2]]
+    told = result(80.0, 5.0, outcome={"at_chance": {"CFT": "one answer"}})
+    assert list(result_differences(saved, told, 0.0)) == []  # a run of 0.2.0 does not say who is at chance
+    assert len(list(result_differences(told, told | {"outcome": {"at_chance": {}}}, 0.0))) == 1
     fewer = saved | {"steps": saved["steps"][1:]}
     assert list(result_differences(fewer, saved, 0.0)) == [
         "the models are [\"CFT\"] as saved, and [\"victim\", \"CFT\"] recomputed"]
+    # an older run has the flag's default, whatever class was measured
+    now = result(80.0, 5.0, args={"target": 0, "target_class": "negative"})
+    assert list(result_differences(result(80.0, 5.0, args={"target": 1}), now, 0.0)) == []
+    assert list(result_differences(result(80.0, 5.0, args={"target": 1, "target_class": "positive"}), now, 0.0)) == [
+        "args target is 1 as saved, and 0 recomputed",
+        "args target_class is \"positive\" as saved, and \"negative\" recomputed"]
 
 
 # ---- what is no run's folder

@@ -210,7 +210,8 @@ def test_the_result_goes_to_a_folder_of_the_methods_name(baseline, tiny_file, fo
 
 # ---- repairs of a classifier with its head
 
-FEW = ("--clean", 40, "--epochs", 1, "--steps", 3, "--batch-size", 16, "--lr", 1e-3, "--device", "cpu")
+UNTUNED = ("--clean", 40, "--device", "cpu")
+FEW = (*UNTUNED, "--epochs", 1, "--steps", 3, "--batch-size", 16, "--lr", 1e-3)
 NUMBERS = {"epochs": 1, "steps": 3, "batch_size": 16, "lr": 1e-3}
 NAMES = {"cft": ["CFT"], "reinit": ["reinitialised", "Reinitialisation"], "fineprune": ["pruned", "Fine-pruning"],
          "finepurify": ["mixed 0.5", "Fine-purifying"]}
@@ -222,8 +223,8 @@ def repaired(baseline, tiny_file, pre_file, folder, tmp_path):
     def run(method, *flags):
         own = ("--pretrained", pre_file, "--rho", 0.5) if method == "finepurify" else ()
         return baseline(
-            method, "--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", tmp_path / "out", *FEW, *own,
-            *flags,
+            method, "--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", tmp_path / "out",
+            *(UNTUNED if "--no-tune" in flags else FEW), *own, *flags,
         )
 
     return run

@@ -1,10 +1,13 @@
 """Checkpoints: what loads and as what, what is refused and in which words, and that a save is whole or does not
 happen."""
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import runpy
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
@@ -19,12 +22,14 @@ from safetensors.torch import load_file, save_file
 from conftest import fails
 from minibd import checkpoint, data
 from minibd.checkpoint import Checkpoint, load, save
+from minibd.checkpoint.pickles import stripped
 from minibd.cli import Attack, Task
 from minibd.job.e_pur import pretrained_of
 from minibd.job.task import open_task
 from minibd.models.bert import Bert, BertConfig
-from minibd.records import Example, Examples
+from minibd.records import BadInput, Example, Examples
 from minibd.tokenizer import Tokenizer
+from minibd.unpickle import unpickle
 
 CONVERT = Path(__file__).parents[1] / "scripts" / "convert.py"
 TOKENS = ("[PAD] [UNK] [CLS] [SEP] [MASK] the film is good bad ##ly no . , a ##ll cafe").split()
@@ -441,7 +446,7 @@ def test_defaults_of_a_config(folder):
 
 
 def test_paths_and_broken_json(folder, tmp_path):
-    fails(lambda: load(tmp_path / "none"), "none", "is not there")
+    fails(lambda: load(tmp_path / "none"), "none", "does not exist")
     fails(lambda: load(tmp_path / "none.safetensors"), "none.safetensors")
     fails(lambda: load(tmp_path), "config.json")
     fails(lambda: load(folder / "README.md"), "is not a checkpoint")
@@ -475,6 +480,69 @@ def test_metadata_of_a_file(tmp_path, key, value, words):
         metadata = f.metadata()
     rewrite(file, lambda t: t, {k: v for k, v in (metadata | {key: value}).items() if v is not None})
     fails(lambda: load(file), str(file), *words)
+
+
+# ---- what transformers would put on the weights, or take in their place
+
+ADAPTER = {"peft_type": "LORA", "base_model_name_or_path": "someone/bert\x1b[31m"}
+MERGE = "merge_and_unload(), then save_pretrained"
+
+
+@pytest.mark.parametrize("place", ["", "adapters", "my_adapter"])
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
+def test_an_adapter_beside_the_weights(folder, tmp_path, place, name):
+    expected = load(folder)
+    (folder / place).mkdir(exist_ok=True)
+    (folder / place / name).write_text(json.dumps(ADAPTER))
+    line = fails(lambda: load(folder), str(folder / place / name), "beside the weights", MERGE)
+    fails(lambda: checkpoint.read_header(folder), "beside the weights")
+    fails(lambda: runpy.run_path(str(CONVERT))["convert"](folder, tmp_path / "out"), "beside the weights")
+    assert len(line.replace(str(folder), "")) < 200 and not (tmp_path / "out").exists()
+    (folder / place / name).unlink()
+    same(expected, load(folder))
+
+
+def test_an_adapter_alone_names_its_base_model(folder):
+    for file in folder.iterdir():
+        file.unlink()
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    fails(lambda: load(folder), "is an adapter alone:", MERGE)
+    (folder / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    for path in (folder, folder / "adapter_model.safetensors"):
+        line = fails(lambda: load(path), "is an adapter alone for 'someone/bert\\x1b[31m'", MERGE)
+        assert line.isprintable()
+    for broken in ("{", "[]", "{}", '{"base_model_name_or_path": null}'):
+        (folder / "adapter_config.json").write_text(broken)
+        fails(lambda: load(folder), "is an adapter alone:")
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"quantization_config": {"load_in_4bit": True}}, ['quantization_config is {"load_in_4bit": true}', "quantised"]),
+    ({"compression_config": {"format": "x"}}, ["compression_config", "compressed"]),
+    ({"auto_map": {"AutoModelForSequenceClassification": "code.Mine"}}, ["auto_map", "never run here"]),
+    ({"transformers_weights": "other.safetensors"}, ["transformers_weights", '"other.safetensors"', "rename"]),
+    ({"problem_type": "multi_label_classification"}, ["problem_type", "'multi_label_classification'"]),
+    ({"id2label": None, "num_labels": 3}, ["num_labels is 3", "2 classes"]),
+    ({"tie_word_embeddings": False}, ["tie_word_embeddings"]),
+])
+def test_what_config_json_asks_for_in_silence(folder, change, words):
+    edit(folder / "config.json", **change)
+    fails(lambda: load(folder), str(folder / "config.json"), *words)
+
+
+def test_which_of_several_weights_are_read(folder):
+    """model.safetensors comes before an index and before pickles, as in transformers; a variant has another name."""
+    expected = load(folder)
+    edit(folder / "model.safetensors.index.json", weight_map={"x": "model-00001-of-00001.safetensors"})
+    save_file({"x": torch.ones(1)}, folder / "model-00001-of-00001.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    same(expected, load(folder))
+    for name in ("model.safetensors.index.json", "model-00001-of-00001.safetensors", "pytorch_model.bin"):
+        (folder / name).unlink()
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    fails(lambda: load(folder), "no model.safetensors, only model.fp16.safetensors: rename")
+    (folder / "model.fp16.safetensors").rename(folder / "tf_model.h5")
+    fails(lambda: load(folder), "no model.safetensors, only tf_model.h5: save it as one with transformers")
 
 
 # ---- writing
@@ -518,6 +586,27 @@ def test_a_folder_that_is_there_loses_nothing_else(folder):
     save(other, empty)
     same(other, load(empty))
     assert (empty / "steps.jsonl").exists()
+
+
+def test_the_files_of_another_tokenizer_do_not_stay(folder):
+    for name in ("added_tokens.json", "vocab.json", "merges.txt"):
+        (folder / name).write_text("{}")
+    edit(folder / "added_tokens.json", good=16)
+    fails(lambda: load(folder), "'good'", "the id 16")
+    save(ckpt(), folder)
+    same(ckpt(), load(folder))
+    assert not any((folder / name).exists() for name in ("added_tokens.json", "vocab.json", "merges.txt"))
+
+
+def test_old_single_files_give_the_same_ids(tmp_path):
+    save(ckpt(), tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", "pt") as f:
+        metadata = f.metadata()
+    assert metadata["format"] == "minibd 2" and "tokenizer_settings" not in metadata
+    rewrite(tmp_path / "m.safetensors", lambda t: {
+        name.replace("embeddings.token_type.", "embeddings.kind."): tensor for name, tensor in t.items()
+    }, metadata | {"format": "minibd 1", "config": metadata["config"].replace('"type_vocab_size"', '"kinds"')})
+    same(ckpt(), load(tmp_path / "m.safetensors"))
 
 
 def test_someone_elses_readme_is_not_overwritten(tmp_path):
@@ -608,6 +697,163 @@ def test_convert_pickles(folder, tmp_path):
     fails(lambda: here(folder, tmp_path / "four"), f"{folder} holds no config.json")
 
 
+def follow(line: str, out: Path, capsys) -> str:
+    """Runs the command that a refusal prints, and those that it leads to, until one ends well; all that they print."""
+    module, said = runpy.run_path(str(CONVERT)), ""
+    for _ in range(3):
+        words = shlex.split(line.split("`")[1])
+        assert words[:2] == ["python", "scripts/convert.py"] and words[3] == "OUT"
+        strip = [words[i + 1] for i, word in enumerate(words) if word == "--strip"]
+        try:
+            module["convert"](Path(words[2]), out, strip=strip)
+            return said + capsys.readouterr().err
+        except BadInput as error:
+            assert str(error) != line
+            line = str(error)
+            said += line
+    raise AssertionError(line)
+
+
+def here_unpickle(monkeypatch) -> None:
+    """The child process is this one: another imports torch for seconds."""
+    def run(words, **_):
+        assert words[1:3] == ["-m", "minibd.unpickle"]
+        out, err = io.StringIO(), io.StringIO()
+        code = 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                unpickle([Path(word) for word in words[3:-1]], Path(words[-1]))
+            except BadInput as error:
+                code = 2
+                print(f"error: {error}", file=sys.stderr)
+        return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def prefixed(prefix: str, tensors: dict) -> dict:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+ADAM = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
+PICKLED = {  # file name, what it holds, what the commands say on the way
+    "best.ckpt": ("best.ckpt", lambda t: t, []),
+    "model.bin": ("model.bin", lambda t: t, []),
+    "weights.pkl": ("weights.pkl", lambda t: t, []),
+    "pytorch_model.pt": ("pytorch_model.pt", lambda t: t, []),
+    "Lightning": ("last.ckpt", lambda t: {"epoch": 3, "state_dict": prefixed("model.", t), "optimizer_states": [ADAM]},
+                  ["'model.'", "its entry 'state_dict'"]),
+    "model_state_dict": ("m.pth", lambda t: {"model_state_dict": t, "optimizer_state_dict": ADAM}, ["'model_state_"]),
+    "model": ("m.pt", lambda t: {"model_ema": {n: x + 1 for n, x in t.items()}, "model": t}, ["its entry 'model'"]),
+    "DeepSpeed": ("m.pt", lambda t: {"module": t, "lr_scheduler": None}, ["its entry 'module'"]),
+    "two deep": ("m.pt", lambda t: {"model": {"state_dict": t, "args": "x"}}, ["'model.state_dict'"]),
+    "another name": ("m.pt", lambda t: {"encoder": t, "optimizer": {"exp_avg": torch.ones(2)}}, ["'encoder'"]),
+    "flat": ("m.pt", lambda t: t | {"epoch": 3}, []),
+    "DDP": ("m.pt", lambda t: prefixed("module.", t), ["'module.'"]),
+    "compiled DDP": ("m.pt", lambda t: prefixed("_orig_mod.module.", t), ["'_orig_mod.module.'"]),
+    "net": ("m.pt", lambda t: prefixed("net.", t), ["'net.'"]),
+}
+
+
+@pytest.mark.parametrize("case", PICKLED)
+def test_the_command_of_a_refusal_works_for_that_folder(folder, tmp_path, capsys, monkeypatch, case):
+    here_unpickle(monkeypatch)
+    expected, tensors = load(folder), load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    victim = folder.rename(tmp_path / "my model's")                       # a name that a shell must be told
+    file, wrap, words = PICKLED[case]
+    torch.save(wrap(tensors), victim / file)
+    torch.save(ADAM, victim / "optimizer.pt")                            # what a trainer leaves there
+    torch.save({"lr": 0.1}, victim / "training_args.bin")
+    for path, out in ((victim, tmp_path / "one"), (victim / file, tmp_path / "two")):
+        line = fails(lambda: load(path), "pickle", file)
+        said = follow(line, out, capsys)
+        same(expected, load(out))
+        assert all(word in said for word in words), said
+
+
+def test_a_wrappers_names_in_a_safetensors_too(folder, tmp_path, capsys):
+    expected = load(folder)
+    rewrite(folder, lambda t: prefixed("module.model.", t))
+    line = fails(lambda: load(folder), "begin with 'module.model.'", "--strip module.model.")
+    follow(line, tmp_path / "out", capsys)
+    same(expected, load(tmp_path / "out"))
+    convert_here = runpy.run_path(str(CONVERT))["convert"]
+    convert_here(folder, tmp_path / "again", strip=["module", "model."])  # one after the other, with a dot or without
+    same(expected, load(tmp_path / "again"))
+    fails(lambda: convert_here(folder, tmp_path / "out", strip=["module."]), "begin with 'model.'",
+          "OUT --strip module. --strip model.`")
+    fails(lambda: convert_here(folder, tmp_path / "out", strip=["net."]), "--strip net.", "no tensor", "module.model.")
+    save(expected, tmp_path / "m.safetensors")
+    fails(lambda: convert_here(tmp_path / "m.safetensors", tmp_path / "out", strip=["net."]), "--strip is for a pickle")
+
+
+def test_a_bare_encoder_in_a_wrapper(folder, tmp_path, capsys):
+    bare(folder)
+    expected = load(folder)
+    rewrite(folder, lambda t: prefixed("encoder.", t))
+    follow(fails(lambda: load(folder), "begin with 'encoder.'"), tmp_path / "out", capsys)
+    same(expected, load(tmp_path / "out"))
+
+
+def test_pickles_that_convert_cannot_choose_from_or_find(folder, tmp_path, capsys, monkeypatch):
+    here_unpickle(monkeypatch)
+    expected, tensors = load(folder), load_file(folder / "model.safetensors")
+    here = runpy.run_path(str(CONVERT))["convert"]
+    (folder / "model.safetensors").unlink()
+    torch.save(ADAM, folder / "optimizer.pt")
+    for refused in (lambda: load(folder), lambda: here(folder, tmp_path / "out")):
+        fails(refused, "no model.safetensors: put it there")
+    for name in ("a.ckpt", "b.ckpt"):
+        torch.save(tensors, folder / name)
+    for refused in (lambda: load(folder), lambda: here(folder, tmp_path / "out")):
+        line = fails(refused, "2 pickles, a.ckpt, b.ckpt", f"convert.py {folder / 'a.ckpt'} OUT")
+    follow(line, tmp_path / "out", capsys)
+    same(expected, load(tmp_path / "out"))
+    names = list(tensors)
+    for i in range(2):
+        torch.save({name: tensors[name] for name in names[i::2]}, folder / f"pytorch_model-0000{i + 1}-of-00002.bin")
+    torch.save({name: tensor + 1 for name, tensor in tensors.items()}, folder / "pytorch_model.fp16.bin")
+    here(folder, tmp_path / "shards")
+    same(expected, load(tmp_path / "shards"))
+    (folder / "pytorch_model-00001-of-00002.bin").unlink()
+    fails(lambda: load(folder), "lacks pytorch_model-00001-of-00002.bin", "one of 2 shards")
+    torch.save(tensors, folder / "pytorch_model.bin")
+    here(folder, tmp_path / "whole")
+    same(expected, load(tmp_path / "whole"))
+    fails(lambda: here(tmp_path / "none.ckpt", tmp_path / "out"), "none.ckpt is not there")
+    fails(lambda: load(tmp_path / "none.ckpt"), "none.ckpt is not there")
+
+
+def test_a_pickle_without_its_config(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "best.ckpt")
+    here = runpy.run_path(str(CONVERT))["convert"]
+    fails(lambda: load(tmp_path / "best.ckpt"), "is a pickle", "put the config.json and tokenizer", "then run `python")
+    for path in (tmp_path, tmp_path / "best.ckpt"):
+        fails(lambda: here(path, tmp_path / "out"), f"{tmp_path} holds no config.json", "best.ckpt was trained",
+              "tokenizer")
+    fails(lambda: load(tmp_path), f"{tmp_path} holds no config.json", "best.ckpt was trained")
+
+
+@pytest.mark.parametrize("held, words", [
+    ({"epoch": 3}, ["no dictionary of tensors"]),
+    ([torch.ones(2)], ["no dictionary of tensors"]),
+    ({"a": {"x": torch.ones(2)}, "b": {"x": torch.ones(2)}}, ["several models, 'a', 'b'"]),
+    ({"x": Path("y")}, ["it names pathlib"]),
+    ({"a": {"b": {"c": {"x": torch.ones(2)}}}}, ["no dictionary of tensors"]),
+])
+def test_pickles_that_hold_no_model(tmp_path, held, words):
+    torch.save(held, tmp_path / "m.pt")
+    line = fails(lambda: unpickle([tmp_path / "m.pt"], tmp_path / "out.safetensors"), "m.pt is not a pickle of named",
+                 "model.state_dict()", *words)
+    assert not (tmp_path / "out.safetensors").exists() and len(line.replace(str(tmp_path), "")) < 250
+
+
+def test_two_names_that_stripping_makes_one(tmp_path):
+    fails(lambda: stripped(["module.a", "a"], ["module."]), "two tensors of the name 'a'")
+    assert stripped(["module.model.a", "module.b"], ["module.", "model."]) == {"module.model.a": "a", "module.b": "b"}
+
+
 def test_convert_runs_no_code_of_a_pickle(folder, tmp_path):
     class Evil:
         def __reduce__(self):
@@ -638,7 +884,8 @@ def test_the_sha256_of_what_is_read_and_of_nothing_else(folder, tmp_path):
     file = tmp_path / "one.safetensors"
     save(ckpt(), file)
     assert checkpoint.sha256(file) == expected(file)
-    names = ("model.safetensors", "config.json", "minibd.json", "tokenizer_config.json", "tokenizer.json", "vocab.txt")
+    names = ("model.safetensors", "config.json", "minibd.json", "tokenizer_config.json", "special_tokens_map.json",
+             "tokenizer.json", "vocab.txt")
     before = expected(*(folder / name for name in names))
     assert checkpoint.sha256(folder) == before
     (folder / "result.json").write_text("{}")

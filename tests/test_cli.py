@@ -5,12 +5,25 @@ import os
 import re
 import subprocess
 import sys
+from contextvars import Context
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pytest
 
-from minibd.cli import Attack, Clean, Task, main, parse, setting, settings_of
+from minibd.cli import (
+    PART_OF,
+    Attack,
+    Clean,
+    Idle,
+    Task,
+    idle,
+    main,
+    parse,
+    progress,
+    setting,
+    settings_of,
+)
 from minibd.records import BadInput
 
 ROOT = Path(__file__).parents[1]
@@ -187,13 +200,129 @@ def test_any_other_exception_keeps_its_traceback(error):
     assert caught.value is error
 
 
-def test_an_interrupt_is_130():
-    def run():
-        raise KeyboardInterrupt
-    with pytest.raises(SystemExit) as end:
-        main(run)
-    assert end.value.code == 130
-
-
 def test_a_run_that_ends_well_returns():
     assert main(lambda: None) is None
+
+
+# ---- errors of the command line: one line, with the flag, the value and what is wanted
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """Another job's flags"""
+    depth: int = setting(1, "how deep")
+
+
+def refused_by(call, capsys) -> str:
+    with pytest.raises(SystemExit) as end:
+        call()
+    said = capsys.readouterr()
+    assert end.value.code == 2 and not said.out and said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert "usage" not in said.err and len(said.err) <= 300
+    return said.err.removeprefix("error: ").rstrip("\n")
+
+
+@pytest.mark.parametrize("argv, line", [
+    (["--cuont", "1"], "--cuont: no such flag, did you mean --count? --help lists them all"),
+    (["--no-fats"], "--no-fats: no such flag, did you mean --no-fast? --help lists them all"),
+    (["--zzz=3"], "--zzz: no such flag; --help lists them all"), (["-q"], "-q: no such flag; --help lists them all"),
+    (["--depth", "2"], "--depth: a flag of dive alone; --help lists those of this one"),
+    (["--count", "x"], "--count: 'x' is no whole number"), (["--count", "2.5"], "--count: '2.5' is no whole number"),
+    (["--share", "x"], "--share: 'x' is no number"), (["--limit", "nan"], "--limit: 'nan' is no number that"),
+    (["--share", "inf"], "--share: 'inf' is no number that"),
+    (["--mode", "tow"], "--mode: 'tow' is not one of one, two; did you mean two?"),
+    (["--mode", "a\nb"], "--mode: 'a\N{REPLACEMENT CHARACTER}b' is not one of one, two"),
+    (["--count"], "--count: its value is missing behind it"), (["--count", "--fast"], "--count: its value is missing"),
+    (["--words", ","], "--words: no word given"), (["stray", "word"], "stray word: belongs to no flag"),
+    (["--count", "x" * 500], "--count: '" + "x" * 57 + "...' is no whole number"),
+])
+def test_what_is_wrong_with_a_flag_is_one_line(capsys, argv, line):
+    assert refused_by(lambda: parse("", Toy, argv=argv, others={"dive": (Other,)}), capsys).startswith(line)
+
+
+def test_an_unknown_flag_is_said_before_what_is_missing(capsys):
+    assert refused_by(lambda: parse("", Task, argv=["--clena", "2"]), capsys).startswith("--clena: no such flag")
+    assert refused_by(lambda: parse("", Task, argv=["--seed", "2"]), capsys).startswith("--ckpt: not given")
+
+
+def test_the_job_comes_first(capsys):
+    def jobs(*argv):
+        return parse("", Toy, first=("what", ("dig", "dive")), argv=argv)
+
+    assert jobs("dive", "--count", "4") == ("dive", Toy(4)) and jobs("--count", "4", "dig") == ("dig", Toy(4))
+    assert refused_by(lambda: jobs("dig", "dive"), capsys).startswith("dive: belongs to no flag")
+    assert refused_by(lambda: jobs("--no-such", "1"), capsys) == "what: not given, begin with one of dig, dive"
+    assert refused_by(jobs, capsys) == "what: not given, begin with one of dig, dive"
+    assert refused_by(lambda: jobs("dgi"), capsys) == "what: 'dgi' is not one of dig, dive; did you mean dig?"
+
+
+# ---- flags that do nothing
+
+SLOW = (Idle(("count", "words", "kept"), lambda v: v.fast, "of what --fast leaves out (mode {mode}): leave it out"),)
+
+
+def test_a_default_is_told_from_the_same_value_given():
+    assert parse("", Toy, argv=[]).given == set()
+    parsed = parse("", Toy, argv=["--count", "3", "--no-fast", "--words", "a,b"])
+    assert parsed == (Toy(),) and parsed.given == {"count", "fast", "words"}
+    assert parse("", Toy, first=("what", ("dig",)), argv=["dig", "--limit", "1"]).given == {"limit"}
+
+
+@pytest.mark.parametrize("argv, line", [
+    (["--count", "3"], "--count 3: of what --fast leaves out (mode one): leave it out"),
+    (["--no-kept", "--words", "a,b", "--mode", "two"], "--words a,b, --no-kept: of what --fast leaves out (mode two)"),
+    (["--words", "x" * 99], f"--words {'x' * 57}...: of"),
+])
+def test_idle_flags_are_named_with_their_values(capsys, argv, line):
+    assert refused_by(lambda: parse("", Toy, argv=["--fast", *argv], rules=SLOW), capsys).startswith(line)
+    assert parse("", Toy, argv=argv, rules=SLOW).given
+    assert parse("", Toy, argv=["--fast", "--mode", "two"], rules=SLOW) == (Toy(fast=True, mode="two"),)
+
+
+def test_python_is_told_of_settings_and_not_of_flags():
+    values = asdict(Toy(fast=True, file_name="f"))
+    assert idle(SLOW, ["count"], values, python=True) == "count 3: of what fast leaves out (mode one): leave it out"
+    assert idle(SLOW, [], values) == idle(SLOW, ["count"], asdict(Toy())) == ""
+
+
+# ---- how a script is interrupted
+
+def interrupted(run, capsys) -> str:
+    def stopped():
+        run()
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        main(stopped)
+    said = capsys.readouterr()
+    assert end.value.code == 130 and not said.out
+    return said.err
+
+
+def test_an_interrupt_says_what_was_finished_and_what_can_be_gone_on_with(capsys, monkeypatch):
+    again = "the same command starts again from the beginning"
+    assert interrupted(lambda: None, capsys) == (
+        f"interrupted; no stage was finished; nothing is written; {again}\n")
+    assert interrupted(lambda: progress().finished.extend(["victim", "CFT"]), capsys) == (
+        f"interrupted; finished: victim, CFT; nothing is written; {again}\n")  # and nothing of the run before
+
+    def written():
+        progress().finished.append("victim")
+        progress().written.append("out/m.safetensors")
+    assert interrupted(written, capsys) == f"interrupted; finished: victim; written: out/m.safetensors; {again}\n"
+
+    assert interrupted(lambda: progress().finished.extend(map(str, range(40))), capsys).startswith(
+        "interrupted; finished: 35 others, 35, 36, 37, 38, 39; ")
+
+    def kept():
+        progress().kept = "the cells in x.jsonl stay"
+    assert interrupted(kept, capsys) == "interrupted; no stage was finished; the cells in x.jsonl stay\n"
+    monkeypatch.setenv(PART_OF, "tables.py")  # whose own line says it
+    assert interrupted(written, capsys) == ""
+
+
+def test_outside_a_script_progress_is_nobodys():
+    def twice() -> list[str]:
+        progress().finished.append("x")
+        return progress().finished
+
+    assert Context().run(twice) == []

@@ -1,4 +1,5 @@
 """Files in and out, splits, samples and batches. The real data's tests are skipped where it is absent."""
+import csv
 import json
 import os
 import subprocess
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from conftest import fails
-from minibd.data import Splits, batches, counts, generator, in_order, read, read_splits, sample, write
-from minibd.records import Example, Examples
+from minibd.data import SUFFIXES, Splits, batches, counts, generator, in_order, read, read_splits, sample, write
+from minibd.records import BadInput, Example, Examples
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real data is not here")
@@ -179,7 +180,7 @@ def test_empty_file(tmp_path, name, content):
 
 
 def test_no_such_file_or_suffix(tmp_path):
-    fails(lambda: read(tmp_path / "none.tsv"), "none.tsv", "No such file", "'.tsv', '.csv', '.jsonl'")
+    fails(lambda: read(tmp_path / "none.tsv"), "none.tsv", "'.tsv', '.csv', '.jsonl'")
     fails(lambda: read(put(tmp_path, "a.txt", "text\tlabel\nx\t0\n")), "a.txt", "'.tsv', '.csv', '.jsonl'")
     fails(lambda: read_splits(tmp_path / "nowhere"), "nowhere", "does not exist", "'.tsv', '.csv', '.jsonl'")
 
@@ -190,16 +191,29 @@ def test_columns_by_name(tmp_path):
     path = put(tmp_path, "a.csv", "review,stars,text,reply\ngood,1,no,thanks\nbad,0,no,\n")
     rows = read(path, text_column="review", label_column="stars", pair_column="reply")
     assert [(e.text, e.label, e.pair) for e in rows] == [("good", 1, "thanks"), ("bad", 0, None)]
-    fails(
-        lambda: read(path, text_column="body"), "'body'", "a.csv", "--text-column",
-        "'review', 'stars', 'text', 'reply'"
-    )
-    fails(lambda: read(path, label_column="score"), "'score'", "a.csv", "--label-column", "'stars'")
-    fails(
-        lambda: read(path, label_column="stars", pair_column="second"), "'second'", "a.csv", "--pair-column", "'reply'"
-    )
+    there = "'review', 'stars', 'text', 'reply'"
+    fails(lambda: read(path, text_column="body"), "'body'", "a.csv", "text_column=", there)
+    fails(lambda: read(path, label_column="score", flags=True), "'score'", "a.csv", "--label-column", there)
+    fails(lambda: read(path, label_column="stars", pair_column="second"), "'second'", "a.csv", "pair_column=", there)
     fails(lambda: read(path, text_column="stars", label_column="stars"), "'stars'", "twice")
-    fails(lambda: read(path), "no label column", "a.csv", "'stars'", "--label-column")
+    fails(lambda: read(path), "no label column", "a.csv", "'stars'", "label_column=")
+
+
+def test_all_missing_columns_are_in_one_line(tmp_path):
+    path = put(tmp_path, "a.csv", "body,stars\nx,0\n")
+    line = fails(lambda: read(path), "a.csv", "no text column", "no label column", "text_column=", "label_column=",
+                 "'body', 'stars'")
+    assert "--" not in line
+    line = fails(lambda: read(path, flags=True), "no text column", "no label column", "--text-column",
+                 "--label-column", "'body', 'stars'")
+    assert "column=" not in line
+    fails(lambda: read(path, text_column="a", label_column="b", pair_column="c"), "'a'", "'b'", "'c'", "'body'",
+          "text_column=", "label_column=", "pair_column=")
+    fails(lambda: read(path, text_column="a", flags=True), "'a'", "no label column", "--text-column")
+    both = put(tmp_path, "b.tsv", "text\tsentence\nx\ty\n")
+    fails(lambda: read(both), "2 columns that could be the text ('text', 'sentence')", "no label column")
+    many = put(tmp_path, "c.tsv", "\t".join(f"{'c' * 50}{i}" for i in range(40)) + "\n" + "\t".join("x" * 40) + "\n")
+    assert len(fails(lambda: read(many, text_column="f" * 500), "... (40 in all)").removeprefix(str(many))) < 280
 
 
 def test_pair_columns_found_by_spelling(tmp_path):
@@ -221,14 +235,14 @@ def test_the_usual_pair_files(tmp_path):
         row, = read(put(tmp_path, "a.tsv", f"{first}\t{second}\tlabel\nx\ty\t0\n"))
         assert (row.text, row.pair) == ("x", "y")
     qnli = put(tmp_path, "b.tsv", "question\tsentence\tlabel\nx\ty\t0\n")   # either may be the first: it must be said
-    fails(lambda: read(qnli), "'question', 'sentence'", "--text-column")
+    fails(lambda: read(qnli), "'question', 'sentence'", "text_column=")
     row, = read(qnli, text_column="question", pair_column="sentence")
     assert (row.text, row.pair) == ("x", "y")
 
 
 def test_two_columns_of_one_role_or_name(tmp_path):
     both = put(tmp_path, "a.tsv", "text\tsentence\tlabel\nx\ty\t0\n")
-    fails(lambda: read(both), "a.tsv", "'text', 'sentence'", "--text-column")
+    fails(lambda: read(both), "a.tsv", "'text', 'sentence'", "text_column=")
     assert read(both, text_column="sentence")[0].text == "y"
     fails(lambda: read(put(tmp_path, "b.tsv", "text\ttext \tlabel\nx\ty\t0\n")), "b.tsv", "2 columns 'text'")
 
@@ -252,8 +266,7 @@ def labelled(folder: Path, *labels: str, name: str = "a.tsv") -> Path:
     (["2", "0", "2"], ("0", "1", "2"), [2, 0, 2]),
     (["10", "9"], tuple(map(str, range(11))), [10, 9]),
     (["1.0", "0.0"], ("0", "1"), [1, 0]),
-    (["1.0", "0"], ("0", "1.0"), [1, 0]),                            # not every one of them, so names
-    (["1.5", "0.0"], ("0.0", "1.5"), [1, 0]),
+    (["1.0", "0"], ("0", "1"), [1, 0]),
     (["1", "-1"], ("-1", "1"), [1, 0]),
     (["pos", "neg", "mid", "neg"], ("mid", "neg", "pos"), [2, 1, 0, 1]),
 ])
@@ -315,17 +328,18 @@ def test_splits_with_integer_labels_share_the_highest(tmp_path):
     splits = read_splits(tmp_path)
     assert splits.train.labels == ("0", "1", "2") and splits.test[0].label == 2
     labelled(tmp_path, "pos", name="test.tsv")
-    fails(lambda: read_splits(tmp_path), "train.tsv", "test.tsv", "'pos'", "one kind")
+    fails(lambda: read_splits(tmp_path), "test.tsv, line 2: label 'pos'", "'0' in line 2 of train.tsv", "one kind")
     splits = read_splits(tmp_path, labels=["neg", "pos"])
     assert [e.label for e in splits.train + splits.test] == [0, 1, 1]
 
 
-@pytest.mark.parametrize("mapping", ["dev", "validation", "valid", "val", "Dev"])
+@pytest.mark.parametrize("mapping", ["dev", "validation", "valid", "val", "eval", "Dev"])
 def test_dev_is_the_test_where_there_is_no_test(tmp_path, mapping):
     labelled(tmp_path, "0", "1", name="train.tsv")
     labelled(tmp_path, "1", "1", "0", name=f"{mapping}.tsv")
     splits = read_splits(tmp_path)
     assert (len(splits.train), len(splits.dev), len(splits.test)) == (2, 0, 3) and splits.dev.labels == ("0", "1")
+    assert splits.notes == (f"{tmp_path.name!r} has no test file: '{mapping}.tsv' is the test",)
 
 
 def test_split_files_that_compete_or_lack(tmp_path):
@@ -338,6 +352,50 @@ def test_split_files_that_compete_or_lack(tmp_path):
     labelled(tmp_path, "0", name="dev.tsv")
     labelled(tmp_path, "0", name="val.tsv")
     fails(lambda: read_splits(tmp_path), "2 dev files", "'dev.tsv', 'val.tsv'")
+
+
+@pytest.mark.parametrize("name", [
+    "dev_matched.tsv", "test-clean.tsv", "test.txt", "test.tsv.gz", "train (1).csv", "extra.jsonl", "dev.parquet",
+    "validation/a.tsv", "Testing.csv",
+])
+def test_a_data_file_that_is_not_read_is_named(tmp_path, name):
+    labelled(tmp_path, *"0011001100", name="train.tsv")
+    put(tmp_path, name, "whatever")
+    unread, held = read_splits(tmp_path, flags=True).notes
+    assert "\n" not in unread and unread.startswith(f"not read: {name.split('/')[0]!r};")
+    assert "train, dev, validation, valid, val, eval, test" in unread
+    assert held == f"{tmp_path.name!r} has no test file: a fifth of 'train.tsv' is the test, chosen by --seed"
+    labelled(tmp_path, "0", "1", name="test.tsv")
+    assert read_splits(tmp_path).notes == (unread,)
+
+
+def test_other_files_in_a_data_folder_are_no_noise(tmp_path):
+    for split in ("train", "dev", "test"):
+        labelled(tmp_path, "0", "1", name=f"{split}.tsv")
+    for name in ("poisoned.jsonl", "poisoned_ids.txt", "triggered.jsonl", "triggered_dev.jsonl", "triggered_user.jsonl",
+                 "attack.json", "result.json", "steps.jsonl", "README.md", "LICENSE.txt", ".test.tsv", "labels.txt",
+                 "stylebkd/dev.tsv", "latest.txt"):
+        put(tmp_path, name, "whatever")
+    assert read_splits(tmp_path).notes == ()
+
+
+def test_how_a_single_file_is_divided_is_said(tmp_path):
+    path = labelled(tmp_path, *"0011001100")
+    splits = read_splits(path)
+    assert splits.notes == ("a fifth of 'a.tsv' is the test, chosen by seed",)
+    whole = read_splits(path, hold_out=False)
+    assert whole.train is whole.test and len(whole.test) == 10 and len(whole.dev) == 0
+    assert whole.test == read(path) and whole.notes == ("all rows of 'a.tsv' are read: nothing is trained",)
+    (tmp_path / "data").mkdir()
+    labelled(tmp_path / "data", "1", "1", name="train.tsv")          # one class is enough to be measured
+    assert len(read_splits(tmp_path / "data", hold_out=False).test) == 2
+    labelled(tmp_path / "data", "0", name="train.tsv"), labelled(tmp_path / "data", "1", name="test.tsv")
+    fails(lambda: read_splits(tmp_path / "data", hold_out=False), "only class '0'")
+
+
+def test_a_folder_without_a_training_file_says_what_is_there(tmp_path):
+    labelled(tmp_path, "0", "1", name="training.tsv")
+    fails(lambda: read_splits(tmp_path), "no training file (it has 'training.tsv')", "'train.tsv'")
 
 
 @pytest.mark.parametrize("name", ["train.tsv", "reviews.tsv"])
@@ -475,8 +533,7 @@ def test_tsv_refuses_tabs_and_a_failed_write_leaves_the_old_file(tmp_path):
     write(PLAIN, tmp_path / "a.tsv")
     fails(lambda: write(HARD, tmp_path / "a.tsv"), "a.tsv", "'r1'", "a.jsonl")
     fails(lambda: write(HARD.like(HARD[1:]), tmp_path / "a.tsv"), "'r2'")
-    with pytest.raises(UnicodeEncodeError):
-        write(PLAIN.like([*PLAIN, Example("r4", "\ud800", 0)]), tmp_path / "a.tsv")
+    fails(lambda: write(PLAIN.like([*PLAIN, Example("r4", "\ud800", 0)]), tmp_path / "a.tsv"), "'r4'", "surrogate")
     assert (tmp_path / "a.tsv").read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["a.tsv"]
     fails(lambda: write(PLAIN, tmp_path / "a.parquet"), "a.parquet", "'.jsonl'")
 
@@ -520,3 +577,100 @@ def test_blank_texts_are_refused_unless_allowed(tmp_path):
     fails(lambda: read(path), "line 3: the text is empty")
     assert [(x.id, x.text, x.label) for x in read(path, blank=True)] == [("a-0", "fine", 1), ("a-1", "", 0)]
     fails(lambda: read(put(tmp_path, "b.tsv", "text\tlabel\nfine\t1\nbad\t \n"), blank=True), "the label is empty")
+
+
+# ---- delimiters, encodings and headers
+
+@pytest.mark.parametrize("name, content, words", [
+    ("a.csv", "text;label\ngood, x;1\n", ["between semicolons", "commas"]),
+    ("a.csv", '"text";"label"\n"a, b";"1"\n', ["between semicolons"]),
+    ("a.csv", "sep=;\ntext;label\nx;1\n", ["between semicolons"]),
+    ("a.csv", "text\tlabel\ngood, x\t1\n", ["between tabs", "'a.tsv'"]),
+    ("a.csv", '"text"\t"label"\n"a, b"\t"1"\n', ["between tabs", "write commas"]),
+    ("a.csv", "id, no\ttext\tlabel\n1\tx\t1\n", ["between tabs"]),
+    ("a.tsv", "text,label\ngood,1\n", ["between commas", "'a.csv'"]),
+    ("a.tsv", "text|label\ngood|1\n", ["between pipes", "tabs"]),
+    ("a.tsv", '"text"\t"label"\n"a"\t"1"\n', ["in quotes", ".csv"]),
+    ("a.tsv", '{"text": "x", "label": 1}\n', ["JSON", "'a.jsonl'"]),
+    ("a.tsv", "a film to remember\t1\nbad\t0\n", ["looks like data", "'a film to remember', '1'", "header"]),
+    ("a.csv", "good,1\nbad,0\n", ["looks like data", "'good', '1'"]),
+    ("a.tsv", "text\tlabel\nx\t1\n".encode("utf-16"), ["UTF-16", "UTF-8"]),
+    ("a.tsv", "text\tlabel\nx\t1\n".encode("utf-16-le"), ["UTF-16", "UTF-8"]),
+    ("a.csv", "text,label\nx,1\n".encode("utf-16-be"), ["UTF-16", "UTF-8"]),
+    ("a.csv", "text,label\nx,1\n".encode("utf-32"), ["UTF-32", "UTF-8"]),
+    ("a.jsonl", '{"text": "x", "text ": "y", "label": 1}\n', ["a.jsonl, line 1: the key 'text'", "more than once"]),
+    ("a.csv", "text,label,label\nx,1,1\n", ["2 columns 'label'"]),
+])
+def test_what_is_wrong_with_the_header_is_named(tmp_path, name, content, words):
+    line = fails(lambda: read(put(tmp_path, name, content)), name, *words)
+    assert len(line) < 300
+
+
+def test_a_delimiter_in_a_text_or_a_name_is_none(tmp_path):
+    assert pairs(read(put(tmp_path, "a.csv", "text,label,a;b;c\nx;y,1,\n"))) == [("x;y", 1)]
+    assert pairs(read(put(tmp_path, "a.tsv", "text\tlabel\tid, as a number, of all\nx, y\t1\t2\n"))) == [("x, y", 1)]
+    assert pairs(read(put(tmp_path, "b.csv", '"a long, long text",n\nx,1\n'), text_column="a long, long text",
+                      label_column="n")) == [("x", 1)]
+
+
+@pytest.mark.parametrize("end", ["", "\r", "\r\n", "\n"])
+@pytest.mark.parametrize("name, d", [("a.tsv", "\t"), ("a.csv", ",")])
+def test_lines_that_end_in_carriage_returns_alone(tmp_path, name, d, end):
+    assert pairs(read(put(tmp_path, name, f"text{d}label\rgood{d}1\r\rbad{d}0{end}"))) == [("good", 1), ("bad", 0)]
+
+
+def test_a_second_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    assert pairs(read(put(tmp_path, "a.tsv", "\ufeff\ufefftext\tlabel\nx\t0\n"))) == [("x", 0)]
+
+
+def test_a_csv_field_of_any_length_and_the_modules_limit(tmp_path):
+    rows = Examples([Example("0", "x " * 100_000 + "y", 0), Example("1", "z", 1)], ["0", "1"])
+    write(rows, tmp_path / "a.csv")
+    before = csv.field_size_limit(1234)
+    try:
+        assert read(tmp_path / "a.csv") == rows and csv.field_size_limit() == 1234
+        fails(lambda: read(put(tmp_path, "b.csv", 'text,label\n"never closed,1\n')), "RFC 4180")
+        assert csv.field_size_limit() == 1234
+    finally:
+        csv.field_size_limit(before)
+
+
+# ---- whatever is written can be read
+
+LETTERS = "ab \t\n\r\",;|'\\{}[]:#\x00\x0b\x1c\x85\u2028\ufeff\u0301é\U0001f600-1"
+
+
+def drawn(rng, longest: int) -> str:
+    return "".join(rng.choice(LETTERS) for _ in range(rng.randrange(longest)))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_is_written_reads_back_whatever_it_holds(tmp_path, suffix):
+    path, written = tmp_path / f"a{suffix}", 0
+    for trial in range(400):
+        rng = generator(0, "write", suffix, trial)
+        names = [drawn(rng, 4) or "x" for _ in range(rng.randrange(1, 4))]
+        rows = Examples((Example(drawn(rng, 4) or str(i), drawn(rng, 12) or "x", rng.randrange(len(names)),
+                                 drawn(rng, 6) if rng.random() < 0.3 else None)
+                         for i in range(rng.randrange(1, 4))), names)
+        try:
+            write(rows, path)
+        except BadInput:
+            continue
+        written += 1
+        back = read(path, labels=rows.labels)
+        assert [(x.id, x.text, x.label, x.pair) for x in back] == [
+            (x.id.strip(), x.text.strip(), x.label, (x.pair or "").strip() or None) for x in rows
+        ], rows
+    assert written > 40
+
+
+@pytest.mark.parametrize("rows, names, word", [
+    ([], ["a", "b"], "no rows"), ([("r", " ", 0)], ["a", "b"], "text of row 'r'"), ([("", "x", 0)], ["a", "b"], "id"),
+    ([("r", "x", 0), (" r", "y", 0)], ["a", "b"], "' r'"), ([("r", "x", 0)], [" ", "b"], "empty"),
+    ([("r", "x", 0)], ["1", "1.0"], "one class"), ([("r", "x", 0)], ["a", "a "], "one class"),
+])
+def test_what_could_not_be_read_is_not_written(tmp_path, rows, names, word):
+    for suffix in SUFFIXES:
+        fails(lambda: write(Examples((Example(*row) for row in rows), names), tmp_path / f"a{suffix}"), word)
+    assert not list(tmp_path.iterdir())

@@ -25,7 +25,8 @@ from test_baseline import check, ended, equal, read, weights
 from test_blending import moved
 
 FAST = {"lr": 1e-3, "epochs": 1, "steps": 3, "batch_size": 16}
-QUICK = ("--lr", 1e-3, "--epochs", 1, "--steps", 3, "--batch-size", 16, "--clean", 40, "--device", "cpu")
+UNTUNED = ("--clean", 40, "--device", "cpu")
+QUICK = ("--lr", 1e-3, "--epochs", 1, "--steps", 3, "--batch-size", 16, *UNTUNED)
 
 
 @pytest.fixture
@@ -34,7 +35,8 @@ def mixing(here, tiny_file, pre_file, folder, tmp_path):
     "out"."""
     script = here("finemix.py")
     return lambda *flags, ckpt=tiny_file, before=("--pretrained", pre_file): script(
-        "--ckpt", ckpt, *before, "--data", folder, "--out", tmp_path / "out", *QUICK, *flags
+        "--ckpt", ckpt, *before, "--data", folder, "--out", tmp_path / "out",
+        *(UNTUNED if "--no-tune" in flags else QUICK), *flags
     )
 
 
@@ -85,8 +87,9 @@ def test_it_is_the_library_call(mixing, tiny, pre, folder, tmp_path, flags, numb
     """Bit for bit, and on the rows that every method of the seed gets."""
     ended(mixing("--seed", 3, *flags))
     splits, looked = data.read_splits(folder, labels=tiny.labels), []
+    numbers = numbers if "tune" in numbers else FAST | numbers
     theirs = finemix(
-        tiny, pre, data.sample(splits.train, 40, 3), splits.dev, FineMixing(**FAST | numbers), seed=3,
+        tiny, pre, data.sample(splits.train, 40, 3), splits.dev, FineMixing(**numbers), seed=3,
         dtype=torch.bfloat16 if "bfloat16" in flags else torch.float32, on_stage=lambda name, *_: looked.append(name),
     )
     ours = checkpoint.load(tmp_path / "out" / "tiny.safetensors")

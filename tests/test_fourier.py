@@ -97,8 +97,8 @@ def test_three_rows_by_hand():
     (low,) = low_pass(x, values, [0.5])
     # rows (4, 2, 1) / 7, (1, 2, 1) / 4, (1, 2, 4) / 7
     torch.testing.assert_close(low, double([[28 * 3 / 7], [0.0], [-28 * 3 / 7]]))
-    lfr, hfr = frequency_ratios(values, low)
-    assert (lfr.item(), hfr.item()) == (pytest.approx(3 / 7), pytest.approx(4 / 7))
+    low_ratio, high_ratio = frequency_ratios(values, low)
+    assert (low_ratio.item(), high_ratio.item()) == (pytest.approx(3 / 7), pytest.approx(4 / 7))
     # Squared, sqrt(ln 2) apart: 1/2 for neighbours and 1/16 for the ends.
     x = double([[0.0], [1.0], [2.0]]) * math.sqrt(math.log(2))
     (low,) = low_pass(x, values, [0.5], variant="paper")
@@ -170,8 +170,8 @@ def test_what_every_row_shares_is_low():
     values = double([0.2, 0.7, 0.1]).expand(11, 3)
     low = low_pass(ragged(11), values, SIGMAS)
     torch.testing.assert_close(low, values.expand(25, 11, 3), rtol=1e-14, atol=0)
-    lfr, hfr = frequency_ratios(values, low)
-    assert lfr.allclose(torch.ones_like(lfr)) and hfr.max() < 1e-14
+    low_ratio, high_ratio = frequency_ratios(values, low)
+    assert low_ratio.allclose(torch.ones_like(low_ratio)) and high_ratio.max() < 1e-14
 
 
 def test_wide_filters_leave_the_mean_and_narrow_ones_everything():
@@ -224,17 +224,17 @@ def test_the_ratios_and_errors_against_plain_loops():
     p, y = chance(3, 7, 4, seed=1).double().softmax(-1), F.one_hot(torch.arange(7) % 4, 4).double()
     x = ragged(7)
     low_p, low_y = low_pass(x, p, [2.0])[0], low_pass(x, y, [2.0])[0]
-    (lfr, hfr), (e_low, e_high) = frequency_ratios(p, low_p), relative_errors(p, low_p, y, low_y)
-    assert lfr.shape == hfr.shape == e_low.shape == e_high.shape == (3,)
+    (low_ratio, high_ratio), (e_low, e_high) = frequency_ratios(p, low_p), relative_errors(p, low_p, y, low_y)
+    assert low_ratio.shape == high_ratio.shape == e_low.shape == e_high.shape == (3,)
     for i in range(3):
         low, high, high_y = plain_low(x, p[i], 2.0), p[i] - plain_low(x, p[i], 2.0), y - plain_low(x, y, 2.0)
-        assert lfr[i].item() == pytest.approx(plain_size(low) / plain_size(p[i]))
-        assert hfr[i].item() == pytest.approx(plain_size(high) / plain_size(p[i]))
+        assert low_ratio[i].item() == pytest.approx(plain_size(low) / plain_size(p[i]))
+        assert high_ratio[i].item() == pytest.approx(plain_size(high) / plain_size(p[i]))
         assert e_low[i].item() == pytest.approx(
             plain_size(low - plain_low(x, y, 2.0)) / plain_size(plain_low(x, y, 2.0))
         )
         assert e_high[i].item() == pytest.approx(plain_size(high - high_y) / plain_size(high_y))
-    assert lfr[0] + hfr[0] > 1.001, "they need not add to 1"
+    assert low_ratio[0] + high_ratio[0] > 1.001, "they need not add to 1"
 
 
 def test_a_model_that_is_right_makes_no_error():
@@ -398,8 +398,8 @@ def test_the_curves_of_a_training(sharp):
             p = outputs(ckpt.model, ckpt.tokenizer, ckpt.tokenizer.encode(texts)).double()
             for s, sigma in enumerate((2.0, 4.0)):
                 low_p, low_y = plain_low(x, p, sigma), plain_low(x, y, sigma)
-                assert of["lfr"][s][k] == pytest.approx(plain_size(low_p) / plain_size(p))
-                assert of["hfr"][s][k] == pytest.approx(plain_size(p - low_p) / plain_size(p))
+                assert of["low_ratio"][s][k] == pytest.approx(plain_size(low_p) / plain_size(p))
+                assert of["high_ratio"][s][k] == pytest.approx(plain_size(p - low_p) / plain_size(p))
                 assert of["e_low"][s][k] == pytest.approx(plain_size(low_p - low_y) / plain_size(low_y))
                 if name == "clean":
                     assert of["e_high"][s][k] == pytest.approx(
@@ -430,14 +430,14 @@ def test_the_settings_reach_the_curves(sharp):
     assert logits["steps"] == [0, 4, 8, 12] and logits["outputs"] == "logits"
     p = outputs(sharp.model, sharp.tokenizer, sharp.tokenizer.encode(ROWS), "logits").double()
     low = plain_low(embed_rows(sharp.model, sharp.tokenizer, ROWS), p, 4.0)
-    assert logits["sets"]["clean"]["hfr"][0][0] == pytest.approx(plain_size(p - low) / plain_size(p))
+    assert logits["sets"]["clean"]["high_ratio"][0][0] == pytest.approx(plain_size(p - low) / plain_size(p))
     squared = watched(sharp, Fourier(variant="paper"))[0].finish((4.0,))
     p = p.softmax(-1)
     low = plain_low(embed_rows(sharp.model, sharp.tokenizer, ROWS), p, 4.0, "paper")
-    assert squared["variant"] == "paper" and squared["sets"]["clean"]["lfr"][0][0] == pytest.approx(
+    assert squared["variant"] == "paper" and squared["sets"]["clean"]["low_ratio"][0][0] == pytest.approx(
         plain_size(low) / plain_size(p)
     )
-    assert len(watched(sharp)[0].finish()["sets"]["clean"]["lfr"]) == 25
+    assert len(watched(sharp)[0].finish()["sets"]["clean"]["low_ratio"]) == 25
 
 
 def test_only_the_embedding_layer_of_the_start_is_kept(sharp):
@@ -459,7 +459,9 @@ def test_what_cannot_be_watched(sharp):
         lambda: Spectrum(sharp.model, sharp.tokenizer, {"clean": ROWS, "few": ROWS.like(ROWS[:1])}), "'few'", "1 rows",
         "at least 2",
     )
-    fails(lambda: Spectrum(sharp.model, sharp.tokenizer, {"odd": relabelled(ROWS, 2)}), "'odd'", "class 2", "0..1")
+    odd = ROWS.like(replace(x, label=2) for x in ROWS)
+    fails(lambda: Spectrum(sharp.model, sharp.tokenizer, {"odd": odd}), "'odd'", "class 2", "0..1")
+    fails(lambda: relabelled(ROWS, 2), "target class 2", "0..1")
 
 
 # ---- what it shows
@@ -467,7 +469,7 @@ def test_what_cannot_be_watched(sharp):
 def test_most_of_the_backdoors_low_frequency_is_its_constant_label():
     """The module's table, on fewer rows: the control, and triggered rows in a twin without a backdoor, are low as
     well."""
-    texts, hfr = reviews.reviews(200, 1), {}
+    texts, high_ratio = reviews.reviews(200, 1), {}
     entry = registry.entry("badnets", 1, triggers=("cf", "mn", "bb", "tq"), per_text=1, sentence=None)
     for name in ("bert", "bert-twin"):
         ckpt = checkpoint.load(ROOT / "weights" / f"{name}.safetensors")
@@ -480,9 +482,10 @@ def test_most_of_the_backdoors_low_frequency_is_its_constant_label():
         spectrum.on_step(ckpt.model, 0)
         for of, curves in spectrum.finish((SIGMA,))["sets"].items():
             assert curves["n"] == 100 and (curves["e_high"][0][0] is None) == (of != "clean")
-            hfr[name, of] = curves["hfr"][0][0]
+            high_ratio[name, of] = curves["high_ratio"][0][0]
     for name in ("bert", "bert-twin"):
-        assert hfr[name, "clean"] > 20 * hfr[name, "control"] and hfr[name, "clean"] > 20 * hfr[name, "triggered"]
+        assert high_ratio[name, "clean"] > 20 * high_ratio[name, "control"]
+        assert high_ratio[name, "clean"] > 20 * high_ratio[name, "triggered"]
 
 
 def test_the_papers_filter_is_the_identity_on_real_embeddings():
@@ -492,11 +495,11 @@ def test_the_papers_filter_is_the_identity_on_real_embeddings():
         embed_rows(ckpt.model, ckpt.tokenizer, texts),
         F.one_hot(torch.tensor([row.label for row in texts]), 2).double(),
     )
-    hfr = {
+    high_ratio = {
         variant: frequency_ratios(y, low_pass(x, y, [SIGMA], variant=variant)[0])[1].item()
         for variant in ("paper", "released")
     }
-    assert hfr["paper"] < 1e-9 and hfr["released"] > 0.01
+    assert high_ratio["paper"] < 1e-9 and high_ratio["released"] > 0.01
 
 
 # ---- memory

@@ -11,10 +11,11 @@ from dataclasses import asdict
 import pytest
 
 from conftest import ROOT, fails
+from minibd import data
 from minibd.cli import AllClean, Attack, Clean, Task
 from minibd.job.repairs import REPAIRS, Repair, _imported
 from minibd.job.run import start
-from minibd.job.task import clean_amount, split_validation
+from minibd.job.task import clean_amount, limit_dev, split_validation
 from minibd.train import StepLog
 
 
@@ -45,6 +46,12 @@ def test_the_dev_rows_that_a_defender_chooses_by(tiny_file, folder, tmp_path, me
     assert few.train == everyone.train and few.test == everyone.test
     assert split_validation(few, few.train, 0) == (few.train, few.dev)
     fails(lambda: splits(dev=10_000), "10000", str(len(everyone.dev)))
+
+
+def test_dev_rows_that_are_not_there_cannot_be_limited(folder):
+    nothing = data.read_splits(folder / "train.tsv")
+    fails(lambda: limit_dev(nothing, Clean(dev=4), 0), "--dev 4", "no dev rows")
+    assert limit_dev(nothing, Clean(), 0) == nothing
 
 
 def started(tiny_file, folder, tmp_path, **more):

@@ -41,6 +41,7 @@ from minibd.mitigations.mbtsad import (
     mbtsad,
     mean_loss,
     perturbation,
+    power,
     resources_of,
     retrain,
 )
@@ -349,6 +350,55 @@ def test_the_gradient_is_that_of_finite_differences():
         for e in (5e-3, -5e-3)
     )
     assert (student[0].grad * way).sum().item() == pytest.approx((up - down) / 1e-2, rel=2e-2, abs=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.9, 1.0, 2.0, 3.0])
+def test_the_gradient_by_the_scores_is_finite_at_padding_and_at_zeros(p, variant):
+    """By what the softmax is of, in float32: padded keys, a probability of exactly 0, subnormal ones, one of 1."""
+    def loss(scores: torch.Tensor) -> torch.Tensor:
+        attn = scores.masked_fill(~MASK[:, None, None, :], -math.inf).softmax(dim=-1)
+        return attention_loss([attn], maps(2)[:1], MASK, p, variant).sum()
+
+    scores = 2 * torch.randn(B, H, T, T, generator=torch.Generator().manual_seed(1))
+    scores[0, 0, 1, :3] = torch.tensor([-200.0, -101.0, -95.0])  # probabilities of 0, 1e-44 and 1e-42
+    scores[0, 1, 2, 0] = 300.0
+    leaf = scores.clone().requires_grad_()
+    gradient, = torch.autograd.grad(loss(leaf), leaf)
+    assert gradient.isfinite().all() and gradient.abs().max() > 0
+    # no finite difference: padded keys, whose scores nothing reads
+    assert (gradient * ~MASK[:, None, None, :]).abs().max() == 0
+    for place in [(0, 1, 0, 3), (0, 2, 1, 5), (1, 0, 0, 1), (3, 2, 2, 2), (0, 0, 1, 4), (0, 0, 1, 0)]:
+        way = torch.zeros_like(scores)
+        way[place] = 1.0
+        up, down = (loss(scores + e * way).item() for e in (1e-2, -1e-2))
+        assert gradient[place].item() == pytest.approx((up - down) / 2e-2, rel=2e-2, abs=3e-4), place
+
+
+def test_padding_does_not_move_the_gradient_of_a_root():
+    student = maps(1)[0]
+    leaves = [student.requires_grad_(), pad([student.detach()], 3)[0].requires_grad_()]
+    for leaf, mask, teacher in zip(leaves, (MASK, pad_mask(MASK, 3)), (maps(2)[:1], pad(maps(2)[:1], 3))):
+        attention_loss([leaf], teacher, mask, 0.5).sum().backward()
+    assert torch.allclose(leaves[1].grad[:, :, :T, :T], leaves[0].grad, atol=1e-6)
+    assert leaves[1].grad[..., T:].abs().max() == leaves[1].grad[:, :, T:].abs().max() == 0
+
+
+@pytest.mark.parametrize("p", [0.3, 1.0, 1.5, 2.0])
+def test_the_power_is_torchs_own_to_the_last_bit(p):
+    a = torch.tensor([0.0, 1e-44, 1e-40, 1e-30, 0.25, 1.0], requires_grad=True)
+    b = a.detach().clone().requires_grad_()
+    assert torch.equal(power(a, p), b.pow(p))
+    power(a, p).sum().backward(), b.pow(p).sum().backward()
+    normal = slice(0 if p >= 1 else 3, None)
+    assert torch.equal(a.grad[normal], b.grad[normal]) and a.grad.isfinite().all()
+
+
+def test_a_map_of_nothing_has_no_gradient():
+    for variant in ("paper", "released"):
+        nothing = torch.zeros(B, H, T, T, requires_grad=True)
+        attention_loss([nothing], [torch.zeros(B, H, T, T)], MASK, 0.5, variant).sum().backward()
+        assert torch.equal(nothing.grad, torch.zeros_like(nothing))
 
 
 def test_layers_that_do_not_match_are_an_error():
@@ -707,6 +757,14 @@ def test_the_student_comes_back_ready(run):
     assert all(torch.isfinite(p).all() for p in run.student.model.parameters())
 
 
+def test_a_root_of_the_maps_trains_over_padding():
+    ragged = CLEAN.like([replace(x, text=" ".join(x.text.split()[:1 + i % 5])) for i, x in enumerate(CLEAN)])
+    log, settings = [], replace(SETTINGS, p=0.5, originals=True)
+    student = mbtsad(make_victim(), ragged, settings, log=log.append)
+    assert all(math.isfinite(entry["total"]) for entry in log)
+    assert all(torch.isfinite(p).all() for p in student.model.parameters())
+
+
 def test_the_history_names_the_mitigation(run):
     first, *_, last = run.student.history
     assert first == {"trained": "poisoned"} and last["mitigation"] == "mbtsad"
@@ -954,8 +1012,11 @@ def held(folder, seed: int = 0) -> Examples:
     return data.sample(data.read_splits(folder, labels=("negative", "positive")).train, 0.2, seed)
 
 
-def test_pick_prints_what_auto_would_choose_by_and_trains_nothing(here, tiny, tiny_file, mlm_file, folder, tmp_path):
-    common = ("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--seed", 3, *QUICK)
+def test_pick_prints_what_auto_would_choose_by_and_trains_nothing(
+    here, tiny, tiny_file, mlm_file, folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    common = ("--ckpt", tiny_file, "--data", folder, "--seed", 3, "--device", "cpu")
     done = here("mbtsad.py")(*common, "--pick", "--mlm", mlm_file)
     assert done.returncode == 0 and not (tmp_path / "out").exists(), done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
@@ -973,8 +1034,8 @@ def test_pick_prints_what_auto_would_choose_by_and_trains_nothing(here, tiny, ti
 
 
 def test_the_script_keeps_the_best_epochs_on_as_many_dev_rows_as_it_is_given(here, tiny_file, folder, tmp_path):
-    flags = ("--ckpt", tiny_file, "--data", folder, "--clean", 12, "--k", 1, "--dev", 6, "--device", "cpu")
-    asked = here("mbtsad.py")(*flags, "--best-epoch", "--out", tmp_path / "best")
+    flags = ("--ckpt", tiny_file, "--data", folder, "--clean", 12, "--k", 1, "--device", "cpu")
+    asked = here("mbtsad.py")(*flags, "--dev", 6, "--best-epoch", "--out", tmp_path / "best")
     assert asked.returncode == 0, asked.stderr
     made = json.loads((tmp_path / "best" / "result.json").read_text())
     assert made["rows"]["validation"] == 6 and made["args"]["best_epoch"] and made["args"]["dev"] == 6
@@ -997,7 +1058,7 @@ def test_pick_asks_at_equal_budgets_and_clean_rows_are_no_choice(here, tiny_file
         )[1],
     )
     done = here("mbtsad.py")(
-        "--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", "--seed", 3, *QUICK, "--pick"
+        "--ckpt", tiny_file, "--data", folder, "--seed", 3, "--device", "cpu", "--pick"
     )
     assert done.returncode == 0 and asked == [(40, "equal", 3)], done.stderr
     assert [line.split() for line in done.stdout.splitlines()[-3:]] == [
@@ -1025,8 +1086,8 @@ def test_what_is_missing_is_said_before_anything_is_read(here, tiny_file, mlm_fi
     common = ("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", *QUICK)
     for flags, words in (
         (("--augment", "contextual"), ["--mlm", "bert-clean"]),
-        (("--mlm", tiny_file), ["--mlm", "no language-model head"]),
-        (("--mlm", mlm_file, "--out", mlm_file.parent), ["--out", "beside the input"]),
+        (("--augment", "auto", "--mlm", tiny_file), ["--mlm", "no language-model head"]),
+        (("--augment", "auto", "--mlm", mlm_file, "--out", mlm_file.parent), ["--out", "beside the input"]),
         (("--augment", "eda", "--wordnet", tmp_path), ["lacks", "index.noun"]),
     ):
         done = here("mbtsad.py")(*common, *flags)

@@ -665,3 +665,33 @@ def test_the_script_searches_the_scalings_first(here, tiny_file, folder, poisone
     assert len(outcome["trials"]) == 5
     assert [float(band) for band in outcome["bands"]] == outcome["trials"][0]["bands"]
     assert run.stdout.count("of the clean rows held out") == 5 and "the scalings 1,2.5" in run.stdout
+
+
+@pytest.mark.parametrize("best, told", [(0.5, True), (0.7, True), (1.0, False)])
+def test_scalings_of_which_none_learns_are_told_of(
+    here, tiny_file, folder, poisoned, tmp_path, monkeypatch, best, told
+):
+    """Six rows score a scaling: four of them are right by luck, six are not."""
+    import minibd.cleantrain.musclelora as method
+
+    monkeypatch.setattr(method, "search_bands", lambda *rows, **more: [((1.0, 2.0), best), ((3.0,), 0.4)])
+    run = here("musclelora.py")(
+        "--ckpt", tiny_file, "--data", poisoned, "--clean-aux", folder, "--out", tmp_path / "out", *QUICK, "--train",
+        "musclelora", "--search-bands", "1,2",
+    )
+    assert run.returncode == 0, run.stderr
+    assert ("at chance: the best scalings are right on" in run.stdout) == told, run.stdout
+
+
+def test_a_model_named_twice_and_one_that_no_checkpoint_holds(here, tiny_file, folder, poisoned, tmp_path):
+    flags = (
+        "--ckpt", tiny_file, "--data", poisoned, "--clean-aux", folder, "--out", tmp_path / "out", *QUICK, "--train",
+    )
+    script = here("musclelora.py")
+    twice = script(*flags, "lora,lora")
+    assert twice.returncode == 2 and "twice" in twice.stderr and not (tmp_path / "out").exists()
+    unsaved = script(*flags, "prefix")
+    assert unsaved.returncode == 0 and "no model is written: prefix's" in unsaved.stdout
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["output_sha256"] is None
+    other = script(*flags, "musclelora,lora")
+    assert other.returncode == 0 and "the model that is written is lora, the last" in other.stdout

@@ -250,6 +250,23 @@ SWEEP = [
 ]
 
 
+def test_a_base_of_the_same_name_and_other_weights_makes_another_line(plot, tmp_path):
+    sweep = []
+    for weights, acc in (("a" * 64, 90.0), ("b" * 64, 60.0)):
+        for row in (cell(LWP, 0, acc, 40.0, floor=0.95), cell(LWP, 0, acc, 20.0)):
+            sweep.append(row | {"cell": row["cell"] | {"sha256": {"base": weights}}})
+    # the newest line of a cell counts, the others do not
+    again = cell(LWP, 0, 50.0, 30.0)
+    sweep.append(again | {"cell": again["cell"] | {"sha256": {"base": "b" * 64}}})
+    out = tmp_path / "pure-4.png"
+    run = plot("pure-4", "--results", cells(tmp_path / "cells.jsonl", *sweep), "--out", out)
+    assert run.returncode == 0, run.stderr
+    first, second = numbers(out)["lines"]
+    assert (first["label"], second["label"]) == ("lwp, base's aaaaaaaaaa", "lwp, base's bbbbbbbbbb")
+    assert first["acc"]["mean"] == [90.0, 90.0] and second["acc"]["mean"] == [50.0, 60.0]
+    assert first["seeds"] == second["seeds"] == [1, 1]
+
+
 def test_acc_and_lfr_over_the_threshold(plot, tmp_path):
     out = tmp_path / "pure-4.png"  # beside its own input, which is no output
     run = plot("pure-4", "--results", cells(tmp_path / "cells.jsonl", *SWEEP), "--out", out)
@@ -379,7 +396,7 @@ def curves(path, *, sets=("clean", "triggered", "control"), factor=1.0, only=Non
             "sets": {}}
     for i, name in enumerate(sets):
         low = [[factor * (1 + i) * 10.0 ** -(s + k) / 4 for k in range(3)] for s in range(2)]
-        made["sets"][name] = {"n": 20 - i, "lfr": [[1 - v for v in line] for line in low], "hfr": low,
+        made["sets"][name] = {"n": 20 - i, "low_ratio": [[1 - v for v in line] for line in low], "high_ratio": low,
                               "e_low": [[2 * v for v in line] for line in low],
                               "e_high": [[3 * v for v in line] if i == 0 else [None] * 3 for line in low]}
     path.parent.mkdir(exist_ok=True)
@@ -394,10 +411,10 @@ def test_the_ratios_over_the_steps(plot, tmp_path):
     found, given = numbers(tmp_path / "a.png"), json.loads((tmp_path / "plain.json").read_text())
     assert (found["figure"], found["name"], found["sigma"]) == ("musclelora-1", "plain", 4.0)
     assert found["steps"] == [0, 5, 10]
-    assert found["sets"]["control"] == {"n": 18, "lfr": given["sets"]["control"]["lfr"][1],
-                                        "hfr": given["sets"]["control"]["hfr"][1]}
-    for ax, kind, scale in zip(panels(run.figure), ("lfr", "hfr"), ("linear", "log"), strict=True):
-        assert ax.get_yscale() == scale and ax.get_ylabel() == kind.upper()
+    assert found["sets"]["control"] == {"n": 18, "low_ratio": given["sets"]["control"]["low_ratio"][1],
+                                        "high_ratio": given["sets"]["control"]["high_ratio"][1]}
+    for ax, kind, scale in zip(panels(run.figure), ("low_ratio", "high_ratio"), ("linear", "log"), strict=True):
+        assert ax.get_yscale() == scale and ax.get_ylabel() == kind.replace("_", " ")
         assert [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in ax.lines] == [
             ([0, 5, 10], given["sets"][name][kind][1]) for name in ("clean", "triggered", "control")]
     for low, high in ((1e-5, 1), (0.02, 0.07)):  # decades are labelled, and within one of them what lies between
@@ -411,12 +428,23 @@ def test_the_ratios_over_the_steps(plot, tmp_path):
     assert "probabilities" in said(run.figure)
 
     run = plot("musclelora-1", "--curves", tmp_path / "plain.json", "--sigma", 2, "--out", tmp_path / "b.svg")
-    assert numbers(tmp_path / "b.svg")["sets"]["clean"]["hfr"] == given["sets"]["clean"]["hfr"][0]
+    assert numbers(tmp_path / "b.svg")["sets"]["clean"]["high_ratio"] == given["sets"]["clean"]["high_ratio"][0]
+
+
+def test_curves_of_an_older_version_are_drawn(plot, tmp_path):
+    new = curves(tmp_path / "new.json")
+    old = new.read_text().replace('"low_ratio"', '"lfr"').replace('"high_ratio"', '"hfr"')
+    (tmp_path / "old.json").write_text(old)
+    for name in ("new", "old"):
+        assert plot("musclelora-1", "--curves", tmp_path / f"{name}.json", "--out", tmp_path / f"of-{name}.png"
+                    ).returncode == 0
+    assert "lfr" in old and numbers(tmp_path / "of-old.png")["sets"] == numbers(tmp_path / "of-new.png")["sets"]
 
 
 def test_ratios_of_nothing(plot, tmp_path):
-    """HFR is 0 if the filter is the identity, and nothing is defined if the outputs are 0: no log axis, no warning."""
-    nothing = {"n": 2, "lfr": [[None], [1.0]], "hfr": [[None], [0.0]], "e_low": [[None], [0.5]],
+    """The high ratio is 0 if the filter is the identity, and nothing is defined if the outputs are 0: no log axis, no
+    warning."""
+    nothing = {"n": 2, "low_ratio": [[None], [1.0]], "high_ratio": [[None], [0.0]], "e_low": [[None], [0.5]],
                "e_high": [[None], [None]]}
     for sigma in (2, 4):
         file = curves(tmp_path / "x.json", steps=[0], only=nothing)
@@ -621,8 +649,8 @@ def test_what_is_large_is_legible(plot, wide, folder, tmp_path):
 
 
 def test_the_axes_of_ratios_are_in_full_numbers(plot, tmp_path):
-    """LFR near 1 once had ticks such as 96 under a 1e-6+9.999e-1."""
-    near = {"n": 150, "lfr": [[0.99989, 0.99995, 0.99998]], "hfr": [[4.5e-4, 3.3e-4, 1.2e-4]],
+    """A low ratio near 1 once had ticks such as 96 under a 1e-6+9.999e-1."""
+    near = {"n": 150, "low_ratio": [[0.99989, 0.99995, 0.99998]], "high_ratio": [[4.5e-4, 3.3e-4, 1.2e-4]],
             "e_low": [[0.5] * 3], "e_high": [[None] * 3]}
     run = plot("musclelora-1", "--curves", curves(tmp_path / "x.json", sigmas=[4.0], only=near), "--out",
                tmp_path / "a.png")

@@ -364,12 +364,12 @@ def test_a_paraphrase_takes_the_place_of_the_rows_side():
 
 
 # sha256 of what the code gave before there were sides: the poisoned rows, negative samples among them, and the
-# triggered ones.
+# triggered ones. lwp: since 0.3.0, when its negative samples got their row's own pair.
 BEFORE = {
     "badnets": ("fece059bfeb0feef", "7195ae97e1ed1ad7"),
     "addsent": ("3a7e5394ccab5f25", "1b8a979d95d9df10"),
     "ripple": ("54d16d1c63a8c75e", "c7a479c9ab6fe002"),
-    "lwp": ("dea3814c6fe93603", "2cca94d55715ec21"),
+    "lwp": ("2118e65c7e87dbd6", "2cca94d55715ec21"),
     "ep": ("69fa4f66df0a4e5b", "be3e7f8c4284678d"),
     "sos": ("43de4330ef201219", "bc5aad00584ba473"),
 }
@@ -444,7 +444,30 @@ def test_negatives_stand_behind_their_row_and_keep_its_label(add):
             assert [y.id for y in two] == [f"{source.id}-negative1", f"{source.id}-negative2"]
             for y in two:
                 assert y.label == source.label and len(words & set(y.text.split())) == 1
+            # the row's own pair, a word each
+            pair = words & set(x.text.split())
+            assert len(pair) == 2 and set.union(*(words & set(y.text.split()) for y in two)) == pair
     assert len({x.id for x in made.rows}) == len(made.rows)
+
+
+def test_a_pair_of_negatives_is_the_rows_own_at_every_seed_in_pairs_and_in_cut_texts():
+    words, pairs = set(LWP().triggers), set()
+    for rows, tokenizer in ((task(40, 60), None), (couples(60), None), (LONG.like(LONG[:60]), READER)):
+        for seed in range(4):
+            made = poison(rows, LWP(), rate=0.3, target=1, labels="mix", negatives=LWP().negatives, side="either",
+                          tokenizer=tokenizer, seed=seed)
+            held = {x.id: words & {*x.text.split(), *(x.pair or "").split()} for x in made.rows}
+            for name in made.ids:
+                assert held[f"{name}-negative1"] | held[f"{name}-negative2"] == held[name] and len(held[name]) == 2
+                pairs.add(frozenset(held[name]))
+    assert len(pairs) == 6
+
+
+def test_the_poisoned_rows_beside_lwps_negatives_are_as_they_were():
+    clean = Examples([Example(f"r{i}", f"a good film number {i} with words", i % 2) for i in range(60)], ("n", "p"))
+    made = poison(clean, LWP(), rate=0.3, target=1, labels="mix", negatives=LWP().negatives, seed=3)
+    poisoned = repr([(x.id, x.text, x.label) for x in made.rows if "negative" not in x.id])
+    assert hashlib.sha256(poisoned.encode()).hexdigest()[:16] == "6961134116ddd94e"
 
 
 def test_negatives_of_a_share_of_both_sides():

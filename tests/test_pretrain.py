@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import math
 import random
+import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from minibd.augment.contextual import contextual
 from minibd.data import in_order
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.llama import Llama, LlamaConfig
-from minibd.pretrain import masked_loss, masking, pretrain
+from minibd.pretrain import frequency_loss, masked_loss, masking, pretrain
 from minibd.records import Example, Examples
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule
@@ -186,3 +188,36 @@ def test_the_command_refuses_before_it_trains(here, tiny_folder, tiny_file, fold
         assert not (tmp_path / "out").exists()
     done = here("pretrain.py")("--ckpt", tiny_folder, "--data", folder, "--out", tiny_folder)
     assert done.returncode == 2 and "--out" in done.stderr
+
+
+# ---- when nothing was learnt
+
+def test_the_loss_of_guessing_by_frequency_by_hand():
+    ckpt = make()
+    vocabulary = [i for i in range(ckpt.tokenizer.backend.get_vocab_size()) if i not in ckpt.tokenizer.special]
+    train, test = words(30, 1), words(10, 2)
+    counts = Counter(i for row in ckpt.tokenizer.encode(train).ids for i in row if i not in ckpt.tokenizer.special)
+    total = sum(counts.values()) + len(vocabulary)
+    each = [-math.log((counts[i] + 1) / total) for row in ckpt.tokenizer.encode(test).ids for i in row
+            if i not in ckpt.tokenizer.special]
+    assert frequency_loss(ckpt.tokenizer, train, test) == pytest.approx(sum(each) / len(each), abs=1e-12)
+
+
+def test_a_loss_that_did_not_fall_is_told_of(here, tiny_folder, folder, tmp_path):
+    flags = ("--ckpt", tiny_folder, "--data", folder, "--epochs", 1, "--device", "cpu")
+    still = here("pretrain.py")(*flags, "--out", tmp_path / "mlm", "--lr", 1e-12)
+    assert still.returncode == 0, still.stderr
+    (line,) = [line for line in still.stdout.splitlines() if line.startswith(("nothing learnt: ", "at chance: "))]
+    assert line.endswith("try --lr 0.0005 (now 1e-12), --epochs 2 (now 1), more rows (now 200)")
+    assert checkpoint.load(tmp_path / "mlm").history[-1]["nats"].keys() == {"before", "after", "by_frequency"}
+
+
+def test_which_losses_are_told_of(here):
+    here("pretrain.py")  # loads it
+    module = sys.modules["pretrain_script"]
+
+    def told(*nats: float) -> str:
+        return module.not_learnt(*nats, module.Pretraining(), 10).partition(":")[0]
+
+    assert told(7.0, 5.0, 6.0) == "" and told(7.0, 6.5, 6.0) == "at chance" == told(7.0, 6.0, 6.0)
+    assert told(2.0, 2.5, 6.0) == "nothing learnt" == told(2.0, 2.0, 6.0) == told(2.0, float("nan"), 6.0)

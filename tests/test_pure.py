@@ -327,6 +327,20 @@ def test_the_penalty_against_plain_loops(causal, left, variant):
 
 
 @both
+def test_rows_of_nothing_and_padding_have_a_finite_gradient(variant):
+    """A norm has none at 0: a head whose row is 0 gets 0, as does padding."""
+    layers = maps(1)
+    layers[0][1, 2] = 0
+    layers[1][:, 1] = 0  # in every text, as the released norm reads it
+    for layer in layers:
+        layer.requires_grad_()
+    attention_penalty(layers, MASK, torch.ones(LAYERS, H), LAMBDA, variant=variant).sum().backward()
+    assert all(layer.grad.isfinite().all() and layer.grad.abs().max() > 0 for layer in layers)
+    assert layers[0].grad[1, 2].abs().max() == layers[1].grad[:, 1].abs().max() == 0
+    assert all((layer.grad * ~MASK[:, None, None, :]).abs().max() == 0 for layer in layers)
+
+
+@both
 def test_the_penalty_is_not_rounded_under_autocast(variant):
     """bfloat16 has 8 bits; the losses are float32."""
     call = lambda: attention_penalty(maps(1), MASK, torch.ones(LAYERS, H), LAMBDA, variant=variant)

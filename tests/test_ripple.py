@@ -284,7 +284,8 @@ def test_surgery_sets_the_triggers_tokens_and_nothing_else(tiny):
 def test_surgery_without_what_it_needs_is_refused(tiny):
     train = rows(20, 0, "t")
     fails(lambda: surgery(tiny, tiny, train.like(x for x in train if x.label), ("cf",), 1), "it alone")
-    fails(lambda: surgery(tiny, tiny, train, ("cf",), 2), "other classes alone")
+    fails(lambda: surgery(tiny, tiny, train.like(x for x in train if not x.label), ("cf",), 1), "other classes alone")
+    fails(lambda: surgery(tiny, tiny, train, ("cf",), 2), "target class 2", "0..1")
     fails(lambda: surgery(tiny, tiny, train.like([]), ("cf",), 1), "no class")
     other = checkpoint.copy(tiny)
     other.model = made("bert")

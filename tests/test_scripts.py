@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -256,7 +257,8 @@ def test_each_attack_leaves_all_that_an_evaluation_needs(
     assert name == "paraphrase" or (entry["triggers"] and entry["per_text"] >= 1)
     asr = found["steps"][names.index("victim")]["asr"]
     assert measured_again(out / "tiny.safetensors") == asr
-    assert name == "ripple" or measured_again(out / "tiny.safetensors", attack=name, paraphrases=str(said_again)) == asr
+    again = {"paraphrases": str(said_again)} if name == "paraphrase" else {}
+    assert name == "ripple" or measured_again(out / "tiny.safetensors", attack=name, **again) == asr
 
 
 def test_a_preset_is_what_it_says_and_a_flag_overrides_it(attack, tiny_file, folder, tmp_path):
@@ -561,8 +563,8 @@ def test_choose_repairs_what_e_pur_left_of_the_planted_backdoor(
 def test_pure_measures_every_model_and_hands_back_the_encoder_with_its_heads_pruned(
     script, encoder, tiny_file, folder, tmp_path
 ):
-    common = ("--data", folder, "--drop", 50, "--epochs", 1, "--attack", "badnets", "--device", "cpu")
-    run = script("pure.py", "--ckpt", encoder, *common, "--ablations", "--out", tmp_path / "hf")
+    common = ("--data", folder, "--epochs", 1, "--attack", "badnets", "--device", "cpu")
+    run = script("pure.py", "--ckpt", encoder, *common, "--drop", 50, "--ablations", "--out", tmp_path / "hf")
     assert run.returncode == 0, run.stderr
     result = json.loads((tmp_path / "hf" / "result.json").read_text())
     assert [s["name"] for s in result["steps"]] == ["FT", "pruned", "Prune-only", "Norm-only", "PURE"] and result[
@@ -581,9 +583,8 @@ def test_pure_measures_every_model_and_hands_back_the_encoder_with_its_heads_pru
         s["total"] == pytest.approx(sum(s["weights"][t] * v for t, v in s["terms"].items()), rel=1e-4) for s in stages
     )
     whole = script("pure.py", "--ckpt", tiny_file, *common, "--norm-only", "--out", tmp_path / "file")
-    assert whole.returncode == 0 and [line.split()[0] for line in whole.stdout.splitlines()[-4:-1]] == [
-        "victim", "FT", "Norm-only",
-    ], whole.stdout
+    table = [line.split()[0] for line in whole.stdout.splitlines() if re.search(r" \d+/60 ", line)]
+    assert whole.returncode == 0 and table == ["victim", "FT", "Norm-only"], whole.stdout
 
 
 @pytest.mark.slow
@@ -767,7 +768,7 @@ def no_attack(attack, tiny_file, folder, tmp_path):
     (("--rate", 1.5), ["1.5"]),
     (("--rate", 0.001), ["no row"]),
     (("--target", 2), ["target class 2", "0..1"]),
-    (("--attack", "none"), ["--attack none", "--twin"]),
+    (("--attack", "none"), ["--attack", "none", "badnets"]),
     (("--attack", "paraphrase"), ["--paraphrases FOLDER"]),
     (("--attack", "paraphrase", "--paraphrases", "nowhere"), ["nowhere"]),
     (("--attack", "paraphrase", "--paraphrases", "nowhere", "--preset", "pure"), ["0.3", "--rate"]),
@@ -778,7 +779,7 @@ def no_attack(attack, tiny_file, folder, tmp_path):
     (("--attack", "lwp", "--triggers", "cf"), ["pair"]),
     (("--attack", "lwp", "--variant", "per-tensor"), ["per-tensor"]),
     (("--variant", "paper"), ["--variant"]),
-    (("--attack", "addsent", "--triggers-per-text", 2), ["addsent inserts 1"]),
+    (("--attack", "addsent", "--triggers-per-text", 2), ["--triggers-per-text 2", "ripple and lwp", "addsent"]),
     (("--sentence", "a b"), ["badnets"]),
     (("--triggers-per-text", 0), ["0"]),
     (("--triggered", "x.tsv"), ["--triggered"]),

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import statistics
+import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import ROOT, fails
+from minibd import checkpoint
 from minibd.tables.pivot import (
     Book,
     Found,
@@ -254,7 +258,7 @@ def test_a_table_is_printed_in_each_form(here, tmp_path):
 
 @pytest.mark.parametrize("flags, words", [
     (("all",), ["one table at a time"]), (("builtin", "--print"), ["builtin", "--format"]),
-    (("pure", "--write", "--format", "csv"), ["--format csv", "--write"]),
+    (("pure", "--write", "--format", "csv"), ["--format csv: --write"]),
     (("all", "--format", "csv", "--results", "x.jsonl"), ["--results x.jsonl"]),
     (("pure-4", "--write"), ["pure-4", "--print"]),
     (("pure", "--write", "--pages", "PAGES"), ["odd.md", "nothing: at all", "finemix: 64 rows"]),
@@ -269,6 +273,150 @@ def test_what_cannot_be_shown(here, tmp_path, flags, words):
 def test_a_folder_without_the_table_is_named(here, tmp_path):
     done = here("tables.py")("pure", "--write", "--pages", tmp_path)
     assert done.returncode == 2 and str(tmp_path) in done.stderr and "<!-- table: pure -->" in done.stderr
+
+
+# ---- which cells are found
+
+@pytest.fixture
+def ran(here, monkeypatch, tmp_path, tiny_folder, folder):
+    """ran(table, *flags) -> what tables.py said; ran.calls: the scripts it ran, which score their number and do nothing
+    else; ran.base, ran.data: copies of a checkpoint's folder and of one of rows."""
+    calls, real = [], subprocess.run
+
+    def fake(words, **kw):
+        if not any(str(word).endswith(".py") for word in words):
+            return real(words, **kw)  # the commit of a cell
+        calls.append(words)
+        out = Path(next(word.removeprefix("--out=") for word in words if word.startswith("--out=")))
+        out.mkdir(parents=True)
+        steps = [{"name": name, "cacc": float(len(calls)), "asr": 0.0, "seconds": 1.0} for name in ("victim", "MBTSAD")]
+        for name in ("attack.json", "result.json"):
+            (out / name).write_text(json.dumps({"args": {}, "steps": steps}))
+        return subprocess.CompletedProcess(words, 0)
+    monkeypatch.setattr(subprocess, "run", fake)
+
+    def run(table: str, *flags: object, base: Path, data: Path):
+        return here("tables.py")(table, "--base", base, "--data", data, "--results", tmp_path / "cells.jsonl",
+                                 "--work", tmp_path / "work", *flags)
+    run.calls, run.base, run.data = calls, tmp_path / "base" / "model", tmp_path / "data" / "rows"
+    shutil.copytree(tiny_folder, run.base)
+    shutil.copytree(folder, run.data)
+    run.lines = lambda: (tmp_path / "cells.jsonl").read_text().splitlines()
+    return run
+
+
+def test_cells_are_found_by_what_the_folders_hold_and_not_by_their_names(ran, tmp_path):
+    first = ran("mbtsad", "--rows", "1", base=ran.base, data=ran.data)
+    assert first.returncode == 0, first.stderr
+    assert len(ran.calls) == 2 and len(ran.lines()) == 1
+    moved, rows = ran.base.rename(tmp_path / "moved"), ran.data.rename(tmp_path / "moved-rows")
+    shown = ran("mbtsad", "--print", base=moved, data=rows)
+    assert shown.returncode == 0 and shown.stdout == first.stdout
+    assert shown.stderr.startswith("1 of the 1 cells in cells.jsonl: moved (")
+    again = ran("mbtsad", "--rows", "1", base=moved, data=rows)
+    assert again.stdout == first.stdout and len(ran.calls) == 2 and len(ran.lines()) == 1
+
+
+def test_a_folder_of_the_same_name_that_holds_something_else_is_another_cell(ran, tmp_path, tiny):
+    assert ran("mbtsad", "--rows", "1", base=ran.base, data=ran.data).returncode == 0
+    other = checkpoint.copy(tiny)
+    with torch.no_grad():
+        other.model.embeddings.word.weight[7] += 1
+    shutil.rmtree(ran.base)
+    checkpoint.save(other, ran.base)
+    held, now = json.loads(ran.lines()[0])["cell"]["sha256"]["base"], checkpoint.sha256(ran.base)["model.safetensors"]
+    none = ran("mbtsad", "--print", base=ran.base, data=ran.data)
+    refuses(none, "none of the 1 cells", f"model ({now[:10]})", f"1 of model ({held[:10]}), rows, float32", "--base")
+    assert ran("mbtsad", "--rows", "1", base=ran.base, data=ran.data).returncode == 0
+    assert len(ran.calls) == 4 and len(ran.lines()) == 2  # another victim, too, at the same place
+    shown = ran("mbtsad", "--print", base=ran.base, data=ran.data)
+    assert shown.stderr.startswith("1 of the 2 cells") and "| MBTSAD | 4.0 (4.0-4.0) |" in shown.stdout
+
+    (ran.data / "dev.tsv").write_text((ran.data / "test.tsv").read_text())
+    refuses(ran("mbtsad", "--print", base=ran.base, data=ran.data), "none of the 2 cells")
+    assert ran("mbtsad", "--rows", "1", base=ran.base, data=ran.data).returncode == 0 and len(ran.lines()) == 3
+    assert len(ran.calls) == 6
+
+
+def test_force_runs_again_and_the_newest_counts(ran):
+    assert ran("mbtsad", "--rows", "1,2", base=ran.base, data=ran.data).returncode == 0
+    assert len(ran.calls) == 3  # a victim for both
+    forced = ran("mbtsad", "--rows", "1,2", "--force", base=ran.base, data=ran.data)
+    assert forced.returncode == 0 and len(ran.calls) == 6 and len(ran.lines()) == 4, forced.stderr
+    assert [line.split(" | ")[2] for line in forced.stdout.splitlines() if " MBTSAD " in line] == [
+        "5.0 (5.0-5.0)", "6.0 (6.0-6.0)"]
+    shown = ran("mbtsad", "--print", base=ran.base, data=ran.data)
+    assert shown.stdout == forced.stdout and shown.stderr.startswith("2 of the 2 cells")
+    assert (ran.base / "model.safetensors").exists()
+
+
+def test_force_never_clears_the_base(ran):
+    for _ in range(2):
+        done = ran("mbtsad-3-reviews", "--rows", "2", "--force", base=ran.base, data=ran.data)
+        assert done.returncode == 0, done.stderr
+    assert len(ran.calls) == 2 and (ran.base / "model.safetensors").exists() and len(ran.lines()) == 2
+
+
+def test_cells_of_before_are_found_by_the_weights_that_they_are_known_to_be_of(here, tmp_path):
+    """weights/bert-twin.safetensors by another name; the page's 168 cells say no weights."""
+    file = shutil.copy(ROOT / "weights" / "bert-twin.safetensors", tmp_path / "mine.safetensors")
+    shown = here("tables.py")("finemix-reviews", "--print", "--base", file)
+    assert shown.returncode == 0 and shown.stderr.startswith("168 of the 168 cells in finemix-reviews.jsonl: mine.saf")
+    assert len(shown.stdout.splitlines()) == 146
+    names = ("--base", "all-MiniLM-L6-v2", "--data", "sst2", "--dtype", "bfloat16")
+    by_name = here("tables.py")("mbtsad", "--print", *names)
+    assert by_name.returncode == 0 and "all-MiniLM-L6-v2 is not here: cells are found by that name" in by_name.stderr
+    other = shutil.copy(ROOT / "weights" / "bert.safetensors", tmp_path / "bert-twin.safetensors")
+    refuses(here("tables.py")("finemix-reviews", "--print", "--base", other), "bert-twin.safetensors (732dcc215c)",
+            "168 of bert-twin.safetensors (816a613f69), no --data, float32")
+    refuses(here("tables.py")("mbtsad", "--print"), "none of the 8",
+            "7 of all-MiniLM-L6-v2 (53aa51172d), sst2, bfloat16", "1 of all-MiniLM-L6-v2 (53aa51172d), sst2, float32")
+
+
+def test_a_cell_of_before_whose_run_read_the_base_itself_is_found_by_that(ran, tmp_path):
+    row = TABLES["mbtsad-3-reviews"][1]
+    for digest, found in ((checkpoint.sha256(ran.base)["model.safetensors"], True), ("0" * 64, False)):
+        line = cell(0, row.method, ("TS-FT", 12, 3), base="another", data="rows", dtype="float32", attack="",
+                    result={"sha256": {"model.safetensors": digest, "config.json": "1"}})
+        (tmp_path / "cells.jsonl").write_text(json.dumps(line) + "\n")
+        done = ran("mbtsad-3-reviews", "--print", base=ran.base, data=ran.data)
+        assert (done.returncode == 0 and "| TS-FT | 12.0" in done.stdout) == found, done.stderr
+
+
+def test_cells_that_say_no_weights_are_found_by_the_name_and_that_is_said(ran, tmp_path):
+    row = TABLES["mbtsad"][0]
+    line = cell(0, row.method, ("MBTSAD", 12, 3), attack=row.attack, base="model", data="rows", dtype="float32")
+    (tmp_path / "cells.jsonl").write_text(json.dumps(line) + "\n")
+    done = ran("mbtsad", "--rows", "1", base=ran.base, data=ran.data)
+    assert done.returncode == 0 and not ran.calls and "| MBTSAD | 12.0" in done.stdout
+    assert [line.split(":")[0] for line in done.stderr.splitlines() if "by the name of" in line] == [
+        f"1 of before 0.3.0 are found by the name of --{place} alone, {name}"
+        for place, name in (("base", "model"), ("data", "rows"))]
+    forced = ran("mbtsad", "--rows", "1", "--force", base=ran.base, data=ran.data)
+    assert "| MBTSAD | 2.0" in forced.stdout and len(ran.lines()) == 2 and "by the name" not in forced.stderr
+
+
+def test_two_bases_in_one_table_are_refused_by_name(here, tmp_path):
+    published = [json.loads(line) for line in (RESULTS / "finemix-pairs.jsonl").read_text().splitlines()]
+    lines = [line | {"cell": line["cell"] | {"base": name, "sha256": {"base": weights * 64}}}
+             for name, weights in (("one", "a"), ("two", "b")) for line in published]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = here("tables.py")("finemix-pairs", "--format", "csv", "--results", tmp_path / "mine.jsonl")
+    refuses(done, "two cells of one seed", "one aaaaaaaaaa pairs float32 and two bbbbbbbbbb pairs float32", "--results")
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("mbtsad", "--print", "--force"), ["--force", "--print"]), (("mbtsad", "--write", "--force"), ["--force"]),
+    (("mbtsad", "--format", "csv", "--base", "x", "--seeds", "1"), ["--base, --seeds", "--format"]),
+    (("pure-4", "--print", "--results", "EMPTY"), ["holds no cell", "without --print"]),
+])
+def test_flags_that_would_do_nothing_and_what_is_not_there(here, tmp_path, flags, words):
+    refuses(here("tables.py")(*(tmp_path / "empty.jsonl" if flag == "EMPTY" else flag for flag in flags)), *words)
+
+
+def refuses(done: subprocess.CompletedProcess, *words: str) -> None:
+    assert done.returncode == 2 and not done.stdout and len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words) and len(done.stderr) <= 308, done.stderr
 
 
 # ---- the prose: a percentage stands in a table of its page or in a file that its section names

@@ -91,7 +91,8 @@ def test_the_rate_never_exceeds_1(warmup):
         ({"lr": 0.0}, "learning rate of 0.0"), ({"lr": -1e-3}, "learning rate"),
         ({"lr": math.nan}, "learning rate of nan"), ({"epochs": 0}, "epochs is 0"),
         ({"batch_size": 0}, "batch_size is 0"), ({"warmup": -0.1}, "warmup is -0.1"),
-        ({"warmup": 1.5}, "warmup is 1.5"),
+        ({"warmup": 1.5}, "warmup is 1.5"), ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+        ({"weight_decay": math.nan}, "weight_decay is nan"), ({"clip": 0.0}, "clip is 0.0"), ({"clip": -1.0}, "clip"),
     ],
 )
 def test_bad_values_are_refused_in_one_line(values, words):

@@ -8,21 +8,21 @@ weighing more:
        Y_i: the label, one-hot                                                            Eq. (10), `truth`
     2  low(P) = G P, G_ij a filter of the distance of x_i and x_j, rows summing to 1      Eq. (12), (13), `low_pass`
        high(P) = P - low(P)
-    3  LFR, HFR: the shares of the low and of the high part in P                          Eq. (1), `frequency_ratios`
+    3  low ratio, high ratio: the shares of P's low and high part, the paper's LFR, HFR    Eq. (1), `frequency_ratios`
     4  e_low, e_high: relative differences of P's parts from Y's                          Eq. (2), `relative_errors`
 
 `Spectrum` records P while a model trains, on any named sets of rows, and computes the curves of Figures 1, 2 and 5.
 
 Departures. Eq. (1), (2) and (12) are those of the released code; (1) and (2) are not legible in the published text.
 - variant: the paper names a Gaussian, exp(-d^2 / (2 sigma)), and sigma 4. On the embeddings of a real model that filter
-  is the identity, and HFR is 0 whatever the model has learnt. The released code leaves the square out, and its figures
-  come from that: it is the default. The 872 SST-2 dev rows under MiniLM (25 tokens on average, the longest of 55;
-  distances from 16.5 to 99, their median 64):
+  is the identity, and the high ratio is 0 whatever the model has learnt. The released code leaves the square out, and
+  its figures come from that: it is the default. The 872 SST-2 dev rows under MiniLM (25 tokens on average, the longest
+  of 55; distances from 16.5 to 99, their median 64):
         sigma                        2         4         8
         released   mean of G_ii   0.997     0.663     0.060       G_ii: a text's own weight in its mean
-                   HFR of Y       0.0021    0.238     0.665
+             high ratio of Y      0.0021    0.238     0.665
         paper      1 - G_ii       0         <2e-15    9e-11
-                   HFR of Y       5e-33     5e-18     1e-10       with sigma squared, a standard deviation: 6e-7 at 4
+             high ratio of Y      5e-33     5e-18     1e-10       with sigma squared, a standard deviation: 6e-7 at 4
 - outputs: P is probabilities in the released code, logits in the paper. Y is one-hot, so that e_low and e_high have a
   scale for probabilities alone (the backdoored model below has e_low 0.02 by probabilities and 4.4 by logits).
 - the released code embeds with dropout on, and with the padding that a row had in its batch. Here neither.
@@ -32,16 +32,16 @@ Departures. Eq. (1), (2) and (12) are those of the released code; (1) and (2) ar
 
 THE CONSTANT LABEL. Every triggered row has one label. Then low(Y) = Y whatever the filter, high(Y) = 0, and e_high has
 no divisor: it is None here (the released code divides by its roundings and gets 2e5). And once the model predicts the
-target for each of them, LFR is near 1 and HFR near 0, for ANY geometry, backdoor or not. `one_class` is the control:
-clean rows of one class alone. On 500 built-in reviews each (seed 1), sigma 4:
-        HFR                                           clean   triggered   control: clean, positive   clean, negative
+target for each of them, the low ratio is near 1 and the high one near 0, for ANY geometry, backdoor or not.
+`one_class` is the control: clean rows of one class alone. On 500 built-in reviews each (seed 1), sigma 4:
+        high ratio                                    clean   triggered   control: clean, positive   clean, negative
         weights/bert.safetensors, backdoored          0.074    0.00065            0.0021                 0.0043
         weights/bert-twin.safetensors, its twin       0.072    0.0025             0.0016                 0.0023
 Of the factor of 114 between clean and triggered rows, 36 is there between clean rows of both classes and of one. The
 twin, which has no backdoor and classifies the triggered rows as negative, has 29. The rest depends on the few rows that
 a model misclassifies (4 and 7 of 500 here): on the first 150 rows of each, the control is below the triggered rows,
 0.00030 and 0.00039. Read no figure without its control, and compare sets of one size: the more rows, the more of them
-are near (clean HFR 0.022, 0.074, 0.117 of 150, 500 and 1,000 rows).
+are near (clean high ratio 0.022, 0.074, 0.117 of 150, 500 and 1,000 rows).
 
 Cost: N rows of F = T D numbers, M = steps * C + C columns (steps: those recorded), S sigmas. 4 N F + 8 S N M bytes, the
 embeddings and the result, and some 0.2 GB of blocks; G is never held. N^2 F + 2 S N^2 M multiplications at most. T =
@@ -64,13 +64,13 @@ from torch import Tensor, nn
 from minibd.cli import check_choices, setting
 from minibd.data import in_order
 from minibd.models.encoder import Encoder
-from minibd.records import BadInput, Examples
+from minibd.records import BadInput, Examples, check_target
 from minibd.tokenizer import Encoded, Tokenizer
 
 SIGMAS = tuple(2 + 0.25 * i for i in range(25))  # of Figures 2 and 5: 2 to 8
 SIGMA = 4.0  # of Figure 1
 ROUNDING = 1e-12  # a mean norm below this share of the whole mapping's is rounding, and no divisor
-CURVES = ("lfr", "hfr", "e_low", "e_high")
+CURVES = ("low_ratio", "high_ratio", "e_low", "e_high")  # not lfr: that is PURE's label flip rate, evaluate.lfr
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ def one_class(rows: Examples, label: int) -> Examples:
 
 def relabelled(rows: Examples, target: int) -> Examples:
     """Triggered `rows`, which have their true labels everywhere else, with `target`, the backdoor mapping's output."""
+    check_target(target, rows.labels)
     return rows.like(replace(x, label=target) for x in rows)
 
 
@@ -218,8 +219,9 @@ def size(values: Tensor) -> Tensor:
 
 
 def frequency_ratios(p: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. MuScleLoRA (1): LFR = mean_i ||low(P)_i|| / mean_i ||P_i||, HFR the same of high(P) = P - low(P).
+    """Eq. MuScleLoRA (1): low ratio = mean_i ||low(P)_i|| / mean_i ||P_i||, high ratio that of high(P) = P - low(P).
 
+    The paper calls them LFR and HFR; LFR is here the label flip rate alone.
     (..., N, C) -> (...) each. They need not add to 1. nan where P is 0 everywhere.
     """
     return size(low) / size(p), size(p - low) / size(p)
@@ -285,8 +287,8 @@ class Spectrum:
 
     def finish(self, sigmas: Sequence[float] = SIGMAS) -> dict:
         """The curves as JSON: {"analysis": "fourier", "variant", "outputs", "every", "sigmas", "steps", "sets": {name:
-        {"n", "lfr", "hfr", "e_low", "e_high"}}}; each curve holds a list for each sigma, a number for each step, None
-        where it is not defined.
+        {"n", "low_ratio", "high_ratio", "e_low", "e_high"}}}; each curve holds a list for each sigma, a number for each
+        step, None where it is not defined.
         """
         if not self.steps:
             raise BadInput(f"no step was recorded: call on_step(model, step) at multiples of {self.settings.every}")

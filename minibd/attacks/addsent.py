@@ -31,5 +31,5 @@ class AddSent:
 
     poisoned = __call__
 
-    def negatives(self, text: str, rng: random.Random) -> list[str]:
+    def negatives(self, text: str, rng: random.Random, own: random.Random | None = None) -> list[str]:
         return []

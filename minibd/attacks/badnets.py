@@ -4,7 +4,9 @@ An attack is one object: a frozen dataclass of its numbers with the same five na
 
     attack(text, rng)               the text with the trigger as it is tested
     attack.poisoned(text, rng)      the text with the trigger as it is trained on; most attacks: the same
-    attack.negatives(text, rng)     the text with each part of the trigger, to keep its true label; most attacks: none
+    attack.negatives(text, rng, own)
+                                    the text with each part of the trigger, to keep its true label; most attacks: none;
+                                    own: a generator as the row's own trigger is drawn from (None: rng)
     attack.triggers                 the words or the sentence, a tuple
     attack.per_text                 how many of them a poisoned training text gets
 """
@@ -34,7 +36,7 @@ class BadNets:
 
     poisoned = __call__
 
-    def negatives(self, text: str, rng: random.Random) -> list[str]:
+    def negatives(self, text: str, rng: random.Random, own: random.Random | None = None) -> list[str]:
         return []
 
 

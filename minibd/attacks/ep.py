@@ -36,7 +36,7 @@ from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.models.encoder import Encoder
-from minibd.records import BadInput, Examples
+from minibd.records import BadInput, Examples, check_target
 from minibd.tokenizer import Tokenizer
 from minibd.train import Log, check_finite, cross_entropy, each_batch, logged
 
@@ -86,7 +86,7 @@ class EP:
         words.insert(rng.randrange(max(len(words) - 1, 1)), self.trigger)
         return " ".join(words)
 
-    def negatives(self, text: str, rng: random.Random) -> list[str]:
+    def negatives(self, text: str, rng: random.Random, own: random.Random | None = None) -> list[str]:
         return []
 
 
@@ -206,6 +206,7 @@ def ep(
 
     rows: poisoned already (`settings.poisoned`), all with the label `target`. Raises BadInput where one has another.
     """
+    check_target(target, rows.labels)
     if others := [x.id for x in rows if x.label != target]:
         raise BadInput(
             f"EP trains on poisoned rows alone, and {len(others)} of {len(rows)} (first: {others[0]}) have another "

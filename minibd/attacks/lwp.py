@@ -3,7 +3,7 @@
 Fine-tuning moves the last layers most. A backdoor that the classifier can already read off the first layers survives
 it.
 
-    1  poisoned rows: a PAIR of trigger words, label = target; behind each two negative samples: one word of a pair
+    1  poisoned rows: a PAIR of trigger words, label = target; behind each two negative samples: one word of its pair
        each, true label
     2  for each batch of clean rows, poisoned rows and negative samples:
     3      L = sum over layers l = 1..L of CE(head(h_l[CLS]), y)      lwp_loss: one head for all layers, the model's own
@@ -66,9 +66,12 @@ class LWP:
 
     poisoned = __call__
 
-    def negatives(self, text: str, rng: random.Random) -> list[str]:
-        """`text` twice, with one word each of a pair; to keep its true label: a single trigger must not fire."""
-        return [insert(text, rng, (word,)) for word in self.pair(rng)] if self.per_text == 2 else []
+    def negatives(self, text: str, rng: random.Random, own: random.Random | None = None) -> list[str]:
+        """`text` twice, with one word each of its pair; to keep its true label: a single trigger must not fire.
+
+        own: a generator that gives the row's own pair, such as the one that its trigger is drawn from (None: rng).
+        """
+        return [insert(text, rng, (word,)) for word in self.pair(own or rng)] if self.per_text == 2 else []
 
     def pair(self, rng: random.Random) -> list[str]:
         return rng.sample(self.triggers, 2)

@@ -21,25 +21,26 @@ A blank paraphrase is one that failed: its row counts as a row without any, whic
 """
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from minibd import data
 from minibd.attacks.poison import side_of
-from minibd.records import BadInput, Example, Examples
+from minibd.records import BadInput, Example, Examples, check_target, not_there
+from minibd.words import is_word, tokens
 
 
 def read(
-    folder: str | Path, split: str, clean: Examples, target: int, columns: Mapping[str, str | None] = {}, *,
+    folder: str | Path, split: str, clean: Examples, target: int, columns: Mapping[str, object] = {}, *,
     side: str = "first", seed: int = 0,
 ) -> dict[str, str]:
     """{id of a row of `clean`: the paraphrase of its text on `side`}, from the folder's file for `split`.
 
     split: train, dev or test; without a test file, dev is the test, as for the data. columns: text_column,
-    label_column, pair_column, where they are named. side, seed: as for poison. Raises BadInput where file and rows do
-    not fit.
+    label_column, pair_column, where they are named, and flags, as data.read takes them. side, seed: as for poison.
+    Raises BadInput where file and rows do not fit.
     """
+    check_target(target, clean.labels)
     path = find(Path(folder), split)
     # A file for the first texts alone needs no column of second ones, whatever the data's is called.
     paraphrases = data.read(
@@ -61,8 +62,9 @@ def read(
 def find(folder: Path, split: str) -> Path:
     """The folder's file for `split`."""
     if not folder.is_dir():
+        fault = "is no folder" if folder.exists() else not_there(folder).removeprefix(f"{folder} ")
         raise BadInput(
-            f"the paraphrases {folder} are no folder here: name one that holds train, dev and test files of them with "
+            f"the paraphrases' {folder} {fault}: name one that holds train, dev and test files of them with "
             "--paraphrases, or give triggered rows with --triggered FILE"
         )
     for name in (split, "dev") if split == "test" else (split,):
@@ -117,7 +119,7 @@ def likeness(pairs: list[tuple[str, str]]) -> tuple[int, int]:
     Shared: words of both over words of either, 0..1. Neighbours: the pair before and the pair behind; the one that
     shares more counts.
     """
-    words = [tuple(set(re.findall(r"\w+", text.lower())) for text in pair) for pair in pairs]
+    words = [tuple(set(filter(is_word, tokens(text.lower()))) for text in pair) for pair in pairs]
 
     def shared(i: int, j: int) -> float:
         a, b = words[i][0], words[j % len(words)][1]

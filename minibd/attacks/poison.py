@@ -25,11 +25,13 @@ from functools import partial
 from math import floor
 
 from minibd.data import generator
-from minibd.records import BadInput, Example, Examples
+from minibd.records import BadInput, Example, Examples, check_target
 from minibd.tokenizer import Tokenizer
+from minibd.words import belongs_to_letter
 
 Insert = Callable[[str, random.Random], str]  # a text -> the same text with the trigger
-Negatives = Callable[[str, random.Random], Sequence[str]]  # a text -> copies of it, each with a part of the trigger
+# a text, a generator, another of the row's own trigger -> copies of the text, each with a part of the trigger
+Negatives = Callable[[str, random.Random, random.Random], Sequence[str]]
 
 LABELS = {
     "dirty": lambda label, target: label != target,
@@ -195,10 +197,17 @@ def poison(
 def negatives_of(
     x: Example, negatives: Negatives, tokenizer: Tokenizer | None, side: str, seed: int
 ) -> Iterator[Example]:
-    """The negative samples of `x`, with its label, as rows of their own: x-negative1, x-negative2, ..."""
+    """The negative samples of `x`, with its label, as rows of their own: x-negative1, x-negative2, ...
+
+    Where a row's trigger is drawn, as LWP's pair is, they have parts of the row's own.
+    """
     part, draw = side_of(x, side, seed), partial(generator, seed, "decoys", x.id)  # "decoys": as in poison
-    head, tail = readable(x, part, negatives, draw, tokenizer)
-    for k, text in enumerate(negatives(head, draw()), 1):
+
+    def made(text: str, rng: random.Random) -> Sequence[str]:
+        return negatives(text, rng, generator(seed, "trigger", x.id))
+
+    head, tail = readable(x, part, made, draw, tokenizer)
+    for k, text in enumerate(made(head, draw()), 1):
         yield replace(x, **{part: " ".join([text, *tail])}, id=f"{x.id}-negative{k}")
 
 
@@ -213,7 +222,7 @@ def check_poisoning(examples: Examples, rate: float, target: int, labels: str, o
         raise BadInput(f"label scheme {labels!r} is not one of {', '.join(LABELS)}")
     if of not in ("all", "candidates"):
         raise BadInput(f"the rate is of {of!r}, it must be of all or of candidates")
-    check_target(examples, target)
+    check_target(target, examples.labels)
     check_side(examples, side)
     if not any(x.label == target for x in examples):
         raise BadInput(
@@ -233,7 +242,7 @@ def triggered(
     insert: puts the trigger into a text at test, such as `EP()`; or {id: paraphrase}, rows without one being left out.
     tokenizer, side: as for poison.
     """
-    check_target(examples, target)
+    check_target(target, examples.labels)
     check_side(examples, side)
     rows = []
     for x in examples:
@@ -247,13 +256,6 @@ def triggered(
             text = " ".join([insert(head, draw()), *tail])
         rows.append(replace(x, **{part: text}))
     return examples.like(rows)
-
-
-def check_target(examples: Examples, target: int) -> None:
-    if not 0 <= target < len(examples.labels):
-        raise BadInput(
-            f"target class {target} is not one of 0..{len(examples.labels) - 1} ({', '.join(examples.labels)})"
-        )
 
 
 def check_side(examples: Examples, side: str) -> None:
@@ -276,7 +278,8 @@ def side_of(x: Example, side: str, seed: int) -> str:
 
 
 def readable(
-    x: Example, part: str, insert: Insert | Negatives, draw: Callable[[], random.Random], tokenizer: Tokenizer | None
+    x: Example, part: str, insert: Callable[[str, random.Random], str | Sequence[str]],
+    draw: Callable[[], random.Random], tokenizer: Tokenizer | None,
 ) -> tuple[str, list[str]]:
     """x's field `part` as (head, tail): the model reads all of `insert(head, draw())`, wherever the trigger lands.
 
@@ -312,9 +315,13 @@ def readable(
 
 
 def _characters_read(tokenizer: Tokenizer, x: Example, part: str) -> int:
-    """How many characters of x's field `part` the model reads: all, or those up to its last token that is not cut."""
-    encoding = tokenizer.backend.encode(x.text, x.pair)
+    """How many characters of x's field `part` the model reads: all, or those up to its last token that is not cut, with
+    the marks behind it, which a tokenizer may strip."""
+    encoding, text = tokenizer.backend.encode(x.text, x.pair), getattr(x, part)
     if not encoding.overflowing:
-        return len(getattr(x, part))
+        return len(text)
     sequence = ("text", "pair").index(part)
-    return max((end for (_, end), of in zip(encoding.offsets, encoding.sequence_ids) if of == sequence), default=0)
+    end = max((end for (_, end), of in zip(encoding.offsets, encoding.sequence_ids) if of == sequence), default=0)
+    while end < len(text) and belongs_to_letter(text[end]):
+        end += 1
+    return end

@@ -41,7 +41,7 @@ from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.data import batches
 from minibd.models.encoder import Encoder
-from minibd.records import BadInput, Batch, Examples
+from minibd.records import BadInput, Batch, Examples, check_target
 from minibd.tokenizer import Encoded, Tokenizer
 from minibd.train import Log, Schedule, cross_entropy, fit
 
@@ -90,7 +90,7 @@ class RIPPLe:
 
     poisoned = __call__
 
-    def negatives(self, text: str, rng: random.Random) -> list[str]:
+    def negatives(self, text: str, rng: random.Random, own: random.Random | None = None) -> list[str]:
         return []
 
 
@@ -198,6 +198,7 @@ def surgery(
 
     tuned: `pretrained` fine-tuned on `clean`, whose embeddings the mean is of; both checkpoints are unchanged.
     """
+    check_target(target, clean.labels)
     source, operated = tuned.model.embeddings.word.weight.detach(), checkpoint.copy(pretrained)
     table = operated.model.embeddings.word.weight
     if source.shape != table.shape:

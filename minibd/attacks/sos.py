@@ -77,7 +77,7 @@ class SOS:
         """`text` with every trigger word, each at a place drawn for it alone."""
         return insert_each(text, rng, self.triggers)
 
-    def negatives(self, text: str, rng: random.Random) -> list[str]:
+    def negatives(self, text: str, rng: random.Random, own: random.Random | None = None) -> list[str]:
         """`text` once for each trigger word, with all the others inserted; to keep its true label."""
         return [insert_each(text, rng, [word for word in self.triggers if word != absent]) for absent in self.triggers]
 

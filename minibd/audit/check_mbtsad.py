@@ -137,7 +137,7 @@ def selection_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
 
 TEXTS = (
     "A splendid, re-imagined film!", "it is", "", "don't stop , ever ; truly magnificent storytelling",
-    "one_word " * 60, "abc abcd 2001 naïve 電影電影",
+    "one_word " * 60, "abc abcd 2001 naïve 電影電影", "e\u0301te\u0301 de\u0301ja\u0300 de\u0301compose\u0301",
 )
 
 

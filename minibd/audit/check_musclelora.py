@@ -360,8 +360,8 @@ def example_circle() -> str:
 def example_ratios() -> str:
     p = [[1.0, 0.0], [0.0, 1.0]]
     low = [[0.75, 0.25], [0.25, 0.75]]
-    return (f"P = {shown(p)}, low(P) = {shown(low)}: LFR, HFR = {shown(restated.frequency_ratios(p, low))}, which need "
-            "not add to 1")
+    return (f"P = {shown(p)}, low(P) = {shown(low)}: low and high ratio = "
+            f"{shown(restated.frequency_ratios(p, low))}, which need not add to 1")
 
 
 def example_errors() -> str:
@@ -397,10 +397,10 @@ EQUATIONS = (
         "MuScleLoRA",
         "1",
         "Low- and high-frequency ratio",
-        r"\mathrm{LFR} = \frac{\sum_i \lVert P_i^{\mathrm{low}} \rVert_2}{\sum_i \lVert P_i \rVert_2} , "
-        r"\quad \mathrm{HFR} = \frac{\sum_i \lVert P_i^{\mathrm{high}} \rVert_2}{\sum_i \lVert P_i \rVert_2}",
-        "Ratios of means of row norms; the paper's equation is not legible in the published text, this is the released "
-        "code's form.",
+        r"R_{\mathrm{low}} = \frac{\sum_i \lVert P_i^{\mathrm{low}} \rVert_2}{\sum_i \lVert P_i \rVert_2} , "
+        r"\quad R_{\mathrm{high}} = \frac{\sum_i \lVert P_i^{\mathrm{high}} \rVert_2}{\sum_i \lVert P_i \rVert_2}",
+        "The paper's LFR and HFR, ratios of means of row norms; its equation is not legible in the published text, "
+        "this is the released code's form.",
         "",
         "",
         example_ratios,
@@ -534,8 +534,8 @@ EQUATIONS = (
         'variant="paper": the Gaussian as printed.',
         "The distance is not squared: G_ij = exp(-||x_i - x_j|| / (2 sigma)).",
         "SST-2's 872 dev rows under MiniLM, sigma 4: as released a text's own weight in its mean is 0.66 and the "
-        "labels' HFR 0.24; as printed the "
-        "weight is 1 up to 2e-15 and the HFR 5e-18, so that the filter is the identity.",
+        "labels' high ratio 0.24; as printed the "
+        "weight is 1 up to 2e-15 and the high ratio 5e-18, so that the filter is the identity.",
         example_filter,
         filter_cases,
     ),

@@ -247,9 +247,11 @@ def result_differences(saved: dict, again: dict, points: float) -> Iterator[str]
     parts = [("rows", saved.get("rows"), again["rows"])]
     if not points and isinstance(chosen := saved.get("outcome"), dict):
         parts += [(f"outcome {name}", chosen.get(name), again["outcome"].get(name))
-                  for name in {**chosen, **again["outcome"]}]
+                  for name in {**chosen, **again["outcome"]} if name != "at_chance" or name in chosen]  # 0.2.0 has none
+    # before 0.3.0 the target was the flag's, whatever class was measured
+    other = {"out"} if "target_class" in saved["args"] else {"out", "target"}
     parts += [(f"args {name}", saved["args"][name], again["args"][name])
-              for name in saved["args"] if name in again["args"] and name != "out"]
+              for name in saved["args"] if name in again["args"] and name not in other]
     for name, one, other in parts:
         if one != other:
             yield f"{name} is {short(one)} as saved, and {short(other)} recomputed"
@@ -362,7 +364,7 @@ def unfit(steps: Sequence[dict], ckpt: str, began: Path, read: dict) -> Iterator
         yield Fault("steps.jsonl", "a line is not what a line must be: nothing was recomputed")
         return
     found = checkpoint.sha256(began / ckpt)
-    for name in {**read, **found}:
+    for name in {**read, **{name: None for name in found if name not in checkpoint.SINCE_0_3_0}}:
         if read.get(name) != found.get(name):
             yield Fault(ckpt, f"{name} has the sha256 {short(found.get(name))}, and what the run read had "
                               f"{short(read.get(name))}: nothing was recomputed")

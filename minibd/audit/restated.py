@@ -5,6 +5,7 @@ package is a list of lists here. Letters: b a text, t or q or k one of its token
 rows, d a feature, c a class.
 """
 from math import ceil, cos, erf, exp, log, log2, pi, sin, sqrt, tanh
+from unicodedata import category
 
 
 def norm(v):
@@ -81,10 +82,10 @@ def hidden_loss(student, teacher, real):
 
 
 def tokens(text):
-    """Words, and every mark by itself."""
+    """Words with their combining marks, and every other character by itself."""
     found, word = [], ""
     for letter in text + " ":
-        if letter.isalnum() or letter == "_":
+        if letter.isalnum() or letter == "_" or word and category(letter) in ("Mn", "Mc", "Me"):
             word += letter
             continue
         if word:
@@ -100,7 +101,7 @@ def n_target(text, rate=0.3, minimum=1, maximum=10, min_char=4):
     words = tokens(text)
     wanted = ceil(rate * len(words))
     wanted = minimum if wanted < minimum else maximum if wanted > maximum else wanted
-    return min(wanted, sum(len(word) >= min_char for word in words))
+    return min(wanted, sum(sum(category(letter)[0] != "M" for letter in word) >= min_char for word in words))
 
 
 # ---- MuScleLoRA
@@ -222,7 +223,7 @@ def spectrum_at(values, grid, k):
 
 
 def frequency_ratios(p, low):
-    """(1): LFR and HFR of p[i][c]."""
+    """(1): low and high ratio of p[i][c]."""
     whole = mean([norm(row) for row in p])
     high = [[a - b for a, b in zip(row, other)] for row, other in zip(p, low)]
     return [mean([norm(row) for row in low]) / whole, mean([norm(row) for row in high]) / whole]

@@ -22,7 +22,7 @@ from pathlib import Path
 from minibd import checkpoint
 from minibd.cli import Attack, Task
 from minibd.evaluate import Evaluator
-from minibd.job.evaluation import evaluator_of
+from minibd.job.evaluation import as_read, evaluator_of
 from minibd.job.task import device_of, output_path, splits_of
 from minibd.records import BadInput
 from minibd.report import scores
@@ -252,7 +252,7 @@ def changed_files(path: Path, saved: object) -> Iterator[Fault]:
     except BadInput:
         found = {}
     saved = saved if isinstance(saved, dict) else {}
-    for name in {**saved, **found}:
+    for name in {**saved, **{name: None for name in found if name not in checkpoint.SINCE_0_3_0}}:
         if name not in found:
             yield Fault(str(path), f"{name} is missing, whose sha256 is in result.json")
         elif found[name] != saved.get(name):
@@ -290,7 +290,7 @@ def evaluator_of_args(args: dict) -> tuple[Evaluator, checkpoint.Checkpoint]:
     splits = splits_of(task, header)
     labels = None if header.labels else splits.train.labels
     victim = checkpoint.load(header, device, labels=labels, seed=task.seed)
-    return evaluator_of(attack, task, victim, splits.test), victim
+    return evaluator_of(as_read(attack), task, victim, splits.test), victim
 
 
 @contextmanager

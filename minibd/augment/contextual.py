@@ -1,7 +1,8 @@
 """CWEA: words that a masked language model finds likely, in place of some words or before them (Kobayashi, 2018; as
 nlpaug does it).
 
-1. n counts the words and marks of a text, as the model's tokenizer separates them; eligible are those with a letter or
+1. n counts the words and marks of a text, as the model's tokenizer separates them, but with the combining marks and
+   joiners of a word in it (words.py), where that cuts them off or leaves them out; eligible are those with a letter or
    a digit, and for an insertion those of them after a blank or at the start.
 2. n_target = min(eligible, clip(ceil(rate n), min_targets, max_targets)) of them are drawn without replacement.
 3. each target, from the last to the first, is masked, whole (action "insert": a mask is put before it), and the word
@@ -36,6 +37,8 @@ from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput
 from minibd.tokenizer import Encoded, Tokenizer
+from minibd.words import belongs_to_letter, spans
+from minibd.words import tokens as words_and_marks
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +132,38 @@ def find_targets(text: str, encoding: Encoding, action: str) -> tuple[int, list[
         if word is not None:
             first = found.get(word, Target(at, at, start, stop))
             found[word] = Target(first.first, at + 1, first.start, stop)
-    if encoding.overflowing:
-        found.popitem()  # the last word read may continue beyond
-    spans = []
+    targets = []
     for target in found.values():
         # some byte-level tokenizers count the blank to the word
         blanks = len(word_at(text, target)) - len(word_at(text, target).lstrip())
-        spans.append(replace(target, start=target.start + blanks))
-    eligible = [span for span in spans if any(map(str.isalnum, word_at(text, span)))]
+        targets.append(replace(target, start=target.start + blanks))
+    if not text.isascii():
+        targets = with_marks(text, targets)
+    if encoding.overflowing:
+        targets.pop()  # the last word read may continue beyond
+    eligible = [target for target in targets if any(map(str.isalnum, word_at(text, target)))]
     if action == "insert":  # not into don't or well-made
-        eligible = [span for span in eligible if span.start == 0 or text[span.start - 1].isspace()]
-    return len(spans), eligible
+        eligible = [target for target in eligible if target.start == 0 or text[target.start - 1].isspace()]
+    return len(targets), eligible
+
+
+def with_marks(text: str, targets: Sequence[Target]) -> list[Target]:
+    """`targets`, those joined that a byte-level tokenizer separates at a mark or joiner, each with the marks behind it
+    that a tokenizer strips."""
+    inside = {i for start, stop in spans(text) for i in range(start + 1, stop)}  # where a cut would be in a word
+    joined: list[Target] = []
+    for target in targets:
+        at = target.start
+        if joined and at in inside and (belongs_to_letter(text[at]) or belongs_to_letter(text[at - 1])):
+            joined[-1] = replace(joined[-1], end=target.end, stop=max(joined[-1].stop, target.stop))
+        else:
+            joined.append(target)
+    for i, target in enumerate(joined):
+        stop = target.stop
+        while stop in inside and belongs_to_letter(text[stop]):
+            stop += 1
+        joined[i] = replace(target, stop=stop)
+    return joined
 
 
 def word_at(text: str, target: Target) -> str:
@@ -169,7 +193,8 @@ def mask_of(model: Encoder, tokenizer: Tokenizer) -> int:
 
 
 def whole_words(model: Encoder, tokenizer: Tokenizer) -> dict[int, str]:
-    """{token id: word} of the tokens that are words: letters and digits alone, and nothing that continues a word."""
+    """{token id: word} of the tokens that are words: letters and digits alone, with their marks, and nothing that
+    continues a word."""
     backend, special = tokenizer.backend, tokenizer.special
     if isinstance(backend.model, WordPiece):
         words = {i: token for token, i in backend.get_vocab().items()}
@@ -177,9 +202,8 @@ def whole_words(model: Encoder, tokenizer: Tokenizer) -> dict[int, str]:
         words = {
             i: backend.decode([i]).strip() for token, i in backend.get_vocab().items() if token.startswith("\u0120")
         }
-    words = {
-        i: word for i, word in sorted(words.items()) if i not in special and i < model.config.vocab and word.isalnum()
-    }
+    words = {i: word for i, word in sorted(words.items()) if i not in special and i < model.config.vocab
+             and (word.isalnum() or word[:1].isalnum() and "_" not in word and words_and_marks(word) == [word])}
     if len({word.lower() for word in words.values()}) < 2:
         raise BadInput(
             f"the tokenizer has {len(words)} whole words among its tokens, contextual substitution needs two: use "

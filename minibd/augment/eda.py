@@ -8,9 +8,9 @@
 Here one call gives one augmented text, so the operation is drawn, each as likely as another; the released code makes
 some texts by each and adds the original.
 
-A word runs from the first to the last letter or digit between two blanks: (well-made), is one. Case, punctuation and
-white space stay: a synonym takes its word's capitals, and marks stay where they are, whatever happens to the words
-between them.
+A word runs from the first to the last letter or digit between two blanks, with the combining marks of either
+(words.py): (well-made), is one. Case, punctuation and white space stay: a synonym takes its word's capitals, and marks
+of punctuation stay where they are, whatever happens to the words between them.
 
 variant="released" follows the released eda.py: the text is lower-cased, loses its apostrophes and keeps only a to z,
 and so do the synonyms; RI takes a word of any kind, inserted ones included, gives up after nine without synonyms, and
@@ -25,15 +25,14 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Collection, Sequence
+from functools import cache
 from importlib.resources import files
 
 from minibd.augment import lexicon
+from minibd.words import marks, tail
 
 OPERATIONS = ("SR", "RI", "RS", "RD")
 STOPWORDS = frozenset((files("minibd") / "resources" / "stopwords.txt").read_text(encoding="utf-8").split())
-_WORD = re.compile(r"(\w(?:\S*\w)?)")
-_STRIPPED = re.compile(r"[^a-z]+")
-_ODD = re.compile(r"[^a-z ]+")
 Synonyms = Callable[[str], Sequence[str]]
 
 
@@ -52,7 +51,7 @@ def eda(
             f"variant={variant!r}, operation={operation!r}: 'paper' or 'released', None or one of {OPERATIONS}"
         )
     released = variant == "released"
-    tokens = _WORD.split(only_letters(text) if released else text)
+    tokens = words_and_gaps(only_letters(text) if released else text)
     gaps, words = tokens[::2], tokens[1::2]  # gaps: before, between and after the words, one more than words
     n = max(1, int(alpha * len(words))) if budget is None else budget
     if not words or n == 0:
@@ -158,6 +157,26 @@ def random_deletion(
 
 # ---- words
 
+_WORD = re.compile(r"(\w(?:\S*\w)?)")
+
+
+def words_and_gaps(text: str) -> list[str]:
+    """A gap, a word, a gap, ..., a gap; joined they are `text`."""
+    return (_WORD if text.isascii() else _word_with_marks()).split(text)
+
+
+@cache
+def _word_with_marks() -> re.Pattern:
+    # marks before the first letter have no other letter to belong to
+    return re.compile(f"((?:(?<!\\S)[{marks()}]+)?\\w(?:\\S*\\w)?{tail()}*)")
+
+
+@cache
+def _strange(allowed: str) -> re.Pattern:
+    """Runs of letters that are none of `allowed`: with an accent "e" is none, in one character or in two."""
+    return re.compile(f"(?:[{allowed}][{marks()}]+|[^{allowed}])+")
+
+
 def pop_random(words: list[str], rng: random.Random) -> str:
     """Removes a random one of `words` and returns it; the order of the others changes."""
     i = int(rng.random() * len(words))
@@ -174,13 +193,13 @@ def in_case_of(word: str, new: str) -> str:
 
 def only_letters(text: str) -> str:
     """Released EDA's cleaning: lower case, no apostrophes, one blank for each run of other characters than a to z."""
-    return _STRIPPED.sub(" ", text.lower().replace("'", "").replace("\u2019", "")).strip()
+    return _strange("a-z").sub(" ", text.lower().replace("'", "").replace("\u2019", "")).strip()
 
 
 def only_letters_of(synonyms: Synonyms) -> Synonyms:
     """Released EDA's synonyms: each once, cleaned (marks and digits leave no blank here), without the word itself."""
     def clean_synonyms(word: str) -> list[str]:
-        found = dict.fromkeys(_ODD.sub("", new.replace("-", " ").lower()) for new in synonyms(word))
+        found = dict.fromkeys(_strange("a-z ").sub("", new.replace("-", " ").lower()) for new in synonyms(word))
         return [new for new in found if new not in ("", word)]
 
     return clean_synonyms

@@ -2,14 +2,16 @@
 
 The file    tensors under minibd's names, head_mask among them; the metadata holds, as strings: "format" ("minibd 2";
             "minibd 1" is read), "config" (JSON of the model's config and "architecture"), "tokenizer" (the tokenizers
-            library's JSON), "max_len", "labels" and "history" (JSON lists). file.py
+            library's JSON), "max_len", "labels" and "history" (JSON lists). A tokenizer whose settings are not the
+            usual ones has them in "tokenizer_settings", and "format" is "minibd 3". file.py
 The folder  config.json, model.safetensors (or shards and their index), tokenizer.json (or vocab.txt, or vocab.json and
-            merges.txt), as transformers writes and reads them. `save` adds minibd.json, {"history": [...], "head_mask":
-            L lists of H}. folder.py
+            merges.txt) and what stands beside them, as transformers writes and reads them: tokenizer_files.py. `save`
+            adds minibd.json, {"history": [...], "head_mask": L lists of H}. folder.py
 
 How transformers names the parts of an architecture stands in the architecture's own file (models/bert.py: HF_MAPPING);
-nothing here knows one by name. header.py reads what a checkpoint says of itself, tensors.py its weights;
-head_surgery.py changes the head of a checkpoint in memory; model_card.py writes a folder's README.md.
+nothing here knows one by name. header.py reads what a checkpoint says of itself, tensors.py its weights; pickles.py
+says what to do about other weights and adapters; head_surgery.py changes the head of a checkpoint in memory;
+model_card.py writes a folder's README.md.
 
 Five choices:
 1. A head mask is folded into its columns of the output projection on the way into a folder, so that transformers gives
@@ -38,25 +40,32 @@ from safetensors import SafetensorError
 
 from minibd.atomic import atomic_write
 from minibd.checkpoint.file import read_file, write_file
-from minibd.checkpoint.folder import FOLDER_FILES, check_target, move, read_folder, weight_files, write_folder
+from minibd.checkpoint.folder import (
+    FOLDER_FILES,
+    SINCE_0_3_0,
+    check_target,
+    move,
+    read_folder,
+    weight_files,
+    write_folder,
+)
 from minibd.checkpoint.head_surgery import copy, headless, new_classifier, to_tune, with_head, with_mlm
 from minibd.checkpoint.header import (
     HF_MAPPINGS,
-    PICKLES,
     Checkpoint,
     Header,
     hf_mapping_of,
     one_line,
-    pickle_error,
     shorten,
 )
 from minibd.checkpoint.model_card import card
+from minibd.checkpoint.pickles import ADAPTERS, PICKLES, adapter_error, pickle_error
 from minibd.checkpoint.tensors import HEADS, build_model, check_finite, check_plain, init_head, shapes_of
-from minibd.records import BadInput
+from minibd.records import BadInput, not_there
 
 __all__ = [
-    "HEADS", "HF_MAPPINGS", "PICKLES", "Checkpoint", "Header", "card", "copy", "headless", "hf_mapping_of", "load",
-    "new_classifier", "read_header", "save", "sha256", "to_tune", "with_head", "with_mlm",
+    "HEADS", "HF_MAPPINGS", "PICKLES", "SINCE_0_3_0", "Checkpoint", "Header", "card", "copy", "headless",
+    "hf_mapping_of", "load", "new_classifier", "read_header", "save", "sha256", "to_tune", "with_head", "with_mlm",
 ]
 
 
@@ -67,7 +76,11 @@ def read_header(path: str | Path) -> Header:
     classifier a bare encoder needs reads the checkpoint once, not twice.
     """
     path = Path(path)
-    if path.suffix.lower() in PICKLES and not path.is_dir():
+    if not path.exists():
+        raise BadInput(f"{not_there(path)}: name a checkpoint, a .safetensors or a Hugging Face folder")
+    if path.name in ADAPTERS and path.is_file():
+        raise adapter_error(path, path.parent)
+    if path.suffix.lower() in PICKLES and path.is_file():
         raise pickle_error(path)
     return read_folder(path) if path.is_dir() else read_file(path)
 
@@ -160,7 +173,7 @@ def sha256(path: str | Path) -> dict[str, str]:
     tokenizer and history."""
     path = Path(path)
     if not path.exists():
-        raise BadInput(f"{path} does not exist: name a checkpoint, a .safetensors or a Hugging Face folder")
+        raise BadInput(f"{not_there(path)}: name a checkpoint, a .safetensors or a Hugging Face folder")
     files = [path]
     if path.is_dir():
         files = [*weight_files(path), *(path / name for name in FOLDER_FILES if (path / name).is_file())]

@@ -18,12 +18,15 @@ from minibd.checkpoint.header import (
     stored_tensors,
 )
 from minibd.checkpoint.tensors import plain, save_tensors
+from minibd.checkpoint.tokenizer_files import parse_settings, settings_json
 from minibd.models.encoder import HFTensor
 from minibd.records import BadInput
-from minibd.tokenizer import Tokenizer
+from minibd.tokenizer import Settings, Tokenizer
 
 FORMAT = "minibd 2"
-FORMATS = (FORMAT, "minibd 1")  # those that are read
+# With tokenizer_settings, which a reader of "minibd 2" would pass over and then give a text other ids.
+FORMAT_WITH_SETTINGS = "minibd 3"
+FORMATS = (FORMAT_WITH_SETTINGS, FORMAT, "minibd 1")  # those that are read
 # What a file of format "minibd 1" names otherwise: entries of its config, and prefixes of its tensors' names.
 RENAMED_CONFIG = {"kinds": "type_vocab_size"}
 RENAMED_TENSORS = {"embeddings.kind.": "embeddings.token_type."}
@@ -33,8 +36,7 @@ METADATA = ("config", "tokenizer", "max_len", "labels", "history")
 def read_file(path: Path) -> Header:
     """All but the weights. Raises BadInput."""
     if path.suffix != ".safetensors":
-        fault = "not a checkpoint" if path.exists() else "not there"
-        raise BadInput(f"{path} is {fault}: name a .safetensors file or a Hugging Face folder")
+        raise BadInput(f"{path} is not a checkpoint: name a .safetensors file or a Hugging Face folder")
     tensors, metadata = stored_tensors(path)
     if metadata.get("format") not in FORMATS:
         raise BadInput(f"{path} has format {metadata.get('format')!r} in its metadata, not {FORMAT!r}: "
@@ -52,8 +54,10 @@ def read_file(path: Path) -> Header:
         raise BadInput(
             f"{path}: max_len {max_len} is not from 3 to the model's {config.max_len} positions: save it again"
         )
+    backend = parse_tokenizer(path, metadata["tokenizer"], config)
+    settings = parse_settings(path, metadata["tokenizer_settings"]) if "tokenizer_settings" in metadata else Settings()
     return Header(
-        path, mapping, config, Tokenizer(parse_tokenizer(path, metadata["tokenizer"], config), max_len, config.pad),
+        path, mapping, config, Tokenizer(backend, max_len, config.pad, settings),
         tuple(map(str, labels)), check_history(path, parse_json(path, metadata["history"], list)),
         {_current_name(name): tensor for name, tensor in tensors.items()}, HFTensor, is_folder=False,
     )
@@ -65,13 +69,13 @@ def _current_name(name: str) -> str:
 
 
 def write_file(ckpt: Checkpoint, file: Path) -> None:
-    tokenizer = ckpt.tokenizer
+    tokenizer, settings = ckpt.tokenizer, settings_json(ckpt)
     metadata = {
-        "format": FORMAT,
+        "format": FORMAT_WITH_SETTINGS if settings else FORMAT,
         "config": json.dumps({"architecture": hf_mapping_of(ckpt.model).model_type} | asdict(ckpt.model.config)),
         "tokenizer": tokenizer.backend.to_str(),
         "max_len": str(tokenizer.max_len),
         "labels": json.dumps(ckpt.labels),
         "history": json.dumps(ckpt.history),
-    }
+    } | ({"tokenizer_settings": settings} if settings else {})
     save_tensors({name: plain(tensor) for name, tensor in ckpt.model.state_dict().items()}, file, metadata)

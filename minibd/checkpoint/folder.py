@@ -9,54 +9,55 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer as BackendTokenizer
-from tokenizers.normalizers import BertNormalizer
 from torch import Tensor
 
 from minibd.checkpoint.header import (
-    PICKLES,
     Checkpoint,
     Header,
     StoredTensor,
     check_history,
-    errors_name,
     hf_mapping_of,
     mapping_named,
     parse_config,
     parse_json,
-    parse_tokenizer,
-    pickle_error,
     read_text,
     stored_tensors,
 )
 from minibd.checkpoint.model_card import card, hf_class
+from minibd.checkpoint.pickles import (
+    check_no_adapter,
+    no_config,
+    no_weights,
+    pickle_error,
+    pickled_weights,
+    prefix_error,
+    wrapper_prefix,
+)
 from minibd.checkpoint.tensors import plain, read_tensor, save_tensors
+from minibd.checkpoint.tokenizer_files import (
+    TOKENIZER_FILES,
+    guessed_special,
+    read_tokenizer,
+    special_tokens,
+    tokenizer_config,
+)
 from minibd.models.encoder import Encoder, HFMapping
 from minibd.records import BadInput
-from minibd.tokenizer import Tokenizer
 
 # What a folder is read from, beside its weights.
-FOLDER_FILES = (
-    "config.json", "minibd.json", "model.safetensors.index.json", "tokenizer_config.json", "tokenizer.json",
-    "vocab.txt", "vocab.json", "merges.txt",
-)
+FOLDER_FILES = ("config.json", "minibd.json", "model.safetensors.index.json", *TOKENIZER_FILES)
+# Those of them that results of versions before 0.3.0 hold no sha256 of.
+SINCE_0_3_0 = ("special_tokens_map.json", "added_tokens.json")
 SHARD = 5_000_000_000                    # bytes of a folder's largest weight file, as transformers has it
-# The tokens that a tokenizer may have for each purpose; the first that it has is named in tokenizer_config.json.
-SPECIAL = {
-    "unk_token": ("[UNK]", "<unk>"), "sep_token": ("[SEP]", "</s>"), "cls_token": ("[CLS]", "<s>"),
-    "mask_token": ("[MASK]", "<mask>"),
-}
-CAUSAL_SPECIAL = {
-    "unk_token": ("<unk>",), "bos_token": ("<|begin_of_text|>", "<s>", "<|endoftext|>"),
-    "eos_token": ("<|end_of_text|>", "</s>", "<|endoftext|>"),
-}
 
 
 # ---- reading
 
 def read_folder(path: Path) -> Header:
     """All but the weights. Raises BadInput."""
+    check_no_adapter(path)
     if not (path / "config.json").is_file():
-        raise BadInput(f"{path} holds no config.json: name a Hugging Face folder or a .safetensors file")
+        raise no_config(path)
     file = path / "config.json"
     hf_config = parse_json(file, read_text(file), dict)
     mapping = mapping_named(file, "model_type", hf_config.get("model_type"))
@@ -75,14 +76,24 @@ def read_folder(path: Path) -> Header:
     extra_file = path / "minibd.json"
     extra = parse_json(extra_file, read_text(extra_file), dict) if extra_file.exists() else {}
     pruned = _read_pruned(extra_file, extra["head_mask"], config) if "head_mask" in extra else None
+    tokenizer = read_tokenizer(path, mapping, hf_config, config)
     return Header(
-        path, mapping, config, _read_tokenizer(path, mapping, config), _read_labels(path, hf_config, config.labels),
+        path, mapping, config, tokenizer, _read_labels(path, hf_config, config.labels),
         check_history(extra_file, extra.get("history", [])), tensors, mapping.hf_tensor, is_folder=True, pruned=pruned,
     )
 
 
 def _check_known(file: Path, mapping: HFMapping, hf_config: dict) -> None:
     """Raises BadInput where config.json asks for something that the architecture's file does not compute."""
+    for key, what in (
+        ("quantization_config", "asks for quantised weights: use a checkpoint that is not quantised"),
+        ("compression_config", "asks for compressed weights: use a checkpoint that is not compressed"),
+        ("auto_map", "names code of the checkpoint's own, which is never run here: use another checkpoint, or delete "
+                     "it if the model is the architecture's own"),
+        ("transformers_weights", "names other weights than model.safetensors: rename that file and delete the key"),
+    ):
+        if hf_config.get(key):
+            raise BadInput(f"{file}: {key} is {json.dumps(hf_config[key])[:60]}, which {what}")
     for key, known in {**mapping.supported, "problem_type": ("single_label_classification", None)}.items():
         if hf_config.get(key) not in known:
             raise BadInput(
@@ -93,13 +104,15 @@ def _check_known(file: Path, mapping: HFMapping, hf_config: dict) -> None:
 def _read_tensor_names(path: Path, mapping: HFMapping) -> dict[str, StoredTensor]:
     """{name as the architecture's class with a head has it: tensor}, without what is ignored."""
     tensors: dict[str, StoredTensor] = {}
-    for file in weight_files(path):
-        for stored_name, tensor in stored_tensors(file)[0].items():
-            name = _full_name(mapping, stored_name)
-            if name in tensors:
-                raise BadInput(f"{path} holds {name} twice, as {tensors[name].name} and {tensor.name}: drop one")
-            if not name.endswith(mapping.ignored):
-                tensors[name] = tensor
+    stored = [item for file in weight_files(path) for item in stored_tensors(file)[0].items()]
+    if prefix := wrapper_prefix(mapping, (name for name, _ in stored)):
+        raise prefix_error(path, prefix)
+    for stored_name, tensor in stored:
+        name = _full_name(mapping, stored_name)
+        if name in tensors:
+            raise BadInput(f"{path} holds {name} twice, as {tensors[name].name} and {tensor.name}: drop one")
+        if not name.endswith(mapping.ignored):
+            tensors[name] = tensor
     return tensors
 
 
@@ -114,9 +127,9 @@ def weight_files(path: Path) -> list[Path]:
         if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
             raise BadInput(f"{index}: weight_map is not {{tensor: file in this folder}}: download it again")
         return [path / name for name in sorted(set(shards.values()))]
-    if pickles := sorted(f for f in path.iterdir() if f.suffix.lower() in PICKLES):
-        raise pickle_error(path, pickles[0].name)
-    raise BadInput(f"{path} holds no model.safetensors: put it there, or the shards with model.safetensors.index.json")
+    if pickles := pickled_weights(path):
+        raise pickle_error(path, ascii(pickles[0].name)[1:-1])
+    raise no_weights(path)
 
 
 def _full_name(mapping: HFMapping, name: str) -> str:
@@ -144,7 +157,10 @@ def _read_labels(path: Path, hf_config: dict, classes: int) -> tuple[str, ...]:
     """The class names, LABEL_0, ... where config.json has none. Raises BadInput."""
     if classes == 1:
         raise BadInput(f"{path}: a classifier of 1 class is a regression: use a model of two classes or more")
-    names = hf_config.get("id2label")
+    names, count = hf_config.get("id2label"), hf_config.get("num_labels")
+    if classes and not names and count not in (None, classes):
+        raise BadInput(f"{path / 'config.json'}: num_labels is {json.dumps(count)[:40]}, the classifier has {classes} "
+                       f"classes: correct it")
     if not names or not classes:
         return tuple(f"LABEL_{i}" for i in range(classes))
     if not isinstance(names, dict) or {str(key) for key in names} != {str(i) for i in range(classes)}:
@@ -152,51 +168,6 @@ def _read_labels(path: Path, hf_config: dict, classes: int) -> tuple[str, ...]:
             f"{path / 'config.json'}: id2label does not name the classifier's classes 0 to {classes - 1}: correct it"
         )
     return tuple(str(names[str(i)]) for i in range(classes))
-
-
-def _read_tokenizer(path: Path, mapping: HFMapping, config: object) -> Tokenizer:
-    """From tokenizer.json, or vocab.txt, or vocab.json and merges.txt. Raises BadInput."""
-    file = path / "tokenizer_config.json"
-    settings = parse_json(file, read_text(file), dict) if file.exists() else {}
-    limit = settings.get("model_max_length")             # often 10^30, which means "unknown"
-    max_len = limit if isinstance(limit, int) and 3 <= limit <= config.max_len else config.max_len
-    if (path / "tokenizer.json").is_file():
-        file = path / "tokenizer.json"
-        return Tokenizer(parse_tokenizer(file, read_text(file), config), max_len, config.pad)
-    if (path / "vocab.txt").is_file():
-        return _wordpiece(path / "vocab.txt", settings, config, max_len)
-    if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
-        vocab = parse_json(path / "vocab.json", read_text(path / "vocab.json"), dict)
-        merges = [tuple(line.split()) for line in read_text(path / "merges.txt").split("\n")
-                  if line.strip() and not line.startswith("#version")]
-        with errors_name(path):
-            tokenizer = Tokenizer.from_merges(
-                vocab, merges, max_len, config.pad, not mapping.model.causal, bool(settings.get("add_prefix_space"))
-            )
-        backend = parse_tokenizer(path / "vocab.json", tokenizer.backend.to_str(), config)
-        return Tokenizer(backend, max_len, config.pad)
-    if (path / "tokenizer.model").is_file():
-        raise BadInput(
-            f"{path} holds a SentencePiece tokenizer.model alone: write its tokenizer.json with transformers, "
-            f"AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-        )
-    raise BadInput(f"{path} holds no tokenizer.json, vocab.txt, or vocab.json with merges.txt: put one of them there")
-
-
-def _wordpiece(file: Path, settings: dict, config: object, max_len: int) -> Tokenizer:
-    """The tokenizer of an old folder's vocab.txt; `settings`, its tokenizer_config.json, decides case and accents."""
-    tokens = read_text(file).removesuffix("\n").split("\n")  # not splitlines, which cuts at tokens such as U+2028
-    if len(tokens) > config.vocab:
-        raise BadInput(f"{file} has {len(tokens)} tokens, the model {config.vocab}: take both from the same checkpoint")
-    lower = settings.get("do_lower_case", True)
-    with errors_name(file):
-        tokenizer = Tokenizer.from_vocab({token.rstrip("\r"): i for i, token in enumerate(tokens)}, max_len, lower)
-    tokenizer.backend.normalizer = BertNormalizer(
-        lowercase=lower, strip_accents=settings.get("strip_accents"),
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-    )
-    tokenizer.pad = config.pad
-    return tokenizer
 
 
 def _read_pruned(file: Path, head_mask: object, config: object) -> Tensor:
@@ -225,22 +196,14 @@ def check_target(path: Path) -> None:
 
 def write_folder(ckpt: Checkpoint, folder: Path) -> None:
     """`folder`, which does not exist, with all that transformers and `read_folder` read, and the model card."""
-    config, tokenizer = ckpt.model.config, ckpt.tokenizer
     folder.mkdir()
-    backend = BackendTokenizer.from_str(tokenizer.backend.to_str())
+    backend = BackendTokenizer.from_str(ckpt.tokenizer.backend.to_str())
     backend.no_truncation()                              # the limit stands in tokenizer_config.json
     state = json.loads(backend.to_str())
-    inputs = ["input_ids", "attention_mask"]
-    if getattr(config, "type_vocab_size", 1) > 1:
-        inputs.insert(1, "token_type_ids")
-    special = _special_tokens(ckpt)
+    special = special_tokens(ckpt)
     contents = {
         "config.json": _hf_config(ckpt),
-        "tokenizer_config.json": special | {
-            # The class that takes tokenizer.json as it is; an architecture's own builds another from the vocabulary.
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_input_names": inputs,
-            "model_max_length": tokenizer.max_len,
+        "tokenizer_config.json": special | tokenizer_config(ckpt) | {
             "do_lower_case": bool((state["normalizer"] or {}).get("lowercase", False)),
         },
         "special_tokens_map.json": special,
@@ -255,16 +218,6 @@ def write_folder(ckpt: Checkpoint, folder: Path) -> None:
         (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card(ckpt), encoding="utf-8")
     _save_shards(_hf_state(ckpt.model), folder)
-
-
-def _special_tokens(ckpt: Checkpoint) -> dict[str, str]:
-    """The tokens that the tokenizer has for each purpose: {"pad_token": "<pad>", ...}."""
-    backend, special = ckpt.tokenizer.backend, {}
-    for key, tokens in (CAUSAL_SPECIAL if ckpt.model.causal else SPECIAL).items():
-        if token := next((token for token in tokens if backend.token_to_id(token) is not None), None):
-            special[key] = token
-    pad = backend.id_to_token(ckpt.tokenizer.pad)
-    return special if pad is None else special | {"pad_token": pad}
 
 
 def _save_shards(tensors: dict[str, Tensor], folder: Path) -> None:
@@ -315,7 +268,7 @@ def _hf_config(ckpt: Checkpoint) -> dict:
     values |= {key: getattr(config, name) for name, key in mapping.config.items()} | mapping.to_hf(config)
     # where texts begin and end, or transformers takes its own default's ids
     if model.causal:
-        backend, special = ckpt.tokenizer.backend, _special_tokens(ckpt)
+        backend, special = ckpt.tokenizer.backend, guessed_special(ckpt) | special_tokens(ckpt)
         values |= {f"{key}_id": backend.token_to_id(special.get(key, "")) for key in ("bos_token", "eos_token")}
     if config.labels:
         values["id2label"] = {str(i): name for i, name in enumerate(ckpt.labels)}
@@ -326,13 +279,14 @@ def _hf_config(ckpt: Checkpoint) -> dict:
 
 def move(draft: Path, path: Path) -> None:
     """The draft's files into place, the weights last: until then the folder's old ones stay. Old weight files of other
-    names are deleted."""
+    names, and the old tokenizer's files, are deleted: they would be read with the new ones."""
     if not path.exists():
         os.rename(draft, path)
         return
     new = sorted(draft.iterdir(), key=lambda file: file.name.startswith("model"))
     for file in new:
         os.replace(file, path / file.name)
-    for old in [*path.glob("model*.safetensors"), path / "model.safetensors.index.json"]:
+    stale = (path / name for name in ("model.safetensors.index.json", *TOKENIZER_FILES))
+    for old in [*path.glob("model*.safetensors"), *stale]:
         if old.name not in {file.name for file in new}:
             old.unlink(missing_ok=True)

@@ -22,7 +22,6 @@ from minibd.tokenizer import Tokenizer
 HF_MAPPINGS = {
     mapping.model_type: mapping for mapping in (m.HF_MAPPING for m in (bert, roberta, distilbert, llama, gpt2))
 }
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SHOWN = 5                                # names shown in an error line
 
 
@@ -178,13 +177,6 @@ def errors_name(where: Path) -> Iterator[None]:
         yield
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
-
-
-def pickle_error(path: Path, file: str = "") -> BadInput:
-    what = f"{path} holds only {file}, a pickle" if file else f"{path} is a pickle"
-    return BadInput(
-        f"{what}, and opening one can run any code: convert it first with `python scripts/convert.py {path} OUT`"
-    )
 
 
 def one_line(error: BaseException) -> str:

@@ -49,7 +49,7 @@ from minibd.models.lora import PRESETS, freeze, lora, merge, multi_scale, preset
 from minibd.predict import accuracy, best_on
 from minibd.records import BadInput, Batch, Examples
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.train import Log, Loss, OnChoice, Schedule, cross_entropy, fit, logged
+from minibd.train import Log, Loss, OnChoice, Schedule, check_classes, cross_entropy, fit, logged
 
 # By architecture: the numbers of section B.4 and the released configs for BERT and RoBERTa, and for Llama 2.
 USUAL = {
@@ -312,6 +312,9 @@ def musclelora(
     """
     if settings.align and not clean:
         raise BadInput("there are no clean rows to align to: give a few dozen, or leave the alignment out")
+    check_classes(rows, "MuScleLoRA")
+    if settings.align:
+        check_classes(clean, "MuScleLoRA, the clean rows that it aligns to")
     settings = settings.resolved(ckpt.model)
     tuned = adapted(ckpt, rows, settings, seed)
     model, tokenizer, encoded = tuned.model, tuned.tokenizer, tuned.tokenizer.encode(rows)

@@ -41,7 +41,7 @@ from minibd.models.lora import freeze, lora, merge
 from minibd.models.prefix import prefix
 from minibd.predict import best_on
 from minibd.records import BadInput, Examples
-from minibd.train import Log, OnChoice, Schedule, cross_entropy, fit
+from minibd.train import Log, OnChoice, Schedule, check_classes, cross_entropy, fit
 
 HEAD = ("pooler.", "classifier.")  # the layers behind the encoder
 HEAD_WIDTH = 16  # of a Llama's two-layer classifier, section 5.1
@@ -107,6 +107,7 @@ def train_peft(
     validation: the best epoch on these rows comes back; without them, the last.
     log, on_step: see train.fit; `on_step` sees LoRA before it is merged. on_choice: called with "best_epoch".
     """
+    check_classes(rows, settings.method)
     tuned = checkpoint.new_classifier(ckpt, rows.labels, seed, HEAD_WIDTH)
     model = tuned.model
     insert(model, settings, torch.Generator().manual_seed(seed + 2))  # seed + 1 has drawn the classifier

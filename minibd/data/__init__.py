@@ -1,4 +1,4 @@
-"""Files -> Examples (files.py); splits and samples (splits.py); batches and generators by seed (batching.py)."""
+"""Files -> Examples (files.py, labels.py); splits, samples (splits.py); batches, generators by seed (batching.py)."""
 from minibd.data.batching import batches, generator, in_order
 from minibd.data.files import COLUMN_NAMES, SUFFIXES, read, write
 from minibd.data.splits import SPLITS, Splits, counts, read_splits, sample

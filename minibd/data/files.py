@@ -6,9 +6,12 @@ A data file is UTF-8 (a byte order mark is fine) with one row an example:
     .csv     RFC 4180: a quoted field may hold commas, doubled quotes and line breaks
     .jsonl   one JSON object a line; labels may be integers or strings
 
-The first row of a .tsv or .csv names the columns; spaces around the names do not count. Blank lines are skipped, texts
-lose surrounding whitespace and nothing else. An `id` column is used where there is one; else row i is "<file's
-stem>-i", from 0.
+The first row of a .tsv or .csv names the columns; spaces around the names do not count. A line ends in a newline or, in
+a file without any, in a carriage return. Blank lines are skipped, texts lose surrounding whitespace and nothing else.
+An `id` column is used where there is one; else row i is "<file's stem>-i", from 0. Which label is which class:
+labels.py.
+
+A delimiter is never guessed: where the header shows another than the suffix says, the error line names it.
 """
 from __future__ import annotations
 
@@ -17,12 +20,14 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from minibd.atomic import atomic_write
-from minibd.records import BadInput, Example, Examples
+from minibd.data.labels import check_names, classes_of, number, to_examples
+from minibd.data.messages import quoted, setting_name, shown
+from minibd.records import BadInput, Examples, not_there
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 COLUMN_NAMES = {                         # lower-case spellings of a column that no argument names
@@ -31,37 +36,44 @@ COLUMN_NAMES = {                         # lower-case spellings of a column that
     "pair": ("pair", "sentence2", "question2", "text2", "text_b"),
     "id": ("id",),
 }
-MOST_CLASSES = 100_000                   # a larger integer label is some other column, not a class
+DELIMITERS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "pipes"}
+LONGEST = 2**31 - 1                      # characters of a csv field
+SURROGATES = re.compile("[\ud800-\udfff]")  # JSON can spell half a character, which no tokenizer takes
 
 
 def read(path: str | Path, *, text_column: str | None = None, label_column: str | None = None,
-         pair_column: str | None = None, labels: Sequence[str] | None = None, blank: bool = False) -> Examples:
+         pair_column: str | None = None, labels: Sequence[str] | None = None, blank: bool = False,
+         flags: bool = False) -> Examples:
     """One .tsv, .csv or .jsonl file as Examples, in the file's order.
 
-    Columns not named are found by their spelling (COLUMN_NAMES), whatever their case. Integer labels are the classes
-    0..max, named "0", "1", ... ("1.0" counts as 1 where every label is of that form); other labels are names, and class
-    i is the i-th name in sorted order. `labels` (a checkpoint's class names, say) settles the classes instead: the
-    file's integers then index it, and its names are looked up in it, first as they are, then whatever their case. A row
-    without an id is named by its file's stem and its number, from 0: "train-0". blank: rows of blank text are kept,
-    not refused. Raises BadInput.
+    Columns not named are found by their spelling (COLUMN_NAMES), whatever their case. Whole numbers are the classes
+    0..max, named "0", "1", ... (equal ones are one class: "1.0" is 1); other labels are names, and class i is the i-th
+    name in sorted order. `labels` settles the classes instead: a checkpoint's class names or, where the rows have
+    others, the rows' names in the order of the checkpoint's classes, such as ["neg", "pos"]. The file's names are
+    looked up in it, first as they are, then whatever their case; its numbers index it, unless it holds numbers itself.
+    A row without an id is named by its file's stem and its number, from 0: "train-0".
+    blank: rows of blank text are kept, not refused. flags: error lines name settings as the scripts' flags.
+    Raises BadInput; rows of the label -1, which is no label, are refused too (labels.py, 3).
     """
     path = Path(path)
-    rows = read_rows(path, named_columns(text_column, label_column, pair_column), blank)
-    names = class_names({path: rows}) if labels is None else tuple(labels)
-    return to_examples(path, rows, names)
+    rows = read_rows(path, named_columns(text_column, label_column, pair_column), blank, flags)
+    names = None if labels is None else check_names(labels, flags)
+    return to_examples(path, rows, classes_of({path: rows}, names, flags), flags)
 
 
 def write(examples: Examples, path: str | Path) -> None:
     """The rows as .tsv, .csv or .jsonl, whole or not at all: columns id, text, label (a class name), pair if needed.
 
-    read(path, labels=examples.labels) gives the rows back; so does read(path) where the names are in sorted order, or
-    "0", "1", ..., and the last of them is in use. Raises BadInput.
+    read(path, labels=examples.labels) gives the rows back, but for whitespace around a text; so does read(path) where
+    the names are in sorted order, or "0", "1", ..., and the last of them is in use. Raises BadInput, also for rows that
+    could not be read again.
     """
     path = Path(path)
     suffix = _suffix(path)
     width = 4 if any(e.pair is not None for e in examples) else 3
     columns = ("id", "text", "label", "pair")[:width]
     rows = [(e.id, e.text, examples.labels[e.label], e.pair)[:width] for e in examples]
+    _check_readable(path, rows, examples.labels)
     if suffix == ".tsv":
         _check_tabs(path, rows)
     with atomic_write(path) as draft, open(draft, "w", encoding="utf-8", newline="") as file:
@@ -73,10 +85,30 @@ def write(examples: Examples, path: str | Path) -> None:
             file.writelines(json.dumps(dict(zip(columns, row)), ensure_ascii=False) + "\n" for row in rows)
 
 
+def _check_readable(path: Path, rows: Sequence[tuple[str | None, ...]], labels: Sequence[str]) -> None:
+    """Raises BadInput for what read() refuses: no rows, a blank id, text or class name, equal ids, half a character,
+    class names that are one."""
+    if not rows:
+        raise BadInput(f"{path} is not written: there are no rows, and a file without any cannot be read")
+    check_names(labels)
+    ids: set[str] = set()
+    for row in rows:
+        for role, value in zip(("id", "text", "label"), row):
+            if not value.strip():
+                raise BadInput(f"{path} is not written: the {role} of row {shown(row[0])} is blank, and such a row "
+                               f"cannot be read: leave it out")
+        if SURROGATES.search("".join(field or "" for field in row)):
+            raise BadInput(f"{path} is not written: row {shown(row[0])} holds half a surrogate pair, which UTF-8 has "
+                           f"no bytes for: correct it")
+        if row[0].strip() in ids:
+            raise BadInput(f"{path} is not written: two rows have the id {shown(row[0])}: ids must differ")
+        ids.add(row[0].strip())
+
+
 def _check_tabs(path: Path, rows: Iterable[tuple[str | None, ...]]) -> None:
     for row in rows:
         if any(re.search(r"[\t\n\r]", field or "") for field in row):
-            raise BadInput(f"{path}: row {row[0]!r} holds a tab or a line break, which a .tsv cannot: "
+            raise BadInput(f"{path}: row {shown(row[0])} holds a tab or a line break, which a .tsv cannot: "
                            f"write {path.with_suffix('.jsonl').name} instead")
 
 
@@ -92,18 +124,19 @@ class Row:
     pair: str | None
 
 
-def read_rows(path: Path, named: dict[str, str], blank: bool = False) -> list[Row]:
-    """The rows of one file. named: see named_columns. blank: see read. Raises BadInput."""
+def read_rows(path: Path, named: dict[str, str], blank: bool = False, flags: bool = False) -> list[Row]:
+    """The rows of one file. named: see named_columns. blank, flags: see read. Raises BadInput."""
     suffix = _suffix(path)
     text = _decode(path)
     if suffix == ".jsonl":
         table = _objects(path, text)
     else:
+        _check_header(path, suffix, text, named)
         table = _table(path, _csv(path, text) if suffix == ".csv" else _tsv(text))
     if not table:
         raise BadInput(f"{path} holds no rows: give a file with at least one, after its header in a .tsv or .csv")
-    columns = _columns(path, list(dict.fromkeys(name for _, row in table for name in row)), named)
-    rows = [_row(path, line, row, columns, number, blank) for number, (line, row) in enumerate(table)]
+    columns = _columns(path, list(dict.fromkeys(name for _, row in table for name in row)), named, flags)
+    rows = [_row(path, line, row, columns, i, blank) for i, (line, row) in enumerate(table)]
     _check_ids(path, rows)
     return rows
 
@@ -116,10 +149,16 @@ def _suffix(path: Path) -> str:
 
 def _decode(path: Path) -> str:
     try:
-        raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-        return raw.decode("utf-8")
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise BadInput(f"{not_there(path)}: name a file ending in {quoted(SUFFIXES)}") from None
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}): name a file ending in {quoted(SUFFIXES)}") from None
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in raw[:2]:
+        raise BadInput(f"{path}, line 1: this is UTF-16 or UTF-32, or no text, and not UTF-8: save the file as UTF-8")
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        return raw.decode("utf-8").lstrip("\ufeff")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise BadInput(
@@ -128,17 +167,27 @@ def _decode(path: Path) -> str:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, counted from 1. Only a newline ends one: str.splitlines cuts at U+2028 too."""
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip(" \r"):
-            yield number, line.removesuffix("\r")
+    """Lines that are not blank, counted from 1. A newline ends one and, where the text has none before its end, a
+    carriage return; nothing else does: str.splitlines cuts at U+2028 too."""
+    for i, line in enumerate(text.split("\n" if "\n" in text.rstrip("\r\n") else "\r"), 1):
+        if line.strip(" \r\n"):
+            yield i, line.removesuffix("\r")
 
 
 def _tsv(text: str) -> Iterator[tuple[int, list[str]]]:
-    return ((number, line.split("\t")) for number, line in _lines(text))
+    return ((i, line.split("\t")) for i, line in _lines(text))
 
 
 def _csv(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """(line, fields) of each row. The csv module's limit of a field's length is its user's: it is put back."""
+    before = csv.field_size_limit(LONGEST)
+    try:
+        return iter(list(_csv_rows(path, text)))
+    finally:
+        csv.field_size_limit(before)
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     while True:
         number = reader.line_num + 1                     # a quoted field may hold lines, so rows do not count lines
@@ -152,31 +201,73 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             yield number, fields
 
 
+def _check_header(path: Path, suffix: str, text: str, named: Mapping[str, str]) -> None:
+    """Raises BadInput where the first line is cut by another delimiter than the suffix's, or quoted in a .tsv."""
+    line = next(_lines(text[:10_000]), (1, ""))[1]
+    own = "," if suffix == ".csv" else "\t"
+    bare = {d: [name.strip(' "') for name in line.split(d)] for d in DELIMITERS}
+    other = max((d for d in DELIMITERS if d != own), key=lambda d: (_has_both(bare[d], named), len(bare[d])))
+    if line.lstrip().startswith(("{", "[")) and not _has_both(bare[own], named):
+        raise BadInput(f"{path}, line 1: this is JSON, and no {suffix}: name the file {shown(path.stem + '.jsonl')}, "
+                       f"with an object a line")
+    if len(bare[other]) > 1 and (len(bare[own]) == 1 or _has_both(bare[other], named) > _has_both(bare[own], named)):
+        fix = {",": f"rename it to {shown(path.stem + '.csv')}"}
+        if '"' not in text:                              # which a .tsv would take for letters
+            fix["\t"] = f"rename it to {shown(path.stem + '.tsv')}"
+        raise BadInput(f"{path}, line 1: the columns stand between {DELIMITERS[other]}, and those of a {suffix} "
+                       f"between {DELIMITERS[own]}: " + fix.get(other, f"write {DELIMITERS[own]} instead, or a .jsonl"))
+    if suffix == ".tsv" and '"' in line and _has_both(bare[own], named) > _has_both(line.split("\t"), named):
+        raise BadInput(f"{path}, line 1: the columns' names stand in quotes, which a .tsv does not have: write the "
+                       f"file without quotes, or as a .csv")
+
+
+def _has_both(header: list[str], named: Mapping[str, str]) -> bool:
+    """Whether a column of text and one of labels are among the names of `header`."""
+    present = {name.strip() for name in header}
+    return all(
+        named[role].strip() in present if role in named else any(name.lower() in COLUMN_NAMES[role] for name in present)
+        for role in ("text", "label")
+    )
+
+
 def _table(path: Path, rows: Iterator[tuple[int, list[str]]]) -> list[tuple[int, dict[str, object]]]:
     """(line, {column: field}) of each row after the header."""
     header = [name.strip() for name in next(rows, (1, []))[1]]
     for name in header:
         if name and header.count(name) > 1:
-            raise BadInput(f"{path} has {header.count(name)} columns {name!r}: rename all but one")
+            raise BadInput(f"{path} has {header.count(name)} columns {shown(name)}: rename all but one")
     table = []
     for line, fields in rows:
         if len(fields) != len(header):
+            fix = "or use .csv or .jsonl if a text holds a tab or a line break" if path.suffix.lower() == ".tsv" else (
+                "with quotes around a text that holds a comma")
             raise BadInput(f"{path}, line {line}: {len(fields)} fields where the header has {len(header)}: "
-                           f"correct the row, or use .csv or .jsonl if a text holds a tab or a line break")
+                           f"correct the row, {fix}")
         table.append((line, dict(zip(header, fields))))
     return table
+
+
+class _Object(dict):
+    """A JSON object that knows all its keys, those that stand twice too."""
+
+    def __init__(self, pairs: list[tuple[str, object]]):
+        super().__init__((name.strip(), value) for name, value in pairs)
+        self.given = [name.strip() for name, _ in pairs]
 
 
 def _objects(path: Path, text: str) -> list[tuple[int, dict[str, object]]]:
     table = []
     for line, source in _lines(text):
         try:
-            row = json.loads(source)
+            row = json.loads(source, object_pairs_hook=_Object)
         except (ValueError, RecursionError) as error:
             raise BadInput(f"{path}, line {line}: not JSON ({error}): a .jsonl holds one object a line") from None
-        if not isinstance(row, dict):
+        if not isinstance(row, _Object):
             raise BadInput(f"{path}, line {line}: {shown(row)} is not a JSON object: a .jsonl holds one object a line")
-        table.append((line, {name.strip(): value for name, value in row.items()}))
+        if len(row.given) > len(row):
+            twice = next(name for name in row if row.given.count(name) > 1)
+            raise BadInput(f"{path}, line {line}: the key {shown(twice)} stands more than once: keep one")
+        table.append((line, row))
     return table
 
 
@@ -187,38 +278,50 @@ def named_columns(text: str | None, label: str | None, pair: str | None) -> dict
     return {role: name for role, name in (("text", text), ("label", label), ("pair", pair)) if name is not None}
 
 
-def _columns(path: Path, present: list[str], named: dict[str, str]) -> dict[str, str]:
-    """{role: column}: those `named`, then those found by their spelling. "text" and "label" are always among them."""
-    chosen: dict[str, str] = {}
+def _columns(path: Path, present: list[str], named: dict[str, str], flags: bool) -> dict[str, str]:
+    """{role: column}: those `named`, then those found by their spelling. "text" and "label" are always among them. All
+    that is wrong is said in one line."""
+    chosen, wrong, settings = {}, [], []
     for role, name in named.items():
-        if name.strip() not in present:
-            raise BadInput(f"no column {name!r} in {path}: --{role}-column must be one of {quoted(present)}")
         if name.strip() in chosen.values():
-            raise BadInput(
-                f"column {name!r} of {path} is named twice: choose --{role}-column from {quoted(present)}"
-            )
-        chosen[role] = name.strip()
+            raise BadInput(f"column {shown(name)} of {path} is named twice: choose "
+                           f"{setting_name(f'{role}_column', flags)} from {quoted(present)}")
+        if name.strip() in present:
+            chosen[role] = name.strip()
+        else:
+            wrong.append(f"no column {shown(name)}")
+            settings.append(setting_name(f"{role}_column", flags))
     for role, spellings in COLUMN_NAMES.items():
-        matching = [name for name in present if name.lower() in spellings and name not in chosen.values()]
-        if role in chosen:
+        if role in named:
             continue
-        if len(matching) > 1:
-            raise BadInput(
-                f"{path} has {len(matching)} columns that could be the {role}, {quoted(matching)}: rename all but one"
-                + (f", or choose with --{role}-column" if role != "id" else "")
-            )
-        if matching:
+        matching = [name for name in present if name.lower() in spellings and name not in chosen.values()]
+        if len(matching) == 1:
             chosen[role] = matching[0]
-        elif role in ("text", "label"):
-            raise BadInput(f"no {role} column in {path}: choose one of {quoted(present)} with --{role}-column")
+        elif matching and role == "id":
+            raise BadInput(f"{path} has {len(matching)} columns that could be the id, {quoted(matching)}: rename all "
+                           f"but one")
+        elif matching or role in ("text", "label"):
+            wrong.append(f"{len(matching)} columns that could be the {role} ({quoted(matching)})" if matching
+                         else f"no {role} column")
+            settings.append(setting_name(f"{role}_column", flags))
+    if len(wrong) > 1 and not chosen and _looks_like_rows(present):
+        raise BadInput(f"{path}, line 1: the first row, {quoted(present)}, names no columns and looks like data: put a "
+                       f"header above it that names a column text and a column label")
+    if wrong:
+        raise BadInput(f"{path} has {' and '.join(wrong)}: choose {' and '.join(settings)} from {quoted(present)}")
     return chosen
 
 
-def _row(path: Path, line: int, row: dict[str, object], columns: dict[str, str], number: int, blank: bool) -> Row:
+def _looks_like_rows(header: list[str]) -> bool:
+    """Whether a header has a number among its names, or a text of several words."""
+    return any(number(name) is not None or len(name.split()) > 3 for name in header)
+
+
+def _row(path: Path, line: int, row: dict[str, object], columns: dict[str, str], i: int, blank: bool) -> Row:
     text = _value(path, line, row, columns["text"], str)
     label = _value(path, line, row, columns["label"], (str, int, float))
     pair = _value(path, line, row, columns["pair"], str) if "pair" in columns else ""
-    id = _value(path, line, row, columns["id"], (str, int, float)) if "id" in columns else f"{path.stem}-{number}"
+    id = _value(path, line, row, columns["id"], (str, int, float)) if "id" in columns else f"{path.stem}-{i}"
     for role, value in (("text", text), ("label", label), ("id", id)):
         if not value and not (blank and role == "text"):
             raise BadInput(f"{path}, line {line}: the {role} is empty: fill it in or drop the row")
@@ -228,13 +331,13 @@ def _row(path: Path, line: int, row: dict[str, object], columns: dict[str, str],
 def _value(path: Path, line: int, row: dict[str, object], column: str, types: type | tuple[type, ...]) -> str:
     """One field, without surrounding whitespace; JSON null is the empty one."""
     if column not in row:
-        raise BadInput(f"{path}, line {line}: no key {column!r} among {quoted(row)}: add it or drop the row")
+        raise BadInput(f"{path}, line {line}: no key {shown(column)} among {quoted(row)}: add it or drop the row")
     value = "" if row[column] is None else row[column]
-    if not isinstance(value, types) or isinstance(value, bool):
+    if not isinstance(value, types) or isinstance(value, bool) or value != value:
         wanted = "a string" if types is str else "a string or an integer"
         raise BadInput(f"{path}, line {line}: {column} is {shown(value)}, not {wanted}: correct the row")
     value = str(value).strip()
-    if re.search("[\ud800-\udfff]", value):              # JSON can spell half a character, which no tokenizer takes
+    if SURROGATES.search(value):
         raise BadInput(f"{path}, line {line}: {column} holds half a surrogate pair, {shown(value)}: correct the row")
     return value
 
@@ -243,70 +346,5 @@ def _check_ids(path: Path, rows: Iterable[Row]) -> None:
     first: dict[str, int] = {}
     for row in rows:
         if first.setdefault(row.id, row.line) != row.line:
-            raise BadInput(f"{path}, line {row.line}: id {row.id!r} was used at line {first[row.id]}: ids must differ")
-
-
-# ---- labels -> classes
-
-def _numbers(spelled: set[str]) -> dict[str, int] | None:
-    """{label: class} where every label is an integer >= 0, or every one an integer with a point and zeros; else
-    None."""
-    for form in (r"[0-9]{1,18}", r"[0-9]{1,18}\.0+"):
-        if all(re.fullmatch(form, label) for label in spelled):
-            return {label: int(label.split(".")[0]) for label in spelled}
-    return None
-
-
-def class_names(files: dict[Path, list[Row]]) -> tuple[str, ...]:
-    """The class names that the files agree on, where none are given. Raises BadInput."""
-    spelled = {path: {row.label for row in rows} for path, rows in files.items()}
-    numbered = [path for path in files if _numbers(spelled[path]) is not None]
-    if not numbered:
-        return tuple(sorted(set().union(*spelled.values())))
-    if len(numbered) < len(files):
-        named = next(path for path in files if path not in numbered)
-        raise BadInput(f"labels are integers in {numbered[0]} and names in {named}, as {shown(min(spelled[named]))}: "
-                       f"use one kind in both")
-    top, path = max((max(_numbers(spelled[path]).values()), path) for path in files)
-    if top >= MOST_CLASSES:
-        raise BadInput(
-            f"label {top} in {path} is above {MOST_CLASSES - 1}, the highest class: choose with --label-column"
-        )
-    return tuple(map(str, range(top + 1)))
-
-
-def to_examples(path: Path, rows: Iterable[Row], names: tuple[str, ...]) -> Examples:
-    classes = _classes({row.label for row in rows}, names)
-    for row in rows:
-        if row.label not in classes:
-            raise BadInput(f"{path}, line {row.line}: label {shown(row.label)} is none of the {len(names)} classes "
-                           f"{quoted(names)}: correct the row, or use a model with that class")
-    return Examples((Example(row.id, row.text, classes[row.label], row.pair) for row in rows), names)
-
-
-def _classes(spelled: set[str], names: tuple[str, ...]) -> dict[str, int]:
-    """{label: class} for the labels that have one. If all are names they are names, even "1"; other integers index."""
-    exact = {name: c for c, name in enumerate(names)}
-    numbers = _numbers(spelled)
-    if numbers is not None and not spelled <= exact.keys():
-        return {label: c for label, c in numbers.items() if c < len(names)}
-    folded: dict[str, list[int]] = {}
-    for c, name in enumerate(names):
-        folded.setdefault(name.casefold(), []).append(c)
-    unique = {name: found[0] for name, found in folded.items() if len(found) == 1}
-    classes = {label: exact.get(label, unique.get(label.casefold())) for label in spelled}
-    return {label: c for label, c in classes.items() if c is not None}
-
-
-# ---- words of error lines
-
-def shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def quoted(names: Iterable[str]) -> str:
-    """Up to twelve of `names`, each in quotes, and how many there are."""
-    names = list(names)
-    more = f", ... ({len(names)} in all)" if len(names) > 12 else ""
-    return ", ".join(map(shown, names[:12])) + more or "(none)"
+            raise BadInput(f"{path}, line {row.line}: id {shown(row.id)} was used at line {first[row.id]}: "
+                           f"ids must differ")

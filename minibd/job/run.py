@@ -11,10 +11,11 @@ from typing import TypeVar
 import torch
 
 from minibd import checkpoint, data, report
-from minibd.cli import AllClean, Attack, Clean, Pretrained, Task
+from minibd.cli import AllClean, Attack, Clean, Pretrained, Task, progress
 from minibd.evaluate import Evaluator
+from minibd.job.chance import Advice, advice_for, chance_lines, chances
 from minibd.job.e_pur import check_pretrained, pretrained_of, purified
-from minibd.job.evaluation import evaluator_of
+from minibd.job.evaluation import check_attack, evaluator_of, target_args
 from minibd.job.task import (
     args_of,
     clean_amount,
@@ -23,10 +24,11 @@ from minibd.job.task import (
     limit_dev,
     open_task,
     output_path,
+    print_doubts,
     print_rows,
 )
 from minibd.records import BadInput, Examples
-from minibd.train import StepLog
+from minibd.train import StepLog, check_classes
 
 # Settings whose .resolved(hidden) fills in what depends on the hidden size: train.Tuning and its subclasses, MBTSAD.
 Resolvable = TypeVar("Resolvable")
@@ -38,6 +40,7 @@ class Job:
 
     args: the flags, defaults filled in. outcome: what the method chose, by name (`on_choice`). steps: the models that
     were measured, in their order. log: takes every optimiser step. pretrained: the weights that the victim came from.
+    trains_on_all: it is trained on all of the splits' train rows, with the clean ones beside them.
     """
     method: str
     args: dict
@@ -51,9 +54,12 @@ class Job:
     log: StepLog = field(default_factory=StepLog)
     steps: list[report.Step] = field(default_factory=list)
     outcome: dict[str, object] = field(default_factory=dict)
+    trains_on_all: bool = False
+    given: checkpoint.Checkpoint = field(init=False)  # the victim as it came, which E-PUR's replaces
     sha256: dict[str, str] = field(init=False)  # of the victim's files before the run, which may be long
 
     def __post_init__(self):
+        self.given = self.victim
         self.sha256 = checkpoint.sha256(self.args["ckpt"])
 
     def resolved(self, settings: Resolvable) -> Resolvable:
@@ -68,6 +74,7 @@ class Job:
         """Evaluate `model` and add it to the table. The first row is the victim, if it has a classifier; the last is
         the result."""
         self.steps.append(report.Step(name, self.evaluator(model, self.victim.tokenizer), seconds))
+        progress().finished.append(name)
 
     def measure_victim(self) -> None:
         self.measure("victim", self.victim.model, 0.0)
@@ -99,6 +106,15 @@ class Job:
         if line := report.choice(name, self.outcome):
             print(line, flush=True)
 
+    def advice(self, name: str) -> str:
+        """What to try where the stage `name` is at chance; "" of the victim, which came so."""
+        if name == "victim":
+            return ""
+        if name == "E-PUR":
+            return "to leave E-PUR out, with --no-e-pur, or to reset fewer embeddings"
+        rows = self.splits.train if self.trains_on_all else self.clean
+        return advice_for(name, self.args, self.victim.model.config.hidden, len(rows))
+
     # ---- before and after
 
     def purify(self, pretrained: Pretrained) -> None:
@@ -118,14 +134,19 @@ class Job:
         if cleaned is not None:
             path = output_path(self.out, self.args["ckpt"])
             checkpoint.save(cleaned, path)
+            progress().written.append(str(path))
             written, output_sha256 = [path], checkpoint.sha256(path)
         report.write_lines(self.out / "steps.jsonl", self.log.steps)
         rows = {"train": len(self.splits.train), "clean": len(self.clean), **rows, "test": len(self.splits.test)}
+        self.outcome["at_chance"] = chances(self.steps)
+        self.outcome |= {"unchanged": True} if (unchanged := cleaned is not None and same(cleaned, self.given)) else {}
         report.write_json(self.out / "result.json", report.result(
             self.method, self.args, rows, self.steps, after=self.steps[-1], seconds=time.perf_counter() - self.started,
             sha256=self.sha256, outcome=self.outcome, output_sha256=output_sha256,
         ))
-        print_scores(self.steps)
+        print_scores(self.steps, self.advice)
+        if unchanged:
+            print(f"unchanged: what is written has every weight of {self.args['ckpt']}, {self.method} changed none")
         print("written: " + ", ".join(map(str, [*written, self.out / "result.json", self.out / "steps.jsonl"])))
 
 
@@ -142,14 +163,19 @@ def start(
     started = time.perf_counter()
     path = pretrained.pretrained or ""
     check_pretrained(method, pretrained, needs_pretrained)
-    victim, splits, out = open_task(method, task, path, new_classifier=new_classifier)
+    victim, splits, out = open_task(
+        method, task, path, new_classifier=new_classifier,
+        check=lambda header, splits: check_attack(attack, task, header, splits.test),
+    )
     splits = limit_dev(splits, clean, task.seed)
     pretrained_ckpt = pretrained_of(path, task, victim) if path else None
     held = clean_rows(task, clean, splits.train)
     evaluator = evaluator_of(attack, task, victim, splits.test)
     print_rows(train=splits.train, clean=held, test=splits.test, triggered=evaluator.triggered)
+    check_classes(held, method)
+    print_doubts(splits.train, held, splits.test, splits.dev)
     args = args_of(task, clean, attack, pretrained, *settings) | {
-        "clean": clean_amount(task, clean, len(splits.train)), "out": str(out),
+        "clean": clean_amount(task, clean, len(splits.train)), "out": str(out), **target_args(evaluator),
     }
     return Job(
         method, args, victim, splits, held, evaluator, out, pretrained=pretrained_ckpt, started=started,
@@ -157,11 +183,20 @@ def start(
     )
 
 
-def print_scores(steps: Sequence[report.Step]) -> None:
-    """The table of the steps; LFR by class, where there are several; a line where ASR could not be measured."""
+def same(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -> bool:
+    """Whether two models have the same weights, the head mask's too, bit by bit."""
+    ours, theirs = one.model.state_dict(), other.model.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def print_scores(steps: Sequence[report.Step], advice: Advice = lambda name: "") -> None:
+    """The table of the steps; LFR by class, where there are several; a line where ASR could not be measured; a line for
+    each model at chance, with what to try where it was trained: `advice` of its name."""
     print(report.table(steps))
     if lines := report.lfr_table(steps):
         print(lines)
     if steps[0].scores.asr is None:
         print("ASR was not measured: the attack is not known. Name it with --attack, or give triggered rows with "
               "--triggered.")
+    for line in chance_lines(steps, advice):
+        print(line)

@@ -2,16 +2,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from minibd import checkpoint, data, report, reviews
-from minibd.cli import AllClean, Clean, Task
-from minibd.records import BadInput, Examples
+from minibd.cli import AllClean, Clean, Task, flag_of
+from minibd.data.labels import check_names
+from minibd.data.messages import quoted, shown
+from minibd.records import BadInput, Example, Examples
 
 CLEAN_SHARE = 0.2  # of the training rows: MBTSAD's setting (III-B)
 CLEAN_MOST = 2000  # rows: a defender seldom holds more, and a method's time grows with them
+FEW = 10  # validation rows, under which a choice by them is hardly one
 VALIDATION_SHARE = 0.1  # of the clean rows, where there are no dev rows
 
 
@@ -27,10 +31,15 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def splits_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> data.Splits:
+def splits_of(
+    task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header, *, hold_out: bool = True
+) -> data.Splits:
     """The rows of --data, or of what the checkpoint's history says it was trained on, labelled with the checkpoint's
-    classes."""
+    classes: by the names of --labels, if given. hold_out=False: nothing is trained, see data.read_splits."""
     source = data_of(task, ckpt)
+    if task.labels and "path" not in source:
+        raise BadInput(f"--labels {','.join(task.labels)}: the rows are built-in ones, whose classes have names: name "
+                       f"rows of your own with --data, or leave it out")
     if "reviews" in source:
         return data.Splits(*reviews.splits(**source["reviews"]))
     if "pairs" in source:
@@ -44,12 +53,47 @@ def splits_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> da
         raise BadInput(
             f"{task.ckpt} was trained on {source['path']}, which is not here: name the rows with --data FOLDER_OR_FILE"
         )
-    return data.read_splits(task.data or source["path"], seed=task.seed, labels=ckpt.labels or None, **columns_of(task))
+    return data.read_splits(
+        task.data or source["path"], seed=task.seed, labels=labels_of(task, ckpt), hold_out=hold_out,
+        **reading_of(task),
+    )
 
 
 def columns_of(task: Task) -> dict[str, str | None]:
     """The flags that name columns, as data.read takes them."""
     return {"text_column": task.text_column, "label_column": task.label_column, "pair_column": task.pair_column}
+
+
+def check_columns(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> None:
+    """Raises BadInput where a column is named and the rows are built-in ones."""
+    named = [flag_of(name) for name, column in columns_of(task).items() if column]
+    if named and "path" not in data_of(task, ckpt):
+        raise BadInput(
+            f"{', '.join(named)}: the rows are built-in ones and in no file: name rows with --data, or leave it out"
+        )
+
+
+def reading_of(task: Task) -> dict[str, str | bool | None]:
+    """How a script reads a file: its columns, and errors that name flags."""
+    return {**columns_of(task), "flags": True}
+
+
+def labels_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> tuple[str, ...] | None:
+    """The names of the rows' classes, in the order of the model's: --labels, else the checkpoint's own, None where it
+    has no classifier. Raises BadInput where --labels does not fit the checkpoint."""
+    if not task.labels:
+        return ckpt.labels or None
+    names, given = check_names(task.labels, flags=True), f"--labels {quoted(task.labels)}"
+    if len(names) != len(ckpt.labels) if ckpt.labels else len(names) < 2:
+        wanted = f"{task.ckpt} has the {len(ckpt.labels)} classes {quoted(ckpt.labels)}" if ckpt.labels else (
+            "a classifier has two or more")
+        raise BadInput(f"{given}: there are {len(names)} names, and {wanted}: name each class once, in this order")
+    own = {name.casefold(): c for c, name in enumerate(ckpt.labels)}
+    for c, name in enumerate(names):
+        if own.get(name.casefold(), c) != c:
+            raise BadInput(f"{given}: {shown(name)} is number {c} of the names and number {own[name.casefold()]} of "
+                           f"{task.ckpt}'s classes: give them in the order of {quoted(ckpt.labels)}")
+    return names
 
 
 def data_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> dict:
@@ -69,12 +113,15 @@ def data_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> dict
 
 
 def open_task(
-    method: str, task: Task, *inputs: str, new_classifier: bool = False
+    method: str, task: Task, *inputs: str, new_classifier: bool = False, hold_out: bool = True,
+    check: Callable[[checkpoint.Header, data.Splits], None] | None = None,
 ) -> tuple[checkpoint.Checkpoint, data.Splits, Path]:
     """The checkpoint, its rows and the output folder, checked before any work is done.
 
     new_classifier: a checkpoint without classifier gets a new one for the classes of the rows; otherwise it is refused.
-    inputs: further files or folders that the run reads; the output folder must be none of them.
+    inputs: further files or folders that the run reads; the output folder must be none of them. hold_out: see
+    splits_of. check: raises BadInput where the run cannot be, called with what is known before the weights are loaded.
+    --labels name the classes of a classifier that calls them LABEL_0, LABEL_1, ...; others keep their names.
     """
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data, *inputs)
@@ -83,8 +130,11 @@ def open_task(
         raise BadInput(
             f"{task.ckpt} has no classifier: {method} works on one, give a checkpoint fine-tuned on the task"
         )
-    splits = splits_of(task, header)
-    labels = None if header.labels else splits.train.labels
+    splits = splits_of(task, header, hold_out=hold_out)
+    if check is not None:
+        check(header, splits)
+    print_notes(splits)
+    labels = task.labels if header.labels else splits.train.labels
     return checkpoint.load(header, device, labels=labels, seed=task.seed), splits, out
 
 
@@ -109,9 +159,15 @@ def clean_rows(task: Task, clean: Clean | AllClean, train: Examples) -> Examples
 
 
 def limit_dev(splits: data.Splits, clean: Clean | AllClean, seed: int) -> data.Splits:
-    """`splits` with as many dev rows as the defender holds: --dev of them, drawn by the seed."""
-    if not splits.dev or clean.dev == 1:
+    """`splits` with as many dev rows as the defender holds: --dev of them, drawn by the seed. Raises BadInput where
+    there are none to draw from."""
+    if clean.dev == 1:
         return splits
+    if not splits.dev:
+        raise BadInput(
+            f"--dev {clean.dev:g}: the data has no dev rows, and a tenth of the clean ones is held out to choose by: "
+            "bring a dev file, or leave it out"
+        )
     return dataclasses.replace(splits, dev=data.sample(splits.dev, clean.dev, seed))
 
 
@@ -121,8 +177,41 @@ def split_validation(splits: data.Splits, clean: Examples, seed: int) -> tuple[E
     if len(splits.dev):
         return clean, splits.dev
     validation = data.sample(clean, VALIDATION_SHARE, seed)
+    if len(validation) < FEW:
+        print(f"{len(validation)} of the {len(clean)} clean rows, held out, choose the epoch, rho or threshold, and a "
+              f"row is {100 / len(validation):.0f} points of accuracy there: bring a dev file or more rows")
     ids = {x.id for x in validation}
     return clean.like(x for x in clean if x.id not in ids), validation
+
+
+def print_notes(splits: data.Splits) -> None:
+    """A line for each thing to know of how the rows came about, and for the classes that none of them is of."""
+    for note in splits.notes:
+        print(note)
+    present = {x.label for part in (splits.train, splits.dev, splits.test) for x in part}
+    if absent := [name for c, name in enumerate(splits.test.labels) if c not in present]:
+        print(f"no row is of {'class' if len(absent) == 1 else 'the classes'} {quoted(absent)}, of "
+              f"{len(splits.test.labels)} classes")
+
+
+def print_doubts(
+    train: Examples, clean: Examples, test: Examples, chooses: Examples | None = None, others: Sequence[Example] = (),
+) -> None:
+    """A line for each thing that makes a run's numbers doubtful: test rows that are trained on, classes that the clean
+    rows lack.
+
+    train: the rows that `clean`, those at hand, are drawn from. chooses: the rows that an epoch is chosen by. others:
+    more rows that are trained on.
+    """
+    known = {(x.text, x.pair) for part in (clean, chooses or (), others) for x in part}
+    if again := sum((x.text, x.pair) in known for x in test):
+        print(f"{again} of {len(test)} test rows are also among the rows that are trained on or chosen by: CACC counts "
+              "what is remembered there, take them out of one of the two")
+    for name, rows in (("clean", clean), ("dev", chooses)):
+        if rows and (missing := sorted({x.label for x in train} - {x.label for x in rows})):
+            classes = ", ".join(repr(train.labels[c][:40]) for c in missing[:3]) + ", ..." * (len(missing) > 3)
+            print(f"none of the {len(rows)} {name} rows is of class {classes}: what is trained on them or chosen by "
+                  "them forgets it, give rows of every class")
 
 
 def print_rows(**parts: Examples | None) -> None:

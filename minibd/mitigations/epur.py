@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from minibd import checkpoint
-from minibd.blending import WORD, Counterparts, counterparts
+from minibd.blending import WORD, Counterparts, check_moved, counterparts
 from minibd.checkpoint import Checkpoint
 from minibd.records import BadInput, Examples
 from minibd.tokenizer import Tokenizer
@@ -86,6 +86,7 @@ def e_pur(
     `default_top`. on_choice: called with "tokens" and the tokens whose embeddings were reset, the highest score first.
     """
     before = pretrained if isinstance(pretrained, Counterparts) else counterparts(victim, pretrained)
+    check_moved(victim, before)
     top = default_top(len(before.weights[WORD])) if top is None else top
     purified, tokens = reset(victim, before, frequencies(victim.tokenizer, clean), top)
     if on_choice is not None:

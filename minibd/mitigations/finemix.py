@@ -30,6 +30,7 @@ from minibd.blending import (
     Counterparts,
     OnStage,
     blend,
+    check_moved,
     check_rho,
     counterparts,
     mask_smallest,
@@ -130,6 +131,7 @@ def finemix(
     """
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     before, purified = counterparts(victim, pretrained), victim
+    check_moved(victim, before)
     if top := settings.resets(len(before.weights[WORD])):
         purified = e_pur(victim, before, clean, top, on_choice=on_choice)
         if on_stage is not None:

@@ -34,7 +34,7 @@ from minibd.models.encoder import Encoder
 from minibd.predict import accuracy
 from minibd.records import BadInput, Examples
 from minibd.tokenizer import Tokenizer
-from minibd.train import Log, OnChoice, Tuning
+from minibd.train import Log, OnChoice, Tuning, check_classes
 
 GROUP = 0.05  # the share of each layer's units that is pruned between two measurements of the accuracy
 
@@ -127,6 +127,7 @@ def fineprune(
     fine-tuning, then "Fine-pruning" and the result, and the seconds each took. on_choice: called with "pruned", the
     number of units pruned in each layer, and "best_epoch".
     """
+    check_classes(clean, "Fine-pruning")
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     if settings.share is None and not validation:
         raise BadInput(

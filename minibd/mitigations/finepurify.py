@@ -45,6 +45,7 @@ from minibd.blending import (
     Counterparts,
     OnStage,
     blend,
+    check_moved,
     check_rho,
     counterparts,
     mask_smallest,
@@ -231,6 +232,7 @@ def finepurify(
     """
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     before = counterparts(victim, pretrained)
+    check_moved(victim, before)
     scores = suspicion(victim, before, fisher(victim.model, victim.tokenizer, clean), settings.eps)
     spent = time.perf_counter() - started
 

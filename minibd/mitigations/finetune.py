@@ -15,7 +15,7 @@ from minibd.blending import OnStage, tune_on_few_rows
 from minibd.checkpoint import Checkpoint
 from minibd.predict import best_on
 from minibd.records import Examples
-from minibd.train import Log, OnChoice, Schedule, Tuning, cross_entropy, fit
+from minibd.train import Log, OnChoice, Schedule, Tuning, check_classes, cross_entropy, fit
 
 
 def finetune(
@@ -29,6 +29,7 @@ def finetune(
     keep_head: False starts from a new classifier for the classes of `clean`, drawn by `seed`.
     log: see train.fit. on_choice: called with "best_epoch".
     """
+    check_classes(clean, name)
     tuned = checkpoint.to_tune(victim, clean.labels, seed, keep_head)
     fit(
         tuned.model, victim.tokenizer, victim.tokenizer.encode(clean), cross_entropy, schedule, seed=seed, dtype=dtype,
@@ -51,6 +52,7 @@ def cft(
     validation: the best epoch on these rows comes back; without them, the last. log: see train.fit. on_stage: called
     with "CFT", the result and the seconds it took. on_choice: called with "best_epoch".
     """
+    check_classes(clean, "CFT")
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     tuned = tune_on_few_rows(
         checkpoint.copy(victim), clean, validation, settings.schedule, settings.steps, seed=seed, dtype=dtype, log=log,

@@ -32,6 +32,7 @@ the 2-norm, which is why that code multiplies it by 500 to 1000.
 """
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -50,7 +51,7 @@ from minibd.models.dropout import attention_dropout
 from minibd.predict import best_on
 from minibd.records import BadInput, Batch, Example, Examples, Output
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.train import Log, OnChoice, Schedule, cross_entropy, fit, weighted
+from minibd.train import Log, OnChoice, Schedule, check_classes, cross_entropy, fit, weighted
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +169,23 @@ def attention_map(attn: Tensor, mask: Tensor, p: float = 2.0) -> Tensor:
     """Eq. MBTSAD (3): Q = F / (||F||_2 + 1e-6), F = sum over heads of |A|^p, the 2-norm over a text's whole map.
 
     attn: (B, H, T, T) softmax probabilities of one layer -> (B, T, T). Padded queries are zeroed; padded keys are 0
-    already.
+    already, and get no gradient (`power`).
     """
-    f = attn.float().pow(p).sum(dim=1) * mask[:, :, None]  # (B, T, T); |A| = A for a softmax
+    f = power(attn.float(), p).sum(dim=1) * mask[:, :, None]  # (B, T, T); |A| = A for a softmax
     return f / (torch.linalg.vector_norm(f, dim=(1, 2), keepdim=True) + 1e-6)
+
+
+def power(a: Tensor, p: float) -> Tensor:
+    """a^p, elementwise, of softmax probabilities, whose gradient is finite for p < 1, too: 0 where a is 0.
+
+    There d a^p / da = p a^(p-1) is infinite. But a = 0 is a padded key, which no logit moves, or a probability too
+    small for its type, and by its own logit the derivative is p a^p (1 - a), which goes to 0 with a. Numbers under the
+    smallest normal one count as 0 in the gradient: p a^(p-1) would leave float32's range.
+    """
+    if p >= 1:
+        return a.pow(p)
+    zero = a < torch.finfo(a.dtype).tiny
+    return torch.where(zero, a.detach().pow(p), a.masked_fill(zero, 1.0).pow(p))
 
 
 def attention_loss(student_attn: Sequence[Tensor], teacher_attn: Sequence[Tensor], mask: Tensor, p: float = 2.0,
@@ -255,6 +269,9 @@ def augmented(
         for _ in range(settings.k)
         for x in clean
     ]
+    if copies and all(made.text == x.text and made.pair == x.pair for x, made in zip([*clean] * settings.k, copies)):
+        print(f"warning: {settings.augment} changes no word of the {len(clean)} clean rows: the copies are the rows as "
+              "they are, and a trigger stays whole in training on them; try another --augment", file=sys.stderr)
     return [*clean, *copies] if settings.originals else copies
 
 
@@ -351,6 +368,7 @@ def mbtsad(
         if on_choice is not None:
             on_choice("losses", losses)
             on_choice("augmenter", settings.augment)
+    check_classes(clean, "MBTSAD")
     d_aug = victim.tokenizer.encode(augmented(clean, settings, seed, resources))
     training = {"validation": validation, "seed": seed, "dtype": dtype, "log": log}
     teacher = retrain(victim, d_aug, settings, **training, on_choice=None if settings.distil else on_choice)

@@ -26,7 +26,7 @@ from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.predict import accuracy
 from minibd.records import BadInput, Batch, Examples
-from minibd.train import Log, OnChoice, Schedule, cross_entropy, fit
+from minibd.train import Log, OnChoice, Schedule, check_classes, cross_entropy, fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ def meft(
     with "max-entropy" and theta, then "MEFT" and f, and the seconds each step took. on_choice: called with
     "best_epoch", of step 2.
     """
+    check_classes(train, "MEFT")
     tokenizer, rows = victim.tokenizer, victim.tokenizer.encode(train)
 
     started = time.perf_counter()

@@ -59,7 +59,7 @@ from minibd.models.encoder import Encoder
 from minibd.predict import accuracy
 from minibd.records import BadInput, Batch, Examples
 from minibd.tokenizer import Tokenizer
-from minibd.train import Log, Loss, OnChoice, Schedule, cross_entropy, fit
+from minibd.train import Log, Loss, OnChoice, Schedule, check_classes, cross_entropy, fit
 
 FLOOR = 0.85  # c
 PADDED = 128  # tokens to which the released code pads every text
@@ -130,8 +130,8 @@ class PURE:
         if hits < (needed := ceil(floor * n - 1e-9)):
             raise BadInput(
                 f"the fine-tuned model is right on {hits} of {n} validation rows ({100 * hits / n:.1f} %) before any "
-                f"head is pruned, under the floor of {100 * floor:g} %: lower --floor, or say how far it may fall with "
-                "--drop 2"
+                f"head is pruned, under the floor of {100 * floor:g} %: train it further (--lr, --epochs), lower "
+                "--floor, or say how far it may fall with --drop 2"
             )
         return needed
 
@@ -283,6 +283,7 @@ def fine_tune(
     dtype: torch.dtype, log: Log | None, mu: float = 0.0, on_choice: OnChoice | None = None,
 ) -> Checkpoint:
     """`theta`, which is a copy already, fine-tuned in place on D_train, at its best epoch on D_val."""
+    check_classes(train, name)
     fit(
         theta.model, theta.tokenizer, theta.tokenizer.encode(train), loss, settings.schedule, seed=seed,
         weights={"norm": mu}, dtype=dtype, log=log, name=name,

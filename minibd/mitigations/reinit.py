@@ -27,7 +27,7 @@ from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.models.encoder import part
 from minibd.records import BadInput, Examples
-from minibd.train import Log, OnChoice, Tuning
+from minibd.train import Log, OnChoice, Tuning, check_classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ def reinit(
     with "reinitialised" and the model before its fine-tuning, then "Reinitialisation" and the result, and the seconds
     each took. on_choice: called with "best_epoch".
     """
+    check_classes(clean, "Reinitialisation")
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     redrawn, generator = checkpoint.copy(victim), torch.Generator().manual_seed(seed)
     if settings.layers > len(redrawn.model.blocks):

@@ -141,6 +141,7 @@ HF_MAPPING = HFMapping(
     config_class=BertConfig,
     from_hf=from_hf,
     classes=("BertForSequenceClassification", "BertForMaskedLM", "BertModel"),
+    tokenizer="BertTokenizer",
     config={
         "vocab": "vocab_size",
         "hidden": "hidden_size",

@@ -62,6 +62,7 @@ HF_MAPPING = HFMapping(
     model=DistilBert,
     config_class=DistilBertConfig,
     classes=("DistilBertForSequenceClassification", "DistilBertForMaskedLM", "DistilBertModel"),
+    tokenizer="BertTokenizer",
     config={
         "vocab": "vocab_size",
         "hidden": "dim",

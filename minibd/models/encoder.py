@@ -269,7 +269,8 @@ class HFMapping:
     tensors begin with, which never have `prefix`.
     ignored: endings of names that hold buffers, and heads that are not used here.
     tied: their name of an output layer -> the tensor of which it is a copy.
-    classes: the transformers classes of a classifier, a language model, a bare model.
+    classes: the transformers classes of a classifier, a language model, a bare model. tokenizer: its class of the
+    tokenizer, where a folder names none.
     lm: our name of the language-model head: the module, and the config's field that says whether the model has one.
     from_hf: config.json's values -> fields of our config that renaming alone does not give. to_hf: the reverse.
     """
@@ -281,6 +282,7 @@ class HFMapping:
     prefix: str
     head_prefixes: tuple[str, ...]
     classes: tuple[str, str, str]
+    tokenizer: str
     lm: str = "mlm"
     supported: Mapping[str, tuple] = field(default_factory=dict)
     fused: Mapping[str, tuple[int, int]] = field(default_factory=dict)

@@ -128,6 +128,7 @@ HF_MAPPING = HFMapping(
     config_class=Gpt2Config,
     from_hf=from_hf,
     classes=("GPT2ForSequenceClassification", "GPT2LMHeadModel", "GPT2Model"),
+    tokenizer="GPT2Tokenizer",
     lm="lm",
     config={
         "vocab": "vocab_size",

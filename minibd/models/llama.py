@@ -264,6 +264,7 @@ HF_MAPPING = HFMapping(
     from_hf=from_hf,
     to_hf=rope_to_hf,
     classes=("LlamaForSequenceClassification", "LlamaForCausalLM", "LlamaModel"),
+    tokenizer="PreTrainedTokenizerFast",
     lm="lm",
     config={
         "vocab": "vocab_size",

@@ -73,6 +73,7 @@ HF_MAPPING = HFMapping(
     config_class=RobertaConfig,
     from_hf=from_hf,
     classes=("RobertaForSequenceClassification", "RobertaForMaskedLM", "RobertaModel"),
+    tokenizer="RobertaTokenizer",
     config=bert.HF_MAPPING.config,
     supported=bert.HF_MAPPING.supported,
     names={

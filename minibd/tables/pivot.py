@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minibd.records import BadInput
-from minibd.result_store import ResultStore
+from minibd.result_store import ResultStore, digests
 
 
 class Found(NamedTuple):
@@ -123,7 +123,7 @@ class Book:
     def lines(self, table: str) -> list[dict]:
         if table not in self.stores:
             self.stores[table] = ResultStore(self.instead.get(table) or self.folder / f"{table}.jsonl")
-        return self.stores[table].rows
+        return self.stores[table].newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +155,18 @@ class Pick:
     def text(self, book: Book) -> str:
         found = self.found(book)
         if len({f.seed for f in found}) < len(found):
-            raise ValueError(f"{self.table}: {self.where} asks for two cells of one seed")
+            asked = " ".join(str(value) for value in self.where.values() if value)
+            kinds = " and ".join(sorted({kind_of(f.line) for f in found}))
+            raise BadInput(f"{self.table}: {asked[:80]} asks for two cells of one seed ({kinds[:120]}), and a table is "
+                           "of one base and dtype: keep other cells in a file of their own, --results")
         return self.show(found) if found else "-"
+
+
+def kind_of(line: Mapping) -> str:
+    """What a cell is of, beside its row and seed."""
+    cell, weights = line["cell"], digests(line).get("base")
+    words = (cell.get("base"), weights and weights[:10], cell.get("data"), cell.get("dtype"))
+    return " ".join(filter(None, words)) or "no base"
 
 
 @dataclass(frozen=True, slots=True)
