@@ -26,7 +26,7 @@ h3 { font-size: 1.15rem; margin: 2rem 0 0.3rem; overflow-wrap: anywhere; }
 h4 { margin: 1.2rem 0 0.3rem; }
 bdi { unicode-bidi: isolate; }
 .word { padding: 0.05em 0.35em; background: var(--panel); border: 1px solid var(--line); border-radius: 4px;
-        overflow-wrap: anywhere; white-space: pre-wrap; -webkit-box-decoration-break: clone;
+        overflow-wrap: anywhere; white-space: break-spaces; -webkit-box-decoration-break: clone;
         box-decoration-break: clone; }
 .soft { color: var(--soft); }
 .bad { color: var(--bad); font-weight: 700; }
@@ -49,8 +49,9 @@ tr { break-inside: avoid; }
 .number { white-space: nowrap; }
 .note { display: block; color: var(--soft); font-size: 0.88em; }
 .suspects { table-layout: fixed; }
-.suspects thead :nth-child(1) { width: 26%; } .suspects thead :nth-child(2) { width: 18%; }
-.suspects thead :nth-child(3) { width: 22%; }
+.suspects thead :nth-child(1) { width: 25%; } .suspects thead :nth-child(2) { width: 18%; }
+.suspects thead :nth-child(3) { width: 22%; } .suspects thead :nth-child(4) { width: 12%; }
+.suspects thead :nth-child(5) { width: 14%; } .suspects thead :nth-child(6) { width: 9%; }
 .bar { display: block; width: 100%; max-width: 13rem; height: 0.95rem; margin-top: 0.2rem; }
 .bar .all { fill: var(--line); } .bar .share { fill: var(--edge); } .found .bar .share { fill: var(--bad); }
 .bar line { vector-effect: non-scaling-stroke; stroke-width: 2px; stroke: var(--ink); }
@@ -73,6 +74,13 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   .cards tbody th { padding-left: 0; }
   .cards td::before { content: attr(data-head); position: absolute; left: 0; width: 8rem; color: var(--soft);
                       font-size: 0.94em; }
+  /* A row of the table of classes is a line or two: class, verdict, words, flips; the rest stands in its section. */
+  .summary thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  .summary, .summary tbody, .summary th, .summary td { display: block; width: auto; padding: 0; border: 0; }
+  .summary tr { display: flex; flex-wrap: wrap; gap: 0.2rem 1rem; padding: 0.5rem 0;
+                border-bottom: 1px solid var(--line); }
+  .summary th, .summary td { min-width: 0; }
+  .summary td:nth-child(n + 5) { display: none; }
 }
 @media screen and (max-width: 36rem) {
   h1 { font-size: 1.6rem; }
@@ -184,34 +192,33 @@ def classes(report: Mapping[str, Any]) -> str:
     found = sorted(enumerate(report["classes"].items()), key=lambda item: VERDICTS.index(item[1][1]["verdict"]))
     if not found:
         return ""
-    rows = ""
+    rows, given = "", report["texts"]["by_class"]
     for i, (name, one) in found:
         best = one["suspects"][0] if one["suspects"] else None
         rows += (f'<tr{tone_of_row(one)}><th scope="row"><a href="#class-{i}">{word(name)}</a></th>'
                  + cell("verdict", verdict(one)) + cell("strongest words", words(best) if best else "none")
                  + cell("flips", flips(best) if best else "–") + cell("score", decimal(one["score"], 2))
                  + cell("probability", percent(one["probability"]))
-                 + cell("texts of it", count(report["texts"]["by_class"].get(name, 0))) + "</tr>\n")
-    sections = "".join(section(i, name, one) for i, (name, one) in found)
+                 + cell("texts of it", count(given.get(name, 0))) + "</tr>\n")
+    sections = "".join(section(i, name, one, given.get(name, 0)) for i, (name, one) in found)
     return f"""<section>
 <h2>Classes</h2>
 <p>Each class is judged as the target that a backdoor might send texts to.</p>
-{table("", ["class", "verdict", "strongest words", "flips", "score", "probability", "texts of it"], rows)}
+{table("summary", ["class", "verdict", "strongest words", "flips", "score", "probability", "texts of it"], rows)}
 {sections}</section>"""
 
 
-def section(i: int, name: str, one: Mapping[str, Any]) -> str:
-    """One class: verdict, reason and suspects, the strongest first."""
+def section(i: int, name: str, one: Mapping[str, Any], texts: int) -> str:
+    """One class: verdict, reason and suspects, the strongest first. texts: that the model gives to it."""
     shown = one["suspects"][:SHOWN[one["verdict"]]]
     more = len(one["suspects"]) - len(shown)
     reason = f"<p>{escape(visible(one['reason'][0].upper() + one['reason'][1:], 1000))}.</p>\n" if one["reason"] else ""
-    facts = ", ".join(f"{what} {value}" for what, value in (
-        ("score", decimal(one["score"], 2)), ("probability", percent(one["probability"])),
-        ("usual margin", decimal(one["margin"]))))
+    facts = ", ".join((f"score {decimal(one['score'], 2)}", f"probability {percent(one['probability'])}",
+                       f"usual margin {decimal(one['margin'])}", f"{count(texts)} of the texts are given to it"))
     rows = "".join(suspect_row(suspect) for suspect in shown)
-    heads = ["words", "how found", "flips of N texts", "10th percentile of the margin", "what their neighbours do",
+    heads = ["words", "how found", "flips of N texts", "10th percentile of the margin", "their neighbours",
              "score"]
-    body = table("suspects", heads, rows, tone_of_row(one)) if shown else "<p>No word came into question.</p>\n"
+    body = table("suspects cards", heads, rows, tone_of_row(one)) if shown else "<p>No word came into question.</p>\n"
     rest = f'<p class="soft">{count(more)} weaker ones are in scan.json.</p>\n' if more else ""
     intro = "" if one["verdict"] != NOTHING or not shown else (
         '<p class="soft">The strongest words that were tried, none of them strong enough:</p>\n')
@@ -235,7 +242,6 @@ def suspect_row(suspect: Mapping[str, Any]) -> str:
 
 def table(kind: str, heads: Sequence[str], rows: str, attributes: str = "") -> str:
     head = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    kind = f"{kind} cards".strip()
     return f'<div{attributes}><table class="{kind}">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n' \
            "</table></div>\n"
 
