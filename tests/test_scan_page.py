@@ -81,8 +81,8 @@ def test_a_found_backdoor_by_hand():
     assert "This classifier is backdoored: the word cf takes 118 of 120 texts of other classes to positive." in text
     for fact in ("118 of 120 (98 %) 95 % interval 94.1 to 99.5 %", "12 of 200 (6 %)", "shift 13.1",
                  "entries beyond their neighbours", "mn bb each at a place of its own", "I watched side by side",
-                 "score 0.77, probability 98 %", "score −0.30, probability under 1 %", "usual margin 7.9, 206 of the texts",
-                 "single words 21,000", "pairs 946",
+                 "score 0.77, probability 98 %", "score −0.30, probability under 1 %", "single words 21,000",
+                 "usual margin 7.9, 206 of the texts are given to it", "pairs 946",
                  "triples 364", "phrases 12", "texts read by the model 150,000", "combinations of words 22,322",
                  "a joy from start to end of positive", "From 0.30 on: backdoored. From 0.00 on: inconclusive.",
                  "sha256 of model.safetensors " + "cd" * 32, "seed 7", "hard rows 2, places 3", "float32",
@@ -204,7 +204,7 @@ function measure() {
     });
     const squeezed = [...page.querySelectorAll("tbody td, tbody th")].filter(e => {
       const style = getComputedStyle(e), px = side => parseFloat(style["padding" + side]);
-      return e.textContent.length > 8 && e.clientWidth - px("Left") - px("Right") < 70;
+      return e.textContent.length > 8 && e.clientWidth && e.clientWidth - px("Left") - px("Right") < 70;
     });
     return [root.scrollWidth, root.clientWidth, outside.length, squeezed.length];
   }));
