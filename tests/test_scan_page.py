@@ -25,7 +25,7 @@ HOSTILE = report("backdoored", {
     "": judged("nothing found", score=None, probability=None, margin=None)},
     checkpoint=f"/models/{EVIL}", command=f"python scan.py {EVIL}", checkpoint_sha256={EVIL: "ab" * 32},
     settings={"hard_rows": 2, "note": EVIL}, reason=EVIL)
-HOSTILE["texts"] |= {"source": EVIL, "hard": {EVIL: [EVIL, "long " * 400, "w" * 900, "مرحبا بالعالم"]}}
+HOSTILE["texts"] |= {"source": EVIL, "hard": {EVIL: [EVIL, "long " * 400, "w" * 900, "مرحبا بالعالم", "bell\x07"]}}
 MANY = report("nothing found", {f"class {i}": judged("nothing found", *(suspect([f"w{j}"], 30) for j in range(9)))
                                 for i in range(40)})
 REPORTS = {"found": FOUND, "nothing": NOTHING, "unusable": UNUSABLE, "hostile": HOSTILE, "many": MANY}
@@ -142,6 +142,7 @@ def test_strange_words_are_shown_as_they_are():
     assert "<U+202E>gnp.exe<U+200B>" in text and "<U+001B>[31m" in text
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e]", html)
     assert "x" * 120 + "…" in text and "x" * 121 not in text
+    assert "bell<U+0007>" in text and "w" * 300 + "…" in text
     assert '<bdi class="word">(empty)</bdi>' in html and '<bdi class="word">שלום</bdi>' in html
 
 
