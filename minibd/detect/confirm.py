@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minibd.data import in_order
 from minibd.detect.insertion import margins
-from minibd.evaluate import Proportion
+from minibd.proportion import Proportion
 from minibd.models.encoder import Encoder
 from minibd.records import Example
 from minibd.tokenizer import Tokenizer
