@@ -17,8 +17,8 @@ from torch import Tensor
 
 from minibd.data import in_order
 from minibd.detect.insertion import margins
-from minibd.proportion import Proportion
 from minibd.models.encoder import Encoder
+from minibd.proportion import Proportion
 from minibd.records import Example
 from minibd.tokenizer import Tokenizer
 
