@@ -375,7 +375,7 @@ def _reader(kind: type, choices: Sequence[str] = ()) -> Callable[[str], Any]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"{shown(word)!r} is {WANTED[kind]}") from None
         if kind is float and not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"{shown(word)!r} is {WANTED[kind]} that could be reckoned with")
+            raise argparse.ArgumentTypeError(f"{shown(word)!r} is not finite: give a number")
         return value
     return read
 

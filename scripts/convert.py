@@ -31,13 +31,13 @@ def stored(path: Path, strip: list[str]) -> list[Path]:
     from minibd import checkpoint
     from minibd.checkpoint.folder import weight_files
     from minibd.checkpoint.pickles import check_no_adapter, no_config, pickled_weights
-    from minibd.records import BadInput
+    from minibd.records import BadInput, not_there
     if not path.is_dir() and path.suffix.lower() not in checkpoint.PICKLES:
         if strip:
             raise BadInput(f"--strip is for a pickle or a Hugging Face folder, and {path} is neither: leave it out")
         return []
     if not path.exists():
-        raise BadInput(f"{path} is not there: name a pickle, a .safetensors or a Hugging Face folder")
+        raise BadInput(f"{not_there(path)}: name a pickle, a .safetensors or a Hugging Face folder")
     folder = path if path.is_dir() else path.parent
     check_no_adapter(folder)
     if not (folder / "config.json").is_file():

@@ -652,6 +652,20 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "of = {answer: c for c, answer in usual.items()}",
             "of = dict(usual)",
         ),
+        Mutant(
+            "models/encoder.py",
+            "a causal model classifies the padding token that a text ends in",
+            "read = batch.mask & (batch.ids != self.config.pad)",
+            "read = batch.mask",
+            ("parity/test_folders_transformers.py",),
+        ),
+        Mutant(
+            "models/roberta.py",
+            "a padding token within a text counts as a position",
+            "counted = batch.mask & (batch.ids != self.pad)",
+            "counted = batch.mask",
+            ("parity/test_folders_transformers.py",),
+        ),
     ),
 }
 MUTANTS = tuple((system, mutant) for system, mutants in SYSTEMS.items() for mutant in mutants)  # numbered from 1

@@ -59,7 +59,7 @@ def test_the_restatements_share_no_code_with_the_package():
     tree = ast.parse(Path(restated.__file__).read_text(encoding="utf-8"))
     brought = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} \
         | {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert brought == {"math"}
+    assert brought == {"math", "unicodedata"}
 
 
 # ---- the walk

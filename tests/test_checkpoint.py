@@ -821,8 +821,8 @@ def test_pickles_that_convert_cannot_choose_from_or_find(folder, tmp_path, capsy
     torch.save(tensors, folder / "pytorch_model.bin")
     here(folder, tmp_path / "whole")
     same(expected, load(tmp_path / "whole"))
-    fails(lambda: here(tmp_path / "none.ckpt", tmp_path / "out"), "none.ckpt is not there")
-    fails(lambda: load(tmp_path / "none.ckpt"), "none.ckpt is not there")
+    fails(lambda: here(tmp_path / "none.ckpt", tmp_path / "out"), "none.ckpt does not exist")
+    fails(lambda: load(tmp_path / "none.ckpt"), "none.ckpt does not exist")
 
 
 def test_a_pickle_without_its_config(tmp_path):

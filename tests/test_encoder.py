@@ -71,6 +71,14 @@ def test_ends_are_first_or_last_real_tokens(lengths, left, causal):
         assert packed.positions()[b][batch.mask[b]].tolist() == list(range(len(real)))
 
 
+@pytest.mark.parametrize("lengths", [[4, 4], [4, 3], [4, 1, 1]], ids=["full", "little padding", "packed"])
+def test_the_index_of_the_token_that_is_classified(lengths):
+    batch = padded(lengths)
+    last = torch.tensor([0, *(n - 1 for n in lengths[1:])])
+    packed = PackedBatch(batch.mask, causal=True, last=last)
+    assert packed.pack(batch.ids)[packed.pooled_rows].tolist() == batch.ids[torch.arange(len(lengths)), last].tolist()
+
+
 def test_who_sees_whom_in_a_causal_model():
     mask = PackedBatch(torch.tensor([[0, 1, 1], [1, 1, 0]], dtype=torch.bool), causal=True).mask[:, 0].int().tolist()
     assert mask == [[[1, 0, 0], [0, 1, 0], [0, 1, 1]],           # left padding sees itself alone

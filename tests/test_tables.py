@@ -407,7 +407,7 @@ def test_two_bases_in_one_table_are_refused_by_name(here, tmp_path):
 
 @pytest.mark.parametrize("flags, words", [
     (("mbtsad", "--print", "--force"), ["--force", "--print"]), (("mbtsad", "--write", "--force"), ["--force"]),
-    (("mbtsad", "--format", "csv", "--base", "x", "--seeds", "1"), ["--base, --seeds", "--format"]),
+    (("mbtsad", "--format", "csv", "--base", "x", "--seeds", "1"), ["--base x, --seeds 1", "--format"]),
     (("pure-4", "--print", "--results", "EMPTY"), ["holds no cell", "without --print"]),
 ])
 def test_flags_that_would_do_nothing_and_what_is_not_there(here, tmp_path, flags, words):

@@ -77,6 +77,10 @@ def read_folder(path: Path) -> Header:
     extra = parse_json(extra_file, read_text(extra_file), dict) if extra_file.exists() else {}
     pruned = _read_pruned(extra_file, extra["head_mask"], config) if "head_mask" in extra else None
     tokenizer = read_tokenizer(path, mapping, hf_config, config)
+    if mapping.model.causal and hf_config.get("pad_token_id") is None:
+        if tokenizer.backend.encode("a").ids[-1:] == [config.pad]:
+            raise BadInput(f"{file} names no pad_token_id, and its tokenizer ends each text with the end-of-text token "
+                           f"{config.pad}, which would stand for padding too and not be read: name another token there")
     return Header(
         path, mapping, config, tokenizer, _read_labels(path, hf_config, config.labels),
         check_history(extra_file, extra.get("history", [])), tensors, mapping.hf_tensor, is_folder=True, pruned=pruned,

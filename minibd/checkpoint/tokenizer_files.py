@@ -478,8 +478,12 @@ def guessed_special(ckpt: Checkpoint) -> dict[str, str]:
 
 def special_tokens(ckpt: Checkpoint) -> dict[str, str]:
     """The tokens that the tokenizer's files named for each purpose, or the guessed ones."""
-    named = dict(ckpt.tokenizer.settings.special)
-    return named | _pad_token(ckpt) if named else guessed_special(ckpt)
+    named, pad = dict(ckpt.tokenizer.settings.special), _pad_token(ckpt)
+    if not named:
+        return guessed_special(ckpt)
+    added = {token.content for token in ckpt.tokenizer.backend.get_added_tokens_decoder().values()}
+    # A word of the vocabulary that is named becomes a special token, and a text that holds it has other ids.
+    return named | pad if "pad_token" not in named or added.issuperset(pad.values()) else named
 
 
 def _pad_token(ckpt: Checkpoint) -> dict[str, str]:

@@ -137,7 +137,8 @@ def rows_read(model: Encoder, batch: Batch, packed: PackedBatch) -> dict[str, Te
     tables = model.embeddings
     rows = {"word": batch.ids}
     if hasattr(tables, "position"):
-        rows["position"] = packed.positions() + getattr(tables, "first", 0)  # RoBERTa begins after its padding token
+        # RoBERTa counts its own, from behind the padding's
+        rows["position"] = tables.positions(batch) if hasattr(tables, "positions") else packed.positions()
     if hasattr(tables, "token_type"):
         rows["token_type"] = (
             batch.token_type_ids if tables.type_vocab_size > 1 else torch.zeros_like(batch.token_type_ids)

@@ -56,15 +56,15 @@ class Embeddings(nn.Module):
         self.dropout = Dropout(c.dropout)
         self.type_vocab_size = c.type_vocab_size
 
-    def position_vectors(self, packed: PackedBatch) -> Tensor:
+    def position_vectors(self, batch: Batch) -> Tensor:
         """The position vectors, broadcastable to (B, T, D)."""
-        return self.position.weight[:packed.real.shape[1]]
+        return self.position.weight[:batch.ids.shape[1]]
 
     def forward(self, batch: Batch, packed: PackedBatch) -> Tensor:
         h = self.word(batch.ids)  # (B, T, D)
         if self.type_vocab_size:
             h = h + (self.token_type(batch.token_type_ids) if self.type_vocab_size > 1 else self.token_type.weight[0])
-        return packed.pack(self.dropout(self.norm(h + self.position_vectors(packed))))  # (N, D)
+        return packed.pack(self.dropout(self.norm(h + self.position_vectors(batch))))  # (N, D)
 
 
 class Block(nn.Module):

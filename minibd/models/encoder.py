@@ -64,16 +64,19 @@ class PackedBatch:
     real: (B, T), True at real tokens. index: (N,), the rows of B * T that are kept; None where all are.
     mask: attention mask, broadcastable to (B, H, T, T), True where a query attends to a key; None: to all (causal: to
     all up to its own position).
-    pooled_rows: (B,), of N: each text's first real token, which is classified; in a causal model its last one.
+    pooled_rows: (B,), of N: each text's first real token, which is classified; in a causal model its last one, or that
+    at the index `last` (B,).
     """
 
-    def __init__(self, real: Tensor, causal: bool = False):
+    def __init__(self, real: Tensor, causal: bool = False, last: Tensor | None = None):
         self.real, self.mask, self.index = real, None, None
         b, t = real.shape
         rows = torch.arange(0, b * t, t, device=real.device)  # (B,)
         n = int(real.sum())
+        if causal and last is None:
+            last = t - 1 - real.flip(1).int().argmax(1)  # (B,)
         if n == b * t:
-            self.pooled_rows = rows + (t - 1 if causal else 0)
+            self.pooled_rows = rows + last if causal else rows
             return
         self.mask = real[:, None, None, :]  # (B, 1, 1, T): every query, real keys
         if causal:
@@ -83,9 +86,11 @@ class PackedBatch:
         if n < PACK * b * t:
             self.index = real.flatten().nonzero().squeeze(1)  # (N,) of B * T
             lengths = real.sum(1)
-            self.pooled_rows = lengths.cumsum(0) - (1 if causal else lengths)
+            self.pooled_rows = lengths.cumsum(0) - lengths
+            if causal:
+                self.pooled_rows = self.pooled_rows + self.positions().gather(1, last[:, None])[:, 0]
         else:
-            self.pooled_rows = rows + (t - 1 - real.flip(1).int().argmax(1) if causal else real.int().argmax(1))
+            self.pooled_rows = rows + (last if causal else real.int().argmax(1))
 
     def positions(self) -> Tensor:
         """Each token's position in its text, from 0 at the first real token: (B, T); of padding, any such position."""
@@ -111,7 +116,7 @@ class Encoder(nn.Module):
     packed, head_mask, want)` returns the heads' contexts, (N, H * Dh), and the attention maps or None;
     `feed_forward(h, context)` projects and adds them and applies the feed-forward layer, (N, D).
     """
-    causal = False  # a token attends only to those up to itself, and a text's last token is classified
+    causal = False  # a token attends only to those up to itself, and the token `last_read` is classified
     # Skip, in training too, what is not classified in the last block's second half (evaluation always does): with 12
     # layers a sixteenth of the blocks' products. Other dropout masks are drawn then, so it is set by whoever trains,
     # before the first step.
@@ -139,7 +144,14 @@ class Encoder(nn.Module):
 
     def pack(self, batch: Batch) -> PackedBatch:
         """The batch's real tokens, with what every block reads of them, such as rotary positions."""
-        return PackedBatch(batch.mask, self.causal)
+        return PackedBatch(batch.mask, self.causal, self.last_read(batch) if self.causal else None)
+
+    def last_read(self, batch: Batch) -> Tensor:
+        """Where in each text stands its last token that is not the padding token, (B,): the one that transformers
+        classifies in a causal model, whatever the mask says. Where the padding token is also the end-of-text token, a
+        text that ends in it is classified by the token before. 0 where there is none."""
+        read = batch.mask & (batch.ids != self.config.pad)  # (B, T)
+        return (torch.arange(read.shape[1], device=read.device) * read).argmax(1)
 
     def encode(
         self, batch: Batch, want: Collection[str] = (), pooled_only: bool = False

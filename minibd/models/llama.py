@@ -120,8 +120,8 @@ def frequencies(c: LlamaConfig, device: torch.device) -> Tensor:
 class RotaryPackedBatch(PackedBatch):
     """A PackedBatch with the rotation of each token's queries and keys, computed once for all blocks."""
 
-    def __init__(self, real: Tensor, c: LlamaConfig):
-        super().__init__(real, causal=True)
+    def __init__(self, real: Tensor, last: Tensor, c: LlamaConfig):
+        super().__init__(real, causal=True, last=last)
         angles = self.positions()[:, None, :, None] * frequencies(c, real.device)  # (B, 1, T, Dh / 2)
         self.cos, self.sin = angles.cos(), angles.sin()
 
@@ -209,7 +209,7 @@ class Llama(Encoder):
             self.lm = nn.Linear(config.hidden, config.vocab, bias=False)
 
     def pack(self, batch: Batch) -> RotaryPackedBatch:
-        return RotaryPackedBatch(batch.mask, self.config)
+        return RotaryPackedBatch(batch.mask, self.last_read(batch), self.config)
 
     def finish(self, h: Tensor) -> Tensor:
         return self.last_norm(h)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from minibd.models import bert
 from minibd.models.bert import Bert, BertConfig, Embeddings, from_hf
-from minibd.models.encoder import HFMapping, PackedBatch, check_config
-from minibd.records import BadInput
+from minibd.models.encoder import HFMapping, check_config
+from minibd.records import BadInput, Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,22 @@ class RobertaConfig(BertConfig):
 class RobertaEmbeddings(Embeddings):
     """drop(LN(word + token_type_0 + position)), positions counted from the first real token: padding on either side.
 
-    The batch's mask decides which tokens are real. transformers takes the ids that are not `pad`, which is the same
-    unless a text contains the padding token itself.
+    A padding token within a text does not count, as in transformers, and has the padding's position.
     """
 
     def __init__(self, c: RobertaConfig):
         super().__init__(c)
         # RoBERTa was trained without segments: of a longer table only row 0 is read
         self.type_vocab_size = min(c.type_vocab_size, 1)
-        self.first = c.pad + 1
+        self.pad = c.pad
 
-    def position_vectors(self, packed: PackedBatch) -> Tensor:
-        return self.position(packed.positions() + self.first)  # (B, T, D)
+    def positions(self, batch: Batch) -> Tensor:
+        """The row of the position table that each token reads, (B, T): `pad` that of padding, then one a token."""
+        counted = batch.mask & (batch.ids != self.pad)
+        return counted.cumsum(1) * counted + self.pad
+
+    def position_vectors(self, batch: Batch) -> Tensor:
+        return self.position(self.positions(batch))  # (B, T, D)
 
 
 class Roberta(Bert):

@@ -255,7 +255,8 @@ def test_padding_and_neighbours_do_not_matter(case):
 
 def test_rotary_places_are_counted_from_the_first_real_token():
     right, left = (texts(LENGTHS["much"], side).mask for side in ("right", "left"))
-    a, b = RotaryPackedBatch(right, small().config), RotaryPackedBatch(left, small().config)
+    last = torch.zeros(len(right), dtype=torch.long)
+    a, b = (RotaryPackedBatch(mask, last, small().config) for mask in (right, left))
     assert torch.equal(a.cos[:, 0][right], b.cos[:, 0][left]) and torch.equal(a.sin[:, 0][right], b.sin[:, 0][left])
     assert (a.cos[:, 0, 0] == 1).all()
 

@@ -291,6 +291,43 @@ def test_without_a_padding_token_a_causal_model_pads_with_its_end(tmp_path, name
         assert far(ask(opened(folder), batch), logits(ckpt, batch)) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_text_that_ends_in_the_padding_token_is_classified_before_it(tmp_path, name):
+    folder, pad = saved(name, tmp_path / "in"), SPECIAL[name]["pad_token"]
+    ckpt, texts = checkpoint.load(folder), [f"a very boring film {pad}", f"{pad} a lovely film {pad}{pad}", pad, "no"]
+    model = opened(folder)
+    for text in texts:
+        batch = ckpt.tokenizer(examples([text]))
+        assert (batch.ids == ckpt.tokenizer.pad).any() == (pad in text)
+        assert far(ask(model, batch), logits(ckpt, batch)) < 1e-5, text
+    alone = torch.cat([logits(ckpt, ckpt.tokenizer(examples([text]))) for text in texts])
+    assert far(logits(ckpt, ckpt.tokenizer(examples(texts))), alone) < 1e-5 and far(alone[0], alone[3]) > 1e-3
+
+
+def test_a_causal_model_whose_texts_end_in_its_unnamed_padding_token_is_refused(tmp_path):
+    folder = saved("gpt2", tmp_path / "in", pad_token_id=None, eos_token_id=0)
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    whole["post_processor"] = {
+        "type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {
+            "id": "<|endoftext|>", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {
+                "id": "B", "type_id": 0}}], "special_tokens": {"<|endoftext|>": {
+                    "id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}}
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
+    fails(lambda: checkpoint.load(folder), "config.json names no pad_token_id", "end-of-text token 0")
+    edit(folder / "config.json", pad_token_id=2)
+    assert checkpoint.load(folder).tokenizer.pad == 2
+
+
+def test_a_padding_token_within_a_text_has_robertas_padding_position(tmp_path):
+    folder = saved("roberta", tmp_path / "in")
+    ckpt, model = checkpoint.load(folder), opened(folder)
+    for text in ("a <pad> b", "<pad><pad> a lovely film"):
+        batch = ckpt.tokenizer(examples([text]))
+        assert far(ask(model, batch), logits(ckpt, batch)) < 1e-5
+    among = ckpt.tokenizer(examples(["a <pad> b", "a very boring film that is long"]))
+    assert far(logits(ckpt, among)[:1], logits(ckpt, ckpt.tokenizer(examples(["a <pad> b"])))) < 1e-5
+
+
 def test_an_empty_text_without_special_tokens_is_one_padding_token(tmp_path):
     ckpt = checkpoint.load(saved("gpt2", tmp_path))
     alone, among = (

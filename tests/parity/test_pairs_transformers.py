@@ -84,7 +84,7 @@ def test_both_texts_and_their_order_count(tmp_path, name):
 
 def test_berts_second_text_is_of_kind_1_and_robertas_of_kind_0(tmp_path):
     for name, token_types in (("bert", {0, 1}), ("roberta", {0})):
-        ckpt = checkpoint.load(saved(name, tmp_path / name))
+        ckpt = checkpoint.load(stored(name, tmp_path / name))
         assert set(ckpt.tokenizer(examples([("a film", "the story")])).token_type_ids.flatten().tolist()) == token_types
 
 
@@ -119,4 +119,4 @@ def test_a_pair_file_gives_the_tokens_that_transformers_makes_of_its_columns(tmp
     with torch.no_grad():
         assert far(ckpt.model(ckpt.tokenizer(rows)).logits, theirs) < 1e-5
     # which of the two comes first is not guessed
-    fails(lambda: data.read(path), "'question', 'sentence'", "--text-column")
+    fails(lambda: data.read(path), "'question', 'sentence'", "text_column=")
