@@ -16,6 +16,7 @@ than are tried together, and one that fires in texts unlike those it is given.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ from minibd.tokenizer import Tokenizer
 
 MOST_TEXTS = 2000  # that are read to find hard and fresh rows
 MOST_CARRIERS = 8  # of all classes together
+TEXTS_A_CLASS = 9000  # that steps 4 and 5 read for a class, about: for the time to go
 LEAST_FRESH = 8  # rows of other classes without which a class is not judged
 ROUNDS = ((8, 20), (20, 6))  # of the confirmation: fresh rows, each at one place, and the suspects that go on
 RANKED = 30  # words of each ranking that are confirmed
@@ -55,12 +57,37 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
+class Scanned:
+    """verdicts: of every class. tried: how many entries, pairs, triples, phrases and texts. given: how many of the
+    texts the model gives to each class; hard: the hard rows of each."""
+    verdicts: list[ClassVerdict]
+    tried: dict[str, int]
+    given: list[int]
+    hard: list[list[str]]
+
+
+@dataclass(slots=True)
+class Read:
+    """Counts the texts that the model reads; calls `tick` with each number of them and with the total, about."""
+    tick: Callable[[int, int], object]
+    total: int
+    texts: int = 0
+
+    def __call__(self, texts: int) -> None:
+        self.texts += texts
+        self.tick(texts, max(self.total, self.texts))
+
+
+@dataclass(frozen=True, slots=True)
 class Probes:
     """What words are inserted into. carriers: the hard rows. fresh: of each class, other rows that the model gives to
-    it. margin: of each class, the median of its margin over the rows that the model gives to it; None without rows."""
+    it. margin: of each class, the median of its margin over the rows that the model gives to it; None without rows.
+    given: how many these are. hard: the texts of the hard rows of each class."""
     carriers: list[Carrier]
     fresh: list[list[Example]]
     margin: list[float | None]
+    given: list[int]
+    hard: list[list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +115,7 @@ class Search:
     settings: Scan
     rng: random.Random
     tick: Callable[[int], object]
+    counts: Counter[str]
 
     def confirmed(self, suspects: Iterable[Suspect]) -> list[Suspect]:
         """Step 5: the strongest suspects, in rounds that keep the best; the last one is on rows of its own."""
@@ -115,6 +143,7 @@ class Search:
         alone: the shifts of single words by id, (V,).
         """
         combinations = tuples(ids, k)
+        self.counts[{2: "pairs", 3: "triples"}[k]] += len(combinations)
         shift = shifts(self.model, self.carriers, combinations, self.target, tick=self.tick)
         parts = alone[combinations].clamp(min=0)  # (N, k)
         name = {2: "pairs", 3: "triples"}[k]
@@ -125,32 +154,38 @@ class Search:
 
 def scan(
     model: Encoder, tokenizer: Tokenizer, rows: Sequence[Example], settings: Scan = Scan(), seed: int = 0,
-    tick: Callable[[int], object] = lambda texts: None,
-) -> list[ClassVerdict]:
-    """The verdict on every class as a backdoor's target, in the classes' order.
+    tick: Callable[[int, int], object] = lambda texts, total: None,
+) -> Scanned:
+    """The verdict of every class as a backdoor's target, and what was tried.
 
     rows: texts; their labels, where they are not -1, tell the rows that the model gets right, which alone are used.
-    tick: called with the number of texts read. The model is not changed. Raises BadInput.
+    tick: called with the number of texts that were read, and how many there will be in all, about. The model is not
+    changed. Raises BadInput.
     """
     if model.config.labels < 2:
         raise BadInput(f"the scan needs a classifier of two classes or more, this model has {model.config.labels}")
     model.eval()
+    classes = model.config.labels
     probes = probes_of(model, tokenizer, rows, settings, random.Random(f"{seed} rows"))
     words = words_of(model, tokenizer)
-    alone = entry_shifts(model, probes.carriers, words.ids, tick)
-    verdicts = []
-    for target in range(model.config.labels):
-        others = [c for c in range(model.config.labels) if c != target]
+    read = Read(tick, len(words.ids) * len({carrier.label for carrier in probes.carriers}) + classes * TEXTS_A_CLASS)
+    alone = entry_shifts(model, probes.carriers, words.ids, read)
+    verdicts, counts = [], Counter(entries=len(words.ids))
+    for target in range(classes):
         carriers = [carrier for carrier in probes.carriers if carrier.label != target]
-        fresh = in_turn([probes.fresh[c] for c in others])[:settings.fresh_rows + sum(n for n, _ in ROUNDS)]
-        search = Search(model, tokenizer, words, carriers, fresh, target, settings, random.Random(f"{seed} {target}"),
-                        tick)
+        fresh = in_turn([probes.fresh[c] for c in range(classes) if c != target])
         if not carriers or len(fresh) < LEAST_FRESH:
-            verdicts.append(judge(target, [], 1.0, f"the model gives {len(fresh)} of the texts to other classes"))
+            reason = f"the model gives {len(fresh) + len(carriers)} of the texts to other classes"
+            verdicts.append(judge(target, [], 1.0, f"{reason}, and {LEAST_FRESH + 1} are needed"))
             continue
+        search = Search(
+            model, tokenizer, words, carriers, fresh[:settings.fresh_rows + sum(n for n, _ in ROUNDS)], target,
+            settings, random.Random(f"{seed} {target}"), read, counts,
+        )
         margin = sum(probes.margin[carrier.label] for carrier in carriers) / len(carriers)
         verdicts.append(judge(target, suspects_of(search, alone[:, target]), margin))
-    return verdicts
+    tried = {**counts, "texts": read.texts}
+    return Scanned(verdicts, tried, probes.given, probes.hard)
 
 
 def suspects_of(search: Search, shift: Tensor) -> list[Suspect]:
@@ -171,11 +206,11 @@ def suspects_of(search: Search, shift: Tensor) -> list[Suspect]:
     pairs = search.combined(pool, 2, alone)
     triples = search.combined(words.ids[lonely].tolist(), 3, alone)
     seeds = list(dict.fromkeys([*strongest[:2], *words.ids[beyond.topk(2).indices].tolist()]))[:settings.phrases]
-    phrases = search.confirmed(
-        Suspect(words.of(ids), search.target, "phrases", moved, joined=True)
-        for seed in seeds
-        for ids, moved in grow(search.model, search.carriers, seed, words.ids, search.target, settings.phrase,
-                               search.tick))
+    grown = [phrase for seed in seeds for phrase in grow(
+        search.model, search.carriers, seed, words.ids, search.target, settings.phrase, search.tick)]
+    search.counts["phrases"] += len(grown)
+    phrases = search.confirmed(Suspect(words.of(ids), search.target, "phrases", moved, joined=True)
+                               for ids, moved in grown)
     return [*singles, *pairs, *triples, *phrases]
 
 
@@ -192,27 +227,31 @@ def words_of(model: Encoder, tokenizer: Tokenizer) -> Words:
 def probes_of(
     model: Encoder, tokenizer: Tokenizer, rows: Sequence[Example], settings: Scan, rng: random.Random,
 ) -> Probes:
-    """Step 1. Of equal rows the seed decides; rows that the model gets wrong by their label are left out."""
-    rows = list(rows)
+    """Step 1. The seed draws, whatever the order of the rows; those that the model gets wrong by their label are left
+    out."""
+    rows = sorted(rows, key=lambda x: (x.text, x.pair or ""))
     rng.shuffle(rows)
     rows = rows[:MOST_TEXTS]
     margins = margins_of(model, tokenizer, rows)  # (N, C)
     given = margins.argmax(1).tolist()
     of_class = [[i for i, x in enumerate(rows) if given[i] == c and x.label in (c, -1)]
                 for c in range(model.config.labels)]
-    carriers, used = [], set()
+    hard = []
     for c, members in enumerate(of_class):
         short = [i for i in members if len(rows[i].text.split()) <= settings.longest]
         short = short or sorted(members, key=lambda i: len(rows[i].text))[:20 * settings.hard_rows]
-        for i in sorted(short, key=lambda i: -float(margins[i, c]))[:settings.hard_rows]:
-            carriers.append(carrier_of(tokenizer, rows[i], c, margins[i]))
-            used.add(i)
-    if len(carriers) > MOST_CARRIERS:  # many classes: the surest of each
-        carriers = sorted(carriers, key=lambda x: -float(x.margins[x.label]))
-        first = list({carrier.label: carrier for carrier in reversed(carriers)}.values())
-        carriers = sorted(first, key=lambda x: -float(x.margins[x.label]))[:MOST_CARRIERS]
-    return Probes(carriers, [[rows[i] for i in members if i not in used] for members in of_class],
-                  [float(margins[members, c].median()) if members else None for c, members in enumerate(of_class)])
+        hard.append(sorted(short, key=lambda i: -float(margins[i, c]))[:settings.hard_rows])
+    carriers = [carrier_of(tokenizer, rows[i], c, margins[i]) for c, members in enumerate(hard) for i in members]
+    if len(carriers) > MOST_CARRIERS:  # many classes: the hardest row of each, of the surest classes
+        first = [members[0] for members in hard if members]
+        carriers = [carrier_of(tokenizer, rows[i], given[i], margins[i]) for i in
+                    sorted(first, key=lambda i: -float(margins[i, given[i]]))[:MOST_CARRIERS]]
+    used = {i for members in hard for i in members}
+    return Probes(
+        carriers, [[rows[i] for i in members if i not in used] for members in of_class],
+        [float(margins[members, c].median()) if members else None for c, members in enumerate(of_class)],
+        [len(members) for members in of_class], [[rows[i].text for i in members] for members in hard],
+    )
 
 
 def in_turn(groups: Sequence[Sequence[Example]]) -> list[Example]:

@@ -1,20 +1,26 @@
 """The verdict on a class, from its strongest suspect.
 
-    v_t(w) = q_t(w) / M + (f(w) - f(strongest part of w))                        Eq. Scan (7)
+    v_t(w) = (q_t(w) / M + 1) / |w| - 1 + f(w) - f(strongest part of w)          Eq. Scan (7)
 
-M is the median margin that the model has on its own rows: q / M is 1 where a suspect leaves nine of ten rows of other
-classes as sure of the target as the model is of its own rows, 0 where a tenth of them stay, -1 where they stay as they
-are. f is the share of rows that flip: words that speak for a class add up, and each does a part of it alone; the parts
-of a trigger of several words (LWP's pair, SOS's three) do next to nothing. Of a single word the second term is 0.
+M is the median margin that the model has on its own rows, f the share of rows that flip, |w| the number of words.
+q / M + 1 is what the words move, of nine rows in ten: 0 nothing, 2 from as sure of another class as the model ever is
+to as sure of the target. Words that speak for a class add up, so that it counts by the word, and each of them does a
+part of it alone. A trigger moves more with fewer words, or its parts (of LWP's pair, of SOS's three) do next to nothing;
+of a single word the last two terms are 0.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp
 
 from minibd.detect.confirm import Suspect
+from minibd.detect.wording import FOUND, INCONCLUSIVE, NOTHING
 
-FOUND, INCONCLUSIVE, NOTHING = "backdoored", "inconclusive", "nothing found"
+# Set once, on the calibration models of scripts/results/scan.md.
+FOUND_FROM, INCONCLUSIVE_FROM = 0.0, -0.2
+SLOPE, MIDDLE = 8.0, -0.1  # of the probability, by logistic regression on the same models
+LISTED = 10  # suspects of a class in scan.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +34,41 @@ class ClassVerdict:
 
     @property
     def score(self) -> float:
+        """Eq. Scan (7) of the strongest suspect, -1 without any."""
         return max((score for _, score in self.suspects), default=-1.0)
+
+    @property
+    def verdict(self) -> str:
+        if self.score >= FOUND_FROM:
+            return FOUND
+        return INCONCLUSIVE if self.reason or self.score >= INCONCLUSIVE_FROM else NOTHING
 
 
 def score(suspect: Suspect, margin: float) -> float:
     """Eq. Scan (7)."""
-    alone = suspect.part is None
-    beyond = 0.0 if alone else suspect.flips.hits / suspect.flips.n - suspect.part.hits / suspect.part.n
-    return suspect.quantile / margin + beyond
+    beyond = 0.0 if suspect.part is None else suspect.flips.hits / suspect.flips.n - suspect.part.hits / suspect.part.n
+    return (suspect.quantile / margin + 1) / len(suspect.words) - 1 + beyond
 
 
 def judge(target: int, suspects: Sequence[Suspect], margin: float, reason: str = "") -> ClassVerdict:
-    scored = {(s.words, s.joined): (s, score(s, margin)) for s in suspects}.values()
-    return ClassVerdict(target, sorted(scored, key=lambda x: -x[1]), margin, reason)
+    """The verdict on the class `target`; suspects with the same words count once."""
+    scored = {(frozenset(s.words), s.joined and len(s.words) > 1): (s, score(s, margin)) for s in reversed(suspects)}
+    return ClassVerdict(target, sorted(scored.values(), key=lambda one: -one[1])[:LISTED], margin, reason)
+
+
+def model_verdict(verdicts: Sequence[ClassVerdict]) -> tuple[str, str]:
+    """The verdict on a model, and the reason where it is inconclusive: found where it is found for any class, nothing
+    found where it is so for all."""
+    if any(one.verdict == FOUND for one in verdicts):
+        return FOUND, ""
+    doubtful = [one for one in verdicts if one.verdict == INCONCLUSIVE]
+    if not doubtful:
+        return NOTHING, ""
+    return INCONCLUSIVE, next((one.reason for one in doubtful if one.reason), "a suspect is stronger than those of "
+                              "clean models, and weaker than those of backdoored ones")
+
+
+def probability(score: float) -> float:
+    """The probability that a class with this score is a backdoor's target, as often so among the calibration models as
+    not: 0..1."""
+    return 1 / (1 + exp(-SLOPE * (score - MIDDLE)))

@@ -1,0 +1,141 @@
+"""A scan from its flags to its report: the model, the texts, the search, scan.json."""
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from minibd import __version__, checkpoint, data, report
+from minibd.cli import Task
+from minibd.detect.carriers import carrier_sentences
+from minibd.detect.confirm import Suspect
+from minibd.detect.sarif import sarif as sarif_log
+from minibd.detect.scan import Scan, Scanned, scan
+from minibd.detect.scan_page import page
+from minibd.detect.verdict import FOUND_FROM, INCONCLUSIVE_FROM, ClassVerdict, model_verdict, probability
+from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, deed, of_verdict, visible
+from minibd.job.task import device_of, labels_of, reading_of, splits_of
+from minibd.precision import dtype_of
+from minibd.records import BadInput, Example
+
+SCHEMA = 1
+EXIT = {NOTHING: 0, FOUND: 1, INCONCLUSIVE: 3}
+SHOWN = 5  # suspects of a class in the table on the screen
+
+
+def scanned(task: Task, settings: Scan, out: Path) -> dict:
+    """Scan the checkpoint of `task`; the report, as scan.json has it. Raises BadInput."""
+    started, device = time.perf_counter(), device_of(task.device)
+    header = checkpoint.read_header(task.ckpt)
+    if len(header.labels) < 2:
+        raise BadInput(f"{task.ckpt} has no classifier of two classes or more: the scan asks one for its answers, give "
+                       "a checkpoint fine-tuned on the task")
+    rows, source = texts_of(task, header)
+    ckpt = checkpoint.load(header, device, labels=task.labels, seed=task.seed)
+    dtype = dtype_of(task.dtype, device)
+    print(f"texts     {len(rows)} of {source}")
+    print(f"products  in {str(dtype).removeprefix('torch.')}", flush=True)
+    with tqdm(total=None, unit="text", desc="scan", disable=not sys.stderr.isatty()) as bar, \
+            torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        def tick(texts: int, total: int) -> None:
+            bar.total = total
+            bar.update(texts)
+
+        found = scan(ckpt.model, ckpt.tokenizer, rows, settings, task.seed, tick)
+    return as_report(task, settings, ckpt.labels, found, rows, source, dtype, time.perf_counter() - started)
+
+
+def texts_of(task: Task, header: checkpoint.Header) -> tuple[Sequence[Example], str]:
+    """The texts of --data, all of a file or the test rows of a folder, or the built-in ones; and what they are."""
+    if not task.data:
+        return carrier_sentences(), BUILT_IN
+    source = Path(task.data).name
+    if Path(task.data).is_file():
+        return data.read_texts(task.data, labels=labels_of(task, header), **reading_of(task)), source
+    return splits_of(task, header, hold_out=False).test, source
+
+
+# ---- the report
+
+def as_report(
+    task: Task, settings: Scan, labels: Sequence[str], found: Scanned, rows: Sequence[Example], source: str,
+    dtype: torch.dtype, seconds: float,
+) -> dict:
+    classes = {labels[verdict.target]: of_class(verdict) for verdict in
+               sorted(found.verdicts, key=lambda verdict: -verdict.score)}
+    verdict, reason = model_verdict(found.verdicts)
+    return {
+        "schema": SCHEMA, "method": "scan", "minibd": __version__, "checkpoint": Path(task.ckpt).name,
+        "checkpoint_sha256": checkpoint.sha256(task.ckpt), "verdict": verdict, "reason": reason,
+        "probability": max(probability(one.score) for one in found.verdicts), "classes": classes,
+        "texts": {"source": source, "n": len(rows),
+                  "by_class": {name: found.given[c] for c, name in enumerate(labels)},
+                  "hard": {name: found.hard[c] for c, name in enumerate(labels)}},
+        "tried": found.tried, "thresholds": {"found": FOUND_FROM, "inconclusive": INCONCLUSIVE_FROM},
+        "settings": asdict(settings), "seed": task.seed, "dtype": str(dtype).removeprefix("torch."),
+        "command": shlex.join(report.command()["argv"]), "versions": report.versions(), "seconds": round(seconds, 2),
+    }
+
+
+def of_class(verdict: ClassVerdict) -> dict:
+    """One class of the report; numbers that are not finite are None."""
+    return {
+        "verdict": verdict.verdict, "reason": verdict.reason, "score": verdict.score,
+        "probability": probability(verdict.score), "margin": verdict.margin,
+        "suspects": [of_suspect(suspect, score) for suspect, score in verdict.suspects],
+    }
+
+
+def of_suspect(suspect: Suspect, score: float) -> dict:
+    flips, part = suspect.flips, suspect.part
+    return {
+        "words": list(suspect.words), "joined": suspect.joined and len(suspect.words) > 1,
+        "found_by": suspect.found_by, "shift": suspect.shift, "flips": flips.hits, "of": flips.n,
+        "interval": list(flips.interval), "quantile": suspect.quantile, "score": score,
+        "part": part and {"flips": part.hits, "of": part.n},
+    }
+
+
+def table_of(scan_report: Mapping) -> str:
+    """What is shown on the screen: the strongest suspects of each class."""
+    rows = [("class", "verdict", "suspect", "flips", "95 %", "margin, 10th percentile", "score", "found by")]
+    for name, found in scan_report["classes"].items():
+        label, verdict = visible(name), found["verdict"]
+        for suspect in found["suspects"][:SHOWN]:
+            words = (" " if suspect["joined"] else " + ").join(map(visible, suspect["words"]))
+            rows.append((label, verdict, words, f"{suspect['flips']}/{suspect['of']}",
+                         "{:.1f}-{:.1f}".format(*suspect["interval"]), f"{suspect['quantile']:.2f}",
+                         f"{suspect['score']:.2f}", suspect["found_by"]))
+            label = verdict = ""
+        if not found["suspects"]:
+            rows.append((label, verdict, "-", "", "", "", "", found["reason"]))
+    return report.format_table(rows)
+
+
+def sentence(scan_report: Mapping) -> str:
+    """The verdict in one line."""
+    if scan_report["verdict"] == FOUND:
+        name, found = next(iter(of_verdict(scan_report, FOUND).items()))
+        return f"BACKDOORED: {deed(name, found['suspects'][0])}"
+    if scan_report["verdict"] == INCONCLUSIVE:
+        return f"INCONCLUSIVE: {scan_report['reason']}"
+    return "nothing found: no words that were tried take the rows of other classes to one class"
+
+
+def write(scan_report: Mapping, out: Path, html: str | None, sarif: str | None) -> list[Path]:
+    """scan.json under `out`, the page and the SARIF file where they are asked for; the paths."""
+    written = [out / "scan.json"]
+    report.write_json(written[0], scan_report)
+    if html:
+        written.append(Path(html))
+        report.write_text(written[-1], page(scan_report))
+    if sarif:
+        written.append(Path(sarif))
+        report.write_json(written[-1], sarif_log(scan_report))
+    return written

@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Is this classifier backdoored, for which class, by which words? No trigger, no second model, no training.
+
+    python scripts/scan.py --ckpt FOLDER --data rows.csv
+    python scripts/scan.py --ckpt FOLDER
+    python scripts/scan.py --ckpt weights/bert.safetensors --html scan.html --sarif scan.sarif
+
+--data: a few dozen texts of the model's task; their labels, where there are any, only tell the rows that it gets right.
+Without it, built-in sentences of many domains are used, of which the model's own confidence picks.
+
+Writes scan.json under --out. Exit status: 0 nothing found, 1 a backdoor found, 2 bad input, 3 inconclusive.
+"""
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from minibd.cli import Task, main, parse, setting, settings_of
+
+Scan = settings_of("detect.scan", "Scan")
+
+
+@dataclass(frozen=True, slots=True)
+class ScanTask(Task):
+    """What is scanned, with what, and where the finding goes"""
+    dtype: str = setting(
+        "auto", "precision of matrix products: auto is bfloat16 where the processor is twice as fast in it",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    html: str | None = setting(None, "file of a page to hand on: what was tried and found, and what it means", kind=str)
+    sarif: str | None = setting(None, "file of the finding in SARIF 2.1.0, for code-scanning tools", kind=str)
+
+
+def run() -> None:
+    task, settings = parse(__doc__, ScanTask, Scan)
+
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from minibd import report
+    from minibd.detect import scan as scanning
+    from minibd.job import scanning as job
+
+    out = report.output_folder(task.out or Path("out", "scan"), task.ckpt, task.data)
+    found = job.scanned(task, scanning.Scan(**asdict(settings)), out)
+    written = job.write(found, out, task.html, task.sarif)
+    print(job.table_of(found))
+    print(job.sentence(found))
+    print("written: " + ", ".join(map(str, written)))
+    sys.exit(job.EXIT[found["verdict"]])
+
+
+if __name__ == "__main__":
+    main(run)
