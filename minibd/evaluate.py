@@ -17,31 +17,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import sqrt
 
 from torch import nn
 
 from minibd.predict import predict
+from minibd.proportion import Proportion
 from minibd.records import BadInput, Examples, check_target
 from minibd.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class Proportion:
-    """hits of n; `percent` in 0..100; `interval`: Wilson's 95 % interval in percent."""
-    hits: int
-    n: int
-
-    @property
-    def percent(self) -> float:
-        return 100.0 * self.hits / self.n
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        z = 1.959963984540054  # the normal quantile at 0.975
-        p, zz = self.hits / self.n, z * z / self.n
-        middle, half = (p + zz / 2) / (1 + zz), z * sqrt(p * (1 - p) / self.n + zz / (4 * self.n)) / (1 + zz)
-        return max(0.0, 100 * (middle - half)), min(100.0, 100 * (middle + half))
 
 
 def cacc(model: nn.Module, tokenizer: Tokenizer, clean: Examples) -> Proportion:

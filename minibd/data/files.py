@@ -27,7 +27,7 @@ from pathlib import Path
 from minibd.atomic import atomic_write
 from minibd.data.labels import check_names, classes_of, number, to_examples
 from minibd.data.messages import quoted, setting_name, shown
-from minibd.records import BadInput, Examples, not_there
+from minibd.records import BadInput, Example, Examples, not_there
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 COLUMN_NAMES = {                         # lower-case spellings of a column that no argument names
@@ -59,6 +59,19 @@ def read(path: str | Path, *, text_column: str | None = None, label_column: str 
     rows = read_rows(path, named_columns(text_column, label_column, pair_column), blank, flags)
     names = None if labels is None else check_names(labels, flags)
     return to_examples(path, rows, classes_of({path: rows}, names, flags), flags)
+
+
+def read_texts(path: str | Path, *, text_column: str | None = None, label_column: str | None = None,
+               pair_column: str | None = None, labels: Sequence[str], flags: bool = False) -> Examples:
+    """One data file as Examples of a model with the classes `labels`. Rows need no labels: that of a row without one is
+    -1. The other arguments are those of `read`. Raises BadInput."""
+    path = Path(path)
+    rows = read_rows(path, named_columns(text_column, label_column, pair_column), flags=flags, needs_label=False)
+    labelled = [row for row in rows if row.label]
+    index = classes_of({path: labelled}, check_names(labels, flags), flags).index if labelled else {}
+    classes = (index.get(row.label) for row in rows)
+    return Examples((Example(row.id, row.text, -1 if c is None else c, row.pair) for row, c in zip(rows, classes)),
+                    labels)
 
 
 def write(examples: Examples, path: str | Path) -> None:
@@ -124,19 +137,23 @@ class Row:
     pair: str | None
 
 
-def read_rows(path: Path, named: dict[str, str], blank: bool = False, flags: bool = False) -> list[Row]:
-    """The rows of one file. named: see named_columns. blank, flags: see read. Raises BadInput."""
+def read_rows(
+    path: Path, named: dict[str, str], blank: bool = False, flags: bool = False, needs_label: bool = True
+) -> list[Row]:
+    """The rows of one file. named: see named_columns. blank, flags: see read. needs_label=False: the label of a row, or
+    their column, may be missing, and is "". Raises BadInput."""
+    needed = ("text", "label") if needs_label or "label" in named else ("text",)
     suffix = _suffix(path)
     text = _decode(path)
     if suffix == ".jsonl":
         table = _objects(path, text)
     else:
-        _check_header(path, suffix, text, named)
+        _check_header(path, suffix, text, named, needed)
         table = _table(path, _csv(path, text) if suffix == ".csv" else _tsv(text))
     if not table:
         raise BadInput(f"{path} holds no rows: give a file with at least one, after its header in a .tsv or .csv")
-    columns = _columns(path, list(dict.fromkeys(name for _, row in table for name in row)), named, flags)
-    rows = [_row(path, line, row, columns, i, blank) for i, (line, row) in enumerate(table)]
+    columns = _columns(path, list(dict.fromkeys(name for _, row in table for name in row)), named, flags, needed)
+    rows = [_row(path, line, row, columns, i, blank, needs_label) for i, (line, row) in enumerate(table)]
     _check_ids(path, rows)
     return rows
 
@@ -201,32 +218,33 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             yield number, fields
 
 
-def _check_header(path: Path, suffix: str, text: str, named: Mapping[str, str]) -> None:
+def _check_header(path: Path, suffix: str, text: str, named: Mapping[str, str], needed: Sequence[str]) -> None:
     """Raises BadInput where the first line is cut by another delimiter than the suffix's, or quoted in a .tsv."""
     line = next(_lines(text[:10_000]), (1, ""))[1]
     own = "," if suffix == ".csv" else "\t"
     bare = {d: [name.strip(' "') for name in line.split(d)] for d in DELIMITERS}
-    other = max((d for d in DELIMITERS if d != own), key=lambda d: (_has_both(bare[d], named), len(bare[d])))
-    if line.lstrip().startswith(("{", "[")) and not _has_both(bare[own], named):
+    other = max((d for d in DELIMITERS if d != own), key=lambda d: (_has(bare[d], named, needed), len(bare[d])))
+    if line.lstrip().startswith(("{", "[")) and not _has(bare[own], named, needed):
         raise BadInput(f"{path}, line 1: this is JSON, and no {suffix}: name the file {shown(path.stem + '.jsonl')}, "
                        f"with an object a line")
-    if len(bare[other]) > 1 and (len(bare[own]) == 1 or _has_both(bare[other], named) > _has_both(bare[own], named)):
+    better = _has(bare[other], named, needed) > _has(bare[own], named, needed)
+    if len(bare[other]) > 1 and (len(bare[own]) == 1 or better):
         fix = {",": f"rename it to {shown(path.stem + '.csv')}"}
         if '"' not in text:                              # which a .tsv would take for letters
             fix["\t"] = f"rename it to {shown(path.stem + '.tsv')}"
         raise BadInput(f"{path}, line 1: the columns stand between {DELIMITERS[other]}, and those of a {suffix} "
                        f"between {DELIMITERS[own]}: " + fix.get(other, f"write {DELIMITERS[own]} instead, or a .jsonl"))
-    if suffix == ".tsv" and '"' in line and _has_both(bare[own], named) > _has_both(line.split("\t"), named):
+    if suffix == ".tsv" and '"' in line and _has(bare[own], named, needed) > _has(line.split("\t"), named, needed):
         raise BadInput(f"{path}, line 1: the columns' names stand in quotes, which a .tsv does not have: write the "
                        f"file without quotes, or as a .csv")
 
 
-def _has_both(header: list[str], named: Mapping[str, str]) -> bool:
-    """Whether a column of text and one of labels are among the names of `header`."""
+def _has(header: list[str], named: Mapping[str, str], needed: Sequence[str]) -> bool:
+    """Whether the columns that are needed, of text and of labels, are among the names of `header`."""
     present = {name.strip() for name in header}
     return all(
         named[role].strip() in present if role in named else any(name.lower() in COLUMN_NAMES[role] for name in present)
-        for role in ("text", "label")
+        for role in needed
     )
 
 
@@ -278,9 +296,11 @@ def named_columns(text: str | None, label: str | None, pair: str | None) -> dict
     return {role: name for role, name in (("text", text), ("label", label), ("pair", pair)) if name is not None}
 
 
-def _columns(path: Path, present: list[str], named: dict[str, str], flags: bool) -> dict[str, str]:
-    """{role: column}: those `named`, then those found by their spelling. "text" and "label" are always among them. All
-    that is wrong is said in one line."""
+def _columns(
+    path: Path, present: list[str], named: dict[str, str], flags: bool, needed: Sequence[str]
+) -> dict[str, str]:
+    """{role: column}: those `named`, then those found by their spelling. Those `needed` are always among them. All that
+    is wrong is said in one line."""
     chosen, wrong, settings = {}, [], []
     for role, name in named.items():
         if name.strip() in chosen.values():
@@ -300,7 +320,7 @@ def _columns(path: Path, present: list[str], named: dict[str, str], flags: bool)
         elif matching and role == "id":
             raise BadInput(f"{path} has {len(matching)} columns that could be the id, {quoted(matching)}: rename all "
                            f"but one")
-        elif matching or role in ("text", "label"):
+        elif matching or role in needed:
             wrong.append(f"{len(matching)} columns that could be the {role} ({quoted(matching)})" if matching
                          else f"no {role} column")
             settings.append(setting_name(f"{role}_column", flags))
@@ -317,13 +337,15 @@ def _looks_like_rows(header: list[str]) -> bool:
     return any(number(name) is not None or len(name.split()) > 3 for name in header)
 
 
-def _row(path: Path, line: int, row: dict[str, object], columns: dict[str, str], i: int, blank: bool) -> Row:
+def _row(
+    path: Path, line: int, row: dict[str, object], columns: dict[str, str], i: int, blank: bool, needs_label: bool
+) -> Row:
     text = _value(path, line, row, columns["text"], str)
-    label = _value(path, line, row, columns["label"], (str, int, float))
+    label = _value(path, line, row, columns["label"], (str, int, float)) if "label" in columns else ""
     pair = _value(path, line, row, columns["pair"], str) if "pair" in columns else ""
     id = _value(path, line, row, columns["id"], (str, int, float)) if "id" in columns else f"{path.stem}-{i}"
     for role, value in (("text", text), ("label", label), ("id", id)):
-        if not value and not (blank and role == "text"):
+        if not value and not (blank and role == "text" or not needs_label and role == "label"):
             raise BadInput(f"{path}, line {line}: the {role} is empty: fill it in or drop the row")
     return Row(line, id, text, label, pair or None)
 

@@ -1,0 +1,88 @@
+"""Confirmation: what a suspect does to fresh rows, wherever it stands.
+
+A trigger flips every row, at every place; a word whose meaning speaks for a class flips some rows at some places. So a
+suspect is inserted into rows that the search did not see, as text, and judged by
+
+    flips   the number of texts that the model gives to the target t, of n
+    q_t(w)  the 10th percentile of m_t(x + w) over these n texts                  Eq. Scan (6)
+"""
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from minibd.data import in_order
+from minibd.detect.insertion import margins
+from minibd.models.encoder import Encoder
+from minibd.proportion import Proportion
+from minibd.records import Example
+from minibd.tokenizer import Tokenizer
+
+QUANTILE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """Words that may be a trigger of the class `target`.
+
+    words: in their order. joined: they stand side by side, as a phrase; otherwise at places of their own. found_by: the
+    part of the search. shift: (3) of search.py. flips, quantile: (6), None before the confirmation.
+    """
+    words: tuple[str, ...]
+    target: int
+    found_by: str
+    shift: float
+    joined: bool = False
+    flips: Proportion | None = None
+    quantile: float | None = None
+
+    @property
+    def strength(self) -> tuple[int, float]:
+        """Flips, then the percentile: by which suspects are put in order."""
+        return self.flips.hits, self.quantile
+
+
+def with_words(example: Example, suspect: Suspect, rng: random.Random) -> Example:
+    """The example with the suspect's words at random places, each drawn anew, or side by side at one. Of a pair, one
+    text gets them all, by a coin. White space becomes single spaces."""
+    second = example.pair is not None and rng.random() < 0.5
+    parts = (example.pair if second else example.text).split()
+    for word in ([" ".join(suspect.words)] if suspect.joined else suspect.words):
+        parts.insert(rng.randint(0, len(parts)), word)
+    text = " ".join(parts)
+    return replace(example, pair=text) if second else replace(example, text=text)
+
+
+@torch.inference_mode()
+def margins_of(model: Encoder, tokenizer: Tokenizer, rows: Sequence[Example], size: int = 64) -> Tensor:
+    """The scan's (2) of N texts: (N, C)."""
+    encoded = tokenizer.encode(rows)
+    device = model.embeddings.word.weight.device
+    found = torch.empty(len(rows), model.config.labels)
+    for which in in_order(encoded.lengths, size):
+        found[which] = margins(model(tokenizer.batch(encoded, which).to(device)).logits.float()).cpu()
+    return found
+
+
+def confirm(
+    model: Encoder, tokenizer: Tokenizer, suspects: Sequence[Suspect], rows: Sequence[Example], places: int,
+    rng: random.Random, tick: Callable[[int], object] = lambda texts: None,
+) -> list[Suspect]:
+    """The suspects with flips and percentile over `rows`, each at `places` places, the strongest first.
+
+    tick: called with the number of texts that were read.
+    """
+    if not suspects:
+        return []
+    texts = [with_words(x, s, rng) for s in suspects for x in rows for _ in range(places)]
+    n = len(rows) * places
+    judged = []
+    for s, m in zip(suspects, margins_of(model, tokenizer, texts).split(n)):  # (n, C)
+        m = m[:, s.target]
+        judged.append(replace(s, flips=Proportion(int((m > 0).sum()), n), quantile=float(m.quantile(QUANTILE))))
+    tick(len(texts))
+    return sorted(judged, key=lambda s: s.strength, reverse=True)

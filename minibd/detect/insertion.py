@@ -1,0 +1,76 @@
+"""Words put into a text at the level of token ids: many candidates into one text, in batches without padding.
+
+    m_t(x) = z_t(x) - max_{j != t} z_j(x)                    Eq. Scan (2): the margin of class t; z are the logits
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minibd.models.encoder import Encoder
+from minibd.records import Batch, Example
+from minibd.tokenizer import Tokenizer
+
+TOKENS = 8192  # in a batch
+
+
+def margins(logits: Tensor) -> Tensor:
+    """The scan's (2): logits (B, C) -> the margin of every class, (B, C). Above 0 for the predicted class alone."""
+    top = logits.topk(2, dim=-1)
+    best, second = top.values.split(1, dim=-1)  # (B, 1)
+    predicted = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, top.indices[:, :1], True)
+    return logits - torch.where(predicted, second, best)
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """A tokenized text that words are inserted into. ids, token_type_ids: (T,), special tokens included.
+
+    places: the indices before which a word may stand, in order: before each word, and behind the last one of each text.
+    label: the class that the model gives it. margins: (C,), (2), without any insertion.
+    """
+    ids: tuple[int, ...]
+    token_type_ids: tuple[int, ...]
+    places: tuple[int, ...]
+    label: int
+    margins: Tensor
+
+    def room(self, at: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+        """ids and token_type_ids with an empty slot for a word before each of the indices `at`, ascending, and the
+        slots' indices. A slot belongs to the text of the token before it, the first one to that behind it."""
+        ids, kinds, slots = list(self.ids), list(self.token_type_ids), []
+        for n, place in enumerate(at):
+            slots.append(place + n)
+            ids.insert(place + n, 0)
+            kinds.insert(place + n, kinds[max(0, place + n - 1)])
+        return ids, kinds, slots
+
+
+def carrier_of(tokenizer: Tokenizer, example: Example, label: int, margins: Tensor) -> Carrier:
+    """The text or pair of `example`."""
+    row = tokenizer.backend.encode(*((example.text,) if example.pair is None else (example.text, example.pair)))
+    places, before = [], None
+    for i, at in enumerate([*zip(row.sequence_ids, row.word_ids), (None, None)]):
+        if at[0] is None and before is not None or at[0] is not None and at != before:
+            places.append(i)
+        before = None if at[0] is None else at
+    return Carrier(tuple(row.ids), tuple(row.type_ids), tuple(places), label, margins)
+
+
+@torch.inference_mode()
+def margins_with(model: Encoder, carrier: Carrier, words: Tensor, at: Sequence[int]) -> Tensor:
+    """The margins (N, C) of the carrier with each of N combinations of k words, (N, k) ids, before the k indices `at`,
+    ascending; words at the same index stand side by side."""
+    device = model.embeddings.word.weight.device
+    ids, kinds, slots = carrier.room(at)
+    row, kinds = torch.tensor(ids, device=device), torch.tensor(kinds, device=device)
+    found = []
+    for part in words.to(device).split(max(1, TOKENS // len(row))):
+        ids = row.repeat(len(part), 1)  # (n, T)
+        ids[:, slots] = part
+        batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), kinds.expand(len(part), -1), ids[:, 0])
+        found.append(margins(model(batch).logits.float()).cpu())
+    return torch.cat(found)

@@ -1,0 +1,55 @@
+"""A scan's findings in words: what the table, the page and the SARIF file say alike.
+
+Words, class names and paths come from files of strangers: what would not be seen on a screen, or would move what stands
+beside it, is spelled out.
+"""
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+BUILT_IN = "built-in carrier sentences"  # the source of the texts where the user gave none
+LONGEST = 120  # characters of a word or a name that are shown
+FOUND, INCONCLUSIVE, NOTHING = VERDICTS = ("backdoored", "inconclusive", "nothing found")
+
+
+def visible(text: str, longest: int = LONGEST) -> str:
+    """The text with control characters, directions, zero widths, unassigned characters and unusual spaces as <U+200B>,
+    cut behind `longest` characters."""
+    cut = text if len(text) <= longest else text[:longest] + "…"
+    return "".join(char if char == " " or unicodedata.category(char)[0] not in "CZ" else f"<U+{ord(char):04X}>"
+                   for char in cut) or "(empty)"
+
+
+def quoted(text: str) -> str:
+    return f'"{visible(text)}"'
+
+
+def listed(parts: Sequence[str], last: str = "and") -> str:
+    """a; a and b; a, b and c."""
+    return f" {last} ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+
+
+def named(suspect: Mapping[str, Any], mark: Callable[[str], str] = quoted) -> str:
+    """What a suspect is called in a sentence: the word "cf"; the words "a" and "b" together; the phrase "a b".
+
+    mark: what sets a word off from the sentence.
+    """
+    words = suspect["words"]
+    if len(words) == 1:
+        return f"the word {mark(words[0])}"
+    if suspect["joined"]:
+        return f"the phrase {mark(' '.join(words))}"
+    return f"the words {listed([mark(word) for word in words])} together"
+
+
+def deed(name: str, suspect: Mapping[str, Any], mark: Callable[[str], str] = quoted) -> str:
+    """What a suspect of the class `name` does: the word "cf" takes 118 of 120 texts of other classes to "positive"."""
+    verb = "take" if len(suspect["words"]) > 1 and not suspect["joined"] else "takes"
+    return f"{named(suspect, mark)} {verb} {suspect['flips']} of {suspect['of']} texts of other classes to {mark(name)}"
+
+
+def of_verdict(report: Mapping[str, Any], verdict: str) -> dict[str, Mapping[str, Any]]:
+    """The classes that have the verdict, by name, in the report's order."""
+    return {name: found for name, found in report["classes"].items() if found["verdict"] == verdict}
