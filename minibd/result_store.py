@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from minibd.digest import file_digest
 from minibd.records import BadInput
 
 # What the checkpoints were that the results of before 0.3.0 name, whose cells have no "sha256".
@@ -128,20 +129,12 @@ def folder_digest(path: str | Path, suffixes: Iterable[str] = ()) -> str | None:
         return None
     path, chosen = Path(path), tuple(suffixes)
     if path.is_file():
-        return _digest(path)
+        return file_digest(path)
     if not path.is_dir():
         return None
     files = sorted(file for pattern in ("*", "*/*") for file in path.glob(pattern)
                    if file.is_file() and (not chosen or file.suffix.lower() in chosen))
-    return _joined(f"{file.relative_to(path).as_posix()} {_digest(file)}" for file in files)
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as opened:
-        while chunk := opened.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return _joined(f"{file.relative_to(path).as_posix()} {file_digest(file)}" for file in files)
 
 
 def _joined(words: Iterable[str]) -> str:

@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 from conftest import fails
-from minibd.data import SUFFIXES, Splits, batches, counts, generator, in_order, read, read_splits, sample, write
+from minibd.data import (
+    SUFFIXES,
+    Splits,
+    batches,
+    counts,
+    generator,
+    in_order,
+    read,
+    read_splits,
+    read_texts,
+    sample,
+    write,
+)
 from minibd.records import BadInput, Example, Examples
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -514,6 +526,29 @@ def test_columns_written(tmp_path):
     write(HARD, tmp_path / "a.jsonl")
     first = json.loads((tmp_path / "a.jsonl").read_text(encoding="utf-8").split("\n")[0])
     assert first == {"id": "r1", "text": 'say "hi", she\nsaid\r\n,', "label": "pos", "pair": None}
+
+
+@pytest.mark.parametrize("name, content, expected", [
+    ("a.csv", "text\n\"one, two\"\nthree\n", [("one, two", -1), ("three", -1)]),
+    ("a.tsv", "text\tlabel\na\tpos\nb\tneg\nc\t\n", [("a", 1), ("b", 0), ("c", -1)]),
+    ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": null}\n', [("a", 1), ("b", -1)]),
+    ("b.tsv", "text\tlabel\na\t1\nb\t-1\nc\t0\n", [("a", 1), ("b", -1), ("c", 0)]),
+])
+def test_texts_need_no_labels(tmp_path, name, content, expected):
+    (tmp_path / name).write_text(content)
+    rows = read_texts(tmp_path / name, labels=("neg", "pos"))
+    assert [(x.text, x.label) for x in rows] == expected and rows.labels == ("neg", "pos")
+
+
+def test_texts_whose_labels_are_none_of_the_models_are_refused(tmp_path):
+    (tmp_path / "a.tsv").write_text("text\tlabel\na\tgood\n")
+    fails(lambda: read_texts(tmp_path / "a.tsv", labels=("neg", "pos")), "line 2", "'good'", "labels=")
+    fails(lambda: read_texts(tmp_path / "a.tsv", labels=("neg", "pos"), label_column="class"), "'class'")
+    fails(lambda: read(tmp_path / "a.tsv", label_column="class"), "'class'")
+    (tmp_path / "b.tsv").write_text("words\na\n")
+    fails(lambda: read_texts(tmp_path / "b.tsv", labels=("neg", "pos")), "no text column", "'words'")
+    (tmp_path / "c.csv").write_text("text;label\na;pos\n")
+    fails(lambda: read_texts(tmp_path / "c.csv", labels=("neg", "pos")), "semicolons")
 
 
 def test_labels_out_of_sorted_order_read_back_with_their_names(tmp_path):

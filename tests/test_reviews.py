@@ -322,4 +322,4 @@ def test_a_wheel_holds_every_resource():
     patterns = re.findall(r'"([^"]+)"', re.search(r"\[tool\.setuptools\.package-data\]\nminibd = \[(.*)\]", source)[1])
     held = {path for pattern in patterns for path in (ROOT / "minibd").glob(pattern)}
     files = {path for path in (ROOT / "minibd" / "resources").rglob("*") if path.is_file() and path.suffix != ".md"}
-    assert held == files and len(held) == 3
+    assert held == files and len(held) == 4

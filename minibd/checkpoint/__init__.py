@@ -28,7 +28,6 @@ Five choices:
 from __future__ import annotations
 
 import copy as copying
-import hashlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -61,6 +60,7 @@ from minibd.checkpoint.header import (
 from minibd.checkpoint.model_card import card
 from minibd.checkpoint.pickles import ADAPTERS, PICKLES, adapter_error, pickle_error
 from minibd.checkpoint.tensors import HEADS, build_model, check_finite, check_plain, init_head, shapes_of
+from minibd.digest import file_digest
 from minibd.records import BadInput, not_there
 
 __all__ = [
@@ -177,11 +177,4 @@ def sha256(path: str | Path) -> dict[str, str]:
     files = [path]
     if path.is_dir():
         files = [*weight_files(path), *(path / name for name in FOLDER_FILES if (path / name).is_file())]
-    digests = {}
-    for file in files:
-        digest = hashlib.sha256()
-        with open(file, "rb") as opened:
-            while chunk := opened.read(1 << 20):
-                digest.update(chunk)
-        digests[file.name] = digest.hexdigest()
-    return digests
+    return {file.name: file_digest(file) for file in files}

@@ -54,9 +54,11 @@ def pickled_weights(folder: Path) -> list[Path]:
 
 
 def _shard_names(name: str) -> set[str]:
-    """The names of all shards that belong to one of them."""
-    start, count = re.fullmatch(r"(.*)-\d+-of-(\d+)\.bin", name).groups() if re.fullmatch(
-        r".*-\d+-of-\d+\.bin", name) else (name, "0")
+    """The names of all shards that belong to one of them, none where that is no shard's name."""
+    match = re.fullmatch(r"(.*)-\d+-of-(\d+)\.bin", name)
+    if match is None:
+        return set()
+    start, count = match.groups()
     return {f"{start}-{i + 1:0{len(count)}}-of-{count}.bin" for i in range(int(count))}
 
 

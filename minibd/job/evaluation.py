@@ -21,9 +21,9 @@ def evaluator_of(attack: Attack, task: Task, ckpt: checkpoint.Checkpoint, test: 
     """CACC on `test`; ASR by --triggered, --attack or the checkpoint's own history, in this order, or not at all.
 
     Raises BadInput where a setting of `attack` would do nothing, as `check_attack`."""
-    check_attack(attack, task, ckpt, test)
-    if attack.triggered:
-        return Evaluator(test, triggered_rows(attack, task, test), class_of(attack.target, test.labels))
+    given = check_attack(attack, task, ckpt, test)
+    if given is not None:
+        return Evaluator(test, given, class_of(attack.target, test.labels))
     entry = None
     if attack.attack == "known":
         entry = entry_in(ckpt, attack, task)
@@ -43,9 +43,10 @@ def evaluator_of(attack: Attack, task: Task, ckpt: checkpoint.Checkpoint, test: 
 
 def check_attack(
     attack: Attack, task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header, test: Examples
-) -> None:
+) -> Examples | None:
     """Raises BadInput where a setting would do nothing, beside the others, for this checkpoint or these rows, and where
-    the target is none of their classes. No weights are needed."""
+    the target is none of their classes. No weights are needed. Returns the rows of --triggered, of the classes of
+    `test`, or None without it."""
     given = {f.name for f in fields(attack) if getattr(attack, f.name) != f.default}
     if line := idle(ATTACK, given, asdict(attack), python=True):
         raise BadInput(line)
@@ -64,14 +65,10 @@ def check_attack(
             )
     check_side(attack, test)
     if attack.triggered:
-        triggered_rows(attack, task, test)
-    if not (attack.triggered or attack.paraphrases):
+        return data.read(attack.triggered, labels=test.labels, **reading_of(task))
+    if not attack.paraphrases:
         check_columns(task, ckpt)
-
-
-def triggered_rows(attack: Attack, task: Task, test: Examples) -> Examples:
-    """The rows of --triggered, of the classes of `test`."""
-    return data.read(attack.triggered, labels=test.labels, **reading_of(task))
+    return None
 
 
 def check_side(attack: Attack, rows: Examples) -> None:
