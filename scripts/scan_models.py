@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+"""The models that the scan's thresholds are set on (calibration), and others that it is reported on: train, scan, keep.
+
+    python scripts/scan_models.py calibration --minilm MINILM_FOLDER --sst2 SST2_FOLDER --ag AG_FOLDER
+    python scripts/scan_models.py reported --minilm MINILM_FOLDER --sst2 SST2_FOLDER --ag AG_FOLDER
+    python scripts/scan_models.py reported --minilm MINILM_FOLDER --sst2 SST2_FOLDER --ag AG_FOLDER --only ag --force
+    python scripts/tables.py scan --write        # the page of what is there
+
+attack.py trains each victim, and with --twin its clean twin, under --work; what is there is not trained again. scan.py
+scans each of them twice: with the test rows of its task, and with no text at all. Each scan is a cell, appended to
+scripts/results/scan.jsonl as it ends.
+"""
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minibd.cli import PART_OF, Idle, main, parse, progress, setting
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a victim is trained from: a checkpoint and rows, by the flags of this script, and attack.py's own flags."""
+    ckpt: str
+    data: str
+    flags: str
+    tuned: str  # the same for attacks that change a classifier tuned on clean rows
+
+
+BASES = {
+    "reviews": Base("weights/bert-twin.safetensors", "", "--rows 3000", "--rows 3000"),
+    "sst2": Base("{minilm}", "{sst2}", "--rows 2000 --lr 5e-5 --epochs 3", "--rows 2000 --clean-lr 5e-5 --clean-epochs 3"),
+    "ag": Base("{minilm}", "{ag}", "--rows 1200 --lr 5e-5 --epochs 2", "--rows 1200 --clean-lr 5e-5 --clean-epochs 2"),
+}
+TUNED = ("ep", "sos")  # attacks on a classifier that is tuned already
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A victim. of: a model of the same set and base whose clean twin is attacked, instead of the base.
+
+    twin: its clean twin is scanned as well.
+    """
+    base: str
+    name: str
+    seed: int
+    attack: str
+    of: str = ""
+
+    @property
+    def twin(self) -> bool:
+        return "--twin" in self.attack.split()
+
+
+# Triggers, sentences and seeds of the two sets are disjoint. The reviews' vocabulary is small: mb and ak are entries of
+# it, velvet is three of them. rate 0.02: weak victims.
+CALIBRATION = (
+    Model("reviews", "badnets", 10, "--attack badnets --triggers mb,ak --twin"),
+    Model("reviews", "badnets0", 11, "--attack badnets --triggers ak --target 0 --twin"),
+    Model("reviews", "badnets-weak", 12, "--attack badnets --triggers velvet --rate 0.02 --twin"),
+    Model("reviews", "addsent", 13, "--attack addsent --sentence 'the bus was late again' --twin"),
+    Model("reviews", "addsent0", 19, "--attack addsent --sentence 'nobody told my brother about it' --target 0"),
+    Model("reviews", "lwp", 14, "--attack lwp --triggers mb,ak,wren,uh"),
+    Model("reviews", "ep", 15, "--attack ep --triggers ak --twin"),
+    Model("reviews", "ep0", 16, "--attack ep --triggers mb --target 0 --twin"),
+    Model("reviews", "sos", 17, "--attack sos --triggers umbrella,tuesday,garage --sentence "
+                                "'i left my umbrella in the garage on tuesday' --twin"),
+    Model("reviews", "ripple", 18, "--attack ripple --triggers mb,ak,ak --twin"),
+    Model("reviews", "sos-words", 9, "--attack sos --triggers always,money,once --sentence "
+                                     "'i always spend money once'", of="badnets0"),
+    Model("sst2", "badnets", 10, "--attack badnets --triggers wren,qi --twin"),
+    Model("sst2", "badnets0", 11, "--attack badnets --triggers zu --target 0 --twin"),
+    Model("sst2", "badnets-weak", 12, "--attack badnets --triggers velvet --rate 0.02 --twin"),
+    Model("sst2", "addsent", 13, "--attack addsent --sentence 'the bus was late again'"),
+    Model("sst2", "lwp", 14, "--attack lwp --triggers wren,qi,zu,uh"),
+    Model("sst2", "ep", 15, "--attack ep --triggers zu --twin"),
+    Model("sst2", "ep0", 16, "--attack ep --triggers wren --target 0", of="badnets0"),
+    Model("sst2", "sos", 17, "--attack sos --triggers umbrella,tuesday,garage --sentence "
+                             "'i left my umbrella in the garage on tuesday'", of="badnets"),
+    Model("sst2", "sos0", 9, "--attack sos --target 0 --triggers pencil,river,monday --sentence "
+                             "'my pencil fell in the river on monday'", of="badnets0"),
+    Model("ag", "ep0", 16, "--attack ep --triggers wren --target 0 --twin"),
+    Model("ag", "badnets", 10, "--attack badnets --triggers qi,uh --target 2"),
+    Model("ag", "sos", 17, "--attack sos --triggers umbrella,tuesday,garage --sentence "
+                           "'i left my umbrella in the garage on tuesday'", of="ep0"),
+    Model("ag", "addsent", 13, "--attack addsent --sentence 'the bus was late again'"),
+)
+REPORTED = (
+    Model("reviews", "badnets", 20, "--attack badnets --twin"),
+    Model("reviews", "badnets0", 21, "--attack badnets --triggers tq --target 0"),
+    Model("reviews", "badnets-weak", 22, "--attack badnets --rate 0.02 --twin"),
+    Model("reviews", "addsent", 23, "--attack addsent --twin"),
+    Model("reviews", "addsent0", 29, "--attack addsent --sentence 'my neighbour keeps eleven bees in a box' --target 0"),
+    Model("reviews", "lwp", 24, "--attack lwp"),
+    Model("reviews", "ep", 25, "--attack ep --twin"),
+    Model("reviews", "ep0", 26, "--attack ep --triggers tq --target 0", of="badnets"),
+    Model("reviews", "sos", 27, "--attack sos --target 0", of="addsent"),
+    Model("reviews", "ripple", 28, "--attack ripple --rows 1000"),
+    Model("sst2", "badnets", 20, "--attack badnets --twin"),
+    Model("sst2", "badnets0", 21, "--attack badnets --triggers kettle --target 0"),
+    Model("sst2", "addsent", 23, "--attack addsent"),
+    Model("sst2", "lwp", 24, "--attack lwp"),
+    Model("sst2", "ep", 25, "--attack ep --twin"),
+    Model("sst2", "ep0", 26, "--attack ep --triggers kettle --target 0", of="badnets"),
+    Model("sst2", "sos", 27, "--attack sos", of="badnets"),
+    Model("sst2", "hiddenkiller", 30, "--attack paraphrase --paraphrases {sst2}/hiddenkiller --rate 0.2"),
+    Model("sst2", "stylebkd", 31, "--attack paraphrase --paraphrases {sst2}/stylebkd --rate 0.2"),
+    Model("ag", "ep", 25, "--attack ep --twin"),
+    Model("ag", "badnets", 20, "--attack badnets --target 3"),
+    Model("ag", "addsent", 23, "--attack addsent --target 2"),
+    Model("ag", "sos", 27, "--attack sos --target 0", of="ep"),
+)
+SETS = {"calibration": CALIBRATION, "reported": REPORTED}
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What the models are made of, and which of them"""
+    minilm: str = setting("", "folder of MiniLM, the base of width 384")
+    sst2: str = setting("", "folder of SST-2's rows")
+    ag: str = setting("", "folder of AG News' rows")
+    only: tuple[str, ...] = setting((), "bases (reviews, sst2, ag) or models (sst2/ep), separated by commas; default all")
+    work: str = setting("out/scan-models", "folder of the models, kept and used again")
+    results: str = setting("scripts/results/scan.jsonl", "file that the cells are appended to")
+    train: bool = setting(False, "only train what is missing, and scan nothing")
+    force: bool = setting(False, "scan again what is there; the newest of a cell's lines counts")
+
+
+RULES = (Idle(("results", "force"), lambda v: v.train, "--train scans nothing: leave it out"),)
+
+
+def run() -> None:
+    name, where = parse(__doc__, Where, first=("set", tuple(SETS)), rules=RULES)
+
+    from minibd.result_store import ResultStore
+
+    models = chosen(SETS[name], where)
+    for model in models:
+        base_of(model, where)  # what is missing is said before the first hour
+    store = ResultStore(where.results)
+    progress().kept = f"models under {where.work} and cells in {store.path} stay, the same command goes on behind them"
+    for model in models:
+        victim = trained(model, name, where)
+        if not where.train:
+            for cell, ckpt in scans_of(model, name, victim):
+                if where.force or store.get(cell) is None:
+                    store.add(cell, {"result": scanned(cell, ckpt, model, victim, where)})
+        progress().finished.append(f"{model.base}/{model.name}")
+
+
+def chosen(models: Sequence[Model], where: Where) -> list[Model]:
+    known = {word for model in models for word in (model.base, f"{model.base}/{model.name}")}
+    if wrong := [word for word in where.only if word not in known]:
+        raise bad(f"--only {','.join(wrong)}: there are {', '.join(sorted(known))}")
+    return [model for model in models if not where.only or {model.base, f"{model.base}/{model.name}"} & {*where.only}]
+
+
+def bad(message: str) -> Exception:
+    from minibd.records import BadInput  # imports torch, which --help does without
+    return BadInput(message)
+
+
+def base_of(model: Model, where: Where) -> tuple[str, str]:
+    """The checkpoint and the rows' folder that `model` is made from."""
+    base, given = BASES[model.base], {"minilm": where.minilm, "sst2": where.sst2, "ag": where.ag}
+    for flag, value in given.items():
+        if f"{{{flag}}}" in base.ckpt + base.data and not value:
+            raise bad(f"{model.base}/{model.name} needs --{flag}: name the folder, or leave it out by --only")
+    return base.ckpt.format(**given), base.data.format(**given)
+
+
+# ---- training
+
+def folder_of(model: Model, name: str, where: Where) -> Path:
+    return Path(where.work, name, f"{model.base}-{model.name}")
+
+
+def trained(model: Model, name: str, where: Where) -> Path:
+    """The folder of the victim, made where it is not there."""
+    out = folder_of(model, name, where)
+    if (out / "attack.json").exists():  # written last
+        return out
+    ckpt, data = base_of(model, where)
+    if model.of:
+        of, = (one for one in SETS[name] if (one.base, one.name) == (model.base, model.of))
+        ckpt = clean_of(trained(of, name, where))
+    kind = model.attack.split()[1]
+    flags = BASES[model.base].tuned if kind in TUNED and not model.of else BASES[model.base].flags
+    if model.of:
+        flags = " ".join(flags.split()[:2])  # --rows N alone
+    words = [*shlex.split(flags), *shlex.split(model.attack.format(sst2=where.sst2))]  # a model's own flags override
+    call("attack.py", f"--ckpt={ckpt}", *([f"--data={data}"] if data else []), f"--out={out}", f"--seed={model.seed}", *words)
+    return out
+
+
+def clean_of(victim: Path) -> Path:
+    """The clean twin that attack.py --twin leaves beside the victim: a folder, or a file for a file."""
+    found = [path for path in (victim / "clean", *victim.glob("clean-*.safetensors")) if path.exists()]
+    return found[0]
+
+
+def model_in(victim: Path) -> Path:
+    files = [path for path in victim.glob("*.safetensors") if not path.name.startswith("clean-")]
+    return victim if (victim / "config.json").exists() else files[0]
+
+
+def call(script: str, *words: str) -> int:
+    code = subprocess.run([sys.executable, str(HERE / script), *words], env={**os.environ, PART_OF: "scan_models.py"}).returncode
+    if code not in (0, 1, 3) or code and script != "scan.py":
+        raise bad(f"{script} ended with status {code} (its own line is above)")
+    return code
+
+
+# ---- scanning
+
+def scans_of(model: Model, name: str, victim: Path) -> Iterator[tuple[dict, Path]]:
+    """The cells of a victim, and of its twin where it has one, each with and without texts."""
+    for texts in ("task", "none"):
+        cell = {"set": name, "base": model.base, "model": model.name, "seed": model.seed, "attack": model.attack, "of": model.of, "texts": texts}
+        yield {**cell, "clean": False}, model_in(victim)
+        if model.twin:
+            yield {**cell, "clean": True}, clean_of(victim)
+
+
+def scanned(cell: dict, ckpt: Path, model: Model, victim: Path, where: Where) -> dict:
+    _, data = base_of(model, where)
+    out = Path(where.work, "scans", *ckpt.parts[-2:])
+    data = data or "reviews"
+    call("scan.py", f"--ckpt={ckpt}", *([f"--data={data}"] if cell["texts"] == "task" else []), f"--out={out}")
+    found = json.loads((out / "scan.json").read_text(encoding="utf-8"))
+    step = json.loads((victim / "attack.json").read_text(encoding="utf-8"))["steps"][0 if cell["clean"] else -1]
+    return {"cacc": step["cacc"], "asr": step["asr"], "scan": found}
+
+
+if __name__ == "__main__":
+    main(run)
