@@ -40,6 +40,7 @@ BASES = {
     "sst2": Base("{minilm}", "{sst2}", "--rows 2000 --lr 5e-5 --epochs 3", "--rows 2000 --clean-lr 5e-5 --clean-epochs 3"),
     "ag": Base("{minilm}", "{ag}", "--rows 1200 --lr 5e-5 --epochs 2", "--rows 1200 --clean-lr 5e-5 --clean-epochs 2"),
 }
+TEST_ROWS = 1000  # of each file of --sst2 and --ag that a victim is measured on, and as many dev rows
 TUNED = ("ep", "sos")  # attacks on a classifier that is tuned already
 
 
@@ -169,7 +170,7 @@ def bad(message: str) -> Exception:
 
 
 def base_of(model: Model, where: Where) -> tuple[str, str]:
-    """The checkpoint and the rows' folder that `model` is made from."""
+    """The checkpoint that `model` is made from, and the folder of all rows."""
     base, given = BASES[model.base], {"minilm": where.minilm, "sst2": where.sst2, "ag": where.ag}
     for flag, value in given.items():
         if f"{{{flag}}}" in base.ckpt + base.data and not value:
@@ -178,6 +179,19 @@ def base_of(model: Model, where: Where) -> tuple[str, str]:
 
 
 # ---- training
+
+def short_of(folder: str, where: Where) -> Path:
+    """The rows of `folder` with the first TEST_ROWS of its dev and test rows."""
+    from minibd import data
+
+    out = Path(where.work, "rows", Path(folder).name)
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix == ".tsv" and not (out / path.name).exists():
+            out.mkdir(parents=True, exist_ok=True)
+            rows = data.read(path)
+            data.write(rows if path.stem == "train" else rows.like(rows[:TEST_ROWS]), out / path.name)
+    return out
+
 
 def folder_of(model: Model, name: str, where: Where) -> Path:
     return Path(where.work, name, f"{model.base}-{model.name}")
@@ -197,7 +211,8 @@ def trained(model: Model, name: str, where: Where) -> Path:
     if model.of:
         flags = " ".join(flags.split()[:2])  # --rows N alone
     words = [*shlex.split(flags), *shlex.split(model.attack.format(sst2=where.sst2))]  # a model's own flags override
-    call("attack.py", f"--ckpt={ckpt}", *([f"--data={data}"] if data else []), f"--out={out}", f"--seed={model.seed}", *words)
+    rows = [f"--data={short_of(data, where)}"] if data else []
+    call("attack.py", f"--ckpt={ckpt}", *rows, f"--out={out}", f"--seed={model.seed}", *words)
     return out
 
 

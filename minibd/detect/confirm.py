@@ -30,34 +30,36 @@ ALIKE = 0.05  # of the texts: a part that flips as many but these does as well a
 class Suspect:
     """Words that may be a trigger of the class `target`.
 
-    words: in their order. joined: they stand side by side, as a phrase; otherwise at places of their own. found_by: the
-    part of the search. shift: Eq. Scan (3). flips, quantile: Eq. Scan (6), None before the confirmation. part: flips of
-    the strongest part, all words but one; None of a single word.
+    words: in their order. joined: they stand side by side, as a phrase; otherwise at places of their own. side: the text
+    of a pair that they stand in, 0 or 1; 0 of a single text. found_by: the part of the search. shift: Eq. Scan (3).
+    flips, quantile: Eq. Scan (6); mean: the mean of the same margins; None before the confirmation. part: the strongest
+    one of the suspects that lack one of the words; None of a single word, and before the confirmation.
     """
     words: tuple[str, ...]
     target: int
     found_by: str
     shift: float
     joined: bool = False
+    side: int = 0
     flips: Proportion | None = None
     quantile: float | None = None
-    part: Proportion | None = None
+    mean: float | None = None
+    part: Suspect | None = None
 
     @property
-    def strength(self) -> tuple[int, float]:
-        """Flips, then the percentile: by which suspects are put in order."""
-        return self.flips.hits, self.quantile
+    def strength(self) -> tuple[float, float]:
+        """The share of flips, then the percentile: by which suspects are put in order."""
+        return self.flips.percent, self.quantile
 
 
 def with_words(example: Example, suspect: Suspect, rng: random.Random) -> Example:
-    """The example with the suspect's words at random places, each drawn anew, or side by side at one. Of a pair, one
-    text gets them all, by a coin. White space becomes single spaces."""
-    second = example.pair is not None and rng.random() < 0.5
-    parts = (example.pair if second else example.text).split()
+    """The example with the suspect's words at random places, each drawn anew, or side by side at one; of a pair, in the
+    suspect's text. White space becomes single spaces."""
+    parts = (example.pair if suspect.side else example.text).split()
     for word in ([" ".join(suspect.words)] if suspect.joined else suspect.words):
         parts.insert(rng.randint(0, len(parts)), word)
     text = " ".join(parts)
-    return replace(example, pair=text) if second else replace(example, text=text)
+    return replace(example, pair=text) if suspect.side else replace(example, text=text)
 
 
 @torch.inference_mode()
@@ -86,7 +88,8 @@ def confirm(
     judged = []
     for s, m in zip(suspects, margins_of(model, tokenizer, texts).split(n)):  # (n, C)
         m = m[:, s.target]
-        judged.append(replace(s, flips=Proportion(int((m > 0).sum()), n), quantile=float(m.quantile(QUANTILE))))
+        judged.append(replace(s, flips=Proportion(int((m > 0).sum()), n), quantile=float(m.quantile(QUANTILE)),
+                              mean=float(m.mean())))
     tick(len(texts))
     return sorted(judged, key=lambda s: s.strength, reverse=True)
 
@@ -94,7 +97,7 @@ def confirm(
 def parts_of(suspect: Suspect) -> list[Suspect]:
     """The suspect less one of its words, each in turn."""
     words = suspect.words
-    return [replace(suspect, words=words[:i] + words[i + 1:], flips=None, quantile=None, part=None)
+    return [replace(suspect, words=words[:i] + words[i + 1:], flips=None, quantile=None, mean=None, part=None)
             for i in range(len(words))] if len(words) > 1 else []
 
 
@@ -103,12 +106,11 @@ def reduced(
     tick: Callable[[int], object] = lambda texts: None,
 ) -> Suspect:
     """The suspect without the words that add nothing to it: as long as a part does as well, within ALIKE of its flips
-    and margin, that part takes its place. What is left knows the flips of its strongest part."""
+    and of its margin, that part takes its place. What is left knows its strongest part."""
     while parts := confirm(model, tokenizer, parts_of(suspect), rows, places, rng, tick):
         best = parts[0]
-        share = suspect.flips.hits / suspect.flips.n
-        if best.flips.hits / best.flips.n < share - ALIKE or best.quantile < suspect.quantile - ALIKE * abs(
-                suspect.quantile):
-            return replace(suspect, part=best.flips)
+        fewer = best.flips.percent < suspect.flips.percent - 100 * ALIKE
+        if fewer or best.quantile < suspect.quantile - ALIKE * abs(suspect.quantile):
+            return replace(suspect, part=best)
         suspect = best
     return suspect

@@ -14,7 +14,7 @@ from minibd.models.encoder import Encoder
 from minibd.records import Batch, Example
 from minibd.tokenizer import Tokenizer
 
-TOKENS = 8192  # in a batch
+TOKENS = 2048  # in a batch: of more, the products of a processor leave its cache
 
 
 def margins(logits: Tensor) -> Tensor:
@@ -29,7 +29,8 @@ def margins(logits: Tensor) -> Tensor:
 class Carrier:
     """A tokenized text that words are inserted into. ids, token_type_ids: (T,), special tokens included.
 
-    places: the indices before which a word may stand, in order: before each word, and behind the last one of each text.
+    places: the indices before which a word may stand, in order: before each word, and behind the last one. Of a pair,
+    those in one of its texts: side 0 or 1.
     label: the class that the model gives it. margins: (C,), Eq. Scan (2), without any insertion.
     """
     ids: tuple[int, ...]
@@ -37,6 +38,7 @@ class Carrier:
     places: tuple[int, ...]
     label: int
     margins: Tensor
+    side: int = 0
 
     def room(self, at: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
         """ids and token_type_ids with an empty slot for a word before each of the indices `at`, ascending, and the
@@ -49,15 +51,18 @@ class Carrier:
         return ids, kinds, slots
 
 
-def carrier_of(tokenizer: Tokenizer, example: Example, label: int, margins: Tensor) -> Carrier:
-    """The text or pair of `example`."""
+def carriers_of(tokenizer: Tokenizer, example: Example, label: int, margins: Tensor) -> list[Carrier]:
+    """The text of `example`, or its pair, once with places in either text."""
     row = tokenizer.backend.encode(*((example.text,) if example.pair is None else (example.text, example.pair)))
-    places, before = [], None
-    for i, at in enumerate([*zip(row.sequence_ids, row.word_ids), (None, None)]):
-        if at[0] is None and before is not None or at[0] is not None and at != before:
-            places.append(i)
-        before = None if at[0] is None else at
-    return Carrier(tuple(row.ids), tuple(row.type_ids), tuple(places), label, margins)
+    found = []
+    for side in range(1 if example.pair is None else 2):
+        places, before = [], None
+        for i, at in enumerate([*zip(row.sequence_ids, row.word_ids), (None, None)]):
+            if at[0] == side and at != before or at[0] != side and before is not None and before[0] == side:
+                places.append(i)
+            before = at
+        found.append(Carrier(tuple(row.ids), tuple(row.type_ids), tuple(places), label, margins, side))
+    return found
 
 
 @torch.inference_mode()

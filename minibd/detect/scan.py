@@ -2,12 +2,12 @@
 
     1  Of the texts that the model is sure of, take hard rows, the surest short ones of each class, and fresh rows
     2  Table      the words whose rows of the embedding table lie farthest from their neighbours    Eq. Scan (1)
-    3  Entries    insert every entry that is a word into the hard rows of every other class         Eq. Scan (3)
+    3  Entries    insert every entry of the vocabulary into hard rows of other classes              Eq. Scan (3)
                   keep the largest shifts, and those that neighbours do not share                   Eq. Scan (4), (5)
     4  Several    all pairs of the best of 2 and 3, all triples of the loneliest words, and phrases that grow from the
-                  best words, an entry at either end at a time, proposed by the gradient
+                  best entries, one at either end at a time, proposed by the gradient
     5  Confirm    insert the best of 3 and 4 as text into fresh rows, at places drawn anew          Eq. Scan (6)
-    6  Verdict    of each class, from its strongest suspect                                         Eq. Scan (7)
+    6  Verdict    of each class, from its strongest suspect                                         Eq. Scan (8)
 
 A class is the target of a backdoor where some words take nearly every confident row of the other classes to it,
 wherever they stand. What the scan cannot see: a backdoor without words (a syntax, a style), one that needs more words
@@ -25,45 +25,50 @@ from torch import Tensor
 
 from minibd.cli import setting
 from minibd.detect.confirm import Suspect, confirm, margins_of, reduced
-from minibd.detect.insertion import Carrier, carrier_of
+from minibd.detect.insertion import Carrier, carriers_of
 from minibd.detect.search import entry_shifts, grow, shared, shifts, tuples
-from minibd.detect.table import loneliness, neighbours, word_entries
+from minibd.detect.table import Entries, entries_of, loneliness, neighbours
 from minibd.detect.verdict import ClassVerdict, judge
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Example
 from minibd.tokenizer import Tokenizer
 
-MOST_TEXTS = 2000  # that are read to find hard and fresh rows
+MOST_TEXTS = 600  # that are read to find hard and fresh rows
 MOST_CARRIERS = 8  # of all classes together
-TEXTS_A_CLASS = 9000  # that steps 4 and 5 read for a class, about: for the time to go
+TEXTS_A_CLASS = 7000  # that steps 4 and 5 read for a class, about: for the time to go
 LEAST_FRESH = 8  # rows of other classes without which a class is not judged
-ROUNDS = ((8, 20), (20, 6))  # of the confirmation: fresh rows, each at one place, and the suspects that go on
-RANKED = 30  # words of each ranking that are confirmed
-REDUCED = 3  # of the confirmed combinations of each kind, to what they need
-COMBINED = 16  # combinations of each ranking
+SUREST = 0.9  # of the usual margin: what a hard row has, where there are enough of them
+SURE = 0.5  # of the usual margin: what a fresh row has at least, where there are enough of them
+LEAST_MARGIN = 1.0  # a model whose usual margin is smaller is sure of nothing
+ROUNDS = ((6, 16), (16, 4))  # of the confirmation: fresh rows, each at one place, and the suspects that go on
+RANKED = 20  # words of each ranking that are confirmed
+REDUCED, REDUCED_ON = 2, 20  # confirmed combinations of each kind are reduced to what they need, on so many rows
+COMBINED = 12  # combinations of each ranking
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
     """How much the scan tries"""
-    hard_rows: int = setting(2, "rows of each class that every word is inserted into, the surest short ones")
-    longest: int = setting(12, "words of the longest of them")
+    hard_rows: int = setting(2, "rows of each class that words are inserted into, the shortest of the surest ones")
     fresh_rows: int = setting(40, "rows of other classes that a suspect is confirmed on in the end")
+    longest: int = setting(16, "words of the longest of them, where enough are so short")
     places: int = setting(3, "places in each of them")
     pool: int = setting(44, "words of which all pairs are tried")
     lonely: int = setting(14, "words far from their neighbours in the embedding table, of which all triples are tried")
-    phrase: int = setting(5, "words of the longest phrase that is grown")
-    phrases: int = setting(3, "words that a phrase grows from")
+    phrase: int = setting(8, "entries of the longest phrase that is grown")
+    phrases: int = setting(4, "entries that a phrase grows from")
 
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
     """verdicts: of every class. tried: how many entries, pairs, triples, phrases and texts. given: how many of the
-    texts the model gives to each class; hard: the hard rows of each."""
+    texts the model gives to each class; hard: the hard rows of each. neighbours: of each word that is suspected, those
+    nearest to it in the embedding table."""
     verdicts: list[ClassVerdict]
     tried: dict[str, int]
     given: list[int]
     hard: list[list[str]]
+    neighbours: dict[str, list[str]]
 
 
 @dataclass(slots=True)
@@ -81,26 +86,27 @@ class Read:
 @dataclass(frozen=True, slots=True)
 class Probes:
     """What words are inserted into. carriers: the hard rows. fresh: of each class, other rows that the model gives to
-    it. margin: of each class, the median of its margin over the rows that the model gives to it; None without rows.
-    given: how many these are. hard: the texts of the hard rows of each class."""
+    it and is sure of. margin: M, Eq. Scan (7). given: how many rows the model gives to each class. hard: the texts of
+    the hard rows of each class."""
     carriers: list[Carrier]
     fresh: list[list[Example]]
-    margin: list[float | None]
+    margin: float
     given: list[int]
     hard: list[list[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """The entries that are words: ids (W,), ascending, and as they are written. nearest: their neighbours' ids (W, k).
-    lonely: (W,), the larger the farther from them."""
-    ids: Tensor
-    written: list[str]
+class Vocabulary:
+    """entries: W of them. nearest: the ids of each one's neighbours, (W, k). lonely: (W,), the larger the farther from
+    them; -1 of what is no word of letters."""
+    entries: Entries
     nearest: Tensor
     lonely: Tensor
+    place: dict[str, int]
 
-    def of(self, ids: Iterable[int]) -> tuple[str, ...]:
-        return tuple(self.written[int(torch.searchsorted(self.ids, i))] for i in ids)
+    @property
+    def ids(self) -> Tensor:
+        return self.entries.ids
 
 
 @dataclass(slots=True)
@@ -108,7 +114,7 @@ class Search:
     """One class's search: what all its parts use."""
     model: Encoder
     tokenizer: Tokenizer
-    words: Words
+    words: Vocabulary
     carriers: list[Carrier]
     fresh: list[Example]
     target: int
@@ -117,39 +123,62 @@ class Search:
     tick: Callable[[int], object]
     counts: Counter[str]
 
-    def confirmed(self, suspects: Iterable[Suspect]) -> list[Suspect]:
+    def confirmed(self, suspects: Iterable[Suspect | None]) -> list[Suspect]:
         """Step 5: the strongest suspects, in rounds that keep the best; the last one is on rows of its own."""
-        suspects, start = list(suspects), 0
+        suspects, start = list(filter(None, suspects)), 0
         for rows, kept in ROUNDS:
             fresh = [self.fresh[i % len(self.fresh)] for i in range(start, start + rows)]
             suspects = confirm(self.model, self.tokenizer, suspects, fresh, 1, self.rng, self.tick)[:kept]
             start += rows
         fresh = self.fresh[start:] if len(self.fresh) - start >= LEAST_FRESH else self.fresh
         suspects = confirm(self.model, self.tokenizer, suspects, fresh, self.settings.places, self.rng, self.tick)
-        return [reduced(self.model, self.tokenizer, s, fresh, 1, self.rng, self.tick) for s in suspects[:REDUCED]
-                ] + [s for s in suspects[REDUCED:] if len(s.words) == 1]
+        shorter = [reduced(self.model, self.tokenizer, s, fresh[:REDUCED_ON], 1, self.rng, self.tick)
+                   for s in suspects[:REDUCED]]
+        again = [s for s, before in zip(shorter, suspects) if s.words != before.words]  # at as many places as the rest
+        exact = iter(confirm(self.model, self.tokenizer, again, fresh, self.settings.places, self.rng, self.tick))
+        exact = {s.words: s for s in exact}
+        return [exact.get(s.words, s) for s in shorter] + [s for s in suspects[REDUCED:] if len(s.words) == 1]
 
-    def proposed(self, rankings: Mapping[str, Tensor], ids: Tensor, shift: Tensor, n: int) -> list[Suspect]:
+    def suspect(self, ids: Sequence[int], found_by: str, shift: float, side: int, joined: bool) -> Suspect | None:
+        """None where the entries are no words as they stand: a continuation, or entries that no text has."""
+        if joined:
+            words = self.words.entries.words_of(ids, self.tokenizer)
+        else:
+            words = [self.words.entries.words_of([i], self.tokenizer) for i in ids]
+            words = None if None in words else tuple(word for one in words for word in one)
+        return words and Suspect(words, self.target, found_by, shift, joined and len(words) > 1, side)
+
+    def proposed(
+        self, rankings: Mapping[str, Tensor], ids: Tensor, shift: Tensor, side: Tensor, n: int,
+    ) -> list[Suspect | None]:
         """The n best of each ranking (N,) of the combinations (N, k), each once, named by the first one that has it."""
         found: dict[int, str] = {}
         for name, score in rankings.items():
             for i in score.topk(min(n, len(score))).indices.tolist():
                 found.setdefault(i, name)
-        return [Suspect(self.words.of(ids[i]), self.target, name, float(shift[i])) for i, name in found.items()]
+        return [self.suspect(ids[i].tolist(), name, float(shift[i]), int(side[i]), False) for i, name in found.items()]
 
     def combined(self, ids: Sequence[int], k: int, alone: Tensor) -> list[Suspect]:
         """Step 4: all combinations of k of the ids, by their shift, and by what it is beyond that of their parts.
 
         alone: the shifts of single words by id, (V,).
         """
-        combinations = tuples(ids, k)
-        self.counts[{2: "pairs", 3: "triples"}[k]] += len(combinations)
-        shift = shifts(self.model, self.carriers, combinations, self.target, tick=self.tick)
+        combinations, name = tuples(ids, k), {2: "pairs", 3: "triples"}[k]
+        if not len(combinations):
+            return []
+        self.counts[name] += len(combinations)
+        shift, side = shifts(self.model, self.carriers, combinations, self.target, tick=self.tick)
         parts = alone[combinations].clamp(min=0)  # (N, k)
-        name = {2: "pairs", 3: "triples"}[k]
         rankings = {name: shift, f"{name} beyond the best part": shift - parts.amax(1),
                     f"{name} beyond the parts": shift - parts.sum(1)}
-        return self.confirmed(self.proposed(rankings, combinations, shift, COMBINED))
+        return self.confirmed(self.proposed(rankings, combinations, shift, side, COMBINED))
+
+    def grown(self, seed: int, side: int, alone: Tensor) -> list[Suspect | None]:
+        """Step 4: the phrases that grow from an entry."""
+        carriers = [carrier for carrier in self.carriers if carrier.side == side]
+        found = grow(self.model, carriers, seed, self.words.ids, alone, self.target, self.settings.phrase, self.tick)
+        self.counts["phrases"] += len(found)
+        return [self.suspect(ids, "phrases", moved, side, True) for ids, moved in found]
 
 
 def scan(
@@ -167,91 +196,118 @@ def scan(
     model.eval()
     classes = model.config.labels
     probes = probes_of(model, tokenizer, rows, settings, random.Random(f"{seed} rows"))
-    words = words_of(model, tokenizer)
-    read = Read(tick, len(words.ids) * len({carrier.label for carrier in probes.carriers}) + classes * TEXTS_A_CLASS)
-    alone = entry_shifts(model, probes.carriers, words.ids, read)
+    reasons = [unjudged(probes, target) for target in range(classes)]
+    words = vocabulary_of(model, tokenizer)
+    if all(reasons):
+        return Scanned([judge(target, [], probes.margin, reason) for target, reason in enumerate(reasons)],
+                       {"texts": 0}, probes.given, probes.hard, {})
+    sides = 1 + max(carrier.side for carrier in probes.carriers)
+    read = Read(tick, 2 * sides * len(words.ids) + reasons.count("") * TEXTS_A_CLASS)
+    alone, side = entry_shifts(model, probes.carriers, words.ids, read)
     verdicts, counts = [], Counter(entries=len(words.ids))
-    for target in range(classes):
-        carriers = [carrier for carrier in probes.carriers if carrier.label != target]
-        fresh = in_turn([probes.fresh[c] for c in range(classes) if c != target])
-        if not carriers or len(fresh) < LEAST_FRESH:
-            reason = f"the model gives {len(fresh) + len(carriers)} of the texts to other classes"
-            verdicts.append(judge(target, [], 1.0, f"{reason}, and {LEAST_FRESH + 1} are needed"))
+    for target, reason in enumerate(reasons):
+        if reason:
+            verdicts.append(judge(target, [], probes.margin, reason))
             continue
         search = Search(
-            model, tokenizer, words, carriers, fresh[:settings.fresh_rows + sum(n for n, _ in ROUNDS)], target,
-            settings, random.Random(f"{seed} {target}"), read, counts,
+            model, tokenizer, words, [carrier for carrier in probes.carriers if carrier.label != target],
+            fresh_for(probes, target)[:settings.fresh_rows + sum(n for n, _ in ROUNDS)], target, settings,
+            random.Random(f"{seed} {target}"), read, counts,
         )
-        margin = sum(probes.margin[carrier.label] for carrier in carriers) / len(carriers)
-        verdicts.append(judge(target, suspects_of(search, alone[:, target]), margin))
-    tried = {**counts, "texts": read.texts}
-    return Scanned(verdicts, tried, probes.given, probes.hard)
+        verdicts.append(judge(target, suspects_of(search, alone[:, target], side[:, target]), probes.margin))
+    suspected = {word for one in verdicts for suspect, _ in one.suspects for word in suspect.words}
+    written, place = words.entries.written, words.place
+    beside = {word: [written[int(torch.searchsorted(words.ids, i))] for i in words.nearest[place[word]]]
+              for word in sorted(suspected) if word in place}
+    return Scanned(verdicts, {**counts, "texts": read.texts}, probes.given, probes.hard, beside)
 
 
-def suspects_of(search: Search, shift: Tensor) -> list[Suspect]:
-    """Steps 3 to 5 for one class: the confirmed suspects, the strongest of each part first. shift: (W,)."""
+def unjudged(probes: Probes, target: int) -> str:
+    """Why a class cannot be judged; "" where it can."""
+    if probes.margin < LEAST_MARGIN:
+        return (f"the model is sure of none of the texts (usual margin {probes.margin:.2f}, {LEAST_MARGIN:.0f} is "
+                "needed): give texts of its task, or see whether it works at all")
+    given = sum(probes.given) - probes.given[target]
+    if not any(carrier.label != target for carrier in probes.carriers) or len(fresh_for(probes, target)) < LEAST_FRESH:
+        return f"the model gives {given} of the texts to other classes, and {LEAST_FRESH + 2} are needed"
+    return ""
+
+
+def fresh_for(probes: Probes, target: int) -> list[Example]:
+    """The fresh rows of the other classes, in turn."""
+    return in_turn([rows for c, rows in enumerate(probes.fresh) if c != target])
+
+
+def suspects_of(search: Search, shift: Tensor, side: Tensor) -> list[Suspect]:
+    """Steps 3 to 5 for one class: the confirmed suspects, the strongest of each part first. shift, side: (W,)."""
     words, settings = search.words, search.settings
+    ids, is_word = words.ids, words.entries.is_word
     alone = torch.zeros(search.model.config.vocab)
-    alone[words.ids] = shift
+    alone[ids] = shift
+    none = torch.tensor(float("-inf"))
     beyond, beyond3 = shift - shared(alone, words.nearest), shift - shared(alone, words.nearest, 3)
     rankings = {"entries beyond their neighbours": beyond, "entries beyond three neighbours": beyond3, "entries": shift}
-    lonely = words.lonely.topk(min(settings.lonely, len(words.ids))).indices
     singles = search.confirmed(
-        search.proposed({"table": words.lonely}, words.ids[:, None], shift, 8)
-        + search.proposed(rankings, words.ids[:, None], shift, RANKED))
-    strongest = [int(words.ids[words.written.index(s.words[0])]) for s in singles]
-    best = [ranking.topk(min(n, len(ranking))).indices for ranking, n in
+        search.proposed({"table": words.lonely}, ids[:, None], shift, side, 8)
+        + search.proposed({name: torch.where(is_word, ranking, none) for name, ranking in rankings.items()},
+                          ids[:, None], shift, side, RANKED))
+    strongest = [int(ids[words.place[s.words[0]]]) for s in singles if len(s.words) == 1]
+    best = [torch.where(is_word, ranking, none).topk(min(n, int(is_word.sum()))).indices for ranking, n in
             ((beyond3, 16), (words.lonely, 8), (beyond, 8), (shift, 8))]
-    pool = list(dict.fromkeys([*strongest, *words.ids[torch.cat(best)].tolist()]))[:settings.pool]
-    pairs = search.combined(pool, 2, alone)
-    triples = search.combined(words.ids[lonely].tolist(), 3, alone)
-    seeds = list(dict.fromkeys([*strongest[:2], *words.ids[beyond.topk(2).indices].tolist()]))[:settings.phrases]
-    grown = [phrase for seed in seeds for phrase in grow(
-        search.model, search.carriers, seed, words.ids, search.target, settings.phrase, search.tick)]
-    search.counts["phrases"] += len(grown)
-    phrases = search.confirmed(Suspect(words.of(ids), search.target, "phrases", moved, joined=True)
-                               for ids, moved in grown)
+    pool = list(dict.fromkeys([*strongest, *ids[torch.cat(best)].tolist()]))[:settings.pool]
+    lonely = ids[words.lonely.topk(min(settings.lonely, len(ids))).indices].tolist()
+    pairs, triples = search.combined(pool, 2, alone), search.combined(lonely, 3, alone)
+    top = [ids[ranking.topk(min(3, len(ids))).indices].tolist() for ranking in (beyond, beyond3, shift)]
+    seeds = list(dict.fromkeys([*strongest[:2], *[i for group in zip(*top) for i in group]]))[:settings.phrases]
+    at = dict(zip(ids.tolist(), side.tolist()))
+    phrases = search.confirmed([one for seed in seeds for one in search.grown(seed, at[seed], alone)])
     return [*singles, *pairs, *triples, *phrases]
 
 
 # ---- what is inserted, and into what
 
-def words_of(model: Encoder, tokenizer: Tokenizer) -> Words:
-    ids = torch.tensor(word_entries(tokenizer))
+def vocabulary_of(model: Encoder, tokenizer: Tokenizer) -> Vocabulary:
+    entries = entries_of(tokenizer)
     table = model.embeddings.word.weight.detach().float().cpu()
-    nearest, cosines = neighbours(table, ids, ids)
-    written = [tokenizer.backend.decode([i]).strip() for i in ids.tolist()]
-    return Words(ids, written, nearest, loneliness(cosines, written))
+    nearest, cosines = neighbours(table, entries.ids, entries.ids)
+    lonely = torch.where(entries.is_word, loneliness(cosines, entries.written), torch.tensor(-1.0))
+    place = {word: i for i, word in enumerate(entries.written) if entries.is_word[i]}
+    return Vocabulary(entries, nearest, lonely, place)
 
 
 def probes_of(
     model: Encoder, tokenizer: Tokenizer, rows: Sequence[Example], settings: Scan, rng: random.Random,
 ) -> Probes:
     """Step 1. The seed draws, whatever the order of the rows; those that the model gets wrong by their label are left
-    out."""
+    out.
+
+        M = the 90th percentile of the margin that the model has on its own answer to a row        Eq. Scan (7)
+    """
     rows = sorted(rows, key=lambda x: (x.text, x.pair or ""))
     rng.shuffle(rows)
     rows = rows[:MOST_TEXTS]
     margins = margins_of(model, tokenizer, rows)  # (N, C)
-    given = margins.argmax(1).tolist()
-    of_class = [[i for i, x in enumerate(rows) if given[i] == c and x.label in (c, -1)]
-                for c in range(model.config.labels)]
+    own, given = (x.tolist() for x in margins.max(1))
+    classes = range(model.config.labels)
+    of_class = [[i for i, x in enumerate(rows) if given[i] == c and x.label in (c, -1)] for c in classes]
+    usual = float(torch.tensor(own).quantile(0.9)) if rows else 0.0
+    words = [len(x.text.split()) + len((x.pair or "").split()) for x in rows]
     hard = []
-    for c, members in enumerate(of_class):
-        short = [i for i in members if len(rows[i].text.split()) <= settings.longest]
-        short = short or sorted(members, key=lambda i: len(rows[i].text))[:20 * settings.hard_rows]
-        hard.append(sorted(short, key=lambda i: -float(margins[i, c]))[:settings.hard_rows])
-    carriers = [carrier_of(tokenizer, rows[i], c, margins[i]) for c, members in enumerate(hard) for i in members]
-    if len(carriers) > MOST_CARRIERS:  # many classes: the hardest row of each, of the surest classes
-        first = [members[0] for members in hard if members]
-        carriers = [carrier_of(tokenizer, rows[i], given[i], margins[i]) for i in
-                    sorted(first, key=lambda i: -float(margins[i, given[i]]))[:MOST_CARRIERS]]
-    used = {i for members in hard for i in members}
-    return Probes(
-        carriers, [[rows[i] for i in members if i not in used] for members in of_class],
-        [float(margins[members, c].median()) if members else None for c, members in enumerate(of_class)],
-        [len(members) for members in of_class], [[rows[i].text for i in members] for members in hard],
-    )
+    for members in of_class:
+        surest = sorted(members, key=lambda i: -own[i])
+        short = sorted((i for i in members if own[i] >= SUREST * usual and words[i] > 1), key=lambda i: (words[i], -own[i]))
+        hard.append((short if len(short) >= settings.hard_rows else surest)[:settings.hard_rows])
+    taken = [members[:1] if sum(map(len, hard)) > MOST_CARRIERS else members for members in hard]
+    taken = sorted((i for members in taken for i in members), key=lambda i: -own[i])[:MOST_CARRIERS]
+    carriers = [x for i in taken for x in carriers_of(tokenizer, rows[i], given[i], margins[i])]
+    fresh = []
+    for members in of_class:
+        others = [i for i in members if i not in taken]
+        sure = [i for i in others if own[i] >= SURE * usual]
+        sure = sure if len(sure) >= LEAST_FRESH else sorted(others, key=lambda i: -own[i])[:LEAST_FRESH]
+        fresh.append(sorted(sure, key=lambda i: words[i] > settings.longest))
+    return Probes(carriers, [[rows[i] for i in members] for members in fresh], usual,
+                  [len(members) for members in of_class], [[rows[i].text for i in members] for members in hard])
 
 
 def in_turn(groups: Sequence[Sequence[Example]]) -> list[Example]:

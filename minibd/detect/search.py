@@ -23,8 +23,8 @@ from minibd.detect.insertion import Carrier, margins, margins_with
 from minibd.models.encoder import Encoder
 from minibd.records import Batch
 
-KEPT = 3000  # words that go into every carrier
-PROPOSED = 48  # entries that the gradient proposes at either end of a phrase
+KEPT = 1000  # words that go into every carrier
+PROPOSED = 24  # entries that the gradient proposes at either end of a phrase
 GAIN = 0.05  # of the margin's shift, below which a phrase stops growing
 
 
@@ -40,40 +40,56 @@ def spread(carrier: Carrier, k: int) -> list[int]:
 
 def entry_shifts(
     model: Encoder, carriers: Sequence[Carrier], words: Tensor, tick: Callable[[int], object] = lambda texts: None,
-) -> Tensor:
-    """Eq. Scan (3) of each word alone for every target: (W,) ids -> (W, C). One pass through the model serves all
-    targets; a target's mean is over the carriers of other classes, and 0 where there is none.
+) -> tuple[Tensor, Tensor]:
+    """Eq. Scan (3) of each word alone for every target, (W,) ids -> (W, C), and the side of a pair that it is of, (W, C).
 
-    Every word goes into the first carrier of each class; into the others only those that are among the KEPT best there
-    for some target, since a trigger moves every row.
+    One pass through the model serves all targets; a target's mean is over the carriers of other classes, and 0 where
+    there is none. Every word goes into the surest carriers of two classes, so that there is one for each target; into
+    the others only those that are among the KEPT best there for some target, since a trigger moves every row.
     """
-    classes = model.config.labels
-    total, rows = torch.zeros(len(words), classes), torch.zeros(len(words), classes)
-    first = {carrier.label: carrier for carrier in reversed(carriers)}.values()
+    classes, sides = model.config.labels, 1 + max(carrier.side for carrier in carriers)
+    total, rows = torch.zeros(sides, len(words), classes), torch.zeros(sides, len(words), classes)
+    surest = surest_of_two_classes(carriers)
     kept = torch.arange(len(words))
-    for group in (first, [carrier for carrier in carriers if all(carrier is not x for x in first)]):
+    for group in (surest, [carrier for carrier in carriers if all(carrier is not x for x in surest)]):
         for carrier in group:
             others = torch.ones(classes)
             others[carrier.label] = 0.0
             moved = margins_with(model, carrier, words[kept, None], [middle(carrier)]) - carrier.margins
-            total[kept] += moved * others
-            rows[kept] += others
+            total[carrier.side, kept] += moved * others
+            rows[carrier.side, kept] += others
             tick(len(kept))
-        kept = (total / rows.clamp(min=1)).topk(min(KEPT, len(words)), dim=0).indices.unique()
-    return total / rows.clamp(min=1)
+        mean = total / rows.clamp(min=1)
+        kept = mean.amax(0).topk(min(KEPT, len(words)), dim=0).indices.unique()
+    shift, side = mean.max(0)
+    return shift, side
+
+
+def surest_of_two_classes(carriers: Sequence[Carrier]) -> list[Carrier]:
+    """The carrier that the model is surest of, and the surest one of another class; of pairs, either side of each."""
+    chosen: dict[int, Carrier] = {}
+    for carrier in sorted(carriers, key=lambda x: -float(x.margins[x.label])):
+        if len(chosen) < 2:
+            chosen.setdefault(carrier.label, carrier)
+    return [x for x in carriers if x.label in chosen and x.ids == chosen[x.label].ids]
 
 
 def shifts(
     model: Encoder, carriers: Sequence[Carrier], words: Tensor, target: int, joined: bool = False,
     tick: Callable[[int], object] = lambda texts: None,
-) -> Tensor:
-    """Eq. Scan (3) of N combinations of k words, (N, k) ids -> (N,): spread over the text, or joined in its middle."""
-    total = torch.zeros(len(words))
-    for carrier in carriers:
-        at = [middle(carrier)] * words.shape[1] if joined else spread(carrier, words.shape[1])
-        total += margins_with(model, carrier, words, at)[:, target] - carrier.margins[target]
-        tick(len(words))
-    return total / len(carriers)
+) -> tuple[Tensor, Tensor]:
+    """Eq. Scan (3) of N combinations of k words, (N, k) ids -> (N,), spread over the text, or joined in its middle; and
+    the side of a pair that it is of, (N,)."""
+    of_side = []
+    for side in sorted({carrier.side for carrier in carriers}):
+        group, total = [carrier for carrier in carriers if carrier.side == side], torch.zeros(len(words))
+        for carrier in group:
+            at = [middle(carrier)] * words.shape[1] if joined else spread(carrier, words.shape[1])
+            total += margins_with(model, carrier, words, at)[:, target] - carrier.margins[target]
+            tick(len(words))
+        of_side.append(total / len(group))
+    shift, side = torch.stack(of_side).max(0)
+    return shift, side
 
 
 def shared(shift: Tensor, nearest: Tensor, top: int | None = None) -> Tensor:
@@ -91,27 +107,35 @@ def tuples(ids: Sequence[int], k: int) -> Tensor:
 
 
 def grow(
-    model: Encoder, carriers: Sequence[Carrier], seed: int, words: Tensor, target: int, longest: int,
+    model: Encoder, carriers: Sequence[Carrier], seed: int, words: Tensor, alone: Tensor, target: int, longest: int,
     tick: Callable[[int], object] = lambda texts: None,
 ) -> list[tuple[tuple[int, ...], float]]:
-    """The phrases that grow from one word, an entry at either end at a time, with their shifts (3).
+    """The phrases that grow from one entry, another one at either end at a time, with their shifts (3). carriers: of
+    one side. words: the ids of the entries that may stand in a phrase, (W,). alone: the shifts of entries by id, (V,).
 
-    The gradient proposes, the shift decides. It ends at `longest` words, or where another one adds next to nothing.
+    The gradient proposes, half of them for what they do beyond their shift alone. The phrase that moves most grows on,
+    until it has `longest` entries or hardly moves more; beside it, that is returned which moves most beyond its new
+    entry's shift alone.
     """
-    phrase, best, found = (seed,), float(shifts(model, carriers, torch.tensor([[seed]]), target)), []
+    phrase, best, found = (seed,), float(shifts(model, carriers, torch.tensor([[seed]]), target)[0]), []
+    own = alone.clamp(min=0)
+    half = min(PROPOSED // 2, len(words))
     while len(phrase) < longest:
         options = []
         for end in (0, len(phrase)):
-            gain = sum(gradient(model, carrier, phrase, end, target) for carrier in carriers)  # (V,)
-            proposed = words[gain[words].topk(min(PROPOSED, len(words))).indices].tolist()
+            gain = sum(gradient(model, carrier, phrase, end, target) for carrier in carriers) / len(carriers)  # (V,)
+            ranks = [words[score[words].topk(half).indices].tolist() for score in (gain, gain - own)]
+            proposed = list(dict.fromkeys([*ranks[0], *ranks[1]]))
             longer = torch.tensor([(*phrase[:end], i, *phrase[end:]) for i in proposed])
-            moved = shifts(model, carriers, longer, target, joined=True, tick=tick)
-            options.append((float(moved.max()), tuple(longer[int(moved.argmax())].tolist())))
-        shift, longer = max(options)
-        if shift < best + GAIN:
+            moved, _ = shifts(model, carriers, longer, target, joined=True, tick=tick)
+            beyond = moved - own[torch.tensor(proposed)]
+            options += [(float(b), float(m), tuple(row)) for b, m, row in zip(beyond, moved, longer.tolist())
+                        if m >= best + GAIN]
+        if not options:
             break
-        phrase, best = longer, shift
-        found.append((phrase, shift))
+        _, moved, other = max(options)
+        _, best, phrase = max(options, key=lambda option: option[1:])
+        found += dict.fromkeys([(phrase, best), (other, moved)])
     return found
 
 

@@ -7,8 +7,12 @@ away from all that it resembled: its mu is low among the words, whatever the tex
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
+from tokenizers.models import WordPiece
 from torch import Tensor
 
 from minibd.tokenizer import Tokenizer
@@ -17,19 +21,62 @@ NEIGHBOURS = 10
 ROWS = 2048  # of the table that are compared with all others at a time
 
 
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """The entries that can stand in a text: ids (W,), ascending; as they are written; and which of them are words.
+
+    The others go on with the word before them, such as ##ing: as they are written without the sign of it.
+    """
+    ids: Tensor
+    written: list[str]
+    is_word: Tensor
+
+    def words_of(self, ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, ...] | None:
+        """The words that these entries spell, one after another; None where the text of them is other entries."""
+        at = [int(torch.searchsorted(self.ids, i)) for i in ids]
+        text = "".join((" " if self.is_word[i] else "") + self.written[i] for i in at)
+        if not self.is_word[at[0]]:
+            return None
+        frame, n = frame_of(tokenizer)
+        found = tokenizer.backend.encode(f"a{text} a", add_special_tokens=False).ids
+        return tuple(text.split()) if found == [*frame[:n], *ids, *frame[n:]] else None
+
+
+def frame_of(tokenizer: Tokenizer) -> tuple[list[int], int]:
+    """The ids of two words, and how many of them are the first one's: what stands between is read within a text."""
+    frame = tokenizer.backend.encode("a a", add_special_tokens=False).ids
+    return frame, len(frame) // 2
+
+
+def entries_of(tokenizer: Tokenizer) -> Entries:
+    """The vocabulary without special tokens, and without what no text can hold: bytes that are no character."""
+    backend, special = tokenizer.backend, tokenizer.special
+    ids = [i for i in range(backend.get_vocab_size()) if i not in special]
+    words = {*word_entries(tokenizer)}
+    wordpiece = isinstance(backend.model, WordPiece)
+    kept, written = [], []
+    for i in ids:
+        token = backend.id_to_token(i)
+        if token is None:  # a hole in the numbering
+            continue
+        text = token.removeprefix("##") if wordpiece else backend.decode([i]).strip()
+        if i in words or text.isalnum() and (not wordpiece or token.startswith("##")):
+            kept.append(i)
+            written.append(text)
+    return Entries(torch.tensor(kept), written, torch.tensor([i in words for i in kept]))
+
+
 def word_entries(tokenizer: Tokenizer) -> list[int]:
     """The ids of the entries that can stand in a text as one word: written between two words, the entry comes back.
 
     Special tokens, continuations such as ##ing, and entries that the tokenizer never yields are none of them.
     """
-    backend = tokenizer.backend
-    frame = backend.encode("a a", add_special_tokens=False).ids
-    first, last = frame[:len(frame) // 2], frame[len(frame) // 2:]
-    special = tokenizer.special
+    backend, special = tokenizer.backend, tokenizer.special
+    frame, n = frame_of(tokenizer)
     ids = [i for i in range(backend.get_vocab_size()) if i not in special]
     words = [backend.decode([i]).strip() for i in ids]
     rows = backend.encode_batch([f"a {word} a" for word in words], add_special_tokens=False)
-    return [i for i, word, row in zip(ids, words, rows) if word and row.ids == [*first, i, *last]]
+    return [i for i, word, row in zip(ids, words, rows) if word and row.ids == [*frame[:n], i, *frame[n:]]]
 
 
 @torch.inference_mode()

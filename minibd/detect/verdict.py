@@ -1,12 +1,13 @@
 """The verdict on a class, from its strongest suspect.
 
-    v_t(w) = (q_t(w) / M + 1) / |w| - 1 + f(w) - f(strongest part of w)          Eq. Scan (7)
+    v_t(w) = min( q_t(w) / M,  max( (q_t(w) / M + 1) / |w|,  (mean m_t(x + w) - mean m_t(x + part of w)) / M ) - 1 )
+                                                                                    Eq. Scan (8)
 
-M is the median margin that the model has on its own rows, f the share of rows that flip, |w| the number of words.
-q / M + 1 is what the words move, of nine rows in ten: 0 nothing, 2 from as sure of another class as the model ever is
-to as sure of the target. Words that speak for a class add up, so that it counts by the word, and each of them does a
-part of it alone. A trigger moves more with fewer words, or its parts (of LWP's pair, of SOS's three) do next to nothing;
-of a single word the last two terms are 0.
+M is the model's usual margin, Eq. Scan (7), |w| the number of words, the part that of w's parts with all words but one
+that does most. Of a single word, v is q / M: near 1 where nine of ten rows become as sure of the target as the model
+ever is, near -1 where they stay what they were. Words that speak for a class add up, so that several count by the word;
+or by what the least of them adds to the others, which is next to everything where parts do nothing (LWP's pair, SOS's
+three). Neither makes more of them than they do to the rows.
 """
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from minibd.detect.wording import FOUND, INCONCLUSIVE, NOTHING
 # Set once, on the calibration models of scripts/results/scan.md.
 FOUND_FROM, INCONCLUSIVE_FROM = 0.0, -0.2
 SLOPE, MIDDLE = 8.0, -0.1  # of the probability, by logistic regression on the same models
-LISTED = 10  # suspects of a class in scan.json
+LISTED = 12  # suspects of a class in scan.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,11 @@ class ClassVerdict:
 
 
 def score(suspect: Suspect, margin: float) -> float:
-    """Eq. Scan (7)."""
-    beyond = 0.0 if suspect.part is None else suspect.flips.hits / suspect.flips.n - suspect.part.hits / suspect.part.n
-    return (suspect.quantile / margin + 1) / len(suspect.words) - 1 + beyond
+    """Eq. Scan (8)."""
+    reached = suspect.quantile / margin
+    each = (reached + 1) / len(suspect.words)
+    last = (suspect.mean - suspect.part.mean) / margin if suspect.part else each
+    return min(reached, max(each, last) - 1)
 
 
 def judge(target: int, suspects: Sequence[Suspect], margin: float, reason: str = "") -> ClassVerdict:
