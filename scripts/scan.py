@@ -5,8 +5,9 @@
     python scripts/scan.py --ckpt FOLDER
     python scripts/scan.py --ckpt weights/bert.safetensors --html scan.html --sarif scan.sarif
 
---data: a few dozen texts of the model's task; their labels, where there are any, only tell the rows that it gets right.
-Without it, built-in sentences of many domains are used, of which the model's own confidence picks.
+--data: a few dozen texts of the model's task, a file, or a folder, of which the test rows are used; their labels, where
+there are any, only tell the rows that it gets right. reviews: the built-in ones. Without it, built-in sentences of many
+domains are used, of which the model's own confidence picks.
 
 Writes scan.json under --out. Exit status: 0 nothing found, 1 a backdoor found, 2 bad input, 3 inconclusive.
 """
@@ -15,14 +16,24 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from minibd.cli import Task, main, parse, setting, settings_of
+from minibd.cli import Idle, Task, main, parse, setting, settings_of
 
 Scan = settings_of("detect.scan", "Scan")
+RULES = (
+    Idle(("text_column", "label_column", "pair_column"), lambda v: v.data in ("", "reviews", "pairs"),
+         "the texts are built-in ones and in no file: name a file with --data, or leave it out"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ScanTask(Task):
     """What is scanned, with what, and where the finding goes"""
+    data: str = setting(
+        "", "a file of texts, with or without labels, or a folder, whose test rows are used; reviews: built-in reviews; "
+        "pairs: built-in sentence pairs; without it, built-in sentences of many domains",
+    )
+    out: str | None = setting(None, "folder of scan.json (default out/scan)", kind=str)
+    seed: int = setting(0, "random seed of the texts and of the places that words are inserted at")
     dtype: str = setting(
         "auto", "precision of matrix products: auto is bfloat16 where the processor is twice as fast in it",
         choices=("auto", "float32", "bfloat16"),
@@ -32,7 +43,7 @@ class ScanTask(Task):
 
 
 def run() -> None:
-    task, settings = parse(__doc__, ScanTask, Scan)
+    task, settings = parse(__doc__, ScanTask, Scan, rules=RULES)
 
     from dataclasses import asdict
     from pathlib import Path

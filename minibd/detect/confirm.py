@@ -30,7 +30,7 @@ ALIKE = 0.05  # of the texts: a part that flips as many but these does as well a
 class Suspect:
     """Words that may be a trigger of the class `target`.
 
-    words: in their order. joined: they stand side by side, as a phrase; otherwise at places of their own. side: the text
+    words: in their order. sizes: of how many entries of the vocabulary each of them is. joined: they stand side by side, as a phrase; otherwise at places of their own. side: the text
     of a pair that they stand in, 0 or 1; 0 of a single text. found_by: the part of the search. shift: Eq. Scan (3).
     flips, quantile: Eq. Scan (6); mean: the mean of the same margins; None before the confirmation. part: the strongest
     one of the suspects that lack one of the words; None of a single word, and before the confirmation.
@@ -41,10 +41,16 @@ class Suspect:
     shift: float
     joined: bool = False
     side: int = 0
+    sizes: tuple[int, ...] = (1,)
     flips: Proportion | None = None
     quantile: float | None = None
     mean: float | None = None
     part: Suspect | None = None
+
+    @property
+    def entries(self) -> int:
+        """How many entries of the vocabulary the words are."""
+        return sum(self.sizes)
 
     @property
     def strength(self) -> tuple[float, float]:
@@ -96,9 +102,9 @@ def confirm(
 
 def parts_of(suspect: Suspect) -> list[Suspect]:
     """The suspect less one of its words, each in turn."""
-    words = suspect.words
-    return [replace(suspect, words=words[:i] + words[i + 1:], flips=None, quantile=None, mean=None, part=None)
-            for i in range(len(words))] if len(words) > 1 else []
+    words, sizes = suspect.words, suspect.sizes
+    return [replace(suspect, words=words[:i] + words[i + 1:], sizes=sizes[:i] + sizes[i + 1:], flips=None,
+                    quantile=None, mean=None, part=None) for i in range(len(words))] if len(words) > 1 else []
 
 
 def reduced(

@@ -30,6 +30,7 @@ from minibd.detect.search import entry_shifts, grow, shared, shifts, tuples
 from minibd.detect.table import Entries, entries_of, loneliness, neighbours
 from minibd.detect.verdict import ClassVerdict, judge
 from minibd.models.encoder import Encoder
+from minibd.proportion import Proportion
 from minibd.records import BadInput, Example
 from minibd.tokenizer import Tokenizer
 
@@ -44,6 +45,7 @@ ROUNDS = ((6, 16), (16, 4))  # of the confirmation: fresh rows, each at one plac
 RANKED = 20  # words of each ranking that are confirmed
 REDUCED, REDUCED_ON = 2, 20  # confirmed combinations of each kind are reduced to what they need, on so many rows
 COMBINED = 12  # combinations of each ranking
+COMPARED, COMPARED_ON = 3, 20  # single words of a class that are compared with their neighbours, on so many rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +61,19 @@ class Scan:
     phrases: int = setting(4, "entries that a phrase grows from")
 
 
+Around = dict[tuple[int, tuple[str, ...]], Proportion]  # by class and words
+
+
 @dataclass(frozen=True, slots=True)
 class Scanned:
     """verdicts: of every class. tried: how many entries, pairs, triples, phrases and texts. given: how many of the
-    texts the model gives to each class; hard: the hard rows of each. neighbours: of each word that is suspected, those
-    nearest to it in the embedding table."""
+    texts the model gives to each class; hard: the hard rows of each. around: of the strongest single words of a class,
+    the flips of the words nearest to them in the embedding table."""
     verdicts: list[ClassVerdict]
     tried: dict[str, int]
     given: list[int]
     hard: list[list[str]]
-    neighbours: dict[str, list[str]]
+    around: Around
 
 
 @dataclass(slots=True)
@@ -139,6 +144,14 @@ class Search:
         exact = {s.words: s for s in exact}
         return [exact.get(s.words, s) for s in shorter] + [s for s in suspects[REDUCED:] if len(s.words) == 1]
 
+    def around(self, suspect: Suspect) -> Proportion:
+        """The flips of the words that are nearest to a single word, in its place."""
+        near = [self.suspect([i], "", 0.0, suspect.side, False)
+                for i in self.words.nearest[self.words.place[suspect.words[0]]].tolist()]
+        judged = confirm(self.model, self.tokenizer, list(filter(None, near)), self.fresh[-COMPARED_ON:], 1, self.rng,
+                         self.tick)
+        return Proportion(sum(s.flips.hits for s in judged), sum(s.flips.n for s in judged))
+
     def suspect(self, ids: Sequence[int], found_by: str, shift: float, side: int, joined: bool) -> Suspect | None:
         """None where the entries are no words as they stand: a continuation, or entries that no text has."""
         if joined:
@@ -146,7 +159,11 @@ class Search:
         else:
             words = [self.words.entries.words_of([i], self.tokenizer) for i in ids]
             words = None if None in words else tuple(word for one in words for word in one)
-        return words and Suspect(words, self.target, found_by, shift, joined and len(words) > 1, side)
+        if words is None:
+            return None
+        starts = [n for n, i in enumerate(ids) if self.words.entries.starts_word(i)] + [len(ids)]
+        sizes = tuple(end - start for start, end in zip(starts, starts[1:]))
+        return Suspect(words, self.target, found_by, shift, joined and len(words) > 1, side, sizes)
 
     def proposed(
         self, rankings: Mapping[str, Tensor], ids: Tensor, shift: Tensor, side: Tensor, n: int,
@@ -204,7 +221,7 @@ def scan(
     sides = 1 + max(carrier.side for carrier in probes.carriers)
     read = Read(tick, 2 * sides * len(words.ids) + reasons.count("") * TEXTS_A_CLASS)
     alone, side = entry_shifts(model, probes.carriers, words.ids, read)
-    verdicts, counts = [], Counter(entries=len(words.ids))
+    verdicts, counts, around = [], Counter(entries=len(words.ids)), {}
     for target, reason in enumerate(reasons):
         if reason:
             verdicts.append(judge(target, [], probes.margin, reason))
@@ -214,12 +231,11 @@ def scan(
             fresh_for(probes, target)[:settings.fresh_rows + sum(n for n, _ in ROUNDS)], target, settings,
             random.Random(f"{seed} {target}"), read, counts,
         )
-        verdicts.append(judge(target, suspects_of(search, alone[:, target], side[:, target]), probes.margin))
-    suspected = {word for one in verdicts for suspect, _ in one.suspects for word in suspect.words}
-    written, place = words.entries.written, words.place
-    beside = {word: [written[int(torch.searchsorted(words.ids, i))] for i in words.nearest[place[word]]]
-              for word in sorted(suspected) if word in place}
-    return Scanned(verdicts, {**counts, "texts": read.texts}, probes.given, probes.hard, beside)
+        verdict = judge(target, suspects_of(search, alone[:, target], side[:, target]), probes.margin)
+        verdicts.append(verdict)
+        single = [suspect for suspect, _ in verdict.suspects if len(suspect.words) == 1 and suspect.words[0] in words.place]
+        around |= {(target, suspect.words): search.around(suspect) for suspect in single[:COMPARED]}
+    return Scanned(verdicts, {**counts, "texts": read.texts}, probes.given, probes.hard, around)
 
 
 def unjudged(probes: Probes, target: int) -> str:

@@ -31,6 +31,10 @@ class Entries:
     written: list[str]
     is_word: Tensor
 
+    def starts_word(self, i: int) -> bool:
+        """Whether the entry with the id `i` is a word."""
+        return bool(self.is_word[int(torch.searchsorted(self.ids, i))])
+
     def words_of(self, ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, ...] | None:
         """The words that these entries spell, one after another; None where the text of them is other entries."""
         at = [int(torch.searchsorted(self.ids, i)) for i in ids]

@@ -3,7 +3,7 @@
     v_t(w) = min( q_t(w) / M,  max( (q_t(w) / M + 1) / |w|,  (mean m_t(x + w) - mean m_t(x + part of w)) / M ) - 1 )
                                                                                     Eq. Scan (8)
 
-M is the model's usual margin, Eq. Scan (7), |w| the number of words, the part that of w's parts with all words but one
+M is the model's usual margin, Eq. Scan (7), |w| the number of vocabulary entries that the words are, the part that of w's parts with all words but one
 that does most. Of a single word, v is q / M: near 1 where nine of ten rows become as sure of the target as the model
 ever is, near -1 where they stay what they were. Words that speak for a class add up, so that several count by the word;
 or by what the least of them adds to the others, which is next to everything where parts do nothing (LWP's pair, SOS's
@@ -48,7 +48,7 @@ class ClassVerdict:
 def score(suspect: Suspect, margin: float) -> float:
     """Eq. Scan (8)."""
     reached = suspect.quantile / margin
-    each = (reached + 1) / len(suspect.words)
+    each = (reached + 1) / suspect.entries
     last = (suspect.mean - suspect.part.mean) / margin if suspect.part else each
     return min(reached, max(each, last) - 1)
 

@@ -11,22 +11,24 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from minibd import __version__, checkpoint, data, report
+from minibd import __version__, checkpoint, data, report, reviews
 from minibd.cli import Task
 from minibd.detect.carriers import carrier_sentences
 from minibd.detect.confirm import Suspect
 from minibd.detect.sarif import sarif as sarif_log
-from minibd.detect.scan import Scan, Scanned, scan
+from minibd.detect.scan import Around, Scan, Scanned, scan
 from minibd.detect.scan_page import page
 from minibd.detect.verdict import FOUND_FROM, INCONCLUSIVE_FROM, ClassVerdict, model_verdict, probability
 from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, deed, of_verdict, visible
 from minibd.job.task import device_of, labels_of, reading_of, splits_of
 from minibd.precision import dtype_of
+from minibd.proportion import Proportion
 from minibd.records import BadInput, Example
 
 SCHEMA = 1
 EXIT = {NOTHING: 0, FOUND: 1, INCONCLUSIVE: 3}
-SHOWN = 5  # suspects of a class in the table on the screen
+SHOWN = 4  # suspects of a class in the table on the screen
+REVIEWS = "reviews"  # --data: the built-in reviews, that the checkpoints of weights/ classify
 
 
 def scanned(task: Task, settings: Scan, out: Path) -> dict:
@@ -55,10 +57,12 @@ def texts_of(task: Task, header: checkpoint.Header) -> tuple[Sequence[Example], 
     """The texts of --data, all of a file or the test rows of a folder, or the built-in ones; and what they are."""
     if not task.data:
         return carrier_sentences(), BUILT_IN
-    source = Path(task.data).name
-    if Path(task.data).is_file():
-        return data.read_texts(task.data, labels=labels_of(task, header), **reading_of(task)), source
-    return splits_of(task, header, hold_out=False).test, source
+    path = Path(task.data)
+    if task.data == REVIEWS and not path.exists():
+        return reviews.splits(**reviews.PAIRS)[2], "the built-in reviews"
+    if path.is_file():
+        return data.read_texts(path, labels=labels_of(task, header), **reading_of(task)), path.name
+    return splits_of(task, header, hold_out=False).test, path.name
 
 
 # ---- the report
@@ -67,7 +71,7 @@ def as_report(
     task: Task, settings: Scan, labels: Sequence[str], found: Scanned, rows: Sequence[Example], source: str,
     dtype: torch.dtype, seconds: float,
 ) -> dict:
-    classes = {labels[verdict.target]: of_class(verdict) for verdict in
+    classes = {labels[verdict.target]: of_class(verdict, found.around) for verdict in
                sorted(found.verdicts, key=lambda verdict: -verdict.score)}
     verdict, reason = model_verdict(found.verdicts)
     return {
@@ -83,23 +87,32 @@ def as_report(
     }
 
 
-def of_class(verdict: ClassVerdict) -> dict:
+def of_class(verdict: ClassVerdict, around: Around) -> dict:
     """One class of the report; numbers that are not finite are None."""
     return {
         "verdict": verdict.verdict, "reason": verdict.reason, "score": verdict.score,
         "probability": probability(verdict.score), "margin": verdict.margin,
-        "suspects": [of_suspect(suspect, score) for suspect, score in verdict.suspects],
+        "suspects": [of_suspect(suspect, score, around.get((verdict.target, suspect.words)))
+                     for suspect, score in verdict.suspects],
     }
 
 
-def of_suspect(suspect: Suspect, score: float) -> dict:
-    flips, part = suspect.flips, suspect.part
+def of_suspect(suspect: Suspect, score: float, around: Proportion | None) -> dict:
+    """side: the text of a pair. part: the strongest part with one word less. neighbours: flips of the words nearest to
+    a single word, in its place."""
+    part = suspect.part
     return {
-        "words": list(suspect.words), "joined": suspect.joined and len(suspect.words) > 1,
-        "found_by": suspect.found_by, "shift": suspect.shift, "flips": flips.hits, "of": flips.n,
-        "interval": list(flips.interval), "quantile": suspect.quantile, "score": score,
-        "part": part and {"flips": part.hits, "of": part.n},
+        "words": list(suspect.words), "joined": suspect.joined, "side": suspect.side, "found_by": suspect.found_by,
+        "entries": suspect.entries, "shift": suspect.shift, **counted(suspect.flips), "interval": list(suspect.flips.interval),
+        "quantile": suspect.quantile, "mean": suspect.mean, "score": score,
+        "part": part and {"words": list(part.words), **counted(part.flips), "quantile": part.quantile,
+                          "mean": part.mean},
+        "neighbours": around and counted(around),
     }
+
+
+def counted(flips: Proportion) -> dict[str, int]:
+    return {"flips": flips.hits, "of": flips.n}
 
 
 def table_of(scan_report: Mapping) -> str:
