@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from minibd.cli import setting
-from minibd.detect.confirm import Suspect, confirm, margins_of, reduced
+from minibd.detect.confirm import Suspect, confirm, margins_of, reduced, with_words
 from minibd.detect.insertion import Carrier, carriers_of
 from minibd.detect.search import entry_shifts, grow, shared, shifts, tuples
 from minibd.detect.table import Entries, entries_of, loneliness, neighbours
@@ -38,9 +38,11 @@ MOST_TEXTS = 600  # that are read to find hard and fresh rows
 MOST_CARRIERS = 8  # of all classes together
 TEXTS_A_CLASS = 7000  # that steps 4 and 5 read for a class, about: for the time to go
 LEAST_FRESH = 8  # rows of other classes without which a class is not judged
-SUREST = 0.9  # of the usual margin: what a hard row has, where there are enough of them
-SURE = 0.5  # of the usual margin: what a fresh row has at least, where there are enough of them
+SUREST = 0.9  # of the usual margin of their class: what hard rows have, where there are enough of them
+SURE = 0.5  # of the same: what a fresh row has at least, where there are enough of them
 LEAST_MARGIN = 1.0  # a model whose usual margin is smaller is sure of nothing
+LEAST_NEW = 20  # rows that no round has seen, without which the last confirmation takes them all
+CROWD = 12  # words of the largest shifts: of twice as many rows, those that resist them best confirm the suspects
 ROUNDS = ((6, 16), (16, 4))  # of the confirmation: fresh rows, each at one place, and the suspects that go on
 RANKED = 20  # words of each ranking that are confirmed
 REDUCED, REDUCED_ON = 2, 20  # confirmed combinations of each kind are reduced to what they need, on so many rows
@@ -135,7 +137,7 @@ class Search:
             fresh = [self.fresh[i % len(self.fresh)] for i in range(start, start + rows)]
             suspects = confirm(self.model, self.tokenizer, suspects, fresh, 1, self.rng, self.tick)[:kept]
             start += rows
-        fresh = self.fresh[start:] if len(self.fresh) - start >= LEAST_FRESH else self.fresh
+        fresh = self.fresh[start:] if len(self.fresh) - start >= LEAST_NEW else self.fresh
         suspects = confirm(self.model, self.tokenizer, suspects, fresh, self.settings.places, self.rng, self.tick)
         shorter = [reduced(self.model, self.tokenizer, s, fresh[:REDUCED_ON], 1, self.rng, self.tick)
                    for s in suspects[:REDUCED]]
@@ -143,6 +145,17 @@ class Search:
         exact = iter(confirm(self.model, self.tokenizer, again, fresh, self.settings.places, self.rng, self.tick))
         exact = {s.words: s for s in exact}
         return [exact.get(s.words, s) for s in shorter] + [s for s in suspects[REDUCED:] if len(s.words) == 1]
+
+    def keep_hardest(self, crowd: Sequence[Suspect]) -> None:
+        """Of the fresh rows, keep those that resist best, by the median margin over the words of a crowd. Most of these
+        speak for the class by their meaning: a row that they flip says little of a trigger, which flips every row."""
+        wanted = self.settings.fresh_rows + sum(rows for rows, _ in ROUNDS)
+        rows = self.fresh[:2 * wanted]
+        texts = [with_words(x, s, self.rng) for s in crowd for x in rows]
+        margins = margins_of(self.model, self.tokenizer, texts)[:, self.target].unflatten(0, (len(crowd), len(rows)))
+        self.tick(len(texts))
+        kept = margins.median(0).values.argsort()[:max(LEAST_FRESH, min(wanted, len(rows) // 2))].tolist()
+        self.fresh = [rows[i] for i in sorted(kept)]
 
     def around(self, suspect: Suspect) -> Proportion:
         """The flips of the words that are nearest to a single word, in its place."""
@@ -228,8 +241,7 @@ def scan(
             continue
         search = Search(
             model, tokenizer, words, [carrier for carrier in probes.carriers if carrier.label != target],
-            fresh_for(probes, target)[:settings.fresh_rows + sum(n for n, _ in ROUNDS)], target, settings,
-            random.Random(f"{seed} {target}"), read, counts,
+            fresh_for(probes, target), target, settings, random.Random(f"{seed} {target}"), read, counts,
         )
         verdict = judge(target, suspects_of(search, alone[:, target], side[:, target]), probes.margin)
         verdicts.append(verdict)
@@ -263,6 +275,8 @@ def suspects_of(search: Search, shift: Tensor, side: Tensor) -> list[Suspect]:
     none = torch.tensor(float("-inf"))
     beyond, beyond3 = shift - shared(alone, words.nearest), shift - shared(alone, words.nearest, 3)
     rankings = {"entries beyond their neighbours": beyond, "entries beyond three neighbours": beyond3, "entries": shift}
+    crowd = search.proposed({"": torch.where(is_word, shift, none)}, ids[:, None], shift, side, CROWD)
+    search.keep_hardest(list(filter(None, crowd)))
     singles = search.confirmed(
         search.proposed({"table": words.lonely}, ids[:, None], shift, side, 8)
         + search.proposed({name: torch.where(is_word, ranking, none) for name, ranking in rankings.items()},
@@ -306,12 +320,13 @@ def probes_of(
     own, given = (x.tolist() for x in margins.max(1))
     classes = range(model.config.labels)
     of_class = [[i for i, x in enumerate(rows) if given[i] == c and x.label in (c, -1)] for c in classes]
-    usual = float(torch.tensor(own).quantile(0.9)) if rows else 0.0
+    usual = quantile(own)
     words = [len(x.text.split()) + len((x.pair or "").split()) for x in rows]
     hard = []
     for members in of_class:
         surest = sorted(members, key=lambda i: -own[i])
-        short = sorted((i for i in members if own[i] >= SUREST * usual and words[i] > 1), key=lambda i: (words[i], -own[i]))
+        least = SUREST * quantile([own[i] for i in members])
+        short = sorted((i for i in members if own[i] >= least and words[i] > 1), key=lambda i: (words[i], -own[i]))
         hard.append((short if len(short) >= settings.hard_rows else surest)[:settings.hard_rows])
     taken = [members[:1] if sum(map(len, hard)) > MOST_CARRIERS else members for members in hard]
     taken = sorted((i for members in taken for i in members), key=lambda i: -own[i])[:MOST_CARRIERS]
@@ -319,11 +334,16 @@ def probes_of(
     fresh = []
     for members in of_class:
         others = [i for i in members if i not in taken]
-        sure = [i for i in others if own[i] >= SURE * usual]
+        sure = [i for i in others if own[i] >= SURE * quantile([own[i] for i in members])]
         sure = sure if len(sure) >= LEAST_FRESH else sorted(others, key=lambda i: -own[i])[:LEAST_FRESH]
         fresh.append(sorted(sure, key=lambda i: words[i] > settings.longest))
     return Probes(carriers, [[rows[i] for i in members] for members in fresh], usual,
                   [len(members) for members in of_class], [[rows[i].text for i in members] for members in hard])
+
+
+def quantile(margins: Sequence[float]) -> float:
+    """The 90th percentile; 0 of none."""
+    return float(torch.tensor(margins).quantile(0.9)) if margins else 0.0
 
 
 def in_turn(groups: Sequence[Sequence[Example]]) -> list[Example]:
