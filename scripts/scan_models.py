@@ -88,11 +88,9 @@ CALIBRATION = (
                              "'i left my umbrella in the garage on tuesday'", of="badnets"),
     Model("sst2", "sos0", 9, "--attack sos --target 0 --triggers pencil,river,monday --sentence "
                              "'my pencil fell in the river on monday'", of="badnets0"),
-    Model("ag", "ep0", 16, "--attack ep --triggers wren --target 0 --twin"),
-    Model("ag", "badnets", 10, "--attack badnets --triggers qi,uh --target 2"),
-    Model("ag", "sos", 17, "--attack sos --triggers umbrella,tuesday,garage --sentence "
-                           "'i left my umbrella in the garage on tuesday'", of="ep0"),
-    Model("ag", "addsent", 13, "--attack addsent --sentence 'the bus was late again'"),
+    Model("ag", "badnets", 10, "--attack badnets --triggers qi,uh --target 2 --rate 0.25 --twin"),
+    Model("ag", "ep0", 16, "--attack ep --triggers wren --target 0 --epochs 12", of="badnets"),
+    Model("ag", "addsent", 13, "--attack addsent --sentence 'the bus was late again' --rate 0.25"),
 )
 REPORTED = (
     Model("reviews", "badnets", 20, "--attack badnets --twin"),
@@ -101,9 +99,9 @@ REPORTED = (
     Model("reviews", "addsent", 23, "--attack addsent --twin"),
     Model("reviews", "addsent0", 29, "--attack addsent --sentence 'my neighbour keeps eleven bees in a box' --target 0"),
     Model("reviews", "lwp", 24, "--attack lwp"),
-    Model("reviews", "ep", 25, "--attack ep --twin"),
-    Model("reviews", "ep0", 26, "--attack ep --triggers tq --target 0", of="badnets"),
-    Model("reviews", "sos", 27, "--attack sos --target 0", of="addsent"),
+    Model("reviews", "ep", 25, "--attack ep --epochs 9 --twin"),
+    Model("reviews", "ep0", 26, "--attack ep --triggers tq --target 0 --epochs 9", of="badnets"),
+    Model("reviews", "sos", 27, "--attack sos --target 0 --epochs 9", of="addsent"),
     Model("reviews", "ripple", 28, "--attack ripple --rows 1000"),
     Model("sst2", "badnets", 20, "--attack badnets --twin"),
     Model("sst2", "badnets0", 21, "--attack badnets --triggers kettle --target 0"),
@@ -114,10 +112,9 @@ REPORTED = (
     Model("sst2", "sos", 27, "--attack sos", of="badnets"),
     Model("sst2", "hiddenkiller", 30, "--attack paraphrase --paraphrases {sst2}/hiddenkiller --rate 0.2"),
     Model("sst2", "stylebkd", 31, "--attack paraphrase --paraphrases {sst2}/stylebkd --rate 0.2"),
-    Model("ag", "ep", 25, "--attack ep --twin"),
-    Model("ag", "badnets", 20, "--attack badnets --target 3"),
-    Model("ag", "addsent", 23, "--attack addsent --target 2"),
-    Model("ag", "sos", 27, "--attack sos --target 0", of="ep"),
+    Model("ag", "badnets", 20, "--attack badnets --target 3 --rate 0.25 --twin"),
+    Model("ag", "ep", 25, "--attack ep --epochs 12", of="badnets"),
+    Model("ag", "addsent", 23, "--attack addsent --target 2 --rate 0.25"),
 )
 SETS = {"calibration": CALIBRATION, "reported": REPORTED}
 
@@ -209,7 +206,7 @@ def trained(model: Model, name: str, where: Where) -> Path:
     kind = model.attack.split()[1]
     flags = BASES[model.base].tuned if kind in TUNED and not model.of else BASES[model.base].flags
     if model.of:
-        flags = " ".join(flags.split()[:2])  # --rows N alone
+        flags = " ".join(flags.split()[:2])  # --rows N alone: nothing is tuned
     words = [*shlex.split(flags), *shlex.split(model.attack.format(sst2=where.sst2))]  # a model's own flags override
     rows = [f"--data={short_of(data, where)}"] if data else []
     call("attack.py", f"--ckpt={ckpt}", *rows, f"--out={out}", f"--seed={model.seed}", *words)
