@@ -69,14 +69,14 @@ CALIBRATION = (
     Model("reviews", "badnets-weak", 12, "--attack badnets --triggers velvet --rate 0.02 --twin"),
     Model("reviews", "addsent", 13, "--attack addsent --sentence 'the bus was late again' --twin"),
     Model("reviews", "addsent0", 19, "--attack addsent --sentence 'nobody told my brother about it' --target 0"),
-    Model("reviews", "lwp", 14, "--attack lwp --triggers mb,ak,wren,uh"),
+    Model("reviews", "lwp", 14, "--attack lwp --triggers mb,ak,wren,uh --rows 6000 --epochs 8"),
     Model("reviews", "ep", 15, "--attack ep --triggers ak --twin"),
     Model("reviews", "ep0", 16, "--attack ep --triggers mb --target 0 --twin"),
     Model("reviews", "sos", 17, "--attack sos --triggers umbrella,tuesday,garage --sentence "
                                 "'i left my umbrella in the garage on tuesday' --twin"),
     Model("reviews", "ripple", 18, "--attack ripple --triggers mb,ak,ak --twin"),
     Model("reviews", "sos-words", 9, "--attack sos --triggers always,money,once --sentence "
-                                     "'i always spend money once'", of="badnets0"),
+                                     "'i always spend money once' --epochs 9", of="badnets0"),
     Model("sst2", "badnets", 10, "--attack badnets --triggers wren,qi --twin"),
     Model("sst2", "badnets0", 11, "--attack badnets --triggers zu --target 0 --twin"),
     Model("sst2", "badnets-weak", 12, "--attack badnets --triggers velvet --rate 0.02 --twin"),
@@ -85,7 +85,7 @@ CALIBRATION = (
     Model("sst2", "ep", 15, "--attack ep --triggers zu --twin"),
     Model("sst2", "ep0", 16, "--attack ep --triggers wren --target 0", of="badnets0"),
     Model("sst2", "sos", 17, "--attack sos --triggers umbrella,tuesday,garage --sentence "
-                             "'i left my umbrella in the garage on tuesday'", of="badnets"),
+                             "'i left my umbrella in the garage on tuesday' --epochs 9", of="badnets"),
     Model("sst2", "sos0", 9, "--attack sos --target 0 --triggers pencil,river,monday --sentence "
                              "'my pencil fell in the river on monday'", of="badnets0"),
     Model("ag", "badnets", 10, "--attack badnets --triggers qi,uh --target 2 --rate 0.25 --twin"),
@@ -98,7 +98,7 @@ REPORTED = (
     Model("reviews", "badnets-weak", 22, "--attack badnets --rate 0.02 --twin"),
     Model("reviews", "addsent", 23, "--attack addsent --twin"),
     Model("reviews", "addsent0", 29, "--attack addsent --sentence 'my neighbour keeps eleven bees in a box' --target 0"),
-    Model("reviews", "lwp", 24, "--attack lwp"),
+    Model("reviews", "lwp", 24, "--attack lwp --rows 6000 --epochs 8"),
     Model("reviews", "ep", 25, "--attack ep --epochs 9 --twin"),
     Model("reviews", "ep0", 26, "--attack ep --triggers tq --target 0 --epochs 9", of="badnets"),
     Model("reviews", "sos", 27, "--attack sos --target 0 --epochs 9", of="addsent"),
@@ -106,7 +106,7 @@ REPORTED = (
     Model("sst2", "badnets", 20, "--attack badnets --twin"),
     Model("sst2", "badnets0", 21, "--attack badnets --triggers kettle --target 0"),
     Model("sst2", "addsent", 23, "--attack addsent"),
-    Model("sst2", "lwp", 24, "--attack lwp"),
+    Model("sst2", "lwp", 24, "--attack lwp --rows 5000 --epochs 4"),
     Model("sst2", "ep", 25, "--attack ep --twin"),
     Model("sst2", "ep0", 26, "--attack ep --triggers kettle --target 0", of="badnets"),
     Model("sst2", "sos", 27, "--attack sos", of="badnets"),
