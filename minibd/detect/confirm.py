@@ -70,7 +70,7 @@ def with_words(example: Example, suspect: Suspect, rng: random.Random) -> Exampl
 
 @torch.inference_mode()
 def margins_of(model: Encoder, tokenizer: Tokenizer, rows: Sequence[Example], size: int = 64) -> Tensor:
-    """Eq. Scan (2) of N texts: (N, C)."""
+    """The margins, Eq. Scan (2), of N texts: (N, C)."""
     encoded = tokenizer.encode(rows)
     device = model.embeddings.word.weight.device
     found = torch.empty(len(rows), model.config.labels)
@@ -94,10 +94,15 @@ def confirm(
     judged = []
     for s, m in zip(suspects, margins_of(model, tokenizer, texts).split(n)):  # (n, C)
         m = m[:, s.target]
-        judged.append(replace(s, flips=Proportion(int((m > 0).sum()), n), quantile=float(m.quantile(QUANTILE)),
+        judged.append(replace(s, flips=Proportion(int((m > 0).sum()), n), quantile=float(reached(m)),
                               mean=float(m.mean())))
     tick(len(texts))
     return sorted(judged, key=lambda s: s.strength, reverse=True)
+
+
+def reached(margins: Tensor) -> Tensor:
+    """Eq. Scan (6): the margin that nine of ten texts exceed, (n,) -> ()."""
+    return margins.quantile(QUANTILE)
 
 
 def parts_of(suspect: Suspect) -> list[Suspect]:

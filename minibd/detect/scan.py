@@ -26,7 +26,7 @@ from torch import Tensor
 from minibd.cli import setting
 from minibd.detect.confirm import Suspect, confirm, margins_of, reduced, with_words
 from minibd.detect.insertion import Carrier, carriers_of
-from minibd.detect.search import entry_shifts, grow, shared, shifts, tuples
+from minibd.detect.search import beyond, entry_shifts, grow, shifts, tuples
 from minibd.detect.table import Entries, entries_of, loneliness, neighbours
 from minibd.detect.verdict import ClassVerdict, judge
 from minibd.models.encoder import Encoder
@@ -273,8 +273,9 @@ def suspects_of(search: Search, shift: Tensor, side: Tensor) -> list[Suspect]:
     alone = torch.zeros(search.model.config.vocab)
     alone[ids] = shift
     none = torch.tensor(float("-inf"))
-    beyond, beyond3 = shift - shared(alone, words.nearest), shift - shared(alone, words.nearest, 3)
-    rankings = {"entries beyond their neighbours": beyond, "entries beyond three neighbours": beyond3, "entries": shift}
+    beyond_all, beyond3 = beyond(alone, ids, words.nearest), beyond(alone, ids, words.nearest, 3)
+    rankings = {"entries beyond their neighbours": beyond_all, "entries beyond three neighbours": beyond3,
+                "entries": shift}
     crowd = search.proposed({"": torch.where(is_word, shift, none)}, ids[:, None], shift, side, CROWD)
     search.keep_hardest(list(filter(None, crowd)))
     singles = search.confirmed(
@@ -283,11 +284,11 @@ def suspects_of(search: Search, shift: Tensor, side: Tensor) -> list[Suspect]:
                           ids[:, None], shift, side, RANKED))
     strongest = [int(ids[words.place[s.words[0]]]) for s in singles if len(s.words) == 1]
     best = [torch.where(is_word, ranking, none).topk(min(n, int(is_word.sum()))).indices for ranking, n in
-            ((beyond3, 16), (words.lonely, 8), (beyond, 8), (shift, 8))]
+            ((beyond3, 16), (words.lonely, 8), (beyond_all, 8), (shift, 8))]
     pool = list(dict.fromkeys([*strongest, *ids[torch.cat(best)].tolist()]))[:settings.pool]
     lonely = ids[words.lonely.topk(min(settings.lonely, len(ids))).indices].tolist()
     pairs, triples = search.combined(pool, 2, alone), search.combined(lonely, 3, alone)
-    top = [ids[ranking.topk(min(3, len(ids))).indices].tolist() for ranking in (beyond, beyond3, shift)]
+    top = [ids[ranking.topk(min(3, len(ids))).indices].tolist() for ranking in (beyond_all, beyond3, shift)]
     seeds = list(dict.fromkeys([*strongest[:2], *[i for group in zip(*top) for i in group]]))[:settings.phrases]
     at = dict(zip(ids.tolist(), side.tolist()))
     phrases = search.confirmed([one for seed in seeds for one in search.grown(seed, at[seed], alone)])
@@ -309,10 +310,7 @@ def probes_of(
     model: Encoder, tokenizer: Tokenizer, rows: Sequence[Example], settings: Scan, rng: random.Random,
 ) -> Probes:
     """Step 1. The seed draws, whatever the order of the rows; those that the model gets wrong by their label are left
-    out.
-
-        M = the 90th percentile of the margin that the model has on its own answer to a row        Eq. Scan (7)
-    """
+    out."""
     rows = sorted(rows, key=lambda x: (x.text, x.pair or ""))
     rng.shuffle(rows)
     rows = rows[:MOST_TEXTS]
@@ -320,12 +318,12 @@ def probes_of(
     own, given = (x.tolist() for x in margins.max(1))
     classes = range(model.config.labels)
     of_class = [[i for i, x in enumerate(rows) if given[i] == c and x.label in (c, -1)] for c in classes]
-    usual = quantile(own)
+    usual = usual_margin(own)
     words = [len(x.text.split()) + len((x.pair or "").split()) for x in rows]
     hard = []
     for members in of_class:
         surest = sorted(members, key=lambda i: -own[i])
-        least = SUREST * quantile([own[i] for i in members])
+        least = SUREST * usual_margin([own[i] for i in members])
         short = sorted((i for i in members if own[i] >= least and words[i] > 1), key=lambda i: (words[i], -own[i]))
         hard.append((short if len(short) >= settings.hard_rows else surest)[:settings.hard_rows])
     taken = [members[:1] if sum(map(len, hard)) > MOST_CARRIERS else members for members in hard]
@@ -334,15 +332,15 @@ def probes_of(
     fresh = []
     for members in of_class:
         others = [i for i in members if i not in taken]
-        sure = [i for i in others if own[i] >= SURE * quantile([own[i] for i in members])]
+        sure = [i for i in others if own[i] >= SURE * usual_margin([own[i] for i in members])]
         sure = sure if len(sure) >= LEAST_FRESH else sorted(others, key=lambda i: -own[i])[:LEAST_FRESH]
         fresh.append(sorted(sure, key=lambda i: words[i] > settings.longest))
     return Probes(carriers, [[rows[i] for i in members] for members in fresh], usual,
                   [len(members) for members in of_class], [[rows[i].text for i in members] for members in hard])
 
 
-def quantile(margins: Sequence[float]) -> float:
-    """The 90th percentile; 0 of none."""
+def usual_margin(margins: Sequence[float]) -> float:
+    """Eq. Scan (7): M, the 90th percentile of the margins that a model has on its own answers; 0 of none."""
     return float(torch.tensor(margins).quantile(0.9)) if margins else 0.0
 
 

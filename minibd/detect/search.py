@@ -41,7 +41,8 @@ def spread(carrier: Carrier, k: int) -> list[int]:
 def entry_shifts(
     model: Encoder, carriers: Sequence[Carrier], words: Tensor, tick: Callable[[int], object] = lambda texts: None,
 ) -> tuple[Tensor, Tensor]:
-    """Eq. Scan (3) of each word alone for every target, (W,) ids -> (W, C), and the side of a pair that it is of, (W, C).
+    """The shift, Eq. Scan (3), of each word alone for every target, (W,) ids -> (W, C), and the side of a pair that it is
+    of, (W, C).
 
     One pass through the model serves all targets; a target's mean is over the carriers of other classes, and 0 where
     there is none. Every word goes into the surest carriers of two classes, so that there is one for each target; into
@@ -78,8 +79,8 @@ def shifts(
     model: Encoder, carriers: Sequence[Carrier], words: Tensor, target: int, joined: bool = False,
     tick: Callable[[int], object] = lambda texts: None,
 ) -> tuple[Tensor, Tensor]:
-    """Eq. Scan (3) of N combinations of k words, (N, k) ids -> (N,), spread over the text, or joined in its middle; and
-    the side of a pair that it is of, (N,)."""
+    """Eq. Scan (3): the shift of N combinations of k words, (N, k) ids -> (N,), spread over the text, or joined in its
+    middle; and the side of a pair that it is of, (N,)."""
     of_side = []
     for side in sorted({carrier.side for carrier in carriers}):
         group, total = [carrier for carrier in carriers if carrier.side == side], torch.zeros(len(words))
@@ -92,13 +93,15 @@ def shifts(
     return shift, side
 
 
-def shared(shift: Tensor, nearest: Tensor, top: int | None = None) -> Tensor:
-    """What a word's neighbours do as well: the mean of their shifts (Eq. Scan (4)), or of the `top` largest (5).
+def beyond(alone: Tensor, ids: Tensor, nearest: Tensor, top: int | None = None) -> Tensor:
+    """Eq. Scan (4) and (5): a word's shift less what its neighbours do as well, the mean of their shifts, or of the `top`
+    largest (5).
 
-    shift: by id, (V,). nearest: the neighbours' ids, (W, k). Returns (W,).
+    alone: shifts by id, (V,). ids: (W,). nearest: their neighbours' ids, (W, k). Returns (W,).
     """
-    around = shift[nearest]
-    return (around if top is None else around.topk(min(top, around.shape[1]), dim=-1).values).mean(-1)
+    around = alone[nearest]
+    shared = around if top is None else around.topk(min(top, around.shape[1]), dim=-1).values
+    return alone[ids] - shared.mean(-1)
 
 
 def tuples(ids: Sequence[int], k: int) -> Tensor:
