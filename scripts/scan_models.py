@@ -248,8 +248,10 @@ def scanned(cell: dict, ckpt: Path, model: Model, victim: Path, where: Where) ->
     data = data or "reviews"
     call("scan.py", f"--ckpt={ckpt}", *([f"--data={data}"] if cell["texts"] == "task" else []), f"--out={out}")
     found = json.loads((out / "scan.json").read_text(encoding="utf-8"))
-    step = json.loads((victim / "attack.json").read_text(encoding="utf-8"))["steps"][0 if cell["clean"] else -1]
-    return {"cacc": step["cacc"], "asr": step["asr"], "scan": found}
+    made = json.loads((victim / "attack.json").read_text(encoding="utf-8"))
+    step = made["steps"][0 if cell["clean"] else -1]
+    return {"cacc": step["cacc"], "asr": step["asr"], "floor": made["steps"][0]["asr"] if len(made["steps"]) > 1 else None,
+            "target": made["target"], "triggers": made.get("triggers"), "scan": found}
 
 
 if __name__ == "__main__":
