@@ -28,7 +28,7 @@ from minibd.detect.confirm import Suspect, confirm, margins_of, reduced, with_wo
 from minibd.detect.insertion import Carrier, carriers_of
 from minibd.detect.search import beyond, entry_shifts, grow, shifts, tuples
 from minibd.detect.table import Entries, entries_of, loneliness, neighbours
-from minibd.detect.verdict import ClassVerdict, judge
+from minibd.detect.verdict import WITH_TEXTS, ClassVerdict, Thresholds, judge
 from minibd.models.encoder import Encoder
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example
@@ -213,13 +213,13 @@ class Search:
 
 def scan(
     model: Encoder, tokenizer: Tokenizer, rows: Sequence[Example], settings: Scan = Scan(), seed: int = 0,
-    tick: Callable[[int, int], object] = lambda texts, total: None,
+    tick: Callable[[int, int], object] = lambda texts, total: None, limits: Thresholds = WITH_TEXTS,
 ) -> Scanned:
     """The verdict of every class as a backdoor's target, and what was tried.
 
     rows: texts; their labels, where they are not -1, tell the rows that the model gets right, which alone are used.
-    tick: called with the number of texts that were read, and how many there will be in all, about. The model is not
-    changed. Raises BadInput.
+    tick: called with the number of texts that were read, and how many there will be in all, about. limits: MODEL_ALONE
+    where the rows are the built-in sentences. The model is not changed. Raises BadInput.
     """
     if model.config.labels < 2:
         raise BadInput(f"the scan needs a classifier of two classes or more, this model has {model.config.labels}")
@@ -229,7 +229,7 @@ def scan(
     reasons = [unjudged(probes, target) for target in range(classes)]
     words = vocabulary_of(model, tokenizer)
     if all(reasons):
-        return Scanned([judge(target, [], probes.margin, reason) for target, reason in enumerate(reasons)],
+        return Scanned([judge(target, [], probes.margin, reason, limits) for target, reason in enumerate(reasons)],
                        {"texts": 0}, probes.given, probes.hard, {})
     sides = 1 + max(carrier.side for carrier in probes.carriers)
     read = Read(tick, 2 * sides * len(words.ids) + reasons.count("") * TEXTS_A_CLASS)
@@ -237,13 +237,13 @@ def scan(
     verdicts, counts, around = [], Counter(entries=len(words.ids)), {}
     for target, reason in enumerate(reasons):
         if reason:
-            verdicts.append(judge(target, [], probes.margin, reason))
+            verdicts.append(judge(target, [], probes.margin, reason, limits))
             continue
         search = Search(
             model, tokenizer, words, [carrier for carrier in probes.carriers if carrier.label != target],
             fresh_for(probes, target), target, settings, random.Random(f"{seed} {target}"), read, counts,
         )
-        verdict = judge(target, suspects_of(search, alone[:, target], side[:, target]), probes.margin)
+        verdict = judge(target, suspects_of(search, alone[:, target], side[:, target]), probes.margin, "", limits)
         verdicts.append(verdict)
         single = [suspect for suspect, _ in verdict.suspects if len(suspect.words) == 1 and suspect.words[0] in words.place]
         around |= {(target, suspect.words): search.around(suspect) for suspect in single[:COMPARED]}

@@ -18,7 +18,7 @@ from minibd.detect.confirm import Suspect
 from minibd.detect.sarif import sarif as sarif_log
 from minibd.detect.scan import Around, Scan, Scanned, scan
 from minibd.detect.scan_page import page
-from minibd.detect.verdict import FOUND_FROM, INCONCLUSIVE_FROM, ClassVerdict, model_verdict, probability
+from minibd.detect.verdict import ClassVerdict, model_verdict, thresholds
 from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, deed, of_verdict, visible
 from minibd.job.task import device_of, labels_of, reading_of, splits_of
 from minibd.precision import dtype_of
@@ -49,7 +49,7 @@ def scanned(task: Task, settings: Scan, out: Path) -> dict:
             bar.total = total
             bar.update(texts)
 
-        found = scan(ckpt.model, ckpt.tokenizer, rows, settings, task.seed, tick)
+        found = scan(ckpt.model, ckpt.tokenizer, rows, settings, task.seed, tick, thresholds(source == BUILT_IN))
     return as_report(task, settings, ckpt.labels, found, rows, source, dtype, time.perf_counter() - started)
 
 
@@ -74,14 +74,16 @@ def as_report(
     classes = {labels[verdict.target]: of_class(verdict, found.around) for verdict in
                sorted(found.verdicts, key=lambda verdict: -verdict.score)}
     verdict, reason = model_verdict(found.verdicts)
+    known = [one.probability for one in found.verdicts if one.probability is not None]
+    limits = found.verdicts[0].limits
     return {
         "schema": SCHEMA, "method": "scan", "minibd": __version__, "checkpoint": Path(task.ckpt).name,
         "checkpoint_sha256": checkpoint.sha256(task.ckpt), "verdict": verdict, "reason": reason,
-        "probability": max(probability(one.score) for one in found.verdicts), "classes": classes,
+        "probability": max(known) if known else None, "classes": classes,
         "texts": {"source": source, "n": len(rows),
                   "by_class": {name: found.given[c] for c, name in enumerate(labels)},
                   "hard": {name: found.hard[c] for c, name in enumerate(labels)}},
-        "tried": found.tried, "thresholds": {"found": FOUND_FROM, "inconclusive": INCONCLUSIVE_FROM},
+        "tried": found.tried, "thresholds": {"found": limits.found, "inconclusive": limits.inconclusive},
         "settings": asdict(settings), "seed": task.seed, "dtype": str(dtype).removeprefix("torch."),
         "command": shlex.join(report.command()["argv"]), "versions": report.versions(), "seconds": round(seconds, 2),
     }
@@ -91,7 +93,7 @@ def of_class(verdict: ClassVerdict, around: Around) -> dict:
     """One class of the report; numbers that are not finite are None."""
     return {
         "verdict": verdict.verdict, "reason": verdict.reason, "score": verdict.score,
-        "probability": probability(verdict.score), "margin": verdict.margin,
+        "probability": verdict.probability, "margin": verdict.margin,
         "suspects": [of_suspect(suspect, score, around.get((verdict.target, suspect.words)))
                      for suspect, score in verdict.suspects],
     }

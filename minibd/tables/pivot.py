@@ -216,13 +216,20 @@ class Grid(NamedTuple):
     note: str
 
 
-def read(view: View, book: Book) -> Grid:
+class Computed(NamedTuple):
+    """A table that is no pivot of cells: `make` writes it from the stores."""
+    make: Callable[[Book], Grid]
+
+
+def read(view: View | Computed, book: Book) -> Grid:
+    if isinstance(view, Computed):
+        return view.make(book)
     rows = tuple(tuple(entry if isinstance(entry, str) else entry.text(book) for entry in row) for row in view.rows)
     return Grid(view.head, rows, note_of(view, book))
 
 
-def entries(view: View) -> Iterator[Pick | Mean | Over]:
-    return (entry for row in view.rows for entry in row if not isinstance(entry, str))
+def entries(view: View | Computed) -> Iterator[Pick | Mean | Over]:
+    return iter(()) if isinstance(view, Computed) else (entry for row in view.rows for entry in row if not isinstance(entry, str))
 
 
 def note_of(view: View, book: Book) -> str:

@@ -270,4 +270,4 @@ TABLES = {
     "attacks-reviews": tuple(Row(name, f"--attack {name}")
                              for name in ("badnets", "addsent", "ep", "sos", "lwp", "ripple")),
 }
-STORED = ("builtin", "choose")  # cells of scripts/mbtsad.py and scripts/choose.py, which tables.py only shows
+STORED = ("builtin", "choose", "scan")  # cells of mbtsad.py, choose.py and scan_models.py, which tables.py only shows

@@ -8,7 +8,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
+from minibd.tables import scans
 from minibd.tables.pivot import (
+    Computed,
     Entry,
     Found,
     Mean,
@@ -436,7 +438,7 @@ def finemix_pairs() -> View:
 
 # ---- all of them
 
-VIEWS: dict[str, dict[str, View]] = {
+VIEWS: dict[str, dict[str, View | Computed]] = {
     "mbtsad": mbtsad(),
     "builtin": builtin(),
     "choose": choose(),
@@ -451,4 +453,5 @@ VIEWS: dict[str, dict[str, View]] = {
     "finemix-rho": {"": finemix_rho()},
     "finemix-reviews": {held: by_attack("finemix-reviews", held) for held in ("20 %", "64 rows")},
     "finemix-pairs": {"": finemix_pairs()},
+    "scan": scans.views(),
 }

@@ -1,0 +1,215 @@
+"""The tables of scripts/results/scan.md: what the scan says of models whose backdoor is known (scripts/scan_models.py).
+
+A victim counts as backdoored from an ASR of BACKDOORED on; below it the attack did not take, and the model is neither
+clean nor backdoored. Scores are computed from what was measured, Eq. Scan (8) as it stands, and a model's is that of its
+strongest class.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+
+from minibd.detect import verdict
+from minibd.detect.confirm import Suspect
+from minibd.detect.wording import FOUND, INCONCLUSIVE, NOTHING
+from minibd.proportion import Proportion
+from minibd.tables.pivot import Book, Computed, Grid
+
+BACKDOORED = 60.0  # percent
+STRONG = 90.0  # percent: from here on an attack is what its paper promises
+FIRST = 3  # suspects among which a true word counts as named
+WIDTHS = {"reviews": "128, reviews", "sst2": "384, SST-2", "ag": "384, AG News"}
+SINGLE = ("badnets", "ep", "ripple")  # attacks with triggers of one word
+TEXTS = {"task": "texts of the task", "none": "the model alone"}
+SETS = ("calibration", "reported")
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """One scan. kind: "clean", "backdoored", or "weak" where the attack did not take. named: whether a true word is
+    among the first suspects of the target; best: the suspects of the strongest class."""
+    cell: Mapping
+    result: Mapping
+    kind: str
+    scores: Mapping[str, float]
+    named: bool
+    best: tuple[Mapping, ...]
+    reason: str
+
+    @property
+    def attack(self) -> str:
+        return self.cell["attack"].split()[1]
+
+    @property
+    def score(self) -> float:
+        return max(self.scores.values())
+
+    @property
+    def thresholds(self) -> verdict.Thresholds:
+        return verdict.thresholds(self.cell["texts"] == "none")
+
+    @property
+    def verdict(self) -> str:
+        if self.score >= self.thresholds.found:
+            return FOUND
+        return INCONCLUSIVE if self.reason or self.score >= self.thresholds.inconclusive else NOTHING
+
+
+def scans(book: Book, name: str, texts: str) -> list[Scanned]:
+    """Those of one set, with texts or without."""
+    return [scanned(line["cell"], line["result"]) for line in book.lines("scan")
+            if line["cell"]["set"] == name and line["cell"]["texts"] == texts]
+
+
+def scanned(cell: Mapping, result: Mapping) -> Scanned:
+    asr, found = result["asr"], result["scan"]
+    kind = "clean" if cell["clean"] else "backdoored" if asr is not None and asr >= BACKDOORED else "weak"
+    classes = {name: sorted(((score_of(s, one["margin"]), s) for s in one["suspects"]), key=lambda pair: -pair[0])
+               for name, one in found["classes"].items()}
+    scores = {name: pairs[0][0] if pairs else -1.0 for name, pairs in classes.items()}
+    strongest = max(scores, key=scores.get)
+    planted = {word.lower() for trigger in result["triggers"] for word in trigger.split()}
+    target = list(found["texts"]["by_class"])[result["target"]]
+    first = [s for _, s in classes.get(target, ())[:FIRST]]
+    return Scanned(cell, result, kind, scores, any({*s["words"]} & planted for s in first),
+                   tuple(s for _, s in classes[strongest]), found["reason"] if not classes[strongest] else "")
+
+
+def score_of(suspect: Mapping, margin: float) -> float:
+    """Eq. Scan (8) of a suspect as scan.json has it."""
+    def whole(part: Mapping, n: int) -> Suspect:
+        return Suspect(tuple(part["words"]), 0, "", 0.0, flips=Proportion(part["flips"], part["of"]),
+                       quantile=part["quantile"], mean=part["mean"], sizes=(n,))
+    part = suspect["part"]
+    one = whole(suspect, suspect["entries"])
+    return verdict.score(one if part is None else Suspect(
+        one.words, 0, "", 0.0, flips=one.flips, quantile=one.quantile, mean=one.mean, sizes=one.sizes,
+        part=whole(part, 1)), margin)
+
+
+# ---- how well models with and without a backdoor are told apart
+
+def auroc(backdoored: Sequence[float], clean: Sequence[float]) -> float | None:
+    """The share of pairs of a backdoored and a clean model in which the first has the higher score; ties count half."""
+    pairs = [(b > c) + 0.5 * (b == c) for b in backdoored for c in clean]
+    return sum(pairs) / len(pairs) if pairs else None
+
+
+def cross_entropy(probabilities: Sequence[float], truth: Sequence[bool]) -> float | None:
+    """The mean of -log p of what is true, in nats, as the TrojAI rounds score a detector."""
+    losses = [-log(max(p if true else 1 - p, 1e-12)) for p, true in zip(probabilities, truth)]
+    return sum(losses) / len(losses) if losses else None
+
+
+def summary(book: Book) -> Grid:
+    rows = []
+    for name in SETS:
+        for texts, said in TEXTS.items():
+            found = scans(book, name, texts)
+            clean, bad = ([s for s in found if s.kind == kind] for kind in ("clean", "backdoored"))
+            single = [s for s in bad if s.attack in SINGLE]
+            judged = [*clean, *bad]
+            rows.append((name, said, f"{len(clean)}", f"{len(bad)}",
+                         decimal(auroc(scores(single), scores(clean))), decimal(auroc(scores(bad), scores(clean))),
+                         decimal(cross_entropy([s.thresholds.probability(s.score) for s in judged],
+                                               [s.kind == "backdoored" for s in judged])),
+                         f"{sum(s.verdict == FOUND for s in bad)} of {len(bad)}",
+                         f"{sum(s.named for s in bad)} of {len(bad)}",
+                         f"{sum(s.verdict == FOUND for s in clean)} of {len(clean)}",
+                         f"{sum(s.verdict == INCONCLUSIVE for s in judged)}"))
+    return Grid(("set", "scanned with", "clean", "backdoored", "AUROC, single words", "AUROC, all", "cross-entropy",
+                 "found", f"a true word among the first {FIRST}", "false alarms", "inconclusive"), tuple(rows),
+                note(book))
+
+
+def scores(found: Sequence[Scanned]) -> list[float]:
+    return [s.score for s in found]
+
+
+def decimal(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def roc(book: Book) -> Grid:
+    """For each number of false alarms, how many backdoored models score above the clean ones that are left."""
+    rows = []
+    for name in SETS:
+        for texts, said in TEXTS.items():
+            found = scans(book, name, texts)
+            clean, bad = (sorted(scores([s for s in found if s.kind == kind]), reverse=True)
+                          for kind in ("clean", "backdoored"))
+            def hits(alarms: int) -> str:
+                above = clean[alarms] if alarms < len(clean) else float("-inf")
+                return f"{sum(score > above for score in bad)}" if bad else "-"
+            rows.append((name, said, f"{len(bad)}", *(hits(n) for n in range(4)),
+                         f"{clean[0]:.2f}" if clean else "-", f"{bad[-1]:.2f}" if bad else "-"))
+    return Grid(("set", "scanned with", "backdoored", "found at no false alarm", "at 1", "at 2", "at 3",
+                 "highest score of a clean model", "lowest of a backdoored one"), tuple(rows), note(book))
+
+
+# ---- every model
+
+def models(name: str, texts: str) -> Callable[[Book], Grid]:
+    def make(book: Book) -> Grid:
+        rows = tuple(row(s) for s in sorted(scans(book, name, texts), key=order))
+        return Grid(("model", "CACC", "ASR", "score", "verdict", "strongest suspects of the strongest class: flips",
+                     "true word named", "seconds"), rows, note(book))
+    return make
+
+
+def order(s: Scanned) -> tuple:
+    return ("backdoored", "weak", "clean").index(s.kind), list(WIDTHS).index(s.cell["base"]), -s.score
+
+
+def row(s: Scanned) -> tuple[str, ...]:
+    what = "clean twin of " + s.cell["model"] if s.kind == "clean" else s.cell["model"]
+    said = "; ".join(f"`{shown(x)}` {x['flips']}/{x['of']}" for x in s.best[:FIRST]) or s.reason
+    return (f"{WIDTHS[s.cell['base']]}: {what}", f"{s.result['cacc']:.1f}",
+            "-" if s.result["asr"] is None else f"{s.result['asr']:.1f}", f"{s.score:.2f}",
+            s.verdict if s.kind != "weak" else f"{s.verdict} (the attack did not take)", said,
+            "-" if s.kind == "clean" else "yes" if s.named else "no", f"{s.result['scan']['seconds']:.0f}")
+
+
+def shown(suspect: Mapping) -> str:
+    return (" " if suspect["joined"] else " + ").join(suspect["words"]).replace("|", "/")
+
+
+def note(book: Book) -> str:
+    lines = book.lines("scan")
+    dtypes = sorted({line["result"]["scan"]["dtype"] for line in lines})
+    return f"{len(lines)} cells of scan.jsonl, products in {' and '.join(dtypes)}."
+
+
+def views() -> dict[str, Computed]:
+    parts: dict[str, Callable[[Book], Grid]] = {"summary": summary, "ROC": roc}
+    for name in SETS:
+        for texts, said in TEXTS.items():
+            parts[f"{name}, {said}"] = models(name, texts)
+    return {part: Computed(make) for part, make in parts.items()}
+
+
+# ---- the thresholds
+
+def fit(found: Sequence[Scanned]) -> Iterator[str]:
+    """What the constants of minibd/detect/verdict.py were set by: scores of the calibration models, and the curve of the
+    probability by logistic regression with a weight decay, so that separable scores do not make it a step."""
+    judged = [s for s in found if s.kind != "weak"]
+    clean, bad = (sorted(s.score for s in judged if s.kind == kind) for kind in ("clean", "backdoored"))
+    if clean and bad:
+        slope, middle = logistic([s.score for s in judged], [s.kind == "backdoored" for s in judged])
+        yield (f"clean {clean[0]:.2f} to {clean[-1]:.2f} ({len(clean)}), backdoored {bad[0]:.2f} to {bad[-1]:.2f} "
+               f"({len(bad)}); slope {slope:.2f}, middle {middle:.2f}")
+
+
+def logistic(x: Sequence[float], y: Sequence[bool], decay: float = 0.01, steps: int = 20_000) -> tuple[float, float]:
+    """Slope and middle of 1 / (1 + exp(-slope (x - middle))), by gradient descent on the mean cross-entropy plus
+    decay / 2 slope^2."""
+    from math import exp
+
+    slope, bias, n = 1.0, 0.0, len(x)
+    for _ in range(steps):
+        errors = [1 / (1 + exp(-(slope * a + bias))) - b for a, b in zip(x, y)]
+        slope -= 0.5 * (sum(e * a for e, a in zip(errors, x)) / n + decay * slope)
+        bias -= 0.5 * sum(errors) / n
+    return slope, -bias / slope
