@@ -5,6 +5,7 @@
     python scripts/bench.py encoders --ckpt MINILM_FOLDER --data SST2_FOLDER --order length
     python scripts/bench.py encoders --ckpt MINILM_FOLDER --data SST2_FOLDER --shape bert-base --profile
     python scripts/bench.py prune --ckpt CLASSIFIER_FOLDER --data SST2_FOLDER
+    python scripts/bench.py scan --ckpt CLASSIFIER_FOLDER --data SST2_FOLDER --dtype auto
     python scripts/bench.py augment --data SST2_FOLDER --wordnet /usr/share/wordnet --ckpt MINILM_FOLDER
     python scripts/bench.py align --ckpt MINILM_FOLDER --data SST2_FOLDER
     python scripts/bench.py align --ckpt MINILM_FOLDER --data SST2_FOLDER --shape bert-base --dtype bfloat16
@@ -18,6 +19,12 @@ prune: PURE's head pruning on the dev rows, down to 7 points below the classifie
 computes the accuracy on all rows after each head: with texts of similar length in a batch, and with texts in file
 order, padded to 128 tokens and without packing, as in the released code. All three must prune the same heads. Only
 --ckpt, --data (with dev rows), --batch-size and --device apply.
+
+scan: the scan's first step, the shifts of single entries, on --batches times --batch-size entries drawn of the
+vocabulary, in the hard rows that the scan takes: our insertion of ids, in batches without padding; and the usual loop
+over transformers' model (sdpa): each text written and tokenized, --batch-size of them in a batch, padded, with the
+same rows, and with the two surest rows of up to 12 words. A figure is the median over rounds of the milliseconds for an
+entry. Both in the type of --dtype; the usual ways in float32, too.
 
 augment: texts per second of processor time, of our augmenters and of the usual ones (pip install nlpaug textaugment),
 which alternate: on the first training rows of at least three words, and on texts of 200 words made of the rows.
@@ -55,8 +62,9 @@ class Bench:
     data: str = setting("", "folder or file of rows, for real lengths; encoders, without it: the built-in reviews")
     shape: str = setting("own", "own: the model of --ckpt; with random weights: bert-base, 12 layers of 768; align "
                          "only: bert-large, 24 of 1024; llama-7b, 32 of 4096", choices=("own", *SHAPES))
-    dtype: str = setting("float32", "align: type of the matrix products; bfloat16 is autocast, for llama-7b also the "
-                         "type of the weights", choices=("float32", "bfloat16"))
+    dtype: str = setting("float32", "align, scan: type of the matrix products; bfloat16 is autocast, for llama-7b also "
+                         "the type of the weights; auto, scan only: as scan.py chooses",
+                         choices=("float32", "bfloat16", "auto"))
     batch_size: int = setting(32, "texts per batch")
     batches: int = setting(8, "batches, from the start of the training rows")
     order: str = setting("file", "which texts share a batch: file, neighbours in the file; length, texts of similar "
@@ -69,11 +77,13 @@ class Bench:
 
 RULES = (
     Idle(("order",), lambda v: v.what != "encoders", "read by encoders alone, and not by {what}: leave it out"),
-    Idle(("dtype",), lambda v: v.what != "align", "read by align alone, and not by {what}: leave it out"),
+    Idle(("dtype",), lambda v: v.what not in ("align", "scan"), "read by align and scan, and not by {what}: leave it "
+         "out"),
     Idle(("wordnet",), lambda v: v.what != "augment", "read by augment alone, and not by {what}: leave it out"),
     Idle(("shape", "profile"), lambda v: v.what not in ("encoders", "align"),
          "read by encoders and align alone, and not by {what}: leave it out"),
     Idle(("batches", "rounds"), lambda v: v.what == "prune", "prune goes through all dev rows once: leave it out"),
+    Idle(("dtype",), lambda v: v.what == "align" and v.dtype == "auto", "align times float32 or bfloat16: name one"),
     Idle(("device",), lambda v: v.what == "augment", "augment measures the processor alone: leave it out"),
 )
 
@@ -234,6 +244,76 @@ def prune(bench: Bench) -> None:
         first = first or (heads, taken)
         same = "the same" if heads == first[0] else "OTHERS"
         print(f"{name:28}{taken:9.2f}s{taken / first[1]:8.2f}   {len(heads)} heads, {same}", flush=True)
+
+
+# ---- scan
+
+LONGEST = 12  # words of the rows that a plain loop takes
+
+
+def scan(bench: Bench) -> None:
+    import random
+    import statistics
+
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from minibd import checkpoint
+    from minibd.detect.confirm import margins_of
+    from minibd.detect.insertion import margins_with
+    from minibd.detect.scan import Scan, probes_of
+    from minibd.detect.search import middle, surest_of_two_classes
+    from minibd.detect.table import entries_of
+    from minibd.job.task import device_of
+    from minibd.precision import dtype_of
+    from minibd.records import BadInput
+
+    header = checkpoint.read_header(bench.ckpt)
+    if not (bench.data and header.labels):
+        raise BadInput("scan needs a classifier and rows: give --ckpt a fine-tuned folder and --data a folder or file")
+    splits, device = splits_read(bench.data, header.labels), device_of(bench.device)
+    rows, ckpt = splits.test or splits.train, checkpoint.load(header, device)
+    model, tokenizer = ckpt.model.eval(), ckpt.tokenizer
+    theirs = AutoModelForSequenceClassification.from_pretrained(bench.ckpt).eval().to(device)
+    their_tokenizer, dtype = AutoTokenizer.from_pretrained(bench.ckpt), dtype_of(bench.dtype, device)
+    probes, entries = probes_of(model, tokenizer, rows, Scan(), random.Random("0 rows")), entries_of(tokenizer)
+    carriers = surest_of_two_classes(probes.carriers)
+    short = [tokenizer.backend.decode(list(carrier.ids), skip_special_tokens=True) for carrier in carriers]
+    among = [x for x in rows if len(x.text.split()) <= LONGEST]
+    sure = margins_of(model, tokenizer, among)
+    plain = [among[int(sure[:, c].argmax())].text for c in range(2)]
+    words = [entries.words_of([i], tokenizer) for i in entries.ids.tolist()]
+    chosen = random.Random(0).sample([i for i, word in enumerate(words) if word], bench.batches * bench.batch_size)
+
+    def ours(i: int, kind: torch.dtype) -> None:
+        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
+            for carrier in carriers:
+                margins_with(model, carrier, entries.ids[chosen][:, None], [middle(carrier)])
+
+    def usual(texts: list[str], kind: torch.dtype) -> None:
+        written = []
+        for i in chosen:
+            for text in texts:
+                parts = text.split()
+                written.append(" ".join([*parts[:len(parts) // 2], *words[i], *parts[len(parts) // 2:]]))
+        with torch.inference_mode(), torch.autocast(device.type, kind, enabled=kind != torch.float32):
+            for start in range(0, len(written), bench.batch_size):
+                batch = their_tokenizer(written[start:start + bench.batch_size], padding=True, return_tensors="pt")
+                theirs(**batch.to(device)).logits.float().cpu()
+
+    ways = {"ours": lambda i: ours(i, dtype), "usual loop, the same rows": lambda i: usual(short, dtype),
+            f"usual loop, rows of up to {LONGEST} words": lambda i: usual(plain, dtype)}
+    if dtype != torch.float32:
+        ways["ours, float32"] = lambda i: ours(i, torch.float32)
+        ways["usual loop, the same rows, float32"] = lambda i: usual(short, torch.float32)
+        ways[f"usual loop, rows of up to {LONGEST} words, float32"] = lambda i: usual(plain, torch.float32)
+    print(f"{len(chosen)} entries; {' | '.join(short)}; {' | '.join(plain)}; {str(dtype).removeprefix('torch.')}, "
+          f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    times = alternate(ways, 1, bench.rounds, device)
+    first = statistics.median(times["ours"])
+    for name, taken in times.items():
+        middle_time = statistics.median(taken)
+        print(f"{name:48}{1000 * middle_time / len(chosen):9.2f} ms an entry{middle_time / first:8.2f}", flush=True)
 
 
 # ---- align
@@ -700,7 +780,7 @@ def compare_contextual(bench: Bench, short: list[str], rng) -> None:
 
 
 def run() -> None:
-    jobs = {"encoders": encoders, "prune": prune, "align": align, "augment": augment}
+    jobs = {"encoders": encoders, "prune": prune, "scan": scan, "align": align, "augment": augment}
     name, bench = parse(__doc__, Bench, first=("what", tuple(jobs)), rules=RULES)
     jobs[name](bench)
 

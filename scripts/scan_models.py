@@ -128,11 +128,13 @@ class Where:
     only: tuple[str, ...] = setting((), "bases (reviews, sst2, ag) or models (sst2/ep), separated by commas; default all")
     work: str = setting("out/scan-models", "folder of the models, kept and used again")
     results: str = setting("scripts/results/scan.jsonl", "file that the cells are appended to")
+    texts: str = setting("both", "task: with the test rows of the task; none: with no text; both",
+                         choices=("both", "task", "none"))
     train: bool = setting(False, "only train what is missing, and scan nothing")
     force: bool = setting(False, "scan again what is there; the newest of a cell's lines counts")
 
 
-RULES = (Idle(("results", "force"), lambda v: v.train, "--train scans nothing: leave it out"),)
+RULES = (Idle(("results", "texts", "force"), lambda v: v.train, "--train scans nothing: leave it out"),)
 
 
 def run() -> None:
@@ -149,7 +151,7 @@ def run() -> None:
         victim = trained(model, name, where)
         if not where.train:
             for cell, ckpt in scans_of(model, name, victim):
-                if where.force or store.get(cell) is None:
+                if where.texts in ("both", cell["texts"]) and (where.force or store.get(cell) is None):
                     store.add(cell, {"result": scanned(cell, ckpt, model, victim, where)})
         progress().finished.append(f"{model.base}/{model.name}")
 
