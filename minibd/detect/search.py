@@ -160,7 +160,7 @@ def gradient(model: Encoder, carrier: Carrier, phrase: Sequence[int], end: int, 
     try:
         with torch.enable_grad():
             z = margins(model(Batch(ids, torch.ones_like(ids, dtype=torch.bool), kinds, ids[:, 0])).logits.float())
-            grad, = torch.autograd.grad(z[0, target], rows[0])  # (1, T, D)
+            grad, = torch.autograd.grad(z[0, target], rows[0])  # (1, T, D), or of a model that packs first (T, D)
     finally:
         handle.remove()
-    return (embedding.weight.detach().float() @ grad[0, slots[end]].float()).cpu()
+    return (embedding.weight.detach().float() @ grad.flatten(0, -2)[slots[end]].float()).cpu()
