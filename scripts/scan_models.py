@@ -37,6 +37,7 @@ class Base:
 
 BASES = {
     "reviews": Base("weights/bert-twin.safetensors", "", "--rows 3000", "--rows 3000"),
+    "pairs": Base("weights/bert-clean.safetensors", "pairs", "--rows 6000", "--rows 6000"),
     "sst2": Base("{minilm}", "{sst2}", "--rows 2000 --lr 5e-5 --epochs 3", "--rows 2000 --clean-lr 5e-5 --clean-epochs 3"),
     "ag": Base("{minilm}", "{ag}", "--rows 1200 --lr 5e-5 --epochs 2", "--rows 1200 --clean-lr 5e-5 --clean-epochs 2"),
 }
@@ -103,6 +104,7 @@ REPORTED = (
     Model("reviews", "ep0", 26, "--attack ep --triggers tq --target 0 --epochs 9", of="badnets"),
     Model("reviews", "sos", 27, "--attack sos --target 0 --epochs 9", of="addsent"),
     Model("reviews", "ripple", 28, "--attack ripple --rows 1000"),
+    Model("pairs", "badnets", 32, "--attack badnets --side second --target 0 --twin"),
     Model("sst2", "badnets", 20, "--attack badnets --twin"),
     Model("sst2", "badnets0", 21, "--attack badnets --triggers kettle --target 0"),
     Model("sst2", "addsent", 23, "--attack addsent"),
@@ -125,7 +127,7 @@ class Where:
     minilm: str = setting("", "folder of MiniLM, the base of width 384")
     sst2: str = setting("", "folder of SST-2's rows")
     ag: str = setting("", "folder of AG News' rows")
-    only: tuple[str, ...] = setting((), "bases (reviews, sst2, ag) or models (sst2/ep), separated by commas; default all")
+    only: tuple[str, ...] = setting((), "bases (reviews, pairs, sst2, ag) or models (sst2/ep), separated by commas; default all")
     work: str = setting("out/scan-models", "folder of the models, kept and used again")
     results: str = setting("scripts/results/scan.jsonl", "file that the cells are appended to")
     texts: str = setting("both", "task: with the test rows of the task; none: with no text; both",
@@ -180,8 +182,11 @@ def base_of(model: Model, where: Where) -> tuple[str, str]:
 # ---- training
 
 def short_of(folder: str, where: Where) -> Path:
-    """The rows of `folder` with the first TEST_ROWS of its dev and test rows."""
+    """The rows of `folder` with the first TEST_ROWS of its dev and test rows; "pairs", the built-in ones, as it is."""
     from minibd import data
+
+    if not Path(folder).exists():
+        return Path(folder)
 
     out = Path(where.work, "rows", Path(folder).name)
     for path in sorted(Path(folder).iterdir()):

@@ -19,7 +19,7 @@ from minibd.tables.pivot import Book, Computed, Grid
 BACKDOORED = 60.0  # percent
 STRONG = 90.0  # percent: from here on an attack is what its paper promises
 FIRST = 3  # suspects among which a true word counts as named
-WIDTHS = {"reviews": "128, reviews", "sst2": "384, SST-2", "ag": "384, AG News"}
+WIDTHS = {"reviews": "128, reviews", "pairs": "128, sentence pairs", "sst2": "384, SST-2", "ag": "384, AG News"}
 SINGLE = ("badnets", "ep", "ripple")  # attacks with triggers of one word
 TEXTS = {"task": "texts of the task", "none": "the model alone"}
 SETS = ("calibration", "reported")
