@@ -32,7 +32,8 @@ from minibd.cli import Idle, main, parse, setting
 @dataclass(frozen=True, slots=True)
 class Audit:
     """What is checked"""
-    paper: str = setting("", "only this paper's equations: mbtsad, musclelora, pure, e-pur, fine-mixing, ripple, scan ...")
+    paper: str = setting(
+        "", "only this paper's equations: mbtsad, musclelora, pure, e-pur, fine-mixing, ripple, scan ...")
     seed: int = setting(0, "draws the numbers of the checks")
     json: str | None = setting(None, "also write the results to this file, as JSON", kind=str)
     html: str | None = setting(None, "also write them as a page of its own, which needs no network", kind=str)
