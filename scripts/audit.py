@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check every equation of the papers against plain loops, live; or a finished run against its own log.
+"""Check every equation of the papers, and of the scan, against plain loops; or a finished run against its own log.
 
     python scripts/audit.py
     python scripts/audit.py --paper mbtsad --json audit.json
