@@ -130,12 +130,12 @@ def reached_cases(generator: torch.Generator) -> Iterator[Case | Outcome]:
     for n in (120, 21, 7, 2, 1):
         yield Case(f"of {n} margins", {"m": 3 * normal(generator, n)}, lambda x: reached(x["m"]),
                    lambda x: restated.percentile(x["m"], 0.1))
-    ckpt, suspect = small.ckpt(generator), Suspect(("cf", "splendid"), 1, "", 0.0)
+    ckpt, suspect = small.ckpt(generator), Suspect(("cf", "splendid"), 0, "", 0.0)
     rng = random.Random(0)
     texts = [with_words(x, suspect, rng) for x in TEXTS for _ in range(3)]
 
     def loops(w):
-        return [restated.margins(restated.bert(w, ids, small.HEADS)[3])[1] for ids in ckpt.tokenizer.encode(texts).ids]
+        return [restated.margins(restated.bert(w, ids, small.HEADS)[3])[0] for ids in ckpt.tokenizer.encode(texts).ids]
 
     judged, = confirm(ckpt.model, ckpt.tokenizer, [suspect], TEXTS, 3, random.Random(0))
     yield Case("a whole BERT, two words in three texts at three places, and the mean", small.weights(ckpt),
