@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check every equation of the papers against plain loops, live; or a finished run against its own log.
+"""Check every equation of the papers, and of the scan, against plain loops; or a finished run against its own log.
 
     python scripts/audit.py
     python scripts/audit.py --paper mbtsad --json audit.json
@@ -32,7 +32,8 @@ from minibd.cli import Idle, main, parse, setting
 @dataclass(frozen=True, slots=True)
 class Audit:
     """What is checked"""
-    paper: str = setting("", "only this paper's equations: mbtsad, musclelora, pure, e-pur, fine-mixing, ripple ...")
+    paper: str = setting(
+        "", "only this paper's equations: mbtsad, musclelora, pure, e-pur, fine-mixing, ripple, scan ...")
     seed: int = setting(0, "draws the numbers of the checks")
     json: str | None = setting(None, "also write the results to this file, as JSON", kind=str)
     html: str | None = setting(None, "also write them as a page of its own, which needs no network", kind=str)

@@ -61,6 +61,7 @@ class Mutant(NamedTuple):
         return tuple(f"tests/{name}" for name in self.tests or (f"test_{Path(self.file).name}",))
 
 
+SCAN = ("test_scan_equations.py",)
 SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
     "MBTSAD": (
         # Eq. (3)
@@ -665,6 +666,105 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "counted = batch.mask & (batch.ids != self.pad)",
             "counted = batch.mask",
             ("parity/test_folders_transformers.py",),
+        ),
+    ),
+    "the scan": (
+        # Eq. (1)
+        Mutant(
+            "detect/table.py",
+            "an entry among its own neighbours",
+            "        cosine[part[:, None] == among] = -2.0\n",
+            "",
+            SCAN,
+        ),
+        Mutant(
+            "detect/table.py",
+            "the inner product for the cosine",
+            "F.normalize(table[part], dim=-1) @ unit.T",
+            "table[part] @ unit.T",
+            SCAN,
+        ),
+        # Eq. (2)
+        Mutant(
+            "detect/insertion.py",
+            "the predicted class measured against itself, not against the second best",
+            "logits - torch.where(predicted, second, best)",
+            "logits - best",
+            SCAN,
+        ),
+        # Eq. (3)
+        Mutant(
+            "detect/search.py",
+            "a word's margin for its shift",
+            "margins_with(model, carrier, words, at)[:, target] - carrier.margins[target]",
+            "margins_with(model, carrier, words, at)[:, target]",
+            SCAN,
+        ),
+        Mutant(
+            "detect/search.py",
+            "the first of several words at the start of the text",
+            "round((i + 1) * last / (k + 1))",
+            "round(i * last / (k + 1))",
+            SCAN,
+        ),
+        Mutant(
+            "detect/search.py",
+            "rows of the target's own class counted",
+            "others[carrier.label] = 0.0",
+            "others[carrier.label] = 1.0",
+            SCAN,
+        ),
+        # Eq. (5)
+        Mutant(
+            "detect/search.py",
+            "the three neighbours that do least",
+            "around.topk(min(top, around.shape[1]), dim=-1)",
+            "around.topk(min(top, around.shape[1]), dim=-1, largest=False)",
+            SCAN,
+        ),
+        # Eq. (6) and (7)
+        Mutant(
+            "detect/confirm.py",
+            "the margin that one of ten texts exceeds",
+            "QUANTILE = 0.1",
+            "QUANTILE = 0.9",
+            SCAN,
+        ),
+        Mutant(
+            "detect/confirm.py",
+            "the margins of class 1, whatever the target",
+            "m = m[:, s.target]",
+            "m = m[:, 1]",
+            SCAN,
+        ),
+        Mutant(
+            "detect/scan.py",
+            "the mean of a model's margins for their percentile",
+            "torch.tensor(margins).quantile(0.9)",
+            "torch.tensor(margins).mean()",
+            SCAN,
+        ),
+        # Eq. (8)
+        Mutant(
+            "detect/verdict.py",
+            "a combination worth more than it does to the rows",
+            "return min(reached, max(each, last) - 1)",
+            "return max(each, last) - 1",
+            SCAN,
+        ),
+        Mutant(
+            "detect/verdict.py",
+            "words counted, not their entries",
+            "(reached + 1) / suspect.entries",
+            "(reached + 1) / len(suspect.words)",
+            SCAN,
+        ),
+        Mutant(
+            "detect/verdict.py",
+            "the part's own effect not taken off",
+            "(suspect.mean - suspect.part.mean) / margin",
+            "suspect.mean / margin",
+            SCAN,
         ),
     ),
 }

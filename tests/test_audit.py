@@ -14,6 +14,8 @@ from minibd.audit.check import Case, Equation, outcome, outcomes
 from minibd.audit.findings import Outcome, Place
 from minibd.audit.tex import mathml, plain
 from minibd.audit.walk import called_by, numbers, places
+from minibd.detect import search
+from minibd.detect.insertion import Carrier
 from minibd.mitigations.mbtsad import attention_loss, attention_map
 from minibd.models.bert import Block
 from minibd.models.dropout import Dropout
@@ -42,7 +44,7 @@ def test_every_equation_holds_and_has_a_place_and_a_test(found):
 def test_every_numbered_equation_is_there(found):
     there = {(one.paper, one.number) for one in found}
     assert ({("MBTSAD", str(n)) for n in range(1, 10)} | {("MuScleLoRA", str(n)) for n in range(1, 14)}
-            | {("PURE", str(n)) for n in range(1, 4)}) <= there
+            | {("PURE", str(n)) for n in range(1, 4)} | {("Scan", str(n)) for n in range(1, 9)}) <= there
 
 
 def test_a_page_without_the_marks_is_refused():
@@ -139,6 +141,19 @@ def test_a_gradient_that_is_cut_off_is_noticed(monkeypatch):
 def test_a_sign_in_the_alignment_is_noticed(monkeypatch):
     monkeypatch.setattr(check_musclelora, "align", lambda g, r, variant="paper": (g @ r) / (r @ r).clamp(min=1e-30) * r)
     assert broken(of("MuScleLoRA", "7"))
+
+
+def test_words_beside_their_place_are_noticed(monkeypatch):
+    monkeypatch.setattr(search, "spread", lambda carrier, k: [carrier.places[0]] * k)
+    assert broken(of("Scan", "3"))
+
+
+def test_a_text_of_a_pair_that_is_taken_for_the_other_is_noticed(monkeypatch):
+    real = Carrier.room
+    monkeypatch.setattr(Carrier, "room", lambda self, at: (*real(self, at)[:1], [0] * (len(self.ids) + len(at)),
+                                                           *real(self, at)[2:]))
+    found = {one.what: one.ok for one in outcomes(of("Scan", "3"), 0)}
+    assert not found["two pairs of texts, 2 of the entries, by the side that moves more"] and sum(found.values()) >= 6
 
 
 def test_nan_and_another_shape_are_no_agreement():

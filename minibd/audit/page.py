@@ -122,10 +122,10 @@ def header(found: Sequence[AuditedEquation], title: str, seed: int, version: str
     alarm = "".join(f'<p class="alarm">{result(False)} {line}</p>\n' for line in alarms)
     return f"""<header>
 <h1>{escape(title)}</h1>
-<p>Each equation of the papers with the code that computes it. A check passes the same random numbers to that code and
-to a second implementation in plain float64 loops and compares the two results, and often the gradient with central
-differences of those loops. It passes if they differ by at most its tolerance, relative to the largest number. An
-equation passes if a docstring of the package names it and all its checks pass.</p>
+<p>Each equation of the papers, and of the scan, with the code that computes it. A check passes the same random numbers
+to that code and to a second implementation in plain float64 loops and compares the two results, and often the gradient
+with central differences of those loops. It passes if they differ by at most its tolerance, relative to the largest
+number. An equation passes if a docstring of the package names it and all its checks pass.</p>
 <dl class="counts">{listed}</dl>
 {alarm}</header>"""
 

@@ -367,6 +367,81 @@ def attend(q, K, V, drop=None):
     return a, [sum(weights[k] * V[k][d] for k in range(len(V))) for d in range(len(V[0]))]
 
 
+# ---- the scan
+
+def percentile(values, share):
+    """The number that this share of the values lies below, between two neighbours in proportion."""
+    values = sorted(values)
+    place = share * (len(values) - 1)
+    below = int(place)
+    above = min(below + 1, len(values) - 1)
+    return values[below] + (place - below) * (values[above] - values[below])
+
+
+def neighbours(table, i, among, k):
+    """(1): the k entries nearest to entry i, of `among` without i, as (cosine, entry), the nearest first."""
+    cosines = []
+    for j in among:
+        if j != i:
+            sizes = norm(table[i]) * norm(table[j])
+            cosines.append((sum(a * b for a, b in zip(table[i], table[j])) / sizes if sizes else 0.0, j))
+    return sorted(cosines, reverse=True)[:k]
+
+
+def margins(logits):
+    """(2): each class's logit less the largest of all others."""
+    return [z - max(logits[:t] + logits[t + 1:]) for t, z in enumerate(logits)]
+
+
+def with_words(text, words, joined):
+    """A text, a list of words that are lists of ids, with `words` spread over it at even distances, or side by side in
+    its middle, where one alone stands, too. Place 0 is before the first word, place len(text) behind the last."""
+    n, k = len(text), len(words)
+    middle = (n + 1) // 2
+    at = [middle] * k if joined or k == 1 else [round((i + 1) * n / (k + 1)) for i in range(k)]
+    found = []
+    for place in range(n + 1):
+        found += [words[i] for i in range(k) if at[i] == place]
+        found += text[place:place + 1]
+    return found
+
+
+def shift(w, texts, words, target, heads, joined, frame, side=0):
+    """(3) of a whole BERT: texts: each a text or a pair, one or two lists of words; words: ids that stand in the text
+    `side` of each. frame: the ids of [CLS] and [SEP]."""
+    moved = []
+    for text in texts:
+        placed = [with_words(part, [[i] for i in words], joined) if n == side else part for n, part in enumerate(text)]
+        after, before = (bracketed(parts, frame) for parts in (placed, text))
+        after, before = (margins(bert(w, ids, heads, kinds=kinds)[3])[target] for ids, kinds in (after, before))
+        moved.append(after - before)
+    return mean(moved)
+
+
+def bracketed(parts, frame):
+    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]: the ids, and to which of the texts each belongs."""
+    ids, kinds = [frame[0]], [0]
+    for kind, words in enumerate(parts):
+        own = [i for word in words for i in word] + [frame[1]]
+        ids, kinds = ids + own, kinds + [kind] * len(own)
+    return ids, kinds
+
+
+def beyond(alone, i, nearest, top=None):
+    """(4), and (5) with top = 3: the shift of entry i less the mean of its neighbours', or of their `top` largest."""
+    around = sorted((alone[j] for j in nearest), reverse=True)
+    return alone[i] - mean(around[:top])
+
+
+def score(reached, full, part, entries, M):
+    """(8): reached: q_t(w). full, part: the mean margins with all words and with the strongest part of them, None where
+    there is none. entries: |w|."""
+    several = (reached / M + 1) / entries
+    if part is not None and (full - part) / M > several:
+        several = (full - part) / M
+    return reached / M if reached / M < several - 1 else several - 1
+
+
 # ---- a whole BERT
 
 def times(x, drop):
@@ -387,10 +462,11 @@ def layer_norm(x, w, name):
     return [(v - middle) / spread * g + b for v, g, b in zip(x, w[f"{name}.weight"], w[f"{name}.bias"])]
 
 
-def bert(w, ids, heads, masks=None):
+def bert(w, ids, heads, masks=None, kinds=None):
     """One text's forward pass; w: weights by name, as lists -> h[l][t][d], A[l][h][q][k], the feed-forward units
     [l][t][f], the logits.
 
+    kinds: of a pair, which of the two texts each token belongs to, 0 or 1; None of a single text.
     masks: None in eval mode. In train mode the dropout masks, as `times` takes them, by the layer whose output they
     multiply: "embeddings.norm" [t][d], "blocks.0.attention" [h][q][k], "blocks.0.output" and "blocks.0.down" [t][d],
     "pooler" [d]. A is the softmax before its mask.
@@ -399,7 +475,8 @@ def bert(w, ids, heads, masks=None):
     h = []
     for t, i in enumerate(ids):
         parts = (
-            w["embeddings.word.weight"][i], w["embeddings.token_type.weight"][0], w["embeddings.position.weight"][t],
+            w["embeddings.word.weight"][i], w["embeddings.token_type.weight"][kinds[t] if kinds else 0],
+            w["embeddings.position.weight"][t],
         )
         h.append(layer_norm([sum(part) for part in zip(*parts)], w, "embeddings.norm"))
     h = times(h, masks.get("embeddings.norm"))
