@@ -694,6 +694,13 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         ),
         # Eq. (3)
         Mutant(
+            "detect/insertion.py",
+            "a word takes the segment of the token before it",
+            "self.token_type_ids[self.places[0]]",
+            "kinds[max(0, place + n - 1)]",
+            SCAN,
+        ),
+        Mutant(
             "detect/search.py",
             "a word's margin for its shift",
             "margins_with(model, carrier, words, at)[:, target] - carrier.margins[target]",

@@ -128,6 +128,17 @@ def test_an_entrys_shift_is_the_mean_over_carriers_of_other_classes(ckpt, monkey
     assert torch.allclose(entry_shifts(ckpt.model, every, words)[0], found, atol=1e-5)
 
 
+def test_a_word_before_a_pairs_second_text_belongs_to_it(ckpt):
+    """Of two words in a text of one, the first stands before it."""
+    x = Example("", "bad film", 1, "story")
+    after = replace(x, pair="cf story good")
+    before, moved = margins_of(ckpt.model, ckpt.tokenizer, [x, after])[:, 0]
+    carrier = carriers(ckpt, [x])[1]
+    assert carrier.room(spread(carrier, 2))[1] == ckpt.tokenizer.encode([after]).token_type_ids[0]
+    found, _ = shifts(ckpt.model, [carrier], torch.tensor([ids_of(ckpt, "cf", "good")]), 0)
+    assert found.item() == pytest.approx((moved - before).item(), abs=1e-5)
+
+
 # ---- (4) and (5)
 
 def test_beyond_the_neighbours_by_hand():

@@ -21,7 +21,7 @@ from minibd.records import Example
 
 WHOLE = 1e-4  # tolerance: of a whole BERT; margins, whose rounding counts, are up to fifty times their difference
 TEXTS = (Example("0", "splendid film good", 1), Example("1", "tediously bad", 0), Example("2", "good bad story cf", 1))
-PAIRS = (Example("0", "splendid film", 1, "good story bad"), Example("1", "bad", 1, "story tediously"))
+PAIRS = (Example("0", "splendid film", 1, "good story bad"), Example("1", "bad", 1, "story"))
 
 
 # ---- (1)

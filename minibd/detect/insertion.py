@@ -42,12 +42,12 @@ class Carrier:
 
     def room(self, at: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
         """ids and token_type_ids with an empty slot for a word before each of the indices `at`, ascending, and the
-        slots' indices. A slot belongs to the text of the token before it, the first one to that behind it."""
+        slots' indices. Of a pair, a slot belongs to the text that its places are in."""
         ids, kinds, slots = list(self.ids), list(self.token_type_ids), []
         for n, place in enumerate(at):
             slots.append(place + n)
             ids.insert(place + n, 0)
-            kinds.insert(place + n, kinds[max(0, place + n - 1)])
+            kinds.insert(place + n, self.token_type_ids[self.places[0]])
         return ids, kinds, slots
 
 
