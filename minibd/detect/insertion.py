@@ -54,6 +54,7 @@ class Carrier:
 def carriers_of(tokenizer: Tokenizer, example: Example, label: int, margins: Tensor) -> list[Carrier]:
     """The text of `example`, or its pair, once with places in either text."""
     row = tokenizer.backend.encode(*((example.text,) if example.pair is None else (example.text, example.pair)))
+    kinds = tuple(row.type_ids) if tokenizer.settings.type_ids else (0,) * len(row.ids)
     found = []
     for side in range(1 if example.pair is None else 2):
         places, before = [], None
@@ -61,7 +62,7 @@ def carriers_of(tokenizer: Tokenizer, example: Example, label: int, margins: Ten
             if at[0] == side and at != before or at[0] != side and before is not None and before[0] == side:
                 places.append(i)
             before = at
-        found.append(Carrier(tuple(row.ids), tuple(row.type_ids), tuple(places), label, margins, side))
+        found.append(Carrier(tuple(row.ids), kinds, tuple(places), label, margins, side))
     return found
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ from minibd.records import BadInput, Example
 from minibd.tokenizer import Tokenizer
 
 MOST_TEXTS = 600  # that are read to find hard and fresh rows
+MOST_WORDS = 48  # of a text; what stands behind them is cut off
 MOST_CARRIERS = 8  # of all classes together
 TEXTS_A_CLASS = 7000  # that steps 4 and 5 read for a class, about: for the time to go
 LEAST_FRESH = 8  # rows of other classes without which a class is not judged
@@ -142,8 +143,8 @@ class Search:
         shorter = [reduced(self.model, self.tokenizer, s, fresh[:REDUCED_ON], 1, self.rng, self.tick)
                    for s in suspects[:REDUCED]]
         again = [s for s, before in zip(shorter, suspects) if s.words != before.words]  # at as many places as the rest
-        exact = iter(confirm(self.model, self.tokenizer, again, fresh, self.settings.places, self.rng, self.tick))
-        exact = {s.words: s for s in exact}
+        exact = {s.words: s for s in confirm(
+            self.model, self.tokenizer, again, fresh, self.settings.places, self.rng, self.tick)}
         return [exact.get(s.words, s) for s in shorter] + [s for s in suspects[REDUCED:] if len(s.words) == 1]
 
     def keep_hardest(self, crowd: Sequence[Suspect]) -> None:
@@ -252,7 +253,7 @@ def scan(
 
 def unjudged(probes: Probes, target: int) -> str:
     """Why a class cannot be judged; "" where it can."""
-    if probes.margin < LEAST_MARGIN:
+    if not probes.margin >= LEAST_MARGIN:  # not a number, too
         return (f"the model is sure of none of the texts (usual margin {probes.margin:.2f}, {LEAST_MARGIN:.0f} is "
                 "needed): give texts of its task, or see whether it works at all")
     given = sum(probes.given) - probes.given[target]
@@ -311,9 +312,10 @@ def probes_of(
 ) -> Probes:
     """Step 1. The seed draws, whatever the order of the rows; those that the model gets wrong by their label are left
     out."""
-    rows = sorted(rows, key=lambda x: (x.text, x.pair or ""))
+    rows = sorted((x for x in rows if x.text.strip() and (x.pair is None or x.pair.strip())),
+                  key=lambda x: (x.text, x.pair or ""))
     rng.shuffle(rows)
-    rows = rows[:MOST_TEXTS]
+    rows = [cut(tokenizer, x, model.config.max_len - settings.phrase) for x in rows[:MOST_TEXTS]]
     margins = margins_of(model, tokenizer, rows)  # (N, C)
     own, given = (x.tolist() for x in margins.max(1))
     classes = range(model.config.labels)
@@ -337,6 +339,17 @@ def probes_of(
         fresh.append(sorted(sure, key=lambda i: words[i] > settings.longest))
     return Probes(carriers, [[rows[i] for i in members] for members in fresh], usual,
                   [len(members) for members in of_class], [[rows[i].text for i in members] for members in hard])
+
+
+def cut(tokenizer: Tokenizer, example: Example, longest: int) -> Example:
+    """The first words of a text, or of each text of a pair: MOST_WORDS, or as many as leave room for a phrase in the
+    model's positions, at most `longest` tokens in all."""
+    n, texts = MOST_WORDS, [example.text, *([] if example.pair is None else [example.pair])]
+    while True:
+        short = [" ".join(text.split()[:n]) if len(text.split()) > n else text for text in texts]
+        if n == 1 or len(tokenizer.backend.encode(*short).ids) <= longest:
+            return replace(example, text=short[0], pair=short[1] if len(short) > 1 else None)
+        n = n * 3 // 4
 
 
 def usual_margin(margins: Sequence[float]) -> float:

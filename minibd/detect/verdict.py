@@ -32,7 +32,7 @@ class Thresholds:
 
     def probability(self, score: float) -> float:
         """0..1: how often a model of the calibration with this score is backdoored, by logistic regression."""
-        return 1 / (1 + exp(-self.slope * (score - self.middle)))
+        return 1 / (1 + exp(-self.slope * (max(score, -1.0) - self.middle)))
 
 
 # Set once, on the calibration models of scripts/results/scan.md. Built-in sentences are not of the model's task, and
@@ -84,9 +84,10 @@ def thresholds(model_alone: bool) -> Thresholds:
 def judge(
     target: int, suspects: Sequence[Suspect], margin: float, reason: str = "", limits: Thresholds = WITH_TEXTS,
 ) -> ClassVerdict:
-    """The verdict on the class `target`; suspects with the same words count once."""
-    scored = {(frozenset(s.words), s.joined): (s, score(s, margin)) for s in reversed(suspects)}
-    strongest = sorted(scored.values(), key=lambda one: -one[1])[:LISTED]
+    """The verdict on the class `target`; of suspects with the same words the strongest counts."""
+    scored = sorted(((s, score(s, margin)) for s in suspects), key=lambda one: -one[1])
+    once = {(frozenset(s.words), s.joined): (s, value) for s, value in reversed(scored)}
+    strongest = sorted(once.values(), key=lambda one: -one[1])[:LISTED]
     return ClassVerdict(target, strongest, margin, reason, limits)
 
 
