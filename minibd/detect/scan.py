@@ -7,7 +7,7 @@
     4  Several    all pairs of the best of 2 and 3, all triples of the loneliest words, and phrases that grow from the
                   best entries, one at either end at a time, proposed by the gradient
     5  Confirm    insert the best of 3 and 4 as text into fresh rows, at places drawn anew          Eq. Scan (6)
-    6  Verdict    of each class, from its strongest suspect                                         Eq. Scan (8)
+    6  Verdict    of each class, from its strongest suspect and those of the other classes    Eq. Scan (8), (9)
 
 A class is the target of a backdoor where some words take nearly every confident row of the other classes to it,
 wherever they stand. What the scan cannot see: a backdoor without words (a syntax, a style), one that needs more words
@@ -28,7 +28,7 @@ from minibd.detect.confirm import Suspect, confirm, margins_of, reduced, with_wo
 from minibd.detect.insertion import Carrier, carriers_of
 from minibd.detect.search import beyond, entry_shifts, grow, shifts, tuples
 from minibd.detect.table import Entries, entries_of, loneliness, neighbours
-from minibd.detect.verdict import WITH_TEXTS, ClassVerdict, Thresholds, judge
+from minibd.detect.verdict import WITH_TEXTS, ClassVerdict, Thresholds, compared, judge
 from minibd.models.encoder import Encoder
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example
@@ -248,7 +248,7 @@ def scan(
         verdicts.append(verdict)
         single = [suspect for suspect, _ in verdict.suspects if len(suspect.words) == 1 and suspect.words[0] in words.place]
         around |= {(target, suspect.words): search.around(suspect) for suspect in single[:COMPARED]}
-    return Scanned(verdicts, {**counts, "texts": read.texts}, probes.given, probes.hard, around)
+    return Scanned(compared(verdicts), {**counts, "texts": read.texts}, probes.given, probes.hard, around)
 
 
 def unjudged(probes: Probes, target: int) -> str:

@@ -1,4 +1,4 @@
-"""The verdict on a class, from its strongest suspect.
+"""The verdict on a class, from its strongest suspect and those of the other classes.
 
     v_t(w) = min( q_t(w) / M,  max( (q_t(w) / M + 1) / |w|,  (mean m_t(x + w) - mean m_t(x + part of w)) / M ) - 1 )
                                                                                     Eq. Scan (8)
@@ -8,11 +8,15 @@ w's parts with all words but one which does most. Of a single entry, v is q / M:
 sure of the target as the model ever is, near -1 where they stay what they were. Words that speak for a class add up, so
 that several count by the entry; or by what the least of them adds to the others, which is next to everything where
 parts do nothing (LWP's pair, SOS's three). Neither makes more of them than they do to the rows.
+
+A class is judged against the same search for the other classes, in which words of meaning do as much:
+
+    V_t = v_t + ( v_t - max_{u != t} v_u ),   v_t the largest v_t(w)                       Eq. Scan (9)
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 
 from minibd.detect.confirm import Suspect
@@ -44,17 +48,23 @@ MODEL_ALONE = Thresholds(0.2, -0.1, 10.0, 0.1)
 @dataclass(frozen=True, slots=True)
 class ClassVerdict:
     """One class as a backdoor's target. suspects: the strongest first, with their scores. margin: M of Eq. Scan (7).
-    reason: why it could not be judged, else ""."""
+    reason: why it could not be judged, else "". rival: the strongest score of the other classes that could be judged;
+    None where there is none."""
     target: int
     suspects: list[tuple[Suspect, float]]
     margin: float
     reason: str = ""
     limits: Thresholds = WITH_TEXTS
+    rival: float | None = None
+
+    @property
+    def strongest(self) -> float:
+        """The score, Eq. Scan (8), of the strongest suspect; -1 without any."""
+        return max((score for _, score in self.suspects), default=-1.0)
 
     @property
     def score(self) -> float:
-        """The score, Eq. Scan (8), of the strongest suspect; -1 without any."""
-        return max((score for _, score in self.suspects), default=-1.0)
+        return against(self.strongest, self.rival)
 
     @property
     def verdict(self) -> str:
@@ -74,6 +84,19 @@ def score(suspect: Suspect, margin: float) -> float:
     each = (reached + 1) / suspect.entries
     last = (suspect.mean - suspect.part.mean) / margin if suspect.part else each
     return min(reached, max(each, last) - 1)
+
+
+def against(strongest: float, rival: float | None) -> float:
+    """Eq. Scan (9): the score of a class, from its strongest suspect's and that of the strongest of the other classes;
+    its own where none of them could be judged."""
+    return strongest if rival is None else 2 * strongest - rival
+
+
+def compared(verdicts: Sequence[ClassVerdict]) -> list[ClassVerdict]:
+    """Each class with its rival."""
+    judged = [one for one in verdicts if not one.reason]
+    return [replace(one, rival=max((other.strongest for other in judged if other is not one), default=None))
+            for one in verdicts]
 
 
 def thresholds(model_alone: bool) -> Thresholds:

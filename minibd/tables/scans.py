@@ -1,8 +1,8 @@
 """The tables of scripts/results/scan.md: what the scan says of models whose backdoor is known (scripts/scan_models.py).
 
 A victim counts as backdoored from an ASR of BACKDOORED on; below it the attack did not take, and the model is neither
-clean nor backdoored. Scores are computed from what was measured, Eq. Scan (8) as it stands, and a model's is that of its
-strongest class.
+clean nor backdoored. Scores are computed from what was measured, Eq. Scan (8) and (9) as they stand, and a model's is that
+of its strongest class.
 """
 from __future__ import annotations
 
@@ -68,6 +68,9 @@ def scanned(cell: Mapping, result: Mapping) -> Scanned:
     classes = {name: sorted(((score_of(s, one["margin"]), s) for s in one["suspects"]), key=lambda pair: -pair[0])
                for name, one in found["classes"].items()}
     scores = {name: pairs[0][0] if pairs else -1.0 for name, pairs in classes.items()}
+    judged = {name: one for name, one in scores.items() if not found["classes"][name]["reason"]}
+    rivals = {name: max((v for other, v in judged.items() if other != name), default=None) for name in scores}
+    scores = {name: verdict.against(one, rivals[name]) for name, one in scores.items()}
     strongest = max(scores, key=scores.get)
     planted = {word.lower() for trigger in result["triggers"] for word in trigger.split()}
     target = list(found["texts"]["by_class"])[result["target"]]
