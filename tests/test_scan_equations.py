@@ -14,7 +14,7 @@ from minibd.detect.insertion import Carrier, carriers_of, margins
 from minibd.detect.scan import usual_margin
 from minibd.detect.search import beyond, entry_shifts, middle, shifts, spread
 from minibd.detect.table import loneliness, neighbours
-from minibd.detect.verdict import score
+from minibd.detect.verdict import ClassVerdict, compared, score
 from minibd.records import Example
 
 ROWS = [Example("0", "splendid film good", 1), Example("1", "tedious bad", 0), Example("2", "story cf bad film", 0),
@@ -209,3 +209,15 @@ def test_the_score_by_hand(one, expected):
     assert score(replace(one, quantile=3 * one.quantile, mean=3 * one.mean,
                          part=one.part and replace(one.part, mean=3 * one.part.mean)), 12.0) == pytest.approx(expected)
     assert score(replace(one, words=one.words[::-1], shift=9.0, found_by="table", side=1), 4.0) == score(one, 4.0)
+
+
+def test_a_class_is_judged_against_the_others():
+    def one(target: int, v: float, reason: str = "") -> ClassVerdict:
+        return ClassVerdict(target, [(Suspect(("w",), target, "", 0.0), v)] if not reason else [], 4.0, reason)
+
+    two = compared([one(0, -0.5), one(1, 0.75)])
+    assert [x.rival for x in two] == [0.75, -0.5] and [x.score for x in two] == [-1.75, 2.0]
+    three = compared([one(0, 0.5), one(1, 0.25), one(2, 0.0, "no rows")])
+    assert [x.score for x in three][:2] == [0.75, 0.0]  # a class that could not be judged is nobody's rival
+    alone = compared([one(0, -0.25), one(1, 0.0, "no rows")])
+    assert alone[0].rival is None and alone[0].score == -0.25

@@ -16,7 +16,7 @@ from minibd.detect.insertion import Carrier, carriers_of, margins
 from minibd.detect.scan import Scan, probes_of, usual_margin
 from minibd.detect.search import beyond, entry_shifts, shifts
 from minibd.detect.table import loneliness, neighbours
-from minibd.detect.verdict import score
+from minibd.detect.verdict import ClassVerdict, compared, score
 from minibd.records import Example
 
 WHOLE = 1e-4  # tolerance: of a whole BERT; margins, whose rounding counts, are up to fifty times their difference
@@ -233,6 +233,21 @@ def example_usual() -> str:
     return (f"A model's margins on its own answers, 1, 2, 5, 6: M = {shown(restated.percentile([1.0, 2, 5, 6], 0.9))}")
 
 
+def against_cases(generator: torch.Generator) -> Iterator[Case]:
+    def ours(scores: Tensor) -> Tensor:
+        classes = [ClassVerdict(t, [(suspect_of(0.0, 0.0, None, 1), v)], 4.0) for t, v in enumerate(scores.tolist())]
+        return torch.tensor([one.score for one in compared(classes)])
+
+    for classes in (2, 3, 6):
+        yield Case(f"{classes} classes", {"v": normal(generator, classes)}, lambda x: ours(x["v"]),
+                   lambda x: restated.against(x["v"]))
+
+
+def example_against() -> str:
+    return (f"v = 0.8 and -0.6: {shown(restated.against([0.8, -0.6]))}; words of meaning alone, v = -0.5 and -0.55: "
+            f"{shown(restated.against([-0.5, -0.55]))}")
+
+
 def example_score() -> str:
     return "M = 4.\n" + "\n".join(
         f"{what}; q = {q:g}, mean {full:g}{f', of the part {part:g}' if part is not None else ''}: "
@@ -277,5 +292,11 @@ EQUATIONS = (
         r"v_t(w) = \min( \frac{q_t(w)}{M}, \max( \frac{q_t(w) / M + 1}{\lvert w \rvert}, "
         r"\frac{\mathrm{mean}_x m_t(x + w) - \mathrm{mean}_x m_t(x + w')}{M} ) - 1 )", "", "", "", example_score,
         score_cases,
+    ),
+    Equation(
+        "Scan", "9", "A class against the same search for the others",
+        r"V_t = v_t + ( v_t - \max_{u \ne t} v_u )", "", "",
+        "A clean model's strongest words speak for every class alike; a trigger speaks for one.", example_against,
+        against_cases,
     ),
 )

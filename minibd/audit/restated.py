@@ -442,6 +442,11 @@ def score(reached, full, part, entries, M):
     return reached / M if reached / M < several - 1 else several - 1
 
 
+def against(scores):
+    """(9): of each class, its score and how far it lies above the highest of the others."""
+    return [own + (own - max(scores[:t] + scores[t + 1:])) for t, own in enumerate(scores)]
+
+
 # ---- a whole BERT
 
 def times(x, drop):
