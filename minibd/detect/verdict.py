@@ -59,7 +59,7 @@ class ClassVerdict:
 
     @property
     def strongest(self) -> float:
-        """The score, Eq. Scan (8), of the strongest suspect; -1 without any."""
+        """The largest score of a suspect; -1 without any."""
         return max((score for _, score in self.suspects), default=-1.0)
 
     @property
