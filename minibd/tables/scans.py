@@ -80,7 +80,7 @@ def scanned(cell: Mapping, result: Mapping) -> Scanned:
 
 
 def score_of(suspect: Mapping, margin: float) -> float:
-    """Eq. Scan (8) of a suspect as scan.json has it."""
+    """The score, Eq. Scan (8), of a suspect as scan.json has it."""
     def whole(part: Mapping, n: int) -> Suspect:
         return Suspect(tuple(part["words"]), 0, "", 0.0, flips=Proportion(part["flips"], part["of"]),
                        quantile=part["quantile"], mean=part["mean"], sizes=(n,))
