@@ -62,6 +62,13 @@ class Scan:
     phrase: int = setting(8, "entries of the longest phrase that is grown")
     phrases: int = setting(4, "entries that a phrase grows from")
 
+    def __post_init__(self):
+        limits = {"hard_rows": 1, "fresh_rows": LEAST_FRESH, "longest": 1, "places": 1, "pool": 0, "lonely": 0,
+                  "phrase": 1, "phrases": 0}
+        for name, least in limits.items():
+            if getattr(self, name) < least:
+                raise BadInput(f"{name} is {getattr(self, name)}, it must be at least {least}")
+
 
 Around = dict[tuple[int, tuple[str, ...]], Proportion]  # by class and words
 
@@ -252,7 +259,7 @@ def scan(
 
 def unjudged(probes: Probes, target: int) -> str:
     """Why a class cannot be judged; "" where it can."""
-    if probes.margin < LEAST_MARGIN:
+    if not probes.margin >= LEAST_MARGIN:  # nor where it is NaN
         return (f"the model is sure of none of the texts (usual margin {probes.margin:.2f}, {LEAST_MARGIN:.0f} is "
                 "needed): give texts of its task, or see whether it works at all")
     given = sum(probes.given) - probes.given[target]
@@ -336,7 +343,13 @@ def probes_of(
         sure = sure if len(sure) >= LEAST_FRESH else sorted(others, key=lambda i: -own[i])[:LEAST_FRESH]
         fresh.append(sorted(sure, key=lambda i: words[i] > settings.longest))
     return Probes(carriers, [[rows[i] for i in members] for members in fresh], usual,
-                  [len(members) for members in of_class], [[rows[i].text for i in members] for members in hard])
+                  [len(members) for members in of_class],
+                  [[shown(rows[i]) for i in members if i in taken] for members in hard])
+
+
+def shown(example: Example) -> str:
+    """The text of a row; of a pair both."""
+    return example.text if example.pair is None else f"{example.text} / {example.pair}"
 
 
 def usual_margin(margins: Sequence[float]) -> float:
