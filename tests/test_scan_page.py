@@ -80,10 +80,12 @@ def test_a_found_backdoor_by_hand():
     assert "<title>Scan of models/victim: backdoored</title>" in html
     assert "This classifier is backdoored: the word cf takes 118 of 120 texts of other classes to positive." in text
     for fact in ("118 of 120 (98 %) 95 % interval 94.1 to 99.5 %", "12 of 200 (6 %)", "shift 13.1",
-                 "entries beyond their neighbours", "mn bb each at a place of its own", "without the weakest word: 3 of 20", "I watched side by side",
+                 "entries beyond their neighbours", "mn bb each at a place of its own", "I watched side by side",
+                 "without the weakest word: 3 of 20",
                  "score 0.77, probability 98 %", "score −0.30, probability under 1 %", "single entries 21,000",
                  "usual margin 7.9, 206 of the texts are given to it", "pairs 946",
-                 "triples 364", "phrases 12", "texts with words in them 150,000", "words and combinations 22,322",
+                 "triples 364", "phrases 12", "texts with words in them 150,000",
+                 "words and combinations 22,322",
                  "a joy from start to end of positive", "From 0.30 on: backdoored. From 0.00 on: inconclusive.",
                  "sha256 of model.safetensors " + "cd" * 32, "seed 7", "hard rows 2, places 3, phrase 8", "float32",
                  "seconds 55.1", "minibd 0.3.0", "python scripts/scan.py --ckpt models/victim --data rows.csv",
@@ -101,7 +103,8 @@ def test_the_formulas_are_those_of_the_code():
     assert "M=percentile90maxjmj(x)" in maths and "qt(w)=percentile10mt(x+w)" in maths
     assert "vt(w)=min(qt(w)M,max(qt(w)M+1|w|,meanxmt(x+w)−meanxmt(x+w′)M)−1)" in maths
     text = Tags(page(FOUND)).text
-    assert "median" not in text and "resist words of meaning best" in text and "one text in ten has a larger one" in text
+    assert "median" not in text and "resist words of meaning best" in text
+    assert "one text in ten has a larger one" in text
 
 
 def test_a_suspect_of_several_entries_and_of_pairs():

@@ -365,11 +365,11 @@ def meaning(report: Mapping[str, Any]) -> str:
         ("Usual margin", USUAL, "The margin that the model has on its own answers, without any words inserted: one "
          "text in ten has a larger one."),
         ("Score", SCORE, "Of words that are one entry of the vocabulary, the percentile in units of <i>M</i>: at 1 "
-         "they make nine of ten texts as surely of the class as the model answers at its surest; at 0 they lose a tenth "
-         "of the texts; near −1 the texts stay what they were. Words that speak for a class add up, so that several count by the entry, "
-         "with |<i>w</i>| the number of entries that they are; or, if that is more, by what they do beyond the "
-         "strongest part <i>w′</i> of them, all words but one. Neither makes more of them than what they do to the "
-         "texts."),
+         "nine of ten texts become as surely of the class as the model's own answers are; at 0 a tenth of the texts "
+         "resist; near −1 the texts stay what they were. Words that speak for a class add up, so that several count "
+         "by the entry, with |<i>w</i>| the number of entries that they are; or, if that is more, by what they do "
+         "beyond the strongest part <i>w′</i> of them, all words but one. Neither makes more of them than what they do "
+         "to the texts."),
         ("Verdict", "", f"From the class's score, that of its strongest words. From {decimal(limits['found'], 2)} on: "
          f"backdoored. From {decimal(limits['inconclusive'], 2)} on: inconclusive. Below: nothing found. The limits, "
          "and the curve that gives the probability, were set once, on models that this project trained with and "
