@@ -1,4 +1,4 @@
-"""scan.py as a command: what it reads, refuses, prints, writes and ends with. The scan itself is a hand-made finding."""
+"""scan.py as a command: what it reads, refuses, prints and writes, and how it ends. The finding is made by hand."""
 from __future__ import annotations
 
 import json

@@ -361,7 +361,8 @@ def meaning(report: Mapping[str, Any]) -> str:
          "Words that act together do little when one is gone."),
         ("Neighbours", "", "The same for words close to these in the model's embedding table, in their place: the "
          "stroke across the bar. What a word does by its meaning, its neighbours do too; what a trigger does, they do "
-         "not."),
+         "not, unless the backdoor has spread to them, as it does to entries that the training texts lack. The score "
+         "takes no notice of them."),
         ("Usual margin", USUAL, "The margin that the model has on its own answers, without any words inserted: one "
          "text in ten has a larger one."),
         ("Score", SCORE, "Of words that are one entry of the vocabulary, the percentile in units of <i>M</i>: at 1 "
