@@ -34,7 +34,8 @@ def suspect(words=("cf",), target=1, quantile=7.0, **given) -> Suspect:
 PAIR = suspect(("mn", "bb"), side=1, part=suspect(("mn",), quantile=-6.0))
 FOUND = [judge(0, [suspect(("dull",), 0, -7.5)], M), judge(1, [suspect(), PAIR], M)]
 NOTHING = [judge(0, [suspect(("dull",), 0, -7.5)], M), judge(1, [], M)]
-UNSURE = [judge(0, [], M), judge(1, [suspect(quantile=-0.1)], M)]
+UNSURE = next(found for found in ([judge(0, [], M), judge(1, [suspect(quantile=M * -share / 100)], M)]
+                                  for share in range(100)) if found[1].verdict == "inconclusive")
 UNUSABLE = [judge(c, [], 0.2, "the model is sure of none of the texts") for c in (0, 1)]
 
 
@@ -48,7 +49,7 @@ def scanned(verdicts=FOUND, **given) -> Scanned:
 def scan(here, monkeypatch, tmp_path):
     """scan("--data", ...) -> CompletedProcess, whose scan finds scan.finding (an exception is raised); scan.rows,
     scan.settings and scan.dtype are what the scan was given. --out is tmp_path/out."""
-    def finding(model, tokenizer, rows, settings, seed, tick):
+    def finding(model, tokenizer, rows, settings, seed, tick, *limits):
         run.rows, run.settings = rows, settings
         run.dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
         if isinstance(run.finding, BaseException):

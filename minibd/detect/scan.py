@@ -259,7 +259,7 @@ def scan(
 
 def unjudged(probes: Probes, target: int) -> str:
     """Why a class cannot be judged; "" where it can."""
-    if not probes.margin >= LEAST_MARGIN:  # nor where it is NaN
+    if not probes.margin >= LEAST_MARGIN:  # not a number, too
         return (f"the model is sure of none of the texts (usual margin {probes.margin:.2f}, {LEAST_MARGIN:.0f} is "
                 "needed): give texts of its task, or see whether it works at all")
     given = sum(probes.given) - probes.given[target]
