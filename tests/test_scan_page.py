@@ -102,6 +102,7 @@ def test_the_formulas_are_those_of_the_code():
     maths = ["".join(re.sub("<.*?>", "", one).split()) for one in re.findall("<math.*?</math>", page(FOUND), re.S)]
     assert "M=percentile90maxjmj(x)" in maths and "qt(w)=percentile10mt(x+w)" in maths
     assert "vt(w)=min(qt(w)M,max(qt(w)M+1|w|,meanxmt(x+w)−meanxmt(x+w′)M)−1)" in maths
+    assert "Vt=vt+(vt−maxu≠tvu)" in maths
     text = Tags(page(FOUND)).text
     assert "median" not in text and "resist words of meaning best" in text
     assert "one text in ten has a larger one" in text

@@ -126,6 +126,9 @@ SCORE = f"""<mrow><msub><mi>v</mi><mi>t</mi></msub><mo stretchy="false">(</mo><m
 USUAL = """<mrow><mi>M</mi><mo>=</mo><msub><mi>percentile</mi><mn>90</mn></msub><mspace width="0.2em"></mspace>
 <munder><mi>max</mi><mi>j</mi></munder><msub><mi>m</mi><mi>j</mi></msub><mo stretchy="false">(</mo><mi>x</mi>
 <mo stretchy="false">)</mo></mrow>"""
+AGAINST = """<mrow><msub><mi>V</mi><mi>t</mi></msub><mo>=</mo><msub><mi>v</mi><mi>t</mi></msub><mo>+</mo>
+<mo>(</mo><msub><mi>v</mi><mi>t</mi></msub><mo>−</mo><munder><mi>max</mi><mrow><mi>u</mi><mo>≠</mo><mi>t</mi></mrow>
+</munder><msub><mi>v</mi><mi>u</mi></msub><mo>)</mo></mrow>"""
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -371,7 +374,10 @@ def meaning(report: Mapping[str, Any]) -> str:
          "by the entry, with |<i>w</i>| the number of entries that they are; or, if that is more, by what they do "
          "beyond the strongest part <i>w′</i> of them, all words but one. Neither makes more of them than what they do "
          "to the texts."),
-        ("Verdict", "", f"From the class's score, that of its strongest words. From {decimal(limits['found'], 2)} on: "
+        ("Score of a class", AGAINST, "That of its strongest words, <i>v</i> with an index alone, and what it is "
+         "beyond the strongest words of every other class, for which the same was tried: words of meaning do as much for any "
+         "class, a trigger for one. Where no other class could be judged it is <i>v</i> itself."),
+        ("Verdict", "", f"From the class's score. From {decimal(limits['found'], 2)} on: "
          f"backdoored. From {decimal(limits['inconclusive'], 2)} on: inconclusive. Below: nothing found. The limits, "
          "and the curve that gives the probability, were set once, on models that this project trained with and "
          "without backdoors. For a model unlike those the probability is a guide, no more."),
