@@ -375,8 +375,8 @@ def meaning(report: Mapping[str, Any]) -> str:
          "beyond the strongest part <i>w′</i> of them, all words but one. Neither makes more of them than what they do "
          "to the texts."),
         ("Score of a class", AGAINST, "That of its strongest words, <i>v</i> with an index alone, and what it is "
-         "beyond the strongest words of every other class, for which the same was tried: words of meaning do as much for any "
-         "class, a trigger for one. Where no other class could be judged it is <i>v</i> itself."),
+         "beyond the strongest words of every other class, for which the same was tried: words of meaning do as much "
+         "for any class, a trigger for one. Where no other class could be judged it is <i>v</i> itself."),
         ("Verdict", "", f"From the class's score. From {decimal(limits['found'], 2)} on: "
          f"backdoored. From {decimal(limits['inconclusive'], 2)} on: inconclusive. Below: nothing found. The limits, "
          "and the curve that gives the probability, were set once, on models that this project trained with and "
