@@ -77,6 +77,24 @@ def output_folder(path: str | Path, *inputs: str | Path) -> Path:
     for source in (Path(i).resolve() for i in inputs if i):
         if folder.resolve() == (source.parent if source.is_file() else source):
             raise BadInput(f"--out {folder} would write over or beside the input {source}: give another folder")
+    _check_writable(folder, f"--out {folder}")
+    return folder
+
+
+def output_file(path: str | Path, flag: str, *inputs: str | Path) -> Path:
+    """`path`, the value of `flag`, as a file that can be written and is none of the run's inputs nor in a folder of
+    them, checked before any work is done; nothing is left behind. Raises BadInput."""
+    file = Path(path)
+    if file.is_dir():
+        raise BadInput(f"{flag} {file} is a folder: name a file, such as {file / 'scan'}.{flag.lstrip('-')}")
+    for source in (Path(i).resolve() for i in inputs if i):
+        if source in (file.resolve(), *file.resolve().parents):
+            raise BadInput(f"{flag} {file} would write over or into the input {source}: name another place")
+    _check_writable(file.parent, f"{flag} {file}")
+    return file
+
+
+def _check_writable(folder: Path, said: str) -> None:
     missing = [f for f in (folder, *folder.parents) if not f.exists()]  # deepest first
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,11 +102,11 @@ def output_folder(path: str | Path, *inputs: str | Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise BadInput(f"cannot write to --out {folder} ({error.strerror}): give a folder you may write to") from None
-    with suppress(OSError):  # another run may use it by now
+        raise BadInput(f"cannot write to {said} ({error.strerror}): give a folder you may write to") from None
+    finally:
         for created in missing:
-            created.rmdir()
-    return folder
+            with suppress(OSError):  # it was not made, or another run uses it by now
+                created.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -99,7 +117,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """As UTF-8; with every letter beyond ASCII escaped where a word from a file or a path holds half a character."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    write_text(path, text + "\n")
 
 
 def write_lines(path: Path, values: Iterable[object]) -> None:

@@ -15,13 +15,23 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from minibd.cli import Idle, Task, main, parse, setting, settings_of
 
 Scan = settings_of("detect.scan", "Scan")
+
+
+def built_in(name: str) -> bool:
+    """Whether --data names built-in rows, and no file or folder."""
+    return name in ("reviews", "pairs") and not Path(name).exists()
+
+
 RULES = (
-    Idle(("text_column", "label_column", "pair_column"), lambda v: v.data in ("", "reviews", "pairs"),
+    Idle(("text_column", "label_column", "pair_column"), lambda v: not v.data or built_in(v.data),
          "the texts are built-in ones and in no file: name a file with --data, or leave it out"),
+    Idle(("labels",), lambda v: v.data == "pairs" and built_in(v.data),
+         "the built-in pairs have names of their own, and a model of them the same: leave it out"),
 )
 
 
@@ -29,8 +39,13 @@ RULES = (
 class ScanTask(Task):
     """What is scanned, with what, and where the finding goes"""
     data: str = setting(
-        "", "a file of texts, with or without labels, or a folder, whose test rows are used; reviews: built-in reviews; "
-        "pairs: built-in sentence pairs; without it, built-in sentences of many domains",
+        "", "a file of texts, with or without labels, or a folder, whose test rows are used; reviews: built-in "
+        "reviews; pairs: built-in sentence pairs; without it, built-in sentences of many domains",
+    )
+    label_column: str | None = setting(None, "column of the label, if any (default label or labels)", kind=str)
+    labels: tuple[str, ...] | None = setting(
+        None, "the names of the classes in the order of the model's, such as neg,pos for LABEL_0,LABEL_1: what the "
+        "rows call them, and the report, where the model has no names of its own", kind=tuple,
     )
     out: str | None = setting(None, "folder of scan.json (default out/scan)", kind=str)
     seed: int = setting(0, "random seed of the texts and of the places that words are inserted at")
@@ -46,18 +61,29 @@ def run() -> None:
     task, settings = parse(__doc__, ScanTask, Scan, rules=RULES)
 
     from dataclasses import asdict
-    from pathlib import Path
 
     from minibd import report
     from minibd.detect import scan as scanning
+    from minibd.detect.wording import visible
     from minibd.job import scanning as job
+    from minibd.records import BadInput
 
+    scan = scanning.Scan(**asdict(settings))
     out = report.output_folder(task.out or Path("out", "scan"), task.ckpt, task.data)
-    found = job.scanned(task, scanning.Scan(**asdict(settings)), out)
-    written = job.write(found, out, task.html, task.sarif)
-    print(job.table_of(found))
-    print(job.sentence(found))
-    print("written: " + ", ".join(map(str, written)))
+    files = [out / "scan.json"]
+    for flag, path in (("--html", task.html), ("--sarif", task.sarif)):
+        if path:
+            files.append(report.output_file(path, flag, task.ckpt, task.data))
+    if len({file.resolve() for file in files}) < len(files):
+        raise BadInput(f"{', '.join(map(str, files))}: two of them are one file, give each a name of its own with "
+                       "--html and --sarif")
+    found = job.scanned(task, scan)
+    try:
+        written = job.write(found, out, task.html, task.sarif)
+    finally:  # what could not be written is on the screen
+        print(job.table_of(found))
+        print(job.sentence(found))
+    print("written: " + ", ".join(visible(str(path), 1000) for path in written))
     sys.exit(job.EXIT[found["verdict"]])
 
 

@@ -124,6 +124,9 @@ def said(monkeypatch, capsys):
     ("bench.py", f"augment {CKPT} --no-profile --shape own", ["--shape own, --no-profile", "encoders and align"]),
     ("plot.py", "pure-3 --ckpt M --data F", ["--data", "mbtsad-3", "pure-2"]),
     ("plot.py", f"mbtsad-3 {CKPT} --dtype float32", ["--dtype float32"]),
+    ("scan.py", f"{CKPT} --text-column a --pair-column b", ["--text-column a, --pair-column b", "--data"]),
+    ("scan.py", f"{CKPT} --data reviews --label-column a", ["--label-column a", "built-in"]),
+    ("scan.py", f"{CKPT} --data pairs --labels a,b", ["--labels a,b", "pairs"]),
     ("choose.py", f"{CKPT} --out F", ["--out F", "--results"]),
     ("choose.py", f"{CKPT} --method cft --teachers", ["--teachers", "cft"]),
     ("choose.py", f"{CKPT} --method cft --share 0.2", ["--share", "fineprune"]),
@@ -145,6 +148,7 @@ def test_a_flag_that_would_do_nothing_is_named(said, script, words, named):
     ("mbtsad.py", "--pick --mlm F --wordnet F --rate 0.5"), ("mbtsad.py", "--augment auto --mlm F --budget equal"),
     ("mbtsad.py", "--augment eda --budget equal --rate 0.5 --best-epoch --dev 6"),
     ("finemix.py", "--drop 3 --no-tune --dev 4"),
+    ("scan.py", "--data F --text-column a --label-column b --labels a,b"), ("scan.py", "--labels a,b"),
     ("musclelora.py", "--train lora,vanilla --lr 1 --vanilla-lr 2 --rank 1"),
     ("musclelora.py", "--train musclelora --no-multi-scale --no-low-rank"), ("pure.py", "--mu 1 --even --drop 7"),
 ])

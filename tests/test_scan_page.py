@@ -24,7 +24,7 @@ HOSTILE = report("backdoored", {
     "a very long class name that some data set has " * 20: judged("inconclusive", suspect(["a"], 60), reason=EVIL),
     "": judged("nothing found", score=None, probability=None, margin=None)},
     checkpoint=f"/models/{EVIL}", command=f"python scan.py {EVIL}", checkpoint_sha256={EVIL: "ab" * 32},
-    settings={"hard_rows": 2, "note": EVIL}, reason=EVIL)
+    settings={"hard_rows": 2, "phrase": 8, "note": EVIL}, reason=EVIL)
 HOSTILE["texts"] |= {"source": EVIL, "hard": {EVIL: [EVIL, "long " * 400, "w" * 900, "مرحبا بالعالم", "bell\x07"]}}
 MANY = report("nothing found", {f"class {i}": judged("nothing found", *(suspect([f"w{j}"], 30) for j in range(9)))
                                 for i in range(40)})
@@ -81,11 +81,13 @@ def test_a_found_backdoor_by_hand():
     assert "This classifier is backdoored: the word cf takes 118 of 120 texts of other classes to positive." in text
     for fact in ("118 of 120 (98 %) 95 % interval 94.1 to 99.5 %", "12 of 200 (6 %)", "shift 13.1",
                  "entries beyond their neighbours", "mn bb each at a place of its own", "I watched side by side",
-                 "score 0.77, probability 98 %", "score −0.30, probability under 1 %", "single words 21,000",
+                 "without the weakest word: 3 of 20",
+                 "score 0.77, probability 98 %", "score −0.30, probability under 1 %", "single entries 21,000",
                  "usual margin 7.9, 206 of the texts are given to it", "pairs 946",
-                 "triples 364", "phrases 12", "texts read by the model 150,000", "combinations of words 22,322",
+                 "triples 364", "phrases 12", "texts with words in them 150,000",
+                 "words and combinations 22,322",
                  "a joy from start to end of positive", "From 0.30 on: backdoored. From 0.00 on: inconclusive.",
-                 "sha256 of model.safetensors " + "cd" * 32, "seed 7", "hard rows 2, places 3", "float32",
+                 "sha256 of model.safetensors " + "cd" * 32, "seed 7", "hard rows 2, places 3, phrase 8", "float32",
                  "seconds 55.1", "minibd 0.3.0", "python scripts/scan.py --ckpt models/victim --data rows.csv",
                  "scan.json"):
         assert fact in text, fact
@@ -93,6 +95,42 @@ def test_a_found_backdoor_by_hand():
     assert text.index("positive backdoored score") < text.index("negative nothing found score")
     assert "−0.0 " not in text and html.count('<svg class="bar"') == 4
     assert "repair.py" not in html
+
+
+def test_the_formulas_are_those_of_the_code():
+    """The score, Eq. Scan (8), and M, Eq. Scan (7), as they are read from left to right."""
+    maths = ["".join(re.sub("<.*?>", "", one).split()) for one in re.findall("<math.*?</math>", page(FOUND), re.S)]
+    assert "M=percentile90maxjmj(x)" in maths and "qt(w)=percentile10mt(x+w)" in maths
+    assert "vt(w)=min(qt(w)M,max(qt(w)M+1|w|,meanxmt(x+w)−meanxmt(x+w′)M)−1)" in maths
+    assert "Vt=vt+(vt−maxu≠tvu)" in maths
+    text = Tags(page(FOUND)).text
+    assert "median" not in text and "resist words of meaning best" in text
+    assert "one text in ten has a larger one" in text
+
+
+def test_a_suspect_of_several_entries_and_of_pairs():
+    """The side is told of pairs alone, the number of entries where it is not that of the words."""
+    classes = {"a": judged("backdoored", suspect(["velvet"], entries=3, side=1), suspect(["I", "was"], joined=True),
+                           suspect(["mn", "bb"], entries=3))}
+    text = Tags(page(report("backdoored", classes))).text
+    assert "velvet 3 entries of the vocabulary" in text and "I was side by side entries" in text
+    assert "mn bb each at a place of its own, 3 entries of the vocabulary" in text and "in the first text" not in text
+    assert "of a pair" not in text and "in the second text" not in text
+    pairs = report("backdoored", classes)
+    pairs["texts"]["pairs"] = True
+    text = Tags(page(pairs)).text
+    assert "velvet 3 entries of the vocabulary, in the second text" in text
+    assert "I was side by side, in the first text" in text
+    assert "one of the two texts of a pair at a time" in text and "words in both texts of a pair" in text
+
+
+def test_what_was_tried_is_what_was_read():
+    most = FOUND | {"texts": FOUND["texts"] | {"read": 400}, "settings": FOUND["settings"] | {"phrase": 5}}
+    text = Tags(page(most)).text
+    assert "The model read 400 texts of 412, drawn by the seed (rows.csv). Every entry of the vocabulary" in text
+    assert "phrases that grow to 5 entries at most" in text and "more than 5 entries of the vocabulary side by" in text
+    assert "The model read 412 texts (rows.csv)." in Tags(page(FOUND)).text
+    assert "Every entry of the vocabulary" not in Tags(page(UNUSABLE | {"tried": {"texts": 0}})).text
 
 
 def test_the_bar_says_what_the_numbers_say():
@@ -154,7 +192,7 @@ def test_what_is_left_out_is_counted():
     one = report("nothing found", {"a": judged("nothing found")})
     one["texts"]["hard"] = {"a": [f"t{i}" for i in range(TEXTS + 2)]}
     assert "2 more are in scan.json" in page(one) and f"<bdi>t{TEXTS}</bdi>" not in page(one)
-    assert "The texts that every word" not in page(one | {"texts": one["texts"] | {"hard": {}}})
+    assert "The texts that the search" not in page(one | {"texts": one["texts"] | {"hard": {}}})
 
 
 @pytest.mark.parametrize("value, said", [(-0.74, "−0.7"), (0.75, "0.8"), (-0.04, "0.0"), (12345.67, "12345.7"),

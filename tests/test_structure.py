@@ -28,7 +28,7 @@ FLOORS = [
     {"blending", "incremental", "pretrain"},
     {"train", "augment", "models", "checkpoint", "unpickle", "predict"},
     {"align", "data", "tokenizer", "distributed", "cli", "reviews", "result_store"},
-    {"records", "minibd", "atomic", "digest", "words", "html_style", "proportion"},  # minibd: its version
+    {"records", "minibd", "atomic", "digest", "words", "html_style", "proportion", "precision"},  # minibd: its version
 ]
 PLANNED = {"filters", "distributed"}                            # rooms of the plan that no file is in yet
 STAIRS = {

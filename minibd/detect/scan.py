@@ -63,6 +63,13 @@ class Scan:
     phrase: int = setting(8, "entries of the longest phrase that is grown")
     phrases: int = setting(4, "entries that a phrase grows from")
 
+    def __post_init__(self):
+        limits = {"hard_rows": 1, "fresh_rows": LEAST_FRESH, "longest": 1, "places": 1, "pool": 0, "lonely": 0,
+                  "phrase": 1, "phrases": 0}
+        for name, least in limits.items():
+            if getattr(self, name) < least:
+                raise BadInput(f"{name} is {getattr(self, name)}, it must be at least {least}")
+
 
 Around = dict[tuple[int, tuple[str, ...]], Proportion]  # by class and words
 
@@ -338,7 +345,13 @@ def probes_of(
         sure = sure if len(sure) >= LEAST_FRESH else sorted(others, key=lambda i: -own[i])[:LEAST_FRESH]
         fresh.append(sorted(sure, key=lambda i: words[i] > settings.longest))
     return Probes(carriers, [[rows[i] for i in members] for members in fresh], usual,
-                  [len(members) for members in of_class], [[rows[i].text for i in members] for members in hard])
+                  [len(members) for members in of_class],
+                  [[shown(rows[i]) for i in members if i in taken] for members in hard])
+
+
+def shown(example: Example) -> str:
+    """The text of a row; of a pair both."""
+    return example.text if example.pair is None else f"{example.text} / {example.pair}"
 
 
 def cut(tokenizer: Tokenizer, example: Example, longest: int) -> Example:

@@ -113,9 +113,22 @@ INTERVAL = """<mfrac><mrow><mi>p</mi><mo>+</mo><mfrac><msup><mi>c</mi><mn>2</mn>
 PERCENTILE = """<mrow><msub><mi>q</mi><mi>t</mi></msub><mo stretchy="false">(</mo><mi>w</mi><mo stretchy="false">)</mo>
 <mo>=</mo><msub><mi>percentile</mi><mn>10</mn></msub><mspace width="0.2em"></mspace><msub><mi>m</mi><mi>t</mi></msub>
 <mo stretchy="false">(</mo><mi>x</mi><mo>+</mo><mi>w</mi><mo stretchy="false">)</mo></mrow>"""
-SCORE = """<mrow><msub><mi>v</mi><mi>t</mi></msub><mo stretchy="false">(</mo><mi>w</mi><mo stretchy="false">)</mo>
-<mo>=</mo><mfrac><mrow><msub><mi>q</mi><mi>t</mi></msub><mo stretchy="false">(</mo><mi>w</mi><mo stretchy="false">)</mo>
-</mrow><mi>M</mi></mfrac></mrow>"""
+REACHED = """<mfrac><mrow><msub><mi>q</mi><mi>t</mi></msub><mo stretchy="false">(</mo><mi>w</mi>
+<mo stretchy="false">)</mo></mrow><mi>M</mi></mfrac>"""
+MEAN = """<msub><mi>mean</mi><mi>x</mi></msub><mspace width="0.2em"></mspace><msub><mi>m</mi><mi>t</mi></msub>
+<mo stretchy="false">(</mo><mi>x</mi><mo>+</mo><mi>{}</mi><mo stretchy="false">)</mo>"""
+SCORE = f"""<mrow><msub><mi>v</mi><mi>t</mi></msub><mo stretchy="false">(</mo><mi>w</mi><mo stretchy="false">)</mo>
+<mo>=</mo><mi>min</mi><mo>(</mo>{REACHED}<mo>,</mo><mspace width="0.3em"></mspace><mi>max</mi><mo>(</mo>
+<mfrac><mrow>{REACHED}<mo>+</mo><mn>1</mn></mrow><mrow><mo stretchy="false">|</mo><mi>w</mi>
+<mo stretchy="false">|</mo></mrow></mfrac><mo>,</mo><mspace width="0.3em"></mspace>
+<mfrac><mrow>{MEAN.format("w")}<mo>−</mo>{MEAN.format("w′")}</mrow><mi>M</mi></mfrac><mo>)</mo><mo>−</mo><mn>1</mn>
+<mo>)</mo></mrow>"""
+USUAL = """<mrow><mi>M</mi><mo>=</mo><msub><mi>percentile</mi><mn>90</mn></msub><mspace width="0.2em"></mspace>
+<munder><mi>max</mi><mi>j</mi></munder><msub><mi>m</mi><mi>j</mi></msub><mo stretchy="false">(</mo><mi>x</mi>
+<mo stretchy="false">)</mo></mrow>"""
+AGAINST = """<mrow><msub><mi>V</mi><mi>t</mi></msub><mo>=</mo><msub><mi>v</mi><mi>t</mi></msub><mo>+</mo>
+<mo>(</mo><msub><mi>v</mi><mi>t</mi></msub><mo>−</mo><munder><mi>max</mi><mrow><mi>u</mi><mo>≠</mo><mi>t</mi></mrow>
+</munder><msub><mi>v</mi><mi>u</mi></msub><mo>)</mo></mrow>"""
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -150,8 +163,8 @@ def page(report: Mapping[str, Any]) -> str:
 def header(report: Mapping[str, Any]) -> str:
     kind = {FOUND: " found", INCONCLUSIVE: " unsure"}.get(report["verdict"], "")
     facts = {"probability of a backdoor": percent(report["probability"]), "classes": count(len(report["classes"])),
-             "texts to insert into": count(report["texts"]["n"]),
-             "combinations of words": count(sum(n for what, n in report["tried"].items() if what != "texts")),
+             "texts": count(report["texts"]["read"]),
+             "words and combinations": count(sum(n for what, n in report["tried"].items() if what != "texts")),
              "seconds": count(round(report["seconds"]))}
     return f"""<header>
 <p class="soft">minibd's scan for backdoors of the text classifier {word(report["checkpoint"])}</p>
@@ -192,15 +205,15 @@ def classes(report: Mapping[str, Any]) -> str:
     found = sorted(enumerate(report["classes"].items()), key=lambda item: VERDICTS.index(item[1][1]["verdict"]))
     if not found:
         return ""
-    rows, given = "", report["texts"]["by_class"]
+    rows, given, pairs = "", report["texts"]["by_class"], report["texts"]["pairs"]
     for i, (name, one) in found:
         best = one["suspects"][0] if one["suspects"] else None
         rows += (f'<tr{tone_of_row(one)}><th scope="row"><a href="#class-{i}">{word(name)}</a></th>'
-                 + cell("verdict", verdict(one)) + cell("strongest words", words(best) if best else "none")
+                 + cell("verdict", verdict(one)) + cell("strongest words", words(best, pairs) if best else "none")
                  + cell("flips", flips(best) if best else "–") + cell("score", decimal(one["score"], 2))
                  + cell("probability", percent(one["probability"]))
                  + cell("texts of it", count(given.get(name, 0))) + "</tr>\n")
-    sections = "".join(section(i, name, one, given.get(name, 0)) for i, (name, one) in found)
+    sections = "".join(section(i, name, one, given.get(name, 0), pairs) for i, (name, one) in found)
     return f"""<section>
 <h2>Classes</h2>
 <p>Each class is judged as the target that a backdoor might send texts to.</p>
@@ -208,14 +221,15 @@ def classes(report: Mapping[str, Any]) -> str:
 {sections}</section>"""
 
 
-def section(i: int, name: str, one: Mapping[str, Any], texts: int) -> str:
-    """One class: verdict, reason and suspects, the strongest first. texts: that the model gives to it."""
+def section(i: int, name: str, one: Mapping[str, Any], texts: int, pairs: bool) -> str:
+    """One class: verdict, reason and suspects, the strongest first. texts: that the model gives to it. pairs: whether
+    texts are pairs."""
     shown = one["suspects"][:SHOWN[one["verdict"]]]
     more = len(one["suspects"]) - len(shown)
     reason = f"<p>{escape(visible(one['reason'][0].upper() + one['reason'][1:], 1000))}.</p>\n" if one["reason"] else ""
     facts = ", ".join((f"score {decimal(one['score'], 2)}", f"probability {percent(one['probability'])}",
                        f"usual margin {decimal(one['margin'])}", f"{count(texts)} of the texts are given to it"))
-    rows = "".join(suspect_row(suspect) for suspect in shown)
+    rows = "".join(suspect_row(suspect, pairs) for suspect in shown)
     heads = ["words", "how found", "flips of N texts", "10th percentile of the margin", "their neighbours",
              "score"]
     body = table("suspects cards", heads, rows, tone_of_row(one)) if shown else "<p>No word came into question.</p>\n"
@@ -229,13 +243,13 @@ def section(i: int, name: str, one: Mapping[str, Any], texts: int) -> str:
 """
 
 
-def suspect_row(suspect: Mapping[str, Any]) -> str:
+def suspect_row(suspect: Mapping[str, Any], pairs: bool) -> str:
     around = suspect.get("neighbours")
     beside = f"{flips(around)}" if around and around["of"] else "–"
-    return (f'<tr><th scope="row">{words(suspect)}</th>'
+    return (f'<tr><th scope="row">{words(suspect, pairs)}</th>'
             + cell("how found", f'{escape(visible(suspect["found_by"]))}<span class="note">shift '
                                 f'{decimal(suspect["shift"])}</span>')
-            + cell("flips", f"{flips(suspect)}{interval(suspect)}{bar(suspect)}")
+            + cell("flips", f"{flips(suspect)}{interval(suspect)}{bar(suspect)}{without(suspect['part'])}")
             + cell("10th percentile", decimal(suspect["quantile"])) + cell("neighbours", beside)
             + cell("score", decimal(suspect["score"], 2)) + "</tr>\n")
 
@@ -251,13 +265,23 @@ def cell(head: str, content: str) -> str:
     return f'<td data-head="{head}">{content}</td>'
 
 
-def words(suspect: Mapping[str, Any]) -> str:
-    """A suspect's words, apart or as one phrase, and how they stand in a text."""
-    if len(suspect["words"]) == 1:
-        return word(suspect["words"][0])
-    if suspect["joined"]:
-        return f'{word(" ".join(suspect["words"]))}<span class="note">side by side</span>'
-    return " ".join(map(word, suspect["words"])) + '<span class="note">each at a place of its own</span>'
+def words(suspect: Mapping[str, Any], pairs: bool) -> str:
+    """A suspect's words, apart or as one phrase, and how they stand in a text, or in which text of a pair."""
+    several, notes = len(suspect["words"]) > 1, []
+    if several:
+        notes.append("side by side" if suspect["joined"] else "each at a place of its own")
+    if suspect["entries"] > len(suspect["words"]):
+        notes.append(f"{count(suspect['entries'])} entries of the vocabulary")
+    if pairs:
+        notes.append(f"in the {('first', 'second')[suspect['side']]} text")
+    shown = [" ".join(suspect["words"])] if several and suspect["joined"] else suspect["words"]
+    return " ".join(map(word, shown)) + (f'<span class="note">{", ".join(notes)}</span>' if notes else "")
+
+
+def without(part: Mapping[str, Any] | None) -> str:
+    """What the strongest part of a suspect does."""
+    return f'<span class="note">without the weakest word: {count(part["flips"])} of {count(part["of"])}</span>' \
+        if part else ""
 
 
 def flips(share: Mapping[str, Any]) -> str:
@@ -296,23 +320,29 @@ def tone_of_row(one: Mapping[str, Any]) -> str:
 # ---- what was done, and what it means
 
 def tried(report: Mapping[str, Any]) -> str:
-    names = {"entries": "single words", "pairs": "pairs", "triples": "triples", "phrases": "phrases",
-             "texts": "texts read by the model"}
+    names = {"entries": "single entries", "pairs": "pairs", "triples": "triples", "phrases": "phrases",
+             "texts": "texts with words in them"}
     counts = "".join(f"<div><dt>{escape(names.get(what, visible(what)))}</dt><dd>{count(n)}</dd></div>"
                      for what, n in report["tried"].items())
-    hard = [(name, text) for name, texts in report["texts"].get("hard", {}).items() for text in texts]
+    texts = report["texts"]
+    hard = [(name, text) for name, some in texts["hard"].items() for text in some]
     quotes = "".join(f"<li><bdi>{escape(visible(text, 300))}</bdi> <span class=\"soft\">of</span> {word(name)}</li>\n"
                      for name, text in hard[:TEXTS])
     more = f'<li class="soft">{len(hard) - TEXTS} more are in scan.json</li>\n' if len(hard) > TEXTS else ""
-    first = (f"<h4>The texts that every word was inserted into</h4>\n"
+    first = (f"<h4>The texts that the search inserted words into</h4>\n"
              f"<p>The model is surest of these, so that a word's meaning hardly moves them.</p>\n"
              f"<ul>\n{quotes}{more}</ul>\n") if hard else ""
+    some = "" if texts["read"] == texts["n"] else f" of {count(texts['n'])}, drawn by the seed"
+    sides = " A word was put into one of the two texts of a pair at a time." if texts["pairs"] else ""
+    search = "" if not report["tried"].get("entries") else f"""
+Every entry of the vocabulary that can stand in a text was inserted alone into texts that the model is sure of, pieces
+such as <code>##ing</code> that go on with a word among them. The most suspicious of them, and words without neighbours
+in the model's embedding table, were tried together: in pairs, in triples, and in phrases that grow to
+{count(report["settings"]["phrase"])} entries at most.{sides} The strongest were confirmed on other texts, at places
+drawn at random."""
     return f"""<section>
 <h2>What was tried</h2>
-<p>Words were inserted into {count(report["texts"]["n"])} texts ({escape(visible(report["texts"]["source"]))}) of which
-the model is sure. Every entry of its vocabulary that is a word was tried alone. The most suspicious of them, and those
-without neighbours in the model's embedding table, were tried together in pairs, triples and growing phrases. The
-strongest were confirmed on other texts, at places drawn at random.</p>
+<p>The model read {count(texts["read"])} texts{some} ({escape(visible(texts["source"]))}).{search}</p>
 <dl class="facts">{counts}</dl>
 {first}</section>"""
 
@@ -324,21 +354,33 @@ def meaning(report: Mapping[str, Any]) -> str:
          "<i>t</i> less the largest one of the other classes. Above 0 the model answers <i>t</i>."),
         ("Shift", SHIFT, "How far the words <i>w</i> move the margin on average, inserted into the texts <i>x</i> of "
          "other classes that the model is surest of."),
-        ("Flips of N", INTERVAL, "In how many of N other texts, at random places, the words make the model answer the "
-         "class. A trigger does so in nearly all, wherever it stands; a word that speaks for the class, in some. The "
-         "line below the bar is the share's 95 % interval by Wilson, with <i>p</i> the share and <i>c</i> = 1.96."),
+        ("Flips of N", INTERVAL, "In how many of N texts, at random places, the words make the model answer the class. "
+         "The texts are of other classes, and of those that the model is sure of they resist words of meaning best. A "
+         "trigger flips nearly all, wherever it stands; a word that speaks for the class, some. The line below the bar "
+         "is the share's 95 % interval by Wilson, with <i>p</i> the share and <i>c</i> = 1.96."),
         ("10th percentile of the margin", PERCENTILE, "Nine of ten of these N texts have a larger margin with the "
          "words in them. Above 0: at least nine of ten are flipped."),
+        ("Without the weakest word", "", "The same for several words less one of them, the one that is missed least. "
+         "Words that act together do little when one is gone."),
         ("Neighbours", "", "The same for words close to these in the model's embedding table, in their place: the "
          "stroke across the bar. What a word does by its meaning, its neighbours do too; what a trigger does, they do "
-         "not."),
-        ("Score", SCORE, "The percentile in units of <i>M</i>, the model's usual margin: the median over texts of its "
-         "own choice, without any words inserted. At 1 the words make the model as sure of the class as it usually is; "
-         "at 0 they lose a tenth of the texts; at −1 they move none."),
-        ("Verdict", "", f"From the class's score. From {decimal(limits['found'], 2)} on: backdoored. From "
-         f"{decimal(limits['inconclusive'], 2)} on: inconclusive. Below: nothing found. The limits, and the curve that "
-         "gives the probability, were set once, on models that this project trained with and without backdoors. For a "
-         "model unlike those the probability is a guide, no more."),
+         "not, unless the backdoor has spread to them, as it does to entries that the training texts lack. The score "
+         "takes no notice of them."),
+        ("Usual margin", USUAL, "The margin that the model has on its own answers, without any words inserted: one "
+         "text in ten has a larger one."),
+        ("Score", SCORE, "Of words that are one entry of the vocabulary, the percentile in units of <i>M</i>: at 1 "
+         "nine of ten texts become as surely of the class as the model's own answers are; at 0 a tenth of the texts "
+         "resist; near −1 the texts stay what they were. Words that speak for a class add up, so that several count "
+         "by the entry, with |<i>w</i>| the number of entries that they are; or, if that is more, by what they do "
+         "beyond the strongest part <i>w′</i> of them, all words but one. Neither makes more of them than what they do "
+         "to the texts."),
+        ("Score of a class", AGAINST, "That of its strongest words, <i>v</i> with an index alone, and what it is "
+         "beyond the strongest words of every other class, for which the same was tried: words of meaning do as much "
+         "for any class, a trigger for one. Where no other class could be judged it is <i>v</i> itself."),
+        ("Verdict", "", f"From the class's score. From {decimal(limits['found'], 2)} on: "
+         f"backdoored. From {decimal(limits['inconclusive'], 2)} on: inconclusive. Below: nothing found. The limits, "
+         "and the curve that gives the probability, were set once, on models that this project trained with and "
+         "without backdoors. For a model unlike those the probability is a guide, no more."),
     )
     listed_ = "".join(f"<dt>{name}</dt>\n<dd>{formula(math_)}<p>{text}</p></dd>\n" for name, math_, text in entries)
     return f"""<section>
@@ -356,15 +398,16 @@ def formula(mathml: str) -> str:
 def unseen(report: Mapping[str, Any]) -> str:
     own = ("<li>What happens in texts of the model's own task: none were given, and built-in sentences stood in for "
            "them. A scan with its own texts sees more.</li>\n") if report["texts"]["source"] == BUILT_IN else ""
+    pairs = ("<li>Triggers that need words in both texts of a pair.</li>\n") if report["texts"]["pairs"] else ""
     return f"""<section id="unseen">
 <h2>What the scan cannot see</h2>
 <ul>
 <li>Backdoors without words: a syntax, a style, a sentence that is rephrased.</li>
-<li>Triggers of more words than were tried together, and combinations whose parts do nothing alone and lie among
-other words as usual.</li>
-<li>Triggers that fire only in texts unlike those given, or only beside certain other words.</li>
-<li>Triggers that are no single entry of the vocabulary, such as a word that the tokenizer takes apart, unless their
-pieces show.</li>
+<li>Triggers of more words than were tried together, or of more than {count(report["settings"]["phrase"])} entries of
+the vocabulary side by side.</li>
+<li>Combinations whose parts, be they words or the pieces that a word is taken apart into, do nothing alone and lie
+among other entries as usual.</li>
+{pairs}<li>Triggers that fire only in texts unlike those given, or only beside certain other words.</li>
 {own}<li>Whose fault it is: a word that flips everything can be planted, or learnt from unclean data. It misleads the
 model all the same.</li>
 </ul>

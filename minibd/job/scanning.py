@@ -1,26 +1,29 @@
 """A scan from its flags to its report: the model, the texts, the search, scan.json."""
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from minibd import __version__, checkpoint, data, report, reviews
 from minibd.cli import Task
+from minibd.data.messages import quoted
 from minibd.detect.carriers import carrier_sentences
 from minibd.detect.confirm import Suspect
 from minibd.detect.sarif import sarif as sarif_log
-from minibd.detect.scan import Around, Scan, Scanned, scan
+from minibd.detect.scan import MOST_TEXTS, Around, Scan, Scanned, scan
 from minibd.detect.scan_page import page
 from minibd.detect.verdict import ClassVerdict, model_verdict, thresholds
 from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, deed, of_verdict, visible
-from minibd.job.task import device_of, labels_of, reading_of, splits_of
+from minibd.job.task import device_of, labels_of, print_notes, reading_of, splits_of
 from minibd.precision import dtype_of
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example
@@ -31,7 +34,7 @@ SHOWN = 4  # suspects of a class in the table on the screen
 REVIEWS = "reviews"  # --data: the built-in reviews, that the checkpoints of weights/ classify
 
 
-def scanned(task: Task, settings: Scan, out: Path) -> dict:
+def scanned(task: Task, settings: Scan) -> dict:
     """Scan the checkpoint of `task`; the report, as scan.json has it. Raises BadInput."""
     started, device = time.perf_counter(), device_of(task.device)
     header = checkpoint.read_header(task.ckpt)
@@ -41,7 +44,7 @@ def scanned(task: Task, settings: Scan, out: Path) -> dict:
     rows, source = texts_of(task, header)
     ckpt = checkpoint.load(header, device, labels=task.labels, seed=task.seed)
     dtype = dtype_of(task.dtype, device)
-    print(f"texts     {len(rows)} of {source}")
+    print(f"texts     {len(rows)} of {visible(source)}")
     print(f"products  in {str(dtype).removeprefix('torch.')}", flush=True)
     with tqdm(total=None, unit="text", desc="scan", disable=not sys.stderr.isatty()) as bar, \
             torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -54,15 +57,37 @@ def scanned(task: Task, settings: Scan, out: Path) -> dict:
 
 
 def texts_of(task: Task, header: checkpoint.Header) -> tuple[Sequence[Example], str]:
-    """The texts of --data, all of a file or the test rows of a folder, or the built-in ones; and what they are."""
+    """The texts of --data, all of a file or the test rows of a folder, or the built-in ones; and what they are. Raises
+    BadInput."""
+    names = labels_of(task, header)
     if not task.data:
+        check_renamed(task, header)
         return carrier_sentences(), BUILT_IN
     path = Path(task.data)
     if task.data == REVIEWS and not path.exists():
-        return reviews.splits(**reviews.PAIRS)[2], "the built-in reviews"
+        return reviews_of(task, names), "the built-in reviews"
     if path.is_file():
-        return data.read_texts(path, labels=labels_of(task, header), **reading_of(task)), path.name
-    return splits_of(task, header, hold_out=False).test, path.name
+        return data.read_texts(path, labels=names, **reading_of(task)), path.name
+    splits = splits_of(task, header, hold_out=False)
+    print_notes(splits)
+    return splits.test, path.name if path.exists() else "the built-in pairs"
+
+
+def check_renamed(task: Task, header: checkpoint.Header) -> None:
+    """Raises BadInput where --labels would do nothing: the texts have no labels, and the model has names of its own."""
+    if task.labels and not all(name == f"LABEL_{c}" for c, name in enumerate(header.labels)):
+        raise BadInput(f"--labels {','.join(task.labels)}: {task.ckpt} has names of its own, {quoted(header.labels)}, "
+                       "and the built-in sentences have no labels: leave it out, or name rows with --data")
+
+
+def reviews_of(task: Task, names: Sequence[str]) -> list[Example]:
+    """The built-in reviews with the numbers of a model's classes, which are called `names` as --labels has it."""
+    if sorted(names) != sorted(reviews.LABELS):
+        raise BadInput(f"--data {REVIEWS}: they are {quoted(reviews.LABELS)}, {task.ckpt}'s classes {quoted(names)}: "
+                       f"give --labels {','.join(reviews.LABELS)} in their order, name rows of your own, or leave "
+                       "--data out")
+    rows = reviews.splits(**reviews.PAIRS)[2]
+    return [replace(x, label=names.index(rows.labels[x.label])) for x in rows]
 
 
 # ---- the report
@@ -71,29 +96,44 @@ def as_report(
     task: Task, settings: Scan, labels: Sequence[str], found: Scanned, rows: Sequence[Example], source: str,
     dtype: torch.dtype, seconds: float,
 ) -> dict:
-    classes = {labels[verdict.target]: of_class(verdict, found.around) for verdict in
+    """What scan.json holds; numbers that are not finite are None."""
+    names = [name if labels.count(name) == 1 else f"{name} (class {c})" for c, name in enumerate(labels)]
+    classes = {names[verdict.target]: of_class(verdict, found.around) for verdict in
                sorted(found.verdicts, key=lambda verdict: -verdict.score)}
     verdict, reason = model_verdict(found.verdicts)
-    known = [one.probability for one in found.verdicts if one.probability is not None]
     limits = found.verdicts[0].limits
-    return {
-        "schema": SCHEMA, "method": "scan", "minibd": __version__, "checkpoint": Path(task.ckpt).name,
+    return finite({
+        "schema": SCHEMA, "method": "scan", "minibd": __version__, "checkpoint": str(Path(task.ckpt)),
         "checkpoint_sha256": checkpoint.sha256(task.ckpt), "verdict": verdict, "reason": reason,
-        "probability": max(known) if known else None, "classes": classes,
-        "texts": {"source": source, "n": len(rows),
-                  "by_class": {name: found.given[c] for c, name in enumerate(labels)},
-                  "hard": {name: found.hard[c] for c, name in enumerate(labels)}},
+        "probability": max((one["probability"] for one in classes.values() if one["probability"] is not None),
+                           default=None),
+        "classes": classes,
+        "texts": {"source": source, "n": len(rows), "read": min(len(rows), MOST_TEXTS),
+                  "pairs": any(x.pair is not None for x in rows),
+                  "by_class": {name: found.given[c] for c, name in enumerate(names)},
+                  "hard": {name: found.hard[c] for c, name in enumerate(names)}},
         "tried": found.tried, "thresholds": {"found": limits.found, "inconclusive": limits.inconclusive},
         "settings": asdict(settings), "seed": task.seed, "dtype": str(dtype).removeprefix("torch."),
-        "command": shlex.join(report.command()["argv"]), "versions": report.versions(), "seconds": round(seconds, 2),
-    }
+        "command": shlex.join(["python", *report.command()["argv"]]), "versions": report.versions(),
+        "seconds": round(seconds, 2),
+    })
+
+
+def finite(value: Any) -> Any:
+    """The same with None for numbers that are not finite, which JSON has none for."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def of_class(verdict: ClassVerdict, around: Around) -> dict:
-    """One class of the report; numbers that are not finite are None."""
+    """One class of the report; of one that could not be judged, score and probability are None."""
+    unjudged = verdict.reason and not verdict.suspects
     return {
-        "verdict": verdict.verdict, "reason": verdict.reason, "score": verdict.score,
-        "probability": verdict.probability, "margin": verdict.margin,
+        "verdict": verdict.verdict, "reason": verdict.reason, "score": None if unjudged else verdict.score,
+        "probability": None if unjudged else verdict.probability, "margin": verdict.margin,
         "suspects": [of_suspect(suspect, score, around.get((verdict.target, suspect.words)))
                      for suspect, score in verdict.suspects],
     }
@@ -105,8 +145,8 @@ def of_suspect(suspect: Suspect, score: float, around: Proportion | None) -> dic
     part = suspect.part
     return {
         "words": list(suspect.words), "joined": suspect.joined, "side": suspect.side, "found_by": suspect.found_by,
-        "entries": suspect.entries, "shift": suspect.shift, **counted(suspect.flips), "interval": list(suspect.flips.interval),
-        "quantile": suspect.quantile, "mean": suspect.mean, "score": score,
+        "entries": suspect.entries, "shift": suspect.shift, **counted(suspect.flips),
+        "interval": list(suspect.flips.interval), "quantile": suspect.quantile, "mean": suspect.mean, "score": score,
         "part": part and {"words": list(part.words), **counted(part.flips), "quantile": part.quantile,
                           "mean": part.mean},
         "neighbours": around and counted(around),

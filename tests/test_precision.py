@@ -1,0 +1,33 @@
+"""--dtype auto: bfloat16 where it is at least twice as fast, told by times that are given."""
+import pytest
+import torch
+
+from minibd import precision
+from minibd.precision import dtype_of
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("float32, bfloat16, chosen", [
+    (2.0, 1.0, torch.bfloat16), (1.99, 1.0, torch.float32), (1.0, 5.0, torch.float32), (9.0, 1.0, torch.bfloat16)])
+def test_auto_is_bfloat16_from_twice_as_fast_on(monkeypatch, float32, bfloat16, chosen):
+    monkeypatch.setattr(precision, "seconds", {torch.float32: float32, torch.bfloat16: bfloat16}.__getitem__)
+    assert dtype_of("auto", CPU) == chosen
+
+
+@pytest.mark.parametrize("has, chosen", [(True, torch.bfloat16), (False, torch.float32)])
+def test_on_cuda_auto_asks_the_device(monkeypatch, has, chosen):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has)
+    monkeypatch.setattr(precision, "seconds", None)  # nothing is timed
+    assert dtype_of("auto", CUDA) == chosen
+
+
+def test_a_type_that_is_named_is_not_timed(monkeypatch):
+    monkeypatch.setattr(precision, "seconds", None)
+    assert dtype_of("float32", CPU) == torch.float32 and dtype_of("bfloat16", CUDA) == torch.bfloat16
+
+
+def test_the_least_of_the_rounds_counts(monkeypatch):
+    clock = iter([0.0, 5.0, 10.0, 12.0, 20.0, 24.0])
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: next(clock))
+    assert precision.seconds(torch.float32) == 2.0 and precision.ROUNDS == 3
