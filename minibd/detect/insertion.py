@@ -4,7 +4,7 @@
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,9 +67,12 @@ def carriers_of(tokenizer: Tokenizer, example: Example, label: int, margins: Ten
 
 
 @torch.inference_mode()
-def margins_with(model: Encoder, carrier: Carrier, words: Tensor, at: Sequence[int]) -> Tensor:
+def margins_with(
+    model: Encoder, carrier: Carrier, words: Tensor, at: Sequence[int],
+    tick: Callable[[int], object] = lambda texts: None,
+) -> Tensor:
     """The margins (N, C) of the carrier with each of N combinations of k words, (N, k) ids, before the k indices `at`,
-    ascending; words at the same index stand side by side."""
+    ascending; words at the same index stand side by side. tick: called with the number of texts of each batch."""
     device = model.embeddings.word.weight.device
     ids, kinds, slots = carrier.room(at)
     row, kinds = torch.tensor(ids, device=device), torch.tensor(kinds, device=device)
@@ -79,4 +82,5 @@ def margins_with(model: Encoder, carrier: Carrier, words: Tensor, at: Sequence[i
         ids[:, slots] = part
         batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), kinds.expand(len(part), -1), ids[:, 0])
         found.append(margins(model(batch).logits.float()).cpu())
+        tick(len(part))
     return torch.cat(found)

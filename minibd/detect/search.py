@@ -56,10 +56,9 @@ def entry_shifts(
         for carrier in group:
             others = torch.ones(classes)
             others[carrier.label] = 0.0
-            moved = margins_with(model, carrier, words[kept, None], [middle(carrier)]) - carrier.margins
+            moved = margins_with(model, carrier, words[kept, None], [middle(carrier)], tick) - carrier.margins
             total[carrier.side, kept] += moved * others
             rows[carrier.side, kept] += others
-            tick(len(kept))
         mean = total / rows.clamp(min=1)
         kept = mean.amax(0).topk(min(KEPT, len(words)), dim=0).indices.unique()
     shift, side = mean.max(0)
@@ -86,8 +85,7 @@ def shifts(
         group, total = [carrier for carrier in carriers if carrier.side == side], torch.zeros(len(words))
         for carrier in group:
             at = [middle(carrier)] * words.shape[1] if joined else spread(carrier, words.shape[1])
-            total += margins_with(model, carrier, words, at)[:, target] - carrier.margins[target]
-            tick(len(words))
+            total += margins_with(model, carrier, words, at, tick)[:, target] - carrier.margins[target]
         of_side.append(total / len(group))
     shift, side = torch.stack(of_side).max(0)
     return shift, side
