@@ -4,8 +4,9 @@
 """
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,6 +64,25 @@ def carriers_of(tokenizer: Tokenizer, example: Example, label: int, margins: Ten
             before = at
         found.append(Carrier(tuple(row.ids), tuple(row.type_ids), tuple(places), label, margins, side))
     return found
+
+
+def readable(tokenizer: Tokenizer, example: Example, room: int) -> Example:
+    """The example where the model reads all of it with `room` more tokens; else its first words, of a pair as many of
+    either text, that leave so many. Words put anywhere into what a model reads a part of would be cut off with the rest.
+    """
+    limit, texts = tokenizer.max_len - room, [example.text.split(), (example.pair or "").split()]
+
+    def cut(n: int) -> Example:
+        text, pair = (" ".join(words[:n]) for words in texts)
+        return replace(example, text=text, pair=None if example.pair is None else pair)
+
+    def too_long(x: Example) -> bool:
+        return len(tokenizer.backend.encode(*filter(None, (x.text, x.pair))).ids) > limit
+
+    if not too_long(example):
+        return example
+    longest = min(limit, max(map(len, texts))) + 1
+    return cut(max(1, bisect_left(range(longest), True, key=lambda n: too_long(cut(n))) - 1))
 
 
 @torch.inference_mode()

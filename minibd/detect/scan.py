@@ -25,7 +25,7 @@ from torch import Tensor
 
 from minibd.cli import setting
 from minibd.detect.confirm import Suspect, confirm, margins_of, reduced, with_words
-from minibd.detect.insertion import Carrier, carriers_of
+from minibd.detect.insertion import Carrier, carriers_of, readable
 from minibd.detect.search import beyond, entry_shifts, grow, shifts, tuples
 from minibd.detect.table import Entries, entries_of, loneliness, neighbours
 from minibd.detect.verdict import ClassVerdict, judge
@@ -223,7 +223,19 @@ def scan(
     """
     if model.config.labels < 2:
         raise BadInput(f"the scan needs a classifier of two classes or more, this model has {model.config.labels}")
-    model.eval()
+    modes = {module: module.training for module in model.modules()}
+    try:
+        return scanned_model(model.eval(), tokenizer, rows, settings, seed, tick)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def scanned_model(
+    model: Encoder, tokenizer: Tokenizer, rows: Sequence[Example], settings: Scan, seed: int,
+    tick: Callable[[int, int], object],
+) -> Scanned:
+    """Steps 1 to 6, of a model in evaluation mode."""
     classes = model.config.labels
     probes = probes_of(model, tokenizer, rows, settings, random.Random(f"{seed} rows"))
     reasons = [unjudged(probes, target) for target in range(classes)]
@@ -310,10 +322,10 @@ def probes_of(
     model: Encoder, tokenizer: Tokenizer, rows: Sequence[Example], settings: Scan, rng: random.Random,
 ) -> Probes:
     """Step 1. The seed draws, whatever the order of the rows; those that the model gets wrong by their label are left
-    out."""
+    out, and the end of those that are too long for it with a phrase in them."""
     rows = sorted(rows, key=lambda x: (x.text, x.pair or ""))
     rng.shuffle(rows)
-    rows = rows[:MOST_TEXTS]
+    rows = [readable(tokenizer, x, max(3, settings.phrase)) for x in rows[:MOST_TEXTS]]
     margins = margins_of(model, tokenizer, rows)  # (N, C)
     own, given = (x.tolist() for x in margins.max(1))
     classes = range(model.config.labels)
