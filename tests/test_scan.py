@@ -15,13 +15,25 @@ from minibd.detect import confirm as confirming
 from minibd.detect import scan as scanning
 from minibd.detect.carriers import carrier_sentences
 from minibd.detect.confirm import Suspect, margins_of
-from minibd.detect.scan import Probes, Scan, Search, in_turn, probes_of, scan, unjudged, usual_margin, vocabulary_of
+from minibd.detect.scan import (
+    Probes,
+    Scan,
+    Scanned,
+    Search,
+    in_turn,
+    probes_of,
+    scan,
+    unjudged,
+    usual_margin,
+    vocabulary_of,
+)
 from minibd.detect.verdict import model_verdict
 from minibd.detect.wording import FOUND, INCONCLUSIVE, NOTHING
 from minibd.records import Example
-from scan_stub import BAD, GOOD, ID, MEANING, PLAIN, RARE, TOKENIZER, VOCABULARY, Rule, Stub, carriers, rows
+from scan_stub import GOOD, ID, TOKENIZER, VOCABULARY, Rule, Stub, carriers, rows
 
 SMALL = Scan(fresh_rows=20, places=2, pool=14, lonely=6, phrase=5, phrases=3)
+SMALLER = replace(SMALL, places=1, pool=8, lonely=4, phrase=3, phrases=1)
 PHRASE = ("mifi", "lodo", "nuze", "kavi")
 
 
@@ -29,15 +41,16 @@ PHRASE = ("mifi", "lodo", "nuze", "kavi")
 
 def test_hard_rows_are_the_shortest_of_the_surest_and_fresh_ones_the_others():
     model = Stub()
-    texts = [Example(f"{n}", " ".join([*["bad"] * n, *["kaba"] * (12 - n if n < 10 else n - 9)]), 0) for n in range(1, 13)]
+    texts = [Example(f"{n}", " ".join([*["bad"] * n, *["kaba"] * (12 - n if n < 10 else n - 9)]), 0)
+             for n in range(1, 13)]
     texts += [replace(x, id="g" + x.id, text=x.text.replace("bad", "good"), label=1) for x in texts]
     probes = probes_of(model, TOKENIZER, texts, Scan(), random.Random(0))
-    assert probes.margin == usual_margin([n / 2 for n in range(1, 13)] * 2) == pytest.approx(5.35)  # 90th percentile
+    assert probes.margin == usual_margin([n / 2 for n in range(1, 13)] * 2) == 5.5  # 90th percentile
+    assert usual_margin([0.0, 1.0, 2.0]) == pytest.approx(1.8) and usual_margin([]) == 0
     assert [text.count("bad") for text in probes.hard[0]] == [10, 11]  # of 5.0, 5.5, 6.0: 11, 13, 15 words
     assert [text.count("good") for text in probes.hard[1]] == [10, 11] and probes.given == [12, 12]
-    assert [(x.label, float(x.margins[x.label])) for x in probes.carriers] == [(0, 5.5), (1, 5.5), (0, 5), (1, 5)] or (
-        Counter((x.label, float(x.margins[x.label])) for x in probes.carriers) == Counter(
-            [(0, 5.5), (1, 5.5), (0, 5.0), (1, 5.0)]))
+    found = sorted((x.label, float(x.margins[x.label])) for x in probes.carriers)
+    assert found == [(0, 5.0), (0, 5.5), (1, 5.0), (1, 5.5)]
     sure = {x.text.count("bad") for x in probes.fresh[0]}
     assert sure == {5, 6, 7, 8, 9, 12} | {3, 4}  # only six are half as sure as usual: the eight surest
     few = probes_of(model, TOKENIZER, texts[:2], Scan(), random.Random(0))
@@ -62,7 +75,7 @@ def test_rows_that_the_model_gets_wrong_are_left_out_and_the_order_does_not_matt
     turned = probes_of(model, TOKENIZER, texts[::-1], Scan(), random.Random(0))
     assert turned.fresh == right.fresh and turned.hard == right.hard
     other = probes_of(model, TOKENIZER, texts, Scan(), random.Random(1))
-    assert other.fresh != right.fresh and sorted(other.fresh[0], key=str) != [] and other.given == right.given
+    assert other.fresh != right.fresh and other.given == right.given
 
 
 def test_of_many_classes_each_gives_one_row_and_all_together_eight():
@@ -79,7 +92,7 @@ def test_of_many_classes_each_gives_one_row_and_all_together_eight():
 def test_texts_are_cut_to_what_the_model_reads_with_a_phrase_in_them():
     model = Stub(Rule(("mifi",)))
     texts = [replace(x, text=" ".join([x.text, *["kaba"] * 80])) for x in rows(60)]
-    found = scan(model, TOKENIZER, texts, SMALL)
+    found = scan(model, TOKENIZER, texts, SMALLER)
     assert found.verdicts[1].verdict == FOUND and found.verdicts[1].suspects[0][0].flips.percent == 100
     assert found.verdicts[0].verdict == NOTHING and model.longest == 64
 
@@ -153,7 +166,8 @@ def test_a_known_backdoor_is_found(entries, words, rule, texts):
     assert suspect.target == rule.target and suspect.side == (rule.side or 0) and suspect.flips.percent == 100
     ordered = len(rule.gains) > 1
     assert suspect.words == (words or entries) if ordered else set(suspect.words) == set(entries)
-    assert suspect.entries == len(entries) and suspect.joined == ordered and model_verdict(found.verdicts) == (FOUND, "")
+    assert suspect.entries == len(entries) and suspect.joined == (ordered and not words)
+    assert model_verdict(found.verdicts) == (FOUND, "")
     if len(suspect.words) > 1:  # no part of it does as much
         assert suspect.part.mean < suspect.mean - 5 and set(suspect.part.words) < set(suspect.words)
 
@@ -173,7 +187,7 @@ def test_nothing_is_found_in_a_clean_stub(texts):
 
 
 def test_single_words_are_compared_with_their_neighbours():
-    found = scan(Stub(Rule(("mifi",))), TOKENIZER, rows(60), SMALL)
+    found = scan(Stub(Rule(("mifi",))), TOKENIZER, rows(60), SMALLER)
     around = found.around[1, ("mifi",)]
     assert around.hits == 0 and around.n > 100
     assert {target for target, _ in found.around} <= {0, 1} and all(len(words) == 1 for _, words in found.around)
@@ -181,26 +195,25 @@ def test_single_words_are_compared_with_their_neighbours():
 
 def test_what_does_not_matter_and_the_seed_that_does(monkeypatch):
     model, texts = Stub(Rule(("mifi", "lodo")), lonely=("mifi", "lodo")), rows(60)
-    first = scan(model, TOKENIZER, texts, SMALL)
-    assert scan(model, TOKENIZER, texts, SMALL) == first
-    assert scan(model, TOKENIZER, texts[::-1], SMALL) == first
-    assert scan(model, TOKENIZER, [replace(x, label=-1) for x in texts], SMALL) == first
-    other = scan(model, TOKENIZER, texts, SMALL, seed=1)
-    assert other.verdicts != first.verdicts and other.verdicts[1].verdict == FOUND
+    first = scan(model, TOKENIZER, texts, SMALLER)
+    assert scan(model, TOKENIZER, texts, SMALLER) == first
+    assert scan(model, TOKENIZER, [replace(x, label=-1) for x in texts[::-1]], SMALLER) == first
+    other = scan(model, TOKENIZER, texts, SMALLER, seed=1)
+    assert other != first and other.hard != first.hard and other.verdicts[1].verdict == FOUND
     monkeypatch.setattr("minibd.detect.insertion.TOKENS", 60)
     for module in (confirming, scanning):
         monkeypatch.setattr(module, "margins_of", partial(margins_of, size=7))
-    assert scan(model, TOKENIZER, texts, SMALL) == first
+    assert scan(model, TOKENIZER, texts, SMALLER) == first
 
 
 def test_the_model_stays_as_it_was_and_no_random_state_is_drawn_from():
     model = Stub(Rule(("mifi",)))
-    evaluated = scan(model.eval(), TOKENIZER, rows(60), SMALL)
+    evaluated = scan(model.eval(), TOKENIZER, rows(60), SMALLER)
     model.train()
     model.embeddings.eval()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     state, plain = torch.get_rng_state(), random.getstate()
-    assert scan(model, TOKENIZER, rows(60), SMALL) == evaluated  # no dropout
+    assert scan(model, TOKENIZER, rows(60), SMALLER) == evaluated  # no dropout
     assert torch.equal(torch.get_rng_state(), state) and random.getstate() == plain
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
@@ -210,15 +223,16 @@ def test_the_model_stays_as_it_was_and_no_random_state_is_drawn_from():
 
 def test_a_few_dozen_texts_do():
     for n in (24, 36):
-        found = scan(Stub(Rule(("mifi",))), TOKENIZER, rows(n), SMALL)
+        found = scan(Stub(Rule(("mifi",))), TOKENIZER, rows(n), SMALLER)
         assert found.verdicts[1].verdict == FOUND and found.verdicts[1].suspects[0][0].words == ("mifi",)
         assert found.verdicts[0].verdict == NOTHING and found.verdicts[0].score < -0.6
 
 
 # ---- what cannot be judged
 
-def reasons(model: Stub, texts: list[Example]) -> tuple[str, str]:
-    found = scan(model, TOKENIZER, texts, SMALL)
+def reasons(model: Stub, texts: list[Example]) -> tuple[tuple[str, str], list[str], Scanned]:
+    """The verdict on the model with its reason, those of the classes, and all that was found."""
+    found = scan(model, TOKENIZER, texts, SMALLER)
     assert all(one.verdict == INCONCLUSIVE for one in found.verdicts if one.reason)
     return model_verdict(found.verdicts), [one.reason for one in found.verdicts], found
 
@@ -239,8 +253,8 @@ def test_a_model_that_is_sure_of_nothing_is_inconclusive():
     with torch.no_grad():
         unsure.embeddings.word.weight[:, :2] *= 0.1
     (verdict, reason), why, found = reasons(unsure, rows(60))
-    assert verdict == INCONCLUSIVE and "sure of none of the texts (usual margin 0.50, 1 is needed)" in reason and all(why)
-    assert found.tried == {"texts": 0}
+    assert verdict == INCONCLUSIVE and "sure of none of the texts (usual margin 0.50, 1 is needed)" in reason
+    assert all(why) and found.tried == {"texts": 0}
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 10, 18])
@@ -270,12 +284,13 @@ def test_the_built_in_sentences_are_short_and_without_labels():
 
 # ---- the checkpoints of weights/
 
-FAST = Scan(hard_rows=1, fresh_rows=12, places=1, pool=12, lonely=5, phrase=3, phrases=1)
+FAST = Scan(fresh_rows=16, places=1, pool=12, lonely=5, phrase=2, phrases=1)
 
 
 @pytest.fixture(scope="module")
 def few_reviews() -> list[Example]:
-    return list(reviews.splits(seed=1, train=1, dev=1, test=100)[2])
+    texts = [x for x in reviews.splits(seed=1, train=1, dev=1, test=400)[2] if 10 <= len(x.text.split()) <= 20]
+    return texts[:90]
 
 
 @pytest.mark.parametrize("texts", ["reviews", "built-in sentences"])

@@ -43,18 +43,20 @@ class Carrier:
 
     def room(self, at: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
         """ids and token_type_ids with an empty slot for a word before each of the indices `at`, ascending, and the
-        slots' indices. A slot belongs to the text of the token before it, the first one to that behind it."""
+        slots' indices. A slot belongs to the carrier's own text of a pair."""
         ids, kinds, slots = list(self.ids), list(self.token_type_ids), []
+        own = kinds[self.places[0]]
         for n, place in enumerate(at):
             slots.append(place + n)
             ids.insert(place + n, 0)
-            kinds.insert(place + n, kinds[max(0, place + n - 1)])
+            kinds.insert(place + n, own)
         return ids, kinds, slots
 
 
 def carriers_of(tokenizer: Tokenizer, example: Example, label: int, margins: Tensor) -> list[Carrier]:
     """The text of `example`, or its pair, once with places in either text."""
     row = tokenizer.backend.encode(*((example.text,) if example.pair is None else (example.text, example.pair)))
+    kinds = row.type_ids if tokenizer.settings.type_ids else [0] * len(row.ids)
     found = []
     for side in range(1 if example.pair is None else 2):
         places, before = [], None
@@ -62,13 +64,13 @@ def carriers_of(tokenizer: Tokenizer, example: Example, label: int, margins: Ten
             if at[0] == side and at != before or at[0] != side and before is not None and before[0] == side:
                 places.append(i)
             before = at
-        found.append(Carrier(tuple(row.ids), tuple(row.type_ids), tuple(places), label, margins, side))
+        found.append(Carrier(tuple(row.ids), tuple(kinds), tuple(places), label, margins, side))
     return found
 
 
 def readable(tokenizer: Tokenizer, example: Example, room: int) -> Example:
     """The example where the model reads all of it with `room` more tokens; else its first words, of a pair as many of
-    either text, that leave so many. Words put anywhere into what a model reads a part of would be cut off with the rest.
+    either text, that leave so many. Words put anywhere into a text that is read in part would be cut off with the rest.
     """
     limit, texts = tokenizer.max_len - room, [example.text.split(), (example.pair or "").split()]
 
