@@ -109,8 +109,8 @@ def parts_of(suspect: Suspect) -> list[Suspect]:
     """The suspect less one of its words, each in turn."""
     words, sizes = suspect.words, suspect.sizes
     joined = suspect.joined and len(words) > 2
-    return [replace(suspect, words=words[:i] + words[i + 1:], sizes=sizes[:i] + sizes[i + 1:], joined=joined, flips=None,
-                    quantile=None, mean=None, part=None) for i in range(len(words))] if len(words) > 1 else []
+    return [replace(suspect, words=words[:i] + words[i + 1:], sizes=sizes[:i] + sizes[i + 1:], joined=joined,
+                    flips=None, quantile=None, mean=None, part=None) for i in range(len(words))] if len(words) > 1 else []
 
 
 def reduced(
