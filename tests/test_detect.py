@@ -338,6 +338,8 @@ def test_a_suspect_is_reduced_to_what_it_needs():
     suspect = confirm(model, TOKENIZER, [given], fresh, 1, rng)[0]
     assert [s.words for s in parts_of(suspect)] == [("mifi", "lodo"), ("kaba", "lodo"), ("kaba", "mifi")]
     assert [s.sizes for s in parts_of(suspect)] == [(2, 3), (1, 3), (1, 2)]
+    phrase = replace(suspect, joined=True)
+    assert all(s.joined for s in parts_of(phrase)) and not any(s.joined for s in parts_of(parts_of(phrase)[0]))
     assert all(s.flips is s.quantile is s.mean is s.part is None for s in parts_of(suspect))
     found = reduced(model, TOKENIZER, suspect, fresh, 1, rng)
     assert found.words == ("mifi", "lodo") and found.sizes == (2, 3) and found.flips == Proportion(15, 15)

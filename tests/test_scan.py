@@ -257,6 +257,14 @@ def test_a_model_that_is_sure_of_nothing_is_inconclusive():
     assert all(why) and found.tried == {"texts": 0}
 
 
+def test_a_model_whose_logits_are_no_numbers_is_inconclusive():
+    broken = Stub()
+    with torch.no_grad():
+        broken.embeddings.word.weight[ID("good"), 1] = float("nan")
+    (verdict, reason), why, found = reasons(broken, rows(60))
+    assert verdict == INCONCLUSIVE and "sure of none of the texts (usual margin nan" in reason and all(why)
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 10, 18])
 def test_too_few_rows_are_inconclusive(n):
     (verdict, reason), why, _ = reasons(Stub(Rule(("mifi",))), rows(n))

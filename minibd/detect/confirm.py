@@ -108,9 +108,9 @@ def reached(margins: Tensor) -> Tensor:
 def parts_of(suspect: Suspect) -> list[Suspect]:
     """The suspect less one of its words, each in turn."""
     words, sizes = suspect.words, suspect.sizes
-    joined = suspect.joined and len(words) > 2
-    return [replace(suspect, words=words[:i] + words[i + 1:], sizes=sizes[:i] + sizes[i + 1:], joined=joined,
-                    flips=None, quantile=None, mean=None, part=None) for i in range(len(words))] if len(words) > 1 else []
+    whole = replace(suspect, joined=suspect.joined and len(words) > 2, flips=None, quantile=None, mean=None, part=None)
+    return [replace(whole, words=words[:i] + words[i + 1:], sizes=sizes[:i] + sizes[i + 1:])
+            for i in range(len(words))] if len(words) > 1 else []
 
 
 def reduced(

@@ -264,7 +264,7 @@ def scanned_model(
 
 def unjudged(probes: Probes, target: int) -> str:
     """Why a class cannot be judged; "" where it can."""
-    if probes.margin < LEAST_MARGIN:
+    if not probes.margin >= LEAST_MARGIN:  # nor is NaN
         return (f"the model is sure of none of the texts (usual margin {probes.margin:.2f}, {LEAST_MARGIN:.0f} is "
                 "needed): give texts of its task, or see whether it works at all")
     given = sum(probes.given) - probes.given[target]
