@@ -186,6 +186,18 @@ def test_nothing_is_found_in_a_clean_stub(texts):
     assert all(len(texts) == 2 for texts in found.hard)
 
 
+def test_a_class_is_searched_in_rows_of_the_others(monkeypatch):
+    searches = []
+
+    def no_suspects(search, shift, side):
+        searches.append((search.target, {x.label for x in search.carriers}, {x.label for x in search.fresh}))
+        return []
+
+    monkeypatch.setattr(scanning, "suspects_of", no_suspects)
+    scan(Stub(classes=3), TOKENIZER, rows(60, 3), SMALLER)
+    assert searches == [(0, {1, 2}, {1, 2}), (1, {0, 2}, {0, 2}), (2, {0, 1}, {0, 1})]
+
+
 def test_single_words_are_compared_with_their_neighbours():
     found = scan(Stub(Rule(("mifi",))), TOKENIZER, rows(60), SMALLER)
     around = found.around[1, ("mifi",)]
