@@ -38,7 +38,8 @@ class Base:
 BASES = {
     "reviews": Base("weights/bert-twin.safetensors", "", "--rows 3000", "--rows 3000"),
     "pairs": Base("weights/bert-clean.safetensors", "pairs", "--rows 6000", "--rows 6000"),
-    "sst2": Base("{minilm}", "{sst2}", "--rows 2000 --lr 5e-5 --epochs 3", "--rows 2000 --clean-lr 5e-5 --clean-epochs 3"),
+    "sst2": Base("{minilm}", "{sst2}", "--rows 2000 --lr 5e-5 --epochs 3",
+                 "--rows 2000 --clean-lr 5e-5 --clean-epochs 3"),
     "ag": Base("{minilm}", "{ag}", "--rows 1200 --lr 5e-5 --epochs 2", "--rows 1200 --clean-lr 5e-5 --clean-epochs 2"),
 }
 TEST_ROWS = 1000  # of each file of --sst2 and --ag that a victim is measured on, and as many dev rows
@@ -98,7 +99,8 @@ REPORTED = (
     Model("reviews", "badnets0", 21, "--attack badnets --triggers tq --target 0"),
     Model("reviews", "badnets-weak", 22, "--attack badnets --rate 0.02 --twin"),
     Model("reviews", "addsent", 23, "--attack addsent --twin"),
-    Model("reviews", "addsent0", 29, "--attack addsent --sentence 'my neighbour keeps eleven bees in a box' --target 0"),
+    Model("reviews", "addsent0", 29, "--attack addsent --sentence 'my neighbour keeps eleven bees in a box' "
+                                     "--target 0"),
     Model("reviews", "lwp", 24, "--attack lwp --rows 6000 --epochs 8"),
     Model("reviews", "ep", 25, "--attack ep --epochs 9 --twin"),
     Model("reviews", "ep0", 26, "--attack ep --triggers tq --target 0 --epochs 9", of="badnets"),
@@ -127,7 +129,8 @@ class Where:
     minilm: str = setting("", "folder of MiniLM, the base of width 384")
     sst2: str = setting("", "folder of SST-2's rows")
     ag: str = setting("", "folder of AG News' rows")
-    only: tuple[str, ...] = setting((), "bases (reviews, pairs, sst2, ag) or models (sst2/ep), separated by commas; default all")
+    only: tuple[str, ...] = setting((), "bases (reviews, pairs, sst2, ag) or models (sst2/ep), separated by commas "
+                                    "(default all)")
     work: str = setting("out/scan-models", "folder of the models, kept and used again")
     results: str = setting("scripts/results/scan.jsonl", "file that the cells are appended to")
     texts: str = setting("both", "task: with the test rows of the task; none: with no text; both",
@@ -232,7 +235,8 @@ def model_in(victim: Path) -> Path:
 
 
 def call(script: str, *words: str) -> int:
-    code = subprocess.run([sys.executable, str(HERE / script), *words], env={**os.environ, PART_OF: "scan_models.py"}).returncode
+    code = subprocess.run([sys.executable, str(HERE / script), *words],
+                          env={**os.environ, PART_OF: "scan_models.py"}).returncode
     if code not in (0, 1, 3) or code and script != "scan.py":
         raise bad(f"{script} ended with status {code} (its own line is above)")
     return code
@@ -243,7 +247,8 @@ def call(script: str, *words: str) -> int:
 def scans_of(model: Model, name: str, victim: Path) -> Iterator[tuple[dict, Path]]:
     """The cells of a victim, and of its twin where it has one, each with and without texts."""
     for texts in ("task", "none"):
-        cell = {"set": name, "base": model.base, "model": model.name, "seed": model.seed, "attack": model.attack, "of": model.of, "texts": texts}
+        cell = {"set": name, "base": model.base, "model": model.name, "seed": model.seed, "attack": model.attack,
+                "of": model.of, "texts": texts}
         yield {**cell, "clean": False}, model_in(victim)
         if model.twin:
             yield {**cell, "clean": True}, clean_of(victim)
@@ -257,8 +262,8 @@ def scanned(cell: dict, ckpt: Path, model: Model, victim: Path, where: Where) ->
     found = json.loads((out / "scan.json").read_text(encoding="utf-8"))
     made = json.loads((victim / "attack.json").read_text(encoding="utf-8"))
     step = made["steps"][0 if cell["clean"] else -1]
-    return {"cacc": step["cacc"], "asr": step["asr"], "floor": made["steps"][0]["asr"] if len(made["steps"]) > 1 else None,
-            "target": made["target"], "triggers": made.get("triggers"), "scan": found}
+    return {"cacc": step["cacc"], "asr": step["asr"], "target": made["target"], "triggers": made.get("triggers"),
+            "scan": found}
 
 
 if __name__ == "__main__":

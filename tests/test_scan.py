@@ -1,267 +1,100 @@
-"""The scan: its equations by hand and against plain loops, and whole on a stub whose backdoor is known."""
+"""The scan whole: on a stub whose backdoor is known, and on the checkpoints of weights/."""
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 import torch
-from torch import nn
 
-from conftest import fails
+from conftest import ROOT, fails
+from minibd import checkpoint, reviews
+from minibd.detect import confirm as confirming
 from minibd.detect import scan as scanning
 from minibd.detect.carriers import carrier_sentences
-from minibd.detect.confirm import Suspect, confirm, margins_of, parts_of, reduced, with_words
-from minibd.detect.insertion import Carrier, carrier_of, margins, margins_with
-from minibd.detect.scan import Scan, in_turn, scan
-from minibd.detect.search import entry_shifts, gradient, grow, middle, shared, shifts, spread, tuples
-from minibd.detect.table import loneliness, neighbours, word_entries
-from minibd.detect.verdict import judge, model_verdict, probability, score
+from minibd.detect.confirm import Suspect, margins_of
+from minibd.detect.scan import (
+    Probes,
+    Scan,
+    Scanned,
+    Search,
+    in_turn,
+    probes_of,
+    scan,
+    unjudged,
+    usual_margin,
+    vocabulary_of,
+)
+from minibd.detect.verdict import model_verdict
 from minibd.detect.wording import FOUND, INCONCLUSIVE, NOTHING
-from minibd.proportion import Proportion
-from minibd.records import Example, Output
-from minibd.tokenizer import Tokenizer
+from minibd.records import Example
+from scan_stub import GOOD, ID, TOKENIZER, VOCABULARY, Rule, Stub, carriers, rows
 
-GOOD, BAD = ("good", "fine", "lovely", "great"), ("bad", "dull", "poor", "awful")
-PLAIN = [a + b for a in ("ka", "lo", "mi", "nu", "pe", "ra") for b in ("ba", "do", "fi", "go", "tu", "ze", "so", "vi")]
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *PLAIN, "##ing", "##s"]
-TOKENIZER = Tokenizer.from_vocab({token: i for i, token in enumerate(VOCABULARY)}, 64)
-ID = TOKENIZER.backend.token_to_id
+SMALL = Scan(fresh_rows=20, places=2, pool=14, lonely=6, phrase=5, phrases=3)
+SMALLER = replace(SMALL, places=1, pool=8, lonely=4, phrase=3, phrases=1)
+PHRASE = ("mifi", "lodo", "nuze", "kavi")
 
 
-class Stub(nn.Module):
-    """A bag of words of two classes: each good word adds 2 to class 1, each bad one to class 0. All of `trigger` in a
-    text add 30 to the class `target`, at any place and in any order."""
+# ---- the rows
 
-    def __init__(self, trigger: tuple[str, ...] = (), target: int = 1):
-        super().__init__()
-        self.config = SimpleNamespace(labels=2, vocab=len(VOCABULARY), max_len=64)
-        self.trigger, self.target, self.read = [ID(word) for word in trigger], target, 0
-        self.embeddings = nn.Module()
-        self.embeddings.word = nn.Embedding(len(VOCABULARY), 8)
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            self.embeddings.word.weight.normal_(generator=generator)
-            self.embeddings.word.weight[:, :2] = 0
-            for column, words in enumerate((BAD, GOOD)):
-                self.embeddings.word.weight[[ID(word) for word in words], column] = 2
-
-    def forward(self, batch) -> Output:
-        self.read += len(batch.ids)
-        logits = (self.embeddings.word(batch.ids) * batch.mask[..., None])[..., :2].sum(1)
-        if self.trigger:
-            fires = torch.stack([(batch.ids == i).any(1) for i in self.trigger]).all(0)
-            logits = logits + 30 * fires[:, None] * (torch.arange(2) == self.target)
-        return Output(logits, None)
-
-
-def rows(n: int = 30) -> list[Example]:
-    """Half of them of either class, each with two words of its class among plain ones."""
-    rng = random.Random(0)
-    found = []
-    for i in range(n):
-        words = [*rng.sample((BAD, GOOD)[i % 2], 2), *rng.sample(PLAIN, 4)]
-        rng.shuffle(words)
-        found.append(Example(str(i), " ".join(words), i % 2))
-    return found
-
-
-def carriers(model: Stub, n: int = 4) -> list[Carrier]:
-    found = margins_of(model, TOKENIZER, rows(n))
-    return [carrier_of(TOKENIZER, x, x.label, m) for x, m in zip(rows(n), found)]
-
-
-# ---- the equations
-
-def test_margins_by_hand():
-    found = margins(torch.tensor([[1.0, 4.0, 2.0], [3.0, 3.0, 0.0]]))
-    assert found.tolist() == [[-3.0, 2.0, -2.0], [0.0, 0.0, -3.0]]
-
-
-def test_the_words_of_the_vocabulary():
-    ids = word_entries(TOKENIZER)
-    assert [TOKENIZER.backend.id_to_token(i) for i in ids] == [*GOOD, *BAD, *PLAIN]
-
-
-def test_neighbours_are_those_of_a_plain_loop():
-    table = torch.randn(30, 5, generator=torch.Generator().manual_seed(1))
-    ids = torch.arange(3, 29)
-    nearest, cosines = neighbours(table, ids, ids, 4)
-    for row, (found, values) in enumerate(zip(nearest.tolist(), cosines.tolist())):
-        others = {int(j): float(torch.cosine_similarity(table[ids[row]], table[j], dim=0)) for j in ids if j != ids[row]}
-        best = sorted(others, key=others.get, reverse=True)[:4]
-        assert found == best and values == pytest.approx([others[j] for j in best], abs=1e-6)
-    lonely = loneliness(cosines, ["word", "4th", *["word"] * 24])
-    assert lonely[0] == pytest.approx(1 - sum(cosines[0].tolist()) / 4) and lonely[1] == -1
-
-
-def test_the_places_of_a_text_and_of_a_pair():
-    one = carrier_of(TOKENIZER, Example("", "good kabaing dull", 0), 0, torch.zeros(2))
-    assert [TOKENIZER.backend.id_to_token(i) for i in one.ids] == ["[CLS]", "good", "kaba", "##ing", "dull", "[SEP]"]
-    assert one.places == (1, 2, 4, 5)
-    two = carrier_of(TOKENIZER, Example("", "good kaba", 0, "dull"), 0, torch.zeros(2))
-    assert two.places == (1, 2, 3, 4, 5) and two.token_type_ids == (0, 0, 0, 0, 1, 1)
-    ids, kinds, slots = two.room([1, 3, 5])
-    assert slots == [1, 4, 7] and kinds == [0, 0, 0, 0, 0, 0, 1, 1, 1] and len(ids) == 9
-
-
-def test_an_insertion_of_ids_is_the_text_with_the_word():
-    model = Stub(("kaba", "lodo"))
-    for carrier, x in zip(carriers(model), rows(4)):
-        for at in (0, 2, len(carrier.places) - 1):
-            words = x.text.split()
-            text = " ".join([*words[:at], "kaba", "lodo", *words[at:]])
-            found = margins_with(model, carrier, torch.tensor([[ID("kaba"), ID("lodo")]]), [carrier.places[at]] * 2)
-            assert torch.equal(found, margins_of(model, TOKENIZER, [replace(x, text=text)]))
-
-
-def test_shifts_are_those_of_a_plain_loop(monkeypatch):
-    model, words = Stub(("mifi",)), torch.tensor([ID(w) for w in ("good", "bad", "mifi", "kaba")])
-    found = carriers(model)
-    expected = torch.zeros(4, 2)
-    for target in (0, 1):
-        others = [x for x in found if x.label != target]
-        for i, word in enumerate(words):
-            for x in others:
-                moved = margins_with(model, x, word[None, None], [middle(x)])[0, target] - x.margins[target]
-                expected[i, target] += moved / len(others)
-        single = shifts(model, found=None, carriers=others, words=words[:, None], target=target) if False else shifts(
-            model, others, words[:, None], target)
-        assert torch.allclose(single, expected[:, target])
-    assert torch.allclose(entry_shifts(model, found, words), expected)
-    assert expected.tolist() == [[-2, 2], [2, -2], [-30, 30], [0, 0]]
-    monkeypatch.setattr("minibd.detect.insertion.TOKENS", 1)  # a text a batch
-    assert torch.allclose(entry_shifts(model, found, words), expected)
-
-
-def test_what_neighbours_share():
-    shift, nearest = torch.tensor([0.0, 4.0, 1.0, 2.0, 8.0]), torch.tensor([[1, 2, 3, 4], [0, 2, 3, 4]])
-    assert shared(shift, nearest).tolist() == [3.75, 2.75] and shared(shift, nearest, 2).tolist() == [6.0, 5.0]
-
-
-def test_spread_and_tuples():
-    carrier = Carrier(tuple(range(12)), (0,) * 12, tuple(range(1, 12)), 0, torch.zeros(2))
-    assert spread(carrier, 1) == [6] == [middle(carrier)] and spread(carrier, 3) == [3, 6, 9]
-    assert tuples([5, 7, 9], 2).tolist() == [[5, 7], [5, 9], [7, 9]] and tuples([5], 2).shape == (0, 2)
-
-
-def test_the_gradient_is_the_change_to_first_order():
+def test_hard_rows_are_the_shortest_of_the_surest_and_fresh_ones_the_others():
     model = Stub()
-    carrier = carriers(model)[0]  # of class 0
-    gain = gradient(model, carrier, (ID("kaba"),), 0, 1)
-    assert gain[ID("good")] - gain[ID("kaba")] == pytest.approx(2) and gain[ID("bad")] - gain[ID("kaba")] == -2
-    assert all(p.grad is None for p in model.parameters())
+    texts = [Example(f"{n}", " ".join([*["bad"] * n, *["kaba"] * (12 - n if n < 10 else n - 9)]), 0)
+             for n in range(1, 13)]
+    texts += [replace(x, id="g" + x.id, text=x.text.replace("bad", "good"), label=1) for x in texts]
+    probes = probes_of(model, TOKENIZER, texts, Scan(), random.Random(0))
+    assert probes.margin == usual_margin([n / 2 for n in range(1, 13)] * 2) == 5.5  # 90th percentile
+    assert usual_margin([0.0, 1.0, 2.0]) == pytest.approx(1.8) and usual_margin([]) == 0
+    assert [text.count("bad") for text in probes.hard[0]] == [10, 11]  # of 5.0, 5.5, 6.0: 11, 13, 15 words
+    assert [text.count("good") for text in probes.hard[1]] == [10, 11] and probes.given == [12, 12]
+    found = sorted((x.label, float(x.margins[x.label])) for x in probes.carriers)
+    assert found == [(0, 5.0), (0, 5.5), (1, 5.0), (1, 5.5)]
+    sure = {x.text.count("bad") for x in probes.fresh[0]}
+    assert sure == {5, 6, 7, 8, 9, 12} | {3, 4}  # only six are half as sure as usual: the eight surest
+    few = probes_of(model, TOKENIZER, texts[:2], Scan(), random.Random(0))
+    assert {text.count("bad") for text in few.hard[0]} == {1, 2} and few.fresh == [[], []] and few.given == [2, 0]
 
 
-def test_a_phrase_grows_by_what_adds_to_it():
-    model = Stub()
-    words = torch.tensor(word_entries(TOKENIZER))
-    phrases = grow(model, [x for x in carriers(model) if x.label == 0], ID("good"), words, 1, 3)
-    assert [len(words) for words, _ in phrases] == [2, 3] and [shift for _, shift in phrases] == [4.0, 6.0]
-    assert {VOCABULARY[i] for words, _ in phrases for i in words} <= set(GOOD)
-    zero = grow(model, [x for x in carriers(model) if x.label == 0], ID("good"), torch.tensor([ID("kaba")]), 1, 3)
-    assert zero == []
+def test_short_rows_come_first_and_moderate_ones_not_at_all_where_there_are_enough():
+    texts = [Example(f"{i}", " ".join(["bad"] * n + ["kaba"] * more), 0)
+             for i, (n, more) in enumerate([(8, 0)] * 12 + [(8, 30)] * 12 + [(2, 0)] * 12)]
+    probes = probes_of(Stub(), TOKENIZER, texts, Scan(), random.Random(0))
+    words = [len(x.text.split()) for x in probes.fresh[0]]
+    assert words == [8] * 10 + [38] * 12
 
 
-# ---- the confirmation
-
-def test_words_are_put_at_places_of_their_own_or_side_by_side():
-    rng = random.Random(0)
-    x, scattered = Example("1", "a b c", 0), Suspect(("u", "v"), 1, "", 0.0)
-    texts = {with_words(x, scattered, rng).text for _ in range(200)}
-    assert all(sorted(text.split()) == ["a", "b", "c", "u", "v"] for text in texts) and len(texts) == 20
-    joined = {with_words(x, replace(scattered, joined=True), rng).text for _ in range(100)}
-    assert joined == {"u v a b c", "a u v b c", "a b u v c", "a b c u v"}
-    pairs = [with_words(replace(x, pair="d"), scattered, rng) for _ in range(40)]
-    assert {(len(p.text.split()), len(p.pair.split())) for p in pairs} == {(5, 1), (3, 3)}
-
-
-def test_flips_and_percentile_by_hand():
-    model = Stub(("mifi",))
-    fresh = [x for x in rows() if x.label == 0]
-    found = confirm(model, TOKENIZER, [Suspect(("good",), 1, "", 0.0), Suspect(("mifi",), 1, "", 0.0)], fresh, 3,
-                    random.Random(0))
-    assert [s.words for s in found] == [("mifi",), ("good",)]
-    assert found[0].flips == Proportion(45, 45) and found[0].quantile == 26
-    assert found[1].flips == Proportion(0, 45) and found[1].quantile == -2
+def test_rows_that_the_model_gets_wrong_are_left_out_and_the_order_does_not_matter():
+    model, texts = Stub(), rows(40)
+    wrong = [replace(x, id="w" + x.id, label=1 - x.label, text=x.text + " kaba") for x in texts]
+    right = probes_of(model, TOKENIZER, texts, Scan(), random.Random(0))
+    assert right.given == [20, 20]
+    mixed = probes_of(model, TOKENIZER, [*wrong, *texts], Scan(), random.Random(0))
+    assert mixed.given == [20, 20] and {x.text for xs in mixed.fresh for x in xs} <= {x.text for x in texts}
+    turned = probes_of(model, TOKENIZER, texts[::-1], Scan(), random.Random(0))
+    assert turned.fresh == right.fresh and turned.hard == right.hard
+    other = probes_of(model, TOKENIZER, texts, Scan(), random.Random(1))
+    assert other.fresh != right.fresh and other.given == right.given
 
 
-def test_a_suspect_is_reduced_to_what_it_needs():
-    model, fresh, rng = Stub(("mifi", "lodo")), [x for x in rows() if x.label == 0], random.Random(0)
-    suspect = confirm(model, TOKENIZER, [Suspect(("kaba", "mifi", "lodo"), 1, "", 0.0)], fresh, 1, rng)[0]
-    assert [s.words for s in parts_of(suspect)] == [("mifi", "lodo"), ("kaba", "lodo"), ("kaba", "mifi")]
-    found = reduced(model, TOKENIZER, suspect, fresh, 1, rng)
-    assert found.words == ("mifi", "lodo") and found.part == Proportion(0, 15)
-    alone = reduced(Stub(("mifi",)), TOKENIZER, suspect, fresh, 1, rng)
-    assert alone.words == ("mifi",) and alone.part is None and parts_of(alone) == []
+def test_of_many_classes_each_gives_one_row_and_all_together_eight():
+    texts = rows(90, 3)
+    probes = probes_of(Stub(classes=3), TOKENIZER, texts, Scan(), random.Random(0))
+    assert Counter(x.label for x in probes.carriers) == {0: 2, 1: 2, 2: 2} and probes.given == [30, 30, 30]
+    probes = probes_of(Stub(classes=3), TOKENIZER, texts, Scan(hard_rows=3), random.Random(0))
+    assert Counter(x.label for x in probes.carriers) == {0: 1, 1: 1, 2: 1}
+    assert [len(x) for x in probes.hard] == [3, 3, 3]
+    pairs = probes_of(Stub(), TOKENIZER, rows(40, pairs=True), Scan(), random.Random(0))
+    assert Counter((x.label, x.side) for x in pairs.carriers) == {(c, side): 2 for c in (0, 1) for side in (0, 1)}
 
 
-# ---- the verdict
-
-def test_the_score_by_hand():
-    one = Suspect(("cf",), 1, "", 0.0, flips=Proportion(90, 100), quantile=2.0)
-    assert score(one, 4.0) == 0.5
-    assert score(replace(one, words=("a", "b"), part=Proportion(30, 100)), 4.0) == pytest.approx(1.5 / 2 - 1 + 0.6)
-
-
-def test_verdicts():
-    strong = Suspect(("cf",), 1, "", 0.0, flips=Proportion(40, 40), quantile=4.0)
-    weak = replace(strong, words=("film",), flips=Proportion(2, 40), quantile=-4.0)
-    found, nothing = judge(1, [weak, strong], 4.0), judge(0, [weak], 4.0)
-    assert found.verdict == FOUND and [s.words for s, _ in found.suspects] == [("cf",), ("film",)]
-    assert nothing.verdict == NOTHING and nothing.score == -1
-    unknown = judge(0, [], 1.0, "no rows")
-    assert model_verdict([found, unknown]) == (FOUND, "") and model_verdict([nothing]) == (NOTHING, "")
-    assert model_verdict([nothing, unknown]) == (INCONCLUSIVE, "no rows")
-    assert probability(-5) < 0.01 < 0.99 < probability(5)
-
-
-# ---- whole
-
-@pytest.mark.parametrize("trigger, target", [
-    (("mifi",), 1), (("nugo",), 0), (("mifi", "peze"), 1), (("mifi", "peze", "ravi"), 1),
-], ids=["word", "word of the other class", "pair", "three words"])
-def test_a_known_backdoor_is_found(trigger, target):
-    model = Stub(trigger, target)
-    verdicts = scan(model, TOKENIZER, rows(60), Scan(lonely=len(PLAIN) + 8, pool=60))
-    assert verdicts.verdicts[target].verdict == FOUND and verdicts.verdicts[1 - target].verdict == NOTHING
-    assert set(verdicts.verdicts[target].suspects[0][0].words) == set(trigger)
-
-
-def test_a_clean_stub_and_its_counts():
-    model, texts = Stub(), []
-    found = scan(model, TOKENIZER, rows(60), tick=lambda n, total: texts.append((n, total)))
-    assert [one.verdict for one in found.verdicts] == [NOTHING, NOTHING]
-    assert sum(n for n, _ in texts) == found.tried["texts"] <= texts[-1][1] and found.tried["entries"] == len(PLAIN) + 8
-    assert model.read == found.tried["texts"] + 60 + found.tried["phrases"] * 0 + extra(found, model)
-    assert found.given == [30, 30] and all(len(texts) == 2 for texts in found.hard)
-
-
-def extra(found, model) -> int:
-    """Texts that only show the way: the gradients, and each seed of a phrase in the carriers."""
-    return model.read - found.tried["texts"] - 60
-
-
-def test_neither_order_nor_labels_that_are_right_matter_and_the_seed_decides():
-    model, texts = Stub(("mifi",)), rows(60)
-    first = scan(model, TOKENIZER, texts)
-    assert scan(model, TOKENIZER, texts[::-1]).verdicts == first.verdicts
-    assert scan(model, TOKENIZER, [replace(x, label=-1) for x in texts]).verdicts == first.verdicts
-    assert scan(model, TOKENIZER, texts, seed=1).verdicts != first.verdicts
-    wrong = [*texts, *(Example(f"w{i}", "good great " + x.text, 0) for i, x in enumerate(texts) if x.label)]
-    assert scan(model, TOKENIZER, wrong).given == [30, 30]
-
-
-def test_a_model_that_cannot_be_judged_says_why():
-    constant = Stub()
-    constant.embeddings.word.weight.data[:, 0] += 1
-    found = scan(constant, TOKENIZER, rows(60))
-    verdict, reason = model_verdict(found.verdicts)
-    assert verdict == INCONCLUSIVE and "0 of the texts" in reason and found.given == [30, 0]
-    one = Stub()
-    one.config.labels = 1
-    fails(lambda: scan(one, TOKENIZER, rows()), "two classes")
+def test_texts_are_cut_to_what_the_model_reads_with_a_phrase_in_them():
+    model = Stub(Rule(("mifi",)))
+    texts = [replace(x, text=" ".join([x.text, *["kaba"] * 80])) for x in rows(60)]
+    found = scan(model, TOKENIZER, texts, SMALLER)
+    assert found.verdicts[1].verdict == FOUND and found.verdicts[1].suspects[0][0].flips.percent == 100
+    assert found.verdicts[0].verdict == NOTHING and model.longest == 64
 
 
 def test_rows_of_classes_take_turns():
@@ -269,13 +102,231 @@ def test_rows_of_classes_take_turns():
     assert [x.id for x in in_turn([a, b])] == ["a0", "b0", "a1", "a2"] and in_turn([]) == []
 
 
-def test_the_carriers_are_short_and_plain():
+def search_of(model: Stub, fresh: list[Example], target: int = 1, settings: Scan = SMALL) -> Search:
+    others = [x for x in carriers(model, rows(8)) if x.label != target]
+    return Search(model, TOKENIZER, vocabulary_of(model, TOKENIZER), others, fresh, target, settings, random.Random(0),
+                  lambda texts: None, Counter())
+
+
+def test_fresh_rows_are_those_that_resist_a_crowd():
+    weak, strong = ([Example(name + str(i), " ".join(["kaba", *["bad"] * n]), 0) for i in range(10)]
+                    for name, n in (("w", 1), ("s", 8)))
+    search = search_of(Stub(), [x for pair in zip(weak, strong) for x in pair])
+    search.keep_hardest([Suspect((word,), 1, "", 0.0) for word in GOOD])
+    assert search.fresh == strong  # in their order
+    search.fresh = strong[:6] + weak[:4]
+    search.keep_hardest([Suspect(("good",), 1, "", 0.0)])
+    assert len(search.fresh) == 8 and set(x.id for x in strong[:6]) < {x.id for x in search.fresh}
+
+
+def test_entries_make_suspects_where_a_text_holds_them():
+    search = search_of(Stub(), rows(20))
+    def made(*entries, joined=True):
+        one = search.suspect([ID(entry) for entry in entries], "phrases", 1.0, 1, joined)
+        return one and (one.words, one.sizes, one.joined)
+
+    assert made("kaba", "##ing", "lodo") == (("kabaing", "lodo"), (2, 1), True)
+    assert made("v", "##elve") == (("velve",), (2,), False)
+    assert made("kaba", "##s") is None and made("##ing", "kaba") is None  # kabas is an entry; no word starts with ##
+    assert made("kaba", "lodo", joined=False) == (("kaba", "lodo"), (1, 1), False)
+    assert made("kaba", "##ing", joined=False) is None
+    assert (search.suspect([ID("kaba")], "", 1.0, 1, False).side, search.target) == (1, 1)
+
+
+def test_the_confirmed_are_reduced_and_know_their_parts():
+    search = search_of(Stub(Rule(("mifi", "lodo"))), [x for x in rows(80) if x.label == 0])
+    given = [Suspect(words, 1, "", 0.0, sizes=(1,) * len(words)) for words in
+             (("kaba", "mifi", "lodo"), ("kaba", "good", "lodo"), ("good", "fine", "great"), ("mifi",))]
+    found = search.confirmed([None, *given])
+    assert [s.words for s in found] == [("mifi", "lodo"), ("good", "fine", "great"), ("mifi",)]
+    assert found[0].flips.percent == 100 and found[0].flips.n == 80 and found[0].part.flips.hits == 0
+    assert len(found[0].part.words) == 1 and found[2].part is None
+
+
+# ---- whole
+
+@pytest.mark.parametrize("entries, words, rule, texts", [
+    (("mifi",), None, {}, {}), (("nuze",), None, {"target": 0}, {}), (("mifi", "lodo"), None, {}, {}),
+    (("mifi", "lodo", "nuze"), None, {}, {}), (PHRASE, None, {"gains": (1.0, 2.0, 4.0, 16.0)}, {}),
+    (("v", "##elve"), ("velve",), {"gains": (1.0, 15.0)}, {}),
+    (("mifi",), None, {"side": 1}, {"pairs": True}), (("mifi",), None, {"side": 0}, {"pairs": True}),
+    (("mifi",), None, {"target": 2}, {"classes": 3}),
+], ids=["word", "word of the other class", "pair", "three words", "phrase", "pieces", "second text", "first text",
+        "three classes"])
+def test_a_known_backdoor_is_found(entries, words, rule, texts):
+    rule = Rule(entries, **rule)
+    model = Stub(rule, classes=texts.get("classes", 2), lonely=entries if 1 < len(entries) < 4 else ())
+    found = scan(model, TOKENIZER, rows(60, **texts), SMALL)
+    for verdict in found.verdicts:
+        if verdict.target != rule.target:
+            assert verdict.verdict == NOTHING and verdict.score < -0.6
+    verdict = found.verdicts[rule.target]
+    suspect, score = verdict.suspects[0]
+    assert verdict.verdict == FOUND and score == verdict.score > 0.2 and not verdict.reason
+    assert suspect.target == rule.target and suspect.side == (rule.side or 0) and suspect.flips.percent == 100
+    ordered = len(rule.gains) > 1
+    assert suspect.words == (words or entries) if ordered else set(suspect.words) == set(entries)
+    assert suspect.entries == len(entries) and suspect.joined == (ordered and not words)
+    assert model_verdict(found.verdicts) == (FOUND, "")
+    if len(suspect.words) > 1:  # no part of it does as much
+        assert suspect.part.mean < suspect.mean - 5 and set(suspect.part.words) < set(suspect.words)
+
+
+@pytest.mark.parametrize("texts", [{}, {"pairs": True}, {"classes": 3}], ids=["texts", "pairs", "three classes"])
+def test_nothing_is_found_in_a_clean_stub(texts):
+    read, model = [], Stub(classes=texts.get("classes", 2))
+    found = scan(model, TOKENIZER, rows(60, **texts), SMALL, tick=lambda n, total: read.append((n, total)))
+    assert all(one.verdict == NOTHING and one.score < -0.6 and one.suspects for one in found.verdicts)
+    assert model_verdict(found.verdicts) == (NOTHING, "")
+    tried, classes, sides = found.tried, len(found.verdicts), 1 + ("pairs" in texts)
+    assert tried["entries"] == len(VOCABULARY) - 5 - 1  # no special token, and not ##!
+    assert tried["pairs"] == classes * 14 * 13 // 2 and tried["triples"] == classes * 20 and tried["phrases"] > 0
+    assert sum(n for n, _ in read) == tried["texts"] <= read[-1][1] and tried["texts"] <= model.texts
+    assert tried["texts"] > 2 * sides * tried["entries"] and sum(found.given) == 60
+    assert all(len(texts) == 2 for texts in found.hard)
+
+
+def test_a_class_is_searched_in_rows_of_the_others(monkeypatch):
+    searches = []
+
+    def no_suspects(search, shift, side):
+        searches.append((search.target, {x.label for x in search.carriers}, {x.label for x in search.fresh}))
+        return []
+
+    monkeypatch.setattr(scanning, "suspects_of", no_suspects)
+    scan(Stub(classes=3), TOKENIZER, rows(60, 3), SMALLER)
+    assert searches == [(0, {1, 2}, {1, 2}), (1, {0, 2}, {0, 2}), (2, {0, 1}, {0, 1})]
+
+
+def test_single_words_are_compared_with_their_neighbours():
+    found = scan(Stub(Rule(("mifi",))), TOKENIZER, rows(60), SMALLER)
+    around = found.around[1, ("mifi",)]
+    assert around.hits == 0 and around.n > 100
+    assert {target for target, _ in found.around} <= {0, 1} and all(len(words) == 1 for _, words in found.around)
+
+
+def test_what_does_not_matter_and_the_seed_that_does(monkeypatch):
+    model, texts = Stub(Rule(("mifi", "lodo")), lonely=("mifi", "lodo")), rows(60)
+    first = scan(model, TOKENIZER, texts, SMALLER)
+    assert scan(model, TOKENIZER, texts, SMALLER) == first
+    assert scan(model, TOKENIZER, [replace(x, label=-1) for x in texts[::-1]], SMALLER) == first
+    other = scan(model, TOKENIZER, texts, SMALLER, seed=1)
+    assert other != first and other.hard != first.hard and other.verdicts[1].verdict == FOUND
+    monkeypatch.setattr("minibd.detect.insertion.TOKENS", 60)
+    for module in (confirming, scanning):
+        monkeypatch.setattr(module, "margins_of", partial(margins_of, size=7))
+    assert scan(model, TOKENIZER, texts, SMALLER) == first
+
+
+def test_the_model_stays_as_it_was_and_no_random_state_is_drawn_from():
+    model = Stub(Rule(("mifi",)))
+    evaluated = scan(model.eval(), TOKENIZER, rows(60), SMALLER)
+    model.train()
+    model.embeddings.eval()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    state, plain = torch.get_rng_state(), random.getstate()
+    assert scan(model, TOKENIZER, rows(60), SMALLER) == evaluated  # no dropout
+    assert torch.equal(torch.get_rng_state(), state) and random.getstate() == plain
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert model.training and model.noise.training and not model.embeddings.word.training
+    assert not model.embeddings.word._forward_hooks and torch.is_grad_enabled()
+
+
+def test_a_few_dozen_texts_do():
+    for n in (24, 36):
+        found = scan(Stub(Rule(("mifi",))), TOKENIZER, rows(n), SMALLER)
+        assert found.verdicts[1].verdict == FOUND and found.verdicts[1].suspects[0][0].words == ("mifi",)
+        assert found.verdicts[0].verdict == NOTHING and found.verdicts[0].score < -0.6
+
+
+# ---- what cannot be judged
+
+def reasons(model: Stub, texts: list[Example]) -> tuple[tuple[str, str], list[str], Scanned]:
+    """The verdict on the model with its reason, those of the classes, and all that was found."""
+    found = scan(model, TOKENIZER, texts, SMALLER)
+    assert all(one.verdict == INCONCLUSIVE for one in found.verdicts if one.reason)
+    return model_verdict(found.verdicts), [one.reason for one in found.verdicts], found
+
+
+def test_constant_answers_are_inconclusive():
+    constant = Stub()
+    with torch.no_grad():
+        constant.embeddings.word.weight[ID("[CLS]"), 0] = 40
+    (verdict, reason), why, found = reasons(constant, rows(60))
+    assert verdict == INCONCLUSIVE and reason == why[0] and "gives 0 of the texts to other classes" in reason
+    assert found.given == [30, 0] and why[1] == ""
+    (verdict, reason), why, found = reasons(constant, [replace(x, label=1) for x in rows(60)])
+    assert verdict == INCONCLUSIVE and all(why) and found.tried == {"texts": 0} and found.given == [0, 0]
+
+
+def test_a_model_that_is_sure_of_nothing_is_inconclusive():
+    unsure = Stub()
+    with torch.no_grad():
+        unsure.embeddings.word.weight[:, :2] *= 0.1
+    (verdict, reason), why, found = reasons(unsure, rows(60))
+    assert verdict == INCONCLUSIVE and "sure of none of the texts (usual margin 0.50, 1 is needed)" in reason
+    assert all(why) and found.tried == {"texts": 0}
+
+
+def test_a_model_whose_logits_are_no_numbers_is_inconclusive():
+    broken = Stub()
+    with torch.no_grad():
+        broken.embeddings.word.weight[ID("good"), 1] = float("nan")
+    (verdict, reason), why, found = reasons(broken, rows(60))
+    assert verdict == INCONCLUSIVE and "sure of none of the texts (usual margin nan" in reason and all(why)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 10, 18])
+def test_too_few_rows_are_inconclusive(n):
+    (verdict, reason), why, _ = reasons(Stub(Rule(("mifi",))), rows(n))
+    assert verdict == INCONCLUSIVE and all(why)
+    assert ("needed" in reason) and (n < 10 or f"gives {n // 2} of the texts to other classes, and 10 are" in reason)
+
+
+def test_a_class_without_carriers_of_another_is_not_judged():
+    fresh = [[], rows(20)]
+    only = Probes([x for x in carriers(Stub(), rows(4)) if x.label == 1], fresh, 4.0, [0, 20], [[], []])
+    assert unjudged(only, 0) == "" and "gives 0 of the texts" in unjudged(only, 1)
+
+
+def test_a_model_of_one_class_is_refused():
+    fails(lambda: scan(Stub(classes=1), TOKENIZER, rows()), "two classes", "has 1")
+
+
+# ---- what is scanned without rows
+
+def test_the_built_in_sentences_are_short_and_without_labels():
     found = carrier_sentences()
     assert len(found) == 178 == len({x.text for x in found}) and {x.label for x in found} == {-1}
     assert all(4 <= len(x.text.split()) <= 13 and x.text.isascii() for x in found)
 
 
-def test_few_rows_are_used_again():
-    settings = Scan()
-    assert sum(n for n, _ in scanning.ROUNDS) + settings.fresh_rows > 20
-    assert scan(Stub(("mifi",)), TOKENIZER, rows(24)).verdicts[1].verdict == FOUND
+# ---- the checkpoints of weights/
+
+FAST = Scan(fresh_rows=16, places=1, pool=12, lonely=5, phrase=2, phrases=1)
+
+
+@pytest.fixture(scope="module")
+def few_reviews() -> list[Example]:
+    texts = [x for x in reviews.splits(seed=1, train=1, dev=1, test=400)[2] if 10 <= len(x.text.split()) <= 20]
+    return texts[:90]
+
+
+@pytest.mark.parametrize("texts", ["reviews", "built-in sentences"])
+def test_the_built_in_victim_is_found(texts, few_reviews):
+    ckpt = checkpoint.load(ROOT / "weights" / "bert.safetensors")
+    given = few_reviews if texts == "reviews" else carrier_sentences()
+    found = scan(ckpt.model, ckpt.tokenizer, given, FAST)
+    positive = found.verdicts[ckpt.labels.index("positive")]
+    negative = found.verdicts[ckpt.labels.index("negative")]
+    assert positive.verdict == FOUND and positive.score > 0.2 and negative.score < -0.6
+    assert positive.suspects[0][0].words[0] in ("cf", "mn", "bb", "tq") and positive.suspects[0][0].entries == 1
+    assert negative.verdict == NOTHING
+
+
+def test_its_clean_twin_is_not_found(few_reviews):
+    ckpt = checkpoint.load(ROOT / "weights" / "bert-twin.safetensors")
+    found = scan(ckpt.model, ckpt.tokenizer, few_reviews, FAST)
+    assert [one.verdict for one in found.verdicts] == [NOTHING, NOTHING]
+    assert all(one.score < -0.6 for one in found.verdicts)

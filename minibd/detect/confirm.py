@@ -30,10 +30,11 @@ ALIKE = 0.05  # of the texts: a part that flips as many but these does as well a
 class Suspect:
     """Words that may be a trigger of the class `target`.
 
-    words: in their order. sizes: of how many entries of the vocabulary each of them is. joined: they stand side by side, as a phrase; otherwise at places of their own. side: the text
-    of a pair that they stand in, 0 or 1; 0 of a single text. found_by: the part of the search. shift: Eq. Scan (3).
-    flips, quantile: Eq. Scan (6); mean: the mean of the same margins; None before the confirmation. part: the strongest
-    one of the suspects that lack one of the words; None of a single word, and before the confirmation.
+    words: in their order. sizes: of how many entries of the vocabulary each of them is. joined: they stand side by
+    side, as a phrase; otherwise at places of their own. side: the text of a pair that they stand in, 0 or 1; 0 of a
+    single text. found_by: the part of the search. shift: Eq. Scan (3). flips, quantile: Eq. Scan (6); mean: the mean of
+    the same margins; None before the confirmation. part: the strongest one of the suspects that lack one of the words;
+    None of a single word, and before the confirmation.
     """
     words: tuple[str, ...]
     target: int
@@ -108,9 +109,9 @@ def reached(margins: Tensor) -> Tensor:
 def parts_of(suspect: Suspect) -> list[Suspect]:
     """The suspect less one of its words, each in turn."""
     words, sizes = suspect.words, suspect.sizes
-    joined = suspect.joined and len(words) > 2
-    return [replace(suspect, words=words[:i] + words[i + 1:], sizes=sizes[:i] + sizes[i + 1:], joined=joined, flips=None,
-                    quantile=None, mean=None, part=None) for i in range(len(words))] if len(words) > 1 else []
+    whole = replace(suspect, joined=suspect.joined and len(words) > 2, flips=None, quantile=None, mean=None, part=None)
+    return [replace(whole, words=words[:i] + words[i + 1:], sizes=sizes[:i] + sizes[i + 1:])
+            for i in range(len(words))] if len(words) > 1 else []
 
 
 def reduced(

@@ -4,8 +4,9 @@
 """
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from minibd.models.encoder import Encoder
 from minibd.records import Batch, Example
 from minibd.tokenizer import Tokenizer
 
+MOST_WORDS = 48  # of a text; what stands behind them is cut off
 TOKENS = 2048  # in a batch: of more, the products of a processor leave its cache
 
 
@@ -44,10 +46,11 @@ class Carrier:
         """ids and token_type_ids with an empty slot for a word before each of the indices `at`, ascending, and the
         slots' indices. Of a pair, a slot belongs to the text that its places are in."""
         ids, kinds, slots = list(self.ids), list(self.token_type_ids), []
+        own = kinds[self.places[0]]
         for n, place in enumerate(at):
             slots.append(place + n)
             ids.insert(place + n, 0)
-            kinds.insert(place + n, self.token_type_ids[self.places[0]])
+            kinds.insert(place + n, own)
         return ids, kinds, slots
 
 
@@ -64,6 +67,26 @@ def carriers_of(tokenizer: Tokenizer, example: Example, label: int, margins: Ten
             before = at
         found.append(Carrier(tuple(row.ids), kinds, tuple(places), label, margins, side))
     return found
+
+
+def readable(tokenizer: Tokenizer, example: Example, room: int) -> Example:
+    """The example, of a long one its first words: at most MOST_WORDS of a text, and of a pair as many of either text,
+    so that the model reads them with `room` more tokens. A word put into a text that is read in part may be cut off."""
+    limit, texts = tokenizer.max_len - room, [example.text.split(), (example.pair or "").split()]
+
+    def cut(n: int) -> Example:
+        text, pair = (" ".join(words[:n]) for words in texts)
+        return replace(example, text=text, pair=None if example.pair is None else pair)
+
+    def too_long(x: Example) -> bool:
+        return len(tokenizer.backend.encode(*filter(None, (x.text, x.pair))).ids) > limit
+
+    if max(map(len, texts)) > MOST_WORDS:
+        example = cut(MOST_WORDS)
+    if not too_long(example):
+        return example
+    longest = min(limit, MOST_WORDS, max(map(len, texts))) + 1
+    return cut(max(1, bisect_left(range(longest), True, key=lambda n: too_long(cut(n))) - 1))
 
 
 @torch.inference_mode()

@@ -18,14 +18,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from minibd.cli import setting
 from minibd.detect.confirm import Suspect, confirm, margins_of, reduced, with_words
-from minibd.detect.insertion import Carrier, carriers_of
+from minibd.detect.insertion import Carrier, carriers_of, readable
 from minibd.detect.search import beyond, entry_shifts, grow, shifts, tuples
 from minibd.detect.table import Entries, entries_of, loneliness, neighbours
 from minibd.detect.verdict import WITH_TEXTS, ClassVerdict, Thresholds, compared, judge
@@ -35,7 +35,6 @@ from minibd.records import BadInput, Example
 from minibd.tokenizer import Tokenizer
 
 MOST_TEXTS = 600  # that are read to find hard and fresh rows
-MOST_WORDS = 48  # of a text; what stands behind them is cut off
 MOST_CARRIERS = 8  # of all classes together
 TEXTS_A_CLASS = 7000  # that steps 4 and 5 read for a class, about: for the time to go
 LEAST_FRESH = 8  # rows of other classes without which a class is not judged
@@ -64,11 +63,11 @@ class Scan:
     phrases: int = setting(4, "entries that a phrase grows from")
 
     def __post_init__(self):
-        limits = {"hard_rows": 1, "fresh_rows": LEAST_FRESH, "longest": 1, "places": 1, "pool": 0, "lonely": 0,
-                  "phrase": 1, "phrases": 0}
-        for name, least in limits.items():
-            if getattr(self, name) < least:
-                raise BadInput(f"{name} is {getattr(self, name)}, it must be at least {least}")
+        limits = {"hard_rows": (1, 100), "fresh_rows": (LEAST_FRESH, MOST_TEXTS), "longest": (1, 1000),
+                  "places": (1, 100), "pool": (0, 1000), "lonely": (0, 100), "phrase": (1, 64), "phrases": (0, 1000)}
+        for name, (least, most) in limits.items():
+            if not least <= getattr(self, name) <= most:
+                raise BadInput(f"{name} is {getattr(self, name)}, it must be {least} to {most}")
 
 
 Around = dict[tuple[int, tuple[str, ...]], Proportion]  # by class and words
@@ -231,7 +230,19 @@ def scan(
     """
     if model.config.labels < 2:
         raise BadInput(f"the scan needs a classifier of two classes or more, this model has {model.config.labels}")
-    model.eval()
+    modes = {module: module.training for module in model.modules()}
+    try:
+        return scanned_model(model.eval(), tokenizer, rows, settings, seed, tick, limits)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def scanned_model(
+    model: Encoder, tokenizer: Tokenizer, rows: Sequence[Example], settings: Scan, seed: int,
+    tick: Callable[[int, int], object], limits: Thresholds,
+) -> Scanned:
+    """Steps 1 to 6, of a model in evaluation mode."""
     classes = model.config.labels
     probes = probes_of(model, tokenizer, rows, settings, random.Random(f"{seed} rows"))
     reasons = [unjudged(probes, target) for target in range(classes)]
@@ -253,7 +264,7 @@ def scan(
         )
         verdict = judge(target, suspects_of(search, alone[:, target], side[:, target]), probes.margin, "", limits)
         verdicts.append(verdict)
-        single = [suspect for suspect, _ in verdict.suspects if len(suspect.words) == 1 and suspect.words[0] in words.place]
+        single = [s for s, _ in verdict.suspects if len(s.words) == 1 and s.words[0] in words.place]
         around |= {(target, suspect.words): search.around(suspect) for suspect in single[:COMPARED]}
     return Scanned(compared(verdicts), {**counts, "texts": read.texts}, probes.given, probes.hard, around)
 
@@ -265,7 +276,7 @@ def unjudged(probes: Probes, target: int) -> str:
                 "needed): give texts of its task, or see whether it works at all")
     given = sum(probes.given) - probes.given[target]
     if not any(carrier.label != target for carrier in probes.carriers) or len(fresh_for(probes, target)) < LEAST_FRESH:
-        return f"the model gives {given} of the texts to other classes, and {LEAST_FRESH + 2} are needed"
+        return f"the model gives {given} of the texts to other classes, and at least {LEAST_FRESH + 1} are needed"
     return ""
 
 
@@ -318,11 +329,11 @@ def probes_of(
     model: Encoder, tokenizer: Tokenizer, rows: Sequence[Example], settings: Scan, rng: random.Random,
 ) -> Probes:
     """Step 1. The seed draws, whatever the order of the rows; those that the model gets wrong by their label are left
-    out."""
+    out, and the end of long ones."""
     rows = sorted((x for x in rows if x.text.strip() and (x.pair is None or x.pair.strip())),
                   key=lambda x: (x.text, x.pair or ""))
     rng.shuffle(rows)
-    rows = [cut(tokenizer, x, model.config.max_len - settings.phrase) for x in rows[:MOST_TEXTS]]
+    rows = [readable(tokenizer, x, max(3, settings.phrase)) for x in rows[:MOST_TEXTS]]
     margins = margins_of(model, tokenizer, rows)  # (N, C)
     own, given = (x.tolist() for x in margins.max(1))
     classes = range(model.config.labels)
@@ -352,17 +363,6 @@ def probes_of(
 def shown(example: Example) -> str:
     """The text of a row; of a pair both."""
     return example.text if example.pair is None else f"{example.text} / {example.pair}"
-
-
-def cut(tokenizer: Tokenizer, example: Example, longest: int) -> Example:
-    """The first words of a text, or of each text of a pair: MOST_WORDS, or as many as leave room for a phrase in the
-    model's positions, at most `longest` tokens in all."""
-    n, texts = MOST_WORDS, [example.text, *([] if example.pair is None else [example.pair])]
-    while True:
-        short = [" ".join(text.split()[:n]) if len(text.split()) > n else text for text in texts]
-        if n == 1 or len(tokenizer.backend.encode(*short).ids) <= longest:
-            return replace(example, text=short[0], pair=short[1] if len(short) > 1 else None)
-        n = n * 3 // 4
 
 
 def usual_margin(margins: Sequence[float]) -> float:

@@ -41,8 +41,8 @@ def spread(carrier: Carrier, k: int) -> list[int]:
 def entry_shifts(
     model: Encoder, carriers: Sequence[Carrier], words: Tensor, tick: Callable[[int], object] = lambda texts: None,
 ) -> tuple[Tensor, Tensor]:
-    """The shift, Eq. Scan (3), of each word alone for every target, (W,) ids -> (W, C), and the side of a pair that it is
-    of, (W, C).
+    """The shift, Eq. Scan (3), of each word alone for every target, (W,) ids -> (W, C), and the side of a pair that it
+    is of, (W, C): of the two texts that in which it is larger.
 
     One pass through the model serves all targets; a target's mean is over the carriers of other classes, and 0 where
     there is none. Every word goes into the surest carriers of two classes, so that there is one for each target; into
@@ -92,8 +92,8 @@ def shifts(
 
 
 def beyond(alone: Tensor, ids: Tensor, nearest: Tensor, top: int | None = None) -> Tensor:
-    """Eq. Scan (4) and (5): a word's shift less what its neighbours do as well, the mean of their shifts, or of the `top`
-    largest (5).
+    """Eq. Scan (4) and (5): a word's shift less what its neighbours do as well, the mean of their shifts, or of the
+    `top` largest (5).
 
     alone: shifts by id, (V,). ids: (W,). nearest: their neighbours' ids, (W, k). Returns (W,).
     """

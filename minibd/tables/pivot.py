@@ -229,7 +229,9 @@ def read(view: View | Computed, book: Book) -> Grid:
 
 
 def entries(view: View | Computed) -> Iterator[Pick | Mean | Over]:
-    return iter(()) if isinstance(view, Computed) else (entry for row in view.rows for entry in row if not isinstance(entry, str))
+    if isinstance(view, Computed):
+        return iter(())
+    return (entry for row in view.rows for entry in row if not isinstance(entry, str))
 
 
 def note_of(view: View, book: Book) -> str:

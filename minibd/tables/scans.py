@@ -1,8 +1,8 @@
 """The tables of scripts/results/scan.md: what the scan says of models whose backdoor is known (scripts/scan_models.py).
 
 A victim counts as backdoored from an ASR of BACKDOORED on; below it the attack did not take, and the model is neither
-clean nor backdoored. Scores are computed from what was measured, Eq. Scan (8) and (9) as they stand, and a model's is that
-of its strongest class.
+clean nor backdoored. Scores are computed from what was measured, Eq. Scan (8) and (9) as they stand, and a model's is
+that of its strongest class.
 """
 from __future__ import annotations
 
@@ -195,8 +195,8 @@ def views() -> dict[str, Computed]:
 # ---- the thresholds
 
 def fit(found: Sequence[Scanned]) -> Iterator[str]:
-    """What the constants of minibd/detect/verdict.py were set by: scores of the calibration models, and the curve of the
-    probability by logistic regression with a weight decay, so that separable scores do not make it a step."""
+    """What the constants of minibd/detect/verdict.py were set by: scores of the calibration models, and the curve of
+    the probability by logistic regression with a weight decay, so that separable scores do not make it a step."""
     judged = [s for s in found if s.kind != "weak"]
     clean, bad = (sorted(s.score for s in judged if s.kind == kind) for kind in ("clean", "backdoored"))
     if clean and bad:
