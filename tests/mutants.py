@@ -769,8 +769,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "detect/verdict.py",
             "the part's own effect not taken off",
-            "(suspect.mean - suspect.part.mean) / margin",
-            "suspect.mean / margin",
+            "(suspect.quantile - suspect.part.mean) / margin",
+            "suspect.quantile / margin",
             SCAN,
         ),
     ),

@@ -21,7 +21,7 @@ from minibd.detect.search import (
     tuples,
 )
 from minibd.detect.table import entries_of, loneliness, neighbours, word_entries
-from minibd.detect.verdict import LISTED, judge, model_verdict, probability, score
+from minibd.detect.verdict import LISTED, WITH_TEXTS, judge, model_verdict, score
 from minibd.detect.wording import FOUND, INCONCLUSIVE, NOTHING
 from minibd.proportion import Proportion
 from minibd.records import Example
@@ -360,11 +360,11 @@ def test_the_score_by_hand():
     pieces = replace(ONE, sizes=(2,))
     assert score(pieces, 4.0) == (2 / 4 + 1) / 2 - 1 and score(replace(pieces, quantile=8.0), 4.0) == 0.5
     pair = replace(ONE, words=("a", "b"), sizes=(1, 1), part=replace(ONE, mean=1.0))
-    assert score(pair, 4.0) == -0.25  # 0.75 of each entry is more than the 0.5 that the last word adds
-    strong = replace(pair, part=replace(ONE, mean=-2.5))  # the last word adds 5.5 / 4
-    assert score(strong, 4.0) == 0.375 and score(replace(strong, part=replace(ONE, mean=-9.0)), 4.0) == 0.5
+    assert score(pair, 4.0) == -0.25  # 0.75 of each entry is more than the 0.25 that the last word adds
+    strong = replace(pair, part=replace(ONE, mean=-2.5))  # the last word adds 4.5 / 4
+    assert score(strong, 4.0) == 0.125 and score(replace(strong, part=replace(ONE, mean=-9.0)), 4.0) == 0.5
     three = replace(strong, words=("a", "bc", "d"), sizes=(1, 2, 1))
-    assert three.entries == 4 and score(three, 4.0) == 0.375
+    assert three.entries == 4 and score(three, 4.0) == 0.125
     assert score(replace(three, part=replace(ONE, mean=3.0)), 4.0) == 1.5 / 4 - 1
 
 
@@ -377,7 +377,7 @@ def test_verdicts():
     assert unknown.verdict == INCONCLUSIVE and unknown.score == -1
     assert model_verdict([found, unknown]) == (FOUND, "") and model_verdict([nothing]) == (NOTHING, "")
     assert model_verdict([nothing, unknown]) == (INCONCLUSIVE, "no rows")
-    assert probability(-5) < 0.01 < 0.99 < probability(5)
+    assert WITH_TEXTS.probability(-5) < 0.05 < 0.95 < WITH_TEXTS.probability(3)
 
 
 def test_the_same_words_count_once_and_the_list_ends():

@@ -188,26 +188,25 @@ def test_a_suspects_percentile_whatever_stands_beside_it(ckpt):
 
 # ---- (8)
 
-def suspect(quantile: float, mean: float, part: float | None, *sizes: int) -> Suspect:
+def suspect(quantile: float, part: float | None, *sizes: int) -> Suspect:
     less = None if part is None else Suspect(("w",), 1, "", 0.0, mean=part)
-    return Suspect(tuple(f"w{i}" for i in range(len(sizes))), 1, "", 0.0, sizes=sizes, quantile=quantile, mean=mean,
-                   part=less)
+    return Suspect(tuple(f"w{i}" for i in range(len(sizes))), 1, "", 0.0, sizes=sizes, quantile=quantile, part=less)
 
 
 @pytest.mark.parametrize("one, expected", [
-    (suspect(3.0, 3.5, None, 1), 0.75),  # q / M
-    (suspect(-3.6, -3.8, None, 1), -0.9),
-    (suspect(3.0, 3.5, None, 3), 1.75 / 3 - 1),  # one word of three entries
-    (suspect(3.5, 3.8, -3.8, 1, 1), 0.875),  # 7.6 / 4 - 1 = 0.9 is more than q / M
-    (suspect(3.5, 3.7, -3.1, 1, 1), 0.7),  # what the second adds to the first: 6.8 / 4 - 1
-    (suspect(2.0, 2.4, 2.2, 1, 1, 1), -0.5),  # a share of 1.5 / 3 each
-    (suspect(0.8, 3.0, -3.5, 1, 1), 0.2),  # q / M binds
-    (suspect(-1.0, 0.2, 1.0, 1, 2), -0.75),  # (-0.25 + 1) / 3 - 1: both words' entries count
+    (suspect(3.0, None, 1), 0.75),  # q / M
+    (suspect(-3.6, None, 1), -0.9),
+    (suspect(3.0, None, 3), 1.75 / 3 - 1),  # one word of three entries
+    (suspect(3.5, -4.2, 1, 1), 0.875),  # 7.7 / 4 - 1 = 0.925 is more than q / M
+    (suspect(3.5, -3.1, 1, 1), 0.65),  # what the second adds to the first: 6.6 / 4 - 1
+    (suspect(2.0, 2.2, 1, 1, 1), -0.5),  # a share of 1.5 / 3 each
+    (suspect(0.8, -4.5, 1, 1), 0.2),  # q / M binds
+    (suspect(-1.0, 1.0, 1, 2), -0.75),  # (-0.25 + 1) / 3 - 1: both words' entries count
 ])
 def test_the_score_by_hand(one, expected):
     assert score(one, 4.0) == pytest.approx(expected)
-    assert score(replace(one, quantile=3 * one.quantile, mean=3 * one.mean,
-                         part=one.part and replace(one.part, mean=3 * one.part.mean)), 12.0) == pytest.approx(expected)
+    part = one.part and replace(one.part, mean=3 * one.part.mean)
+    assert score(replace(one, quantile=3 * one.quantile, part=part), 12.0) == pytest.approx(expected)
     assert score(replace(one, words=one.words[::-1], shift=9.0, found_by="table", side=1), 4.0) == score(one, 4.0)
 
 

@@ -101,7 +101,7 @@ def test_the_formulas_are_those_of_the_code():
     """The score, Eq. Scan (8), and M, Eq. Scan (7), as they are read from left to right."""
     maths = ["".join(re.sub("<.*?>", "", one).split()) for one in re.findall("<math.*?</math>", page(FOUND), re.S)]
     assert "M=percentile90maxjmj(x)" in maths and "qt(w)=percentile10mt(x+w)" in maths
-    assert "vt(w)=min(qt(w)M,max(qt(w)M+1|w|,meanxmt(x+w)−meanxmt(x+w′)M)−1)" in maths
+    assert "vt(w)=min(qt(w)M,max(qt(w)M+1|w|,qt(w)−meanxmt(x+w′)M)−1)" in maths
     assert "Vt=vt+(vt−maxu≠tvu)" in maths
     text = Tags(page(FOUND)).text
     assert "median" not in text and "resist words of meaning best" in text

@@ -161,41 +161,41 @@ def usual_cases(generator: torch.Generator) -> Iterator[Case]:
 
 # ---- (8)
 
-SCORES = {  # q, mean with all words, mean with a part of them or None, vocabulary entries; M is 4
-    "one entry": (3.0, 3.5, None, 1),
-    "one entry that leaves the rows what they were": (-3.6, -3.8, None, 1),
-    "a word of three entries": (3.0, 3.5, None, 3),
-    "a pair whose parts do nothing: what the second word adds decides": (3.5, 3.7, -3.9, 2),
-    "three words of which two do nearly the same: the share of each decides": (2.0, 2.4, 2.2, 3),
-    "a pair that adds more than it reaches: q / M binds": (0.8, 3.0, -3.5, 2),
-    "a pair that takes from its part": (-1.0, 0.2, 1.0, 2),
+SCORES = {  # q, mean with a part of the words or None, vocabulary entries; M is 4
+    "one entry": (3.0, None, 1),
+    "one entry that leaves the rows what they were": (-3.6, None, 1),
+    "a word of three entries": (3.0, None, 3),
+    "a pair whose parts do nothing: what the second word adds decides": (3.5, -3.9, 2),
+    "three words of which two do nearly the same: the share of each decides": (2.0, 2.2, 3),
+    "a pair that adds more than it reaches: q / M binds": (0.8, -4.5, 2),
+    "a pair that takes from its part": (-1.0, 1.0, 2),
 }
 
 
-def suspect_of(reached: float, full: float, part: float | None, entries: int) -> Suspect:
+def suspect_of(reached: float, part: float | None, entries: int) -> Suspect:
     """A suspect with these numbers; of several words where there is a part of them."""
     sizes = (entries,) if part is None else (1,) * entries
     words = tuple(f"w{i}" for i in range(len(sizes)))
     less = None if part is None else Suspect(words[1:], 1, "", 0.0, sizes=sizes[1:], mean=part)
-    return Suspect(words, 1, "", 0.0, sizes=sizes, quantile=reached, mean=full, part=less)
+    return Suspect(words, 1, "", 0.0, sizes=sizes, quantile=reached, part=less)
 
 
 def score_cases(generator: torch.Generator) -> Iterator[Case]:
     def ours(numbers: Tensor, entries: int, part: bool, M: float) -> Tensor:
-        q, full, less = numbers.tolist()
-        return torch.tensor(score(suspect_of(q, full, less if part else None, entries), M))
+        q, less = numbers.tolist()
+        return torch.tensor(score(suspect_of(q, less if part else None, entries), M))
 
-    for what, (q, full, part, entries) in SCORES.items():
-        yield Case(what, {"numbers": torch.tensor([q, full, part or 0.0])},
+    for what, (q, part, entries) in SCORES.items():
+        yield Case(what, {"numbers": torch.tensor([q, part or 0.0])},
                    lambda x, n=entries, p=part is not None: ours(x["numbers"], n, p, 4.0),
-                   lambda x, n=entries, p=part is not None: restated.score(*x["numbers"][:2],
-                                                                           x["numbers"][2] if p else None, n, 4.0))
+                   lambda x, n=entries, p=part is not None: restated.score(
+                       x["numbers"][0], x["numbers"][1] if p else None, n, 4.0))
     kinds = [(n, part) for n in (1, 2, 3, 8) for part in (False, True) if n > 1 or not part]
     yield Case(
-        "56 drawn ones, of 1 to 8 entries with and without a part", {"numbers": 4 * normal(generator, 8, 7, 3)},
+        "56 drawn ones, of 1 to 8 entries with and without a part", {"numbers": 4 * normal(generator, 8, 7, 2)},
         lambda x: torch.stack([ours(row, n, part, 2.5)
                                for rows in x["numbers"] for row, (n, part) in zip(rows, kinds)]),
-        lambda x: [restated.score(row[0], row[1], row[2] if part else None, n, 2.5)
+        lambda x: [restated.score(row[0], row[1] if part else None, n, 2.5)
                    for rows in x["numbers"] for row, (n, part) in zip(rows, kinds)],
     )
 
@@ -235,7 +235,7 @@ def example_usual() -> str:
 
 def against_cases(generator: torch.Generator) -> Iterator[Case]:
     def ours(scores: Tensor) -> Tensor:
-        classes = [ClassVerdict(t, [(suspect_of(0.0, 0.0, None, 1), v)], 4.0) for t, v in enumerate(scores.tolist())]
+        classes = [ClassVerdict(t, [(suspect_of(0.0, None, 1), v)], 4.0) for t, v in enumerate(scores.tolist())]
         return torch.tensor([one.score for one in compared(classes)])
 
     for classes in (2, 3, 6):
@@ -250,8 +250,8 @@ def example_against() -> str:
 
 def example_score() -> str:
     return "M = 4.\n" + "\n".join(
-        f"{what}; q = {q:g}, mean {full:g}{f', of the part {part:g}' if part is not None else ''}: "
-        f"{shown(restated.score(q, full, part, entries, 4.0))}" for what, (q, full, part, entries) in SCORES.items())
+        f"{what}; q = {q:g}{f', mean of the part {part:g}' if part is not None else ''}: "
+        f"{shown(restated.score(q, part, entries, 4.0))}" for what, (q, part, entries) in SCORES.items())
 
 
 EQUATIONS = (
@@ -290,7 +290,7 @@ EQUATIONS = (
     Equation(
         "Scan", "8", "How much a suspect looks like a trigger",
         r"v_t(w) = \min( \frac{q_t(w)}{M}, \max( \frac{q_t(w) / M + 1}{\lvert w \rvert}, "
-        r"\frac{\mathrm{mean}_x m_t(x + w) - \mathrm{mean}_x m_t(x + w')}{M} ) - 1 )", "", "", "", example_score,
+        r"\frac{q_t(w) - \mathrm{mean}_x m_t(x + w')}{M} ) - 1 )", "", "", "", example_score,
         score_cases,
     ),
     Equation(

@@ -433,12 +433,12 @@ def beyond(alone, i, nearest, top=None):
     return alone[i] - mean(around[:top])
 
 
-def score(reached, full, part, entries, M):
-    """(8): reached: q_t(w). full, part: the mean margins with all words and with the strongest part of them, None where
-    there is none. entries: |w|."""
+def score(reached, part, entries, M):
+    """(8): reached: q_t(w). part: the mean margin with the strongest part of the words, None where there is none.
+    entries: |w|."""
     several = (reached / M + 1) / entries
-    if part is not None and (full - part) / M > several:
-        several = (full - part) / M
+    if part is not None and (reached - part) / M > several:
+        several = (reached - part) / M
     return reached / M if reached / M < several - 1 else several - 1
 
 

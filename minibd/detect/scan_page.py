@@ -116,12 +116,13 @@ PERCENTILE = """<mrow><msub><mi>q</mi><mi>t</mi></msub><mo stretchy="false">(</m
 REACHED = """<mfrac><mrow><msub><mi>q</mi><mi>t</mi></msub><mo stretchy="false">(</mo><mi>w</mi>
 <mo stretchy="false">)</mo></mrow><mi>M</mi></mfrac>"""
 MEAN = """<msub><mi>mean</mi><mi>x</mi></msub><mspace width="0.2em"></mspace><msub><mi>m</mi><mi>t</mi></msub>
-<mo stretchy="false">(</mo><mi>x</mi><mo>+</mo><mi>{}</mi><mo stretchy="false">)</mo>"""
+<mo stretchy="false">(</mo><mi>x</mi><mo>+</mo><mi>w′</mi><mo stretchy="false">)</mo>"""
 SCORE = f"""<mrow><msub><mi>v</mi><mi>t</mi></msub><mo stretchy="false">(</mo><mi>w</mi><mo stretchy="false">)</mo>
 <mo>=</mo><mi>min</mi><mo>(</mo>{REACHED}<mo>,</mo><mspace width="0.3em"></mspace><mi>max</mi><mo>(</mo>
 <mfrac><mrow>{REACHED}<mo>+</mo><mn>1</mn></mrow><mrow><mo stretchy="false">|</mo><mi>w</mi>
 <mo stretchy="false">|</mo></mrow></mfrac><mo>,</mo><mspace width="0.3em"></mspace>
-<mfrac><mrow>{MEAN.format("w")}<mo>−</mo>{MEAN.format("w′")}</mrow><mi>M</mi></mfrac><mo>)</mo><mo>−</mo><mn>1</mn>
+<mfrac><mrow><msub><mi>q</mi><mi>t</mi></msub><mo stretchy="false">(</mo><mi>w</mi><mo stretchy="false">)</mo>
+<mo>−</mo>{MEAN}</mrow><mi>M</mi></mfrac><mo>)</mo><mo>−</mo><mn>1</mn>
 <mo>)</mo></mrow>"""
 USUAL = """<mrow><mi>M</mi><mo>=</mo><msub><mi>percentile</mi><mn>90</mn></msub><mspace width="0.2em"></mspace>
 <munder><mi>max</mi><mi>j</mi></munder><msub><mi>m</mi><mi>j</mi></msub><mo stretchy="false">(</mo><mi>x</mi>
@@ -372,7 +373,7 @@ def meaning(report: Mapping[str, Any]) -> str:
          "nine of ten texts become as surely of the class as the model's own answers are; at 0 a tenth of the texts "
          "resist; near −1 the texts stay what they were. Words that speak for a class add up, so that several count "
          "by the entry, with |<i>w</i>| the number of entries that they are; or, if that is more, by what they do "
-         "beyond the strongest part <i>w′</i> of them, all words but one. Neither makes more of them than what they do "
+         "to nine of ten texts beyond what the strongest part <i>w′</i> of them, all words but one, does on average. Neither makes more of them than what they do "
          "to the texts."),
         ("Score of a class", AGAINST, "That of its strongest words, <i>v</i> with an index alone, and what it is "
          "beyond the strongest words of every other class, for which the same was tried: words of meaning do as much "

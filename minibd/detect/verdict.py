@@ -1,13 +1,13 @@
 """The verdict on a class, from its strongest suspect and those of the other classes.
 
-    v_t(w) = min( q_t(w) / M,  max( (q_t(w) / M + 1) / |w|,  (mean m_t(x + w) - mean m_t(x + part of w)) / M ) - 1 )
+    v_t(w) = min( q_t(w) / M,  max( (q_t(w) / M + 1) / |w|,  (q_t(w) - mean m_t(x + part of w)) / M ) - 1 )
                                                                                     Eq. Scan (8)
 
 M is the model's usual margin, Eq. Scan (7), |w| the number of vocabulary entries that the words are, the part that one
 of w's parts with all words but one which does most. Of a single entry, v is q / M: near 1 where nine of ten rows become
 as sure of the target as the model ever is, near -1 where they stay what they were. Words that speak for a class add up,
-so that several count by the entry; or by what the least of them adds to the others, which is next to everything where
-parts do nothing (LWP's pair, SOS's three). Neither makes more of them than they do to the rows.
+so that several count by the entry; or by what they do to nine of ten rows beyond what the part does on average, which is
+next to everything where parts do nothing (LWP's pair, SOS's three). Neither makes more of them than they do to the rows.
 
 A class is judged against the same search for the other classes, in which words of meaning do as much:
 
@@ -81,7 +81,7 @@ def score(suspect: Suspect, margin: float) -> float:
     """Eq. Scan (8): how much a suspect looks like a trigger, from -1 up. margin: M, Eq. Scan (7)."""
     reached = suspect.quantile / margin
     each = (reached + 1) / suspect.entries
-    last = (suspect.mean - suspect.part.mean) / margin if suspect.part else each
+    last = (suspect.quantile - suspect.part.mean) / margin if suspect.part else each
     return min(reached, max(each, last) - 1)
 
 
