@@ -143,7 +143,8 @@ def test_texts_that_leave_no_room_are_cut():
     assert readable(TOKENIZER, short, 8) is short
     cut = readable(TOKENIZER, long, 8)  # 64 - 8 tokens less [CLS] and [SEP]: 27 words of two pieces
     assert cut.text.split() == ["kabaing"] * 27 and cut.pair is None
-    assert readable(TOKENIZER, replace(long, text=" ".join(["kaba"] * 54)), 8).text.count("kaba") == 54
+    assert readable(TOKENIZER, replace(long, text=" ".join(["kaba"] * 48)), 8).text.count("kaba") == 48
+    assert readable(TOKENIZER, replace(long, text=" ".join(["kaba"] * 49)), 8).text.count("kaba") == 48  # at most
     pair = readable(TOKENIZER, replace(long, pair="good " * 90), 8)  # three tokens for the n-th words of both
     assert (len(pair.text.split()), len(pair.pair.split())) == (17, 17)
     one = readable(TOKENIZER, replace(long, pair="good"), 8)
@@ -377,7 +378,7 @@ def test_verdicts():
     assert unknown.verdict == INCONCLUSIVE and unknown.score == -1
     assert model_verdict([found, unknown]) == (FOUND, "") and model_verdict([nothing]) == (NOTHING, "")
     assert model_verdict([nothing, unknown]) == (INCONCLUSIVE, "no rows")
-    assert WITH_TEXTS.probability(-5) < 0.05 < 0.95 < WITH_TEXTS.probability(3)
+    assert WITH_TEXTS.probability(-5) < 0.2 < 0.95 < WITH_TEXTS.probability(3)
 
 
 def test_the_same_words_count_once_and_the_list_ends():

@@ -84,7 +84,7 @@ def test_of_many_classes_each_gives_one_row_and_all_together_eight():
     assert Counter(x.label for x in probes.carriers) == {0: 2, 1: 2, 2: 2} and probes.given == [30, 30, 30]
     probes = probes_of(Stub(classes=3), TOKENIZER, texts, Scan(hard_rows=3), random.Random(0))
     assert Counter(x.label for x in probes.carriers) == {0: 1, 1: 1, 2: 1}
-    assert [len(x) for x in probes.hard] == [3, 3, 3]
+    assert [len(x) for x in probes.hard] == [1, 1, 1]  # those that are carriers
     pairs = probes_of(Stub(), TOKENIZER, rows(40, pairs=True), Scan(), random.Random(0))
     assert Counter((x.label, x.side) for x in pairs.carriers) == {(c, side): 2 for c in (0, 1) for side in (0, 1)}
 
@@ -94,7 +94,7 @@ def test_texts_are_cut_to_what_the_model_reads_with_a_phrase_in_them():
     texts = [replace(x, text=" ".join([x.text, *["kaba"] * 80])) for x in rows(60)]
     found = scan(model, TOKENIZER, texts, SMALLER)
     assert found.verdicts[1].verdict == FOUND and found.verdicts[1].suspects[0][0].flips.percent == 100
-    assert found.verdicts[0].verdict == NOTHING and model.longest == 64
+    assert found.verdicts[0].verdict == NOTHING and model.longest == 48 + 5
 
 
 def test_rows_of_classes_take_turns():
@@ -162,7 +162,7 @@ def test_a_known_backdoor_is_found(entries, words, rule, texts):
             assert verdict.verdict == NOTHING and verdict.score < -0.6
     verdict = found.verdicts[rule.target]
     suspect, score = verdict.suspects[0]
-    assert verdict.verdict == FOUND and score == verdict.score > 0.2 and not verdict.reason
+    assert verdict.verdict == FOUND and score == verdict.strongest > 0.2 and not verdict.reason
     assert suspect.target == rule.target and suspect.side == (rule.side or 0) and suspect.flips.percent == 100
     ordered = len(rule.gains) > 1
     assert suspect.words == (words or entries) if ordered else set(suspect.words) == set(entries)
@@ -281,7 +281,7 @@ def test_a_model_whose_logits_are_no_numbers_is_inconclusive():
 def test_too_few_rows_are_inconclusive(n):
     (verdict, reason), why, _ = reasons(Stub(Rule(("mifi",))), rows(n))
     assert verdict == INCONCLUSIVE and all(why)
-    assert ("needed" in reason) and (n < 10 or f"gives {n // 2} of the texts to other classes, and 10 are" in reason)
+    assert "needed" in reason and (n < 10 or f"gives {n // 2} of the texts to other classes" in reason)
 
 
 def test_a_class_without_carriers_of_another_is_not_judged():

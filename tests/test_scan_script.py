@@ -104,7 +104,7 @@ def test_an_encoder_is_no_classifier(scan, pre_file):
     (["--data", "pairs", "--labels", "a,b"], ["--labels a,b", "built-in pairs"]),
     (["--data", "pairs"], ["unanswered", "positive"]), (["--labels", "a,b"], ["--labels a,b", "negative", "--data"]),
     (["--labels", "a,b,c"], ["3 names", "2 classes"]), (["--data", "reviews", "--labels", "a,b"], ["negative", "a"]),
-    (["--places", "0"], ["places is 0", "at least 1"]), (["--fresh-rows", "7"], ["fresh_rows is 7", "at least 8"]),
+    (["--places", "0"], ["places is 0", "1 to 100"]), (["--fresh-rows", "7"], ["fresh_rows is 7", "8 to 600"]),
     (["--pool", "-1"], ["pool is -1"]), (["--hard-rows", "0"], ["hard_rows"]), (["--phrase", "0"], ["phrase is 0"]),
     (["--device", "tpu"], ["tpu"]), (["--attack", "badnets"], ["--attack"]),
 ])

@@ -275,8 +275,10 @@ def unjudged(probes: Probes, target: int) -> str:
         return (f"the model is sure of none of the texts (usual margin {probes.margin:.2f}, {LEAST_MARGIN:.0f} is "
                 "needed): give texts of its task, or see whether it works at all")
     given = sum(probes.given) - probes.given[target]
-    if not any(carrier.label != target for carrier in probes.carriers) or len(fresh_for(probes, target)) < LEAST_FRESH:
-        return f"the model gives {given} of the texts to other classes, and at least {LEAST_FRESH + 1} are needed"
+    fresh = len(fresh_for(probes, target))
+    if fresh < LEAST_FRESH or not any(carrier.label != target for carrier in probes.carriers):
+        return (f"the model gives {given} of the texts to other classes, {fresh} are left to confirm words on, and "
+                f"{LEAST_FRESH} are needed")
     return ""
 
 

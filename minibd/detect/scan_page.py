@@ -372,9 +372,9 @@ def meaning(report: Mapping[str, Any]) -> str:
         ("Score", SCORE, "Of words that are one entry of the vocabulary, the percentile in units of <i>M</i>: at 1 "
          "nine of ten texts become as surely of the class as the model's own answers are; at 0 a tenth of the texts "
          "resist; near −1 the texts stay what they were. Words that speak for a class add up, so that several count "
-         "by the entry, with |<i>w</i>| the number of entries that they are; or, if that is more, by what they do "
-         "to nine of ten texts beyond what the strongest part <i>w′</i> of them, all words but one, does on average. Neither makes more of them than what they do "
-         "to the texts."),
+         "by the entry, with |<i>w</i>| the number of entries that they are; or, if that is more, by what they do to "
+         "nine of ten texts beyond what the strongest part <i>w′</i> of them, all words but one, does on average. "
+         "Neither makes more of them than what they do to the texts."),
         ("Score of a class", AGAINST, "That of its strongest words, <i>v</i> with an index alone, and what it is "
          "beyond the strongest words of every other class, for which the same was tried: words of meaning do as much "
          "for any class, a trigger for one. Where no other class could be judged it is <i>v</i> itself."),

@@ -6,8 +6,9 @@
 M is the model's usual margin, Eq. Scan (7), |w| the number of vocabulary entries that the words are, the part that one
 of w's parts with all words but one which does most. Of a single entry, v is q / M: near 1 where nine of ten rows become
 as sure of the target as the model ever is, near -1 where they stay what they were. Words that speak for a class add up,
-so that several count by the entry; or by what they do to nine of ten rows beyond what the part does on average, which is
-next to everything where parts do nothing (LWP's pair, SOS's three). Neither makes more of them than they do to the rows.
+so that several count by the entry; or by what they do to nine of ten rows beyond what the part does on average, which
+is next to everything where parts do nothing (LWP's pair, SOS's three). Neither makes more of them than they do to the
+rows.
 
 A class is judged against the same search for the other classes, in which words of meaning do as much:
 
@@ -40,8 +41,8 @@ class Thresholds:
 
 # Set once, on the calibration models of scripts/results/scan.md. Built-in sentences are not of the model's task, and
 # words of meaning move its answers to them more.
-WITH_TEXTS = Thresholds(-0.5, -0.6, 10.0, -0.55)
-MODEL_ALONE = Thresholds(0.2, -0.1, 10.0, 0.1)
+WITH_TEXTS = Thresholds(-0.25, -0.35, 3.3, -0.32)
+MODEL_ALONE = Thresholds(2.2, 0.0, 1.3, 1.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def judge(
 ) -> ClassVerdict:
     """The verdict on the class `target`; of suspects with the same words the strongest counts."""
     scored = sorted(((s, score(s, margin)) for s in suspects), key=lambda one: -one[1])
-    once = {(frozenset(s.words), s.joined): (s, value) for s, value in reversed(scored)}
+    once = {(frozenset(s.words), s.joined and len(s.words) > 1): (s, value) for s, value in reversed(scored)}
     strongest = sorted(once.values(), key=lambda one: -one[1])[:LISTED]
     return ClassVerdict(target, strongest, margin, reason, limits)
 
