@@ -696,15 +696,15 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "detect/insertion.py",
             "a word takes the segment of the token before it",
-            "self.token_type_ids[self.places[0]]",
-            "kinds[max(0, place + n - 1)]",
+            "kinds.insert(place + n, own)",
+            "kinds.insert(place + n, kinds[max(0, place + n - 1)])",
             SCAN,
         ),
         Mutant(
             "detect/search.py",
             "a word's margin for its shift",
-            "margins_with(model, carrier, words, at)[:, target] - carrier.margins[target]",
-            "margins_with(model, carrier, words, at)[:, target]",
+            "margins_with(model, carrier, words, at, tick)[:, target] - carrier.margins[target]",
+            "margins_with(model, carrier, words, at, tick)[:, target]",
             SCAN,
         ),
         Mutant(

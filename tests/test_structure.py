@@ -34,6 +34,7 @@ PLANNED = {"filters", "distributed"}                            # rooms of the p
 STAIRS = {
     ("report", "evaluate"), ("train", "models"), ("checkpoint", "models"), ("augment", "models"),
     ("augment", "checkpoint"), ("reviews", "data"), ("atomic", "records"), ("analysis", "mitigations"),
+    ("tables", "detect"),
 }
 STRANGERS = ("mitigations", "cleantrain", "filters")             # folders whose files never import one another, but for
 STEPS = {("minibd.mitigations.finemix", "minibd.mitigations.epur")}  # E-PUR, Fine-mixing's first step in the same paper
