@@ -260,6 +260,8 @@ def scanned(cell: dict, ckpt: Path, model: Model, victim: Path, where: Where) ->
     data = data or "reviews"
     call("scan.py", f"--ckpt={ckpt}", *([f"--data={data}"] if cell["texts"] == "task" else []), f"--out={out}")
     found = json.loads((out / "scan.json").read_text(encoding="utf-8"))
+    for place in ("checkpoint", "command"):  # where it was, not what
+        found.pop(place)
     made = json.loads((victim / "attack.json").read_text(encoding="utf-8"))
     step = made["steps"][0 if cell["clean"] else -1]
     return {"cacc": step["cacc"], "asr": step["asr"], "target": made["target"], "triggers": made.get("triggers"),
