@@ -14,7 +14,7 @@ from minibd.detect.insertion import Carrier, carriers_of, margins
 from minibd.detect.scan import usual_margin
 from minibd.detect.search import beyond, entry_shifts, middle, shifts, spread
 from minibd.detect.table import loneliness, neighbours
-from minibd.detect.verdict import ClassVerdict, compared, score
+from minibd.detect.verdict import ClassVerdict, against, compared, score
 from minibd.records import Example
 
 ROWS = [Example("0", "splendid film good", 1), Example("1", "tedious bad", 0), Example("2", "story cf bad film", 0),
@@ -214,6 +214,7 @@ def test_a_class_is_judged_against_the_others():
     def one(target: int, v: float, reason: str = "") -> ClassVerdict:
         return ClassVerdict(target, [(Suspect(("w",), target, "", 0.0), v)] if not reason else [], 4.0, reason)
 
+    assert against(0.5, -0.25) == 1.25 and against(-0.5, 0.5) == -1.5 and against(0.5, None) == 0.5
     two = compared([one(0, -0.5), one(1, 0.75)])
     assert [x.rival for x in two] == [0.75, -0.5] and [x.score for x in two] == [-1.75, 2.0]
     three = compared([one(0, 0.5), one(1, 0.25), one(2, 0.0, "no rows")])
