@@ -230,7 +230,8 @@ def clean_of(victim: Path) -> Path:
 
 
 def model_in(victim: Path) -> Path:
-    files = [path for path in victim.glob("*.safetensors") if not path.name.startswith("clean-")]
+    """The victim's checkpoint: one that was made from a clean twin has its name."""
+    files = sorted(victim.glob("*.safetensors"), key=lambda path: path.name.startswith("clean-"))
     return victim if (victim / "config.json").exists() else files[0]
 
 
