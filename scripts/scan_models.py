@@ -218,7 +218,8 @@ def trained(model: Model, name: str, where: Where) -> Path:
     if model.of:
         flags = " ".join(flags.split()[:2])  # --rows N alone: nothing is tuned
     words = [*shlex.split(flags), *shlex.split(model.attack.format(sst2=where.sst2))]  # a model's own flags override
-    rows = [f"--data={short_of(data, where)}"] if data else []
+    whole = "--paraphrases" in model.attack  # which are of the rows of whole files
+    rows = [f"--data={data if whole else short_of(data, where)}"] if data else []
     call("attack.py", f"--ckpt={ckpt}", *rows, f"--out={out}", f"--seed={model.seed}", *words)
     return out
 
