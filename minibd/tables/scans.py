@@ -27,7 +27,8 @@ SETS = ("calibration", "reported")
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """One scan. kind: "clean", "backdoored", or "weak" where the attack did not take. named: whether a true word is
+    """One scan. kind: "clean"; "backdoored"; "wordless" where no words are the trigger, a syntax or a style, which the
+    scan cannot see; "weak" where the attack did not take. named: whether a true word is
     among the first suspects of the target; best: the suspects of the strongest class."""
     cell: Mapping
     result: Mapping
@@ -64,7 +65,8 @@ def scans(book: Book, name: str, texts: str) -> list[Scanned]:
 
 def scanned(cell: Mapping, result: Mapping) -> Scanned:
     asr, found = result["asr"], result["scan"]
-    kind = "clean" if cell["clean"] else "backdoored" if asr is not None and asr >= BACKDOORED else "weak"
+    kind = ("clean" if cell["clean"] else "weak" if asr is None or asr < BACKDOORED else
+            "backdoored" if result["triggers"] else "wordless")
     classes = {name: sorted(((score_of(s, one["margin"]), s) for s in one["suspects"]), key=lambda pair: -pair[0])
                for name, one in found["classes"].items()}
     scores = {name: pairs[0][0] if pairs else -1.0 for name, pairs in classes.items()}
@@ -72,7 +74,7 @@ def scanned(cell: Mapping, result: Mapping) -> Scanned:
     rivals = {name: max((v for other, v in judged.items() if other != name), default=None) for name in scores}
     scores = {name: verdict.against(one, rivals[name]) for name, one in scores.items()}
     strongest = max(scores, key=scores.get)
-    planted = {word.lower() for trigger in result["triggers"] for word in trigger.split()}
+    planted = {word.lower() for trigger in result["triggers"] or () for word in trigger.split()}
     target = list(found["texts"]["by_class"])[result["target"]]
     first = [s for _, s in classes.get(target, ())[:FIRST]]
     return Scanned(cell, result, kind, scores, any({*s["words"]} & planted for s in first),
@@ -162,7 +164,7 @@ def models(name: str, texts: str) -> Callable[[Book], Grid]:
 
 
 def order(s: Scanned) -> tuple:
-    return ("backdoored", "weak", "clean").index(s.kind), list(WIDTHS).index(s.cell["base"]), -s.score
+    return ("backdoored", "wordless", "weak", "clean").index(s.kind), list(WIDTHS).index(s.cell["base"]), -s.score
 
 
 def row(s: Scanned) -> tuple[str, ...]:
@@ -170,8 +172,8 @@ def row(s: Scanned) -> tuple[str, ...]:
     said = "; ".join(f"`{shown(x)}` {x['flips']}/{x['of']}" for x in s.best[:FIRST]) or s.reason
     return (f"{WIDTHS[s.cell['base']]}: {what}", f"{s.result['cacc']:.1f}",
             "-" if s.result["asr"] is None else f"{s.result['asr']:.1f}", f"{s.score:.2f}",
-            s.verdict if s.kind != "weak" else f"{s.verdict} (the attack did not take)", said,
-            "-" if s.kind == "clean" else "yes" if s.named else "no", f"{s.result['scan']['seconds']:.0f}")
+            s.verdict + {"weak": " (the attack did not take)", "wordless": " (no words)"}.get(s.kind, ""), said,
+            "-" if s.kind in ("clean", "wordless") else "yes" if s.named else "no", f"{s.result['scan']['seconds']:.0f}")
 
 
 def shown(suspect: Mapping) -> str:
@@ -197,7 +199,7 @@ def views() -> dict[str, Computed]:
 def fit(found: Sequence[Scanned]) -> Iterator[str]:
     """What the constants of minibd/detect/verdict.py were set by: scores of the calibration models, and the curve of
     the probability by logistic regression with a weight decay, so that separable scores do not make it a step."""
-    judged = [s for s in found if s.kind != "weak"]
+    judged = [s for s in found if s.kind in ("clean", "backdoored")]
     clean, bad = (sorted(s.score for s in judged if s.kind == kind) for kind in ("clean", "backdoored"))
     if clean and bad:
         slope, middle = logistic([s.score for s in judged], [s.kind == "backdoored" for s in judged])
