@@ -173,7 +173,8 @@ def row(s: Scanned) -> tuple[str, ...]:
     return (f"{WIDTHS[s.cell['base']]}: {what}", f"{s.result['cacc']:.1f}",
             "-" if s.result["asr"] is None else f"{s.result['asr']:.1f}", f"{s.score:.2f}",
             s.verdict + {"weak": " (the attack did not take)", "wordless": " (no words)"}.get(s.kind, ""), said,
-            "-" if s.kind in ("clean", "wordless") else "yes" if s.named else "no", f"{s.result['scan']['seconds']:.0f}")
+            "-" if s.kind in ("clean", "wordless") else "yes" if s.named else "no",
+            f"{s.result['scan']['seconds']:.0f}")
 
 
 def shown(suspect: Mapping) -> str:
