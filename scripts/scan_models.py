@@ -190,7 +190,6 @@ def short_of(folder: str, where: Where) -> Path:
 
     if not Path(folder).exists():
         return Path(folder)
-
     out = Path(where.work, "rows", Path(folder).name)
     for path in sorted(Path(folder).iterdir()):
         if path.suffix == ".tsv" and not (out / path.name).exists():
@@ -236,12 +235,11 @@ def model_in(victim: Path) -> Path:
     return victim if (victim / "config.json").exists() else files[0]
 
 
-def call(script: str, *words: str) -> int:
+def call(script: str, *words: str) -> None:
     code = subprocess.run([sys.executable, str(HERE / script), *words],
                           env={**os.environ, PART_OF: "scan_models.py"}).returncode
     if code not in (0, 1, 3) or code and script != "scan.py":
         raise bad(f"{script} ended with status {code} (its own line is above)")
-    return code
 
 
 # ---- scanning

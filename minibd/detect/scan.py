@@ -246,11 +246,10 @@ def scanned_model(
     classes = model.config.labels
     probes = probes_of(model, tokenizer, rows, settings, random.Random(f"{seed} rows"))
     reasons = [unjudged(probes, target) for target in range(classes)]
-    words = vocabulary_of(model, tokenizer)
     if all(reasons):
         return Scanned([judge(target, [], probes.margin, reason, limits) for target, reason in enumerate(reasons)],
                        {"texts": 0}, probes.given, probes.hard, {})
-    sides = 1 + max(carrier.side for carrier in probes.carriers)
+    words, sides = vocabulary_of(model, tokenizer), 1 + max(carrier.side for carrier in probes.carriers)
     read = Read(tick, 2 * sides * len(words.ids) + reasons.count("") * TEXTS_A_CLASS)
     alone, side = entry_shifts(model, probes.carriers, words.ids, read)
     verdicts, counts, around = [], Counter(entries=len(words.ids)), {}
@@ -354,7 +353,8 @@ def probes_of(
     fresh = []
     for members in of_class:
         others = [i for i in members if i not in taken]
-        sure = [i for i in others if own[i] >= SURE * usual_margin([own[i] for i in members])]
+        least = SURE * usual_margin([own[i] for i in members])
+        sure = [i for i in others if own[i] >= least]
         sure = sure if len(sure) >= LEAST_FRESH else sorted(others, key=lambda i: -own[i])[:LEAST_FRESH]
         fresh.append(sorted(sure, key=lambda i: words[i] > settings.longest))
     return Probes(carriers, [[rows[i] for i in members] for members in fresh], usual,
