@@ -6,18 +6,17 @@ that of its strongest class.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import log
+from math import exp, log
 
-from minibd.detect import verdict
 from minibd.detect.confirm import Suspect
-from minibd.detect.wording import FOUND, INCONCLUSIVE, NOTHING
+from minibd.detect.verdict import ClassVerdict, compared, judge, model_verdict, thresholds
+from minibd.detect.wording import FOUND, INCONCLUSIVE
 from minibd.proportion import Proportion
 from minibd.tables.pivot import Book, Computed, Grid
 
 BACKDOORED = 60.0  # percent
-STRONG = 90.0  # percent: from here on an attack is what its paper promises
 FIRST = 3  # suspects among which a true word counts as named
 WIDTHS = {"reviews": "128, reviews", "pairs": "128, sentence pairs", "sst2": "384, SST-2", "ag": "384, AG News"}
 SINGLE = ("badnets", "ep", "ripple")  # attacks with triggers of one word
@@ -28,15 +27,14 @@ SETS = ("calibration", "reported")
 @dataclass(frozen=True, slots=True)
 class Scanned:
     """One scan. kind: "clean"; "backdoored"; "wordless" where no words are the trigger, a syntax or a style, which the
-    scan cannot see; "weak" where the attack did not take. named: whether a true word is
-    among the first suspects of the target; best: the suspects of the strongest class."""
+    scan cannot see; "weak" where the attack did not take. named: whether a true word is among the first suspects of
+    the target. best: the class of the highest score. word: the verdict on the model."""
     cell: Mapping
     result: Mapping
     kind: str
-    scores: Mapping[str, float]
     named: bool
-    best: tuple[Mapping, ...]
-    reason: str
+    best: ClassVerdict
+    word: str
 
     @property
     def attack(self) -> str:
@@ -44,17 +42,7 @@ class Scanned:
 
     @property
     def score(self) -> float:
-        return max(self.scores.values())
-
-    @property
-    def thresholds(self) -> verdict.Thresholds:
-        return verdict.thresholds(self.cell["texts"] == "none")
-
-    @property
-    def verdict(self) -> str:
-        if self.score >= self.thresholds.found:
-            return FOUND
-        return INCONCLUSIVE if self.reason or self.score >= self.thresholds.inconclusive else NOTHING
+        return self.best.score
 
 
 def scans(book: Book, name: str, texts: str) -> list[Scanned]:
@@ -64,33 +52,23 @@ def scans(book: Book, name: str, texts: str) -> list[Scanned]:
 
 
 def scanned(cell: Mapping, result: Mapping) -> Scanned:
-    asr, found = result["asr"], result["scan"]
+    asr, found, limits = result["asr"], result["scan"], thresholds(cell["texts"] == "none")
     kind = ("clean" if cell["clean"] else "weak" if asr is None or asr < BACKDOORED else
             "backdoored" if result["triggers"] else "wordless")
-    classes = {name: sorted(((score_of(s, one["margin"]), s) for s in one["suspects"]), key=lambda pair: -pair[0])
-               for name, one in found["classes"].items()}
-    scores = {name: pairs[0][0] if pairs else -1.0 for name, pairs in classes.items()}
-    judged = {name: one for name, one in scores.items() if not found["classes"][name]["reason"]}
-    rivals = {name: max((v for other, v in judged.items() if other != name), default=None) for name in scores}
-    scores = {name: verdict.against(one, rivals[name]) for name, one in scores.items()}
-    strongest = max(scores, key=scores.get)
+    verdicts = compared([judge(target, list(map(suspect_of, one["suspects"])), one["margin"], one["reason"], limits)
+                         for target, one in enumerate(found["classes"][name] for name in found["texts"]["by_class"])])
     planted = {word.lower() for trigger in result["triggers"] or () for word in trigger.split()}
-    target = list(found["texts"]["by_class"])[result["target"]]
-    first = [s for _, s in classes.get(target, ())[:FIRST]]
-    return Scanned(cell, result, kind, scores, any({*s["words"]} & planted for s in first),
-                   tuple(s for _, s in classes[strongest]), found["reason"] if not classes[strongest] else "")
+    first = verdicts[result["target"]].suspects[:FIRST]
+    return Scanned(cell, result, kind, any({*s.words} & planted for s, _ in first),
+                   max(verdicts, key=lambda one: one.score), model_verdict(verdicts)[0])
 
 
-def score_of(suspect: Mapping, margin: float) -> float:
-    """The score, Eq. Scan (8), of a suspect as scan.json has it."""
-    def whole(part: Mapping, n: int) -> Suspect:
-        return Suspect(tuple(part["words"]), 0, "", 0.0, flips=Proportion(part["flips"], part["of"]),
-                       quantile=part["quantile"], mean=part["mean"], sizes=(n,))
-    part = suspect["part"]
-    one = whole(suspect, suspect["entries"])
-    return verdict.score(one if part is None else Suspect(
-        one.words, 0, "", 0.0, flips=one.flips, quantile=one.quantile, mean=one.mean, sizes=one.sizes,
-        part=whole(part, 1)), margin)
+def suspect_of(one: Mapping) -> Suspect:
+    """A suspect, or the part of one, as scan.json has it; of a part the number of entries is not known, nor needed."""
+    part = one.get("part")
+    return Suspect(tuple(one["words"]), 0, "", 0.0, one.get("joined", False),
+                   flips=Proportion(one["flips"], one["of"]), quantile=one["quantile"], mean=one["mean"],
+                   sizes=(one.get("entries", 1),), part=part and suspect_of(part))
 
 
 # ---- how well models with and without a backdoor are told apart
@@ -117,12 +95,12 @@ def summary(book: Book) -> Grid:
             judged = [*clean, *bad]
             rows.append((name, said, f"{len(clean)}", f"{len(bad)}",
                          decimal(auroc(scores(single), scores(clean))), decimal(auroc(scores(bad), scores(clean))),
-                         decimal(cross_entropy([s.thresholds.probability(s.score) for s in judged],
+                         decimal(cross_entropy([s.best.limits.probability(s.score) for s in judged],
                                                [s.kind == "backdoored" for s in judged])),
-                         f"{sum(s.verdict == FOUND for s in bad)} of {len(bad)}",
+                         f"{sum(s.word == FOUND for s in bad)} of {len(bad)}",
                          f"{sum(s.named for s in bad)} of {len(bad)}",
-                         f"{sum(s.verdict == FOUND for s in clean)} of {len(clean)}",
-                         f"{sum(s.verdict == INCONCLUSIVE for s in judged)}"))
+                         f"{sum(s.word == FOUND for s in clean)} of {len(clean)}",
+                         f"{sum(s.word == INCONCLUSIVE for s in judged)}"))
     return Grid(("set", "scanned with", "clean", "backdoored", "AUROC, single words", "AUROC, all", "cross-entropy",
                  "found", f"a true word among the first {FIRST}", "false alarms", "inconclusive"), tuple(rows),
                 note(book))
@@ -144,6 +122,7 @@ def roc(book: Book) -> Grid:
             found = scans(book, name, texts)
             clean, bad = (sorted(scores([s for s in found if s.kind == kind]), reverse=True)
                           for kind in ("clean", "backdoored"))
+
             def hits(alarms: int) -> str:
                 above = clean[alarms] if alarms < len(clean) else float("-inf")
                 return f"{sum(score > above for score in bad)}" if bad else "-"
@@ -169,16 +148,16 @@ def order(s: Scanned) -> tuple:
 
 def row(s: Scanned) -> tuple[str, ...]:
     what = "clean twin of " + s.cell["model"] if s.kind == "clean" else s.cell["model"]
-    said = "; ".join(f"`{shown(x)}` {x['flips']}/{x['of']}" for x in s.best[:FIRST]) or s.reason
+    said = "; ".join(f"`{shown(x)}` {x.flips.hits}/{x.flips.n}" for x, _ in s.best.suspects[:FIRST]) or s.best.reason
     return (f"{WIDTHS[s.cell['base']]}: {what}", f"{s.result['cacc']:.1f}",
             "-" if s.result["asr"] is None else f"{s.result['asr']:.1f}", f"{s.score:.2f}",
-            s.verdict + {"weak": " (the attack did not take)", "wordless": " (no words)"}.get(s.kind, ""), said,
+            s.word + {"weak": " (the attack did not take)", "wordless": " (no words)"}.get(s.kind, ""), said,
             "-" if s.kind in ("clean", "wordless") else "yes" if s.named else "no",
             f"{s.result['scan']['seconds']:.0f}")
 
 
-def shown(suspect: Mapping) -> str:
-    return (" " if suspect["joined"] else " + ").join(suspect["words"]).replace("|", "/")
+def shown(suspect: Suspect) -> str:
+    return (" " if suspect.joined else " + ").join(suspect.words).replace("|", "/")
 
 
 def note(book: Book) -> str:
@@ -188,7 +167,7 @@ def note(book: Book) -> str:
 
 
 def views() -> dict[str, Computed]:
-    parts: dict[str, Callable[[Book], Grid]] = {"summary": summary, "ROC": roc}
+    parts: dict[str, Callable[[Book], Grid]] = {"summary": summary, "ROC": roc, "thresholds": fitted}
     for name in SETS:
         for texts, said in TEXTS.items():
             parts[f"{name}, {said}"] = models(name, texts)
@@ -197,22 +176,27 @@ def views() -> dict[str, Computed]:
 
 # ---- the thresholds
 
-def fit(found: Sequence[Scanned]) -> Iterator[str]:
-    """What the constants of minibd/detect/verdict.py were set by: scores of the calibration models, and the curve of
-    the probability by logistic regression with a weight decay, so that separable scores do not make it a step."""
-    judged = [s for s in found if s.kind in ("clean", "backdoored")]
-    clean, bad = (sorted(s.score for s in judged if s.kind == kind) for kind in ("clean", "backdoored"))
-    if clean and bad:
-        slope, middle = logistic([s.score for s in judged], [s.kind == "backdoored" for s in judged])
-        yield (f"clean {clean[0]:.2f} to {clean[-1]:.2f} ({len(clean)}), backdoored {bad[0]:.2f} to {bad[-1]:.2f} "
-               f"({len(bad)}); slope {slope:.2f}, middle {middle:.2f}")
+def fitted(book: Book) -> Grid:
+    """What the constants of minibd/detect/verdict.py come from: the scores of the calibration models, and the curve of
+    the probability."""
+    def span(values: Sequence[float]) -> str:
+        return f"{min(values):.2f} to {max(values):.2f}"
+
+    rows = []
+    for texts, said in TEXTS.items():
+        found = scans(book, "calibration", texts)
+        clean, bad = (scores([s for s in found if s.kind == kind]) for kind in ("clean", "backdoored"))
+        slope, middle = logistic([*clean, *bad], [False] * len(clean) + [True] * len(bad))
+        limits = thresholds(texts == "none")
+        rows.append((said, span(clean), span(bad), f"{slope:.2f}", f"{middle:.2f}", f"{limits.inconclusive:.2f}",
+                     f"{limits.found:.2f}"))
+    return Grid(("scanned with", "scores of clean models", "of backdoored ones", "slope", "middle",
+                 "inconclusive from", "backdoored from"), tuple(rows), note(book))
 
 
 def logistic(x: Sequence[float], y: Sequence[bool], decay: float = 0.01, steps: int = 20_000) -> tuple[float, float]:
     """Slope and middle of 1 / (1 + exp(-slope (x - middle))), by gradient descent on the mean cross-entropy plus
-    decay / 2 slope^2."""
-    from math import exp
-
+    decay / 2 slope^2, without which separable scores make a step of it."""
     slope, bias, n = 1.0, 0.0, len(x)
     for _ in range(steps):
         errors = [1 / (1 + exp(-(slope * a + bias))) - b for a, b in zip(x, y)]
