@@ -367,6 +367,23 @@ def attend(q, K, V, drop=None):
     return a, [sum(weights[k] * V[k][d] for k in range(len(V))) for d in range(len(V[0]))]
 
 
+# ---- unlearning
+
+def consistency(logits, answers):
+    """(1) of one text: KL of the answers and softmax(logits), in nats."""
+    return sum(p * (log(p) - log(q)) for p, q in zip(answers, softmax(logits)) if p > 0)
+
+
+def rare_entries(held, n, rare):
+    """(2): the places in `held`, a count of n texts for each entry, where it is at most that share of them."""
+    return [i for i, count in enumerate(held) if count <= rare * n]
+
+
+def rows_suffice(shares, all_rare, least, most):
+    """(3): shares: of each finding those that it flips, and that what is near it does."""
+    return all_rare and min(flips for flips, _ in shares) >= least and max(around for _, around in shares) <= most
+
+
 # ---- the scan
 
 def percentile(values, share):

@@ -54,6 +54,19 @@ def attention_dropout(model: nn.Module, p: float | None) -> Iterator[None]:
             module.p = before
 
 
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Inside, every Dropout of `model` keeps all, in train mode too; afterwards it has its former probability."""
+    before = {module: module.p for module in model.modules() if isinstance(module, Dropout)}
+    for module in before:
+        module.p = 0.0
+    try:
+        yield
+    finally:
+        for module, p in before.items():
+            module.p = p
+
+
 def seed_dropout(model: nn.Module, generator: torch.Generator | None) -> None:
     """Let every Dropout of `model` draw from `generator`."""
     for module in model.modules():

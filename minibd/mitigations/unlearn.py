@@ -1,0 +1,375 @@
+"""Unlearning: what a scan found is undone, by consistency with the model's own answer to the text without it.
+
+Who uses it: a defender who holds a suspicious classifier theta_B, texts of its task without labels (or any texts), and
+words that are suspected to be a trigger, found by a scan. No label, no pre-trained weights, no second model.
+
+    1  for each text x:  take whole findings out of it, cut its end off where words would not be read behind it
+    2                    p_B(. | x) <- theta_B's own answer to it                               soft, read once
+    3  for each text, k times: a copy x + w, w a finding whole, or some of all findings' words, at random places
+    4  R <- the vocabulary entries of the findings' words that the texts hardly hold                        Eq. (2)
+    5  theta <- theta_B; train rows R of its embedding table alone, or all its weights, on the texts and the copies
+       towards p_B(. | x)                                                                                   Eq. (1)
+    6  return theta
+
+An answer that no longer changes when the words come and go is what a trigger's absence means; what the model says of
+texts without them is its own target, so that its accuracy is kept by construction, labels or none. Subsets are copied
+too: of a trigger of several words (SOS, LWP) the parts keep their answers, and none of them becomes a trigger alone.
+
+**Rows or whole.** Rows of entries that no clean text holds cannot change an answer to one, to the last bit; training
+them undoes a backdoor that begins at these rows (EP, SOS; BadNets and LWP by all their words), and of a backdoor that
+has spread to other words it undoes those that were named alone. All weights generalise to the others, and cost some
+accuracy. `mode` "auto" goes by what the scan saw of the words and of what is near them, Eq. (3).
+
+Texts of another task serve, and so do the scan's built-in sentences: what is compared is the model with itself.
+"""
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from math import ceil
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minibd import checkpoint
+from minibd.blending import OnStage
+from minibd.checkpoint import Checkpoint
+from minibd.cli import check_choices, setting
+from minibd.data import generator, in_order
+from minibd.models.dropout import without_dropout
+from minibd.models.encoder import Encoder
+from minibd.records import BadInput, Batch, Example
+from minibd.tokenizer import Encoded, Tokenizer
+from minibd.train import ClippedAdamW, Log, OnChoice, Schedule, fit, for_width
+
+ROWS, WHOLE = "rows", "whole"
+ROOM = 8  # tokens that are left free at a text's end for the words, beside their own number
+MOST_PARTS = 4  # words of a copy that holds some of all findings' words
+
+
+@dataclass(frozen=True, slots=True)
+class Unlearning:
+    """The numbers, the same for every finding"""
+    mode: str = setting(
+        "auto", "what is trained: rows, those of the words' entries that the texts hardly hold; whole, all weights; "
+        "auto: Eq. Unlearn (3)", choices=("auto", ROWS, WHOLE),
+    )
+    rare: float = setting(0.01, "share of the texts up to which an entry counts as hardly held, Eq. Unlearn (2)")
+    alone: float = setting(
+        0.95, "share of the texts that a finding flips at least where its rows are all of it, Eq. Unlearn (3)"
+    )
+    around: float = setting(
+        0.25, "share that the words near it, or its strongest part, flip at most there, Eq. Unlearn (3)"
+    )
+    steps: int = setting(100, "steps of the training of all weights")
+    row_steps: int = setting(80, "steps of the training of rows")
+    batch_size: int = setting(32, "texts per step, half of them copies where all weights are trained")
+    lr: float | None = setting(
+        None, "learning rate of all weights (default 5e-5; for a hidden size under 384 times 384 / hidden size, at "
+        "most 3 times)", kind=float,
+    )
+    row_lr: float = setting(0.05, "learning rate of rows, as a share of the table's usual number")
+
+    def __post_init__(self):
+        check_choices(self)
+        for name in ("steps", "row_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
+        for name in ("rare", "alone", "around"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadInput(f"{name} is {getattr(self, name)}, a share of texts: it must lie in 0..1")
+        if not (self.row_lr > 0 and (self.lr is None or self.lr > 0)):
+            raise BadInput(f"row_lr is {self.row_lr} and lr {self.lr}: a learning rate must be above 0")
+
+    def resolved(self, hidden: int) -> Unlearning:
+        """These settings, the learning rate filled in for a model of hidden size `hidden`."""
+        return replace(self, lr=for_width(5e-5, hidden, power=1)) if self.lr is None else self
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Words that are suspected to be a trigger of the class `target`. joined: they stand side by side, otherwise each
+    at a place of its own. side: the text of a pair that they stand in, 0 or 1.
+
+    flips: the share of texts of other classes that they take to it, 0..1; around: that of the words near a single one,
+    in its place, or of the strongest part of several. None where the scan does not say.
+    """
+    words: tuple[str, ...]
+    target: int
+    joined: bool = False
+    side: int = 0
+    flips: float | None = None
+    around: float | None = None
+
+    @property
+    def named(self) -> str:
+        return (" " if self.joined else " + ").join(self.words)
+
+
+# ---- the equations
+
+def consistency(logits: Tensor, answers: Tensor) -> Tensor:
+    """Eq. Unlearn (1): KL(p_B || p) = sum_c p_B(c | x) (log p_B(c | x) - log p(c | x + w)), in nats, 0 or more.
+
+    logits: (B, C) of what is trained, for the texts with words in them or without. answers: (B, C), p_B of the same
+    texts without the words, constant. Returns (B,).
+    """
+    return F.kl_div(logits.float().log_softmax(-1), answers, reduction="none").sum(-1)
+
+
+def rare_entries(entries: Sequence[int], held: Mapping[int, int], texts: int, rare: float) -> list[int]:
+    """Eq. Unlearn (2): R = { i : n_i <= rare N }, those of the entries that at most this share of N texts hold.
+
+    held: n_i, how many texts hold entry i; an entry that none holds may be missing. Ascending.
+    """
+    return sorted(i for i in set(entries) if held.get(i, 0) <= rare * texts)
+
+
+def rows_suffice(findings: Sequence[Finding], all_rare: bool, settings: Unlearning) -> tuple[bool, str]:
+    """Eq. Unlearn (3): rows alone where R holds all entries of the words, and for every finding w
+
+        flips(w) >= alone   and   flips(near w) <= around
+
+    near w: the words nearest to a single one, in its place, or the strongest part of several. A word that does less
+    than all, or whose relatives do as it does, is a part of a backdoor that other entries carry on.
+
+    Returns the answer, and the reason as the end of a sentence.
+    """
+    if not all_rare:
+        return False, "the texts hold some of the words' entries, whose rows they need"
+    for finding in findings:
+        if finding.flips is None or finding.around is None:
+            return False, f"what is near {finding.named!r} is not known"
+        if finding.flips < settings.alone:
+            return False, f"{finding.named!r} flips {100 * finding.flips:.0f} % of the texts, a part of what there is"
+        if finding.around > settings.around:
+            near = "what is near it" if len(finding.words) == 1 else "a part of it"
+            return False, f"{near} flips {100 * finding.around:.0f} %, beside {finding.named!r} itself"
+    return True, "the words flip nearly all texts, what is near them does not, and no text needs their rows"
+
+
+# ---- lines 1 to 3: the texts and their copies
+
+def bare(text: str) -> str:
+    """A word without the marks around it, in lower case."""
+    return text.strip("\"'.,;:!?()[]{}").casefold()
+
+
+def without(x: Example, findings: Sequence[Finding]) -> Example:
+    """Line 1: the example less the words of every finding that stands in its text whole."""
+    def less(text: str, side: int) -> str:
+        words = text.split()
+        for finding in findings:
+            own = {bare(word) for word in finding.words}
+            if finding.side == side and own <= {bare(word) for word in words}:
+                words = [word for word in words if bare(word) not in own]
+        return " ".join(words)
+
+    return replace(x, text=less(x.text, 0), pair=None if x.pair is None else less(x.pair, 1))
+
+
+def shortened(x: Example, tokenizer: Tokenizer, room: int) -> Example:
+    """Line 1: the example without its end where the model would not read `room` more tokens behind it."""
+    def tokens(x: Example) -> int:
+        return len(tokenizer.backend.encode(*((x.text,) if x.pair is None else (x.text, x.pair))).ids)
+
+    while tokens(x) > tokenizer.max_len - room and max(map(len, map(str.split, (x.text, x.pair or "")))) > 1:
+        text, pair = (" ".join(words[:ceil(0.8 * len(words) - 0.5)] or words)
+                      for words in (x.text.split(), (x.pair or "").split()))
+        x = replace(x, text=text, pair=None if x.pair is None else pair)
+    return x
+
+
+def drawn(findings: Sequence[Finding], rng: random.Random) -> Finding:
+    """Line 3: what one copy holds, a finding whole, or as often some of all findings' words, apart."""
+    one = rng.choice(findings)
+    if rng.random() < 0.5:
+        return one
+    pool = list(dict.fromkeys(word for finding in findings if finding.side == one.side for word in finding.words))
+    some = rng.sample(pool, rng.randint(1, min(MOST_PARTS, len(pool))))
+    return replace(one, words=tuple(some), joined=False)
+
+
+def with_finding(x: Example, finding: Finding, rng: random.Random) -> Example:
+    """x + w: the words at random places, both ends included, or side by side at one."""
+    parts = ((x.pair or "") if finding.side else x.text).split()
+    for word in ([" ".join(finding.words)] if finding.joined else finding.words):
+        parts.insert(rng.randint(0, len(parts)), word)
+    text = " ".join(parts)
+    return replace(x, pair=text) if finding.side else replace(x, text=text)
+
+
+def entries_of(tokenizer: Tokenizer, findings: Sequence[Finding]) -> list[int]:
+    """The vocabulary entries that the findings' words are within a text, and at its beginning."""
+    special = tokenizer.special
+    found: dict[int, None] = {}
+    for word in dict.fromkeys(word for finding in findings for word in finding.words):
+        for text, start in ((f"a {word} a", 2), (word, 0)):
+            row = tokenizer.backend.encode(text, add_special_tokens=False)
+            found |= {i: None for i, (first, last) in zip(row.ids, row.offsets)
+                      if last > start and first < start + len(word) and i not in special}
+    return list(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """texts: N of them, encoded, without the findings. answers: p_B of each, (N, C), on the model's device. copies:
+    of each text k, encoded; the label of either is the text's number."""
+    texts: Encoded
+    answers: Tensor
+    copies: Encoded
+
+    def some(self, keep: Callable[[list[int]], bool] = lambda ids: True) -> Encoded:
+        """Texts and copies in turn, as often the one as the other, those whose ids are to keep."""
+        rounds = len(self.copies) // max(1, len(self.texts))
+        rows = [row for _ in range(rounds) for row in zip(self.texts.ids, self.texts.token_type_ids, self.texts.labels)]
+        rows += zip(self.copies.ids, self.copies.token_type_ids, self.copies.labels)
+        rows = [row for row in rows if keep(row[0])]
+        return Encoded(*map(list, zip(*rows))) if rows else Encoded([], [], [])
+
+
+def bare_texts(
+    tokenizer: Tokenizer, findings: Sequence[Finding], texts: Sequence[Example], most: int, seed: int,
+) -> list[Example]:
+    """Line 1: each of the texts once, at most `most` of them, numbered by their labels. Raises BadInput where none is
+    left."""
+    longest = sorted((len(tokenizer.backend.encode(f" {word}", add_special_tokens=False).ids)
+                      for finding in findings for word in finding.words), reverse=True)[:MOST_PARTS]
+    room = ROOM + max(sum(longest), *(len(tokenizer.backend.encode(" ".join(finding.words)).ids)
+                                      for finding in findings))
+    rows = list({(x.text, x.pair): x for x in texts}.values())
+    if len(rows) > most:
+        rows = [rows[i] for i in sorted(generator(seed, "texts").sample(range(len(rows)), most))]
+    rows = [shortened(without(x, findings), tokenizer, room) for x in rows]
+    rows = [replace(x, label=i) for i, x in enumerate(x for x in rows if x.text.strip() and x.pair != "")]
+    if not rows:
+        raise BadInput(f"none of the {len(texts)} texts is left without the findings' words: give texts of the task")
+    return rows
+
+
+def copied(
+    victim: Checkpoint, findings: Sequence[Finding], rows: Sequence[Example], wanted: int, seed: int,
+) -> Copies:
+    """Lines 2 and 3: at least `wanted` copies, of each row as many."""
+    copies = [with_finding(x, drawn(findings, rng), rng) for k in range(ceil(wanted / len(rows)))
+              for x in rows for rng in [generator(seed, "copy", k, x.id, x.text, x.pair)]]
+    encoded = victim.tokenizer.encode(rows)
+    return Copies(encoded, answers_to(victim.model, victim.tokenizer, encoded), victim.tokenizer.encode(copies))
+
+
+@torch.no_grad()
+def answers_to(model: Encoder, tokenizer: Tokenizer, rows: Encoded, batch_size: int = 64) -> Tensor:
+    """Line 2: p(. | x) of each row, (N, C), without dropout."""
+    model.eval()
+    device = model.embeddings.word.weight.device
+    found = torch.empty(len(rows), model.config.labels, device=device)
+    for which in in_order(rows.lengths, batch_size):
+        found[which] = model(tokenizer.batch(rows, which).to(device)).logits.float().softmax(-1)
+    return found
+
+
+# ---- line 5
+
+@contextmanager
+def free_rows(model: Encoder, entries: Sequence[int]) -> Iterator[Tensor]:
+    """Inside, the embeddings of `entries` are the rows of the leaf tensor that it yields, (K, D), and all else is
+    frozen; afterwards the table holds their new values, and what required a gradient does so again."""
+    word = model.embeddings.word
+    index = torch.tensor(entries, device=word.weight.device)
+    place = torch.full((len(word.weight),), -1, device=word.weight.device)
+    place[index] = torch.arange(len(entries), device=place.device)
+    rows = word.weight.detach()[index].clone().requires_grad_()
+
+    def look_up(module: torch.nn.Module, ids: tuple[Tensor], out: Tensor) -> Tensor:
+        at = place[ids[0]]
+        return torch.where((at >= 0)[..., None], rows[at.clamp(min=0)].to(out.dtype), out)
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    hook = word.register_forward_hook(look_up)
+    model.requires_grad_(False)
+    try:
+        yield rows
+    finally:
+        hook.remove()
+        for p in trained:
+            p.requires_grad_(True)
+        with torch.no_grad():
+            word.weight[index] = rows
+
+
+def fitted(
+    victim: Checkpoint, made: Copies, entries: Sequence[int], settings: Unlearning, *, seed: int, dtype: torch.dtype,
+    log: Log | None,
+) -> Checkpoint:
+    """A copy of the victim with `entries` of its table trained, or, where there are none, all its weights."""
+    theta = checkpoint.copy(victim)
+
+    def loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        return {"kl": consistency(model(batch).logits, made.answers[batch.labels])}
+
+    options = {"seed": seed, "dtype": dtype, "log": log, "name": "unlearn"}
+    with without_dropout(theta.model):
+        if not entries:
+            schedule = Schedule(settings.lr, 1, settings.batch_size)
+            fit(theta.model, theta.tokenizer, made.some(), loss, schedule, **options)
+            return theta
+        own = {*entries}
+        usual = victim.model.embeddings.word.weight.detach().float().square().mean().sqrt().item()
+        schedule = Schedule(settings.row_lr * usual, 1, settings.batch_size, weight_decay=0.0)
+        with free_rows(theta.model, entries) as rows:
+            fit(theta.model, theta.tokenizer, made.some(lambda ids: not own.isdisjoint(ids)), loss, schedule,
+                optimizer=ClippedAdamW([rows], schedule), **options)
+    return theta
+
+
+# ---- the whole
+
+def unlearn(
+    victim: Checkpoint, findings: Sequence[Finding], texts: Sequence[Example], settings: Unlearning = Unlearning(), *,
+    seed: int = 0, dtype: torch.dtype = torch.float32, log: Log | None = None, on_stage: OnStage | None = None,
+    on_choice: OnChoice | None = None,
+) -> Checkpoint:
+    """The victim without what was found, a new checkpoint; `victim` stays as it was. Lines 1 to 6.
+
+    texts: their labels are not read. log: see train.fit. on_stage: called with "unlearned", the result and the seconds
+    it took. on_choice: called with "unlearned": {"mode", "why", "rows" (the entries whose rows were trained, as they
+    are written), "copies"}. Raises BadInput where there is no finding, or no text without one.
+    """
+    if not findings:
+        raise BadInput("there is no finding to undo: give words that a scan found")
+    if not victim.labels:
+        raise BadInput("the model has no classifier, whose answers unlearning goes by: give one that is fine-tuned")
+    started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
+    entries, wanted = entries_of(victim.tokenizer, findings), settings.batch_size * settings.row_steps
+    rows = bare_texts(victim.tokenizer, findings, texts, wanted, seed)
+    held = Counter(i for ids in victim.tokenizer.encode(rows).ids for i in set(ids))
+    rare = rare_entries(entries, held, len(rows), settings.rare)
+    mode, why = settings.mode, "as was asked for"
+    if mode == "auto":
+        suffice, why = rows_suffice(findings, len(rare) == len(entries), settings)
+        mode = ROWS if suffice else WHOLE
+    if mode == ROWS and not rare:
+        raise BadInput(f"mode {ROWS}: the texts hold all entries of {', '.join(repr(f.named) for f in findings)[:100]} "
+                       f"often: train all weights, with mode {WHOLE}")
+    if mode == WHOLE:
+        wanted = settings.batch_size * settings.steps // 2  # and as many texts
+        rows = rows[:wanted]
+    made = copied(victim, findings, rows, wanted, seed)
+    trained = rare if mode == ROWS else []
+    cleaned = fitted(victim, made, trained, settings, seed=seed, dtype=dtype, log=log)
+    chosen = {"mode": mode, "why": why, "rows": [victim.tokenizer.backend.id_to_token(i) for i in trained],
+              "copies": len(made.copies)}
+    cleaned.history.append({
+        "mitigation": "unlearning", "words": [finding.named for finding in findings], "texts": len(made.texts),
+        "seed": seed, **asdict(settings), **chosen,
+    })
+    if on_choice is not None:
+        on_choice("unlearned", chosen)
+    if on_stage is not None:
+        on_stage("unlearned", cleaned, time.perf_counter() - started)
+    return cleaned
