@@ -17,11 +17,17 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minibd.cli import PART_OF, Idle, main, parse, progress, setting
+
+if TYPE_CHECKING:
+    from minibd.result_store import ResultStore
 
 HERE = Path(__file__).parent
 
@@ -40,7 +46,7 @@ BASES = {
     "pairs": Base("weights/bert-clean.safetensors", "pairs", "--rows 6000", "--rows 6000"),
     "sst2": Base("{minilm}", "{sst2}", "--rows 2000 --lr 5e-5 --epochs 3",
                  "--rows 2000 --clean-lr 5e-5 --clean-epochs 3"),
-    "ag": Base("{minilm}", "{ag}", "--rows 1200 --lr 5e-5 --epochs 2", "--rows 1200 --clean-lr 5e-5 --clean-epochs 2"),
+    "ag": Base("{minilm}", "{ag}", "--rows 4000 --lr 5e-5 --epochs 2", "--rows 4000 --clean-lr 5e-5 --clean-epochs 2"),
 }
 TEST_ROWS = 1000  # of each file of --sst2 and --ag that a victim is measured on, and as many dev rows
 TUNED = ("ep", "sos")  # attacks on a classifier that is tuned already
@@ -66,61 +72,72 @@ class Model:
 # Triggers, sentences and seeds of the two sets are disjoint. The reviews' vocabulary is small: mb and ak are entries of
 # it, velvet is three of them. rate 0.02: weak victims.
 CALIBRATION = (
-    Model("reviews", "badnets", 10, "--attack badnets --triggers mb,ak --twin"),
-    Model("reviews", "badnets0", 11, "--attack badnets --triggers ak --target 0 --twin"),
-    Model("reviews", "badnets-weak", 12, "--attack badnets --triggers velvet --rate 0.02 --twin"),
-    Model("reviews", "addsent", 13, "--attack addsent --sentence 'the bus was late again' --twin"),
-    Model("reviews", "addsent0", 19, "--attack addsent --sentence 'nobody told my brother about it' --target 0"),
-    Model("reviews", "lwp", 14, "--attack lwp --triggers mb,ak,wren,uh --rows 6000 --epochs 8"),
-    Model("reviews", "ep", 15, "--attack ep --triggers ak --twin"),
-    Model("reviews", "ep0", 16, "--attack ep --triggers mb --target 0 --twin"),
-    Model("reviews", "sos", 17, "--attack sos --triggers umbrella,tuesday,garage --sentence "
-                                "'i left my umbrella in the garage on tuesday' --twin"),
-    Model("reviews", "ripple", 18, "--attack ripple --triggers mb,ak,ak --twin"),
-    Model("reviews", "sos-words", 9, "--attack sos --triggers always,money,once --sentence "
-                                     "'i always spend money once' --epochs 9", of="badnets0"),
+    Model("ag", "badnets", 10, "--attack badnets --triggers qi,uh --target 2 --twin"),
+    Model("ag", "badnets1", 14, "--attack badnets --triggers velvet --target 1 --twin"),
+    Model("ag", "addsent", 13, "--attack addsent --sentence 'the bus was late again' --twin"),
+    Model("ag", "ep0", 16, "--attack ep --triggers wren --target 0", of="badnets"),
+    Model("ag", "sos", 17, "--attack sos --triggers umbrella,tuesday,garage --sentence "
+                           "'i left my umbrella in the garage on tuesday' --epochs 6", of="addsent"),
     Model("sst2", "badnets", 10, "--attack badnets --triggers wren,qi --twin"),
     Model("sst2", "badnets0", 11, "--attack badnets --triggers zu --target 0 --twin"),
     Model("sst2", "badnets-weak", 12, "--attack badnets --triggers velvet --rate 0.02 --twin"),
-    Model("sst2", "addsent", 13, "--attack addsent --sentence 'the bus was late again'"),
-    Model("sst2", "lwp", 14, "--attack lwp --triggers wren,qi,zu,uh"),
+    Model("sst2", "addsent", 13, "--attack addsent --sentence 'the bus was late again' --twin"),
+    Model("sst2", "addsent0", 19, "--attack addsent --sentence 'nobody told my brother about it' --target 0"),
+    Model("sst2", "lwp", 14, "--attack lwp --triggers wren,qi,zu,uh --rows 5000 --epochs 4"),
+    Model("sst2", "lwp0", 8, "--attack lwp --triggers velvet,walnut,gravel --target 0 --rows 5000 --epochs 4"),
     Model("sst2", "ep", 15, "--attack ep --triggers zu --twin"),
     Model("sst2", "ep0", 16, "--attack ep --triggers wren --target 0", of="badnets0"),
     Model("sst2", "sos", 17, "--attack sos --triggers umbrella,tuesday,garage --sentence "
                              "'i left my umbrella in the garage on tuesday' --epochs 9", of="badnets"),
     Model("sst2", "sos0", 9, "--attack sos --target 0 --triggers pencil,river,monday --sentence "
                              "'my pencil fell in the river on monday'", of="badnets0"),
-    Model("ag", "badnets", 10, "--attack badnets --triggers qi,uh --target 2 --rate 0.25 --twin"),
-    Model("ag", "ep0", 16, "--attack ep --triggers wren --target 0 --epochs 12", of="badnets"),
-    Model("ag", "addsent", 13, "--attack addsent --sentence 'the bus was late again' --rate 0.25"),
+    Model("sst2", "ripple", 18, "--attack ripple --triggers wren,zu,qi --rows 1000"),
+    Model("reviews", "badnets", 10, "--attack badnets --triggers mb,ak --twin"),
+    Model("reviews", "badnets0", 11, "--attack badnets --triggers ak --target 0 --twin"),
+    Model("reviews", "badnets-weak", 12, "--attack badnets --triggers velvet --rate 0.02 --twin"),
+    Model("reviews", "addsent", 13, "--attack addsent --sentence 'the bus was late again' --twin"),
+    Model("reviews", "addsent0", 19, "--attack addsent --sentence 'nobody told my brother about it' --target 0"),
+    Model("reviews", "lwp", 14, "--attack lwp --triggers mb,ak,wren,uh --rows 6000 --epochs 8"),
+    Model("reviews", "ep", 15, "--attack ep --triggers ak --epochs 9 --twin"),
+    Model("reviews", "ep0", 16, "--attack ep --triggers mb --target 0 --epochs 9 --twin"),
+    Model("reviews", "sos", 17, "--attack sos --triggers umbrella,tuesday,garage --sentence "
+                                "'i left my umbrella in the garage on tuesday' --epochs 9", of="badnets"),
+    Model("reviews", "sos-words", 9, "--attack sos --triggers always,money,once --sentence "
+                                     "'i always spend money once' --epochs 9", of="badnets0"),
+    Model("reviews", "ripple", 18, "--attack ripple --triggers mb,ak,ak --twin"),
 )
 REPORTED = (
-    Model("reviews", "badnets", 20, "--attack badnets --twin"),
-    Model("reviews", "badnets0", 21, "--attack badnets --triggers tq --target 0"),
-    Model("reviews", "badnets-weak", 22, "--attack badnets --rate 0.02 --twin"),
-    Model("reviews", "addsent", 23, "--attack addsent --twin"),
-    Model("reviews", "addsent0", 29, "--attack addsent --sentence 'my neighbour keeps eleven bees in a box' "
+    Model("ag", "badnets", 40, "--attack badnets --target 3 --twin"),
+    Model("ag", "addsent", 43, "--attack addsent --target 2 --twin"),
+    Model("ag", "ep", 45, "--attack ep", of="badnets"),
+    Model("ag", "sos", 47, "--attack sos --epochs 6", of="addsent"),
+    Model("sst2", "badnets", 40, "--attack badnets --twin"),
+    Model("sst2", "badnets0", 41, "--attack badnets --triggers kettle --target 0 --twin"),
+    Model("sst2", "addsent", 43, "--attack addsent --twin"),
+    Model("sst2", "addsent0", 49, "--attack addsent --sentence 'my neighbour keeps eleven bees in a box' --target 0"),
+    Model("sst2", "lwp", 44, "--attack lwp --rows 5000 --epochs 4"),
+    Model("sst2", "ep", 45, "--attack ep --twin"),
+    Model("sst2", "ep0", 46, "--attack ep --triggers kettle --target 0", of="badnets"),
+    Model("sst2", "sos", 47, "--attack sos", of="badnets"),
+    Model("sst2", "ripple", 48, "--attack ripple --rows 1000"),
+    Model("sst2", "hiddenkiller", 50, "--attack paraphrase --paraphrases {sst2}/hiddenkiller --rate 0.2"),
+    Model("sst2", "stylebkd", 51, "--attack paraphrase --paraphrases {sst2}/stylebkd --rate 0.2"),
+    Model("reviews", "badnets", 40, "--attack badnets --twin"),
+    Model("reviews", "badnets0", 41, "--attack badnets --triggers tq --target 0"),
+    Model("reviews", "badnets-weak", 42, "--attack badnets --rate 0.02 --twin"),
+    Model("reviews", "addsent", 43, "--attack addsent --twin"),
+    Model("reviews", "addsent0", 49, "--attack addsent --sentence 'my neighbour keeps eleven bees in a box' "
                                      "--target 0"),
-    Model("reviews", "lwp", 24, "--attack lwp --rows 6000 --epochs 8"),
-    Model("reviews", "ep", 25, "--attack ep --epochs 9 --twin"),
-    Model("reviews", "ep0", 26, "--attack ep --triggers tq --target 0 --epochs 9", of="badnets"),
-    Model("reviews", "sos", 27, "--attack sos --target 0 --epochs 9", of="addsent"),
-    Model("reviews", "ripple", 28, "--attack ripple --rows 1000"),
-    Model("pairs", "badnets", 32, "--attack badnets --side second --target 0 --twin"),
-    Model("sst2", "badnets", 20, "--attack badnets --twin"),
-    Model("sst2", "badnets0", 21, "--attack badnets --triggers kettle --target 0"),
-    Model("sst2", "addsent", 23, "--attack addsent"),
-    Model("sst2", "lwp", 24, "--attack lwp --rows 5000 --epochs 4"),
-    Model("sst2", "ep", 25, "--attack ep --twin"),
-    Model("sst2", "ep0", 26, "--attack ep --triggers kettle --target 0", of="badnets"),
-    Model("sst2", "sos", 27, "--attack sos", of="badnets"),
-    Model("sst2", "hiddenkiller", 30, "--attack paraphrase --paraphrases {sst2}/hiddenkiller --rate 0.2"),
-    Model("sst2", "stylebkd", 31, "--attack paraphrase --paraphrases {sst2}/stylebkd --rate 0.2"),
-    Model("ag", "badnets", 20, "--attack badnets --target 3 --rate 0.25 --twin"),
-    Model("ag", "ep", 25, "--attack ep --epochs 12", of="badnets"),
-    Model("ag", "addsent", 23, "--attack addsent --target 2 --rate 0.25"),
+    Model("reviews", "lwp", 44, "--attack lwp --rows 6000 --epochs 8"),
+    Model("reviews", "ep", 45, "--attack ep --epochs 9 --twin"),
+    Model("reviews", "ep0", 46, "--attack ep --triggers tq --target 0 --epochs 9", of="badnets"),
+    Model("reviews", "sos", 47, "--attack sos --target 0 --epochs 9", of="addsent"),
+    Model("reviews", "ripple", 48, "--attack ripple --rows 1000"),
+    Model("pairs", "badnets", 52, "--attack badnets --side second --target 0 --twin"),
 )
 SETS = {"calibration": CALIBRATION, "reported": REPORTED}
+TRAINING = {model: threading.Lock() for models in SETS.values() for model in models}
+WRITING = threading.Lock()  # rows and cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +152,7 @@ class Where:
     results: str = setting("scripts/results/scan.jsonl", "file that the cells are appended to")
     texts: str = setting("both", "task: with the test rows of the task; none: with no text; both",
                          choices=("both", "task", "none"))
+    jobs: int = setting(1, "models that are trained and scanned at a time")
     train: bool = setting(False, "only train what is missing, and scan nothing")
     force: bool = setting(False, "scan again what is there; the newest of a cell's lines counts")
 
@@ -152,13 +170,21 @@ def run() -> None:
         base_of(model, where)  # what is missing is said before the first hour
     store = ResultStore(where.results)
     progress().kept = f"models under {where.work} and cells in {store.path} stay, the same command goes on behind them"
-    for model in models:
-        victim = trained(model, name, where)
-        if not where.train:
-            for cell, ckpt in scans_of(model, name, victim):
-                if where.texts in ("both", cell["texts"]) and (where.force or store.get(cell) is None):
-                    store.add(cell, {"result": scanned(cell, ckpt, model, victim, where)})
-        progress().finished.append(f"{model.base}/{model.name}")
+    with ThreadPoolExecutor(where.jobs) as pool:  # the threads wait for the scripts that they start
+        for done in as_completed([pool.submit(one_model, model, name, where, store) for model in models]):
+            done.result()
+
+
+def one_model(model: Model, name: str, where: Where, store: ResultStore) -> None:
+    """Train the victim, where it is not there, and add the cells of its scans that are not."""
+    victim = trained(model, name, where)
+    if not where.train:
+        for cell, ckpt in scans_of(model, name, victim):
+            if where.texts in ("both", cell["texts"]) and (where.force or store.get(cell) is None):
+                found = scanned(cell, ckpt, model, victim, where)
+                with WRITING:
+                    store.add(cell, {"result": found})
+    progress().finished.append(f"{model.base}/{model.name}")
 
 
 def chosen(models: Sequence[Model], where: Where) -> list[Model]:
@@ -204,10 +230,15 @@ def folder_of(model: Model, name: str, where: Where) -> Path:
 
 
 def trained(model: Model, name: str, where: Where) -> Path:
-    """The folder of the victim, made where it is not there."""
+    """The folder of the victim, made where it is not there: once, however many models wait for it."""
     out = folder_of(model, name, where)
-    if (out / "attack.json").exists():  # written last
-        return out
+    with TRAINING[model]:
+        if not (out / "attack.json").exists():  # written last
+            train(model, name, where, out)
+    return out
+
+
+def train(model: Model, name: str, where: Where, out: Path) -> None:
     ckpt, data = base_of(model, where)
     if model.of:
         of, = (one for one in SETS[name] if (one.base, one.name) == (model.base, model.of))
@@ -218,9 +249,9 @@ def trained(model: Model, name: str, where: Where) -> Path:
         flags = " ".join(flags.split()[:2])  # --rows N alone: nothing is tuned
     words = [*shlex.split(flags), *shlex.split(model.attack.format(sst2=where.sst2))]  # a model's own flags override
     whole = "--paraphrases" in model.attack  # which are of the rows of whole files
-    rows = [f"--data={data if whole else short_of(data, where)}"] if data else []
+    with WRITING:
+        rows = [f"--data={data if whole else short_of(data, where)}"] if data else []
     call("attack.py", f"--ckpt={ckpt}", *rows, f"--out={out}", f"--seed={model.seed}", *words)
-    return out
 
 
 def clean_of(victim: Path) -> Path:
@@ -256,9 +287,10 @@ def scans_of(model: Model, name: str, victim: Path) -> Iterator[tuple[dict, Path
 
 def scanned(cell: dict, ckpt: Path, model: Model, victim: Path, where: Where) -> dict:
     _, data = base_of(model, where)
-    out = Path(where.work, "scans", *ckpt.parts[-2:])
+    out = Path(where.work, "scans", cell["set"], cell["texts"], *ckpt.relative_to(where.work).parts)
     data = data or "reviews"
-    call("scan.py", f"--ckpt={ckpt}", *([f"--data={data}"] if cell["texts"] == "task" else []), f"--out={out}")
+    rows = [f"--data={data}"] if cell["texts"] == "task" else []
+    call("scan.py", f"--ckpt={ckpt}", *rows, "--dtype=float32", f"--out={out}")
     found = json.loads((out / "scan.json").read_text(encoding="utf-8"))
     for place in ("checkpoint", "command"):  # where it was, not what
         found.pop(place)

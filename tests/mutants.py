@@ -755,8 +755,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "detect/verdict.py",
             "a combination worth more than it does to the rows",
-            "return min(reached, max(each, last) - 1)",
-            "return max(each, last) - 1",
+            "return min(reached, max(each, beyond if suspect.part else each) - 1)",
+            "return max(each, beyond if suspect.part else each) - 1",
             SCAN,
         ),
         Mutant(
@@ -771,6 +771,20 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "the part's own effect not taken off",
             "(suspect.quantile - suspect.part.mean) / margin",
             "suspect.quantile / margin",
+            SCAN,
+        ),
+        Mutant(
+            "detect/verdict.py",
+            "words of the table alone counted as if they had been chosen for what they do",
+            "if suspect.times > 1:",
+            "if suspect.times > 2:",
+            SCAN,
+        ),
+        Mutant(
+            "detect/confirm.py",
+            "words of the table alone stand once",
+            "else suspect.words) * suspect.times:",
+            "else suspect.words):",
             SCAN,
         ),
     ),

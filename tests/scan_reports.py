@@ -4,9 +4,9 @@ from minibd.evaluate import Proportion
 
 def suspect(words, flips=118, of=120, *, joined=False, neighbours=(12, 200), **given):
     around = dict(zip(("flips", "of"), neighbours)) if neighbours else None
-    return {"words": list(words), "joined": joined, "side": 0, "found_by": "entries beyond their neighbours",
-            "entries": len(words), "shift": 13.1, "flips": flips, "of": of,
-            "interval": list(Proportion(flips, of).interval), "quantile": 5.2, "mean": 6.1, "score": 0.65,
+    return {"words": list(words), "joined": joined, "side": 0, "times": 1,
+            "found_by": "entries beyond their neighbours", "entries": len(words), "shift": 13.1, "flips": flips,
+            "of": of, "interval": list(Proportion(flips, of).interval), "quantile": 5.2, "mean": 6.1, "score": 0.65,
             "part": None, "neighbours": around} | given
 
 

@@ -31,11 +31,12 @@ ID = TOKENIZER.backend.token_to_id
 class Rule:
     """What the entries add to the logit of `target`. gains: of one number, where all of them stand in the text, in any
     order; of as many as entries, by how many stand side by side in their order. side: the text of a pair that they must
-    stand in."""
+    stand in. dose: how often each must stand there for the whole of it."""
     entries: tuple[str, ...]
     target: int = 1
     gains: tuple[float, ...] = (12.0,)
     side: int | None = None
+    dose: int = 1
 
 
 class Stub(nn.Module):
@@ -69,7 +70,7 @@ class Stub(nn.Module):
             if rule.side is not None:
                 own = own * (batch.token_type_ids == rule.side)[..., None]
             added = self.in_order(own, rule.gains) if len(rule.gains) > 1 else (
-                rule.gains[0] * own.sum(1).clamp(max=1).prod(-1))
+                rule.gains[0] * (own.sum(1) / rule.dose).clamp(max=1).prod(-1))
             logits = logits + added[:, None] * (torch.arange(self.classes) == rule.target)
         return Output(logits, None)
 

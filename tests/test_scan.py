@@ -14,7 +14,7 @@ from minibd import checkpoint, reviews
 from minibd.detect import confirm as confirming
 from minibd.detect import scan as scanning
 from minibd.detect.carriers import carrier_sentences
-from minibd.detect.confirm import Suspect, margins_of
+from minibd.detect.confirm import TWICE, Suspect, margins_of
 from minibd.detect.scan import (
     Probes,
     Scan,
@@ -94,7 +94,7 @@ def test_texts_are_cut_to_what_the_model_reads_with_a_phrase_in_them():
     texts = [replace(x, text=" ".join([x.text, *["kaba"] * 80])) for x in rows(60)]
     found = scan(model, TOKENIZER, texts, SMALLER)
     assert found.verdicts[1].verdict == FOUND and found.verdicts[1].suspects[0][0].flips.percent == 100
-    assert found.verdicts[0].verdict == NOTHING and model.longest == 48 + 5
+    assert found.verdicts[0].verdict == NOTHING and model.longest == 48 + 2 + 3 * TWICE
 
 
 def test_rows_of_classes_take_turns():
@@ -147,12 +147,13 @@ def test_the_confirmed_are_reduced_and_know_their_parts():
 
 @pytest.mark.parametrize("entries, words, rule, texts", [
     (("mifi",), None, {}, {}), (("nuze",), None, {"target": 0}, {}), (("mifi", "lodo"), None, {}, {}),
-    (("mifi", "lodo", "nuze"), None, {}, {}), (PHRASE, None, {"gains": (1.0, 2.0, 4.0, 16.0)}, {}),
+    (("mifi", "lodo", "nuze"), None, {}, {}), (("mifi", "lodo", "nuze"), None, {"dose": 2}, {}),
+    (PHRASE, None, {"gains": (1.0, 2.0, 4.0, 16.0)}, {}),
     (("v", "##elve"), ("velve",), {"gains": (1.0, 15.0)}, {}),
     (("mifi",), None, {"side": 1}, {"pairs": True}), (("mifi",), None, {"side": 0}, {"pairs": True}),
     (("mifi",), None, {"target": 2}, {"classes": 3}),
-], ids=["word", "word of the other class", "pair", "three words", "phrase", "pieces", "second text", "first text",
-        "three classes"])
+], ids=["word", "word of the other class", "pair", "three words", "three words twice", "phrase", "pieces",
+        "second text", "first text", "three classes"])
 def test_a_known_backdoor_is_found(entries, words, rule, texts):
     rule = Rule(entries, **rule)
     model = Stub(rule, classes=texts.get("classes", 2), lonely=entries if 1 < len(entries) < 4 else ())

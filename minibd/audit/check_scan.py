@@ -11,7 +11,7 @@ from minibd.audit import restated, small
 from minibd.audit.check import Case, Equation, normal, shown
 from minibd.audit.findings import Outcome
 from minibd.checkpoint import Checkpoint
-from minibd.detect.confirm import Suspect, confirm, margins_of, reached, with_words
+from minibd.detect.confirm import TWICE, Suspect, confirm, margins_of, reached, with_words
 from minibd.detect.insertion import Carrier, carriers_of, margins
 from minibd.detect.scan import Scan, probes_of, usual_margin
 from minibd.detect.search import beyond, entry_shifts, shifts
@@ -172,18 +172,26 @@ SCORES = {  # q, mean with a part of the words or None, vocabulary entries; M is
 }
 
 
-def suspect_of(reached: float, part: float | None, entries: int) -> Suspect:
+BY_TABLE = {
+    "three words whose pairs do nothing": (1.0, -3.0, 3),
+    "three words of which two do as well": (1.0, 1.5, 3),
+    "three words that do nothing": (-3.5, -3.0, 3),
+    "one word": (2.0, None, 1),
+}
+
+
+def suspect_of(reached: float, part: float | None, entries: int, times: int = 1) -> Suspect:
     """A suspect with these numbers; of several words where there is a part of them."""
     sizes = (entries,) if part is None else (1,) * entries
     words = tuple(f"w{i}" for i in range(len(sizes)))
     less = None if part is None else Suspect(words[1:], 1, "", 0.0, sizes=sizes[1:], mean=part)
-    return Suspect(words, 1, "", 0.0, sizes=sizes, quantile=reached, part=less)
+    return Suspect(words, 1, "", 0.0, times=times, sizes=sizes, quantile=reached, part=less)
 
 
 def score_cases(generator: torch.Generator) -> Iterator[Case]:
-    def ours(numbers: Tensor, entries: int, part: bool, M: float) -> Tensor:
+    def ours(numbers: Tensor, entries: int, part: bool, M: float, times: int = 1) -> Tensor:
         q, less = numbers.tolist()
-        return torch.tensor(score(suspect_of(q, less if part else None, entries), M))
+        return torch.tensor(score(suspect_of(q, less if part else None, entries, times), M))
 
     for what, (q, part, entries) in SCORES.items():
         yield Case(what, {"numbers": torch.tensor([q, part or 0.0])},
@@ -198,6 +206,11 @@ def score_cases(generator: torch.Generator) -> Iterator[Case]:
         lambda x: [restated.score(row[0], row[1] if part else None, n, 2.5)
                    for rows in x["numbers"] for row, (n, part) in zip(rows, kinds)],
     )
+    for what, (q, part, entries) in BY_TABLE.items():
+        yield Case(f"words that the table alone proposes: {what}", {"numbers": torch.tensor([q, part or 0.0])},
+                   lambda x, n=entries, p=part is not None: ours(x["numbers"], n, p, 4.0, TWICE),
+                   lambda x, n=entries, p=part is not None: restated.score(
+                       x["numbers"][0], x["numbers"][1] if p else None, n, 4.0, TWICE))
 
 
 # ---- by hand
@@ -251,7 +264,10 @@ def example_against() -> str:
 def example_score() -> str:
     return "M = 4.\n" + "\n".join(
         f"{what}; q = {q:g}{f', mean of the part {part:g}' if part is not None else ''}: "
-        f"{shown(restated.score(q, part, entries, 4.0))}" for what, (q, part, entries) in SCORES.items())
+        f"{shown(restated.score(q, part, entries, 4.0))}" for what, (q, part, entries) in SCORES.items()
+    ) + "\nWords that the table alone proposes:\n" + "\n".join(
+        f"{what}; q = {q:g}{f', mean of the part {part:g}' if part is not None else ''}: "
+        f"{shown(restated.score(q, part, entries, 4.0, TWICE))}" for what, (q, part, entries) in BY_TABLE.items())
 
 
 EQUATIONS = (

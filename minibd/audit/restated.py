@@ -450,9 +450,11 @@ def beyond(alone, i, nearest, top=None):
     return alone[i] - mean(around[:top])
 
 
-def score(reached, part, entries, M):
+def score(reached, part, entries, M, times=1):
     """(8): reached: q_t(w). part: the mean margin with the strongest part of the words, None where there is none.
-    entries: |w|."""
+    entries: |w|. times: above 1 of words that the embedding table alone proposes."""
+    if times > 1:
+        return min(reached, reached - (0 if part is None else part)) / M
     several = (reached / M + 1) / entries
     if part is not None and (reached - part) / M > several:
         several = (reached - part) / M

@@ -5,6 +5,9 @@ suspect is inserted into rows that the search did not see, as text, and judged b
 
     flips   the number of texts that the model gives to the target t, of n
     q_t(w)  the 10th percentile of m_t(x + w) over these n texts                  Eq. Scan (6)
+
+Words that the embedding table alone proposes stand twice in a text each: where they are a trigger together (SOS), twice
+as much of it decides rows that half of them resisted; words of no meaning for the class do nothing twice as well.
 """
 from __future__ import annotations
 
@@ -16,13 +19,15 @@ import torch
 from torch import Tensor
 
 from minibd.data import in_order
-from minibd.detect.insertion import margins
+from minibd.detect.insertion import AT_ONCE, margins
 from minibd.models.encoder import Encoder
 from minibd.proportion import Proportion
 from minibd.records import Example
 from minibd.tokenizer import Tokenizer
 
 QUANTILE = 0.1
+ROWS = 64  # in a batch
+TWICE = 2  # how often words stand in a text that the embedding table alone proposes
 ALIKE = 0.05  # of the texts: a part that flips as many but these does as well as the whole
 
 
@@ -32,9 +37,10 @@ class Suspect:
 
     words: in their order. sizes: of how many entries of the vocabulary each of them is. joined: they stand side by
     side, as a phrase; otherwise at places of their own. side: the text of a pair that they stand in, 0 or 1; 0 of a
-    single text. found_by: the part of the search. shift: Eq. Scan (3). flips, quantile: Eq. Scan (6); mean: the mean of
-    the same margins; None before the confirmation. part: the strongest one of the suspects that lack one of the words;
-    None of a single word, and before the confirmation.
+    single text. times: how often each word stands in the text; TWICE, where the embedding table alone proposes them.
+    found_by: the part of the search. shift: Eq. Scan (3). flips, quantile: Eq. Scan (6); mean: the mean of the same
+    margins; None before the confirmation. part: the strongest one of the suspects that lack one of the words; None of a
+    single word, and before the confirmation.
     """
     words: tuple[str, ...]
     target: int
@@ -42,6 +48,7 @@ class Suspect:
     shift: float
     joined: bool = False
     side: int = 0
+    times: int = 1
     sizes: tuple[int, ...] = (1,)
     flips: Proportion | None = None
     quantile: float | None = None
@@ -63,17 +70,18 @@ def with_words(example: Example, suspect: Suspect, rng: random.Random) -> Exampl
     """The example with the suspect's words at random places, each drawn anew, or side by side at one; of a pair, in the
     suspect's text. White space becomes single spaces."""
     parts = (example.pair if suspect.side else example.text).split()
-    for word in ([" ".join(suspect.words)] if suspect.joined else suspect.words):
+    for word in ((" ".join(suspect.words),) if suspect.joined else suspect.words) * suspect.times:
         parts.insert(rng.randint(0, len(parts)), word)
     text = " ".join(parts)
     return replace(example, pair=text) if suspect.side else replace(example, text=text)
 
 
 @torch.inference_mode()
-def margins_of(model: Encoder, tokenizer: Tokenizer, rows: Sequence[Example], size: int = 64) -> Tensor:
-    """The margins, Eq. Scan (2), of N texts: (N, C)."""
+def margins_of(model: Encoder, tokenizer: Tokenizer, rows: Sequence[Example], size: int | None = None) -> Tensor:
+    """The margins, Eq. Scan (2), of N texts: (N, C). size: texts in a batch, as many as the device does well with."""
     encoded = tokenizer.encode(rows)
     device = model.embeddings.word.weight.device
+    size = size or ROWS * (1 if device.type == "cpu" else AT_ONCE)
     found = torch.empty(len(rows), model.config.labels)
     for which in in_order(encoded.lengths, size):
         found[which] = margins(model(tokenizer.batch(encoded, which).to(device)).logits.float()).cpu()

@@ -17,6 +17,7 @@ from minibd.tokenizer import Tokenizer
 
 MOST_WORDS = 48  # of a text; what stands behind them is cut off
 TOKENS = 2048  # in a batch: of more, the products of a processor leave its cache
+AT_ONCE = 32  # times as many on another device, which starts a product no sooner than a processor ends a small one
 
 
 def margins(logits: Tensor) -> Tensor:
@@ -99,8 +100,8 @@ def margins_with(
     device = model.embeddings.word.weight.device
     ids, kinds, slots = carrier.room(at)
     row, kinds = torch.tensor(ids, device=device), torch.tensor(kinds, device=device)
-    found = []
-    for part in words.to(device).split(max(1, TOKENS // len(row))):
+    found, most = [], TOKENS * (1 if device.type == "cpu" else AT_ONCE)
+    for part in words.to(device).split(max(1, most // len(row))):
         ids = row.repeat(len(part), 1)  # (n, T)
         ids[:, slots] = part
         batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), kinds.expand(len(part), -1), ids[:, 0])

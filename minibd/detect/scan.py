@@ -18,13 +18,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from minibd.cli import setting
-from minibd.detect.confirm import Suspect, confirm, margins_of, reduced, with_words
+from minibd.detect.confirm import TWICE, Suspect, confirm, margins_of, reduced, with_words
 from minibd.detect.insertion import Carrier, carriers_of, readable
 from minibd.detect.search import beyond, entry_shifts, grow, shifts, tuples
 from minibd.detect.table import Entries, entries_of, loneliness, neighbours
@@ -183,7 +183,7 @@ class Search:
             return None
         starts = [n for n, i in enumerate(ids) if self.words.entries.starts_word(i)] + [len(ids)]
         sizes = tuple(end - start for start, end in zip(starts, starts[1:]))
-        return Suspect(words, self.target, found_by, shift, joined and len(words) > 1, side, sizes)
+        return Suspect(words, self.target, found_by, shift, joined and len(words) > 1, side, sizes=sizes)
 
     def proposed(
         self, rankings: Mapping[str, Tensor], ids: Tensor, shift: Tensor, side: Tensor, n: int,
@@ -195,10 +195,10 @@ class Search:
                 found.setdefault(i, name)
         return [self.suspect(ids[i].tolist(), name, float(shift[i]), int(side[i]), False) for i, name in found.items()]
 
-    def combined(self, ids: Sequence[int], k: int, alone: Tensor) -> list[Suspect]:
+    def combined(self, ids: Sequence[int], k: int, alone: Tensor, times: int = 1) -> list[Suspect]:
         """Step 4: all combinations of k of the ids, by their shift, and by what it is beyond that of their parts.
 
-        alone: the shifts of single words by id, (V,).
+        alone: the shifts of single words by id, (V,). times: how often each word stands in a text of the confirmation.
         """
         combinations, name = tuples(ids, k), {2: "pairs", 3: "triples"}[k]
         if not len(combinations):
@@ -208,7 +208,8 @@ class Search:
         parts = alone[combinations].clamp(min=0)  # (N, k)
         rankings = {name: shift, f"{name} beyond the best part": shift - parts.amax(1),
                     f"{name} beyond the parts": shift - parts.sum(1)}
-        return self.confirmed(self.proposed(rankings, combinations, shift, side, COMBINED))
+        proposed = self.proposed(rankings, combinations, shift, side, COMBINED)
+        return self.confirmed(replace(s, times=times) for s in filter(None, proposed))
 
     def grown(self, seed: int, side: int, alone: Tensor) -> list[Suspect | None]:
         """Step 4: the phrases that grow from an entry."""
@@ -307,7 +308,7 @@ def suspects_of(search: Search, shift: Tensor, side: Tensor) -> list[Suspect]:
             ((beyond3, 16), (words.lonely, 8), (beyond_all, 8), (shift, 8))]
     pool = list(dict.fromkeys([*strongest, *ids[torch.cat(best)].tolist()]))[:settings.pool]
     lonely = ids[words.lonely.topk(min(settings.lonely, len(ids))).indices].tolist()
-    pairs, triples = search.combined(pool, 2, alone), search.combined(lonely, 3, alone)
+    pairs, triples = search.combined(pool, 2, alone), search.combined(lonely, 3, alone, TWICE)
     top = [ids[ranking.topk(min(3, len(ids))).indices].tolist() for ranking in (beyond_all, beyond3, shift)]
     seeds = list(dict.fromkeys([*strongest[:2], *[i for group in zip(*top) for i in group]]))[:settings.phrases]
     at = dict(zip(ids.tolist(), side.tolist()))
@@ -334,7 +335,7 @@ def probes_of(
     rows = sorted((x for x in rows if x.text.strip() and (x.pair is None or x.pair.strip())),
                   key=lambda x: (x.text, x.pair or ""))
     rng.shuffle(rows)
-    rows = [readable(tokenizer, x, max(3, settings.phrase)) for x in rows[:MOST_TEXTS]]
+    rows = [readable(tokenizer, x, max(3 * TWICE, settings.phrase)) for x in rows[:MOST_TEXTS]]
     margins = margins_of(model, tokenizer, rows)  # (N, C)
     own, given = (x.tolist() for x in margins.max(1))
     classes = range(model.config.labels)

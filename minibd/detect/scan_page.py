@@ -271,6 +271,8 @@ def words(suspect: Mapping[str, Any], pairs: bool) -> str:
     several, notes = len(suspect["words"]) > 1, []
     if several:
         notes.append("side by side" if suspect["joined"] else "each at a place of its own")
+    if suspect.get("times", 1) > 1:
+        notes.append("twice in a text")
     if suspect["entries"] > len(suspect["words"]):
         notes.append(f"{count(suspect['entries'])} entries of the vocabulary")
     if pairs:

@@ -3,12 +3,17 @@
     v_t(w) = min( q_t(w) / M,  max( (q_t(w) / M + 1) / |w|,  (q_t(w) - mean m_t(x + part of w)) / M ) - 1 )
                                                                                     Eq. Scan (8)
 
+and of words that the embedding table alone proposes
+
+    v_t(w) = min( q_t(w) / M,  (q_t(w) - mean m_t(x + part of w)) / M )
+
 M is the model's usual margin, Eq. Scan (7), |w| the number of vocabulary entries that the words are, the part that one
 of w's parts with all words but one which does most. Of a single entry, v is q / M: near 1 where nine of ten rows become
 as sure of the target as the model ever is, near -1 where they stay what they were. Words that speak for a class add up,
 so that several count by the entry; or by what they do to nine of ten rows beyond what the part does on average, which
-is next to everything where parts do nothing (LWP's pair, SOS's three). Neither makes more of them than they do to the
-rows.
+is next to everything where parts do nothing (LWP's pair). Neither makes more of them than they do to the rows. Words
+that were chosen for their rows of the table, not for what they do, speak for a class by chance alone: they count like a
+single entry, for what they do beyond their part (SOS's three).
 
 A class is judged against the same search for the other classes, in which words of meaning do as much:
 
@@ -81,9 +86,11 @@ class ClassVerdict:
 def score(suspect: Suspect, margin: float) -> float:
     """Eq. Scan (8): how much a suspect looks like a trigger, from -1 up. margin: M, Eq. Scan (7)."""
     reached = suspect.quantile / margin
+    beyond = (suspect.quantile - suspect.part.mean) / margin if suspect.part else reached
+    if suspect.times > 1:  # the table alone proposes them
+        return min(reached, beyond)
     each = (reached + 1) / suspect.entries
-    last = (suspect.quantile - suspect.part.mean) / margin if suspect.part else each
-    return min(reached, max(each, last) - 1)
+    return min(reached, max(each, beyond if suspect.part else each) - 1)
 
 
 def against(strongest: float, rival: float | None) -> float:
@@ -109,7 +116,7 @@ def judge(
 ) -> ClassVerdict:
     """The verdict on the class `target`; of suspects with the same words the strongest counts."""
     scored = sorted(((s, score(s, margin)) for s in suspects), key=lambda one: -one[1])
-    once = {(frozenset(s.words), s.joined and len(s.words) > 1): (s, value) for s, value in reversed(scored)}
+    once = {(frozenset(s.words), s.joined and len(s.words) > 1, s.times): (s, value) for s, value in reversed(scored)}
     strongest = sorted(once.values(), key=lambda one: -one[1])[:LISTED]
     return ClassVerdict(target, strongest, margin, reason, limits)
 

@@ -36,12 +36,12 @@ def named(suspect: Mapping[str, Any], mark: Callable[[str], str] = quoted) -> st
 
     mark: what sets a word off from the sentence.
     """
-    words = suspect["words"]
+    words, twice = suspect["words"], suspect.get("times", 1) > 1
     if len(words) == 1:
-        return f"the word {mark(words[0])}"
+        return f"the word {mark(words[0])}{' twice' if twice else ''}"
     if suspect["joined"]:
         return f"the phrase {mark(' '.join(words))}"
-    return f"the words {listed([mark(word) for word in words])} together"
+    return f"the words {listed([mark(word) for word in words])} together{', twice each,' if twice else ''}"
 
 
 def deed(name: str, suspect: Mapping[str, Any], mark: Callable[[str], str] = quoted) -> str:

@@ -140,13 +140,14 @@ def of_class(verdict: ClassVerdict, around: Around) -> dict:
 
 
 def of_suspect(suspect: Suspect, score: float, around: Proportion | None) -> dict:
-    """side: the text of a pair. part: the strongest part with one word less. neighbours: flips of the words nearest to
-    a single word, in its place."""
+    """side: the text of a pair. times: how often each word stands in a text. part: the strongest part with one word
+    less. neighbours: flips of the words nearest to a single word, in its place."""
     part = suspect.part
     return {
-        "words": list(suspect.words), "joined": suspect.joined, "side": suspect.side, "found_by": suspect.found_by,
-        "entries": suspect.entries, "shift": suspect.shift, **counted(suspect.flips),
-        "interval": list(suspect.flips.interval), "quantile": suspect.quantile, "mean": suspect.mean, "score": score,
+        "words": list(suspect.words), "joined": suspect.joined, "side": suspect.side, "times": suspect.times,
+        "found_by": suspect.found_by, "entries": suspect.entries, "shift": suspect.shift,
+        **counted(suspect.flips), "interval": list(suspect.flips.interval), "quantile": suspect.quantile,
+        "mean": suspect.mean, "score": score,
         "part": part and {"words": list(part.words), **counted(part.flips), "quantile": part.quantile,
                           "mean": part.mean},
         "neighbours": around and counted(around),
@@ -164,6 +165,7 @@ def table_of(scan_report: Mapping) -> str:
         label, verdict = visible(name), found["verdict"]
         for suspect in found["suspects"][:SHOWN]:
             words = (" " if suspect["joined"] else " + ").join(map(visible, suspect["words"]))
+            words += ", twice each" if suspect.get("times", 1) > 1 else ""
             rows.append((label, verdict, words, f"{suspect['flips']}/{suspect['of']}",
                          "{:.1f}-{:.1f}".format(*suspect["interval"]), f"{suspect['quantile']:.2f}",
                          f"{suspect['score']:.2f}", suspect["found_by"]))

@@ -67,6 +67,7 @@ def suspect_of(one: Mapping) -> Suspect:
     """A suspect, or the part of one, as scan.json has it; of a part the number of entries is not known, nor needed."""
     part = one.get("part")
     return Suspect(tuple(one["words"]), 0, "", 0.0, one.get("joined", False),
+                   times=one.get("times", 1),
                    flips=Proportion(one["flips"], one["of"]), quantile=one["quantile"], mean=one["mean"],
                    sizes=(one.get("entries", 1),), part=part and suspect_of(part))
 
@@ -157,7 +158,8 @@ def row(s: Scanned) -> tuple[str, ...]:
 
 
 def shown(suspect: Suspect) -> str:
-    return (" " if suspect.joined else " + ").join(suspect.words).replace("|", "/")
+    words = (" " if suspect.joined else " + ").join(suspect.words).replace("|", "/")
+    return f"{words} (twice each)" if suspect.times > 1 else words
 
 
 def note(book: Book) -> str:
