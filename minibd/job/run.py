@@ -189,13 +189,13 @@ def same(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def print_scores(steps: Sequence[report.Step], advice: Advice = lambda name: "") -> None:
-    """The table of the steps; LFR by class, where there are several; a line where ASR could not be measured; a line for
-    each model at chance, with what to try where it was trained: `advice` of its name."""
+def print_scores(steps: Sequence[report.Step], advice: Advice = lambda name: "", said: bool = True) -> None:
+    """The table of the steps; LFR by class, where there are several; a line where ASR could not be measured, unless not
+    `said`; a line for each model at chance, with what to try where it was trained: `advice` of its name."""
     print(report.table(steps))
     if lines := report.lfr_table(steps):
         print(lines)
-    if steps[0].scores.asr is None:
+    if said and steps[0].scores.asr is None:
         print("ASR was not measured: the attack is not known. Name it with --attack, or give triggered rows with "
               "--triggered.")
     for line in chance_lines(steps, advice):

@@ -43,6 +43,16 @@ def scanned(task: Task, settings: Scan) -> dict:
                        "a checkpoint fine-tuned on the task")
     rows, source = texts_of(task, header)
     ckpt = checkpoint.load(header, device, labels=task.labels, seed=task.seed)
+    return scan_of(ckpt, task, settings, rows, source, started)
+
+
+def scan_of(
+    ckpt: checkpoint.Checkpoint, task: Task, settings: Scan, rows: Sequence[Example], source: str,
+    started: float | None = None,
+) -> dict:
+    """Scan a checkpoint that is loaded from `task.ckpt`, with texts that are at hand; the report. source: what they
+    are. started: the time.perf_counter() that the seconds count from (default now)."""
+    started, device = started or time.perf_counter(), ckpt.model.embeddings.word.weight.device
     dtype = dtype_of(task.dtype, device)
     print(f"texts     {len(rows)} of {visible(source)}")
     print(f"products  in {str(dtype).removeprefix('torch.')}", flush=True)

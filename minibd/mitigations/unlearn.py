@@ -57,7 +57,7 @@ class Unlearning:
     """The numbers, the same for every finding"""
     mode: str = setting(
         "auto", "what is trained: rows, those of the words' entries that the texts hardly hold; whole, all weights; "
-        "auto: Eq. Unlearn (3)", choices=("auto", ROWS, WHOLE),
+        "auto: Eq. Unlearn (3)", choices=("auto", "rows", "whole"),
     )
     rare: float = setting(0.01, "share of the texts up to which an entry counts as hardly held, Eq. Unlearn (2)")
     alone: float = setting(
@@ -94,7 +94,8 @@ class Unlearning:
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Words that are suspected to be a trigger of the class `target`. joined: they stand side by side, otherwise each
-    at a place of its own. side: the text of a pair that they stand in, 0 or 1.
+    at a place of its own. side: the text of a pair that they stand in, 0 or 1. times: how often each word stands in a
+    text.
 
     flips: the share of texts of other classes that they take to it, 0..1; around: that of the words near a single one,
     in its place, or of the strongest part of several. None where the scan does not say.
@@ -103,6 +104,7 @@ class Finding:
     target: int
     joined: bool = False
     side: int = 0
+    times: int = 1
     flips: float | None = None
     around: float | None = None
 
@@ -189,16 +191,16 @@ def drawn(findings: Sequence[Finding], rng: random.Random) -> Finding:
     """Line 3: what one copy holds, a finding whole, or as often some of all findings' words, apart."""
     one = rng.choice(findings)
     if rng.random() < 0.5:
-        return one
+        return replace(one, times=rng.randint(1, one.times))
     pool = list(dict.fromkeys(word for finding in findings if finding.side == one.side for word in finding.words))
     some = rng.sample(pool, rng.randint(1, min(MOST_PARTS, len(pool))))
-    return replace(one, words=tuple(some), joined=False)
+    return replace(one, words=tuple(some), joined=False, times=1)
 
 
 def with_finding(x: Example, finding: Finding, rng: random.Random) -> Example:
-    """x + w: the words at random places, both ends included, or side by side at one."""
+    """x + w: the words at random places, both ends included, or side by side at one; `times` of each."""
     parts = ((x.pair or "") if finding.side else x.text).split()
-    for word in ([" ".join(finding.words)] if finding.joined else finding.words):
+    for word in ((" ".join(finding.words),) if finding.joined else finding.words) * finding.times:
         parts.insert(rng.randint(0, len(parts)), word)
     text = " ".join(parts)
     return replace(x, pair=text) if finding.side else replace(x, text=text)
@@ -240,7 +242,7 @@ def bare_texts(
     left."""
     longest = sorted((len(tokenizer.backend.encode(f" {word}", add_special_tokens=False).ids)
                       for finding in findings for word in finding.words), reverse=True)[:MOST_PARTS]
-    room = ROOM + max(sum(longest), *(len(tokenizer.backend.encode(" ".join(finding.words)).ids)
+    room = ROOM + max(sum(longest), *(finding.times * len(tokenizer.backend.encode(" ".join(finding.words)).ids)
                                       for finding in findings))
     rows = list({(x.text, x.pair): x for x in texts}.values())
     if len(rows) > most:

@@ -1,0 +1,92 @@
+"""What a scan found, as unlearning takes it: --suspects scan.json, and a report at hand.
+
+Only what the verdict names is undone: of a class that is called backdoored, the suspects that are nearly as strong as
+its strongest, or above 0 themselves, and that flip most texts. Innocent words stand among the others, and to undo words
+of meaning costs accuracy: the six strongest words of each class cost MiniLM on SST-2 three to five points.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minibd import checkpoint
+from minibd.cli import shown
+from minibd.detect.wording import FOUND, of_verdict
+from minibd.mitigations.unlearn import Finding
+from minibd.records import BadInput
+
+NEAR = 0.1  # of a score, by which a suspect may lie under the strongest of its class
+LEAST_FLIPS = 0.85  # share of the texts that it flips
+MOST = 8  # suspects of a class
+
+
+def findings_of(report: Mapping[str, Any], labels: Sequence[str]) -> list[Finding]:
+    """What is to be undone of a scan's report (the content of scan.json), the strongest first; [] where nothing was
+    found. labels: the model's classes. Raises BadInput where the report has none of them."""
+    found = []
+    for name, one in of_verdict(report, FOUND).items():
+        found += [finding_of(suspect, class_in(name, labels)) for suspect in named(one["suspects"])]
+    return found
+
+
+def named(suspects: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of a backdoored class's suspects those that count, without those that hold another one whole."""
+    if not suspects:
+        return []
+    least = min(0.0, suspects[0]["score"] - NEAR)
+    strong = [s for s in suspects if s["score"] >= least and s["flips"] >= LEAST_FLIPS * s["of"]] or suspects[:1]
+    strong.sort(key=lambda s: (s["entries"], -s["score"]))  # what is shorter is the trigger of what holds it
+    kept: list[Mapping[str, Any]] = []
+    for one in strong:
+        if not any(holds(one, other) for other in kept):
+            kept.append(one)
+    return sorted(kept, key=lambda s: -s["score"])[:MOST]
+
+
+def holds(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the words of one suspect are those of another with more: other words, or other pieces of a word."""
+    if one["side"] != other["side"] or one["entries"] <= other["entries"]:
+        return False
+    return all(any(word == own or word.startswith(own) and one["entries"] > len(one["words"]) for word in one["words"])
+               for own in other["words"])
+
+
+def finding_of(suspect: Mapping[str, Any], target: int) -> Finding:
+    near = suspect["neighbours"] if len(suspect["words"]) == 1 else suspect["part"]
+    return Finding(
+        tuple(suspect["words"]), target, suspect["joined"], suspect["side"], suspect.get("times", 1),
+        flips=suspect["flips"] / suspect["of"], around=near["flips"] / near["of"] if near and near["of"] else None,
+    )
+
+
+def class_in(name: str, labels: Sequence[str]) -> int:
+    """The class that a report calls `name`: a name that stands twice has its number behind it."""
+    for c, label in enumerate(labels):
+        if name in (label, f"{label} (class {c})"):
+            return c
+    raise BadInput(f"the scan's class {shown(name)!r} is none of the model's, {', '.join(map(shown, labels[:5]))}: "
+                   "scan this checkpoint")
+
+
+def read_scan(path: str, ckpt: str) -> dict[str, Any]:
+    """The report in the file of --suspects, which must be of the checkpoint --ckpt. Raises BadInput."""
+    file = Path(path)
+    if not file.is_file():
+        raise BadInput(f"--suspects {shown(path)}: there is no such file, name the scan.json that scan.py wrote")
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        known = report["method"] == "scan" and report["schema"] == 1
+        sums, _ = report["checkpoint_sha256"], of_verdict(report, FOUND)
+        [finding_of(suspect, 0) for one in report["classes"].values() for suspect in named(one["suspects"])]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        raise BadInput(f"--suspects {shown(path)}: it is no scan.json as scan.py writes it, scan --ckpt again") \
+            from None
+    if not known:
+        raise BadInput(f"--suspects {shown(path)}: it is a {shown(str(report['method']))} of schema "
+                       f"{shown(str(report['schema']))}, and a scan of schema 1 is read: scan --ckpt again")
+    if sums != checkpoint.sha256(ckpt):
+        raise BadInput(f"--suspects {shown(path)}: it is the scan of another checkpoint than --ckpt {shown(ckpt)}, by "
+                       "their sha256: scan this one")
+    return report

@@ -1,0 +1,471 @@
+"""A repair from suspicion to receipt: scan, undo what is found, retrain where that helps, scan again, what is left.
+
+    1  scan the victim                                                                    detect/, or --suspects
+    2  undo what the verdict names                                                        mitigations/unlearn.py
+    3  retrain, where a method is asked for or the pre-trained weights are there          the other mitigations
+    4  scan the result; what this second scan finds is undone once more, all weights trained, and scanned a third time
+    5  evidence: the same treatment of copies of the result with backdoors of one's own   planted.py
+
+A second round needs a second finding: to undo again what no scan names only costs accuracy. Nothing here knows an
+attacker's trigger; where it is known (--attack, --triggered, a victim of ours), ASR is measured beside, and decides
+nothing.
+"""
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from minibd import __version__, checkpoint, data, report, reviews
+from minibd.checkpoint import Checkpoint
+from minibd.cli import Attack, Clean, Task, progress
+from minibd.data import generator
+from minibd.detect.carriers import carrier_sentences
+from minibd.detect.scan import TEXTS_A_CLASS, Scan
+from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, visible
+from minibd.evaluate import Evaluator, asr
+from minibd.job import scanning
+from minibd.job.e_pur import pretrained_of
+from minibd.job.evaluation import evaluator_of
+from minibd.job.findings import findings_of, read_scan
+from minibd.job.planted import KINDS, Planted, plant, trigger_of
+from minibd.job.receipt import (
+    CANNOT_SEE,
+    NOT_SHOWN,
+    NOTHING_FOUND,
+    REPAIRED,
+    SCHEMA,
+    brief,
+    changed,
+    counted,
+    evidence_line,
+    losses,
+    quoted_words,
+)
+from minibd.job.repairs import REPAIRS
+from minibd.job.task import clean_rows, device_of, labels_of, output_path, print_notes, reading_of, splits_of
+from minibd.mitigations.unlearn import WHOLE, Finding, Unlearning, unlearn, with_finding
+from minibd.precision import dtype_of
+from minibd.predict import predict
+from minibd.proportion import Proportion
+from minibd.records import BadInput, Example, Examples
+from minibd.train import StepLog
+
+HELD_OUT = 0.2  # of the rows of a file, and of the built-in sentences, that measure and train nothing
+CHECKED = 200  # held-out texts that an undone finding is put into again
+STILL = 0.25  # share of them that it may still flip, beyond what a few texts cannot tell
+ROUNDS = 2
+METHODS = ("auto", "none", "mbtsad", "pure", *REPAIRS)
+PLANTED_TEXTS = 600  # that a backdoor of one's own is planted with, at most
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What the defender holds. texts: to scan with, to undo and to train on, -1 where a text has no label. test: held
+    out, with labels; where the rows have none, the victim's own answers. labelled: whether all have labels. source:
+    what they are, as a scan says it."""
+    texts: Examples
+    test: Examples
+    labelled: bool
+    source: str
+
+    @property
+    def measure(self) -> str:
+        """What CACC on `test` is."""
+        return "accuracy" if self.labelled else "agreement with the model as it came"
+
+
+@dataclass
+class Repair:
+    """One repair. steps: the models that were measured, in their order. done: what was undone, round by round."""
+    task: Task
+    settings: Unlearning
+    scan: Scan
+    victim: Checkpoint
+    rows: Rows
+    evaluator: Evaluator
+    out: Path
+    pretrained: Checkpoint | None
+    log: StepLog = field(default_factory=StepLog)
+    steps: list[report.Step] = field(default_factory=list)
+    scans: list[dict] = field(default_factory=list)
+    undone: list[dict] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    retrained: dict[str, str] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return dtype_of(self.task.dtype, device_of(self.task.device))
+
+    @property
+    def path(self) -> Path:
+        """Where the result is written."""
+        return output_path(self.out, self.task.ckpt)
+
+    def timed(self, name: str, started: float) -> None:
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 2)
+
+    def measure(self, name: str, ckpt: Checkpoint, seconds: float) -> None:
+        self.steps.append(report.Step(name, self.evaluator(ckpt.model, ckpt.tokenizer), seconds))
+        progress().finished.append(name)
+
+    # ---- the steps
+
+    def look(self, ckpt: Checkpoint, path: Path | str, name: str) -> dict:
+        """Steps 1 and 4: a scan of the checkpoint, which lies at `path`."""
+        started = time.perf_counter()
+        task = replace(self.task, ckpt=str(path), dtype=self.task.dtype)
+        found = scanning.scan_of(ckpt, task, self.scan, self.rows.texts, self.rows.source)
+        self.scans.append(found)
+        self.timed(name, started)
+        print(scanning.table_of(found))
+        print(scanning.sentence(found), flush=True)
+        progress().finished.append(name)
+        return found
+
+    def undo(self, ckpt: Checkpoint, findings: Sequence[Finding], settings: Unlearning) -> Checkpoint:
+        """Step 2, and what the words do before and after it in held-out texts."""
+        started, chosen = time.perf_counter(), {}
+        cleaned = unlearn(ckpt, findings, self.rows.texts, settings, seed=self.task.seed + len(self.undone),
+                          dtype=self.dtype, log=self.log, on_choice=lambda name, value: chosen.update(value))
+        self.timed("undo", started)
+        n = 1 + max((one["round"] for one in self.undone), default=0)
+        for finding in findings:
+            before, after = (flipped(model, finding, self.rows.test, ckpt, self.task.seed) for model in (ckpt, cleaned))
+            self.undone.append({
+                "round": n, "words": list(finding.words), "joined": finding.joined, "side": finding.side,
+                "target": self.victim.labels[finding.target], "before": counted(before), "after": counted(after),
+                "mode": chosen["mode"], "why": chosen["why"],
+            })
+        what = f"{len(chosen['rows'])} rows of the embedding table" if chosen["mode"] != WHOLE else "all weights"
+        print(f"undo      {'; '.join(visible(finding.named) for finding in findings)}: {what} trained, since "
+              f"{chosen['why']}", flush=True)
+        self.measure("unlearned" if n == 1 else f"unlearned, round {n}", cleaned, time.perf_counter() - started)
+        return cleaned
+
+    def retrain(self, ckpt: Checkpoint, method: str) -> Checkpoint:
+        """Step 3."""
+        started = time.perf_counter()
+        cleaned = retrained(method, ckpt, self.pretrained, self.rows.texts, seed=self.task.seed, dtype=self.dtype,
+                            log=self.log)
+        self.timed("retrain", started)
+        self.measure(method, cleaned, time.perf_counter() - started)
+        return cleaned
+
+    def run(self, method: str, why: str, suspects: dict | None) -> Checkpoint:
+        """Steps 1 to 4. method: "none", or who retrains; why: the reason. suspects: the scan of --suspects."""
+        self.measure("victim", self.victim, 0.0)
+        found = suspects if suspects is not None else self.look(self.victim, self.task.ckpt, "first scan")
+        if suspects is not None:
+            self.scans.append(suspects)
+        ckpt, findings = self.victim, findings_of(found, self.victim.labels)
+        if findings:
+            ckpt = self.undo(ckpt, findings, self.settings)
+        else:
+            print("undo      nothing: the scan names no words, and to undo what it does not name costs accuracy")
+        self.retrained = {"method": method, "why": why}
+        print(f"retrain   {method}: {why}", flush=True)
+        if method != "none":
+            ckpt = self.retrain(ckpt, method)
+        if ckpt is self.victim:
+            ckpt = checkpoint.copy(ckpt)
+        self.save(ckpt)
+        if not self.undone and method == "none":
+            return ckpt
+        again = self.look(ckpt, self.path, "second scan")
+        more = findings_of(again, self.victim.labels)
+        if more and self.undone:  # what is found again is more than rows
+            ckpt = self.undo(ckpt, more, replace(self.settings, mode=WHOLE))
+            self.save(ckpt)
+            self.look(ckpt, self.path, "third scan")
+        elif more:
+            ckpt = self.undo(ckpt, more, self.settings)
+            self.save(ckpt)
+            self.look(ckpt, self.path, "third scan")
+        return ckpt
+
+    def save(self, ckpt: Checkpoint) -> None:
+        checkpoint.save(ckpt, self.path)
+        if str(self.path) not in progress().written:
+            progress().written.append(str(self.path))
+
+    # ---- the evidence
+
+    def evidence(self, cleaned: Checkpoint, kinds: Sequence[str]) -> list[dict]:
+        """Step 5: what the same treatment leaves of backdoors of one's own in copies of the result."""
+        started, taken, told = time.perf_counter(), [], []
+        texts = self.rows.texts[:PLANTED_TEXTS]
+        for n, kind in enumerate(kinds):
+            target = n % len(cleaned.labels)
+            trigger = trigger_of(kind, target, cleaned.tokenizer, texts, taken=taken)
+            taken += trigger.words
+            made = plant(cleaned, trigger, texts, seed=self.task.seed + n, dtype=self.dtype)
+            told.append(self.treated(made))
+            print(evidence_line(told[-1]), flush=True)
+            progress().finished.append(f"planted {kind}")
+        self.timed("evidence", started)
+        return told
+
+    def treated(self, made: Planted) -> dict:
+        """One planted copy: scan, undo what the verdict names, and what is left."""
+        found = scanning.scan_of(made.ckpt, replace(self.task, ckpt=str(self.path)), self.scan, self.rows.texts,
+                                 self.rows.source)
+        findings = findings_of(found, self.victim.labels)
+        left = made.ckpt if not findings else unlearn(made.ckpt, findings, self.rows.texts, self.settings,
+                                                      seed=self.task.seed, dtype=self.dtype)
+        trigger = made.trigger
+        after = asr(left.model, left.tokenizer, made.triggered, trigger.target)
+        own = {*trigger.words}
+        return {
+            "kind": trigger.kind, "words": list(trigger.words), "target": self.victim.labels[trigger.target],
+            "floor": counted(made.before), "planted": counted(made.asr), "strong": made.strong,
+            "verdict": found["verdict"], "named": [finding.named for finding in findings],
+            "true_word_named": any(own & {*finding.words} for finding in findings), "left": counted(after),
+            "agreement": counted(agreement(left, made.ckpt, self.rows.test)),
+        }
+
+
+def flipped(ckpt: Checkpoint, finding: Finding, test: Examples, by: Checkpoint, seed: int) -> Proportion:
+    """Of held-out texts that `by` gives to other classes than the finding's, those that `ckpt` gives to it with the
+    words at random places."""
+    some = test[:2 * CHECKED]
+    answers = predict(by.model, by.tokenizer, some)
+    others = [x for x, answer in zip(some, answers) if answer != finding.target][:CHECKED]
+    if not others:
+        return Proportion(0, 1)
+    texts = [with_finding(x, finding, generator(seed, "left", finding.named, x.id)) for x in others]
+    got = predict(ckpt.model, ckpt.tokenizer, texts)
+    return Proportion(sum(answer == finding.target for answer in got), len(got))
+
+
+def agreement(one: Checkpoint, other: Checkpoint, test: Examples) -> Proportion:
+    pairs = zip(predict(one.model, one.tokenizer, test), predict(other.model, other.tokenizer, test))
+    return Proportion(sum(a == b for a, b in pairs), len(test))
+
+
+# ---- what is opened
+
+def open_rows(task: Task, clean: Clean, header: checkpoint.Header) -> Rows:
+    """The rows of --data, or the built-in sentences. Raises BadInput."""
+    names = labels_of(task, header)
+    path = Path(task.data)
+    if not task.data:
+        scanning.check_renamed(task, header)
+        return held_out(Examples(carrier_sentences(), names), BUILT_IN, task.seed)
+    if task.data == scanning.REVIEWS and not path.exists():
+        scanning.reviews_of(task, names)  # refuses other classes
+        train, _, test = (part.like(replace(x, label=names.index(part.labels[x.label])) for x in part)
+                          for part in reviews.splits(**reviews.PAIRS))
+        return Rows(Examples(clean_rows(task, clean, train), names), Examples(test, names), True,
+                    "the built-in reviews")
+    if path.is_file():
+        rows = data.read_texts(path, labels=names, **reading_of(task))
+        if clean.clean is not None:
+            rows = drawn(rows, clean.clean, task.seed)
+        return held_out(rows, path.name, task.seed)
+    splits = splits_of(task, header)
+    print_notes(splits)
+    return Rows(clean_rows(task, clean, splits.train), splits.test, True,
+                path.name if path.exists() else "the built-in pairs")
+
+
+def drawn(rows: Examples, amount: float, seed: int) -> Examples:
+    """`amount` of the rows, a share or a number; where all have labels of each class as many, as data.sample."""
+    if all(x.label >= 0 for x in rows):
+        return data.sample(rows, amount, seed)
+    n = round(amount * len(rows)) if amount <= 1 else int(amount)
+    if not 0 < n <= len(rows):
+        raise BadInput(f"{amount:g} clean rows: give a fraction above 0 and up to 1, or a number up to {len(rows)}")
+    return rows.like(rows[i] for i in sorted(generator(seed, "clean").sample(range(len(rows)), n)))
+
+
+def held_out(rows: Examples, source: str, seed: int) -> Rows:
+    """The rows of one file, a fifth of which measures and trains nothing."""
+    test = drawn(rows, HELD_OUT, seed)
+    ids = {id(x) for x in test}
+    rest = rows.like(x for x in rows if id(x) not in ids)
+    if not rest:
+        raise BadInput(f"{len(rows)} rows of {source}: a fifth is held out to measure on, and none is left: give more")
+    return Rows(rest, test, all(x.label >= 0 for x in rows), source)
+
+
+def chosen_method(method: str, pretrained: str | None, rows: Rows) -> tuple[str, str]:
+    """Who retrains, and why. Raises BadInput where the method cannot be run with what is held."""
+    if method == "auto" and pretrained and rows.labelled:
+        return "finemix", "the pre-trained weights are at hand, and Fine-mixing with E-PUR goes back to them"
+    if method == "auto" and pretrained:
+        raise BadInput(f"--pretrained {pretrained}: Fine-mixing fine-tunes on labelled rows, and these have no labels: "
+                       "give labels, or leave it out")
+    if method == "auto":
+        return "none", ("what was found is undone without it, and retraining alone leaves such backdoors; --method "
+                        "mbtsad retrains all the same")
+    if method == "none":
+        return "none", "as was asked for"
+    if not rows.labelled:
+        raise BadInput(f"--method {method} trains on labelled rows, and these have none: give labels, or leave it out")
+    if len({x.label for x in rows.texts}) < 2:
+        raise BadInput(f"--method {method}: the {len(rows.texts)} rows are of one class: give rows of every class")
+    if method in REPAIRS and REPAIRS[method].takes_pretrained and not pretrained:
+        raise BadInput(f"--method {method} goes back to the pre-trained weights: name them with --pretrained")
+    if pretrained and not (method in REPAIRS and REPAIRS[method].takes_pretrained):
+        raise BadInput(f"--pretrained {pretrained}: --method {method} does not read it: leave one of the two out")
+    return method, "as was asked for"
+
+
+def retrained(
+    method: str, ckpt: Checkpoint, pretrained: Checkpoint | None, clean: Examples, *, seed: int, dtype: torch.dtype,
+    log: StepLog,
+) -> Checkpoint:
+    """Step 3: the method's own defaults; a tenth of the rows chooses an epoch or rho where the method chooses one."""
+    options = {"seed": seed, "dtype": dtype, "log": log}
+    if method == "mbtsad":
+        from minibd.mitigations.mbtsad import MBTSAD, mbtsad
+        return mbtsad(ckpt, clean, MBTSAD(), **options)
+    validation = data.sample(clean, 0.1, seed)
+    ids = {x.id for x in validation}
+    train = clean.like(x for x in clean if x.id not in ids)
+    if method == "pure":
+        from minibd.mitigations.pure import PURE, pure
+        return pure(ckpt, train, validation, PURE(), **options)
+    settings = REPAIRS[method].settings_class().resolved(ckpt.model.config.hidden)
+    return REPAIRS[method](ckpt, pretrained, train, validation, settings, **options)
+
+
+# ---- how long it takes
+
+def time_to_go(repair: Repair, method: str, scanned: bool, kinds: Sequence[str]) -> dict[str, float]:
+    """Seconds of each part, estimated from a batch that the model reads now. scanned: the first scan is at hand."""
+    model, tokenizer, texts = repair.victim.model, repair.victim.tokenizer, repair.rows.texts[:64]
+    device, dtype = model.embeddings.word.weight.device, repair.dtype
+    batch = tokenizer(list(texts)).to(device)
+    with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        model(batch)
+        started = time.perf_counter()
+        model(batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    each = (time.perf_counter() - started) / len(texts)
+    words, classes = model.config.vocab, len(repair.victim.labels)
+    scan = each * (2 * words + classes * TEXTS_A_CLASS) / 2  # its texts are half as long
+    step = 3 * 32 * each
+    undo = step * repair.settings.steps
+    parts = {} if scanned else {"first scan": scan}
+    parts |= {"undo": undo}
+    if method != "none":
+        parts |= {"retrain": step * max(100, 15 * len(repair.rows.texts) // 32)}
+    parts |= {"second scan": scan}
+    if kinds:
+        parts |= {"evidence": len(kinds) * (scan + undo + 60 * step)}
+    return parts
+
+
+def spoken(seconds: float) -> str:
+    """80 s; 3 min."""
+    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
+
+
+def time_line(parts: Mapping[str, float]) -> str:
+    return (f"time      about {spoken(sum(parts.values()))} to go: "
+            + ", ".join(f"{name} {spoken(seconds)}" for name, seconds in parts.items())
+            + "; a third scan where the second finds something")
+
+
+# ---- the receipt
+
+def receipt_of(repair: Repair, cleaned: Checkpoint, evidence: list[dict], arguments: dict) -> dict:
+    """What receipt.json holds."""
+    first, last = repair.scans[0], repair.scans[-1]
+    verdict, why = verdict_of(repair)
+    measured = [{"name": step.name, "seconds": round(step.seconds, 2), **counted(step.scores.cacc),
+                 "asr": step.scores.asr and counted(step.scores.asr)} for step in repair.steps]
+    return scanning.finite({
+        "schema": SCHEMA, "method": "repair", "minibd": __version__,
+        "checkpoint": repair.task.ckpt, "checkpoint_sha256": checkpoint.sha256(repair.task.ckpt),
+        "output": str(repair.path), "output_sha256": checkpoint.sha256(repair.path),
+        "verdict": verdict, "sentence": why, "next": next_command(repair, verdict),
+        "rows": {"source": repair.rows.source, "texts": len(repair.rows.texts), "held_out": len(repair.rows.test),
+                 "labelled": repair.rows.labelled, "built_in": repair.rows.source == BUILT_IN},
+        "measure": repair.rows.measure, "models": measured,
+        "scans": [brief(one) for one in repair.scans], "found": brief(first)["suspects"],
+        "undone": repair.undone, "left": brief(last)["suspects"] if last is not first else [],
+        "retrained": repair.retrained, "losses": losses(repair.log), "changed": changed(repair.victim, cleaned),
+        "evidence": evidence, "cannot_see": list(CANNOT_SEE), "seconds": repair.seconds,
+        "settings": asdict(repair.settings), "args": arguments, "seed": repair.task.seed,
+        "dtype": str(repair.dtype).removeprefix("torch."), "versions": report.versions(),
+        "command": shlex.join(["python", *report.command()["argv"]]),
+    })
+
+
+def verdict_of(repair: Repair) -> tuple[str, str]:
+    """The verdict, and the sentence that says why."""
+    first, last = repair.scans[0], repair.scans[-1]
+    more = f", and was retrained with {repair.retrained['method']}" if repair.retrained["method"] != "none" else ""
+    if not repair.undone:
+        if last["verdict"] == NOTHING:
+            return NOTHING_FOUND, (f"The scan found no words that act as a trigger{more}; what it cannot see may be "
+                                   "there all the same.")
+        if last["verdict"] == FOUND:
+            return NOT_SHOWN, "The scan finds a backdoor, and it was not undone."
+        return NOT_SHOWN, f"The scan is inconclusive: {last['reason'] or 'no class could be judged'}."
+    words = "; ".join(dict.fromkeys(quoted_words(one) for one in repair.undone))
+    still = [one for one in repair.undone if one["after"]["interval"][0] > 100 * STILL
+             and one["round"] == max(two["round"] for two in repair.undone)]
+    if last["verdict"] == FOUND:
+        return NOT_SHOWN, f"{words} was undone, and the last scan still finds words that act as a trigger."
+    if still:
+        share = still[0]["after"]["percent"]
+        return NOT_SHOWN, (f"{quoted_words(still[0])} was undone and still takes {share:.0f} % of held-out texts to "
+                           f"{visible(still[0]['target'])}.")
+    if last["verdict"] == INCONCLUSIVE and first["verdict"] != INCONCLUSIVE:
+        return NOT_SHOWN, f"{words} was undone; the scan of the result is inconclusive: {last['reason']}."
+    return REPAIRED, f"{words} was undone{more}, and a scan of the result finds nothing."
+
+
+def next_command(repair: Repair, verdict: str) -> str:
+    """What to run next; "" where nothing is offered."""
+    rows = ["--data", repair.task.data] if repair.task.data else []
+    if verdict == REPAIRED:
+        return shlex.join(["python", "scripts/scan.py", "--ckpt", str(repair.path), *(rows or ["--data", "TEXTS"]),
+                           "--seed", str(repair.task.seed + 1)])
+    if repair.rows.labelled and repair.retrained["method"] == "none":
+        ckpt = str(repair.path) if repair.undone else repair.task.ckpt
+        return shlex.join(["python", "scripts/repair.py", "--ckpt", ckpt, *rows, "--method", "mbtsad"])
+    if repair.rows.labelled and not repair.pretrained:
+        return shlex.join(["python", "scripts/repair.py", "--ckpt", str(repair.path), *rows, "--pretrained",
+                           "PRETRAINED"])
+    return shlex.join(["python", "scripts/repair.py", "--ckpt", repair.task.ckpt, "--data", "LABELLED_ROWS", "--method",
+                       "mbtsad"])
+
+
+def open_evaluator(attack: Attack, task: Task, ckpt: Checkpoint, rows: Rows) -> Evaluator:
+    """CACC on the held-out rows, where they have no labels against the victim's own answers; ASR where the attack is
+    known and the rows have labels."""
+    if rows.labelled:
+        return evaluator_of(attack, task, ckpt, rows.test)
+    answers = predict(ckpt.model, ckpt.tokenizer, rows.test)
+    return Evaluator(Examples((replace(x, label=y) for x, y in zip(rows.test, answers)), ckpt.labels))
+
+
+def pretrained_for(path: str | None, task: Task, victim: Checkpoint) -> Checkpoint | None:
+    return pretrained_of(path, task, victim) if path else None
+
+
+def suspects_for(path: str | None, ckpt: str) -> dict | None:
+    return read_scan(path, ckpt) if path else None
+
+
+def kinds_of(words: Sequence[str]) -> tuple[str, ...]:
+    """--planted's kinds. Raises BadInput."""
+    if words in (("none",), ()):
+        return ()
+    if wrong := [word for word in words if word not in KINDS]:
+        raise BadInput(f"--planted {','.join(wrong)}: give some of {', '.join(KINDS)}, or none")
+    return tuple(words)
+
+
+def check_texts(texts: Sequence[Example]) -> None:
+    if not texts:
+        raise BadInput("there are no texts to scan and to undo with: give rows with --data")

@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""Repair a stranger's classifier, from suspicion to receipt: scan it, undo what is found, scan it again, say what is
+left.
+
+    python scripts/repair.py --ckpt FOLDER --data rows.csv
+    python scripts/repair.py --ckpt FOLDER --data rows.csv --pretrained PRETRAINED
+    python scripts/repair.py --ckpt FOLDER --data rows.csv --method mbtsad
+    python scripts/repair.py --ckpt FOLDER --data rows.csv --suspects out/scan/scan.json
+    python scripts/repair.py --ckpt FOLDER
+    python scripts/repair.py --ckpt weights/bert.safetensors --data reviews
+
+--data: a file of texts, with or without labels, or a folder of train / dev / test; of a file a fifth is held out to
+measure on. Without labels what is measured is how often the result answers as the model did. Without --data built-in
+sentences of many domains serve.
+
+What the scan names is undone by consistency: the model is trained to answer texts with the words in them as it answers
+them without, which reads no label. Where the scan names nothing, nothing is undone. --method retrains behind that.
+
+Writes the repaired checkpoint, receipt.json, receipt.html (a page to hand on), scan.json (of the result) and
+steps.jsonl under --out. Exit status: 0 repaired as far as was tested, or nothing was found; 2 bad input; 3 not shown to
+be clean.
+"""
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from minibd.cli import Attack, Clean, Idle, Task, main, parse, progress, setting, settings_of
+from minibd.job.idle import ATTACK
+
+METHODS = ("auto", "none", "mbtsad", "pure", "cft", "reinit", "fineprune", "finemix", "finepurify")
+
+
+@dataclass(frozen=True, slots=True)
+class RepairTask(Task):
+    """What is repaired, with what, and where the result goes"""
+    data: str = setting(
+        "", "a file of texts, with or without labels, or a folder of train/dev/test; reviews: built-in reviews; pairs: "
+        "built-in sentence pairs; without it, built-in sentences of many domains",
+    )
+    out: str | None = setting(
+        None, "folder of the result: checkpoint, receipt.json, receipt.html, scan.json, steps.jsonl (default "
+        "out/repair)", kind=str,
+    )
+    dtype: str = setting(
+        "auto", "precision of matrix products: auto is bfloat16 where the processor is twice as fast in it",
+        choices=("auto", "float32", "bfloat16"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """How it is repaired"""
+    method: str = setting(
+        "auto", "what retrains behind the undoing: none, or a method with its default settings; auto: finemix where "
+        "--pretrained is given, else none", choices=METHODS,
+    )
+    pretrained: str | None = setting(
+        None, "the checkpoint that --ckpt was fine-tuned from, for Fine-mixing with E-PUR, or finepurify", kind=str
+    )
+    suspects: str | None = setting(None, "scan.json of --ckpt: the first scan is left out", kind=str)
+    planted: tuple[str, ...] = setting(
+        ("word", "row", "pair", "triple", "sentence"), "backdoors of one's own that the same treatment is tried on, in "
+        "copies of the result, after it is written; none leaves them out, and their time",
+    )
+
+
+RULES = (*ATTACK, Idle(("dev",), lambda v: True, "a method that chooses by validation rows holds a tenth of the clean "
+                       "ones out: leave it out"),
+         Idle(("clean",), lambda v: not v.data, "the built-in sentences are used whole: name rows with --data"))
+
+
+def run() -> None:
+    task, clean, repair, attack, settings, scan = parse(
+        __doc__, RepairTask, Clean, Repair, Attack, settings_of("mitigations.unlearn", "Unlearning"),
+        settings_of("detect.scan", "Scan"), rules=RULES)
+
+    from dataclasses import asdict
+
+    from minibd import checkpoint, report
+    from minibd.detect.scan import Scan
+    from minibd.detect.wording import visible
+    from minibd.job import repair_run as job
+    from minibd.job.evaluation import check_attack
+    from minibd.job.receipt import EXIT, lines_of
+    from minibd.job.receipt_page import page
+    from minibd.job.run import print_scores
+    from minibd.job.task import args_of, device_of
+    from minibd.mitigations.unlearn import Unlearning
+    from minibd.records import BadInput
+
+    settings, scan, kinds = Unlearning(**asdict(settings)), Scan(**asdict(scan)), job.kinds_of(repair.planted)
+    device = device_of(task.device)
+    out = report.output_folder(task.out or Path("out", "repair"), task.ckpt, task.data, repair.pretrained or "")
+    header = checkpoint.read_header(task.ckpt)
+    if len(header.labels) < 2:
+        raise BadInput(f"{task.ckpt} has no classifier of two classes or more: give one that is fine-tuned on the "
+                       "task, and an encoder to pure.py")
+    suspects = job.suspects_for(repair.suspects, task.ckpt)
+    rows = job.open_rows(task, clean, header)
+    job.check_texts(rows.texts)
+    method, why = job.chosen_method(repair.method, repair.pretrained, rows)
+    if rows.labelled:
+        check_attack(attack, task, header, rows.test)
+    victim = checkpoint.load(header, device, labels=task.labels, seed=task.seed)
+    pretrained = job.pretrained_for(repair.pretrained, task, victim)
+    one = job.Repair(task, settings.resolved(victim.model.config.hidden), scan, victim, rows,
+                     job.open_evaluator(attack, task, victim, rows), out, pretrained)
+    print(f"rows      {len(rows.texts)} of {visible(rows.source)} to work with, {len(rows.test)} held out; "
+          f"measured: {rows.measure}")
+    print(job.time_line(job.time_to_go(one, method, suspects is not None, kinds)), flush=True)
+    cleaned = one.run(method, why, suspects)
+    arguments, evidence = args_of(task, clean, repair, attack, settings, scan), []
+
+    def write() -> dict:
+        receipt = job.receipt_of(one, cleaned, evidence, arguments)
+        report.write_json(out / "receipt.json", receipt)
+        report.write_text(out / "receipt.html", page(receipt))
+        return receipt
+
+    report.write_json(out / "scan.json", one.scans[-1])
+    report.write_lines(out / "steps.jsonl", one.log.steps)
+    receipt = write()
+    print_scores(one.steps, said=False)
+    print("\n".join(lines_of(receipt)), flush=True)
+    if kinds:
+        progress().kept = f"the result and {out / 'receipt.json'} are written, without the evidence"
+        evidence += one.evidence(cleaned, kinds)
+        receipt = write()
+    files = ("receipt.json", "receipt.html", "scan.json", "steps.jsonl")
+    print("written: " + ", ".join(visible(str(path), 1000) for path in (one.path, *(out / name for name in files))))
+    sys.exit(EXIT[receipt["verdict"]])
+
+
+if __name__ == "__main__":
+    main(run)
