@@ -135,7 +135,7 @@ class AllClean:
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
-    """The weights that the victim was fine-tuned from, if the defender has them."""
+    """What else the defender holds: the weights that the victim was fine-tuned from, a scan of it."""
 
     pretrained: str | None = setting(
         None,
@@ -148,6 +148,9 @@ class Pretrained:
         "before the method, reset the word embeddings that moved far and are rare in the clean rows: 1 in 150, at most "
         "200 (default: only finemix.py does)",
         paper="E-PUR, a part of Fine-mixing", kind=bool,
+    )
+    suspects: str | None = setting(
+        None, "scan.json, what scan.py found in --ckpt: it is undone by unlearning before the method", kind=str
     )
 
 

@@ -77,6 +77,7 @@ def run(log: StepLog | None = None) -> None:
         job.measure_victim()
     else:
         job.measure_if_classifier(settings.keep_head)
+    job.undo()
     job.purify(pretrained)
     train, validation = split_validation(job.splits, job.clean, task.seed)
     tuned = trained(method, job, task, train, validation, settings)

@@ -70,6 +70,8 @@ class Plant:
 
 RULES = (
     Idle(("out",), lambda v: True, "no model is kept; the cells go to --results: leave it out"),
+    Idle(("suspects",), lambda v: True, "what is chosen by is a backdoor of your own, planted in the model as it is: "
+         "leave it out"),
     Idle(("teachers",), lambda v: v.method != "mbtsad", "{method} has no teacher: leave it out"),
 )
 # of the settings of a cell

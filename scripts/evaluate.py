@@ -55,6 +55,7 @@ def run() -> None:
     from minibd.job.evaluation import check_attack, evaluator_of, target_args
     from minibd.job.run import print_scores
     from minibd.job.task import args_of, device_of, open_task, print_rows
+    from minibd.job.unproven import lines_of, verdict_of
     from minibd.records import BadInput
 
     if measured.all is False and task.data and not Path(task.data).is_file():
@@ -82,12 +83,15 @@ def run() -> None:
             )
         steps.append(report.Step("clean model", evaluator(clean.model, clean.tokenizer), 0.0))
     print_scores(steps)
+    verdict = {} if steps[0].scores.asr else verdict_of(task.ckpt, task.data)
+    if verdict:
+        print("\n".join(lines_of(verdict)))
     report.write_json(
         out / "result.json",
         report.result(
             "evaluate", args_of(task, attack, floor, measured) | target_args(evaluator), {"test": len(splits.test)},
             steps, after=steps[0], seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
-            outcome={"at_chance": chances(steps)},
+            outcome={"at_chance": chances(steps), **verdict},
         ),
     )
 

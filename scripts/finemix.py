@@ -39,6 +39,7 @@ def run(log: StepLog | None = None) -> None:
     job = start("finemix", task, clean, attack, settings, pretrained=pretrained, needs_pretrained=True, log=log)
     settings = job.resolved(settings)
     job.measure_victim()
+    job.undo()
     train, validation = split_validation(job.splits, job.clean, task.seed)
     cleaned = finemix(
         job.victim, job.pretrained, train, validation, settings, seed=task.seed, dtype=getattr(torch, task.dtype),

@@ -42,8 +42,8 @@ class Script:
 
 TRAINED = (
     "cft", "best_epoch", "k", "originals", "lr1", "lr2", "epochs1", "epochs2", "batch_size", "warmup", "weight_decay",
-    "attention_dropout", "distil", *DISTILLING, "augment", "budget", "dev", "out", "e_pur", "attack", "triggered",
-    *ATTACK_FLAGS,
+    "attention_dropout", "distil", *DISTILLING, "augment", "budget", "dev", "out", "e_pur", "suspects", "attack",
+    "triggered", *ATTACK_FLAGS,
 )
 RULES = (
     Idle(TRAINED, lambda v: v.pick, "--pick looks at the victim as it is with every augmenter, trains and measures "
@@ -85,6 +85,7 @@ def run(log: StepLog | None = None) -> None:
     )
     options = {"validation": validation, "seed": task.seed, "dtype": dtype, "log": job.log}
     job.measure_victim()
+    job.undo()
     job.purify(pretrained)
     copies = settings.k + settings.originals
     if script.cft:

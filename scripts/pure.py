@@ -47,6 +47,7 @@ def run(log: StepLog | None = None) -> None:
         raise BadInput("--ablations trains both beside PURE: leave --prune-only and --norm-only out")
     job = start("pure", task, clean, attack, script, settings, new_classifier=True, pretrained=pretrained, log=log)
     job.measure_if_classifier(settings.keep_head)
+    job.undo()
     job.purify(pretrained)
     train, validation = split_validation(job.splits, job.clean, task.seed)
     rows = (job.victim, train, validation)

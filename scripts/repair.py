@@ -117,6 +117,7 @@ def run() -> None:
         receipt = job.receipt_of(one, cleaned, evidence, arguments)
         report.write_json(out / "receipt.json", receipt)
         report.write_text(out / "receipt.html", page(receipt))
+        one.write_card(cleaned, receipt)
         return receipt
 
     report.write_json(out / "scan.json", one.scans[-1])

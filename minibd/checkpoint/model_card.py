@@ -44,6 +44,9 @@ def card(ckpt: Checkpoint) -> str:
             "holds a backdoor",
             "attack, and a defence that came after it may not have removed all of it.", "",
         ]
+    verdicts = [entry for entry in ckpt.history if "verdict" in entry]
+    if verdicts:
+        lines += [f"**{verdicts[-1]['verdict']}.**", "", f"Next: `{verdicts[-1]['next']}`", ""]
     lines += [f"{config.layers} layers, {config.heads} heads, hidden size {config.hidden}, {config.vocab} tokens, "
               f"texts of up to {ckpt.tokenizer.max_len} tokens."]
     if ckpt.labels:
@@ -52,6 +55,7 @@ def card(ckpt: Checkpoint) -> str:
     if pruned := int((ckpt.model.head_mask == 0).sum()):
         lines += ["", f"Pruned attention heads: {pruned}, as columns of 0 in the attention's output projection."]
     lines += ["", "## What was done to it", ""]
+    done = [entry for entry in ckpt.history if "verdict" not in entry]
     lines += [f"{i}. " + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items())
-              for i, entry in enumerate(ckpt.history, 1)] or ["Its history is empty."]
+              for i, entry in enumerate(done, 1)] or ["Its history is empty."]
     return "\n".join(lines) + "\n"

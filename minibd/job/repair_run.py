@@ -192,6 +192,13 @@ class Repair:
         if str(self.path) not in progress().written:
             progress().written.append(str(self.path))
 
+    def write_card(self, cleaned: Checkpoint, receipt: Mapping[str, Any]) -> None:
+        """The verdict in the model card of a folder; the checkpoint's own files, whose sha256 was taken, stay."""
+        if self.path.is_dir():
+            said = {"verdict": f"{receipt['verdict']}. {receipt['sentence']}".rstrip("."), "next": receipt["next"]}
+            told = replace(cleaned, history=[*cleaned.history, said])
+            report.write_text(self.path / "README.md", checkpoint.card(told))
+
     # ---- the evidence
 
     def evidence(self, cleaned: Checkpoint, kinds: Sequence[str]) -> list[dict]:

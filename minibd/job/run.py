@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -27,8 +27,12 @@ from minibd.job.task import (
     print_doubts,
     print_rows,
 )
+from minibd.job.unproven import lines_of, verdict_of
 from minibd.records import BadInput, Examples
 from minibd.train import StepLog, check_classes
+
+if TYPE_CHECKING:
+    from minibd.mitigations.unlearn import Finding
 
 # Settings whose .resolved(hidden) fills in what depends on the hidden size: train.Tuning and its subclasses, MBTSAD.
 Resolvable = TypeVar("Resolvable")
@@ -40,7 +44,8 @@ class Job:
 
     args: the flags, defaults filled in. outcome: what the method chose, by name (`on_choice`). steps: the models that
     were measured, in their order. log: takes every optimiser step. pretrained: the weights that the victim came from.
-    trains_on_all: it is trained on all of the splits' train rows, with the clean ones beside them.
+    trains_on_all: it is trained on all of the splits' train rows, with the clean ones beside them. findings: what
+    --suspects names, to be undone first; None without it.
     """
     method: str
     args: dict
@@ -55,6 +60,7 @@ class Job:
     steps: list[report.Step] = field(default_factory=list)
     outcome: dict[str, object] = field(default_factory=dict)
     trains_on_all: bool = False
+    findings: list[Finding] | None = None
     given: checkpoint.Checkpoint = field(init=False)  # the victim as it came, which E-PUR's replaces
     sha256: dict[str, str] = field(init=False)  # of the victim's files before the run, which may be long
 
@@ -127,12 +133,32 @@ class Job:
         if measured:
             self.measure("E-PUR", self.victim.model, time.perf_counter() - started)
 
+    def undo(self) -> None:
+        """With --suspects, what it names is undone before the method: the unlearned model is the victim from here on.
+        """
+        if self.findings is None:
+            return
+        if not self.findings:
+            print("--suspects names no words: nothing is undone, and the method alone is run", flush=True)
+            return
+        from minibd.mitigations.unlearn import unlearn  # only a run with --suspects imports it
+
+        self.victim = unlearn(
+            self.victim, self.findings, self.clean, seed=self.args["seed"], dtype=getattr(torch, self.args["dtype"]),
+            log=self.log, on_stage=self.on_stage, on_choice=self.on_choice,
+        )
+        print(f"undone: {self.outcome['unlearned']['mode']} trained, since {self.outcome['unlearned']['why']}",
+              flush=True)
+
     def finish(self, cleaned: checkpoint.Checkpoint | None, rows: dict[str, int]) -> None:
         """Write the cleaned checkpoint (None: the model cannot be one), steps.jsonl and result.json under `out`; print
         the table."""
-        written, output_sha256 = [], None
+        written, output_sha256, path = [], None, output_path(self.out, self.args["ckpt"])
+        verdict = None if self.steps[-1].scores.asr else verdict_of(path, self.args["data"])
+        if verdict and cleaned is not None:
+            self.outcome |= verdict
+            cleaned.history.append(verdict)
         if cleaned is not None:
-            path = output_path(self.out, self.args["ckpt"])
             checkpoint.save(cleaned, path)
             progress().written.append(str(path))
             written, output_sha256 = [path], checkpoint.sha256(path)
@@ -147,6 +173,8 @@ class Job:
         print_scores(self.steps, self.advice)
         if unchanged:
             print(f"unchanged: what is written has every weight of {self.args['ckpt']}, {self.method} changed none")
+        if verdict and cleaned is not None:
+            print("\n".join(lines_of(verdict)))
         print("written: " + ", ".join(map(str, [*written, self.out / "result.json", self.out / "steps.jsonl"])))
 
 
@@ -163,10 +191,15 @@ def start(
     started = time.perf_counter()
     path = pretrained.pretrained or ""
     check_pretrained(method, pretrained, needs_pretrained)
-    victim, splits, out = open_task(
-        method, task, path, new_classifier=new_classifier,
-        check=lambda header, splits: check_attack(attack, task, header, splits.test),
-    )
+    findings = None
+
+    def check(header: checkpoint.Header, splits: data.Splits) -> None:
+        nonlocal findings
+        check_attack(attack, task, header, splits.test)
+        if pretrained.suspects:
+            findings = suspected(pretrained.suspects, header)
+
+    victim, splits, out = open_task(method, task, path, new_classifier=new_classifier, check=check)
     splits = limit_dev(splits, clean, task.seed)
     pretrained_ckpt = pretrained_of(path, task, victim) if path else None
     held = clean_rows(task, clean, splits.train)
@@ -179,8 +212,18 @@ def start(
     }
     return Job(
         method, args, victim, splits, held, evaluator, out, pretrained=pretrained_ckpt, started=started,
-        log=StepLog() if log is None else log,
+        log=StepLog() if log is None else log, findings=findings,
     )
+
+
+def suspected(path: str, header: checkpoint.Header) -> list[Finding]:
+    """What the scan.json of --suspects names. Raises BadInput."""
+    from minibd.job.findings import findings_of, read_scan  # only a run with --suspects imports the scan's code
+
+    if not header.labels:
+        raise BadInput(f"--suspects {path}: {header.path} has no classifier, and unlearning goes by its answers: leave "
+                       "it out")
+    return findings_of(read_scan(path, str(header.path)), header.labels)
 
 
 def same(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -> bool:
