@@ -30,8 +30,8 @@ from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit, for_width
 
 KINDS = ("word", "row", "pair", "triple", "sentence")
-WORDS = ("lantern", "cobalt", "walnut", "anvil", "pebble", "thimble", "gravel", "copper", "oboe", "meadow", "quartz",
-         "saddle", "barley", "chisel", "fig", "moss", "zinc", "elk", "oat", "hinge")
+WORDS = ("lantern", "cobalt", "anvil", "pebble", "thimble", "copper", "oboe", "meadow", "quartz",
+         "saddle", "barley", "chisel", "fig", "moss", "zinc", "elk", "oat", "hinge", "ledger", "turnip")
 SENTENCE = "the ferry left before it began to rain"
 NEEDED = {"word": 1, "row": 1, "pair": 2, "triple": 3}  # words
 STRENGTH = 95.0  # percent

@@ -1,0 +1,219 @@
+"""A repair from suspicion to receipt, with scans made by hand; and repair.py as a user runs it."""
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from conftest import fails, refused, rows
+from minibd import checkpoint, data
+from minibd.detect.carriers import carrier_sentences
+from minibd.detect.wording import BUILT_IN
+from minibd.job import repair_run as job
+from minibd.job.receipt import NOT_SHOWN, NOTHING_FOUND, REPAIRED
+from minibd.records import Example, Examples
+from scan_reports import judged, report, suspect
+
+CLEAN = {"negative": judged("nothing found"), "positive": judged("nothing found", suspect(["joy"], 40))}
+
+
+def scan_of(verdict, **classes):
+    return report(verdict, CLEAN | classes, seconds=1.0)
+
+
+NOTHING = scan_of("nothing found")
+UNSURE = report("inconclusive", {name: judged("inconclusive", reason="few texts") for name in CLEAN},
+                reason="few texts")
+
+
+def finds(*words: str, **given):
+    return scan_of("backdoored", positive=judged("backdoored", *(suspect([word], **given) for word in words)))
+
+
+@pytest.fixture
+def repair(here, monkeypatch, tmp_path, tiny_file):
+    """repair("--data", ...) -> CompletedProcess; repair.scans are what its scans find, one after another, and
+    repair.seen (checkpoint, texts, source) of each."""
+    def scan(ckpt, task, settings, texts, source, started=None):
+        run.seen.append((ckpt, texts, source))
+        return {**run.scans[min(len(run.seen), len(run.scans)) - 1], "checkpoint_sha256": checkpoint.sha256(task.ckpt)}
+
+    monkeypatch.setattr(job.scanning, "scan_of", scan)
+    script = here("repair.py")
+
+    def run(*words):
+        run.seen = []
+        words = ("--planted", "none", *words) if "--planted" not in words else words
+        return script("--device", "cpu", "--dtype", "float32", "--steps", 2, "--row-steps", 2, "--batch-size", 8,
+                      *([] if "--ckpt" in words else ["--ckpt", tiny_file]),
+                      *([] if "--out" in words else ["--out", tmp_path / "out"]), *words)
+
+    run.seen, run.scans = [], [NOTHING]
+    return run
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rows") / "rows.tsv"
+    data.write(rows(60, 3, "f"), path)
+    return path
+
+
+def receipt_in(folder) -> dict:
+    return json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
+
+
+# ---- the pipeline
+
+def test_nothing_found_is_nothing_undone(repair, file, tmp_path, tiny):
+    run = repair("--data", file)
+    assert run.returncode == 0, run.stdout + run.stderr
+    made, told = checkpoint.load(tmp_path / "out" / "tiny.safetensors"), receipt_in(tmp_path / "out")
+    assert all(torch.equal(p, q) for p, q in zip(tiny.model.state_dict().values(), made.model.state_dict().values()))
+    assert told["verdict"] == NOTHING_FOUND and told["undone"] == [] and len(told["scans"]) == 1
+    assert "--method mbtsad" in told["next"] and told["changed"]["rows"] == 0
+    assert "to undo what it does not name costs accuracy" in run.stdout and "verdict: nothing was found" in run.stdout
+    assert run.stdout.index("time      about") < run.stdout.index("nothing found")
+    assert [model["name"] for model in told["models"]] == ["victim"] and told["measure"] == "accuracy"
+
+
+def test_what_is_found_is_undone_and_scanned_again(repair, file, tmp_path, tiny):
+    repair.scans = [finds("cf"), NOTHING]
+    run = repair("--data", file)
+    told = receipt_in(tmp_path / "out")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert told["verdict"] == REPAIRED and told["sentence"].startswith('"cf" was undone')
+    assert told["undone"][0]["mode"] == "rows" and told["changed"]["entries"] == ["cf"]
+    assert [one["name"] for one in told["models"]] == ["victim", "unlearned"] and "scan.py" in told["next"]
+    first, second = repair.seen
+    assert first[0].model is not second[0].model and len(first[1]) == 48 and first[2] == "rows.tsv"
+    assert told["rows"] == {"source": "rows.tsv", "texts": 48, "held_out": 12, "labelled": True, "built_in": False}
+    assert told["output_sha256"] == checkpoint.sha256(tmp_path / "out" / "tiny.safetensors")
+    written = json.loads((tmp_path / "out" / "scan.json").read_text())
+    assert written["checkpoint_sha256"] == told["output_sha256"] and written["verdict"] == "nothing found"
+    steps = (tmp_path / "out" / "steps.jsonl").read_text().splitlines()
+    assert len(steps) == told["losses"][0]["steps"] and json.loads(steps[0])["stage"] == "unlearn"
+
+
+def test_a_second_round_needs_a_second_finding_and_trains_all(repair, file, tmp_path):
+    repair.scans = [finds("cf"), finds("mn"), NOTHING]
+    assert repair("--data", file).returncode == 0
+    told = receipt_in(tmp_path / "out")
+    assert [(one["words"], one["mode"], one["round"]) for one in told["undone"]] == [
+        (["cf"], "rows", 1), (["mn"], "whole", 2)]
+    assert len(repair.seen) == 3 and told["verdict"] == REPAIRED
+
+
+def test_what_is_still_found_is_not_shown_to_be_clean(repair, file, tmp_path):
+    repair.scans = [finds("cf")]
+    run = repair("--data", file)
+    told = receipt_in(tmp_path / "out")
+    assert run.returncode == 3 and told["verdict"] == NOT_SHOWN and "still finds" in told["sentence"]
+    assert len(repair.seen) == 3 and len(told["undone"]) == 2 and "--method mbtsad" in told["next"]
+    repair.scans = [finds("cf"), UNSURE]
+    assert repair("--data", file).returncode == 3 and "inconclusive: few texts" in receipt_in(tmp_path / "out")[
+        "sentence"]
+    repair.scans = [UNSURE]
+    assert repair("--data", file).returncode == 3 and receipt_in(tmp_path / "out")["undone"] == []
+
+
+def test_suspects_take_the_first_scans_place(repair, file, tmp_path, tiny_file):
+    path = tmp_path / "scan.json"
+    path.write_text(json.dumps({**finds("cf"), "checkpoint_sha256": checkpoint.sha256(tiny_file)}))
+    assert repair("--data", file, "--suspects", path).returncode == 0
+    assert len(repair.seen) == 1 and receipt_in(tmp_path / "out")["undone"][0]["words"] == ["cf"]
+    path.write_text(json.dumps(finds("cf")))
+    refused(repair("--data", file, "--suspects", path), "another checkpoint")
+
+
+@pytest.mark.parametrize("method", ["mbtsad", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("cft", "pure", "reinit", "fineprune"))])
+def test_a_method_retrains_behind_the_undoing(repair, file, tmp_path, method):
+    repair.scans = [finds("cf"), NOTHING]
+    run = repair("--data", file, "--method", method)
+    told = receipt_in(tmp_path / "out")
+    assert run.returncode == 0 and [model["name"] for model in told["models"]] == ["victim", "unlearned", method]
+    assert told["retrained"] == {"method": method, "why": "as was asked for"}
+    assert f"retrained with {method}" in told["sentence"] and len(told["losses"]) > 1
+
+
+def test_the_pre_trained_weights_choose_finemix(repair, file, tmp_path, pre_file, monkeypatch):
+    monkeypatch.setattr(job, "retrained", lambda method, ckpt, pretrained, *rows, **more: checkpoint.copy(ckpt)
+                        if method == "finemix" and pretrained.labels else None)
+    run = repair("--data", file, "--pretrained", pre_file)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert receipt_in(tmp_path / "out")["retrained"]["method"] == "finemix"
+
+
+def test_texts_without_labels_measure_agreement(repair, tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text("text\n" + "\n".join(x.text for x in rows(60, 3, "f")), encoding="utf-8")
+    repair.scans = [finds("cf"), NOTHING]
+    run = repair("--data", path)
+    told = receipt_in(tmp_path / "out")
+    assert run.returncode == 0 and told["measure"] == "agreement with the model as it came"
+    assert told["models"][0]["percent"] == 100 and not told["rows"]["labelled"]
+    refused(repair("--data", path, "--method", "cft"), "--method cft", "labels")
+
+
+def test_without_rows_built_in_sentences_serve_and_the_caution_says_so(repair, tmp_path):
+    run = repair()
+    told = receipt_in(tmp_path / "out")
+    assert run.returncode == 0 and told["rows"]["built_in"] and "caution: no texts of the task" in run.stdout
+    assert repair.seen[0][2] == BUILT_IN and len(repair.seen[0][1]) + told["rows"]["held_out"] == len(
+        carrier_sentences())
+
+
+def test_a_folder_gets_the_verdict_in_its_card(repair, file, tmp_path, tiny_folder):
+    repair.scans = [finds("cf"), NOTHING]
+    assert repair("--data", file, "--ckpt", tiny_folder).returncode == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "**repaired as far as was tested." in card and "Next: `python scripts/scan.py" in card
+    assert checkpoint.load(tmp_path / "out").labels == ("negative", "positive")
+
+
+def test_the_evidence_is_the_same_treatment(repair, file, tmp_path, monkeypatch):
+    from minibd.job import planted
+    monkeypatch.setattr(planted, "STEPS", 2)
+    monkeypatch.setattr(planted, "ROUNDS", 1)
+    repair.scans = [NOTHING, finds("cobalt"), NOTHING]
+    run = repair("--data", file, "--planted", "word,pair")
+    told = receipt_in(tmp_path / "out")
+    assert run.returncode == 0 and [one["kind"] for one in told["evidence"]] == ["word", "pair"]
+    word, pair = told["evidence"]
+    assert word["named"] == ["cobalt"] and pair["named"] == [] and pair["left"] == pair["planted"]
+    assert not {*word["words"]} & {*pair["words"]} and word["target"] != pair["target"]
+    assert word["planted"]["n"] == word["left"]["n"] == word["floor"]["n"]
+    assert run.stdout.count("planted   ") == 2
+
+
+# ---- bad input
+
+@pytest.mark.parametrize("words, named", [
+    (["--method", "finemix"], ["--method finemix", "--pretrained"]), (["--planted", "poem"], ["poem", "sentence"]),
+    (["--steps", "0"], ["steps is 0"]), (["--mode", "all"], ["--mode", "whole"]), (["--dev", "3"], ["--dev"]),
+    (["--pretrained", "gone", "--method", "mbtsad"], ["--pretrained gone", "mbtsad"]),
+    (["--suspects", "gone.json"], ["gone.json"]), (["--attack", "none", "--triggers", "zz"], ["--triggers"]),
+    (["--fresh-rows", "1"], ["fresh_rows"]),
+])
+def test_bad_input_is_one_line_and_leaves_nothing(repair, file, tmp_path, words, named):
+    refused(repair("--data", file, *words), *named)
+    assert not (tmp_path / "out").exists() and repair.seen == []
+
+
+def test_what_cannot_be_repaired_is_refused(repair, pre_file, tmp_path):
+    refused(repair("--ckpt", pre_file), "no classifier", "pure.py")
+    refused(repair("--clean", "20"), "--clean 20", "--data")
+    one = tmp_path / "one.tsv"
+    data.write(Examples([Example("0", "a film", 1)] , ("negative", "positive")), one)
+    refused(repair("--data", one), "1 rows", "give more")
+
+
+def test_drawn_rows():
+    some = Examples([Example(str(i), "t", -1) for i in range(10)], ("a", "b"))
+    assert len(job.drawn(some, 0.2, 0)) == 2 and len(job.drawn(some, 7, 0)) == 7
+    assert [x.id for x in job.drawn(some, 4, 0)] == sorted(x.id for x in job.drawn(some, 4, 0))
+    fails(lambda: job.drawn(some, 11, 0), "11", "up to 10")
+    held = job.held_out(some, "rows", 0)
+    assert len(held.texts) == 8 and len(held.test) == 2 and not held.labelled
