@@ -90,7 +90,8 @@ def run(log: StepLog | None = None) -> None:
     copies = settings.k + settings.originals
     if script.cft:
         # The teacher's schedule over the clean rows alone, with as many more passes: the same number of steps.
-        started, schedule = time.perf_counter(), replace(settings.schedule(1), epochs=settings.epochs1 * copies)
+        started, schedule = time.perf_counter(), settings.schedule(1, copies * len(train))
+        schedule = replace(schedule, epochs=schedule.epochs * copies)
         tuned = finetune(job.victim, train, schedule, **options)
         job.measure("CFT", tuned.model, time.perf_counter() - started)
     cleaned = mbtsad(

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from conftest import ROOT, fails
+from conftest import rows as drawn_rows
 from minibd import checkpoint, predict
 from minibd.augment import lexicon
 from minibd.augment.addtrigger import addtrigger
@@ -1168,3 +1169,24 @@ def test_a_row_of_contextual_substitution_needs_a_language_model(
         == 0
     )
     assert len(asked) == 2 and str(tmp_path / "other.safetensors") in asked[1]  # not what the first one left
+
+
+# ---- the student's dropout, few rows
+
+def test_without_the_students_dropout_equal_models_have_nothing_to_distil(tiny):
+    """With it even h_0 is compared behind a mask; without it the first step's terms of two identical models are 0."""
+    clean = tiny.tokenizer.encode(drawn_rows(8, 0, "r"))
+    first = {}
+    for dropout in (True, False):
+        steps = []
+        distil(tiny, tiny, clean, replace(MBTSAD(epochs2=1), student_dropout=dropout), log=steps.append)
+        first[dropout] = steps[0]["terms"]
+    assert first[False]["hid"] < 1e-9 and first[False]["att"] < 1e-4
+    assert first[True]["hid"] > 1e-3 and first[True]["att"] > 1e-2
+
+
+def test_few_rows_get_as_many_steps_as_asked():
+    settings = MBTSAD(lr1=1e-4, lr2=1e-4, steps=50, batch_size=10)
+    assert settings.schedule(1, 40).epochs == 13 and settings.schedule(2, 1000).epochs == 2  # 4 and 100 a pass
+    assert settings.schedule(1).epochs == replace(settings, steps=0).schedule(1, 40).epochs == 2
+    fails(lambda: MBTSAD(steps=-1), "steps is -1")

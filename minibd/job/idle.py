@@ -46,7 +46,8 @@ ATTACK = (
 
 TUNING = ("lr", "epochs", "steps", "batch_size", "warmup", "weight_decay")  # train.Tuning's
 SPLITTING = ("rate", "max_targets", "min_char")
-DISTILLING = ("lr2", "epochs2", "attention_dropout2", "alpha", "beta", "gamma", "p", "ablate", "variant")
+DISTILLING = ("lr2", "epochs2", "attention_dropout2", "student_dropout", "alpha", "beta", "gamma", "p", "ablate",
+              "variant")
 
 
 def _picks(v: SimpleNamespace) -> bool:

@@ -19,7 +19,7 @@ OWN = """
 .parts { columns: 22rem; column-gap: 2rem; padding: 0; list-style: none; max-width: none; }
 .parts li { display: flex; justify-content: space-between; gap: 1rem; border-bottom: 1px solid var(--line);
             break-inside: avoid; }
-.command { overflow-x: visible; }
+.undone { table-layout: fixed; }
 """
 
 
@@ -108,7 +108,7 @@ def undone(receipt: Mapping[str, Any]) -> str:
 <p>The model was trained to answer texts with these words in them, alone and together, as it answered them without.
 No label is read for that. Before and after are counts of held-out texts of other classes, with the words at random
 places.</p>
-{table("suspects cards", heads, rows)}</section>"""
+{table("undone cards", heads, rows)}</section>"""
 
 
 def accuracy(receipt: Mapping[str, Any]) -> str:
@@ -147,7 +147,7 @@ def evidence(receipt: Mapping[str, Any]) -> str:
 <p>Backdoors of our own were planted in copies of the result, one at a time, then scanned for and undone in the same
 way. What is left of them tells what this treatment removes from this model. It does not tell that nothing else is in
 it: an attacker's trigger may be of a kind that was not planted here.</p>
-{table("suspects cards", heads, rows)}</section>"""
+{table("undone cards", heads, rows)}</section>"""
 
 
 def tested(receipt: Mapping[str, Any]) -> str:
@@ -182,10 +182,9 @@ def training(receipt: Mapping[str, Any]) -> str:
     moved = sorted((one for one in changed["parts"] if one["moved"]), key=lambda one: -one["moved"])[:MOVED]
     parts = "".join(f'<li><span>{escape(visible(one["part"]))}</span><span class="number">{100 * one["moved"]:.3f} %'
                     "</span></li>\n" for one in moved)
-    entries = " ".join(map(word, changed["entries"][:12]))
-    more = " and more" if changed["rows"] > 12 else ""
-    rows_said = f"<p>{count(changed['rows'])} rows of the embedding table changed: {entries}{more}.</p>\n" if \
-        changed["rows"] else "<p>No row of the embedding table changed.</p>\n"
+    few = 0 < changed["rows"] <= len(changed["entries"])
+    entries = f": {' '.join(map(word, changed['entries']))}" if few else ""
+    rows_said = f"<p>{count(changed['rows'])} rows of the embedding table changed{entries}.</p>\n"
     layers = (f"<p>How far each part of the model moved, of its own length:</p>\n<ul class=\"parts\">\n{parts}</ul>\n"
               if parts else "<p>No weight changed.</p>\n")
     return f"""<section>
@@ -205,7 +204,7 @@ def next_step(receipt: Mapping[str, Any]) -> str:
             NOT_SHOWN: "Do not use this model where someone gains by its wrong answers. To go on:",
             NOTHING_FOUND: "Where the model decides something that matters, retraining is what is left to do; alone it "
                            "weakens a backdoor and seldom removes it:"}[receipt["verdict"]]
-    return (f'<section>\n<h2>What to do next</h2>\n<p>{said}</p>\n<pre class="command">'
+    return (f'<section>\n<h2>What to do next</h2>\n<p>{said}</p>\n<pre>'
             f'{escape(visible(receipt["next"], 2000))}</pre>\n</section>')
 
 

@@ -27,7 +27,7 @@ from minibd.cli import Attack, Clean, Task, progress
 from minibd.data import generator
 from minibd.detect.carriers import carrier_sentences
 from minibd.detect.scan import TEXTS_A_CLASS, Scan
-from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, visible
+from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, listed, visible
 from minibd.evaluate import Evaluator, asr
 from minibd.job import scanning
 from minibd.job.e_pur import pretrained_of
@@ -61,6 +61,7 @@ CHECKED = 200  # held-out texts that an undone finding is put into again
 STILL = 0.25  # share of them that it may still flip, beyond what a few texts cannot tell
 ROUNDS = 2
 METHODS = ("auto", "none", "mbtsad", "pure", *REPAIRS)
+LEAST_STEPS = 200  # of each of MBTSAD's trainings, however few the rows
 PLANTED_TEXTS = 600  # that a backdoor of one's own is planted with, at most
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +332,7 @@ def retrained(
     options = {"seed": seed, "dtype": dtype, "log": log}
     if method == "mbtsad":
         from minibd.mitigations.mbtsad import MBTSAD, mbtsad
-        return mbtsad(ckpt, clean, MBTSAD(), **options)
+        return mbtsad(ckpt, clean, MBTSAD(steps=LEAST_STEPS), **options)
     validation = data.sample(clean, 0.1, seed)
     ids = {x.id for x in validation}
     train = clean.like(x for x in clean if x.id not in ids)
@@ -418,18 +419,19 @@ def verdict_of(repair: Repair) -> tuple[str, str]:
         if last["verdict"] == FOUND:
             return NOT_SHOWN, "The scan finds a backdoor, and it was not undone."
         return NOT_SHOWN, f"The scan is inconclusive: {last['reason'] or 'no class could be judged'}."
-    words = "; ".join(dict.fromkeys(quoted_words(one) for one in repair.undone))
+    named = list(dict.fromkeys(quoted_words(one) for one in repair.undone))
+    words = f"{listed(named)} {'was' if len(named) == 1 else 'were'} undone"
     still = [one for one in repair.undone if one["after"]["interval"][0] > 100 * STILL
              and one["round"] == max(two["round"] for two in repair.undone)]
     if last["verdict"] == FOUND:
-        return NOT_SHOWN, f"{words} was undone, and the last scan still finds words that act as a trigger."
+        return NOT_SHOWN, f"{words}, and the last scan still finds words that act as a trigger."
     if still:
         share = still[0]["after"]["percent"]
         return NOT_SHOWN, (f"{quoted_words(still[0])} was undone and still takes {share:.0f} % of held-out texts to "
                            f"{visible(still[0]['target'])}.")
     if last["verdict"] == INCONCLUSIVE and first["verdict"] != INCONCLUSIVE:
-        return NOT_SHOWN, f"{words} was undone; the scan of the result is inconclusive: {last['reason']}."
-    return REPAIRED, f"{words} was undone{more}, and a scan of the result finds nothing."
+        return NOT_SHOWN, f"{words}; the scan of the result is inconclusive: {last['reason']}."
+    return REPAIRED, f"{words}{more}, and a scan of the result finds nothing."
 
 
 def next_command(repair: Repair, verdict: str) -> str:

@@ -10,6 +10,11 @@ pre-trained weights.
     5                             theta_S <- theta_S - lr2 dL / dtheta_S, theta_T frozen
     6  return theta_S
 
+Lines 4 and 5 copy the teacher. The student is trained with its dropout and compared with a teacher that has none, so
+that even h_0 is compared behind it: two identical models have L_hid 0.62 and L_AT 1.74 (MiniLM, SST-2), about what a
+whole run ends at. `student_dropout` False leaves the student's out: the terms then go to 0.003 and 0.09, and the ASR to
+the teacher's (17.0 beside 17.1; with dropout 12.7; one seed). What step 2 adds to a copy here is this noise.
+
 Departure: while the teacher is retrained half of the attention edges are dropped (`attention_dropout`; the paper does
 not mention it). A rare-word trigger acts through few strong edges, a sentiment through many; README.md has what it
 changes.
@@ -35,7 +40,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +54,7 @@ from minibd.blending import OnStage
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import generator, in_order
-from minibd.models.dropout import attention_dropout
+from minibd.models.dropout import attention_dropout, without_dropout
 from minibd.predict import best_on
 from minibd.records import BadInput, Batch, Example, Examples, Output
 from minibd.tokenizer import Encoded, Tokenizer
@@ -104,6 +111,14 @@ class MBTSAD:
         None, "the same while the student is distilled (default: the model's own)", paper="not mentioned; BERT 0.1",
         kind=float,
     )
+    student_dropout: bool = setting(
+        True, "dropout of the student while it is distilled; without it, step 2 is a copy of the teacher",
+        paper="not mentioned",
+    )
+    steps: int = setting(
+        0, "least steps of each training: few rows get more passes (0: as many as the passes make)",
+        paper="not mentioned",
+    )
     alpha: float = setting(
         5.0, "weight of the attention term", paper="not legible in the published text, set per attack"
     )
@@ -128,6 +143,8 @@ class MBTSAD:
         for name in ("attention_dropout", "attention_dropout2"):
             if not 0 <= (getattr(self, name) or 0.0) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, a probability: it must lie in 0..1, 1 excluded")
+        if self.steps < 0:
+            raise BadInput(f"steps is {self.steps}, it must not be negative")
         if not (self.p > 0 and 0 <= self.rate <= 1):
             raise BadInput(f"p is {self.p} and rate {self.rate}: p must be above 0 and rate in 0..1")
         if not (min(self.alpha, self.beta, self.gamma) >= 0 and sum(self.weights.values()) > 0):
@@ -150,9 +167,11 @@ class MBTSAD:
         lr = 2e-4 * (384 / hidden) ** 0.5
         return replace(self, lr1=lr if self.lr1 is None else self.lr1, lr2=lr if self.lr2 is None else self.lr2)
 
-    def schedule(self, step: int) -> Schedule:
-        """The schedule of step 1 (retraining) or 2 (distillation)."""
+    def schedule(self, step: int, rows: int = 0) -> Schedule:
+        """The schedule of step 1 (retraining) or 2 (distillation). rows: of D_aug, for `steps`."""
         lr, epochs = ((self.lr1, self.epochs1), (self.lr2, self.epochs2))[step - 1]
+        if self.steps and rows:
+            epochs = max(epochs, ceil(self.steps / ceil(rows / self.batch_size)))
         return Schedule(lr, epochs, self.batch_size, self.warmup, self.weight_decay)
 
     @property
@@ -315,8 +334,8 @@ def retrain(
     teacher = checkpoint.copy(victim)
     with attention_dropout(teacher.model, settings.attention_dropout):
         fit(
-            teacher.model, victim.tokenizer, d_aug, cross_entropy, settings.schedule(1), seed=seed, dtype=dtype,
-            log=log, name="TS-FT", score=best_on(victim.tokenizer, validation), on_choice=on_choice,
+            teacher.model, victim.tokenizer, d_aug, cross_entropy, settings.schedule(1, len(d_aug)), seed=seed,
+            dtype=dtype, log=log, name="TS-FT", score=best_on(victim.tokenizer, validation), on_choice=on_choice,
         )
     return teacher
 
@@ -337,10 +356,12 @@ def distil(
             taught = teacher.model(batch, want)
         return distill_terms(model(batch, want), taught, batch, settings)
 
-    with attention_dropout(student.model, settings.attention_dropout2):
+    quiet = nullcontext() if settings.student_dropout else without_dropout(student.model)
+    with attention_dropout(student.model, settings.attention_dropout2), quiet:
         fit(
-            student.model, victim.tokenizer, d_aug, loss, settings.schedule(2), seed=seed + 1, weights=settings.weights,
-            dtype=dtype, log=log, name="MBTSAD", score=best_on(victim.tokenizer, validation), on_choice=on_choice,
+            student.model, victim.tokenizer, d_aug, loss, settings.schedule(2, len(d_aug)), seed=seed + 1,
+            weights=settings.weights, dtype=dtype, log=log, name="MBTSAD",
+            score=best_on(victim.tokenizer, validation), on_choice=on_choice,
         )
     return student
 

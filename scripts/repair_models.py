@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""How much a repair removes: victims of every attack, repaired with 20 % clean rows, with 64 texts without labels, with
+nothing but the model.
+
+    python scripts/repair_models.py all --minilm MINILM_FOLDER --sst2 SST2_FOLDER
+    python scripts/repair_models.py all --minilm MINILM_FOLDER --sst2 SST2_FOLDER --device cuda --dtype bfloat16 \
+        --jobs 6
+    python scripts/repair_models.py all --minilm MINILM_FOLDER --sst2 SST2_FOLDER --only ep,sos --seeds 0 --held 20%
+    python scripts/repair_models.py all --base reviews --only badnets --seeds 0
+    python scripts/tables.py repair --write        # the page of what is there
+
+attack.py trains each victim and its clean twin under --work; what is there is not trained again. Each repair is a cell,
+appended to --results as it ends: CACC and ASR of the victim, after the undoing, after each further part, the clean
+twin's floor on the same triggered rows, what the scans found, and seconds. No repair sees a triggered row. One process
+a victim ("one" is that process).
+"""
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minibd.cli import PART_OF, main, parse, progress, setting
+
+if TYPE_CHECKING:
+    from minibd.checkpoint import Checkpoint
+    from minibd.job.repair_run import Rows
+
+HERE = Path(__file__).parent
+SST2 = {  # attack.py's flags, those of the attacks' own papers but for LWP's more passes, which MiniLM needs
+    "badnets": "--attack badnets --rate 0.1 --lr 2e-5 --epochs 3 --twin", "lwp": "--attack lwp --twin",
+    "ep": "--attack ep --twin", "sos": "--attack sos --twin", "ripple": "--attack ripple --twin",
+    "addsent": "--attack addsent --twin",
+    "hiddenkiller": "--attack paraphrase --paraphrases {sst2}/hiddenkiller --rate 0.2 --twin",
+    "stylebkd": "--attack paraphrase --paraphrases {sst2}/stylebkd --rate 0.2 --twin",
+}
+REVIEWS = {  # the built-in classifier of width 128, on fewer rows
+    "badnets": "--rows 3000 --attack badnets --twin", "lwp": "--rows 6000 --epochs 8 --attack lwp --twin",
+    "ep": "--rows 3000 --attack ep --epochs 9 --twin", "sos": "--rows 3000 --attack sos --epochs 9 --twin",
+    "ripple": "--rows 1000 --attack ripple --twin", "addsent": "--rows 3000 --attack addsent --twin",
+}
+BASES = {"sst2": SST2, "reviews": REVIEWS}
+HELD = ("20%", "300", "64", "none")  # clean rows: a share of the training rows, or so many; without labels from 64 down
+UNLABELLED = ("64", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What the victims are made of, which of them, and how they are repaired"""
+    base: str = setting("sst2", "sst2: MiniLM on SST-2; reviews: the built-in classifier", choices=tuple(BASES))
+    minilm: str = setting("", "folder of MiniLM")
+    sst2: str = setting("", "folder of SST-2's rows")
+    only: tuple[str, ...] = setting((), f"attacks: {', '.join(SST2)} (default all of the base)")
+    seeds: tuple[str, ...] = setting(("0", "1", "2"), "seeds of victim and repair")
+    held: tuple[str, ...] = setting(("20%", "64", "none"), f"clean rows: {', '.join(HELD)}")
+    method: str = setting("none", "what retrains behind the undoing, where there are labels",
+                          choices=("none", "mbtsad", "cft", "finemix"))
+    mode: str = setting("auto", "what is trained to undo", choices=("auto", "rows", "whole"))
+    work: str = setting("out/repair-models", "folder of the victims, kept and used again")
+    results: str = setting("scripts/results/repair.jsonl", "file that the cells are appended to")
+    jobs: int = setting(1, "victims at a time")
+    device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
+    dtype: str = setting("float32", "precision of matrix products, training and scans",
+                         choices=("float32", "bfloat16"))
+    force: bool = setting(False, "repair again what is there; the newest of a cell's lines counts")
+
+
+def run() -> None:
+    job, where = parse(__doc__, Where, first=("job", ("all", "one")))
+    attacks = checked(where)
+    if job == "one":
+        repaired(attacks[0], int(where.seeds[0]), where)
+        return
+    progress().kept = f"victims under {where.work} and cells in {where.results} stay, the same command goes on"
+    todo = [(attack, seed) for seed in where.seeds for attack in attacks]
+    with ThreadPoolExecutor(where.jobs) as pool:  # the threads wait for the processes that they start
+        for _ in pool.map(lambda one: process(*one, where), todo):
+            pass
+
+
+def checked(where: Where) -> list[str]:
+    """The attacks. Raises BadInput, before the first hour."""
+    from minibd.records import BadInput  # imports torch, which --help does without
+
+    attacks = list(where.only or BASES[where.base])
+    if wrong := [name for name in attacks if name not in BASES[where.base]]:
+        raise BadInput(f"--only {','.join(wrong)}: {where.base} has {', '.join(BASES[where.base])}")
+    if wrong := [held for held in where.held if held not in HELD]:
+        raise BadInput(f"--held {','.join(wrong)}: give some of {', '.join(HELD)}")
+    if wrong := [seed for seed in where.seeds if not seed.isdecimal()]:
+        raise BadInput(f"--seeds {','.join(wrong)}: give whole numbers")
+    if where.base == "sst2" and not (where.minilm and where.sst2):
+        raise BadInput("--base sst2 needs --minilm and --sst2: name both folders, or give --base reviews")
+    return attacks
+
+
+def process(attack: str, seed: str, where: Where) -> None:
+    """One victim, trained and repaired in a process of its own."""
+    flags = asdict(where) | {"only": (attack,), "seeds": (seed,), "jobs": 1}
+    words = []
+    for name, value in flags.items():
+        if isinstance(value, bool):
+            words += [f"--{name}"] if value else []
+        elif value not in ("", ()):
+            words.append(f"--{name}={','.join(value) if isinstance(value, tuple) else value}")
+    code = subprocess.run([sys.executable, str(HERE / "repair_models.py"), "one", *words],
+                          env={**os.environ, PART_OF: "repair_models.py", "OMP_NUM_THREADS": os.environ.get(
+                              "OMP_NUM_THREADS", "1")}).returncode
+    if code:  # the others go on
+        print(f"{where.base}/{attack}, seed {seed}: ended with status {code} (its own line is above)", flush=True)
+        return
+    progress().finished.append(f"{attack} {seed}")
+
+
+# ---- one victim
+
+def victim_of(attack: str, seed: int, where: Where) -> Path:
+    """The folder of the victim, made where it is not there."""
+    out = Path(where.work, where.base, f"{attack}-{seed}")
+    if not (out / "attack.json").exists():  # written last
+        ckpt = where.minilm if where.base == "sst2" else "weights/bert-twin.safetensors"
+        rows = [f"--data={where.sst2}"] if where.base == "sst2" else []
+        words = shlex.split(BASES[where.base][attack].format(sst2=where.sst2))
+        code = subprocess.run([sys.executable, str(HERE / "attack.py"), f"--ckpt={ckpt}", *rows, f"--out={out}",
+                               f"--seed={seed}", f"--device={where.device}", f"--dtype={where.dtype}", *words],
+                              env={**os.environ, PART_OF: "repair_models.py"}).returncode
+        if code:
+            raise SystemExit(code)
+    return out
+
+
+def model_in(victim: Path, clean: bool = False) -> Path:
+    """The victim's checkpoint, or its clean twin's."""
+    if (victim / "config.json").exists():
+        return victim / "clean" if clean else victim
+    files = sorted(victim.glob("*.safetensors"), key=lambda path: path.name.startswith("clean-"))
+    return files[-1 if clean else 0]
+
+
+def repaired(attack: str, seed: int, where: Where) -> None:
+    """The cells of one victim that are not there yet."""
+    from minibd.result_store import ResultStore
+
+    store = ResultStore(where.results)
+    cells = [{"base": where.base, "attack": attack, "flags": BASES[where.base][attack], "seed": seed, "held": held,
+              "method": "none" if held in UNLABELLED else where.method, "mode": where.mode, "dtype": where.dtype}
+             for held in where.held]
+    todo = [cell for cell in cells if where.force or store.get(cell) is None]
+    if not todo:
+        return
+    victim = victim_of(attack, seed, where)
+    for cell in todo:
+        store.add(cell, {"result": one_repair(cell, victim, where)})
+        progress().finished.append(f"{attack} {seed} {cell['held']}")
+
+
+def rows_of(held: str, seed: int, where: Where, ckpt: Checkpoint) -> Rows:
+    """What the defender holds, and all test rows to measure on."""
+    from dataclasses import replace
+
+    from minibd import data, reviews
+    from minibd.detect.carriers import carrier_sentences
+    from minibd.detect.wording import BUILT_IN
+    from minibd.job.repair_run import Rows
+    from minibd.records import Examples
+
+    if where.base == "sst2":
+        splits = data.read_splits(where.sst2, seed=seed, labels=ckpt.labels)
+        train, test = splits.train, splits.test
+    else:
+        train, _, test = reviews.splits(**reviews.PAIRS)
+    if held == "none":
+        return Rows(Examples(carrier_sentences(), ckpt.labels), test, True, BUILT_IN)
+    some = data.sample(train, 0.2 if held == "20%" else float(held), seed)
+    if held in UNLABELLED:
+        some = some.like(replace(x, label=-1) for x in some)
+    return Rows(some, test, True, "rows of the task")
+
+
+def one_repair(cell: dict, victim: Path, where: Where) -> dict:
+    """One repair, measured on all test rows and all triggered ones."""
+    import time
+
+    from minibd import checkpoint
+    from minibd.cli import Attack, Task
+    from minibd.detect.scan import Scan
+    from minibd.job import repair_run as job
+    from minibd.job.receipt import brief
+    from minibd.job.task import device_of
+    from minibd.mitigations.unlearn import Unlearning
+
+    started, path = time.perf_counter(), model_in(victim)
+    device = device_of(where.device)
+    ckpt = checkpoint.load(path, device)
+    name = "-".join(str(cell[key]).strip("%") for key in ("attack", "seed", "held", "method", "mode"))
+    out = Path(where.work, where.base, "repaired", name)
+    task = Task(str(path), data=where.sst2, out=str(out), seed=cell["seed"], device=where.device, dtype=where.dtype)
+    rows = rows_of(cell["held"], cell["seed"], where, ckpt)
+    more = Attack(paraphrases=f"{where.sst2}/{cell['attack']}") if "paraphrase" in cell["flags"] else Attack()
+    evaluator = job.open_evaluator(more, task, ckpt, rows)
+    twin = checkpoint.load(model_in(victim, clean=True), device)
+    floor = evaluator(twin.model, twin.tokenizer)
+    pretrained = checkpoint.load(where.minilm, device, labels=ckpt.labels) if cell["method"] == "finemix" else None
+    settings = Unlearning(mode=cell["mode"]).resolved(ckpt.model.config.hidden)
+    one = job.Repair(task, settings, Scan(), ckpt, rows, evaluator, out, pretrained)
+    one.run(cell["method"], "as the cell says", None)
+    verdict, sentence = job.verdict_of(one)
+    scans = [{**brief(scan), "named": [finding.named for finding in job.findings_of(scan, ckpt.labels)]}
+             for scan in one.scans]
+    return {
+        "steps": [{"name": step.name, "cacc": step.scores.cacc.percent, "n_clean": step.scores.cacc.n,
+                   "asr": step.scores.asr.percent, "n_triggered": step.scores.asr.n,
+                   "seconds": round(step.seconds, 1)} for step in one.steps],
+        "floor": {"cacc": floor.cacc.percent, "asr": floor.asr.percent}, "texts": len(rows.texts),
+        "verdict": verdict, "sentence": sentence, "scans": scans, "undone": one.undone,
+        "triggers": json.loads((victim / "attack.json").read_text(encoding="utf-8")).get("triggers"),
+        "seconds": one.seconds, "wall": round(time.perf_counter() - started, 1),
+    }
+
+
+if __name__ == "__main__":
+    main(run)
