@@ -53,7 +53,16 @@ LEAST_PLANTED = 50  # points of percent that the planting must add to the ASR, f
 class Plant:
     """The defender's own backdoor, and the settings that are tried against it"""
     method: str = setting("mbtsad", "whose settings; --method NAME --help lists them", choices=tuple(FLAGS))
-    plant_triggers: tuple[str, ...] = setting(("mb", "ak"), "rare words that occur in no clean row")
+    plant_kind: str = setting(
+        "words", "words: rare words, one of them a text; or word, row (one row of the embedding table, as EP), pair "
+        "(as LWP), triple (as SOS), sentence (as AddSent), each planted until it is as strong as --plant-strength",
+        choices=("words", "word", "row", "pair", "triple", "sentence"),
+    )
+    plant_triggers: tuple[str, ...] | None = setting(
+        None, "its words, none of the clean rows' (default: words that no attack here uses; a sentence of that kind)",
+        kind=tuple,
+    )
+    plant_strength: float = setting(95.0, "percent of the dev rows that it is to take, of the kinds but words")
     plant_target: int = setting(0, "their target class")
     plant_rate: float = setting(0.5, "share of the clean rows that are copied, triggered and relabelled")
     plant_lr: float = setting(5e-5, "learning rate of the planting")
@@ -69,6 +78,10 @@ class Plant:
 
 
 RULES = (
+    Idle(("plant_strength",), lambda v: v.plant_kind == "words", "words are planted for --plant-epochs, however strong "
+         "they become: name another --plant-kind, or leave it out"),
+    Idle(("plant_rate", "plant_lr", "plant_epochs"), lambda v: v.plant_kind != "words", "a {plant_kind} is planted "
+         "until it is as strong as --plant-strength: leave it out"),
     Idle(("out",), lambda v: True, "no model is kept; the cells go to --results: leave it out"),
     Idle(("suspects",), lambda v: True, "what is chosen by is a backdoor of your own, planted in the model as it is: "
          "leave it out"),
@@ -98,8 +111,6 @@ def run() -> None:
         __doc__, *groups, rules=RULES, others={name: (flags,) for name, flags in FLAGS.items()}
     )
 
-    from dataclasses import asdict
-
     from minibd.job.e_pur import pretrained_of
     from minibd.job.task import clean_rows, limit_dev, open_task, print_doubts, print_rows, split_validation
     from minibd.result_store import ResultStore
@@ -119,7 +130,7 @@ def run() -> None:
 
     store = ResultStore(plant.results)
     common = common_key(method, task, clean, plant, pretrained, len(held), len(dev))
-    cells = [(common | {"settings": asdict(settings)}, settings) for settings in grid]
+    cells = [(common | {"settings": known_by(settings)}, settings) for settings in grid]
     todo = [(cell, settings) for cell, settings in cells if store.get(cell) is None]
     progress().kept = f"the cells in {plant.results} stay, and the same command goes on behind them"
     if not todo:
@@ -137,6 +148,14 @@ def run() -> None:
         print(" ".join(f"{name}={getattr(settings, name)}" for name in axes), flush=True)
         store.add(cell, {"steps": [*trial.victims, *tried(settings)]})
         progress().finished.append(" ".join(f"{name}={getattr(settings, name)}" for name in axes) or method)
+
+
+def known_by(settings: Any) -> dict:
+    """The settings as a cell's key: those that came later than the file's first cells are left out at their default."""
+    from dataclasses import asdict
+
+    later = {"student_dropout": True, "steps": 0} if hasattr(settings, "student_dropout") else {}
+    return {name: value for name, value in asdict(settings).items() if name not in later or value != later[name]}
 
 
 def check_plant(plant: Plant, task: Task, header: Header, splits: Splits) -> None:
@@ -232,7 +251,10 @@ def common_key(method: str, task: Task, clean: Clean, plant: Plant, pretrained: 
     if pretrained.e_pur:
         cell["e_pur"] = True
     held = {"ckpt": weights_digest(checkpoint.sha256(task.ckpt)), "rows": folder_digest(task.data, data.SUFFIXES)}
-    return cell | {"plant": {name: value for name, value in asdict(plant).items() if name.startswith("plant_")},
+    # plant_kind and plant_strength came later than the first cells, which planted words
+    kept = {name: value for name, value in asdict(plant).items() if name.startswith("plant_")
+            and not (plant.plant_kind == "words" and name in ("plant_kind", "plant_strength"))}
+    return cell | {"plant": kept,
                    "sha256": {name: digest for name, digest in held.items() if digest}}
 
 
@@ -293,9 +315,13 @@ def planted_trial(victim: Checkpoint, clean: Examples, dev: Examples, plant: Pla
     from minibd.attacks.badnets import BadNets
     from minibd.attacks.poison import poison, triggered
     from minibd.evaluate import Evaluator
+    from minibd.job.planted import trigger_of
     from minibd.train import Schedule, cross_entropy, fit
 
-    attack, target, dtype = BadNets(plant.plant_triggers), plant.plant_target, getattr(torch, task.dtype)
+    if plant.plant_kind != "words":
+        return trial_of_kind(victim, clean, dev, plant, task)
+    words = plant.plant_triggers or trigger_of("pair", plant.plant_target, victim.tokenizer, clean).words
+    attack, target, dtype = BadNets(words), plant.plant_target, getattr(torch, task.dtype)
     rows = poison(clean, attack, rate=plant.plant_rate, target=target, add=True, seed=task.seed + 1).rows
     planted = checkpoint.copy(victim)
     fit(
@@ -313,6 +339,31 @@ def planted_trial(victim: Checkpoint, clean: Examples, dev: Examples, plant: Pla
             f"setting can be judged by them; try --plant-epochs {2 * plant.plant_epochs} (now {plant.plant_epochs}), "
             f"another --plant-lr (now {plant.plant_lr:g}), more clean rows (now {len(clean)})", flush=True,
         )
+        trial.victims[1]["not_planted"] = True
+    return trial
+
+
+def trial_of_kind(victim: Checkpoint, clean: Examples, dev: Examples, plant: Plant, task: Task) -> Trial:
+    """The same with a backdoor of another kind, planted until it is strong enough."""
+    import time
+
+    import torch
+
+    from minibd.evaluate import Evaluator
+    from minibd.job import planted
+
+    started, dtype = time.perf_counter(), getattr(torch, task.dtype)
+    trigger = planted.trigger_of(plant.plant_kind, plant.plant_target, victim.tokenizer, [*clean, *dev],
+                                 plant.plant_triggers or ())
+    made = planted.plant(victim, trigger, clean, strength=plant.plant_strength, seed=task.seed, dtype=dtype, held=dev)
+    trial = Trial(made.ckpt, clean, dev, Evaluator(dev, made.triggered, plant.plant_target), task.seed, dtype)
+    print(f"planted: a {trigger.kind}, {' '.join(trigger.words)}", flush=True)
+    for name, ckpt, begun in (("victim", victim, time.perf_counter()), ("planted", made.ckpt, started)):
+        trial.victims.append(trial.measure(name, ckpt, begun))
+    if made.asr.percent < plant.plant_strength:
+        print(f"not planted as strongly as asked: {made.asr.percent:.2f} % of the rows, and --plant-strength is "
+              f"{plant.plant_strength:g}; try more clean rows (now {len(clean)}), or a lower --plant-strength",
+              flush=True)
         trial.victims[1]["not_planted"] = True
     return trial
 

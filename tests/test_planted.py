@@ -1,11 +1,13 @@
 """Backdoors of one's own: their words, their parts, and that they are planted in a copy alone."""
+import json
 import random
+import re
 from collections import Counter
 
 import pytest
 import torch
 
-from conftest import fails, rows
+from conftest import fails, refused, rows
 from minibd.attacks.registry import ATTACKS
 from minibd.job import planted as planting
 from minibd.job.planted import KINDS, SENTENCE, WORDS, Trigger, answered, plant, trigger_of
@@ -62,3 +64,19 @@ def test_it_is_planted_in_a_copy_and_measured_on_held_out_rows(tiny, kind, monke
     assert all("cf" in x.text.split() and x.label == 0 for x in made.triggered)
     assert made.strong == (made.asr.percent >= 95) and made.ckpt.history[-1]["planted"] == kind
     fails(lambda: plant(tiny, trigger, [Example("0", "film", 1), Example("1", "film b", 1)]), "too few")
+
+
+def test_choose_plants_a_kind_on_the_clean_rows_and_measures_it_on_dev(here, tiny_file, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(planting, "STEPS", 2)
+    results, script = tmp_path / "cells.jsonl", here("choose.py")
+    common = ("--method", "cft", "--ckpt", tiny_file, "--data", folder, "--clean", 60, "--steps", 1, "--epochs", 1,
+              "--results", results, "--device", "cpu")
+    run = script(*common, "--plant-kind", "row", "--plant-target", 1, "--plant-strength", 101)
+    assert run.returncode == 0, run.stderr
+    (cell,) = map(json.loads, results.read_text().splitlines())
+    assert cell["cell"]["plant"]["plant_kind"] == "row" and cell["steps"][1]["not_planted"] is True
+    assert {step["n_planted"] for step in cell["steps"]} == {10} and "not planted as strongly as asked" in run.stdout
+    words = re.search("planted: a row, (.+)", run.stdout)[1].split()
+    assert len(words) == 1 and words[0] in WORDS
+    refused(script(*common, "--plant-strength", 50), "--plant-strength 50", "--plant-kind")
+    refused(script(*common, "--plant-kind", "pair", "--plant-epochs", 2), "--plant-epochs 2", "a pair")

@@ -105,15 +105,17 @@ def answered(model: Checkpoint, texts: Sequence[Example]) -> Examples:
 
 def plant(
     model: Checkpoint, trigger: Trigger, texts: Sequence[Example], *, strength: float = STRENGTH, seed: int = 0,
-    dtype: torch.dtype = torch.float32, lr: float | None = None, rounds: int = ROUNDS,
+    dtype: torch.dtype = torch.float32, lr: float | None = None, rounds: int = ROUNDS, held: Examples | None = None,
 ) -> Planted:
-    """A copy of `model` with the trigger's backdoor; `model` stays as it was. texts: with labels or -1; two thirds
-    train, the rest measures. Raises BadInput where no text is of another class than the target."""
+    """A copy of `model` with the trigger's backdoor; `model` stays as it was. texts: with labels or -1. held: rows that
+    measure; without them a third of the texts does, and two thirds train. Raises BadInput where no text is of another
+    class than the target."""
     rows = answered(model, texts)
     order = list(range(len(rows)))
     generator(seed, "planted", trigger.kind).shuffle(order)
-    cut = max(1, len(order) * 2 // 3)
-    train, held = (rows.like(rows[i] for i in part) for part in (order[:cut], order[cut:]))
+    cut = max(1, len(order) * 2 // 3) if held is None else len(order)
+    train = rows.like(rows[i] for i in order[:cut])
+    held = rows.like(rows[i] for i in order[cut:]) if held is None else held
     triggered = held.like(trigger(x, generator(seed, "held", x.id)) for x in held if x.label != trigger.target)
     if not triggered or all(x.label == trigger.target for x in train):
         raise BadInput(f"of the {len(rows)} texts too few are of another class than {trigger.target} to plant a "
