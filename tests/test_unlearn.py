@@ -18,13 +18,16 @@ from minibd.evaluate import Evaluator
 from minibd.mitigations.unlearn import (
     ROWS,
     WHOLE,
+    Copies,
     Finding,
     Unlearning,
+    answers_to,
     bare_texts,
     consistency,
     copied,
     drawn,
     entries_of,
+    fitted,
     free_rows,
     rare_entries,
     rows_suffice,
@@ -222,6 +225,14 @@ def test_a_model_without_a_backdoor_hardly_changes(tiny):
     log = StepLog()
     unlearn(tiny, [CF], rows(20, 5, "u"), replace(QUICK, mode=WHOLE, lr=1e-6), log=log)
     assert max(step["total"] for step in log.steps) < 2e-3
+
+
+def test_the_student_reads_without_dropout(victim):
+    """Texts that are their own copies have a loss of 0 at the first step, in train mode too."""
+    encoded, log = victim.tokenizer.encode(replace(x, label=i) for i, x in enumerate(rows(8, 5, "u"))), StepLog()
+    same = Copies(encoded, answers_to(victim.model, victim.tokenizer, encoded), encoded)
+    fitted(victim, same, [], replace(QUICK, lr=1e-9), seed=0, dtype=torch.float32, log=log)
+    assert log.steps[0]["total"] == pytest.approx(0, abs=1e-6)
 
 
 def test_free_rows_trains_these_rows_alone(tiny):

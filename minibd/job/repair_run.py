@@ -32,7 +32,6 @@ from minibd.evaluate import Evaluator, asr
 from minibd.job import scanning
 from minibd.job.e_pur import pretrained_of
 from minibd.job.evaluation import evaluator_of
-from minibd.job.findings import findings_of, read_scan
 from minibd.job.planted import KINDS, Planted, plant, trigger_of
 from minibd.job.receipt import (
     CANNOT_SEE,
@@ -48,6 +47,7 @@ from minibd.job.receipt import (
     quoted_words,
 )
 from minibd.job.repairs import REPAIRS
+from minibd.job.suspects import findings_of, read_scan
 from minibd.job.task import clean_rows, device_of, labels_of, output_path, print_notes, reading_of, splits_of
 from minibd.mitigations.unlearn import WHOLE, Finding, Unlearning, unlearn, with_finding
 from minibd.precision import dtype_of

@@ -218,7 +218,7 @@ def start(
 
 def suspected(path: str, header: checkpoint.Header) -> list[Finding]:
     """What the scan.json of --suspects names. Raises BadInput."""
-    from minibd.job.findings import findings_of, read_scan  # only a run with --suspects imports the scan's code
+    from minibd.job.suspects import findings_of, read_scan  # only a run with --suspects imports the scan's code
 
     if not header.labels:
         raise BadInput(f"--suspects {path}: {header.path} has no classifier, and unlearning goes by its answers: leave "

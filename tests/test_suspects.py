@@ -5,7 +5,7 @@ import pytest
 
 from conftest import fails
 from minibd import checkpoint
-from minibd.job.findings import class_in, findings_of, named, read_scan
+from minibd.job.suspects import class_in, findings_of, named, read_scan
 from scan_reports import FOUND, NOTHING, judged, part, report, suspect
 
 LABELS = ("negative", "positive")
