@@ -78,8 +78,8 @@ def test_rare_entries_by_hand():
 
 
 @pytest.mark.parametrize("flips, around, all_rare, rows_alone, why", [
-    (1.0, 0.1, True, True, "no text needs"), (0.95, 0.25, True, True, "no text needs"),
-    (0.94, 0.1, True, False, "flips 94 %"), (1.0, 0.26, True, False, "what is near it flips 26 %"),
+    (1.0, 0.1, True, True, "no text needs"), (0.8, 0.25, True, True, "no text needs"),
+    (0.79, 0.1, True, False, "flips 79 %"), (1.0, 0.26, True, False, "what is near it flips 26 %"),
     (1.0, 0.1, False, False, "whose rows they need"), (None, 0.1, True, False, "not known"),
     (1.0, None, True, False, "not known"),
 ])

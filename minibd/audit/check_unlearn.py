@@ -77,11 +77,11 @@ def choice_cases(generator: torch.Generator) -> Iterator[Case]:
 
 
 def example_choice() -> str:
-    limits = {"least": 0.95, "most": 0.25}
+    limits = {"least": 0.8, "most": 0.25}
     return "\n".join(f"{what}: {'rows' if restated.rows_suffice(shares, True, **limits) else 'whole'}"
                      for what, shares in (("flips 100 %, near it 9 %", [(1.0, 0.09)]),
                                           ("flips 100 %, near it 33 %", [(1.0, 0.33)]),
-                                          ("flips 93 %, near it 0 %", [(0.93, 0.0)])))
+                                          ("flips 70 %, near it 0 %", [(0.7, 0.0)])))
 
 
 EQUATIONS = (
@@ -96,7 +96,7 @@ EQUATIONS = (
     ),
     Equation(
         "Unlearn", "3", "Whether their rows are all of the backdoor",
-        r"\min_w a(w) \ge 0.95, \; \max_w b(w) \le 0.25", "", "",
+        r"\min_w a(w) \ge 0.8, \; \max_w b(w) \le 0.25", "", "",
         "a: the share of texts that a finding flips; b: that of the words near it, or of its strongest part. EP's word "
         "is alone, BadNets' has relatives.", example_choice, choice_cases,
     ),

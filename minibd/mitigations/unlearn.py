@@ -18,7 +18,9 @@ too: of a trigger of several words (SOS, LWP) the parts keep their answers, and 
 **Rows or whole.** Rows of entries that no clean text holds cannot change an answer to one, to the last bit; training
 them undoes a backdoor that begins at these rows (EP, SOS; BadNets and LWP by all their words), and of a backdoor that
 has spread to other words it undoes those that were named alone. All weights generalise to the others, and cost some
-accuracy. `mode` "auto" goes by what the scan saw of the words and of what is near them, Eq. (3).
+accuracy: on a weak EP victim of width 128 with 64 texts rows leave 98.3 / 2.0 (CACC / ASR) and all weights 94.5 / 7.0;
+on BadNets by two of its four words rows leave 97.3 / 46.8 and all weights 97.8 / 3.8. `mode` "auto" goes by what the
+scan saw of the words and of what is near them, Eq. (3).
 
 Texts of another task serve, and so do the scan's built-in sentences: what is compared is the model with itself.
 """
@@ -61,7 +63,7 @@ class Unlearning:
     )
     rare: float = setting(0.01, "share of the texts up to which an entry counts as hardly held, Eq. Unlearn (2)")
     alone: float = setting(
-        0.95, "share of the texts that a finding flips at least where its rows are all of it, Eq. Unlearn (3)"
+        0.8, "share of the texts that a finding flips at least where its rows are all of it, Eq. Unlearn (3)"
     )
     around: float = setting(
         0.25, "share that the words near it, or its strongest part, flip at most there, Eq. Unlearn (3)"

@@ -67,9 +67,10 @@ def row(line: Mapping) -> tuple[str, ...]:
     def both(step: Mapping | None) -> str:
         return f"{step['cacc']:.1f} / {step['asr']:.1f}" if step else "-"
     floor = result["floor"]
+    twin = f"{floor['cacc']:.1f} / {floor['asr']:.1f}"
     return (f"{BASES[cell['base']]}: {cell['attack']}, {cell['seed']}", HELD[cell["held"]] + behind,
-            both(steps["victim"]), both(steps.get("unlearned")), both(result["steps"][-1]), f"{floor['cacc']:.1f} / {floor['asr']:.1f}",
-            undone, modes or "-", result["verdict"], f"{sum(result['seconds'].values()):.0f}")
+            both(steps["victim"]), both(steps.get("unlearned")), both(result["steps"][-1]), twin, undone, modes or "-",
+            result["verdict"], f"{sum(result['seconds'].values()):.0f}")
 
 
 def worded(one: Mapping) -> str:
