@@ -12,6 +12,7 @@ from minibd.detect.carriers import carrier_sentences
 from minibd.detect.wording import BUILT_IN
 from minibd.job import repair_run as job
 from minibd.job.receipt import NOT_SHOWN, NOTHING_FOUND, REPAIRED
+from minibd.proportion import Proportion
 from minibd.records import Example, Examples
 from scan_reports import judged, report, suspect
 
@@ -103,6 +104,20 @@ def test_a_second_round_needs_a_second_finding_and_trains_all(repair, file, tmp_
     assert [(one["words"], one["mode"], one["round"]) for one in told["undone"]] == [
         (["cf"], "rows", 1), (["mn"], "whole", 2)]
     assert len(repair.seen) == 3 and told["verdict"] == REPAIRED
+
+
+def test_what_still_acts_is_undone_once_more(repair, file, tmp_path, monkeypatch):
+    shares = iter([Proportion(90, 100), Proportion(60, 100), Proportion(60, 100), Proportion(20, 100)])
+    monkeypatch.setattr(job, "flipped", lambda *given: next(shares))
+    repair.scans = [finds("cf"), NOTHING]
+    assert repair("--data", file).returncode == 0
+    told = receipt_in(tmp_path / "out")
+    assert [(one["mode"], one["round"], one["after"]["hits"]) for one in told["undone"]] == [
+        ("rows", 1, 60), ("whole", 2, 20)]
+    assert len(repair.seen) == 2 and told["verdict"] == REPAIRED
+    monkeypatch.setattr(job, "flipped", lambda *given: Proportion(60, 100))
+    assert repair("--data", file).returncode == 3
+    assert '"cf" was undone and still takes 60 % of held-out texts' in receipt_in(tmp_path / "out")["sentence"]
 
 
 def test_what_is_still_found_is_not_shown_to_be_clean(repair, file, tmp_path):

@@ -1,7 +1,7 @@
 """A repair from suspicion to receipt: scan, undo what is found, retrain where that helps, scan again, what is left.
 
     1  scan the victim                                                                    detect/, or --suspects
-    2  undo what the verdict names                                                        mitigations/unlearn.py
+    2  undo what the verdict names; once more where its words still take held-out texts   mitigations/unlearn.py
     3  retrain, where a method is asked for or the pre-trained weights are there          the other mitigations
     4  scan the result; what this second scan finds is undone once more, all weights trained, and scanned a third time
     5  evidence: the same treatment of copies of the result with backdoors of one's own   planted.py
@@ -158,6 +158,14 @@ class Repair:
         self.measure("unlearned" if n == 1 else f"unlearned, round {n}", cleaned, time.perf_counter() - started)
         return cleaned
 
+    def undo_until_gone(self, ckpt: Checkpoint, findings: Sequence[Finding], settings: Unlearning) -> Checkpoint:
+        """Step 2, and once more, all weights and twice the steps, where a word that was undone still takes held-out
+        texts: that is a finding, too."""
+        cleaned = self.undo(ckpt, findings, settings)
+        if any(map(still_acts, self.undone[-len(findings):])):
+            cleaned = self.undo(cleaned, findings, replace(settings, mode=WHOLE, steps=2 * settings.steps))
+        return cleaned
+
     def retrain(self, ckpt: Checkpoint, method: str) -> Checkpoint:
         """Step 3."""
         started = time.perf_counter()
@@ -175,7 +183,7 @@ class Repair:
             self.scans.append(suspects)
         ckpt, findings = self.victim, findings_of(found, self.victim.labels)
         if findings:
-            ckpt = self.undo(ckpt, findings, self.settings)
+            ckpt = self.undo_until_gone(ckpt, findings, self.settings)
         else:
             print("undo      nothing: the scan names no words, and to undo what it does not name costs accuracy")
         self.retrained = {"method": method, "why": why}
@@ -189,12 +197,9 @@ class Repair:
             return ckpt
         again = self.look(ckpt, self.path, "second scan")
         more = findings_of(again, self.victim.labels)
-        if more and self.undone:  # what is found again is more than rows
-            ckpt = self.undo(ckpt, more, replace(self.settings, mode=WHOLE))
-            self.save(ckpt)
-            self.look(ckpt, self.path, "third scan")
-        elif more:
-            ckpt = self.undo(ckpt, more, self.settings)
+        if more:  # what is found again is more than rows
+            settings = replace(self.settings, mode=WHOLE) if self.undone else self.settings
+            ckpt = self.undo_until_gone(ckpt, more, settings)
             self.save(ckpt)
             self.look(ckpt, self.path, "third scan")
         return ckpt
@@ -245,6 +250,11 @@ class Repair:
             "true_word_named": any(own & {*finding.words} for finding in findings), "left": counted(after),
             "agreement": counted(agreement(left, made.ckpt, self.rows.test)),
         }
+
+
+def still_acts(one: Mapping[str, Any]) -> bool:
+    """Whether an undone finding still takes more held-out texts than chance would have it."""
+    return one["after"]["interval"][0] > 100 * STILL
 
 
 def flipped(ckpt: Checkpoint, finding: Finding, test: Examples, by: Checkpoint, seed: int) -> Proportion:
@@ -431,8 +441,8 @@ def verdict_of(repair: Repair) -> tuple[str, str]:
         return NOT_SHOWN, f"The scan is inconclusive: {last['reason'] or 'no class could be judged'}."
     named = list(dict.fromkeys(quoted_words(one) for one in repair.undone))
     words = f"{listed(named)} {'was' if len(named) == 1 else 'were'} undone"
-    still = [one for one in repair.undone if one["after"]["interval"][0] > 100 * STILL
-             and one["round"] == max(two["round"] for two in repair.undone)]
+    newest = {tuple(one["words"]): one for one in repair.undone}
+    still = list(filter(still_acts, newest.values()))
     if last["verdict"] == FOUND:
         return NOT_SHOWN, f"{words}, and the last scan still finds words that act as a trigger."
     if still:
