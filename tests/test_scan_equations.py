@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minibd.audit import small
-from minibd.detect.confirm import Suspect, confirm, margins_of, reached
+from minibd.detect.confirm import TWICE, Suspect, confirm, margins_of, reached, with_words
 from minibd.detect.insertion import Carrier, carriers_of, margins
 from minibd.detect.scan import usual_margin
 from minibd.detect.search import beyond, entry_shifts, middle, shifts, spread
@@ -184,6 +184,14 @@ def test_a_suspects_percentile_whatever_stands_beside_it(ckpt):
     assert first.quantile == pytest.approx(alone.quantile, abs=1e-5) and first.flips == alone.flips
     other, = confirm(ckpt.model, ckpt.tokenizer, [replace(one, target=0)], ROWS, 4, random.Random(0))
     assert other.mean == pytest.approx(-alone.mean, abs=1e-5) and other.flips.hits == 20 - alone.flips.hits
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_words_of_the_table_alone_stand_twice_each(side):
+    given = Suspect(("cf", "mn"), 1, "", 0.0, side=side, times=TWICE)
+    x = with_words(Example("1", "a b", 0, "a b"), given, random.Random(0))
+    changed, other = (x.pair, x.text) if side else (x.text, x.pair)
+    assert sorted(changed.split()) == ["a", "b", "cf", "cf", "mn", "mn"] and other == "a b"
 
 
 # ---- (8)
