@@ -6,7 +6,7 @@ import torch
 
 from conftest import fails
 from minibd.checkpoint import HF_MAPPINGS
-from minibd.models import bert, distilbert, encoder, gpt2, llama
+from minibd.models import bert, encoder, gpt2, llama
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.distilbert import DistilBert, DistilBertConfig
 from minibd.models.dropout import Dropout

@@ -202,7 +202,8 @@ def test_every_table_stands_in_one_page():
 
 
 def test_every_cell_file_has_a_table():
-    assert {path.stem for path in RESULTS.glob("*.jsonl")} == set(VIEWS)
+    """A table may be there before its first cell."""
+    assert {path.stem for path in RESULTS.glob("*.jsonl")} <= set(VIEWS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -122,6 +122,8 @@ def read_tokenizer(path: Path, mapping: HFMapping, hf_config: dict, config: obje
     else:
         backend = _rebuilt(whole, kind, values, tokens, source)
     _add_tokens(path, backend, tokens)
+    if kind is QWEN2:                     # its class adds them once more, without their flags
+        backend.add_tokens([AddedToken(str(token), special=True) for token in [*tokens.special.values(), *tokens.more]])
     _set_ends(file, backend, kind, values, tokens, source)
     backend = parse_tokenizer(whole if source is not None else file, backend.to_str(), config)
     return Tokenizer(

@@ -20,8 +20,8 @@ class MistralConfig(LlamaConfig):
         check_llama(self)
         if 0 < self.sliding_window < self.positions:
             raise BadInput(
-                f"sliding_window {self.sliding_window} is below the {self.positions} positions, and a longer text would "
-                f"not be attended to whole: set max_position_embeddings to {self.sliding_window} or less"
+                f"sliding_window {self.sliding_window} is below the {self.positions} positions, and a longer text "
+                f"would not be attended to whole: set max_position_embeddings to {self.sliding_window} or less"
             )
 
 

@@ -92,9 +92,8 @@ def one(batch: Batch, i: int) -> Batch:
 
 def ask(theirs: nn.Module, batch: Batch):
     types = {"token_type_ids": batch.token_type_ids} if theirs.config.model_type == "electra" else {}
-    return theirs(
-        input_ids=batch.ids, attention_mask=batch.mask.long(), output_hidden_states=True, output_attentions=True, **types
-    )
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long(), **types}
+    return theirs(**inputs, output_hidden_states=True, output_attentions=True)
 
 
 def rows(maps: Tensor, batch: Batch) -> Tensor:

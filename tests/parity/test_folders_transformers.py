@@ -103,7 +103,8 @@ SPECIAL = {  # in the order of their ids
 WORDPIECE, CAUSAL = ("bert", "distilbert", "electra", "mpnet"), ("llama", "gpt2", "mistral", "qwen2")
 OWN_POOLER = ("roberta", "distilbert", "mpnet", "xlm-roberta", "electra")  # a bare model has no penultimate layer
 LMS = {name: (name, {}) for name in CONFIGS if name != "llama"} | {
-    "qwen2, tied": ("qwen2", {"tie_word_embeddings": True}), "llama, untied": ("llama", {"tie_word_embeddings": False}), "llama, tied": ("llama", {"tie_word_embeddings": True})}
+    "qwen2, tied": ("qwen2", {"tie_word_embeddings": True}),
+    "llama, untied": ("llama", {"tie_word_embeddings": False}), "llama, tied": ("llama", {"tie_word_embeddings": True})}
 TEXTS = (
     "a lovely film",
     "It's a dreadful story: actors don't naïvely move -- cf bb tq 電影!",

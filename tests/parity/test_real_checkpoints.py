@@ -117,7 +117,8 @@ def test_a_classifier_of_smollm2(tmp_path, bottleneck):
         for block in ckpt.model.blocks:
             for layer in (block.query, block.value):
                 layer.R.normal_(0.0, 0.02, generator=generator)
-    batch, plain = ckpt.tokenizer(examples()), checkpoint.load(BASE / "smollm2-135m", labels=NAMES, bottleneck=bottleneck)
+    batch = ckpt.tokenizer(examples())
+    plain = checkpoint.load(BASE / "smollm2-135m", labels=NAMES, bottleneck=bottleneck)
     with torch.no_grad():
         tuned = ckpt.model(batch).logits
         assert far(tuned, plain.model(batch).logits) > 1e-3
@@ -145,5 +146,6 @@ def test_musclelora_on_smollm2(tmp_path):
     batch = tuned.tokenizer(examples())
     with torch.no_grad():
         assert far(theirs(**inputs(batch)).logits, tuned.model(batch).logits) < 1e-4
-    moved = [name for name, t in tuned.model.state_dict().items() if name in before and not torch.equal(t, before[name])]
+    after = tuned.model.state_dict()
+    moved = [name for name, t in before.items() if name in after and not torch.equal(after[name], t)]
     assert any("query" in name for name in moved) and any("value" in name for name in moved)
