@@ -25,7 +25,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace, Sp
 from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 
-from minibd.checkpoint.header import Checkpoint, one_line, parse_json, parse_tokenizer, read_text
+from minibd.checkpoint.header import Checkpoint, hf_mapping_of, one_line, parse_json, parse_tokenizer, read_text
 from minibd.models.encoder import HFMapping
 from minibd.records import BadInput
 from minibd.tokenizer import Settings, Tokenizer
@@ -365,7 +365,8 @@ def _from_vocabulary(
 ) -> BackendTokenizer:
     """From vocab.txt, or vocab.json and merges.txt. Raises BadInput."""
     if kind.model is WordPiece and (path / "vocab.txt").is_file():
-        return _wordpiece(path / "vocab.txt", _read_vocabulary(path / "vocab.txt", tokens, config), values, tokens)
+        vocab = _read_vocabulary(path / "vocab.txt", kind, tokens, config)
+        return _wordpiece(path / "vocab.txt", vocab, values, tokens)
     if kind in (ROBERTA, GPT2, QWEN2) and (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
         vocab = parse_json(path / "vocab.json", read_text(path / "vocab.json"), dict)
         merges = [tuple(line.split()) for line in read_text(path / "merges.txt").split("\n")
@@ -381,14 +382,15 @@ def _from_vocabulary(
     raise BadInput(f"{path} holds no tokenizer.json, vocab.txt, or vocab.json with merges.txt: put one of them there")
 
 
-def _read_vocabulary(file: Path, tokens: Tokens, config: object) -> dict[str, int]:
+def _read_vocabulary(file: Path, kind: TokenizerClass, tokens: Tokens, config: object) -> dict[str, int]:
     """vocab.txt: line i is token i."""
     lines = read_text(file).removesuffix("\n").split("\n")  # not splitlines, which cuts at tokens such as U+2028
     if len(lines) > config.vocab:
         raise BadInput(f"{file} has {len(lines)} tokens, the model {config.vocab}: take both from the same checkpoint")
     vocab = {token.rstrip("\r"): i for i, token in enumerate(lines)}
     added = {token.content for token in tokens.added.values()}
-    needed = [str(tokens.special[key]) for key in (*NEEDED, "pad_token") if key in tokens.special]
+    wanted = NEEDED if kind is MPNET else (*NEEDED, "pad_token")
+    needed = [str(tokens.special[key]) for key in wanted if key in tokens.special]
     if missing := [token for token in needed if token not in vocab and token not in added]:
         raise BadInput(
             f"{file}: the vocabulary lacks {_shown(missing)}, which BERT needs: it is not a BERT vocab.txt"
@@ -563,6 +565,10 @@ def tokenizer_config(ckpt: Checkpoint) -> dict:
         "model_input_names": inputs,
         "model_max_length": tokenizer.max_len,
     }
+    steps = json.loads(tokenizer.backend.to_str())["pre_tokenizer"] or {}
+    prefix = any(step.get("add_prefix_space") for step in steps.get("pretokenizers", [steps]))
+    if prefix and hf_mapping_of(ckpt.model).always_tokenizer:
+        values["add_prefix_space"] = True  # Qwen2's class is built anew whatever is named, and reads this alone
     for key in ("truncation_side", "padding_side"):
         if (side := getattr(tokenizer.settings, key)) != "right":
             values[key] = side

@@ -89,7 +89,7 @@ class RelativePositionBias(nn.Embedding):
     def forward(self, real: Tensor) -> Tensor:
         b, t = real.shape
         # Each text has a view of its own, so that its share of the gradient can be told from its neighbours'.
-        return super().forward(self.rows(t, real.device)).permute(2, 0, 1).expand(b, -1, -1, -1)
+        return super().forward(self.rows(t, real.device)).permute(2, 0, 1).contiguous().expand(b, -1, -1, -1)
 
 
 class MPNet(Bert):

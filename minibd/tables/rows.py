@@ -307,8 +307,9 @@ TABLES = {
     # With --base an encoder of the papers' width, 768; the rows in the order of their worth.
     "mbtsad-base": (*map(mbtsad_base_row, ("badnets", "lwp", "ep")), Row("clean twin", "--attack badnets --twin")),
     "musclelora-base": (*untrusted_rows("badnets"), *untrusted_rows("addsent")),
-    "pure-base": tuple(Row(name, *ENCODERS[name][:1], "pure.py --ablations --data {data}", ENCODERS[name][1])
-                       for name in ("badnets", "lwp")),  # the paper's own floor, 0.85, and mu
+    # The paper's own floor, 0.85, and mu; the encoders of ENCODERS, whose user and twin are left out.
+    "pure-base": tuple(Row(name, f"{attack} --encoder-only", "pure.py --ablations --data {data}", ENCODERS[name][1])
+                       for name, attack in (("badnets", "--attack badnets --preset pure"), ("lwp", "--attack lwp"))),
     "finemix-base": (*finemix_base_rows("badnets"), *finemix_base_rows("ep")),
     "musclelora-base-choose": tuple(choice_row("as it happens", flags) for flags in BASE_CHOICES),
     # With --base a Llama; its settings are those of Llama 2 7B, which are chosen by the architecture.
