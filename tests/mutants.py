@@ -61,6 +61,7 @@ class Mutant(NamedTuple):
         return tuple(f"tests/{name}" for name in self.tests or (f"test_{Path(self.file).name}",))
 
 
+ENCODERS = ("parity/test_encoders_transformers.py",)
 SCAN = ("test_scan_equations.py",)
 SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
     "MBTSAD": (
@@ -666,6 +667,43 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "counted = batch.mask & (batch.ids != self.pad)",
             "counted = batch.mask",
             ("parity/test_folders_transformers.py",),
+        ),
+        Mutant(
+            "models/attention.py", "a padded key keeps its bias in the fused kernel",
+            'bias if mask is None else bias.masked_fill(~mask, float("-inf"))', "bias",
+        ),
+        Mutant("models/attention.py", "the bias left out of the explicit path", "scores = scores + bias", "pass"),
+        Mutant(
+            "models/attention.py", "the bias divided with the scores", "scores = scores + bias",
+            "scores = scores + bias * q.shape[-1] ** -0.5",
+        ),
+        Mutant(
+            "models/mpnet.py", "keys before and behind the query swapped", "half * (distance > 0)",
+            "half * (distance < 0)", ENCODERS,
+        ),
+        Mutant(
+            "models/mpnet.py", "one row too few for each distance", "half, exact = BUCKETS // 2, BUCKETS // 4",
+            "half, exact = BUCKETS // 2, BUCKETS // 4 - 1", ENCODERS,
+        ),
+        Mutant(
+            "models/mpnet.py", "MPNet's head without its first dropout", "super().pool(self.classifier_dropout(h))",
+            "super().pool(h)", ("test_dropout.py",),
+        ),
+        Mutant(
+            "models/electra.py", "tanh in ELECTRA's head", "F.gelu(self.pooler(self.classifier_dropout(h)))",
+            "self.pooler(self.classifier_dropout(h)).tanh()", ENCODERS,
+        ),
+        Mutant(
+            "models/qwen2.py", "no bias at Qwen2's value", 'for name in ("query", "key", "value"):',
+            'for name in ("query", "key"):', ("parity/test_causal_transformers.py",),
+        ),
+        Mutant(
+            "models/mistral.py", "a window that texts exceed is taken", "if 0 < self.sliding_window < self.positions:",
+            "if self.sliding_window < 0:", ("parity/test_folders_transformers.py",),
+        ),
+        Mutant(
+            "mitigations/finepurify.py", "the bias by relative position has no Fisher information",
+            "table_squares(pairs, wide(g).flatten(2).mT,", "table_squares(pairs, 0 * wide(g).flatten(2).mT,",
         ),
     ),
     "unlearning": (

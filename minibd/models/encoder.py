@@ -64,9 +64,12 @@ class PackedBatch:
     real: (B, T), True at real tokens. index: (N,), the rows of B * T that are kept; None where all are.
     mask: attention mask, broadcastable to (B, H, T, T), True where a query attends to a key; None: to all (causal: to
     all up to its own position).
+    bias: added to the attention scores, broadcastable to (B, H, T, T); None: nothing.
     pooled_rows: (B,), of N: each text's first real token, which is classified; in a causal model its last one, or that
     at the index `last` (B,).
     """
+
+    bias: Tensor | None = None
 
     def __init__(self, real: Tensor, causal: bool = False, last: Tensor | None = None):
         self.real, self.mask, self.index = real, None, None
@@ -282,7 +285,7 @@ class HFMapping:
     ignored: endings of names that hold buffers, and heads that are not used here.
     tied: their name of an output layer -> the tensor of which it is a copy.
     classes: the transformers classes of a classifier, a language model, a bare model. tokenizer: its class of the
-    tokenizer, where a folder names none.
+    tokenizer, where a folder names none. always_tokenizer: it takes that class whatever a folder names.
     lm: our name of the language-model head: the module, and the config's field that says whether the model has one.
     from_hf: config.json's values -> fields of our config that renaming alone does not give. to_hf: the reverse.
     """
@@ -295,6 +298,7 @@ class HFMapping:
     head_prefixes: tuple[str, ...]
     classes: tuple[str, str, str]
     tokenizer: str
+    always_tokenizer: bool = False
     lm: str = "mlm"
     supported: Mapping[str, tuple] = field(default_factory=dict)
     fused: Mapping[str, tuple[int, int]] = field(default_factory=dict)

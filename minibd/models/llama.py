@@ -64,20 +64,25 @@ class LlamaConfig(ModelConfig):
     rope_scaling: dict = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
-        check_config(self)
-        object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
-        object.__setattr__(self, "head_size", self.head_size or self.hidden // self.heads)
-        if self.heads % self.kv_heads:
-            raise BadInput(
-                f"{self.heads} heads are not a multiple of {self.kv_heads} key-value heads: correct the config"
-            )
-        if self.head_size % 2:
-            raise BadInput(f"head size {self.head_size} is odd, rotary positions rotate pairs: correct the config")
-        if self.lm and self.tied:
-            raise BadInput(
-                "the language-model head is either a matrix of its own or the word embedding: set lm or tied to false"
-            )
-        check_rope(self.rope_scaling)
+        check_llama(self)
+
+
+def check_llama(config: LlamaConfig) -> None:
+    """Fills in the sizes that hang on others, and checks them all. Raises BadInput."""
+    check_config(config)
+    object.__setattr__(config, "kv_heads", config.kv_heads or config.heads)
+    object.__setattr__(config, "head_size", config.head_size or config.hidden // config.heads)
+    if config.heads % config.kv_heads:
+        raise BadInput(
+            f"{config.heads} heads are not a multiple of {config.kv_heads} key-value heads: correct the config"
+        )
+    if config.head_size % 2:
+        raise BadInput(f"head size {config.head_size} is odd, rotary positions rotate pairs: correct the config")
+    if config.lm and config.tied:
+        raise BadInput(
+            "the language-model head is either a matrix of its own or the word embedding: set lm or tied to false"
+        )
+    check_rope(config.rope_scaling)
 
 
 # ---- rotary positions
@@ -195,12 +200,12 @@ class Block(nn.Module):
 
 
 class Llama(Encoder):
-    causal = True
+    causal, block = True, Block
 
     def __init__(self, config: LlamaConfig):
         super().__init__(config)
         self.embeddings = Embeddings(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(self.block(config) for _ in range(config.layers))
         self.last_norm = RMSNorm(config.hidden, config.eps)
         self.build_head(config.bottleneck, bias=False)
         if config.labels and not config.bottleneck:
