@@ -1,5 +1,5 @@
-"""Language modelling, before any task: masked (Devlin et al., 2019, 3.1), as a BERT learns it, and from left to right, as
-a Llama does (the end of the file).
+"""Language modelling, before any task: masked (Devlin et al., 2019, 3.1), as a BERT learns it, and from left to right,
+as a Llama does (the end of the file).
 
 Of a text's tokens 15 % are chosen; 80 % of these become [MASK], 10 % a random token, 10 % stay as they are; the model
 predicts the original tokens. This makes the small checkpoints of weights/, and trains a new language-model head for a

@@ -1,13 +1,13 @@
-"""What a filter is scored by: which clean texts it rejects (FRR), which triggered ones it lets through (FAR), and CACC and
-ASR of what is left; the threshold at a stated false-rejection rate.
+"""What a filter is scored by: which clean texts it rejects (FRR), which triggered ones it lets through (FAR), and CACC
+and ASR of what is left; the threshold at a stated false-rejection rate.
 
 A score is the higher the more suspicious, whatever the filter. A rejected text is answered by nobody: it is neither
 right nor a successful attack, and stays in the denominators. `counting` says how else it has been done:
 
     rejected    as above
     released    OpenBackdoor: the same, but what ONION drops for having one word leaves the count
-    flipped     MuScleLoRA's copy of it: a rejected text's class becomes the other one, 1 - y, so that a clean one counts
-                as right where the model errs, and a triggered one as a success where the model resists; two classes
+    flipped     MuScleLoRA's copy of it: a rejected text's class becomes the other one, 1 - y, so that a clean one
+                counts as right where the model errs, and a triggered one as a success where the model resists
 """
 from __future__ import annotations
 

@@ -3,15 +3,15 @@
 Of a classifier that was trained on the suspicious rows:
 1. f_i(x) = max |h(x without word i) - h(x)|, h the last hidden state of the token that is classified;
    the `top` words of the largest f_i are the text's keywords.
-2. g(w) = log10(n_w) mean f(w), over the n_w texts of the training set among whose keywords w is: how suspicious w is.
+2. g(w) = log10(n_w) mean f(w), over the n_w times that w is a keyword in the training set: how suspicious w is.
 3. a text's score is the largest g of its keywords, on clean rows, too; a training row is dropped where it exceeds that
    of all but the share `frr` of the clean rows. So every trigger word goes that stands out from what clean texts hold.
 
 Words are what white space separates; of a pair both texts have some. All texts without one of their words are read in
 batches of similar length, from the tokens of the whole text.
 
-variant="released" is OpenBackdoor's (openbackdoor/defenders/bki_defender.py): only the one word of the largest g counts,
-and the rows among whose keywords it is are dropped: of four triggers three stay. No clean rows are read.
+variant="released" is OpenBackdoor's (openbackdoor/defenders/bki_defender.py): only the one word of the largest g
+counts, and the rows among whose keywords it is are dropped: of four triggers three stay. No clean rows are read.
 """
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Bki:
     frr: float = setting(0.05, "share of clean texts that may be rejected", paper="not said; released one word is "
                          "dropped")
     top: int = setting(5, "keywords of a text", paper="5")
-    batch_size: int = setting(256, "texts that the model reads at a time", paper="released one text's deletions")
+    batch_texts: int = setting(256, "texts that the model reads at a time", paper="released one text's deletions")
     variant: str = setting("paper", "released: as OpenBackdoor does it", choices=("paper", "released"))
 
     def __post_init__(self):
         check_choices(self)
         check_rate(self.frr)
-        for name in ("top", "batch_size"):
+        for name in ("top", "batch_texts"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
 
@@ -97,7 +97,7 @@ def keywords_of(victim: Checkpoint, rows: Sequence[Example], settings: Bki, tick
     for start in range(0, len(rows), TOGETHER):
         some = rows[start:start + TOGETHER]
         encoded, words = deletions_of(victim.tokenizer, some)
-        h = states(victim.model.eval(), victim.tokenizer, encoded, settings.batch_size)
+        h = states(victim.model.eval(), victim.tokenizer, encoded, settings.batch_texts)
         at = 0
         for of_text in words:
             f = movement(h[at + 1:at + 1 + len(of_text)], h[at]).tolist()

@@ -36,7 +36,6 @@ from torch import Tensor
 
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
-from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch, Example, Examples
 from minibd.rejection import Screen, check_rate, threshold

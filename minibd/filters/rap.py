@@ -1,10 +1,12 @@
-"""RAP (Yang et al., EMNLP 2021): a word whose insertion takes some confidence from a clean text takes less from one that a
-trigger decides.
+"""RAP (Yang et al., EMNLP 2021): a word whose insertion takes some confidence from a clean text takes less from one
+that a trigger decides.
 
 For each class c that is protected, in a copy of the model:
 1. of a rare word the embeddings of all its tokens, and nothing else, are trained on the clean rows of class c: with
    d(x) = p_c(x) - p_c(word + x), the loss is scale max(0, low - d) + max(0, d - high), its mean over a batch;
-   e <- e - lr G, then e is rescaled to its norm. The gradient G is that of the batch.
+   e <- e - r |e| G / |G|, then e is rescaled to its norm. The gradient G is that of the batch; r falls linearly from lr
+   to 0. (The paper's step is lr G: of a model that is sure of itself the gradient of a probability is nearly 0, and the
+   word stays as it was.)
 2. a text that the model takes for c has the score -d(x). It is rejected where d(x) is lower than that of all but the
    share `frr` of the clean rows that the model takes for c.
 Which class is attacked is not known: by default every class is protected, and a text is judged by the word of the class
@@ -14,7 +16,7 @@ The word is a single token that no clean row holds, drawn by the seed among thos
 names one. Of a pair the word stands before the first text.
 
 variant="released" is OpenBackdoor's (openbackdoor/defenders/rap_defender.py):
-- gradients are never zeroed: G is the sum over all steps so far;
+- gradients are never zeroed: G is the sum over all steps so far; the step is lr G;
 - the word is cf, which is BadNets' own trigger;
 - one class is protected, which is read off the poisoned rows (`target`); the word is trained on the clean rows of all
   classes, and every text is judged by it, whatever it is taken for;
@@ -52,8 +54,10 @@ class Rap:
     low: float = setting(0.1, "least confidence that the word is to take from a clean text", paper="0.1")
     high: float = setting(0.3, "most confidence that it is to take", paper="0.3")
     scale: float = setting(1.0, "weight of the lower bound's loss", paper="1")
-    lr: float = setting(1.0, "step of the embedding (released 0.01, with a sum of gradients)", paper="0.01")
-    epochs: int = setting(10, "passes over the clean rows (released 5)", paper="5")
+    lr: float | None = setting(None, "first step of the embedding, as a share of its norm (default 0.1; released 0.01, "
+                               "times the gradients' sum)", paper="0.01, times the gradient", kind=float)
+    epochs: int = setting(5, "passes over the clean rows", paper="5")
+    steps: int = setting(100, "least steps: few rows get more passes (not in the released variant)", paper="-")
     batch_size: int = setting(32, "texts per step", paper="32")
     variant: str = setting("paper", "released: as OpenBackdoor does it", choices=("paper", "released"))
 
@@ -63,11 +67,12 @@ class Rap:
         if not 0 <= self.low <= self.high:
             raise BadInput(f"low is {self.low} and high {self.high}: give 0 <= low <= high, such as 0.1 and 0.3")
         for name in ("lr", "epochs", "batch_size"):
-            if not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise BadInput(f"{name} is {getattr(self, name)}, it must be above 0")
 
-
-RELEASED = {"lr": 0.01, "epochs": 5}  # where the released variant is asked for by these names alone
+    @property
+    def rate(self) -> float:
+        return self.lr if self.lr is not None else 0.01 if self.variant == "released" else 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +181,14 @@ def bounds_loss(d: Tensor, low: float, high: float, scale: float) -> Tensor:
     return scale * (low - d).clamp(min=0) + (d - high).clamp(min=0)
 
 
-def stepped(e: Tensor, gradient: Tensor, lr: float, norms: Tensor) -> Tensor:
-    """Eq. RAP (e): e - lr G, rescaled to its norm. e, gradient: (K, D); norms: (K, 1)."""
+def stepped(e: Tensor, gradient: Tensor, lr: float, norms: Tensor, variant: str = "paper") -> Tensor:
+    """Eq. RAP (e): e - lr |e| G / |G|, rescaled to its norm; released: e - lr G. e, gradient: (K, D); norms: (K, 1).
+
+    A row whose gradient is 0 stays as it is.
+    """
+    if variant == "paper":
+        of_gradient = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+        gradient = norms * gradient / of_gradient.where(of_gradient > 0, 1.0)
     moved = e - lr * gradient
     lengths = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
     return torch.where(lengths > 0, moved * (norms / lengths.clamp(min=1e-30)), e)
@@ -198,8 +209,9 @@ def with_word_trained(victim: Checkpoint, rows: Examples, tokens: Sequence[int],
     with free_rows(model, tokens) as e:
         norms = torch.linalg.vector_norm(e.detach(), dim=1, keepdim=True)
         summed = torch.zeros_like(e)
-        for _ in range(settings.epochs):
-            for which in plan:
+        epochs = settings.epochs if released else max(settings.epochs, math.ceil(settings.steps / len(plan)))
+        for epoch in range(epochs):
+            for number, which in enumerate(plan):
                 def of_class(rows_encoded, which=which) -> Tensor:
                     return model(tokenizer.batch(rows_encoded, which).to(device)).logits.float().softmax(-1)[:, c]
 
@@ -207,8 +219,9 @@ def with_word_trained(victim: Checkpoint, rows: Examples, tokens: Sequence[int],
                 loss = bounds_loss(p - of_class(after), settings.low, settings.high, settings.scale).mean()
                 gradient, = torch.autograd.grad(loss, e)
                 summed = summed + gradient if released else gradient
+                left = 1.0 if released else 1 - (epoch * len(plan) + number) / (epochs * len(plan))
                 with torch.no_grad():
-                    e.copy_(stepped(e, summed, settings.lr, norms))
+                    e.copy_(stepped(e, summed, left * settings.rate, norms, settings.variant))
     return changed
 
 
