@@ -45,6 +45,7 @@ Tick = Callable[[int], None]  # called with the number of texts that are done
 
 ROW = 384  # tokens of a row of branches: its attention grows with their square
 RELEASED_BATCH, RELEASED_LENGTH = 32, 96
+TOKENS = 8192  # that the language model reads at a time
 CHUNK = 2 ** 26  # logits computed at a time
 
 
@@ -427,58 +428,77 @@ def masked_scores(model: Encoder, tokenizer: Tokenizer, windows: Sequence[Window
 def _released(lm: Checkpoint, parts: Sequence[Examples], tick: Tick | None) -> Onioned:
     screens, cleaned, removed, counter = [], [], [], Counter()
     for rows in parts:
+        found = iter(released_word_scores(lm, [words for x in rows for words in sides_of(x)]))
         scores, counted, kept, texts = [], [], [], []
         gone = of = 0
         for x in rows:
-            sides = [[released_word_scores(lm, words) if len(words) > 1 else None, words] for words in sides_of(x)]
+            sides = [(next(found), words) for words in sides_of(x)]
             counted.append(all(len(words) > 1 for _, words in sides))
             left = []
-            for found, words in sides:
-                out = [] if found is None else [i for i, f in enumerate(found) if f >= 0]
+            for f_of, words in sides:
+                out = {i for i, f in enumerate(f_of) if f >= 0}
                 counter.update(words[i] for i in out)
                 gone, of = gone + len(out), of + len(words)
-                left.append(" ".join(w for i, w in enumerate(words) if i not in set(out)))
-            scores.append(score_of([found for found, _ in sides if found is not None]))
+                left.append(" ".join(w for i, w in enumerate(words) if i not in out))
+            scores.append(score_of([f_of for f_of, _ in sides]))
             kept.append(left == [" ".join(words) for _, words in sides])
             texts.append(replace(x, text=left[0], pair=left[1] if len(left) > 1 else None))
-            if tick:
-                tick(1)
+        if tick:
+            tick(len(rows))
         screens.append(Screen(scores, kept, counted))
         cleaned.append(rows.like(texts))
         removed.append((gone, of))
     return Onioned(screens, cleaned, None, 0.0, removed, counter)
 
 
-def released_word_scores(lm: Checkpoint, words: Sequence[str]) -> list[float]:
-    """p_0 - p_i of each word, by the released code's batches."""
-    texts = [" ".join(words), *(" ".join([*words[:i], *words[i + 1:]]) for i in range(len(words)))]
-    found = [p for start in range(0, len(texts), RELEASED_BATCH)
-             for p in released_perplexities(lm, texts[start:start + RELEASED_BATCH])]
-    return [found[0] - p for p in found[1:]]
+def released_word_scores(lm: Checkpoint, texts: Sequence[Sequence[str]]) -> list[list[float]]:
+    """p_0 - p_i of each word of each text, by the released code's batches; [] where a text has one word."""
+    batches, of_text = [], []
+    for words in texts:
+        lines = [" ".join(words), *(" ".join([*words[:i], *words[i + 1:]]) for i in range(len(words)))]
+        cuts = range(0, len(lines), RELEASED_BATCH) if len(words) > 1 else ()
+        of_text.append(len(cuts))
+        batches += [lines[start:start + RELEASED_BATCH] for start in cuts]
+    found, scores = iter(released_perplexities(lm, batches)), []
+    for n in of_text:
+        p = [p for _ in range(n) for p in next(found)]
+        scores.append([p[0] - without for without in p[1:]] if p else [])
+    return scores
 
 
-def released_perplexities(lm: Checkpoint, texts: Sequence[str]) -> list[float]:
-    """The perplexity of each text of one batch, padding counted: what stands behind a text is to be predicted as if it
-    were text, from the text alone. nan where no text has two tokens."""
-    encodings = lm.tokenizer.backend.encode_batch(list(texts))
-    encodings = [cut(encoding.ids, encoding.special_tokens_mask, RELEASED_LENGTH) for encoding in encodings]
-    t, device = max(max(map(len, encodings)), 1), lm.model.head_mask.device
-    pad = lm.tokenizer.pad
-    rows = [tuple(ids + [pad] * (t - len(ids))) for ids in encodings]
-    lengths = torch.tensor([max(1, len(ids)) for ids in encodings], device=device)
-    # texts that are cut to the same tokens have the same perplexity, not one that rounding tells apart
-    distinct = {(row, n): i for i, (row, n) in enumerate(zip(rows, lengths.tolist()))}
-    which = sorted(distinct.values())
-    if t < 2:
-        return [math.nan] * len(texts)
-    ids, lengths = torch.tensor([rows[i] for i in which], device=device), lengths[which]
+def released_perplexities(lm: Checkpoint, batches: Sequence[Sequence[str]]) -> list[list[float]]:
+    """The perplexity of each text of each batch, padding counted: what stands behind a text is to be predicted as if it
+    were text, from the text alone. nan where no text of a batch has two tokens.
+
+    Texts that are cut to the same tokens have the same perplexity, not one that rounding tells apart.
+    """
+    padded: list[list[tuple[tuple[int, ...], int]]] = []  # of each text its tokens with padding, and how many are its
+    for texts in batches:
+        rows = [cut(encoding.ids, encoding.special_tokens_mask, RELEASED_LENGTH)
+                for encoding in lm.tokenizer.backend.encode_batch(list(texts))]
+        t = max(map(len, rows))
+        padded.append([((*ids, *[lm.tokenizer.pad] * (t - len(ids))), max(1, len(ids))) for ids in rows])
+    of_length: dict[int, dict[tuple[tuple[int, ...], int], float]] = {}
+    for rows in padded:
+        of_length.setdefault(len(rows[0][0]), {}).update(dict.fromkeys(rows, math.nan))
+    for t, known in of_length.items():
+        rows = list(known)
+        for which in token_batches([t] * len(rows), TOKENS):
+            keys = [rows[i] for i in which]
+            if t > 1:
+                known.update(zip(keys, _padded_perplexities(lm, keys, t)))
+    return [[of_length[len(rows[0][0])][row] for row in rows] for rows in padded]
+
+
+def _padded_perplexities(lm: Checkpoint, rows: Sequence[tuple[tuple[int, ...], int]], t: int) -> list[float]:
+    device = lm.model.head_mask.device
+    ids, lengths = (torch.tensor(column, device=device) for column in zip(*rows))
     at = torch.arange(t, device=device)
     mask = (at <= at[:, None]) & (at < lengths[:, None, None])  # (B, T, T): no query sees padding, itself included
-    places = torch.arange(len(which), device=device)[:, None] * t + at[:-1]  # (B, T - 1)
+    places = torch.arange(len(rows), device=device)[:, None] * t + at[:-1]  # (B, T - 1)
     asked = torch.stack([places, ids[:, 1:]], dim=-1).flatten(0, 1)
-    nats = nats_at(lm.model.eval(), ids, at.expand(len(which), t), mask[:, None], asked).view(len(which), t - 1)
-    found = dict(zip(which, perplexity(nats.sum(1), torch.tensor(t - 1.0)).tolist()))
-    return [found[distinct[row, n]] for row, n in zip(rows, [max(1, len(ids)) for ids in encodings])]
+    nats = nats_at(lm.model.eval(), ids, at.expand(len(rows), t), mask[:, None], asked).view(len(rows), t - 1)
+    return perplexity(nats.sum(1), torch.tensor(t - 1.0)).tolist()
 
 
 def cut(ids: list[int], special: Sequence[int], length: int) -> list[int]:

@@ -270,4 +270,5 @@ TABLES = {
     "attacks-reviews": tuple(Row(name, f"--attack {name}")
                              for name in ("badnets", "addsent", "ep", "sos", "lwp", "ripple")),
 }
-STORED = ("builtin", "choose", "scan")  # cells of mbtsad.py, choose.py and scan_models.py, which tables.py only shows
+# cells of mbtsad.py, choose.py, scan_models.py and filter_grid.py, which tables.py only shows
+STORED = ("builtin", "choose", "scan", "filters")
