@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from minibd.tables import scans
+from minibd.tables import filtered, scans
 from minibd.tables.pivot import (
     Computed,
     Entry,
@@ -454,4 +454,5 @@ VIEWS: dict[str, dict[str, View | Computed]] = {
     "finemix-reviews": {held: by_attack("finemix-reviews", held) for held in ("20 %", "64 rows")},
     "finemix-pairs": {"": finemix_pairs()},
     "scan": scans.views(),
+    "filters": filtered.views(),
 }
