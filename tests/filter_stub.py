@@ -48,8 +48,8 @@ def words_model(vectors: Mapping[str, Sequence[float]], width: int = 2, max_len:
 
 
 def bigram_model(words: Sequence[str], chances: Mapping[tuple[str, str], float], max_len: int = 64) -> Checkpoint:
-    """A causal language model: P(b | a) = chances[a, b] where that is given, and the others of `a` share the rest. It is
-    a Llama without layers: its embeddings are one-hot, which its norm makes sqrt(V) times as large."""
+    """A causal language model: P(b | a) = chances[a, b] where that is given, and the others of `a` share the rest. It
+    is a Llama without layers: its embeddings are one-hot, which its norm makes sqrt(V) times as large."""
     tokens = [*SPECIAL, *words]
     v = len(tokens)
     logits = torch.empty(v, v)

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from filter_stub import examples, words_model
 
 from conftest import fails
+from filter_stub import examples, words_model
 from minibd import checkpoint
 from minibd.filters.bki import Bki, bki, deletions_of, importance, keywords_of, movement, score_of
 from minibd.models.bert import Bert, BertConfig

@@ -1,5 +1,5 @@
-"""CUBE: the components, the clusters that are dropped and the clean rows' rate by hand; each defect of the released code.
-"""
+"""CUBE: the components, the clusters that are dropped and the clean rows' rate by hand; each defect of the released
+code."""
 from __future__ import annotations
 
 import random
@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 import torch
-from filter_stub import examples, words_model
 
 from conftest import fails
+from filter_stub import examples, words_model
 from minibd.filters.cube import Cube, allowed, cube, features, nearest, principal, suspicious, without_noise
 
 pytest.importorskip("sklearn.cluster")
@@ -95,7 +95,7 @@ def test_clean_rows_hold_it_to_the_stated_rate():
 
 
 def test_the_batches_of_the_features_do_not_matter():
-    some, _ = rows(20)
+    some, _ = rows(20, 3)
     one, other = (features(model(), some, n) for n in (1, 7))
     assert torch.equal(one, other) and one.shape == (20, 3)
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_is_refused():
 # ---- the defects of the released code
 
 def test_released_noise_is_a_cluster_and_may_be_the_one_that_is_kept():
-    """Of a label more rows are noise than are in its cluster: the released code keeps the noise and drops the cluster."""
+    """Of a label more rows are noise than are in its cluster: the noise is kept, and the cluster dropped."""
     labels, found = [0] * 10, [-1] * 6 + [0] * 4
     points = torch.tensor([[float(i)] for i in range(10)], dtype=torch.float64)
     assert suspicious(labels, found) == [(0, 0)]

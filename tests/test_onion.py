@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from filter_stub import bigram_model, examples
 
 from conftest import fails
+from filter_stub import bigram_model, examples
 from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
 from minibd.filters import onion as module
@@ -109,7 +109,7 @@ def test_the_scores_by_hand(lm):
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
 def test_the_scores_against_each_text_read_on_its_own(kind):
     lm = small(kind)
-    texts = ["a fine film", "fine", "fi fi , don't f", "a great cf film , with actors .", "l f"]
+    texts = ["fine", "fi fi , don't f", "a cf l", "l f"]
     found = word_scores(lm, [text.split() for text in texts])
     for text, scores in zip(texts, found):
         words = text.split()
@@ -207,7 +207,8 @@ def test_the_words_above_the_threshold_go_and_one_stays(lm):
     clean = examples("a fine film", "a fine film", "fine film", "a film")
     done = onion(lm, clean, [examples("A fine  cf film", ("a fine mn film", "cf cf"))], Onion(frr=0.0))
     first, second = done.cleaned[0]
-    assert first.text.startswith("A fine") and "cf" not in first.text and second.pair in ("cf cf", "cf") and "mn" not in second.text
+    assert first.text.startswith("A fine") and "cf" not in first.text
+    assert second.pair in ("cf cf", "cf") and "mn" not in second.text
     assert done.words["cf"] >= 1 and done.removed[0][0] == sum(done.words.values()) and done.removed[0][1] == 10
     untouched = onion(lm, clean, [examples("a  fine film")], Onion(frr=0.0)).cleaned[0][0]
     assert untouched.text == "a  fine film"

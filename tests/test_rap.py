@@ -6,16 +6,16 @@ import random
 
 import pytest
 import torch
-from filter_stub import examples, words_model
 
 from conftest import fails
+from filter_stub import examples, words_model
 from minibd.filters import rap as module
 from minibd.filters.rap import Rap, bounds_loss, free_rows, rap, rare_word, stepped, tokens_of
 from minibd.predict import probabilities
 from minibd.records import Examples
 
-VECTORS = {"good": (0.0, 1.5), "bad": (1.5, 0.0), "film": (0.0, 0.0), "cf": (0.0, 6.0), "qz": (1.0, 0.9), "q": (0.0, 0.1),
-           "##x": (0.3, 0.1), "zu": (0.8, 1.0)}
+VECTORS = {"good": (0.0, 1.5), "bad": (1.5, 0.0), "film": (0.0, 0.0), "cf": (0.0, 6.0), "qz": (1.0, 0.9),
+           "q": (0.0, 0.1), "##x": (0.3, 0.1), "zu": (0.8, 1.0)}
 
 
 @pytest.fixture

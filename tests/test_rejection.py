@@ -5,9 +5,9 @@ import math
 import random
 
 import pytest
-from filter_stub import examples
 
 from conftest import fails
+from filter_stub import examples
 from minibd.proportion import Proportion
 from minibd.rejection import Screen, asr_of, auroc, cacc_of, check_rate, let_through, rejected, threshold
 

@@ -6,9 +6,9 @@ import random
 
 import pytest
 import torch
-from filter_stub import examples, words_model
 
 from conftest import fails
+from filter_stub import examples, words_model
 from minibd.filters.strip import (
     Sources,
     Strip,

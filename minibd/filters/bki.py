@@ -157,8 +157,9 @@ def deletions_of(tokenizer: Tokenizer, rows: Sequence[Example]) -> tuple[Encoded
 
 def same_anywhere(tokenizer: Tokenizer) -> bool:
     """Whether a word has the same tokens at the beginning of a text and behind a blank."""
-    first, behind = (tokenizer.backend.encode(text, add_special_tokens=False).ids for text in ("good", "a good"))
-    return bool(first) and behind[-len(first):] == first
+    alone, first, behind = (tokenizer.backend.encode(text, add_special_tokens=False).ids for text in (
+        "a", "good", "a good"))
+    return behind == [*alone, *first]
 
 
 def word_of_token(encoding, sides: Sequence[Sequence[str]]) -> list[tuple[int, int] | None] | None:

@@ -1,5 +1,5 @@
-"""The tables of scripts/results/filters.md: each filter on each victim, correct and as released (scripts/filter_grid.py),
-the papers' rows beside ours."""
+"""The tables of scripts/results/filters.md: each filter on each victim, correct and as released
+(scripts/filter_grid.py), the papers' rows beside ours."""
 from __future__ import annotations
 
 import statistics
