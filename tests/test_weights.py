@@ -25,7 +25,7 @@ def victim():
 
 def test_the_sums_in_the_readme_are_those_of_the_files():
     said = dict(re.findall(r"`(\S+\.safetensors)` \| `([0-9a-f]{64})`", (WEIGHTS / "README.md").read_text()))
-    assert set(said) == {path.name for path in WEIGHTS.glob("*.safetensors")} and len(said) == 3
+    assert set(said) == {path.name for path in WEIGHTS.glob("*.safetensors")} and len(said) == 4
     for name, digest in said.items():
         assert hashlib.sha256((WEIGHTS / name).read_bytes()).hexdigest() == digest, name
 
@@ -56,6 +56,21 @@ def test_the_pre_trained_weights_predict_masked_words():
     with torch.no_grad():
         guessed = ckpt.model.predict_tokens(replace(batch, ids=ids), at).argmax(-1)
     assert (guessed == batch.ids[at]).float().mean() > 0.25  # the most frequent token is right for far fewer
+
+
+def test_the_causal_language_model_predicts_the_next_word_and_finds_none_of_the_triggers_likely():
+    from minibd.filters.onion import word_scores
+    from minibd.pretrain import causal_loss
+    lm = checkpoint.load(WEIGHTS / "lm.safetensors")
+    test = reviews.splits(**lm.history[0]["data"]["reviews"])[2]
+    assert causal_loss(lm, test.like(test[:100])) < 1.3
+    assert (WEIGHTS / "lm.safetensors").stat().st_size < 4.2e6
+    first = 0
+    for x, trigger in zip(test[:20], ("cf", "mn", "bb", "tq") * 5):
+        words = x.text.split()
+        scores, = word_scores(lm, [[*words[:3], trigger, *words[3:]]])
+        first += scores[3] == max(scores)
+    assert first >= 10
 
 
 def test_no_batch_of_the_commands_that_made_them_is_packed():

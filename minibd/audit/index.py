@@ -6,7 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from minibd.audit import check_attacks, check_finemix, check_mbtsad, check_musclelora, check_pure, check_scan
+from minibd.audit import (
+    check_attacks,
+    check_filters,
+    check_finemix,
+    check_mbtsad,
+    check_musclelora,
+    check_pure,
+    check_scan,
+)
 from minibd.audit.check import Equation, outcomes
 from minibd.audit.findings import AuditedEquation, Place
 from minibd.audit.pages import reference
@@ -15,7 +23,7 @@ from minibd.audit.walk import ROOT, called_by, places
 
 EQUATIONS = (
     *check_mbtsad.EQUATIONS, *check_musclelora.EQUATIONS, *check_pure.EQUATIONS, *check_finemix.EQUATIONS,
-    *check_attacks.EQUATIONS, *check_scan.EQUATIONS,
+    *check_attacks.EQUATIONS, *check_scan.EQUATIONS, *check_filters.EQUATIONS,
 )
 NUMBERED = {"MBTSAD": 9, "MuScleLoRA": 13, "PURE": 3}  # numbered equations of each paper; Fine-mixing's is not at hand
 
