@@ -119,6 +119,12 @@ def test_all_tokens_of_a_word_are_trained(victim):
     assert moved == sorted(tokens_of(victim.tokenizer, "qx"))
 
 
+def test_a_class_that_no_clean_text_is_taken_for_keeps_its_texts(victim):
+    rows = examples(*["good film"] * 6, labels=[0, 1] * 3)  # all are taken for 1
+    done = rap(victim, rows, [examples("bad", "cf")], Rap(word="zu"))
+    assert done.limits[0] == float("inf") and done.screens[0].keep[0] and done.within[0] == 0.0
+
+
 def test_what_cannot_be_is_refused(victim):
     one_class = examples("good film", labels=[1])
     fails(lambda: rap(victim, one_class, [one_class], Rap(word="zu")), "class 0", "give rows")

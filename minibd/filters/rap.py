@@ -91,7 +91,8 @@ def rap(victim: Checkpoint, clean: Examples, parts: Sequence[Examples], settings
         target: int | None = None) -> Rapped:
     """Lines 1 and 2. target: the one class that is protected; None: all (the released variant needs one).
 
-    Raises BadInput where the clean rows have none of a class, the word is unknown, or no target is given where one is
+    Texts that are taken for a class that no clean row is taken for are kept. Raises BadInput where the clean rows have
+    none of a class, the word is unknown, or no target is given where one is
     needed.
     """
     released = settings.variant == "released"
@@ -116,13 +117,14 @@ def rap(victim: Checkpoint, clean: Examples, parts: Sequence[Examples], settings
         changed = with_word_trained(victim, own, tokens, word, c, settings)
         taken = _taken(victim, changed, clean, dev, word, c, released)
         mine = [i for i, row in enumerate(dev.argmax(-1).tolist()) if row == c]
-        if not mine:
-            raise BadInput(f"none of {len(clean)} clean rows is taken for class {c}, so that nothing says what a word "
-                           "takes from it: give more")
         drops = taken[mine]
-        within[c] = ((drops >= settings.low) & (drops <= settings.high)).double().mean().item()
-        # numpy's percentile lies between two rows; ours is one of them
-        limits[c] = -float(drops.quantile(settings.frr)) if released else threshold((-drops).tolist(), settings.frr)
+        within[c] = ((drops >= settings.low) & (drops <= settings.high)).double().sum().item() / max(1, len(mine))
+        if not mine:  # no clean text is taken for this class: nothing says what is usual, and all are kept
+            limits[c] = math.inf
+        elif released:  # numpy's percentile lies between two rows; ours is one of them
+            limits[c] = -float(drops.quantile(settings.frr))
+        else:
+            limits[c] = threshold((-drops).tolist(), settings.frr)
         for rows, p, score, kept in zip(parts, found, scores, keep):
             d = _taken(victim, changed, rows, p, word, c, released)
             for i, answer in enumerate(p.argmax(-1).tolist()):

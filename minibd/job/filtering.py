@@ -91,7 +91,8 @@ def screened(name: str, victim: Checkpoint, clean: Examples, parts: Sequence[Exa
         done = rap(victim, clean, parts, settings, seed, target if settings.variant == "released" else None)
         found.screens = done.screens
         found.answers = [predict(done.answers.model, victim.tokenizer, rows) for rows in parts]
-        found.outcome = {"thresholds": {victim.labels[c]: limit for c, limit in done.limits.items()},
+        found.outcome = {"thresholds": {victim.labels[c]: limit if limit < float("inf") else None
+                                        for c, limit in done.limits.items()},
                          "word": done.word, "within": {victim.labels[c]: s for c, s in done.within.items()}}
     return found
 
