@@ -214,6 +214,13 @@ def test_the_words_above_the_threshold_go_and_one_stays(lm):
     assert untouched.text == "a  fine film"
 
 
+def test_a_text_does_not_lose_all_its_words():
+    counter = module.Counter()
+    [x] = examples(("a cf mn", "film"))
+    made, n = module._without(x, [[3.0, 1.0, 2.0], [5.0]], lambda f: f > 0, counter)
+    assert (made.text, made.pair, n) == ("cf", "film", 2) and counter == {"a": 1, "mn": 1}
+
+
 def test_a_checkpoint_that_is_no_language_model_is_refused(tiny, lm):
     fails(lambda: onion(tiny, examples("a b"), []), "no language-model head", "GPT-2")
     fails(lambda: onion(small("bert"), examples("a b"), [], Onion(variant="released")), "fills masks", "causal")
