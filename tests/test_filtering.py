@@ -163,6 +163,10 @@ def test_the_tables_by_hand(tmp_path):
     trial = cell("badnets", 2, "strip", "paper", 99.0, 99.0)
     trial["cell"]["rows"] = 100
     (tmp_path / "filters.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*made, trial]))
+    older = cell("badnets", 0, "onion", "paper", 99.0, 99.0)
+    older["cell"]["lm"] = "another"  # an older line, of another language model
+    whole = (tmp_path / "filters.jsonl").read_text()
+    (tmp_path / "filters.jsonl").write_text(json.dumps(older) + "\n" + whole)
     book = Book(tmp_path)
     table = {row[0]: row[1:] for row in inference(book).rows}
     assert table["BadNets: STRIP"] == ("5.5 (5.0-6.0)", "20.0 (20.0-20.0)", "0.500 (0.500-0.500)",

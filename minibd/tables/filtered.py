@@ -27,10 +27,21 @@ PAPERS = {
 
 
 def results(book: Book, attack: str, name: str, variant: str) -> list[Mapping]:
-    """The results of one filter on one attack, a seed each; cells of a trial with fewer rows are left out."""
-    return [line["result"] for line in sorted(book.lines("filters"), key=lambda line: line["cell"]["seed"])
+    """The results of one filter on one attack, a seed each; cells of a trial with fewer rows are left out, and those of
+    ONION that another language model read than the newest one's."""
+    return [line["result"] for line in sorted(of_whole_rows(book), key=lambda line: line["cell"]["seed"])
             if line["cell"]["attack"] == attack and line["cell"]["filter"] == name
-            and line["cell"]["variant"] == variant and not line["cell"].get("rows")]
+            and line["cell"]["variant"] == variant]
+
+
+def of_whole_rows(book: Book) -> list[Mapping]:
+    lines = [line for line in book.lines("filters") if not line["cell"].get("rows")]
+    read = [lm_of(line["cell"]) for line in lines if line["cell"]["filter"] == "onion"]
+    return [line for line in lines if line["cell"]["filter"] != "onion" or lm_of(line["cell"]) == read[-1]]
+
+
+def lm_of(cell: Mapping) -> tuple:
+    return cell.get("lm"), (cell.get("sha256") or {}).get("lm")
 
 
 def spread(values: Sequence[float | None], digits: int = 1) -> str:
@@ -120,7 +131,7 @@ def difference(pairs: Sequence[tuple[Mapping, Mapping]], read: Callable[[Mapping
 
 
 def note(book: Book) -> str:
-    lines = [line for line in book.lines("filters") if not line["cell"].get("rows")]
+    lines = of_whole_rows(book)
     lms = sorted({line["cell"]["lm"] for line in lines if line["cell"].get("lm")})
     return f"{len(lines)} cells of filters.jsonl" + (f"; ONION reads {' and '.join(lms)}." if lms else ".")
 
