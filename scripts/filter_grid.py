@@ -168,7 +168,8 @@ def cell_of(cell: dict, victim: Path, where: Where, lm: str) -> dict:
         found = job.filter_training(
             name, Task(ckpt=str(victim), data=str(poisoned_of(victim, data, where)), out=str(out), seed=cell["seed"],
                        device=where.device),
-            Attack(attack="none"), settings, job.Training(2e-5, 5 if "--epochs 5" in cell["flags"] else 3, 32), clean=str(data), pretrained=where.minilm,
+            Attack(attack="none"), settings, job.Training(2e-5, 5 if "--epochs 5" in cell["flags"] else 3, 32),
+            clean=str(data), pretrained=where.minilm,
             retrain=True)
     found["outcome"].pop("sizes", None)
     kept = ("counted", "outcome", "rows", "frr", "far", "auroc", "before", "after", "removed", "retrained", "words",
