@@ -380,7 +380,7 @@ def filters(bench: Bench) -> None:
         lm = checkpoint.load(bench.lm, device)
         their_lm, lm_tokenizer = (kind.from_pretrained(bench.lm) for kind in (AutoModelForCausalLM, AutoTokenizer))
         their_lm = their_lm.eval().to(device)
-        lm_tokenizer.pad_token = lm_tokenizer.eos_token
+        lm_tokenizer.pad_token = lm_tokenizer.eos_token or lm_tokenizer.convert_ids_to_tokens(lm.tokenizer.pad)
 
         def usual_onion() -> list[float]:
             found = []

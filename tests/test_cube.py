@@ -66,6 +66,21 @@ def test_the_clean_rows_rate_by_hand():
     assert allowed(dropped, sizes, held, 0.2) == [(1, 1), (1, 2), (0, 4)]
 
 
+def test_the_rate_is_that_of_all_clusters_that_are_dropped():
+    sizes = Counter({(0, 0): 100, (0, 1): 30, (0, 2): 20})
+    held = Counter({(0, 0): 94, (0, 1): 3, (0, 2): 3})
+    assert allowed([(0, 1), (0, 2)], sizes, held, 0.05) == [(0, 1)]
+    assert allowed([(0, 1), (0, 2)], sizes, held, 0.06) == [(0, 1), (0, 2)]
+
+
+def test_noise_is_never_what_is_dropped_or_kept(monkeypatch):
+    some, _ = rows()
+    found = [(0, 0, 1, -1, -1, -1)[i % 6] for i in range(len(some))]
+    monkeypatch.setattr("minibd.filters.cube.clusters_of", lambda points, min_samples, min_cluster_size: found)
+    ours, released = (cube(model(), some, None, Cube(variant=variant)) for variant in ("paper", "released"))
+    assert {c for _, c in ours.clusters} <= {0, 1} and -1 in {c for _, c in released.clusters}
+
+
 def test_noise_joins_its_nearest_cluster():
     points = torch.tensor([[0.0], [1.0], [10.0], [11.0], [2.0], [8.0]], dtype=torch.float64)
     assert without_noise(points, [0, 0, 1, 1, -1, -1]) == [0, 0, 1, 1, 0, 1]
