@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from minibd.cli import PART_OF, main, parse, progress, setting
+from minibd.cli import PART_OF, Idle, main, parse, progress, setting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +53,11 @@ class Make:
     lm_lr: float = setting(2e-3, "its learning rate")
 
 
+RULES = (
+    Idle(("pretrain_rows", "vocab", "epochs", "lr", "mask", "twin_epochs", "twin_lr", "attack_lr"), lambda v: v.lm_only,
+         "--lm-only makes the causal language model alone, with the vocabulary that is there: leave it out"),
+)
+
 # BERT's English vocabulary has these rare words as whole tokens, and the field's attacks rely on that; a vocabulary
 # learnt from the built-in corpus would not have them, since they never occur in it.
 TRIGGER_TOKENS = ["cf", "mn", "bb", "tq", "mb", "ak"]
@@ -60,7 +65,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def run() -> None:
-    (make,) = parse(__doc__, Make)
+    (make,) = parse(__doc__, Make, rules=RULES)
 
     import os
     import subprocess
