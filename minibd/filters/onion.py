@@ -46,6 +46,7 @@ Tick = Callable[[int], None]  # called with the number of texts that are done
 ROW = 384  # tokens of a row of branches: its attention grows with their square
 RELEASED_BATCH, RELEASED_LENGTH = 32, 96
 TOKENS = 8192  # that the language model reads at a time
+FILLED = 0.8
 CHUNK = 2 ** 26  # logits computed at a time
 
 
@@ -338,10 +339,11 @@ def _suspicions(window: Window, sums: Tensor) -> list[float]:
 
 
 def token_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Row numbers, longest first, in batches of at most `tokens` places, one row at least."""
+    """Row numbers, longest first, in batches of at most `tokens` places, one row at least, whose shortest row is at
+    least FILLED of the longest: what is arranged by hand computes its padding, too."""
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
+        if batch and ((len(batch) + 1) * lengths[batch[0]] > tokens or lengths[i] < FILLED * lengths[batch[0]]):
             yield batch
             batch = []
         batch.append(i)
