@@ -314,7 +314,8 @@ def causal_scores(model: Encoder, tokenizer: Tokenizer, windows: Sequence[Window
     rows, first, slots = [], [], 0
     for window in windows:
         first.append(slots)
-        rows += rows_of(window, begin, range(slots, slots + 2 * len(window.pieces)))
+        made = rows_of(window, begin, range(slots, slots + 2 * len(window.pieces)))
+        rows += [row for row in made if row.asked]  # of a text without a token nothing is asked
         slots += 2 * len(window.pieces)
     sums = torch.zeros(slots, dtype=torch.float64)
     for which in token_batches([len(row.ids) for row in rows], batch_tokens):
