@@ -19,7 +19,16 @@ from torch import Tensor, nn
 
 from minibd.models.attention import attend, merge_heads, split_heads
 from minibd.models.dropout import Dropout
-from minibd.models.encoder import ACTIVATIONS, Encoder, HFMapping, ModelConfig, PackedBatch, check_config, end_of_text
+from minibd.models.encoder import (
+    ACTIVATIONS,
+    Arranged,
+    Encoder,
+    HFMapping,
+    ModelConfig,
+    PackedBatch,
+    check_config,
+    end_of_text,
+)
 from minibd.records import BadInput, Batch
 
 # Scalings of the rotary frequencies for longer texts, and the numbers each needs. "dynamic" scales only beyond
@@ -127,7 +136,11 @@ class RotaryPackedBatch(PackedBatch):
 
     def __init__(self, real: Tensor, last: Tensor, c: LlamaConfig):
         super().__init__(real, causal=True, last=last)
-        angles = self.positions()[:, None, :, None] * frequencies(c, real.device)  # (B, 1, T, Dh / 2)
+        self.turn(c)
+
+    def turn(self, c: LlamaConfig) -> None:
+        positions = self.positions()
+        angles = positions[:, None, :, None] * frequencies(c, positions.device)  # (B, 1, T, Dh / 2)
         self.cos, self.sin = angles.cos(), angles.sin()
 
     def rotate(self, x: Tensor) -> Tensor:
@@ -135,6 +148,14 @@ class RotaryPackedBatch(PackedBatch):
         rounds once."""
         a, b = x.chunk(2, dim=-1)
         return torch.cat((a * self.cos - b * self.sin, a * self.sin + b * self.cos), dim=-1).to(x.dtype)
+
+
+class RotaryArranged(Arranged, RotaryPackedBatch):
+    """The same with positions and a mask that are given."""
+
+    def __init__(self, positions: Tensor, mask: Tensor, c: LlamaConfig):
+        super().__init__(positions, mask)
+        self.turn(c)
 
 
 # ---- the model
@@ -215,6 +236,9 @@ class Llama(Encoder):
 
     def pack(self, batch: Batch) -> RotaryPackedBatch:
         return RotaryPackedBatch(batch.mask, self.last_read(batch), self.config)
+
+    def arrange(self, positions: Tensor, mask: Tensor) -> RotaryArranged:
+        return RotaryArranged(positions, mask, self.config)
 
     def finish(self, h: Tensor) -> Tensor:
         return self.last_norm(h)

@@ -317,5 +317,5 @@ TABLES = {
         row._replace(paper={}) for name in ("badnets", "addsent") for row in untrusted_rows(name)),
     "musclelora-llama-choose": tuple(choice_row("as it happens", flags) for flags in LLAMA_CHOICES),
 }
-# cells of mbtsad.py, choose.py, scan_models.py and repair_models.py, which tables.py only shows
-STORED = ("builtin", "choose", "scan", "repair")
+# cells of mbtsad.py, choose.py, scan_models.py, repair_models.py and filter_grid.py, which tables.py only shows
+STORED = ("builtin", "choose", "scan", "repair", "filters")
