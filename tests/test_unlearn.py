@@ -211,6 +211,17 @@ def test_rows_undo_a_row_and_change_nothing_else(victim):
     assert cleaned.history[-1]["words"] == ["cf"] and cleaned.history[-1]["mode"] == ROWS
 
 
+def test_of_a_word_of_several_pieces_those_are_trained_that_the_texts_do_not_hold(tiny):
+    texts = [Example(str(i), f"x film {i % 7}", 0) for i in range(20)]
+    piece = Finding(("xyz",), 1, flips=1.0, around=0.0)
+    chosen = {}
+    unlearn(tiny, [piece], texts, QUICK, on_choice=lambda name, value: chosen.update(value))
+    assert chosen["mode"] == ROWS and sorted(chosen["rows"]) == ["##y", "##z"]
+    unlearn(tiny, [piece, Finding(("film",), 1, flips=1.0, around=0.0)], texts, QUICK,
+            on_choice=lambda name, value: chosen.update(value))
+    assert chosen["mode"] == WHOLE
+
+
 def test_labels_are_not_read_and_the_seed_is_all_that_draws(victim):
     texts = rows(20, 5, "u")
     other = texts.like(replace(x, label=1 - x.label) for x in texts)

@@ -135,7 +135,7 @@ def rare_entries(entries: Sequence[int], held: Mapping[int, int], texts: int, ra
 
 
 def rows_suffice(findings: Sequence[Finding], all_rare: bool, settings: Unlearning) -> tuple[bool, str]:
-    """Eq. Unlearn (3): rows alone where R holds all entries of the words, and for every finding w
+    """Eq. Unlearn (3): rows alone where R holds an entry of every word (`all_rare`), and for every finding w
 
         flips(w) >= alone   and   flips(near w) <= around
 
@@ -145,7 +145,7 @@ def rows_suffice(findings: Sequence[Finding], all_rare: bool, settings: Unlearni
     Returns the answer, and the reason as the end of a sentence.
     """
     if not all_rare:
-        return False, "the texts hold some of the words' entries, whose rows they need"
+        return False, "the texts hold all entries of one of the words, whose rows they need"
     for finding in findings:
         if finding.flips is None or finding.around is None:
             return False, f"what is near {finding.named!r} is not known"
@@ -351,11 +351,14 @@ def unlearn(
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     entries, wanted = entries_of(victim.tokenizer, findings), settings.batch_size * settings.row_steps
     rows = bare_texts(victim.tokenizer, findings, texts, wanted, seed)
-    held = Counter(i for ids in victim.tokenizer.encode(rows).ids for i in set(ids))
-    rare = rare_entries(entries, held, len(rows), settings.rare)
+    as_given = victim.tokenizer.encode(texts).ids  # with the findings, where they stand in a text
+    held = Counter(i for ids in as_given for i in set(ids))
+    rare = rare_entries(entries, held, len(as_given), settings.rare)
     mode, why = settings.mode, "as was asked for"
     if mode == "auto":
-        suffice, why = rows_suffice(findings, len(rare) == len(entries), settings)
+        each = ({*entries_of(victim.tokenizer, [replace(finding, words=(word,))])} for finding in findings
+                for word in finding.words)
+        suffice, why = rows_suffice(findings, all(own & {*rare} for own in each), settings)
         mode = ROWS if suffice else WHOLE
     if mode == ROWS and not rare:
         raise BadInput(f"mode {ROWS}: the texts hold all entries of {', '.join(repr(f.named) for f in findings)[:100]} "
