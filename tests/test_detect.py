@@ -378,6 +378,10 @@ def test_verdicts():
     assert unknown.verdict == INCONCLUSIVE and unknown.score == -1
     assert model_verdict([found, unknown]) == (FOUND, "") and model_verdict([nothing]) == (NOTHING, "")
     assert model_verdict([nothing, unknown]) == (INCONCLUSIVE, "no rows")
+    few = judge(1, [replace(strong, flips=Proportion(49, 100))], 4.0)
+    assert few.score == 1 and few.verdict == INCONCLUSIVE and "fewer than half" in model_verdict([few])[1]
+    half = judge(1, [replace(strong, flips=Proportion(50, 100))], 4.0)
+    assert half.verdict == FOUND and "weaker than" in model_verdict([judge(1, [replace(ONE, quantile=-1.0)], 4.0)])[1]
     assert WITH_TEXTS.probability(-5) < 0.2 < 0.95 < WITH_TEXTS.probability(3)
 
 
