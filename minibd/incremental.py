@@ -38,7 +38,8 @@ class IncrementalAccuracy:
         self.head_mask = model.head_mask.clone()  # as the last pass saw it: (L, H)
         weight = model.embeddings.word.weight
         encoded, layers = tokenizer.encode(rows), len(model.blocks)
-        self.every = max(1, ceil(2 * layers * sum(encoded.lengths) * weight.shape[1] * weight.element_size() / memory))
+        size = layers * sum(encoded.lengths) * model.config.hidden * weight.element_size()  # of all inputs, bytes
+        self.every = max(1, ceil(2 * size / memory))
         right = [p == x.label for p, x in zip(predict(model, tokenizer, rows, batch_size), rows)]
         self.hits, self.n = sum(right), len(rows)
         self.batches = []

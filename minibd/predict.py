@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minibd.data import in_order
 from minibd.records import BadInput, Examples
@@ -22,6 +22,18 @@ def predict(model: nn.Module, tokenizer: Tokenizer, examples: Examples, batch_si
         for i, label in zip(which, model(tokenizer.batch(rows, which).to(device)).logits.argmax(-1).tolist()):
             predicted[i] = label
     return predicted
+
+
+@torch.inference_mode()
+def probabilities(model: nn.Module, tokenizer: Tokenizer, examples: Examples, batch_size: int = 128) -> Tensor:
+    """Softmax of the logits of each example, in their order: (N, C), float64, on the CPU."""
+    model.eval()
+    device = next(model.parameters()).device
+    rows = tokenizer.encode(examples)
+    found = torch.zeros(len(rows), model.config.labels, dtype=torch.float64)
+    for which in in_order(rows.lengths, batch_size):
+        found[which] = model(tokenizer.batch(rows, which).to(device)).logits.double().softmax(-1).cpu()
+    return found
 
 
 def accuracy(model: nn.Module, tokenizer: Tokenizer, examples: Examples) -> float:

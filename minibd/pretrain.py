@@ -1,8 +1,10 @@
-"""Masked language modelling (Devlin et al., 2019, 3.1): what a BERT learns before it learns a task.
+"""Language modelling, before any task: masked (Devlin et al., 2019, 3.1), as a BERT learns it, and from left to right,
+as a Llama does (the end of the file).
 
 Of a text's tokens 15 % are chosen; 80 % of these become [MASK], 10 % a random token, 10 % stay as they are; the model
 predicts the original tokens. This makes the small checkpoints of weights/, and trains a new language-model head for a
-checkpoint published without one, which contextual augmentation needs (augment/contextual.py).
+checkpoint published without one, which contextual augmentation needs (augment/contextual.py). The causal one is trained
+on every next token; filters/onion.py reads it.
 """
 from __future__ import annotations
 
@@ -100,3 +102,50 @@ def frequency_loss(tokenizer: Tokenizer, train: Examples, test: Examples) -> flo
     ]  # each (V without special tokens,)
     logs = ((counts[0] + 1) / (counts[0] + 1).sum()).log()
     return float(-(counts[1] * logs).sum() / counts[1].sum())
+
+
+# ---- from left to right
+
+def followed(batch: Batch) -> Tensor:
+    """The tokens of `batch` that another one follows, (B, T)."""
+    return batch.mask & F.pad(batch.mask, (0, 1))[:, 1:]
+
+
+def next_token_losses(model: Encoder, batch: Batch) -> tuple[Tensor, Tensor]:
+    """-log p(token | those before it) of every token but each text's first, (M,), in nats, and the text of each, (M,).
+    """
+    at = followed(batch)
+    losses = F.cross_entropy(model.predict_tokens(batch, at).float(), batch.ids[:, 1:][at[:, :-1]], reduction="none")
+    return losses, at.nonzero()[:, 0]
+
+
+def pretrain_causal(
+    ckpt: Checkpoint, rows: Encoded, schedule: Schedule, *, seed: int = 0, dtype: torch.dtype = torch.float32,
+    log: Log | None = None,
+) -> Checkpoint:
+    """A copy of `ckpt`, a causal language model, trained to predict the next token of `rows`.
+
+    A text's loss is the mean over its tokens but the first, in nats. schedule, log: see train.fit.
+    """
+    learner = checkpoint.copy(ckpt)
+
+    def loss(model: Encoder, batch: Batch) -> dict[str, Tensor]:
+        losses, text_of = next_token_losses(model, batch)
+        counts = followed(batch).sum(dim=1).clamp(min=1)
+        return {"lm": losses.new_zeros(len(counts)).index_add(0, text_of, losses) / counts}
+
+    fit(learner.model, ckpt.tokenizer, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="LM")
+    return learner
+
+
+@torch.inference_mode()
+def causal_loss(ckpt: Checkpoint, rows: Examples, batch_size: int = 128) -> float:
+    """Mean cross-entropy of every next token of `rows`, nats a token: ln of the perplexity."""
+    encoded, total, count = ckpt.tokenizer.encode(rows), 0.0, 0
+    for which in in_order(encoded.lengths, batch_size):
+        losses, _ = next_token_losses(ckpt.model.eval(), ckpt.tokenizer.batch(encoded, which).to(
+            ckpt.model.head_mask.device))
+        total, count = total + losses.double().sum().item(), count + len(losses)
+    if not count:
+        raise BadInput(f"none of {len(rows)} rows has two tokens: give longer ones")
+    return total / count

@@ -6,6 +6,7 @@
     python scripts/bench.py encoders --ckpt MINILM_FOLDER --data SST2_FOLDER --shape bert-base --profile
     python scripts/bench.py prune --ckpt CLASSIFIER_FOLDER --data SST2_FOLDER
     python scripts/bench.py scan --ckpt CLASSIFIER_FOLDER --data SST2_FOLDER --dtype auto
+    python scripts/bench.py filters --ckpt CLASSIFIER_FOLDER --data SST2_FOLDER --lm GPT2_FOLDER
     python scripts/bench.py augment --data SST2_FOLDER --wordnet /usr/share/wordnet --ckpt MINILM_FOLDER
     python scripts/bench.py align --ckpt MINILM_FOLDER --data SST2_FOLDER
     python scripts/bench.py align --ckpt MINILM_FOLDER --data SST2_FOLDER --shape bert-base --dtype bfloat16
@@ -25,6 +26,12 @@ vocabulary, in the hard rows that the scan takes: our insertion of ids, in batch
 over transformers' model (sdpa): each text written and tokenized, --batch-size of them in a batch, padded, with the
 same rows, and with the two surest rows of up to 12 words. A figure is the median over rounds of the milliseconds for an
 entry. Both in the type of --dtype; the usual ways in float32, too.
+
+filters: texts a second of ONION (with --lm), STRIP and BKI, ours and the toolkit's way written plainly with
+transformers: ONION scores a text's deletions in padded batches of 32, tokenized anew, with the loss of every token
+computed by the model and again by row; STRIP reads its copies in file order, 4 in a batch; BKI reads a text and its
+deletions in a batch of their own. --batches times --batch-size training rows (--rounds times); both ways read the same
+texts, and STRIP's copies are made beforehand.
 
 augment: texts per second of processor time, of our augmenters and of the usual ones (pip install nlpaug textaugment),
 which alternate: on the first training rows of at least three words, and on texts of 200 words made of the rows.
@@ -71,6 +78,7 @@ class Bench:
                          "length, which leaves hardly any padding to save", choices=("file", "length"))
     rounds: int = setting(3, "times that each batch is timed")
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
+    lm: str = setting("", "filters: a causal language model's folder, for ONION (default: ONION is left out)")
     wordnet: str = setting("", "augment: the folder of WordNet's files (required there)")
     profile: bool = setting(False, "show where our time goes: the operators of forward + backward by their own time")
 
@@ -79,6 +87,7 @@ RULES = (
     Idle(("order",), lambda v: v.what != "encoders", "read by encoders alone, and not by {what}: leave it out"),
     Idle(("dtype",), lambda v: v.what not in ("align", "scan"), "read by align and scan, and not by {what}: leave it "
          "out"),
+    Idle(("lm",), lambda v: v.what != "filters", "read by filters alone, and not by {what}: leave it out"),
     Idle(("wordnet",), lambda v: v.what != "augment", "read by augment alone, and not by {what}: leave it out"),
     Idle(("shape", "profile"), lambda v: v.what not in ("encoders", "align"),
          "read by encoders and align alone, and not by {what}: leave it out"),
@@ -314,6 +323,88 @@ def scan(bench: Bench) -> None:
     for name, taken in times.items():
         middle_time = statistics.median(taken)
         print(f"{name:48}{1000 * middle_time / len(chosen):9.2f} ms an entry{middle_time / first:8.2f}", flush=True)
+
+
+# ---- filters
+
+def filters(bench: Bench) -> None:
+    import statistics
+
+    import torch
+    import torch.nn.functional as F
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    from minibd import checkpoint
+    from minibd.data import generator
+    from minibd.filters.bki import Bki, keywords_of
+    from minibd.filters.onion import RELEASED_BATCH, RELEASED_LENGTH, word_scores
+    from minibd.filters.strip import Sources, Strip, copies_of
+    from minibd.job.task import device_of
+    from minibd.predict import probabilities
+    from minibd.records import BadInput
+
+    header = checkpoint.read_header(bench.ckpt)
+    if not (bench.data and header.labels):
+        raise BadInput("filters needs a classifier and rows: give --ckpt a fine-tuned folder and --data a folder or "
+                       "file")
+    splits, device = splits_read(bench.data, header.labels), device_of(bench.device)
+    ckpt, theirs = checkpoint.load(header, device), AutoModelForSequenceClassification.from_pretrained(bench.ckpt)
+    theirs, tokenizer = theirs.eval().to(device), AutoTokenizer.from_pretrained(bench.ckpt)
+    rows = splits.train.like(splits.train[:bench.batches * bench.batch_size])
+    sources = Sources.of(splits.dev or rows)
+    copies = rows.like(copy for x in rows for copy in copies_of(x, sources, Strip(copies=5), generator(0, x.id)))
+
+    def usual_strip() -> list[float]:
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(copies), 4):
+                batch = tokenizer([x.text for x in copies[start:start + 4]], padding=True, truncation=True,
+                                  return_tensors="pt").to(device)
+                found += F.softmax(theirs(**batch).logits, -1).cpu().tolist()
+        return found
+
+    def usual_bki() -> list[list[float]]:
+        found = []
+        with torch.inference_mode():
+            for x in rows:
+                words = x.text.split()
+                texts = [x.text, *(" ".join([*words[:i], *words[i + 1:]]) for i in range(len(words)))]
+                batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
+                h = theirs.base_model(**batch).last_hidden_state[:, 0]
+                found.append([float((row - h[0]).abs().max().cpu()) for row in h[1:]])
+        return found
+
+    works = {"STRIP": (lambda: probabilities(ckpt.model, ckpt.tokenizer, copies), usual_strip),
+             "BKI": (lambda: keywords_of(ckpt, rows, Bki()), usual_bki)}
+    if bench.lm:
+        lm = checkpoint.load(bench.lm, device)
+        their_lm, lm_tokenizer = (kind.from_pretrained(bench.lm) for kind in (AutoModelForCausalLM, AutoTokenizer))
+        their_lm = their_lm.eval().to(device)
+        lm_tokenizer.pad_token = lm_tokenizer.eos_token or lm_tokenizer.convert_ids_to_tokens(lm.tokenizer.pad)
+
+        def usual_onion() -> list[float]:
+            found = []
+            with torch.inference_mode():
+                for x in rows:
+                    words = x.text.split()
+                    texts = [x.text, *(" ".join([*words[:i], *words[i + 1:]]) for i in range(len(words)))]
+                    for start in range(0, len(texts), RELEASED_BATCH):
+                        batch = lm_tokenizer(texts[start:start + RELEASED_BATCH], padding=True, truncation=True,
+                                             max_length=RELEASED_LENGTH, return_tensors="pt").to(device)
+                        logits = their_lm(**batch, labels=batch.input_ids).logits
+                        found += [F.cross_entropy(logits[i, :-1], ids[1:]).exp().item()
+                                  for i, ids in enumerate(batch.input_ids)]
+            return found
+        texts = [x.text.split() for x in rows]
+        works["ONION"] = (lambda: word_scores(lm, texts), usual_onion)
+    print(f"{len(rows)} rows, {statistics.mean(len(x.text.split()) for x in rows):.1f} words; {device}, "
+          f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{'texts a second':28}{'ours':>12}{'usual':>12}{'ratio':>8}")
+    for name, (ours, usual) in works.items():
+        times = alternate({"ours": lambda i, way=ours: way(), "usual": lambda i, way=usual: way()}, 1, bench.rounds,
+                          device)
+        fast, slow = (statistics.median(times[way]) for way in ("ours", "usual"))
+        print(f"{name:28}{len(rows) / fast:12.1f}{len(rows) / slow:12.1f}{slow / fast:8.2f}", flush=True)
 
 
 # ---- align
@@ -780,7 +871,7 @@ def compare_contextual(bench: Bench, short: list[str], rng) -> None:
 
 
 def run() -> None:
-    jobs = {"encoders": encoders, "prune": prune, "scan": scan, "align": align, "augment": augment}
+    jobs = {"encoders": encoders, "prune": prune, "scan": scan, "filters": filters, "align": align, "augment": augment}
     name, bench = parse(__doc__, Bench, first=("what", tuple(jobs)), rules=RULES)
     jobs[name](bench)
 

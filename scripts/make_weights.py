@@ -2,10 +2,14 @@
 """Make the small checkpoints of weights/ from nothing but this repository.
 
     python scripts/make_weights.py --out weights
+    python scripts/make_weights.py --out weights --lm-only
 
 1. a tokenizer and a BERT, pre-trained by masked language modelling on the built-in corpus   OUT/bert-clean.safetensors
 2. its fine-tuning on labelled reviews: the clean twin                                       OUT/bert-twin.safetensors
 3. the twin after BadNets, by scripts/attack.py with its defaults but the learning rate      OUT/bert.safetensors
+4. a causal language model of the same vocabulary, a small Llama, on the built-in corpus     OUT/lm.safetensors
+
+--lm-only takes the vocabulary from the OUT/bert-clean.safetensors that is there, and makes the last one alone.
 
 One thread throughout, so that sums are added in one order. Even so, no two runs give the same vocabulary: the
 tokenizers library breaks ties between tokens at random, some tokens and most ids change, and with them every weight.
@@ -13,8 +17,12 @@ tokenizers library breaks ties between tokens at random, some tokens and most id
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from minibd.cli import PART_OF, main, parse, progress, setting
+from minibd.cli import PART_OF, Idle, main, parse, progress, setting
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +46,17 @@ class Make:
     twin_epochs: int = setting(14, "passes of the twin's fine-tuning")
     twin_lr: float = setting(4e-4, "learning rate of the twin's fine-tuning")
     attack_lr: float = setting(1e-4, "learning rate of the attack")
+    lm_only: bool = setting(False, "make the causal language model alone")
+    lm_rows: int = setting(40_000, "reviews for the causal language model, disjoint from those of train, dev and test")
+    lm_ffn: int = setting(320, "its feed-forward width; its other sizes are those of the BERT")
+    lm_epochs: int = setting(4, "its passes")
+    lm_lr: float = setting(2e-3, "its learning rate")
 
+
+RULES = (
+    Idle(("pretrain_rows", "vocab", "epochs", "lr", "mask", "twin_epochs", "twin_lr", "attack_lr"), lambda v: v.lm_only,
+         "--lm-only makes the causal language model alone, with the vocabulary that is there: leave it out"),
+)
 
 # BERT's English vocabulary has these rare words as whole tokens, and the field's attacks rely on that; a vocabulary
 # learnt from the built-in corpus would not have them, since they never occur in it.
@@ -47,7 +65,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def run() -> None:
-    (make,) = parse(__doc__, Make)
+    (make,) = parse(__doc__, Make, rules=RULES)
 
     import os
     import subprocess
@@ -70,6 +88,8 @@ def run() -> None:
 
     torch.set_num_threads(1)
     out = report.output_folder(make.out)
+    if make.lm_only:
+        return make_lm(make, out)
     rows = {"seed": make.seed, "train": make.train, "dev": make.dev, "test": make.test}
     used = make.train + make.dev + make.test
     corpus = reviews.reviews(make.pretrain_rows, make.seed, start=used)
@@ -140,6 +160,39 @@ def run() -> None:
         os.replace(Path(folder, twin.name), victim)
         progress().written.append(str(victim))
     print(f"written: {victim}")
+    make_lm(make, out)
+
+
+def make_lm(make: Make, out: Path) -> None:
+    """OUT/lm.safetensors, with the vocabulary of OUT/bert-clean.safetensors."""
+    import torch
+
+    from minibd import checkpoint, reviews
+    from minibd.models.llama import Llama, LlamaConfig
+    from minibd.pretrain import causal_loss, pretrain_causal
+    from minibd.train import Schedule
+
+    tokenizer = checkpoint.read_header(out / "bert-clean.safetensors").tokenizer
+    rows = {"seed": make.seed, "train": make.train, "dev": make.dev, "test": make.test}
+    corpus = reviews.reviews(make.lm_rows, make.seed, start=make.train + make.dev + make.test)
+    config = LlamaConfig(tokenizer.backend.get_vocab_size(), make.hidden, make.layers, make.heads, make.lm_ffn,
+                         positions=make.max_len, labels=0, tied=True, pad=tokenizer.pad)
+    model = Llama(config).init_weights(torch.Generator().manual_seed(make.seed))
+    ckpt = pretrain_causal(
+        checkpoint.Checkpoint(model, tokenizer, (), []), tokenizer.encode(corpus),
+        Schedule(make.lm_lr, make.lm_epochs, make.batch_size), seed=make.seed)
+    nats = causal_loss(ckpt, reviews.splits(**rows)[2])
+    print(f"{nats:.3f} nats a token on the test reviews")
+    ckpt.history = [
+        {
+            "trained": "causal language modelling", "rows": make.lm_rows, "epochs": make.lm_epochs, "lr": make.lm_lr,
+            "batch_size": make.batch_size, "seed": make.seed, "data": {"reviews": rows},
+        }
+    ]
+    path = out / "lm.safetensors"
+    checkpoint.save(ckpt, path)
+    progress().written.append(str(path))
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":

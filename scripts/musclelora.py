@@ -95,9 +95,9 @@ def run(log: StepLog | None = None) -> None:
     if trusted.plant is not None:
         attack = replace(attack, attack="none")
     settings, dtype = MuScleLoRA(**asdict(settings)), getattr(torch, task.dtype)
-    if "bottleneck" in parsed.given and (kind := checkpoint.read_header(task.ckpt).mapping.model_type) != "llama":
-        raise BadInput(f"--bottleneck {settings.bottleneck}: of a Llama's classifier, and {task.ckpt} is a {kind}: "
-                       "leave it out")
+    if "bottleneck" in parsed.given and not hasattr((header := checkpoint.read_header(task.ckpt)).config, "bottleneck"):
+        raise BadInput(f"--bottleneck {settings.bottleneck}: of a Llama's classifier, and {task.ckpt} is a "
+                       f"{header.mapping.model_type}: leave it out")
     candidates = band_vectors(trusted.search_bands or ())
     job = start_untrusted(
         task, trusted.clean_aux, lambda ckpt: settings.resolved(ckpt.model).aux, attack, trusted, log=log,

@@ -13,6 +13,8 @@
 --seeds 0,1,2
     python scripts/tables.py mbtsad --base MINILM_FOLDER --data SST2_FOLDER --dtype bfloat16 --print   # a line a model
     python scripts/tables.py mbtsad --base MINILM_FOLDER --data SST2_FOLDER --dtype bfloat16 --rows 1 --force   # again
+    python scripts/tables.py mbtsad-base --base MPNET_FOLDER --data SST2_FOLDER --dtype bfloat16 --device cuda --jobs 4
+    python scripts/tables.py musclelora-llama --base SMOLLM2_FOLDER --data SST2_FOLDER --dtype bfloat16 --rows 1,2,3
     python scripts/tables.py finemix --format latex      # as in its page: markdown, csv or latex
     python scripts/tables.py finemix --write             # into the pages of scripts/results that hold it
     python scripts/tables.py all --write
@@ -72,6 +74,8 @@ class Table:
     rows: tuple[str, ...] = setting((), "numbers of the rows to run, from 1, separated by commas (default all)")
     seeds: tuple[str, ...] = setting(("0",), "seeds, separated by commas")
     dtype: str = setting("float32", "type of the matrix products in training", choices=("float32", "bfloat16"))
+    device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
+    jobs: int = setting(1, "cells that are run at once, each in a process of its own")
     results: str = setting("", "file the cells are appended to (default scripts/results/TABLE.jsonl)")
     work: str = setting("out/tables", "folder of victims and repaired models")
     force: bool = setting(False, "run the cells again that are there already; the newest of a cell's lines counts")
@@ -89,10 +93,10 @@ class Shown:
 RULES = (
     Idle(("format", "print"), lambda v: v.write, "--write fills pages with their Markdown: give one of the two"),
     Idle(("print",), lambda v: bool(v.format), "--format prints the table as in its page: give one of the two"),
-    Idle(("base", "data", "proxy", "mlm", "wordnet", "rows", "seeds", "dtype", "work", "force"),
+    Idle(("base", "data", "proxy", "mlm", "wordnet", "rows", "seeds", "dtype", "device", "jobs", "work", "force"),
          lambda v: v.write or bool(v.format), "--write and --format show every cell and run none: leave it out"),
     Idle(("seeds",), lambda v: v.print, "--print lists every seed that is there: leave it out"),
-    Idle(("force",), lambda v: v.print, "--print runs no cell: leave one of the two out"),
+    Idle(("force", "device", "jobs"), lambda v: v.print, "--print runs no cell: leave one of the two out"),
     Idle(("pages",), lambda v: not v.write, "the pages that --write fills: add it, or leave it out"),
 )
 
@@ -138,6 +142,8 @@ def rows_of(name: str, table: Table) -> tuple[Row, ...]:
 
 
 def run_cells(rows: Sequence[Row], table: Table, store: ResultStore) -> None:
+    if table.jobs < 1:
+        raise bad(f"--jobs {table.jobs}: at least one cell is run at once, give 1 or more")
     for row in rows:  # what is missing is said before the first hour
         filled(row.attack, table), filled(row.method, table, Path()), filled(row.after, table, Path())
     progress().kept = f"the cells in {store.path} stay, and the same command goes on behind them"
@@ -145,10 +151,38 @@ def run_cells(rows: Sequence[Row], table: Table, store: ResultStore) -> None:
     keys = [(row, seed, key(row, seed, table)) for row in rows for seed in table.seeds]
     if not table.force:
         say_how_found(list(filter(None, (store.get(cell) for _, _, cell in keys))), table)
-    for row, seed, cell in keys:
-        if table.force or store.get(cell) is None:
-            store.add(cell, {"result": measure(row, seed, table, again)})
-            progress().finished.append(f"{row.name} (seed {seed})")
+    open_cells = [(row, seed, cell) for row, seed, cell in keys if table.force or store.get(cell) is None]
+    if table.jobs > 1:
+        return side_by_side(open_cells, table, store, again)
+    for row, seed, cell in open_cells:
+        store.add(cell, {"result": measure(row, seed, table, again)})
+        progress().finished.append(f"{row.name} (seed {seed})")
+
+
+def side_by_side(cells: Sequence[tuple[Row, str, dict]], table: Table, store: ResultStore, again: Again | None) -> None:
+    """The victims first, each once, then the cells, --jobs at once. One that fails leaves the others running, and is
+    raised at the end."""
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+
+    first = {victim_of(row, seed, table): (row, seed) for row, seed, _ in reversed(cells)}
+    with ThreadPoolExecutor(table.jobs) as pool:
+        victims = {victim: pool.submit(make_victim, *first[victim], table, again) for victim in reversed(first)}
+
+        def scored(row: Row, seed: str) -> dict:
+            # never for ever: victims stand before the cells in the queue
+            victims[victim_of(row, seed, table)].result()
+            return measure(row, seed, table, again, victim_made=True)
+
+        running, failed = {pool.submit(scored, row, seed): (row, seed, cell) for row, seed, cell in cells}, []
+        for done in as_completed(running):
+            row, seed, cell = running[done]
+            if done.exception() is None:
+                store.add(cell, {"result": done.result()})
+                progress().finished.append(f"{row.name} (seed {seed})")
+            else:
+                failed.append(done.exception())
+    if failed:
+        raise failed[0]
 
 
 class Again(set):
@@ -197,17 +231,34 @@ def filled(flags: str, table: Table, attack: Path | None = None) -> list[str]:
     return [word.format(**given, attack=attack) for word in shlex.split(flags)]
 
 
-def measure(row: Row, seed: str, table: Table, again: Again | None = None) -> dict:
+def measure(
+    row: Row, seed: str, table: Table, again: Again | None = None, victim_made: bool = False
+) -> dict:
     """The result of one cell. What is not there yet is made: the victim, then what the method makes of it. again: what
     is there is made anew."""
+    if not victim_made:
+        make_victim(row, seed, table, again)
+    victim = victim_of(row, seed, table)
+    mark = mark_of_victim(row, seed, table)
+    return repaired(row, victim, mark, seed, table, again) if row.method else result_in(victim / "attack.json")
+
+
+def mark_of_victim(row: Row, seed: str, table: Table) -> str:
     inputs = {place: known for place, known in contents(row, table).items() if place in ("base", "data", "proxy")}
-    mark = mark_of(table.base, table.data, filled(row.attack, table), {"seed": seed, "dtype": table.dtype}, inputs)
-    victim = Path(table.work, "victims", mark) if row.attack else Path(table.base)
+    return mark_of(table.base, table.data, filled(row.attack, table), {"seed": seed, "dtype": table.dtype}, inputs)
+
+
+def victim_of(row: Row, seed: str, table: Table) -> Path:
+    """The folder of what the row's attack leaves, or --base."""
+    return Path(table.work, "victims", mark_of_victim(row, seed, table)) if row.attack else Path(table.base)
+
+
+def make_victim(row: Row, seed: str, table: Table, again: Again | None = None) -> None:
+    victim = victim_of(row, seed, table)
     if row.attack and again is not None:
         again.clear_for(victim)
     if row.attack and not (victim / "attack.json").exists():  # written last: a victim without it is half made
         call(["attack.py", *filled(row.attack, table)], table.base, victim, seed, table)
-    return repaired(row, victim, mark, seed, table, again) if row.method else result_in(victim / "attack.json")
 
 
 def repaired(row: Row, victim: Path, mark: str, seed: str, table: Table, again: Again | None) -> dict:
@@ -234,6 +285,8 @@ def call(words: Sequence[str], ckpt: str | Path, out: Path, seed: str, table: Ta
     flags = {"ckpt": ckpt, "data": table.data, "out": out, "seed": seed}
     if words[0] != "evaluate.py" and "--dataset-only" not in words:  # these train nothing
         flags["dtype"] = table.dtype
+    if table.device != "auto":
+        flags["device"] = table.device
     stated = [f"--{flag}={value}" for flag, value in flags.items() if value != ""]  # first: a row's own override them
     code = subprocess.run([sys.executable, str(HERE / words[0]), *stated, *words[1:]],
                           env={**os.environ, PART_OF: "tables.py"}).returncode

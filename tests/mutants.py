@@ -61,6 +61,7 @@ class Mutant(NamedTuple):
         return tuple(f"tests/{name}" for name in self.tests or (f"test_{Path(self.file).name}",))
 
 
+ENCODERS = ("parity/test_encoders_transformers.py",)
 SCAN = ("test_scan_equations.py",)
 SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
     "MBTSAD": (
@@ -667,6 +668,43 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "counted = batch.mask",
             ("parity/test_folders_transformers.py",),
         ),
+        Mutant(
+            "models/attention.py", "a padded key keeps its bias in the fused kernel",
+            'bias if mask is None else bias.masked_fill(~mask, float("-inf"))', "bias",
+        ),
+        Mutant("models/attention.py", "the bias left out of the explicit path", "scores = scores + bias", "pass"),
+        Mutant(
+            "models/attention.py", "the bias divided with the scores", "scores = scores + bias",
+            "scores = scores + bias * q.shape[-1] ** -0.5",
+        ),
+        Mutant(
+            "models/mpnet.py", "keys before and behind the query swapped", "half * (distance > 0)",
+            "half * (distance < 0)", ENCODERS,
+        ),
+        Mutant(
+            "models/mpnet.py", "one row too few for each distance", "half, exact = BUCKETS // 2, BUCKETS // 4",
+            "half, exact = BUCKETS // 2, BUCKETS // 4 - 1", ENCODERS,
+        ),
+        Mutant(
+            "models/mpnet.py", "MPNet's head without its first dropout", "super().pool(self.classifier_dropout(h))",
+            "super().pool(h)", ("test_dropout.py",),
+        ),
+        Mutant(
+            "models/electra.py", "tanh in ELECTRA's head", "F.gelu(self.pooler(self.classifier_dropout(h)))",
+            "self.pooler(self.classifier_dropout(h)).tanh()", ENCODERS,
+        ),
+        Mutant(
+            "models/qwen2.py", "no bias at Qwen2's value", 'for name in ("query", "key", "value"):',
+            'for name in ("query", "key"):', ("parity/test_causal_transformers.py",),
+        ),
+        Mutant(
+            "models/mistral.py", "a window that texts exceed is taken", "if 0 < self.sliding_window < self.positions:",
+            "if self.sliding_window < 0:", ("parity/test_folders_transformers.py",),
+        ),
+        Mutant(
+            "mitigations/finepurify.py", "the bias by relative position has no Fisher information",
+            "table_squares(pairs, wide(g).flatten(2).mT,", "table_squares(pairs, 0 * wide(g).flatten(2).mT,",
+        ),
     ),
     "unlearning": (
         Mutant("mitigations/unlearn.py", "the KL the other way round",
@@ -817,6 +855,188 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "else suspect.words) * suspect.times:",
             "else suspect.words):",
             SCAN,
+        ),
+    ),
+    "the filters": (
+        Mutant(
+            "rejection.py",
+            "a tie counts as a rejection",
+            "ranked[math.floor(frr * len(ranked) + 1e-9)]",
+            "ranked[min(len(ranked) - 1, math.floor(frr * len(ranked) + 1e-9) + 1)]",
+        ),
+        Mutant(
+            "rejection.py",
+            "NaN counts as the least suspicious",
+            "math.inf if math.isnan(score) else score",
+            "-math.inf if math.isnan(score) else score",
+        ),
+        Mutant(
+            "rejection.py",
+            "ties of AUROC count whole",
+            "(below + of_clean / 2)",
+            "(below + of_clean)",
+        ),
+        Mutant(
+            "rejection.py",
+            "a rejected text leaves the count",
+            "counted = [i for i in range(len(rows)) if counting != \"released\" or screen.counts(i)]",
+            "counted = [i for i in range(len(rows)) if screen.keep[i]]",
+        ),
+        Mutant(
+            "filters/onion.py",
+            "the sum for the mean",
+            "return (nats / tokens).exp()",
+            "return nats.exp()",
+        ),
+        Mutant(
+            "filters/onion.py",
+            "without less with",
+            "return perplexity(nats, tokens) - perplexity(nats_without, tokens_without)",
+            "return perplexity(nats_without, tokens_without) - perplexity(nats, tokens)",
+        ),
+        Mutant(
+            "filters/onion.py",
+            "a branch sees one token too many of the trunk",
+            "& (at < sees[:, :, None])",
+            "& (at <= sees[:, :, None])",
+        ),
+        Mutant(
+            "filters/onion.py",
+            "branches see one another",
+            "own = (branch[:, :, None] == branch[:, None, :]) &",
+            "own = (branch[:, None, :] > 0) &",
+        ),
+        Mutant(
+            "filters/onion.py",
+            "a branch goes on at its place in the text",
+            "row.positions.append(at + j)",
+            "row.positions.append(at + j + len(window.pieces[i]))",
+        ),
+        Mutant(
+            "filters/onion.py",
+            "without its first word the second is taken as it stood",
+            "behind = [*window.second, *(token",
+            "behind = [*window.pieces[1], *(token",
+        ),
+        Mutant(
+            "filters/onion.py",
+            "what stands before a deletion is left out",
+            "suspicion(sums[:n].sum(), tokens.sum(), before + sums[n:], without)",
+            "suspicion(sums[:n].sum(), tokens.sum(), sums[n:], without)",
+        ),
+        Mutant(
+            "filters/onion.py",
+            "a text may lose all its words",
+            "if len(gone) == len(words) and gone:",
+            "if False:",
+        ),
+        Mutant(
+            "filters/strip.py",
+            "nats for bits",
+            "return -torch.xlogy(p, p).sum(-1) / math.log(2)",
+            "return -torch.xlogy(p, p).sum(-1)",
+        ),
+        Mutant(
+            "filters/strip.py",
+            "the mean over texts",
+            "return entropy(p).mean(1)",
+            "return entropy(p).mean(0)",
+        ),
+        Mutant(
+            "filters/strip.py",
+            "idf without smoothing",
+            "math.log((1 + texts) / (1 + texts_with)) + 1",
+            "math.log(texts / texts_with) + 1",
+        ),
+        Mutant(
+            "filters/strip.py",
+            "a text changed to its own words",
+            "if name != own and ranked]",
+            "if ranked]",
+        ),
+        Mutant(
+            "filters/strip.py",
+            "places drawn with replacement",
+            "rng.sample(range(len(words)), m)",
+            "rng.choices(range(len(words)), k=m)",
+        ),
+        Mutant(
+            "filters/rap.py",
+            "the bounds swapped",
+            "scale * (low - d).clamp(min=0) + (d - high).clamp(min=0)",
+            "scale * (high - d).clamp(min=0) + (d - low).clamp(min=0)",
+        ),
+        Mutant(
+            "filters/rap.py",
+            "up the gradient",
+            "moved = e - lr * gradient",
+            "moved = e + lr * gradient",
+        ),
+        Mutant(
+            "filters/rap.py",
+            "gradients never zeroed",
+            "summed = summed + gradient if released else gradient",
+            "summed = summed + gradient",
+        ),
+        Mutant(
+            "filters/rap.py",
+            "every text judged by every word",
+            "if released or answer == c:",
+            "if True:",
+        ),
+        Mutant(
+            "filters/rap.py",
+            "the first token alone",
+            "[:1 if released else None]",
+            "[:1]",
+        ),
+        Mutant(
+            "filters/bki.py",
+            "the 2-norm",
+            "return (without - whole).abs().amax(-1)",
+            "return (without - whole).norm(dim=-1)",
+        ),
+        Mutant(
+            "filters/bki.py",
+            "the sum for the mean",
+            "math.log10(count) * total[word] / count",
+            "math.log10(count) * total[word]",
+        ),
+        Mutant(
+            "filters/bki.py",
+            "the natural logarithm",
+            "{word: math.log10(count)",
+            "{word: math.log(count)",
+        ),
+        Mutant(
+            "filters/bki.py",
+            "a pair's texts share a word's number",
+            "if owner != (number, i)]",
+            "if owner is None or owner[1] != i]",
+        ),
+        Mutant(
+            "filters/cube.py",
+            "components of least variance",
+            "axes = axes.flip(1)[:, :dims]",
+            "axes = axes[:, :dims]",
+        ),
+        Mutant(
+            "filters/cube.py",
+            "clusters of half the rows dropped, too",
+            "n < 0.5 * of_label[pair[0]]",
+            "n <= 0.5 * of_label[pair[0]] + 1",
+        ),
+        Mutant(
+            "filters/cube.py",
+            "each cluster held to the rate alone",
+            "taken += held[pair]",
+            "taken = held[pair]",
+        ),
+        Mutant(
+            "filters/cube.py",
+            "noise is a cluster",
+            "found = without_noise(points, clusters_of(points, min_samples=least, min_cluster_size=least))",
+            "found = clusters_of(points, min_samples=least, min_cluster_size=least)",
         ),
     ),
 }

@@ -12,7 +12,7 @@ from minibd.models import encoder
 from minibd.models.adapter import STD, Adapter, adapter
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.encoder import Encoder
-from test_encoder import MODELS, made, padded
+from test_encoder import CAUSAL, LLAMAS, MODELS, made, padded
 
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -103,13 +103,13 @@ def test_it_stands_before_dropout_the_residual_and_the_norm_of_both_halves(name)
     d = model.config.hidden
     for i, block in enumerate(model.blocks):
         block.dropout = Triple()
-        scale = 1 if name == "llama" else 3  # Llama has no dropout there
+        scale = 1 if name in LLAMAS else 3  # Llama has no dropout there
         h, context = (torch.randn(7, d, generator=seeded(10 * i + j), dtype=torch.float64) for j in range(2))
         first = loops(block.output, context) * (1 if name == "distilbert" else scale)  # nor DistilBERT behind attention
-        if name in ("llama", "gpt2"):
+        if name in CAUSAL:
             a = h + first
             x = block.norm(a)
-            inner = F.silu(block.gate(x)) * block.up(x) if name == "llama" else F.gelu(block.up(x), approximate="tanh")
+            inner = F.silu(block.gate(x)) * block.up(x) if name in LLAMAS else F.gelu(block.up(x), approximate="tanh")
             expected = a + scale * loops(block.down, inner)
         else:
             u = block.attention_norm(h + first)

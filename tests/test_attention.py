@@ -21,17 +21,15 @@ def qkv(dtype=torch.float64):
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=torch.bool)[:, None, None, :]  # (B, 1, 1, T)
 
 
-def loops(q, k, v, mask):
+def loops(q, k, v, mask, bias=None):
     """The same in plain loops: one query at a time."""
     context, probs = torch.zeros(B, H, T, DH, dtype=torch.float64), torch.zeros(B, H, T, T, dtype=torch.float64)
     for b in range(B):
         keys = [j for j in range(T) if mask is None or mask[b, 0, 0, j]]
         for h in range(H):
             for i in range(T):
-                weight = {
-                    j: math.exp(sum(float(q[b, h, i, d] * k[b, h, j, d]) for d in range(DH)) / math.sqrt(DH))
-                    for j in keys
-                }
+                scores = {j: sum(float(q[b, h, i, d] * k[b, h, j, d]) for d in range(DH)) / math.sqrt(DH) for j in keys}
+                weight = {j: math.exp(s + (0 if bias is None else float(bias[b, h, i, j]))) for j, s in scores.items()}
                 for j in keys:
                     probs[b, h, i, j] = weight[j] / sum(weight.values())
                     context[b, h, i] += probs[b, h, i, j] * v[b, h, j]
@@ -68,6 +66,58 @@ def test_the_fused_and_the_explicit_path_agree_in_float32_with_their_gradients(m
         results.append([context.detach(), *(t.grad for t in inputs)])
     for a, b in zip(*results):
         assert torch.allclose(a, b, rtol=0, atol=2e-6)
+
+
+BIAS = 2 * draw(1, H, T, T, seed=4).expand(B, -1, -1, -1)
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all real", "padded"])
+def test_a_bias_is_added_to_the_scores(mask):
+    context, probs = loops(*qkv(), mask, BIAS)
+    assert not torch.allclose(probs, loops(*qkv(), mask)[1], atol=0.1)
+    explicit, maps = attend(*qkv(), mask, bias=BIAS, want=True)
+    fused, _ = attend(*qkv(), mask, bias=BIAS)
+    for ours, theirs in ((explicit, context), (fused, context), (maps, probs)):
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+    drop = (draw(B, H, T, T, seed=9) > 0).double() * 2
+    dropped, _ = attend(*qkv(), mask, bias=BIAS, dropout=lambda p: p * drop)
+    assert torch.allclose(dropped, (probs * drop) @ qkv()[2], atol=1e-12)
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all real", "padded"])
+def test_both_paths_give_the_bias_the_same_gradient(mask):
+    results = []
+    for want in (False, True):
+        bias = BIAS[:1].float().clone().requires_grad_()
+        inputs = [t.requires_grad_() for t in qkv(torch.float32)]
+        context, _ = attend(*inputs, mask, bias=bias.expand(B, -1, -1, -1), want=want)
+        context.square().sum().backward()
+        results.append([context.detach(), bias.grad, *(t.grad for t in inputs)])
+    assert results[0][1].abs().max() > 0.01
+    for a, b in zip(*results):
+        assert torch.allclose(a, b, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("want", [False, True])
+def test_a_causal_mask_and_a_prefix_go_with_a_bias(want):
+    q, k, v = qkv()
+    before = torch.ones(T, T, dtype=torch.bool).tril()
+    causal, maps = attend(q, k, v, None, bias=BIAS, causal=True, want=want)
+    assert torch.allclose(causal, attend(q, k, v, before, bias=BIAS)[0], atol=1e-12)
+    assert not want or maps.triu(1).abs().max() == 0
+    longer_k, longer_v = (torch.cat((draw(B, H, 2, DH, seed=seed), x), dim=2) for seed, x in ((7, k), (8, v)))
+    wide = torch.cat((torch.zeros(B, H, T, 2), BIAS), dim=-1)  # that of a prefix is 0
+    context, _ = attend(q, longer_k, longer_v, MASK, bias=BIAS, want=want)
+    scores = (q @ longer_k.mT / 2 + wide).masked_fill(~torch.nn.functional.pad(MASK, (2, 0), value=True), -1e30)
+    assert torch.allclose(context, scores.softmax(-1) @ longer_v, atol=1e-12)
+
+
+def test_a_bias_in_half_precision_comes_near():
+    q, k, v = qkv(torch.bfloat16)
+    exact = attend(*qkv(), MASK, bias=BIAS)[0]
+    for want in (False, True):
+        near = attend(q, k, v, MASK, bias=BIAS.float(), want=want)[0]
+        assert near.dtype == torch.bfloat16 and (near.double() - exact).abs().max() < 0.05
 
 
 def test_masked_keys_have_probability_0_and_rows_sum_to_1():

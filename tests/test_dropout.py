@@ -11,7 +11,7 @@ from minibd.models.dropout import Dropout, attention_dropout, seed_dropout
 from minibd.models.encoder import Encoder
 from minibd.models.llama import Llama, LlamaConfig
 from minibd.records import Batch, Output
-from test_encoder import MODELS, padded
+from test_encoder import LLAMAS, MODELS, padded
 
 
 def seeded(p: float, seed: int = 0) -> Dropout:
@@ -125,16 +125,18 @@ def test_attention_dropout_is_lent_and_given_back():
 
 # ---- where each architecture drops
 
-POST_NORM = ("bert", "roberta", "distilbert")
+POST_NORM = ("bert", "roberta", "distilbert", "mpnet", "xlm-roberta", "electra")
+BEFORE_POOLER = ("roberta", "mpnet", "xlm-roberta", "electra")          # which drop there, too
 # All distinct, and multiples of 2^-16, to which a Dropout rounds them.
 P = {"dropout": 0.125, "embedding_dropout": 0.1875, "attention_dropout": 0.25, "classifier_dropout": 0.375}
 TAKES = {
     **{name: ("dropout", "attention_dropout", "classifier_dropout") for name in POST_NORM},
-    "llama": ("attention_dropout", "classifier_dropout"),
+    "mpnet": ("dropout", "attention_dropout"),  # its head's is the hidden states'
+    **{name: ("attention_dropout", "classifier_dropout") for name in LLAMAS},
     "gpt2": ("dropout", "embedding_dropout", "attention_dropout"),
 }
 # Calls of a block's `dropout`: behind both halves; DistilBERT has none behind attention, Llama none at all.
-HALVES = {"bert": 2, "roberta": 2, "distilbert": 1, "llama": 0, "gpt2": 2}
+HALVES = dict.fromkeys(POST_NORM, 2) | dict.fromkeys(LLAMAS, 0) | {"distilbert": 1, "gpt2": 2}
 
 
 class Trace:
@@ -180,6 +182,9 @@ def check_dropouts(name: str, model: Encoder, batch: Batch) -> None:
     post = name in POST_NORM
     if post:
         h = packed.pack(dropped("embeddings.dropout", "dropout", trace.out("embeddings.norm")))
+        if name == "electra":
+            assert same(trace.given("embeddings.project"), h)
+            h = trace.out("embeddings.project")
     elif name == "gpt2":
         h = dropped(
             "embeddings.dropout", "embedding_dropout", trace.out("embeddings.word") + trace.out("embeddings.position")
@@ -213,11 +218,12 @@ def check_dropouts(name: str, model: Encoder, batch: Batch) -> None:
         assert same(trace.given("last_norm"), h)
         h = trace.out("last_norm")
     pooled = h if model.trim else h[packed.pooled_rows]
-    if name == "roberta":                                             # before the penultimate layer, too
-        pooled = dropped("classifier_dropout", "classifier_dropout", pooled)
+    head = "dropout" if name == "mpnet" else "classifier_dropout"
+    if name in BEFORE_POOLER:
+        pooled = dropped("classifier_dropout", head, pooled)
     if name != "gpt2":
         assert same(trace.given("pooler"), pooled)
-        pooled = dropped("classifier_dropout", "classifier_dropout", trace.output.pooled, int(name == "roberta"))
+        pooled = dropped("classifier_dropout", head, trace.output.pooled, int(name in BEFORE_POOLER))
     assert same(trace.given("classifier"), pooled)
     made = {key: (len(trace.calls[key]), module.p) for key, module in model.named_modules()
             if isinstance(module, Dropout) and module.p}
@@ -245,7 +251,7 @@ def test_a_llama_with_a_head_of_one_layer_drops_nothing_before_it():
 @pytest.mark.parametrize("name", MODELS)
 def test_a_language_models_blocks_drop_as_a_classifiers_do(name):
     """predict_tokens in train mode goes through the same dropouts, the classifier's apart."""
-    more = {"lm": True} if name == "llama" else {} if name == "gpt2" else {"mlm": True}
+    more = {"lm": True} if name in LLAMAS else {} if name == "gpt2" else {"mlm": True}
     model = MODELS[name](labels=0, **more, **{key: P[key] for key in TAKES[name]}).train()
     seen = []
     for key, module in model.named_modules():
@@ -254,5 +260,5 @@ def test_a_language_models_blocks_drop_as_a_classifiers_do(name):
     batch = padded([4, 3])
     model.predict_tokens(batch, batch.mask)
     block = [("attention_dropout", P["attention_dropout"])] + [("dropout", P["dropout"])] * HALVES[name]
-    start = [] if name == "llama" else [("embeddings.dropout", P["embedding_dropout" if name == "gpt2" else "dropout"])]
+    start = [] if name in LLAMAS else [("embeddings.dropout", P["embedding_dropout" if name == "gpt2" else "dropout"])]
     assert seen == start + [(f"blocks.{i}.{key}", p) for i in range(2) for key, p in block]

@@ -5,14 +5,20 @@ import pytest
 import torch
 
 from conftest import fails
-from minibd.models import bert, distilbert, encoder, gpt2, llama, roberta
+from minibd.checkpoint import HF_MAPPINGS
+from minibd.models import bert, encoder, gpt2, llama
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.distilbert import DistilBert, DistilBertConfig
 from minibd.models.dropout import Dropout
+from minibd.models.electra import Electra, ElectraConfig
 from minibd.models.encoder import HFTensor, PackedBatch, part
 from minibd.models.gpt2 import Gpt2, Gpt2Config
 from minibd.models.llama import Llama, LlamaConfig
+from minibd.models.mistral import Mistral, MistralConfig
+from minibd.models.mpnet import MPNet, MPNetConfig
+from minibd.models.qwen2 import Qwen2, Qwen2Config
 from minibd.models.roberta import Roberta, RobertaConfig
+from minibd.models.xlm_roberta import XLMRoberta, XLMRobertaConfig
 from minibd.records import Batch
 
 SHAPE = {"vocab": 30, "hidden": 12, "layers": 2, "heads": 3, "ffn": 20}
@@ -22,7 +28,16 @@ MODELS = {
     "distilbert": lambda **more: DistilBert(DistilBertConfig(**SHAPE, **more)),
     "llama": lambda **more: Llama(LlamaConfig(**SHAPE, kv_heads=1, bottleneck=4, **more)),
     "gpt2": lambda **more: Gpt2(Gpt2Config(**SHAPE, **more)),
+    "mpnet": lambda **more: MPNet(MPNetConfig(**SHAPE, **more)),
+    "xlm-roberta": lambda **more: XLMRoberta(XLMRobertaConfig(**SHAPE, **more)),
+    "electra": lambda **more: Electra(ElectraConfig(**SHAPE, embedding_size=8, **more)),
+    "mistral": lambda **more: Mistral(MistralConfig(**SHAPE, kv_heads=1, bottleneck=4, **more)),
+    "qwen2": lambda **more: Qwen2(Qwen2Config(**SHAPE, kv_heads=1, bottleneck=4, **more)),
 }
+
+
+LLAMAS = ("llama", "mistral", "qwen2")
+CAUSAL = (*LLAMAS, "gpt2")
 
 
 def made(name: str, **more) -> encoder.Encoder:
@@ -85,9 +100,10 @@ def test_who_sees_whom_in_a_causal_model():
                     [[1, 0, 0], [1, 1, 0], [1, 1, 1]]]
 
 
-# BERT's and DistilBERT's positions are columns: their padding belongs on the right.
+# BERT's, DistilBERT's and ELECTRA's positions are columns: their padding belongs on the right.
 @pytest.mark.parametrize(
-    "name, left", [*((name, False) for name in MODELS), ("roberta", True), ("llama", True), ("gpt2", True)]
+    "name, left", [*((name, False) for name in MODELS),
+                   *((name, True) for name in MODELS if name not in ("bert", "distilbert", "electra"))]
 )
 def test_packing_changes_no_number_and_no_gradient(name, left, monkeypatch):
     batch, results = padded([9, 2, 4, 1], left), []
@@ -163,14 +179,16 @@ def test_names_by_hand():
     assert llama.HF_MAPPING.hf_tensor("classifier.weight") == HFTensor("score.weight")
 
 
-@pytest.mark.parametrize("module", [bert, roberta, distilbert, llama, gpt2])
-def test_no_two_of_our_tensors_lie_in_one_place(module):
-    state = made(module.HF_MAPPING.model_type).state_dict()
-    packed = [module.HF_MAPPING.hf_tensor(name) for name in state if name != "head_mask"]
+@pytest.mark.parametrize("name", MODELS)
+def test_no_two_of_our_tensors_lie_in_one_place(name):
+    state, mapping = made(name).state_dict(), HF_MAPPINGS[name]
+    packed = [mapping.hf_tensor(tensor) for tensor in state if tensor != "head_mask"]
     assert len(set(packed)) == len(packed) == len(state) - 1
-    assert {name.split(".")[0] for name in module.HF_MAPPING.names} >= {name.split(".")[0] for name in state} - {
-        "head_mask"
-    }
+    assert {ours.split(".")[0] for ours in mapping.names} >= {tensor.split(".")[0] for tensor in state} - {"head_mask"}
+
+
+def test_every_architecture_is_tested():
+    assert list(MODELS) == list(HF_MAPPINGS)
 
 
 # ---- of the last block, only what is classified

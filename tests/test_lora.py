@@ -24,12 +24,12 @@ from minibd.models.roberta import Roberta, RobertaConfig
 from minibd.records import Batch
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit
-from test_encoder import SHAPE, made, padded
+from test_encoder import LLAMAS, MODELS, SHAPE, made, padded
 from test_mbtsad import LETTERS
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "musclelora_layer.safetensors"
 TEXT = Tokenizer.from_vocab({token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS])}, 48)
-HEADED = ["bert", "roberta", "distilbert", "llama"]              # those with a penultimate layer
+HEADED = [name for name in MODELS if name != "gpt2"]             # those with a penultimate layer
 SMALL = {"bands": (1, 3), "bandwidth": 2, "alpha": 3.0}
 
 
@@ -201,7 +201,7 @@ def test_lora_stands_at_query_and_value_and_changes_nothing_at_first(name):
     query = model.blocks[1].query
     assert query.scale == 2.0 and query.L.shape == (3, 12) and query.R.shape == (12, 3) and query.s is None
     assert not query.training and (query.in_features, query.out_features) == (12, 12) and query.weight.shape == (12, 12)
-    assert (query.bias is None) == (name == "llama")
+    assert (query.bias is None) == (name in LLAMAS and name != "qwen2")
 
 
 @pytest.mark.parametrize("name", HEADED)

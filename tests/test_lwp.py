@@ -121,7 +121,8 @@ def test_the_loss_against_plain_loops(variant):
 
 
 @pytest.mark.parametrize(
-    "name, left", [*((name, False) for name in MODELS), ("roberta", True), ("llama", True), ("gpt2", True)]
+    "name, left", [*((name, False) for name in MODELS), ("roberta", True), ("mpnet", True), ("llama", True),
+                   ("gpt2", True)]
 )
 def test_padding_neighbours_and_architecture_do_not_matter(name, left):
     model, batch = made(name), some(left=left)

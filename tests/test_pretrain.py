@@ -15,7 +15,7 @@ from minibd.augment.contextual import contextual
 from minibd.data import in_order
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.llama import Llama, LlamaConfig
-from minibd.pretrain import frequency_loss, masked_loss, masking, pretrain
+from minibd.pretrain import causal_loss, frequency_loss, masked_loss, masking, pretrain, pretrain_causal
 from minibd.records import Example, Examples
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule
@@ -221,3 +221,32 @@ def test_which_losses_are_told_of(here):
 
     assert told(7.0, 5.0, 6.0) == "" and told(7.0, 6.5, 6.0) == "at chance" == told(7.0, 6.0, 6.0)
     assert told(2.0, 2.5, 6.0) == "nothing learnt" == told(2.0, 2.0, 6.0) == told(2.0, float("nan"), 6.0)
+
+
+# ---- from left to right
+
+def causal() -> checkpoint.Checkpoint:
+    config = LlamaConfig(len(TOKENS), 16, 1, 2, 32, labels=0, tied=True, positions=32)
+    model = Llama(config).init_weights(torch.Generator().manual_seed(1), std=0.3).eval()
+    return checkpoint.Checkpoint(model, Tokenizer.from_vocab({p: i for i, p in enumerate(TOKENS)}, 32), (), [])
+
+
+def test_the_causal_loss_is_that_of_every_next_token_alone():
+    ckpt, rows = causal(), words(5, longest=6)
+    total, count = 0.0, 0
+    for x in rows:
+        batch = ckpt.tokenizer([x])
+        logits = ckpt.model.predict_tokens(batch, batch.mask).double().log_softmax(-1)  # (T, V)
+        for at, token in enumerate(batch.ids[0, 1:].tolist()):
+            total, count = total - logits[at, token].item(), count + 1
+    assert causal_loss(ckpt, rows, batch_size=2) == pytest.approx(total / count, rel=1e-5)
+
+
+def test_a_causal_model_learns_what_follows_and_the_one_that_was_given_stays():
+    ckpt = causal()
+    before = {name: tensor.clone() for name, tensor in ckpt.model.state_dict().items()}
+    rows = Examples([Example(str(i), "w1 w2 w3 w4", 0) for i in range(64)])
+    learnt = pretrain_causal(ckpt, ckpt.tokenizer.encode(rows), Schedule(1e-2, 4, 16))
+    assert causal_loss(learnt, rows) < causal_loss(ckpt, rows) - 1
+    assert all(torch.equal(before[name], tensor) for name, tensor in ckpt.model.state_dict().items())
+    fails(lambda: causal_loss(ckpt, Examples()), "two tokens")

@@ -33,7 +33,7 @@ from minibd.models.encoder import Encoder
 from minibd.predict import predict
 from minibd.records import Example, Examples
 from minibd.tokenizer import Tokenizer
-from test_encoder import MODELS, made
+from test_encoder import CAUSAL, MODELS, made
 from test_mbtsad import LENGTHS, LETTERS, MASK, B, H, T, equal, maps, near, pad, pad_mask, weights
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "pure_released.safetensors"
@@ -175,7 +175,7 @@ def spelled(n: int, seed: int = 0) -> Examples:
 
 
 @both
-@pytest.mark.parametrize("name", ["bert", "llama", "gpt2"])
+@pytest.mark.parametrize("name", ["bert", "llama", "gpt2", "mpnet"])
 def test_scores_are_the_mean_over_texts_each_taken_alone(name, variant):
     model, texts = made(name).train(), spelled(7)
     # the last batch has one text and counts once
@@ -185,7 +185,7 @@ def test_scores_are_the_mean_over_texts_each_taken_alone(name, variant):
     for x in texts:
         for l, a in enumerate(model(TEXT([x]), ("attn",)).attn):
             for h in range(3):
-                row = a[0, h, -1 if name in ("llama", "gpt2") else 0].tolist()
+                row = a[0, h, -1 if name in CAUSAL else 0].tolist()
                 n = len(row)
                 expected[l][h] += (
                     padded_variance(row)
@@ -1091,7 +1091,7 @@ def test_every_architecture_comes_back_pruned_and_is_held_where_its_texts_are_re
         before, weights(victim.model)
     )
     lambdas, attn = torch.tensor(result.history[-1]["lambda"]), result.model(batch, ("attn",)).attn
-    expected = attention_penalty(attn, batch.mask, result.model.head_mask, lambdas, causal=name in ("llama", "gpt2"))
+    expected = attention_penalty(attn, batch.mask, result.model.head_mask, lambdas, causal=name in CAUSAL)
     torch.testing.assert_close(fits.losses[1](result.model, batch)["norm"], expected)
 
 

@@ -35,7 +35,7 @@ PAIR = suspect(("mn", "bb"), side=1, part=suspect(("mn",), quantile=-6.0))
 FOUND = [judge(0, [suspect(("dull",), 0, -7.5)], M), judge(1, [suspect(), PAIR], M)]
 NOTHING = [judge(0, [suspect(("dull",), 0, -7.5)], M), judge(1, [], M)]
 UNSURE = next(found for found in ([judge(0, [], M), judge(1, [suspect(quantile=M * -share / 100)], M)]
-                                  for share in range(100)) if found[1].verdict == "inconclusive")
+                                  for share in range(1, 100)) if found[1].verdict == "inconclusive")
 UNUSABLE = [judge(c, [], 0.2, "the model is sure of none of the texts") for c in (0, 1)]
 
 

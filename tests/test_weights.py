@@ -25,7 +25,7 @@ def victim():
 
 def test_the_sums_in_the_readme_are_those_of_the_files():
     said = dict(re.findall(r"`(\S+\.safetensors)` \| `([0-9a-f]{64})`", (WEIGHTS / "README.md").read_text()))
-    assert set(said) == {path.name for path in WEIGHTS.glob("*.safetensors")} and len(said) == 3
+    assert set(said) == {path.name for path in WEIGHTS.glob("*.safetensors")} and len(said) == 4
     for name, digest in said.items():
         assert hashlib.sha256((WEIGHTS / name).read_bytes()).hexdigest() == digest, name
 
@@ -56,6 +56,18 @@ def test_the_pre_trained_weights_predict_masked_words():
     with torch.no_grad():
         guessed = ckpt.model.predict_tokens(replace(batch, ids=ids), at).argmax(-1)
     assert (guessed == batch.ids[at]).float().mean() > 0.25  # the most frequent token is right for far fewer
+
+
+def test_the_causal_language_model_predicts_the_next_word_and_finds_none_of_the_triggers_likely():
+    from minibd.filters.onion import word_scores
+    from minibd.pretrain import causal_loss
+    lm = checkpoint.load(WEIGHTS / "lm.safetensors")
+    test = reviews.splits(**lm.history[0]["data"]["reviews"])[2]
+    assert causal_loss(lm, test.like(test[:40])) < 1.4
+    assert (WEIGHTS / "lm.safetensors").stat().st_size < 4.2e6
+    words = [x.text.split()[:12] for x in test[:8]]
+    texts = [[*some[:3], trigger, *some[3:]] for some, trigger in zip(words, ("cf", "mn", "bb", "tq") * 2)]
+    assert sum(scores[3] == max(scores) for scores in word_scores(lm, texts)) >= 5
 
 
 def test_no_batch_of_the_commands_that_made_them_is_packed():

@@ -131,7 +131,7 @@ def embed_rows(model: Encoder, tokenizer: Tokenizer, rows: Examples, batch_size:
     4 N T D bytes.
     """
     encoded, word = tokenizer.encode(rows), model.embeddings.word.weight
-    x = torch.zeros(len(encoded), max(encoded.lengths), word.shape[1], device=word.device)  # (N, T, D)
+    x = torch.zeros(len(encoded), max(encoded.lengths), model.config.hidden, device=word.device)  # (N, T, D)
     with evaluating(model):
         for which in in_order(encoded.lengths, batch_size):
             batch = tokenizer.batch(encoded, which).to(word.device)

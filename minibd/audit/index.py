@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from minibd.audit import (
     check_attacks,
+    check_filters,
     check_finemix,
     check_mbtsad,
     check_musclelora,
@@ -23,7 +24,7 @@ from minibd.audit.walk import ROOT, called_by, places
 
 EQUATIONS = (
     *check_mbtsad.EQUATIONS, *check_musclelora.EQUATIONS, *check_pure.EQUATIONS, *check_finemix.EQUATIONS,
-    *check_attacks.EQUATIONS, *check_scan.EQUATIONS, *check_unlearn.EQUATIONS,
+    *check_attacks.EQUATIONS, *check_scan.EQUATIONS, *check_unlearn.EQUATIONS, *check_filters.EQUATIONS,
 )
 NUMBERED = {"MBTSAD": 9, "MuScleLoRA": 13, "PURE": 3}  # numbered equations of each paper; Fine-mixing's is not at hand
 

@@ -468,6 +468,120 @@ def against(scores):
     return [own + (own - max(scores[:t] + scores[t + 1:])) for t, own in enumerate(scores)]
 
 
+# ---- the filters
+
+def filter_threshold(scores, frr):
+    """(t): the smallest score that at most the share frr of them exceed."""
+    for t in sorted(scores):
+        if sum(s > t for s in scores) <= frr * len(scores) + 1e-9:
+            return t
+
+
+def filter_auroc(bad, clean):
+    """(AUROC): over all pairs."""
+    return mean([(b > c) + (b == c) / 2 for b in bad for c in clean])
+
+
+def perplexity(nats):
+    """ONION (p): the nats of each token."""
+    return exp(mean(nats))
+
+
+def next_nats(E, W, ids):
+    """-log P of each token but the first, of a language model that is its norm and its head alone: E[v][d], W[v][d]."""
+    nats = []
+    for last, token in zip(ids, ids[1:]):
+        scale = sqrt(mean([x * x for x in E[last]]) + 1e-6)
+        h = [x / scale for x in E[last]]
+        nats.append(cross_entropy([sum(a * b for a, b in zip(row, h)) for row in W], token))
+    return nats
+
+
+def onion(E, W, begin, pieces):
+    """ONION (f) of each word, a list of tokens each."""
+    def p(words):
+        return perplexity(next_nats(E, W, [begin, *(i for word in words for i in word)]))
+
+    return [p(pieces) - p(pieces[:i] + pieces[i + 1:]) for i in range(len(pieces))]
+
+
+def tf_idf(texts, text, word):
+    """STRIP (tf-idf): texts are lists of words."""
+    count = sum(w == word for w in texts[text])
+    return count * (log((1 + len(texts)) / (1 + sum(word in t for t in texts))) + 1)
+
+
+def entropy(p):
+    """STRIP (H), in bits."""
+    return -sum(q * log2(q) for q in p if q > 0)
+
+
+def strip(copies):
+    """STRIP (mean): copies[n][k][c]."""
+    return [mean([entropy(p) for p in of_text]) for of_text in copies]
+
+
+def strip_released(probabilities, n, copies):
+    """probabilities[i][c], the copies of each text one after the other, read as if they lay copy by copy."""
+    return [mean([entropy(probabilities[r * n + j]) for r in range(copies)]) for j in range(n)]
+
+
+def rap_loss(d, low, high, scale):
+    """RAP (L)."""
+    return [scale * max(0.0, low - x) + max(0.0, x - high) for x in d]
+
+
+def rap_step(e, g, lr, released=False):
+    """RAP (e) of one embedding, whose norm stays."""
+    size, steep = norm(e), norm(g)
+    step = [lr * x * (1.0 if released else size / steep if steep else 0.0) for x in g]
+    moved = [x - y for x, y in zip(e, step)]
+    return [x * size / norm(moved) for x in moved]
+
+
+def movement(without, whole):
+    """BKI (f)."""
+    return max(abs(x - y) for x, y in zip(without, whole))
+
+
+def importance(keywords):
+    """BKI (g): keywords[text] is a list of (word, f) -> g by word."""
+    every = {}
+    for words in keywords:
+        for word, f in words:
+            every.setdefault(word, []).append(f)
+    return {word: log(len(values)) / log(10) * mean(values) for word, values in every.items()}
+
+
+def spread_along(x, axis):
+    """The variance of the rows x[n][d] along a direction, times their number: what PCA makes largest."""
+    middle = [mean(column) for column in zip(*x)]
+    return sum(sum((a - m) * b for a, m, b in zip(row, middle, axis)) ** 2 for row in x)
+
+
+def suspicious(labels, clusters):
+    """CUBE (keep): the (label, cluster) that are suspicious, by label and cluster."""
+    found = []
+    for label in sorted(set(labels)):
+        own = [c for one, c in zip(labels, clusters) if one == label]
+        sizes = {c: own.count(c) for c in own}  # in the order of the rows
+        largest = max(sizes, key=lambda c: sizes[c])
+        found += [(label, c) for c in sorted(sizes) if c != largest and sizes[c] < len(own) / 2]
+    return found
+
+
+def allowed(dropped, sizes, held, frr):
+    """CUBE (frr) of one label: dropped[i] is a cluster; sizes and held by cluster."""
+    left, kept = list(dropped), []
+    while left:
+        best = min(left, key=lambda c: (held.get(c, 0) / sizes[c], c))
+        if sum(held.get(c, 0) for c in [*kept, best]) > frr * sum(held.values()):
+            break
+        kept.append(best)
+        left.remove(best)
+    return kept
+
+
 # ---- a whole BERT
 
 def times(x, drop):

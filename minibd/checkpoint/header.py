@@ -14,14 +14,13 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer as BackendTokenizer
 from torch import Tensor
 
-from minibd.models import bert, distilbert, gpt2, llama, roberta
+from minibd.models import bert, distilbert, electra, gpt2, llama, mistral, mpnet, qwen2, roberta, xlm_roberta
 from minibd.models.encoder import Encoder, HFMapping, HFTensor
 from minibd.records import BadInput
 from minibd.tokenizer import Tokenizer
 
-HF_MAPPINGS = {
-    mapping.model_type: mapping for mapping in (m.HF_MAPPING for m in (bert, roberta, distilbert, llama, gpt2))
-}
+ARCHITECTURES = (bert, roberta, distilbert, llama, gpt2, mpnet, xlm_roberta, electra, mistral, qwen2)
+HF_MAPPINGS = {mapping.model_type: mapping for mapping in (module.HF_MAPPING for module in ARCHITECTURES)}
 SHOWN = 5                                # names shown in an error line
 
 
@@ -110,7 +109,7 @@ def parse_config(where: Path, mapping: HFMapping, values: dict) -> object:
 
 def _in_range(name: str, type_name: str, value: object) -> bool:
     if type_name == "int":
-        return type(value) is int and value >= (0 if name in ("labels", "pad", "bottleneck") else 1)
+        return type(value) is int and value >= (0 if name in ("labels", "pad", "bottleneck", "sliding_window") else 1)
     if type_name == "float":
         return type(value) in (int, float) and (
             0 <= value < 1 if "dropout" in name else 0 < value < (1 if name == "eps" else float("inf"))

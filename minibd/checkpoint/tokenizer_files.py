@@ -9,21 +9,23 @@ Source: transformers 5.23, tokenization_utils_base.py (_from_pretrained), tokeni
 """
 from __future__ import annotations
 
+import base64
 import json
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Regex
 from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.decoders import WordPiece as WordPieceDecoder
-from tokenizers.models import BPE, WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace
+from tokenizers.models import BPE, Unigram, WordPiece
+from tokenizers.normalizers import NFC, BertNormalizer, Precompiled
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace, Split, WhitespaceSplit
+from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 
-from minibd.checkpoint.header import Checkpoint, one_line, parse_json, parse_tokenizer, read_text
+from minibd.checkpoint.header import Checkpoint, hf_mapping_of, one_line, parse_json, parse_tokenizer, read_text
 from minibd.models.encoder import HFMapping
 from minibd.records import BadInput
 from minibd.tokenizer import Settings, Tokenizer
@@ -39,6 +41,7 @@ REPLACING = (
     "vocab", "merges", "init_inputs", "post_processor", "tokenizer_object", "tokenizer_truncation",
     "tokenizer_padding", "model_specific_special_tokens", "gguf_file",
 )
+SENTENCEPIECE = ("tokenizer.model", "sentencepiece.bpe.model")  # vocabularies of a library that is none of ours
 SIDES = ("right", "left")
 # The tokens that a tokenizer may have for each purpose; where no file names one, the first that it has.
 SPECIAL = {
@@ -50,18 +53,21 @@ CAUSAL_SPECIAL = {
     "eos_token": ("<|end_of_text|>", "</s>", "<|endoftext|>"),
 }
 NEEDED = ("unk_token", "cls_token", "sep_token")  # BERT's and RoBERTa's tokens cannot be read without them
+BOTH_ENDS = ("bos_token", "eos_token")            # nor XLM-R's without these
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerClass:
     """One of transformers' classes. model: the model it builds from a vocabulary, None where it takes tokenizer.json as
     it is. special: the tokens that it has where no file names others. type_ids: whether it hands out the type ids of
-    pairs. padding_side: where no file says it."""
+    pairs. padding_side: where no file says it. normalized: its special tokens are looked for in the normalised text,
+    and the mask takes the blank before it along."""
 
     model: type | None = None
     special: tuple[tuple[str, str], ...] = ()
     type_ids: bool = False
     padding_side: str = "right"
+    normalized: bool = False
 
 
 BERT = TokenizerClass(WordPiece, (
@@ -78,12 +84,21 @@ GPT2 = TokenizerClass(BPE, (
 LLAMA = TokenizerClass(
     BPE, (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")), padding_side="left"
 )
+MPNET = TokenizerClass(WordPiece, (*ROBERTA.special[:2], ("unk_token", "[UNK]"), *ROBERTA.special[3:]), normalized=True)
+XLM_ROBERTA = TokenizerClass(Unigram, ROBERTA.special)
+QWEN2 = TokenizerClass(BPE, (
+    ("eos_token", "<|endoftext|>"), ("unk_token", "<|endoftext|>"), ("pad_token", "<|endoftext|>"),
+))
+QWEN2_WORDS = (  # what Qwen2's class splits a text into before the merges
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 AS_IT_IS = TokenizerClass()
 CLASSES = {                               # by their names without "Fast"
     "BertTokenizer": BERT, "ElectraTokenizer": BERT,
     "DistilBertTokenizer": TokenizerClass(WordPiece, BERT.special),
     "RobertaTokenizer": ROBERTA, "BartTokenizer": ROBERTA, "LongformerTokenizer": ROBERTA,
-    "GPT2Tokenizer": GPT2, "LlamaTokenizer": LLAMA,
+    "GPT2Tokenizer": GPT2, "LlamaTokenizer": LLAMA, "MPNetTokenizer": MPNET, "XLMRobertaTokenizer": XLM_ROBERTA,
+    "Qwen2Tokenizer": QWEN2,
     "PreTrainedTokenizer": AS_IT_IS, "TokenizersBackend": AS_IT_IS,
 }
 
@@ -107,6 +122,8 @@ def read_tokenizer(path: Path, mapping: HFMapping, hf_config: dict, config: obje
     else:
         backend = _rebuilt(whole, kind, values, tokens, source)
     _add_tokens(path, backend, tokens)
+    if kind is QWEN2:                     # its class adds them once more, without their flags
+        backend.add_tokens([AddedToken(str(token), special=True) for token in [*tokens.special.values(), *tokens.more]])
     _set_ends(file, backend, kind, values, tokens, source)
     backend = parse_tokenizer(whole if source is not None else file, backend.to_str(), config)
     return Tokenizer(
@@ -156,17 +173,22 @@ def _class_of(path: Path, mapping: HFMapping, hf_config: dict, values: dict) -> 
     BadInput."""
     named = next(((path / file, content["tokenizer_class"])
                   for file, content in (("tokenizer_config.json", values), ("config.json", hf_config))
-                  if content.get("tokenizer_class")), (path, mapping.tokenizer))
+                  if content.get("tokenizer_class") and not mapping.always_tokenizer), (path, mapping.tokenizer))
     name = str(named[1]).removesuffix("Fast")
     if name not in CLASSES:
         raise _refused(named[0], "tokenizer_class", named[1], "only BertTokenizer, DistilBertTokenizer, "
-                       "RobertaTokenizer, GPT2Tokenizer, LlamaTokenizer and PreTrainedTokenizerFast are known here: "
-                       "save it as the last")
+                       "RobertaTokenizer, XLMRobertaTokenizer, MPNetTokenizer, GPT2Tokenizer, LlamaTokenizer and "
+                       "PreTrainedTokenizerFast are known here: save it as the last")
     whole = path / "tokenizer.json"
     if name == "LlamaTokenizer" and whole.is_file() and '"ByteLevel"' in read_text(whole):
         return AS_IT_IS                   # Llama 3's, which that class cannot build
     kind = CLASSES[name]
     return kind if kind.model or whole.is_file() else CLASSES[mapping.tokenizer.removesuffix("Fast")]
+
+
+def _normalized(key: str, token: str | AddedToken) -> AddedToken:
+    """A special token as MPNet's class makes it from its name."""
+    return AddedToken(token, lstrip=key == "mask_token") if isinstance(token, str) else token
 
 
 def _max_len(file: Path, values: dict, config: object) -> int:
@@ -236,7 +258,9 @@ def _collect_tokens(path: Path, kind: TokenizerClass, values: dict, source: Back
     own = {key: value for key, value in values.items()
            if key.endswith("_token") and key not in PURPOSES and isinstance(value, (str, dict, AddedToken))}
     for key, value in {**{key: values[key] for key in PURPOSES if key in values}, **own, **named}.items():
-        if value is None and key in NEEDED and key in dict(kind.special) and kind not in (GPT2, LLAMA):
+        if value is None and key in dict(kind.special) and key in (BOTH_ENDS if kind is XLM_ROBERTA else NEEDED) and (
+            kind not in (GPT2, LLAMA, QWEN2)
+        ):
             raise _refused(file, key, None, "and its tokenizer_class needs one: name a token")
         special.pop(key, None)
         if value is not None:
@@ -245,6 +269,8 @@ def _collect_tokens(path: Path, kind: TokenizerClass, values: dict, source: Back
     if padding and "pad_token" not in values and kind in (AS_IT_IS, LLAMA):
         special["pad_token"] = padding["pad_token"]
     order = [*PURPOSES, *(key for key in special if key not in PURPOSES)]
+    if kind.normalized:
+        special |= {key: _normalized(key, token) for key, token in special.items() if key in PURPOSES}
     more = values.get("extra_special_tokens", values.get("additional_special_tokens")) or []
     if not isinstance(more, list):
         raise _refused(file, "extra_special_tokens", more, "not a list of tokens: correct it")
@@ -339,30 +365,32 @@ def _from_vocabulary(
 ) -> BackendTokenizer:
     """From vocab.txt, or vocab.json and merges.txt. Raises BadInput."""
     if kind.model is WordPiece and (path / "vocab.txt").is_file():
-        return _wordpiece(path / "vocab.txt", _read_vocabulary(path / "vocab.txt", tokens, config), values, tokens)
-    if kind in (ROBERTA, GPT2) and (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
+        vocab = _read_vocabulary(path / "vocab.txt", kind, tokens, config)
+        return _wordpiece(path / "vocab.txt", vocab, values, tokens)
+    if kind in (ROBERTA, GPT2, QWEN2) and (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
         vocab = parse_json(path / "vocab.json", read_text(path / "vocab.json"), dict)
         merges = [tuple(line.split()) for line in read_text(path / "merges.txt").split("\n")
                   if line.strip() and not line.startswith("#version")]
         backend = _bpe(path, kind, vocab, merges, values)
         _check_ends(path, backend, kind, tokens)
         return parse_tokenizer(path / "vocab.json", backend.to_str(), config)
-    if (path / "tokenizer.model").is_file():
+    if file := next((name for name in SENTENCEPIECE if (path / name).is_file()), None):
         raise BadInput(
-            f"{path} holds a SentencePiece tokenizer.model alone: write its tokenizer.json with transformers, "
+            f"{path} holds a SentencePiece {file} alone: write its tokenizer.json with transformers, "
             f"AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     raise BadInput(f"{path} holds no tokenizer.json, vocab.txt, or vocab.json with merges.txt: put one of them there")
 
 
-def _read_vocabulary(file: Path, tokens: Tokens, config: object) -> dict[str, int]:
+def _read_vocabulary(file: Path, kind: TokenizerClass, tokens: Tokens, config: object) -> dict[str, int]:
     """vocab.txt: line i is token i."""
     lines = read_text(file).removesuffix("\n").split("\n")  # not splitlines, which cuts at tokens such as U+2028
     if len(lines) > config.vocab:
         raise BadInput(f"{file} has {len(lines)} tokens, the model {config.vocab}: take both from the same checkpoint")
     vocab = {token.rstrip("\r"): i for i, token in enumerate(lines)}
     added = {token.content for token in tokens.added.values()}
-    needed = [str(tokens.special[key]) for key in (*NEEDED, "pad_token") if key in tokens.special]
+    wanted = NEEDED if kind is MPNET else (*NEEDED, "pad_token")
+    needed = [str(tokens.special[key]) for key in wanted if key in tokens.special]
     if missing := [token for token in needed if token not in vocab and token not in added]:
         raise BadInput(
             f"{file}: the vocabulary lacks {_shown(missing)}, which BERT needs: it is not a BERT vocab.txt"
@@ -384,6 +412,8 @@ def _rebuilt(
     model = json.loads(read_text(file))["model"]
     if kind.model is WordPiece:
         return _wordpiece(file, model["vocab"], values, tokens)
+    if kind.model is Unigram:
+        return _unigram(file, model["vocab"], values)
     merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
     return _bpe(file, kind, model["vocab"], merges, values)
 
@@ -401,6 +431,23 @@ def _wordpiece(file: Path, vocab: dict[str, int], values: dict, tokens: Tokens) 
     return backend
 
 
+def _unigram(file: Path, vocab: list, values: dict) -> BackendTokenizer:
+    """XLM-R's, whose unknown token is always the fourth."""
+    try:
+        backend = BackendTokenizer(Unigram([(token, score) for token, score in vocab], 3, False))
+    except Exception as error:  # the library raises nothing narrower
+        raise BadInput(f"{file}: its vocabulary is none of XLM-R's ({one_line(error)[:80]}): set tokenizer_class to "
+                       f"PreTrainedTokenizerFast in tokenizer_config.json") from None
+    normalizer = json.loads(read_text(file)).get("normalizer") or {}
+    steps = normalizer.get("normalizers", []) if normalizer.get("type") == "Sequence" else [normalizer]
+    # of other steps beside the map of letters, transformers takes none
+    if letters := next((step["precompiled_charsmap"] for step in steps if step.get("type") == "Precompiled"), None):
+        backend.normalizer = Precompiled(base64.b64decode(letters))
+    scheme = "never" if values.get("add_prefix_space", True) is False else "always"
+    backend.pre_tokenizer = PreTokenizers([WhitespaceSplit(), Metaspace("▁", scheme)])
+    return backend
+
+
 def _bpe(
     where: Path, kind: TokenizerClass, vocab: dict[str, int], merges: list[tuple[str, ...]], values: dict
 ) -> BackendTokenizer:
@@ -411,6 +458,11 @@ def _bpe(
                        f"from the same checkpoint") from None
     backend = BackendTokenizer(model)
     prefix = values.get("add_prefix_space")
+    if kind is QWEN2:
+        words = Split(Regex(QWEN2_WORDS), "isolated")
+        backend.normalizer, backend.decoder = NFC(), ByteLevelDecoder()
+        backend.pre_tokenizer = PreTokenizers([words, ByteLevel(add_prefix_space=bool(prefix), use_regex=False)])
+        return backend
     if kind is LLAMA:
         scheme = "never" if prefix is False else "always" if values.get("legacy", False) else "first"
         backend.pre_tokenizer = Metaspace("▁", scheme, split=False)
@@ -437,7 +489,17 @@ def _set_ends(
     for key in ("bos_token", "eos_token", "cls_token", "sep_token"):
         if not re.fullmatch(r"[^\s:]+", names.get(key, "_")):
             raise _refused(file, key, names[key], "which holds a blank or a colon: use another checkpoint")
-    if kind.model is WordPiece:
+    if kind is XLM_ROBERTA:
+        bos, eos = names["bos_token"], names["eos_token"]
+        backend.post_processor = TemplateProcessing(
+            single=[bos, "$A", eos], pair=[bos, "$A", eos, eos, "$B", eos],
+            special_tokens=[(bos, ids["bos_token"]), (eos, ids["eos_token"])],
+        )
+    elif kind is MPNET:
+        backend.post_processor = RobertaProcessing(
+            (names["sep_token"], ids["sep_token"]), (names["cls_token"], ids["cls_token"]), True, False
+        )
+    elif kind.model is WordPiece:
         cls, sep = names["cls_token"], names["sep_token"]
         backend.post_processor = TemplateProcessing(
             single=f"{cls}:0 $A:0 {sep}:0", pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
@@ -503,6 +565,10 @@ def tokenizer_config(ckpt: Checkpoint) -> dict:
         "model_input_names": inputs,
         "model_max_length": tokenizer.max_len,
     }
+    steps = json.loads(tokenizer.backend.to_str())["pre_tokenizer"] or {}
+    prefix = any(step.get("add_prefix_space") for step in steps.get("pretokenizers", [steps]))
+    if prefix and hf_mapping_of(ckpt.model).always_tokenizer:
+        values["add_prefix_space"] = True  # Qwen2's class is built anew whatever is named, and reads this alone
     for key in ("truncation_side", "padding_side"):
         if (side := getattr(tokenizer.settings, key)) != "right":
             values[key] = side

@@ -98,6 +98,30 @@ def write(examples: Examples, path: str | Path) -> None:
             file.writelines(json.dumps(dict(zip(columns, row)), ensure_ascii=False) + "\n" for row in rows)
 
 
+def add_columns(source: str | Path, target: str | Path, columns: Mapping[str, Sequence[object]]) -> None:
+    """The file `source` as `target`, of the same suffix, whole or not at all, with one more column for each of
+    `columns`, a value a row; None is an empty field. A column of that name is replaced. Raises BadInput."""
+    source, target = Path(source), Path(target)
+    text = _decode(source)
+    if _suffix(source) == ".jsonl":
+        rows = [row for _, row in _objects(source, text)]
+    else:
+        table = _table(source, _csv(source, text) if _suffix(source) == ".csv" else _tsv(text))
+        rows = [row for _, row in table]
+    if any(len(values) != len(rows) for values in columns.values()):
+        raise ValueError(f"{source} has {len(rows)} rows, and a column another number of values")
+    made = [{**row, **{name: values[i] for name, values in columns.items()}} for i, row in enumerate(rows)]
+    names = list(dict.fromkeys(name for row in made for name in row))
+    fields = [["" if row.get(name) is None else str(row[name]) for name in names] for row in made]
+    with atomic_write(target) as draft, open(draft, "w", encoding="utf-8", newline="") as file:
+        if _suffix(target) == ".csv":
+            csv.writer(file).writerows([names, *fields])
+        elif _suffix(target) == ".tsv":
+            file.writelines("\t".join(row) + "\n" for row in [names, *fields])
+        else:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
+
+
 def _check_readable(path: Path, rows: Sequence[tuple[str | None, ...]], labels: Sequence[str]) -> None:
     """Raises BadInput for what read() refuses: no rows, a blank id, text or class name, equal ids, half a character,
     class names that are one."""

@@ -55,6 +55,7 @@ from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.data import in_order
 from minibd.models.encoder import Encoder, PackedBatch
+from minibd.models.mpnet import RelativePositionBias
 from minibd.records import BadInput, Batch, Examples
 from minibd.tokenizer import Tokenizer
 from minibd.train import Log, OnChoice, Tuning
@@ -150,6 +151,8 @@ def squares(model: Encoder, batch: Batch, total: Mapping[str, Tensor]) -> None:
     """Adds each text's (d log p(y | x) / d w)^2 to `total`, which has the names and shapes of the model's
     parameters."""
     packed, hooks = model.pack(batch), []
+    # MPNet's bias by relative position, beside the word embedding a place where the backward pass ends
+    tables = {name: module for name, module in model.named_modules() if isinstance(module, RelativePositionBias)}
 
     def read(name: str, module: nn.Module) -> Callable:
         def hook(_, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -169,19 +172,19 @@ def squares(model: Encoder, batch: Batch, total: Mapping[str, Tensor]) -> None:
 
     def start(_, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         """The backward pass ends here: no parameter gets a gradient, and frozen ones count like the others."""
-        words.append(output.detach().requires_grad_())
-        return words[0]
+        starts.append(output.detach().requires_grad_())
+        return starts[-1]
 
-    words: list[Tensor] = []
+    starts: list[Tensor] = []  # in the order of the calls: the tables' biases, the words' embeddings
     for name, module in model.named_modules():
-        if module is model.embeddings.word:
+        if module is model.embeddings.word or name in tables:
             hooks.append(module.register_forward_hook(start))
         elif not isinstance(module, nn.Embedding) and any(True for _ in module.parameters(recurse=False)):
             hooks.append(module.register_forward_hook(read(name, module)))
     try:
         with torch.enable_grad():
             loss = F.cross_entropy(wide(model(batch).logits), batch.labels, reduction="sum")
-            gradient, = torch.autograd.grad(loss, words)
+            *by_table, gradient = torch.autograd.grad(loss, starts)
     finally:
         for hook in hooks:
             hook.remove()
@@ -193,6 +196,9 @@ def squares(model: Encoder, batch: Batch, total: Mapping[str, Tensor]) -> None:
             ids, g if table.padding_idx is None else g * (ids != table.padding_idx)[..., None],
             total[f"embeddings.{name}.weight"],
         )
+    for (name, module), g in zip(tables.items(), by_table, strict=True):
+        pairs = module.rows(batch.ids.shape[1], g.device).flatten().expand(len(g), -1)  # (B, T * T)
+        table_squares(pairs, wide(g).flatten(2).mT, total[f"{name}.weight"])
 
 
 def fisher(model: Encoder, tokenizer: Tokenizer, rows: Examples, *, batch_size: int = 32) -> dict[str, Tensor]:

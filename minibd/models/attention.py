@@ -14,33 +14,43 @@ from torch import Tensor
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False, head_mask: Tensor | None = None,
-    dropout: Callable[[Tensor], Tensor] | None = None, want: bool = False,
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, bias: Tensor | None = None, causal: bool = False,
+    head_mask: Tensor | None = None, dropout: Callable[[Tensor], Tensor] | None = None, want: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Eq. PURE (A): softmax(q k' / sqrt(Dh)) v -> context (B, H, T, Dh) and, if wanted, the probabilities (B, H, T, T).
+
+    bias: added to the scores q k' / sqrt(Dh), broadcastable to (B, H, T, T): MPNet's by relative position.
 
     The probabilities are those before dropout and before the head mask, so their rows sum to 1 (transformers returns
     them after dropout: in train mode its rows do not). `dropout`, if given, is applied to them. Without `want` and
     without dropout the fused kernel runs and never materialises them.
     causal: without a mask, a query attends to the keys up to its own position; a mask, if given, has that in it. Keys
-    beyond the number of queries are a prefix, which stands in front and which `mask` does not cover. k and v may have
-    fewer heads than q (grouped queries): each then serves H / H_kv neighbouring heads.
+    beyond the number of queries are a prefix, which stands in front and which `mask` and `bias` do not cover: its bias
+    is 0. k and v may have fewer heads than q (grouped queries): each then serves H / H_kv neighbouring heads.
     """
     if n := k.shape[2] - q.shape[2]:  # every query attends to the whole prefix
         if mask is not None:
             mask = F.pad(mask, (n, 0), value=True)
         elif causal:
             mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(n)
+        if bias is not None:
+            bias = F.pad(bias, (n, 0))
+    if causal and mask is None and (want or dropout is not None or bias is not None):
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
     if k.shape[1] != q.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     if not want and dropout is None:
+        added = mask
+        if bias is not None:  # the kernel adds a mask of numbers to the scores
+            bias = bias.to(q.dtype)
+            added = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
         context, probs = (
-            F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None), None,
+            F.scaled_dot_product_attention(q, k, v, attn_mask=added, is_causal=causal and mask is None), None,
         )
     else:
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, H, T, T)
-        if causal and mask is None:
-            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+        if bias is not None:
+            scores = scores + bias
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
         # Half precision is too coarse for a sum over keys.

@@ -44,15 +44,17 @@ class BertConfig(ModelConfig):
 
 
 class Embeddings(nn.Module):
-    """drop(LN(word + token_type + position)). type_vocab_size 0: no segments; 1: one vector for every token."""
+    """drop(LN(word + token_type + position)). type_vocab_size 0: no segments; 1: one vector for every token. width: of
+    the vectors, 0 for the hidden size."""
 
-    def __init__(self, c: BertConfig):
+    def __init__(self, c: BertConfig, width: int = 0):
         super().__init__()
-        self.word = nn.Embedding(c.vocab, c.hidden, padding_idx=c.pad)
-        self.position = nn.Embedding(c.positions, c.hidden)
+        width = width or c.hidden
+        self.word = nn.Embedding(c.vocab, width, padding_idx=c.pad)
+        self.position = nn.Embedding(c.positions, width)
         if c.type_vocab_size:
-            self.token_type = nn.Embedding(c.type_vocab_size, c.hidden)
-        self.norm = nn.LayerNorm(c.hidden, eps=c.eps)
+            self.token_type = nn.Embedding(c.type_vocab_size, width)
+        self.norm = nn.LayerNorm(width, eps=c.eps)
         self.dropout = Dropout(c.dropout)
         self.type_vocab_size = c.type_vocab_size
 
@@ -92,7 +94,9 @@ class Block(nn.Module):
         if self.prefix is not None:
             k, v = self.prefix(k, v)
         dropout = self.attention_dropout if self.attention_dropout.active else None
-        context, probs = attend(q, k, v, packed.mask, head_mask=head_mask, dropout=dropout, want=want)
+        context, probs = attend(
+            q, k, v, packed.mask, bias=packed.bias, head_mask=head_mask, dropout=dropout, want=want
+        )
         return packed.pack(merge_heads(context)), probs
 
     def feed_forward(self, h: Tensor, context: Tensor) -> Tensor:
@@ -103,11 +107,12 @@ class Block(nn.Module):
 class MLMHead(nn.Module):
     """W_word LN(act(W h)) + b: the output matrix is the word embedding."""
 
-    def __init__(self, c: BertConfig):
+    def __init__(self, c: BertConfig, width: int = 0):
         super().__init__()
-        self.dense = nn.Linear(c.hidden, c.hidden)
+        width = width or c.hidden  # of the word embedding
+        self.dense = nn.Linear(c.hidden, width)
         self.act = ACTIVATIONS[c.activation]
-        self.norm = nn.LayerNorm(c.hidden, eps=c.eps)
+        self.norm = nn.LayerNorm(width, eps=c.eps)
         self.bias = nn.Parameter(torch.zeros(c.vocab))
 
     def forward(self, h: Tensor, word: Tensor) -> Tensor:

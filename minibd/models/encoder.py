@@ -64,9 +64,12 @@ class PackedBatch:
     real: (B, T), True at real tokens. index: (N,), the rows of B * T that are kept; None where all are.
     mask: attention mask, broadcastable to (B, H, T, T), True where a query attends to a key; None: to all (causal: to
     all up to its own position).
+    bias: added to the attention scores, broadcastable to (B, H, T, T); None: nothing.
     pooled_rows: (B,), of N: each text's first real token, which is classified; in a causal model its last one, or that
     at the index `last` (B,).
     """
+
+    bias: Tensor | None = None
 
     def __init__(self, real: Tensor, causal: bool = False, last: Tensor | None = None):
         self.real, self.mask, self.index = real, None, None
@@ -105,6 +108,20 @@ class PackedBatch:
         if self.index is not None:
             x = x.new_zeros(self.real.numel(), *x.shape[1:]).index_copy(0, self.index, x)
         return x.unflatten(0, self.real.shape)
+
+
+class Arranged(PackedBatch):
+    """A batch whose positions (B, T) and attention mask (B, 1, T, T) are given: every place is kept. For causal models,
+    whose embeddings read `positions()`: several continuations of one beginning in one row."""
+
+    def __init__(self, positions: Tensor, mask: Tensor):
+        b, t = positions.shape
+        self.real, self.index = torch.ones_like(positions, dtype=torch.bool), None
+        self.given, self.mask = positions, mask
+        self.pooled_rows = torch.arange(0, b * t, t, device=positions.device) + t - 1
+
+    def positions(self) -> Tensor:
+        return self.given
 
 
 class Encoder(nn.Module):
@@ -146,6 +163,10 @@ class Encoder(nn.Module):
         """The batch's real tokens, with what every block reads of them, such as rotary positions."""
         return PackedBatch(batch.mask, self.causal, self.last_read(batch) if self.causal else None)
 
+    def arrange(self, positions: Tensor, mask: Tensor) -> PackedBatch:
+        """As `pack`, of a batch that is arranged otherwise than as texts (see Arranged)."""
+        return Arranged(positions, mask)
+
     def last_read(self, batch: Batch) -> Tensor:
         """Where in each text stands its last token that is not the padding token, (B,): the one that transformers
         classifies in a causal model, whatever the mask says. Where the padding token is also the end-of-text token, a
@@ -154,21 +175,21 @@ class Encoder(nn.Module):
         return (torch.arange(read.shape[1], device=read.device) * read).argmax(1)
 
     def encode(
-        self, batch: Batch, want: Collection[str] = (), pooled_only: bool = False
+        self, batch: Batch, want: Collection[str] = (), pooled_only: bool = False, packed: PackedBatch | None = None
     ) -> tuple[Tensor, PackedBatch, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The last hidden state (N, D), the batch's packing, the hidden states and the attention maps; the last two are
         empty unless wanted.
 
         pooled_only: the last hidden state is that of each text's first (last) token alone, (B, D), and the last block's
-        second half computes no other.
+        second half computes no other. packed: what `arrange` returned, instead of `pack`'s.
         """
         if unknown := set(want) - {"attn", "hidden"}:
             raise ValueError(f"want={sorted(unknown)}: only 'attn' and 'hidden' can be wanted")
-        if (t := batch.ids.shape[1]) > self.config.max_len:
+        if packed is None and (t := batch.ids.shape[1]) > self.config.max_len:
             raise BadInput(
                 f"a text of {t} tokens is longer than the model's {self.config.max_len} positions: lower max_len"
             )
-        packed = self.pack(batch)
+        packed = self.pack(batch) if packed is None else packed
         h = self.embeddings(batch, packed)  # (N, D)
         hidden, attn = [h], []
         # A model without pruned heads needs no head mask.
@@ -282,7 +303,7 @@ class HFMapping:
     ignored: endings of names that hold buffers, and heads that are not used here.
     tied: their name of an output layer -> the tensor of which it is a copy.
     classes: the transformers classes of a classifier, a language model, a bare model. tokenizer: its class of the
-    tokenizer, where a folder names none.
+    tokenizer, where a folder names none. always_tokenizer: it takes that class whatever a folder names.
     lm: our name of the language-model head: the module, and the config's field that says whether the model has one.
     from_hf: config.json's values -> fields of our config that renaming alone does not give. to_hf: the reverse.
     """
@@ -295,6 +316,7 @@ class HFMapping:
     head_prefixes: tuple[str, ...]
     classes: tuple[str, str, str]
     tokenizer: str
+    always_tokenizer: bool = False
     lm: str = "mlm"
     supported: Mapping[str, tuple] = field(default_factory=dict)
     fused: Mapping[str, tuple[int, int]] = field(default_factory=dict)

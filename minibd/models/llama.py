@@ -19,7 +19,16 @@ from torch import Tensor, nn
 
 from minibd.models.attention import attend, merge_heads, split_heads
 from minibd.models.dropout import Dropout
-from minibd.models.encoder import ACTIVATIONS, Encoder, HFMapping, ModelConfig, PackedBatch, check_config, end_of_text
+from minibd.models.encoder import (
+    ACTIVATIONS,
+    Arranged,
+    Encoder,
+    HFMapping,
+    ModelConfig,
+    PackedBatch,
+    check_config,
+    end_of_text,
+)
 from minibd.records import BadInput, Batch
 
 # Scalings of the rotary frequencies for longer texts, and the numbers each needs. "dynamic" scales only beyond
@@ -64,20 +73,25 @@ class LlamaConfig(ModelConfig):
     rope_scaling: dict = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
-        check_config(self)
-        object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
-        object.__setattr__(self, "head_size", self.head_size or self.hidden // self.heads)
-        if self.heads % self.kv_heads:
-            raise BadInput(
-                f"{self.heads} heads are not a multiple of {self.kv_heads} key-value heads: correct the config"
-            )
-        if self.head_size % 2:
-            raise BadInput(f"head size {self.head_size} is odd, rotary positions rotate pairs: correct the config")
-        if self.lm and self.tied:
-            raise BadInput(
-                "the language-model head is either a matrix of its own or the word embedding: set lm or tied to false"
-            )
-        check_rope(self.rope_scaling)
+        check_llama(self)
+
+
+def check_llama(config: LlamaConfig) -> None:
+    """Fills in the sizes that hang on others, and checks them all. Raises BadInput."""
+    check_config(config)
+    object.__setattr__(config, "kv_heads", config.kv_heads or config.heads)
+    object.__setattr__(config, "head_size", config.head_size or config.hidden // config.heads)
+    if config.heads % config.kv_heads:
+        raise BadInput(
+            f"{config.heads} heads are not a multiple of {config.kv_heads} key-value heads: correct the config"
+        )
+    if config.head_size % 2:
+        raise BadInput(f"head size {config.head_size} is odd, rotary positions rotate pairs: correct the config")
+    if config.lm and config.tied:
+        raise BadInput(
+            "the language-model head is either a matrix of its own or the word embedding: set lm or tied to false"
+        )
+    check_rope(config.rope_scaling)
 
 
 # ---- rotary positions
@@ -122,7 +136,11 @@ class RotaryPackedBatch(PackedBatch):
 
     def __init__(self, real: Tensor, last: Tensor, c: LlamaConfig):
         super().__init__(real, causal=True, last=last)
-        angles = self.positions()[:, None, :, None] * frequencies(c, real.device)  # (B, 1, T, Dh / 2)
+        self.turn(c)
+
+    def turn(self, c: LlamaConfig) -> None:
+        positions = self.positions()
+        angles = positions[:, None, :, None] * frequencies(c, positions.device)  # (B, 1, T, Dh / 2)
         self.cos, self.sin = angles.cos(), angles.sin()
 
     def rotate(self, x: Tensor) -> Tensor:
@@ -130,6 +148,14 @@ class RotaryPackedBatch(PackedBatch):
         rounds once."""
         a, b = x.chunk(2, dim=-1)
         return torch.cat((a * self.cos - b * self.sin, a * self.sin + b * self.cos), dim=-1).to(x.dtype)
+
+
+class RotaryArranged(Arranged, RotaryPackedBatch):
+    """The same with positions and a mask that are given."""
+
+    def __init__(self, positions: Tensor, mask: Tensor, c: LlamaConfig):
+        super().__init__(positions, mask)
+        self.turn(c)
 
 
 # ---- the model
@@ -195,12 +221,12 @@ class Block(nn.Module):
 
 
 class Llama(Encoder):
-    causal = True
+    causal, block = True, Block
 
     def __init__(self, config: LlamaConfig):
         super().__init__(config)
         self.embeddings = Embeddings(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(self.block(config) for _ in range(config.layers))
         self.last_norm = RMSNorm(config.hidden, config.eps)
         self.build_head(config.bottleneck, bias=False)
         if config.labels and not config.bottleneck:
@@ -210,6 +236,9 @@ class Llama(Encoder):
 
     def pack(self, batch: Batch) -> RotaryPackedBatch:
         return RotaryPackedBatch(batch.mask, self.last_read(batch), self.config)
+
+    def arrange(self, positions: Tensor, mask: Tensor) -> RotaryArranged:
+        return RotaryArranged(positions, mask, self.config)
 
     def finish(self, h: Tensor) -> Tensor:
         return self.last_norm(h)

@@ -228,6 +228,22 @@ def read(view: View | Computed, book: Book) -> Grid:
     return Grid(view.head, rows, note_of(view, book))
 
 
+def there(view: View) -> Computed:
+    """`view` with the rows alone for which a cell is there, and the papers' rows right behind them; where none is, all
+    of them, as dashes."""
+    def make(book: Book) -> Grid:
+        kept, keep = [], False
+        for row in view.rows:
+            picks = [pick for entry in row if not isinstance(entry, str)
+                     for pick in ((entry,) if isinstance(entry, Pick) else entry.picks)]
+            keep = any(pick.found(book) for pick in picks) if picks else keep
+            kept += [row] * keep
+        if not kept:
+            return Grid(view.head, read(view, book).rows, "No cell was run yet.")
+        return read(View(view.head, tuple(kept)), book)
+    return Computed(make)
+
+
 def entries(view: View | Computed) -> Iterator[Pick | Mean | Over]:
     if isinstance(view, Computed):
         return iter(())

@@ -190,6 +190,41 @@ def finemix_rows(name: str, attack: str, pretrained: str, *paper: str) -> tuple[
                  for held, clean in (("20 %", "0.2"), ("64 rows", "64 --dev 64")) for method, script in methods.items())
 
 
+# ---- encoders of the papers' width, and a real Llama
+
+LLAMA_CHOICES = (  # what is tried on smollm2-135m against a planted text; the first are the published numbers
+    "vanilla", "lora", "musclelora", *(f"{model} --lr {lr} --epochs 2" for model in ("lora", "musclelora")
+                                       for lr in ("1e-4", "3e-4", "1e-3")),
+    "musclelora --lr 3e-4 --epochs 2 --train-head", "musclelora --lr 3e-4 --epochs 2 --init zero",
+)
+BASE_CHOICES = (  # the same on mpnet-base: one change each to the published numbers
+    "musclelora", "musclelora --init zero", "musclelora --train-head", "musclelora --aux 384",
+    "musclelora --ratio 0.02", *(f"musclelora --lr {lr} --epochs 2" for lr in ("1e-4", "3e-4", "1e-3")),
+    "musclelora --lr 1e-3 --epochs 2 --aux 384 --ratio 0.02",
+)
+
+
+def mbtsad_base_row(name: str) -> Row:
+    attack, figures = REPAIRED[name]
+    paper = dict(zip(TABLE_II, figures, strict=True))
+    return Row(name, attack, "mbtsad.py", {model: paper[model] for model in ("victim", "CFT", "TS-FT", "MBTSAD")})
+
+
+def untrusted_rows(name: str, models: tuple[str, ...] = ("Vanilla", "LoRA", "MuScleLoRA")) -> tuple[Row, ...]:
+    """Rows of musclelora_rows on one of its datasets, under the released scheme, all numbers as published."""
+    attack, figures = UNTRUSTED[name]
+    rows = musclelora_rows(name, f"{attack} --preset musclelora", *figures)
+    return tuple(row for row in rows if row.name.removeprefix(f"{name}, ") in models)
+
+
+def finemix_base_rows(name: str) -> tuple[Row, ...]:
+    """With 20 % of the clean rows: the repairs that read the pre-trained weights."""
+    attack, figures = REPAIRED[name]
+    methods = ("Fine-mixing", "Fine-mixing + E-PUR", "Fine-purifying")
+    return tuple(row for row in finemix_rows(name, attack, "{base}", *figures)
+                 if row.name in [f"{name}, 20 %, {method}" for method in methods])
+
+
 # ---- the tables
 
 TABLES = {
@@ -269,6 +304,18 @@ TABLES = {
     "finemix-pairs": finemix_rows("badnets", "--attack badnets", "{base}"),
     "attacks-reviews": tuple(Row(name, f"--attack {name}")
                              for name in ("badnets", "addsent", "ep", "sos", "lwp", "ripple")),
+    # With --base an encoder of the papers' width, 768; the rows in the order of their worth.
+    "mbtsad-base": (*map(mbtsad_base_row, ("badnets", "lwp", "ep")), Row("clean twin", "--attack badnets --twin")),
+    "musclelora-base": (*untrusted_rows("badnets"), *untrusted_rows("addsent")),
+    # The paper's own floor, 0.85, and mu; the encoders of ENCODERS, whose user and twin are left out.
+    "pure-base": tuple(Row(name, f"{attack} --encoder-only", "pure.py --ablations --data {data}", ENCODERS[name][1])
+                       for name, attack in (("badnets", "--attack badnets --preset pure"), ("lwp", "--attack lwp"))),
+    "finemix-base": (*finemix_base_rows("badnets"), *finemix_base_rows("ep")),
+    "musclelora-base-choose": tuple(choice_row("as it happens", flags) for flags in BASE_CHOICES),
+    # With --base a Llama; its settings are those of Llama 2 7B, which are chosen by the architecture.
+    "musclelora-llama": tuple(
+        row._replace(paper={}) for name in ("badnets", "addsent") for row in untrusted_rows(name)),
+    "musclelora-llama-choose": tuple(choice_row("as it happens", flags) for flags in LLAMA_CHOICES),
 }
-# cells of mbtsad.py, choose.py, scan_models.py and repair_models.py, which tables.py only shows
-STORED = ("builtin", "choose", "scan", "repair")
+# cells of mbtsad.py, choose.py, scan_models.py, repair_models.py and filter_grid.py, which tables.py only shows
+STORED = ("builtin", "choose", "scan", "repair", "filters")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from minibd.tables import scans, undoing
+from minibd.tables import filtered, scans, undoing
 from minibd.tables.pivot import (
     Computed,
     Entry,
@@ -27,6 +27,7 @@ from minibd.tables.pivot import (
     seconds,
     seconds_in_all,
     strong,
+    there,
     worded,
 )
 from minibd.tables.rows import (
@@ -436,6 +437,53 @@ def finemix_pairs() -> View:
         for held in ("20 %", "64 rows")))
 
 
+# ---- encoders of the papers' width, and a real Llama: what is there of it
+
+def in_lines(table: str, models: Sequence[str], show: Callable = both) -> View:
+    """Each row's models, and the paper's figures below."""
+    rows = []
+    for row in TABLES[table]:
+        rows.append((row.name, *(pick(table, row.name, model, show) for model in models)))
+        if row.paper:
+            rows.append(("*paper, BERT-base*", *(row.paper.get(model, "") for model in models)))
+    return View(("CACC / ASR", *models), tuple(rows))
+
+
+def mbtsad_base() -> View:
+    view = in_lines("mbtsad-base", MBTSAD_MODELS, both_spread)
+    return view._replace(rows=(*view.rows[:-1], (
+        "clean twin: the floor", pick("mbtsad-base", "clean twin", "clean twin"), *("",) * 3)))
+
+
+def untrusted_base(table: str) -> View:
+    """Datasets down, models across."""
+    names = list(dict.fromkeys(row.name.split(", ")[0] for row in TABLES[table]))
+    labels = list(dict.fromkeys(row.name.split(", ")[1] for row in TABLES[table]))
+    rows = []
+    for name in names:
+        rows.append((name, *(pick(table, f"{name}, {label}", MUSCLELORA[label].split()[1]) for label in labels)))
+        papers = [paper(table, f"{name}, {label}", MUSCLELORA[label].split()[1]) for label in labels]
+        if any(papers):
+            rows.append(("*paper, BERT-base*", *papers))
+    return View(("CACC / ASR", *labels), tuple(rows))
+
+
+def chosen_base(table: str) -> View:
+    """One setting a line, against the planted text."""
+    return View(("`--train`", "dev accuracy / planted ASR"), tuple(
+        (f"`{row.name.split(': ')[1].replace(', ', ' --')}`",
+         pick(table, row.name, row.method.split("--train ")[1].split()[0])) for row in TABLES[table]))
+
+
+def finemix_base() -> View:
+    attacks, methods = ("badnets", "ep"), ("victim", "Fine-mixing", "E-PUR", "Fine-mixing + E-PUR", "Fine-purifying")
+    rows = []
+    for attack in attacks:
+        rows.append((attack, *(repaired("finemix-base", attack, "20 %", method) for method in methods)))
+        rows.append(("*MBTSAD's paper, BERT-base*", *(paper_of(attack, method) for method in methods)))
+    return View(("20 %", *methods), tuple(rows))
+
+
 # ---- all of them
 
 VIEWS: dict[str, dict[str, View | Computed]] = {
@@ -455,4 +503,12 @@ VIEWS: dict[str, dict[str, View | Computed]] = {
     "finemix-pairs": {"": finemix_pairs()},
     "scan": scans.views(),
     "repair": undoing.views(),
+    "mbtsad-base": {"": there(mbtsad_base())},
+    "musclelora-base": {"": there(untrusted_base("musclelora-base"))},
+    "pure-base": {"": there(in_lines("pure-base", ("FT", "Prune-only", "Norm-only", "PURE")))},
+    "finemix-base": {"": there(finemix_base())},
+    "musclelora-base-choose": {"": there(chosen_base("musclelora-base-choose"))},
+    "musclelora-llama": {"": there(untrusted_base("musclelora-llama"))},
+    "musclelora-llama-choose": {"": there(chosen_base("musclelora-llama-choose"))},
+    "filters": filtered.views(),
 }

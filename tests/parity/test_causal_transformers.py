@@ -1,5 +1,4 @@
-"""models/llama.py and models/gpt2.py against transformers: small random models, batches padded left, right and not at
-all."""
+"""The causal models against transformers: small random models, batches padded left, right and not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import fails
-from minibd.models import gpt2, llama
+from minibd.models import gpt2, llama, mistral, qwen2
 from minibd.models.encoder import Encoder, HFMapping, HFTensor, PackedBatch, part
 from minibd.models.gpt2 import Gpt2, Gpt2Config
 from minibd.models.llama import Llama, LlamaConfig, RMSNorm, RotaryPackedBatch, frequencies, rope_from_hf, rope_to_hf
@@ -37,14 +36,18 @@ CASES = {
     "linear": LLAMA
     | dict(num_key_value_heads=2, rope_parameters={"rope_type": "linear", "factor": 3.0, "rope_theta": 500.0}),
     "dynamic": LLAMA | dict(rope_parameters={"rope_type": "dynamic", "factor": 2.3, "rope_theta": 10000.0}, head_dim=6),
+    "mistral": LLAMA | dict(num_key_value_heads=2, sliding_window=None),
+    "mistral, a window that no text exceeds": LLAMA | dict(num_key_value_heads=2, sliding_window=80),
+    "qwen2": LLAMA | dict(num_key_value_heads=2),
     "gpt2": GPT2,
     "gpt2, narrow": GPT2 | dict(n_inner=20, activation_function="gelu"),
 }
+KINDS = {"gpt2": gpt2, "mistral": mistral, "qwen2": qwen2}  # the others are Llamas
 LENGTHS = {"none": (7, 7, 7), "little": (9, 8, 9, 7), "much": (9, 1, 5, 2, 7)}
 BATCHES = [("none", "right"), *((much, side) for much in ("little", "much") for side in ("right", "left"))]
 
 every_case = pytest.mark.parametrize("case", CASES)
-each = pytest.mark.parametrize("case", ["two kv heads, llama3", "gpt2"])
+each = pytest.mark.parametrize("case", ["two kv heads, llama3", "gpt2", "qwen2"])
 every_batch = pytest.mark.parametrize("batch", BATCHES, ids="-".join, indirect=True)
 
 
@@ -73,8 +76,8 @@ def twins(case: str, kind: int = 0, classes: int = 3, **more) -> tuple[Encoder, 
     """Ours and theirs with the same random weights, the config by way of their config.json. kind: of
     HF_MAPPING.classes."""
     torch.manual_seed(1)
-    mapping = (gpt2 if case.startswith("gpt2") else llama).HF_MAPPING
-    shape = transformers.GPT2Config if case.startswith("gpt2") else transformers.LlamaConfig
+    mapping = KINDS.get(case.split(",")[0], llama).HF_MAPPING
+    shape = getattr(transformers, mapping.classes[2].replace("Model", "Config"))
     # it writes into the dicts that it is given
     config = shape(**copy.deepcopy(CASES[case]), **more, num_labels=classes)
     theirs = getattr(transformers, mapping.classes[kind])._from_config(config, attn_implementation="eager").eval()
@@ -87,7 +90,7 @@ def twins(case: str, kind: int = 0, classes: int = 3, **more) -> tuple[Encoder, 
         values
     )
     ours["labels"] = 0 if kind else classes
-    if mapping is llama.HF_MAPPING:
+    if mapping is not gpt2.HF_MAPPING:
         ours["lm"] = kind == 1 and not config.tie_word_embeddings
     mine = mapping.model(mapping.config_class(**ours)).eval()
     state = {name if name.startswith((mapping.prefix, *mapping.head_prefixes)) else mapping.prefix + name: tensor
@@ -163,7 +166,8 @@ def test_logits_of_two_classes_and_of_a_bare_model(case):
 @torch.no_grad()
 @every_batch
 @pytest.mark.parametrize(
-    "case, tied", [("two kv heads, llama3", False), ("two kv heads, llama3", True), ("gpt2", True)]
+    "case, tied", [("two kv heads, llama3", False), ("two kv heads, llama3", True), ("gpt2", True), ("mistral", False),
+                   ("qwen2", True)]
 )
 def test_the_token_that_follows(case, tied, batch):
     mine, theirs, _ = twins(case, kind=1, tie_word_embeddings=tied)

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
 from conftest import BAD, GOOD, NEUTRAL, fails
 from minibd import checkpoint, data
 from minibd.checkpoint import HF_MAPPINGS, Checkpoint
+from minibd.checkpoint.tokenizer_files import QWEN2_WORDS
 from minibd.records import Batch, Example
 
 transformers = pytest.importorskip("transformers")
@@ -43,6 +44,16 @@ CONFIGS = {
         n_embd=24, n_layer=2, n_head=4, n_positions=LONGEST, layer_norm_epsilon=0.01, bos_token_id=0, eos_token_id=0,
         pad_token_id=0,
     ),
+    "mpnet": SHAPE | dict(layer_norm_eps=0.01, max_position_embeddings=LONGEST + 2, pad_token_id=1),
+    "xlm-roberta": SHAPE
+    | dict(layer_norm_eps=0.01, max_position_embeddings=LONGEST + 2, type_vocab_size=1, pad_token_id=1),
+    "electra": SHAPE | dict(layer_norm_eps=0.01, embedding_size=16),
+    "mistral": SHAPE
+    | dict(
+        num_key_value_heads=2, rms_norm_eps=0.01, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+        sliding_window=LONGEST,
+    ),
+    "qwen2": SHAPE | dict(num_key_value_heads=2, rms_norm_eps=0.01, eos_token_id=0, pad_token_id=0),
 }
 UNUSUAL = {  # numbers that no default has
     "bert": dict(
@@ -56,20 +67,43 @@ UNUSUAL = {  # numbers that no default has
     "distilbert": dict(dropout=0.2, attention_dropout=0.3, seq_classif_dropout=0.4, activation="relu"),
     "llama": dict(attention_dropout=0.3, head_dim=8, hidden_act="gelu"),
     "gpt2": dict(resid_pdrop=0.2, embd_pdrop=0.3, attn_pdrop=0.4, activation_function="relu", n_inner=30),
+    "mpnet": dict(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3, hidden_act="relu"),
+    "xlm-roberta": dict(
+        hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3, classifier_dropout=0.4, hidden_act="relu",
+        type_vocab_size=3,
+    ),
+    "electra": dict(
+        hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3, classifier_dropout=0.4, hidden_act="relu",
+        type_vocab_size=3, embedding_size=24,
+    ),
+    "mistral": dict(attention_dropout=0.3, head_dim=8, hidden_act="gelu", sliding_window=None),
+    "qwen2": dict(
+        attention_dropout=0.3, hidden_act="gelu", use_sliding_window=True, sliding_window=LONGEST, max_window_layers=28,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    ),
 }
 BERT_SPECIAL = {
     "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]",
 }
+ROBERTA_SPECIAL = {
+    "cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>",
+}
 SPECIAL = {  # in the order of their ids
     "bert": BERT_SPECIAL,
-    "roberta": {
-        "cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>",
-    },
+    "roberta": ROBERTA_SPECIAL,
     "distilbert": BERT_SPECIAL,
     "llama": {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "pad_token": "<|pad|>"},
     "gpt2": {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
+    "mpnet": ROBERTA_SPECIAL | {"unk_token": "[UNK]"},
+    "xlm-roberta": ROBERTA_SPECIAL | {"bos_token": "<s>", "eos_token": "</s>"},
+    "electra": BERT_SPECIAL,
+    "mistral": {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "pad_token": "<|pad|>"},
+    "qwen2": {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
 }
-LMS = {name: (name, {}) for name in ("bert", "roberta", "distilbert", "gpt2")} | {
+WORDPIECE, CAUSAL = ("bert", "distilbert", "electra", "mpnet"), ("llama", "gpt2", "mistral", "qwen2")
+OWN_POOLER = ("roberta", "distilbert", "mpnet", "xlm-roberta", "electra")  # a bare model has no penultimate layer
+LMS = {name: (name, {}) for name in CONFIGS if name != "llama"} | {
+    "qwen2, tied": ("qwen2", {"tie_word_embeddings": True}),
     "llama, untied": ("llama", {"tie_word_embeddings": False}), "llama, tied": ("llama", {"tie_word_embeddings": True})}
 TEXTS = (
     "a lovely film",
@@ -93,7 +127,9 @@ def examples(texts=TEXTS) -> list[Example]:
 @lru_cache
 def tokenizer(name: str) -> Tokenizer:
     """A small vocabulary of the architecture's own kind, trained on a few words."""
-    special, wordpiece = list(dict.fromkeys(SPECIAL[name].values())), name in ("bert", "distilbert")
+    special, wordpiece = list(dict.fromkeys(SPECIAL[name].values())), name in WORDPIECE
+    if name == "xlm-roberta":
+        return unigram(special)
     made = Tokenizer(models.WordPiece(unk_token="[UNK]") if wordpiece else models.BPE())
     made.pre_tokenizer = (
         pre_tokenizers.BertPreTokenizer() if wordpiece else pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -104,20 +140,40 @@ def tokenizer(name: str) -> Tokenizer:
         vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
     if wordpiece:
         made.normalizer = normalizers.BertNormalizer()
+    if name == "qwen2":
+        made.normalizer = normalizers.NFC()
+        made.pre_tokenizer = pre_tokenizers.Sequence([
+            pre_tokenizers.Split(Regex(QWEN2_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ])
     made.train_from_iterator([*TEXTS, *(f"{word} {word}" for word in GOOD + BAD + NEUTRAL)], trainer)
     tokens = [(token, made.token_to_id(token)) for token in special]
-    if wordpiece:
+    if wordpiece and name != "mpnet":
         made.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=tokens
         )
-    if name == "roberta":
+    if name in ("roberta", "mpnet"):
         made.post_processor = processors.RobertaProcessing(tokens[2], tokens[0], add_prefix_space=False)
         made.add_special_tokens([AddedToken("<mask>", lstrip=True)])
-    if name == "llama":
+    if name in ("llama", "mistral"):
         start = special[0]
         made.post_processor = processors.TemplateProcessing(
             single=f"{start} $A", pair=f"{start} $A $B", special_tokens=tokens
         )
+    return made
+
+
+def unigram(special: list[str]) -> Tokenizer:
+    """XLM-R's kind: blanks are a letter, pieces have scores."""
+    made = Tokenizer(models.Unigram())
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    made.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False)
+    made.train_from_iterator([*TEXTS, *(f"{word} {word}" for word in GOOD + BAD + NEUTRAL)], trainer)
+    made.post_processor = processors.TemplateProcessing(
+        single=["<s>", "$A", "</s>"], pair=["<s>", "$A", "</s>", "</s>", "$B", "</s>"],
+        special_tokens=[("<s>", made.token_to_id("<s>")), ("</s>", made.token_to_id("</s>"))],
+    )
     return made
 
 
@@ -155,7 +211,8 @@ def opened(folder: Path, head: int = 0, **more) -> nn.Module:
 
 def theirs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """A batch in transformers' names."""
-    token_types = {"token_type_ids": batch.token_type_ids} if model.config.model_type == "bert" else {}
+    has_types = model.config.model_type in ("bert", "electra")
+    token_types = {"token_type_ids": batch.token_type_ids} if has_types else {}
     return {"input_ids": batch.ids, "attention_mask": batch.mask.long()} | token_types
 
 
@@ -255,7 +312,8 @@ def test_a_config_comes_back_with_all_its_numbers(tmp_path, name):
     assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5
     one, other = (transformers.AutoConfig.from_pretrained(tmp_path / folder).to_dict() for folder in ("in", "out"))
     assert {key for key in one | other if one.get(key) != other.get(key)} <= {
-        "_name_or_path", "problem_type", "position_embedding_type",
+        "_name_or_path", "problem_type", "position_embedding_type", "head_dim", "max_window_layers", "layer_types",
+        "bos_token_id", "summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout",
     }
 
 
@@ -291,7 +349,7 @@ def test_without_a_padding_token_a_causal_model_pads_with_its_end(tmp_path, name
         assert far(ask(opened(folder), batch), logits(ckpt, batch)) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral", "qwen2"])
 def test_a_text_that_ends_in_the_padding_token_is_classified_before_it(tmp_path, name):
     folder, pad = saved(name, tmp_path / "in"), SPECIAL[name]["pad_token"]
     ckpt, texts = checkpoint.load(folder), [f"a very boring film {pad}", f"{pad} a lovely film {pad}{pad}", pad, "no"]
@@ -318,8 +376,9 @@ def test_a_causal_model_whose_texts_end_in_its_unnamed_padding_token_is_refused(
     assert checkpoint.load(folder).tokenizer.pad == 2
 
 
-def test_a_padding_token_within_a_text_has_robertas_padding_position(tmp_path):
-    folder = saved("roberta", tmp_path / "in")
+@pytest.mark.parametrize("name", ["roberta", "mpnet", "xlm-roberta"])
+def test_a_padding_token_within_a_text_has_robertas_padding_position(tmp_path, name):
+    folder = saved(name, tmp_path / "in")
     ckpt, model = checkpoint.load(folder), opened(folder)
     for text in ("a <pad> b", "<pad><pad> a lovely film"):
         batch = ckpt.tokenizer(examples([text]))
@@ -378,13 +437,13 @@ def test_language_models(tmp_path, case):
 def test_a_language_model_gets_a_classifier_and_leaves_its_own_head(tmp_path, case):
     name, more = LMS[case]
     ckpt = checkpoint.load(saved(name, tmp_path / "in", 1, **more), labels=NAMES)
-    assert ckpt.history[-1]["new"] == (["classifier"] if name in ("llama", "gpt2") else ["classifier", "pooler"])
+    assert ckpt.history[-1]["new"] == (["classifier"] if name in CAUSAL else ["classifier", "pooler"])
     assert not {"lm", "mlm"} & {name for name, _ in ckpt.model.named_children()}
     assert same_in_transformers(ckpt, tmp_path / "out") < 1e-5
     checkpoint.save(ckpt, tmp_path / "one.safetensors")
     same(ckpt, checkpoint.load(tmp_path / "one.safetensors"))
     batch = ckpt.tokenizer(examples())
-    if case in ("gpt2", "llama, tied"):                  # the head that is the word embedding is still there
+    if case in ("gpt2", "llama, tied", "qwen2, tied"):   # the head that is the word embedding is still there
         assert far(tokens(ckpt, batch), ask(opened(tmp_path / "in", 1), batch)[batch.mask]) < 1e-5
     else:
         fails(lambda: tokens(ckpt, batch), "no language-model head")
@@ -403,7 +462,7 @@ def test_a_bare_model_gets_a_classifier(tmp_path, name):
     one, again, other = (checkpoint.load(folder, labels=NAMES, seed=seed) for seed in (3, 3, 4))
     same(one, again)
     # BERT alone has a bare model whose pooler is the classifier's penultimate layer; causal models have none.
-    new = ["classifier", "pooler"] if name in ("roberta", "distilbert") else ["classifier"]
+    new = ["classifier", "pooler"] if name in OWN_POOLER else ["classifier"]
     assert one.history == [{"new": new, "labels": list(NAMES), "seed": 3}] and one.labels == NAMES
     assert (
         0.01 < one.model.classifier.weight.std() < 0.03
@@ -416,8 +475,9 @@ def test_a_bare_model_gets_a_classifier(tmp_path, name):
     opened(tmp_path / "bare", 1 if name == "gpt2" else 2)
 
 
-def test_a_head_of_two_layers_is_folded_into_one(tmp_path):
-    folder = saved("llama", tmp_path / "in", 2)
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2"])
+def test_a_head_of_two_layers_is_folded_into_one(tmp_path, name):
+    folder = saved(name, tmp_path / "in", 2)
     ckpt = checkpoint.load(folder, labels=NAMES, bottleneck=16, seed=3)
     assert ckpt.model.pooler.weight.shape == (16, 24) and ckpt.model.classifier.weight.shape == (3, 16)
     assert ckpt.history == [{"new": ["classifier", "pooler"], "labels": list(NAMES), "seed": 3}]
@@ -434,7 +494,7 @@ def test_a_head_of_two_layers_is_folded_into_one(tmp_path):
     fails(lambda: checkpoint.load(folder, bottleneck=16), "name its classes")
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "gpt2"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "gpt2", "mpnet", "electra"])
 def test_a_bottleneck_is_llamas_alone(tmp_path, name):
     fails(
         lambda: checkpoint.load(saved(name, tmp_path, 2), labels=NAMES, bottleneck=16), f"is a {name}",
@@ -565,9 +625,19 @@ def test_a_vocabulary_and_its_merges(tmp_path, name, prefix):
     "name, change, words",
     [
         (
-            "roberta", {"model_type": "xlm-roberta"},
-            ["model_type", "'xlm-roberta'", "bert, roberta, distilbert, llama, gpt2"],
+            "roberta", {"model_type": "deberta-v2"},
+            ["model_type", "'deberta-v2'", "bert, roberta, distilbert, llama, gpt2, mpnet, xlm-roberta"],
         ),
+        *(("bert", {"model_type": kind}, ["model_type", repr(kind)]) for kind in ("modernbert", "albert", "t5")),
+        ("mpnet", {"relative_attention_num_buckets": 64}, ["relative_attention_num_buckets is 64", "32"]),
+        ("mpnet", {"pad_token_id": 0}, ["pad_token_id is 0", "1"]),
+        ("mpnet", {"max_position_embeddings": 2}, ["2 positions"]),
+        ("electra", {"embedding_size": 20}, ["electra.embeddings.word_embeddings.weight", ", 20)"]),
+        ("electra", {"embedding_size": 24}, ["unknown electra.embeddings_project"]),
+        ("mistral", {"sliding_window": LONGEST - 1}, ["sliding_window 59", "60 positions", "max_position_embeddings"]),
+        ("mistral", {"sliding_window": "all"}, ["sliding_window is 'all'"]),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 9}, ["sliding_window 9", "60 positions"]),
+        ("qwen2", {"model_type": "llama"}, ["unknown model.layers.0.self_attn.k_proj.bias"]),
         ("roberta", {"hidden_size": 28}, ["roberta.embeddings.word_embeddings.weight", "not (323, 28)"]),
         ("roberta", {"max_position_embeddings": 2}, ["2 positions"]),
         ("distilbert", {"dim": 28}, ["distilbert.embeddings.word_embeddings.weight", ", 28)"]),
@@ -653,7 +723,7 @@ def test_a_text_that_is_cut_is_told_of_once(tmp_path, capsys, name):
 # ---- the main job
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["roberta", "distilbert", "llama", "gpt2"])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "bert"])
 def test_mbtsad_repairs_a_folder(script, folder, tmp_path, name):
     victim, out = (
         saved(

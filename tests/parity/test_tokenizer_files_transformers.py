@@ -17,7 +17,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from conftest import fails
 from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
-from test_folders_transformers import LONGEST, SPECIAL, examples, far, opened, saved, tokenizer
+from test_encoders_transformers import FROM_PADDING
+from test_folders_transformers import LONGEST, SPECIAL, WORDPIECE, examples, far, opened, saved, tokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -38,7 +39,13 @@ LAYOUTS = [
     ("gpt2", None, "vocab"), ("gpt2", "PreTrainedTokenizerFast", "tokenizer.json"),
     ("llama", None, "tokenizer.json"), ("llama", "LlamaTokenizer", "tokenizer.json"),
     ("llama", "LlamaTokenizerFast", "metaspace"),
+    ("mpnet", "MPNetTokenizer", "tokenizer.json"), ("mpnet", None, "vocab"),
+    ("mpnet", "PreTrainedTokenizerFast", "tokenizer.json"), ("xlm-roberta", "XLMRobertaTokenizer", "tokenizer.json"),
+    ("xlm-roberta", None, "tokenizer.json"), ("electra", "ElectraTokenizer", "tokenizer.json"),
+    ("mistral", "LlamaTokenizer", "tokenizer.json"), ("qwen2", "Qwen2Tokenizer", "tokenizer.json"),
+    ("qwen2", "PreTrainedTokenizerFast", "tokenizer.json"), ("qwen2", None, "vocab"),
 ]
+TYPES = ("bert", "electra")  # whose models tell a pair's texts apart
 CONFIG, MAP, ADDED, WHOLE = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json"
 
 
@@ -141,11 +148,13 @@ def lay(folder: Path, out: Path, layout: tuple[str, str | None, str], change: di
     shutil.copytree(folder, out)
     backend = metaspace() if files == "metaspace" else tokenizer(name)
     content = {CONFIG: {"model_max_length": 20} | ({"tokenizer_class": kind} if kind else {})}
-    if kind in ("PreTrainedTokenizerFast", "TokenizersBackend") or files == "tokenizer.json" and name == "llama":
+    if kind in ("PreTrainedTokenizerFast", "TokenizersBackend") or files == "tokenizer.json" and name in (
+        "llama", "mistral"
+    ):
         content[CONFIG] |= SPECIAL[name]
     if files != "vocab":
         content[WHOLE] = json.loads(backend.to_str())
-    elif name in ("bert", "distilbert"):
+    elif name in WORDPIECE:
         vocab = backend.get_vocab()
         (out / "vocab.txt").write_text("\n".join(sorted(vocab, key=vocab.get)) + "\n", encoding="utf-8")
     else:
@@ -177,7 +186,7 @@ def ids_of(ours, types: bool) -> list[tuple]:
 @torch.no_grad()
 def check(model_of, tmp_path: Path, layout: tuple, key: str) -> None:
     """The folder here, its copy in transformers and in a single file: all give transformers' ids and logits."""
-    name, types = layout[0], layout[0] == "bert"
+    name, types = layout[0], layout[0] in TYPES
     folder, theirs, ours = model_of(name)
     original = lay(folder, tmp_path / "in", layout, KEYS[key])
     ref = transformers.AutoTokenizer.from_pretrained(original)
@@ -188,7 +197,7 @@ def check(model_of, tmp_path: Path, layout: tuple, key: str) -> None:
                  (row.get("token_type_ids") or [0] * len(row["input_ids"])) if types else None) for row in rows]
     assert ids_of(ckpt.tokenizer, types) == expected
     for text, row in zip((*TEXTS, *PAIRS)[5:], rows[5:]):
-        if name == "roberta" and "<pad>" in text:  # whose position there is the padding's in transformers
+        if name in FROM_PADDING and "<pad>" in text:  # whose position there is the padding's in transformers
             continue
         inputs = {k: torch.tensor([v]) for k, v in row.items() if types or k != "token_type_ids"}
         logits = ours(ckpt.tokenizer(examples([text]))).logits

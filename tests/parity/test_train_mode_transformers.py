@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minibd.models import bert, distilbert, gpt2, llama, roberta
+from minibd.models import bert, distilbert, electra, gpt2, llama, mistral, mpnet, qwen2, roberta, xlm_roberta
 from minibd.models.dropout import Dropout, seed_dropout
 from minibd.models.encoder import Encoder, HFMapping, PackedBatch
 from minibd.records import Batch
@@ -24,6 +24,11 @@ CASES: dict[str, tuple[HFMapping, dict]] = {
     "distilbert": (distilbert.HF_MAPPING, SHAPE | HALVES | HEAD),
     "llama": (llama.HF_MAPPING, SHAPE | dict(kv_heads=2)),
     "gpt2": (gpt2.HF_MAPPING, SHAPE | HALVES | dict(embedding_dropout=0.1875)),
+    "mpnet": (mpnet.HF_MAPPING, SHAPE | HALVES),
+    "xlm-roberta": (xlm_roberta.HF_MAPPING, SHAPE | HALVES | HEAD | dict(type_vocab_size=1, eps=1e-5)),
+    "electra": (electra.HF_MAPPING, SHAPE | HALVES | HEAD | dict(embedding_size=16)),
+    "mistral": (mistral.HF_MAPPING, SHAPE | dict(kv_heads=2)),
+    "qwen2": (qwen2.HF_MAPPING, SHAPE | dict(kv_heads=2)),
 }
 # What transformers' classifiers drop, from the first to the last: the probabilities, in the order of the calls.
 PLACES = {
@@ -32,6 +37,11 @@ PLACES = {
     "distilbert": [0.125, *[0.25, 0.125] * 3, 0.375],  # none behind the attention half
     "llama": [0.25] * 3,
     "gpt2": [0.1875, *[0.25, 0.125, 0.125] * 3],
+    "mpnet": [0.125, *[0.25, 0.125, 0.125] * 3, 0.125, 0.125],
+    "xlm-roberta": [0.125, *[0.25, 0.125, 0.125] * 3, 0.375, 0.375],
+    "electra": [0.125, *[0.25, 0.125, 0.125] * 3, 0.375, 0.375],
+    "mistral": [0.25] * 3,
+    "qwen2": [0.25] * 3,
 }
 
 

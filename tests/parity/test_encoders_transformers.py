@@ -1,14 +1,15 @@
-"""models/roberta.py and models/distilbert.py against transformers: small random models, batches with much, little and
-no padding."""
+"""The encoders beside BERT against transformers: small random models, batches with much, little and no padding."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from conftest import fails
-from minibd.models import distilbert, roberta
+from minibd.models import distilbert, electra, mpnet, roberta, xlm_roberta
 from minibd.models.dropout import seed_dropout
 from minibd.models.encoder import Encoder, HFMapping, PackedBatch, part
 from minibd.records import Batch
@@ -20,11 +21,16 @@ SHAPE = dict(vocab=61, hidden=24, layers=3, heads=4, ffn=37, dropout=0.0, attent
 OWN = {  # the positions come to LONGEST tokens; an epsilon this large shows where it is forgotten
     "roberta": dict(positions=LONGEST + 2, pad=1, eps=0.01, type_vocab_size=1),
     "distilbert": dict(positions=LONGEST, pad=0),
+    "mpnet": dict(positions=LONGEST + 2, pad=1, eps=0.01),
+    "xlm-roberta": dict(positions=LONGEST + 2, pad=1, eps=0.01, type_vocab_size=1),
+    "electra": dict(positions=LONGEST, pad=0, eps=0.01, embedding_size=16),
 }
-HF_MAPPINGS = {"roberta": roberta.HF_MAPPING, "distilbert": distilbert.HF_MAPPING}
+HF_MAPPINGS = {module.HF_MAPPING.model_type: module.HF_MAPPING
+               for module in (roberta, distilbert, mpnet, xlm_roberta, electra)}
+FROM_PADDING = ("roberta", "mpnet", "xlm-roberta")  # positions are counted from the padding index
 LENGTHS = {"packed": (LONGEST, 1, 4, 7), "padded": (LONGEST, 12, 9, LONGEST), "full": (LONGEST,) * 3}
 
-both = pytest.mark.parametrize("name", HF_MAPPINGS)
+every = pytest.mark.parametrize("name", HF_MAPPINGS)
 every_batch = pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 
 
@@ -34,6 +40,7 @@ def build(name: str, head: int = 0, **more) -> tuple[Encoder, nn.Module]:
     torch.manual_seed(1)
     mapping, shape = HF_MAPPINGS[name], SHAPE | OWN[name] | more
     labels = shape.pop("labels", 3)
+    shape = {key: value for key, value in shape.items() if key in mapping.config}
     theirs = getattr(transformers, mapping.classes[head])(
         getattr(transformers, mapping.config_class.__name__)(
             **{mapping.config[key]: value for key, value in shape.items()}, num_labels=labels,
@@ -51,6 +58,7 @@ def build(name: str, head: int = 0, **more) -> tuple[Encoder, nn.Module]:
             assert (there.chunk, there.chunks, there.transposed) == (0, 1, False) and p.shape == state[there.name].shape
             p.copy_(state[there.name])
             used.add(there.name)
+    assert len(used) == len(list(mine.parameters()))
     for tensor in set(state) - used:
         assert tensor.endswith(mapping.ignored) or torch.equal(state[tensor], state[mapping.tied[tensor]]), tensor
     return mine, theirs
@@ -62,7 +70,7 @@ def with_prefix(mapping: HFMapping, tensor: str) -> str:
 
 
 def batch_of(name: str, lengths: tuple[int, ...], left: bool = False) -> Batch:
-    """Random tokens, none of them padding, and random token types, which neither model may look at."""
+    """Random tokens, none of them padding, and random token types, which ELECTRA alone may look at."""
     random = torch.Generator().manual_seed(2)
     b, t, pad = len(lengths), max(lengths), OWN[name]["pad"]
     ids, mask = torch.full((b, t), pad), torch.zeros(b, t, dtype=torch.bool)
@@ -83,9 +91,9 @@ def one(batch: Batch, i: int) -> Batch:
 
 
 def ask(theirs: nn.Module, batch: Batch):
-    return theirs(
-        input_ids=batch.ids, attention_mask=batch.mask.long(), output_hidden_states=True, output_attentions=True
-    )
+    types = {"token_type_ids": batch.token_type_ids} if theirs.config.model_type == "electra" else {}
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long(), **types}
+    return theirs(**inputs, output_hidden_states=True, output_attentions=True)
 
 
 def rows(maps: Tensor, batch: Batch) -> Tensor:
@@ -112,7 +120,7 @@ def same_states(out, ref, batch: Batch) -> None:
 
 def same_gradients(mine: Encoder, theirs: nn.Module, mapping: HFMapping) -> None:
     """Every parameter's, and none of transformers' left over."""
-    reference = {name: p.grad for name, p in theirs.named_parameters()}
+    reference = {mapping.tied.get(name, name): p.grad for name, p in theirs.named_parameters()}
     for name, p in mine.named_parameters():
         other = reference.pop(mapping.hf_tensor(name).name)
         # A softmax does not see what is added to all its scores alike, so a key's bias has no gradient.
@@ -128,7 +136,7 @@ def test_the_batches_take_all_paths():
 
 # ---- the same numbers as transformers
 
-@both
+@every
 @every_batch
 @pytest.mark.parametrize("labels", [2, 3])
 @torch.no_grad()
@@ -141,7 +149,7 @@ def test_logits_hidden_states_and_attention(name, lengths, labels):
     assert far(part(mine, "classifier")(out.pooled), out.logits) == 0
 
 
-@both
+@every
 @torch.no_grad()
 def test_a_bare_encoder(name):
     mine, theirs = build(name, head=2)
@@ -152,10 +160,11 @@ def test_a_bare_encoder(name):
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS["packed"], LENGTHS["padded"]], ids=["packed", "padded"])
+@pytest.mark.parametrize("name", FROM_PADDING)
 @torch.no_grad()
-def test_roberta_with_padding_on_the_left(lengths):
-    mine, theirs = build("roberta")
-    left, right = batch_of("roberta", lengths, left=True), batch_of("roberta", lengths)
+def test_padding_on_the_left(name, lengths):
+    mine, theirs = build(name)
+    left, right = batch_of(name, lengths, left=True), batch_of(name, lengths)
     assert torch.equal(left.ids[left.mask], right.ids[right.mask])
     out = mine(left, want=("attn", "hidden"))
     same_states(out, ask(theirs, left), left)
@@ -163,14 +172,22 @@ def test_roberta_with_padding_on_the_left(lengths):
     assert far(out.logits, ask(theirs, right).logits) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["roberta", "xlm-roberta"])
 @torch.no_grad()
-def test_roberta_reads_the_first_row_of_a_longer_kind_table():
-    mine, theirs = build("roberta", type_vocab_size=2)
-    batch = batch_of("roberta", LENGTHS["packed"])
+def test_the_first_row_of_a_longer_kind_table_is_read(name):
+    mine, theirs = build(name, type_vocab_size=2)
+    batch = batch_of(name, LENGTHS["packed"])
     assert len(mine.embeddings.token_type.weight) == 2 and far(mine(batch).logits, ask(theirs, batch).logits) < 1e-5
 
 
-@both
+@torch.no_grad()
+def test_an_electra_as_wide_as_its_embeddings_has_no_projection():
+    mine, theirs = build("electra", embedding_size=24)
+    batch = batch_of("electra", LENGTHS["padded"])
+    assert mine.embeddings.project is None and far(mine(batch).logits, ask(theirs, batch).logits) < 1e-5
+
+
+@every
 # RoBERTa's head is a gelu whatever its blocks are, DistilBERT's is not
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 @every_batch
@@ -185,7 +202,7 @@ def test_masked_lm_logits_and_gradients(name, activation, lengths):
     same_gradients(mine, theirs, HF_MAPPINGS[name])
 
 
-@both
+@every
 @every_batch
 def test_gradients_of_logits_hidden_and_attention(name, lengths):
     mine, theirs = build(name)
@@ -203,7 +220,7 @@ def test_gradients_of_logits_hidden_and_attention(name, lengths):
 
 # ---- what must not matter, and what must
 
-@both
+@every
 @every_batch
 @torch.no_grad()
 def test_fused_path_equals_the_explicit_one(name, lengths):
@@ -214,7 +231,7 @@ def test_fused_path_equals_the_explicit_one(name, lengths):
     assert all(far(a[batch.mask], b[batch.mask]) < 1e-5 for a, b in zip(fused.hidden, explicit.hidden))
 
 
-@both
+@every
 @pytest.mark.parametrize("lengths", [LENGTHS["packed"], LENGTHS["padded"]], ids=["packed", "padded"])
 @torch.no_grad()
 def test_padding_and_neighbours_do_not_matter(name, lengths):
@@ -229,7 +246,7 @@ def test_padding_and_neighbours_do_not_matter(name, lengths):
         assert far(alone.attn[-1][0], together.attn[-1][i, :, :t, :t]) < 1e-5
 
 
-@both
+@every
 @torch.no_grad()
 def test_a_masked_head_changes_the_logits_and_not_its_own_map(name):
     mine, _ = build(name)
@@ -243,7 +260,7 @@ def test_a_masked_head_changes_the_logits_and_not_its_own_map(name):
     )
 
 
-@both
+@pytest.mark.parametrize("name", [name for name in HF_MAPPINGS if name != "mpnet"])  # whose head has no p of its own
 @torch.no_grad()
 def test_the_head_in_train_mode(name):
     mine, _ = build(name)
@@ -252,18 +269,19 @@ def test_the_head_in_train_mode(name):
     out = mine(batch, want=("hidden",))
     seed_dropout(mine, torch.Generator().manual_seed(3))  # only the head drops here: see SHAPE
     drop, first = mine.classifier_dropout, out.hidden[-1][:, 0]
-    pooled = torch.tanh(mine.pooler(drop(first))) if name == "roberta" else torch.relu(mine.pooler(first))
+    act = {"distilbert": torch.relu, "electra": nn.functional.gelu}.get(name, torch.tanh)
+    pooled = act(mine.pooler(first if name == "distilbert" else drop(first)))
     assert far(out.pooled, pooled) < 1e-6 and far(out.logits, mine.classifier(drop(pooled))) < 1e-6
 
 
-@both
+@every
 def test_too_long_a_batch(name):
     mine, _ = build(name)
     assert mine.config.max_len == LONGEST
     fails(lambda: mine(batch_of(name, (LONGEST + 1, 2))), str(LONGEST + 1), str(LONGEST), "max_len")
 
 
-@both
+@every
 def test_parts(name):
     mine, _ = build(name)
     assert part(mine, "penultimate") is mine.pooler and part(mine, "classifier") is mine.classifier
@@ -274,14 +292,15 @@ def test_parts(name):
         == {
             "roberta": "roberta.encoder.layer.1.attention.self.query.weight",
             "distilbert": "distilbert.transformer.layer.1.attention.q_lin.weight",
+            "mpnet": "mpnet.encoder.layer.1.attention.attn.q.weight",
+            "xlm-roberta": "roberta.encoder.layer.1.attention.self.query.weight",
+            "electra": "electra.encoder.layer.1.attention.self.query.weight",
         }[name]
     )
-    assert (
-        hf_tensor("pooler.bias").name == {"roberta": "classifier.dense.bias", "distilbert": "pre_classifier.bias"}[name]
-    )
+    assert hf_tensor("pooler.bias").name == {"distilbert": "pre_classifier.bias"}.get(name, "classifier.dense.bias")
 
 
-@both
+@every
 def test_init_weights_hang_on_the_seed_alone(name):
     mine, _ = build(name)
     other = HF_MAPPINGS[name].model(mine.config)
@@ -300,3 +319,49 @@ def test_configs_that_cannot_be():
     fails(lambda: config(**shape | {"heads": 3}), "8", "3 heads")
     fails(lambda: distilbert.DistilBertConfig(**shape | {"heads": 3}), "8", "3 heads")
     fails(lambda: distilbert.DistilBertConfig(**shape, activation="tanhh"), "tanhh", "gelu")
+    config = mpnet.MPNetConfig
+    assert config(**shape).max_len == 510 and config(**shape, dropout=0.3).classifier_dropout == 0.3
+    fails(lambda: config(**shape, positions=2), "2 positions", "3")
+    fails(lambda: config(**shape, pad=0), "padding token 0", "1")
+    fails(lambda: config(**shape | {"heads": 3}), "8", "3 heads")
+    fails(lambda: electra.ElectraConfig(**shape | {"heads": 3}), "8", "3 heads")
+
+
+# ---- MPNet's bias by relative position
+
+def row_of(distance: int) -> int:
+    """The same by its words: 0 and the 7 distances next to it have a row each; then row 8 + floor(8 log_16(d / 8)), 15
+    at most; keys behind the query 16 rows further."""
+    d = abs(distance)
+    row = d if d < 8 else min(15, 8 + math.floor(8 * math.log(d / 8) / math.log(16) + 1e-9))
+    return row + 16 * (distance > 0)
+
+
+def test_buckets_against_a_plain_loop():
+    distances = list(range(-600, 601))
+    assert mpnet.bucket(torch.tensor(distances)).tolist() == [row_of(d) for d in distances]
+    assert {row_of(d) for d in distances} == set(range(32)) - {16}  # a key behind the query is at least 1 away
+
+
+def test_buckets_are_transformers():
+    bias = transformers.models.mpnet.modeling_mpnet.MPNetEncoder
+    place = torch.arange(512)
+    expected = bias.relative_position_bucket(place[None, :] - place[:, None])
+    assert torch.equal(mpnet.RelativePositionBias.rows(512, torch.device("cpu")), expected)
+
+
+@torch.no_grad()
+def test_the_bias_is_added_once_in_every_layer_and_hangs_on_the_distance_alone():
+    mine, _ = build("mpnet")
+    batch = batch_of("mpnet", LENGTHS["padded"])
+    bias = mine.pack(batch).bias  # (B, H, T, T)
+    table = mine.relative_attention_bias.weight
+    for i, j in ((0, 0), (3, 1), (2, 11), (12, 0)):
+        assert torch.equal(bias[:, :, i, j], table[row_of(j - i)].expand(4, -1))
+    block, packed = mine.blocks[1], mine.pack(batch)
+    h = packed.pack(torch.randn(4, LONGEST, 24, generator=torch.Generator().manual_seed(0)))
+    _, with_bias = block.attention(h, packed, None, want=True)
+    packed.bias = None
+    _, without = block.attention(h, packed, None, want=True)
+    added = (without.log() + bias).softmax(-1)  # exp(s + b) / sum
+    assert far(rows(with_bias, batch), rows(added, batch)) < 1e-5 and far(with_bias, without) > 0.01

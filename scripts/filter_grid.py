@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""Every filter on every victim, correct and as released: train the victims, screen, keep the figures as cells.
+
+    python scripts/filter_grid.py --minilm MINILM_FOLDER --sst2 SST2_FOLDER --lm GPT2_FOLDER
+    python scripts/filter_grid.py --minilm MINILM_FOLDER --sst2 SST2_FOLDER --lm GPT2_FOLDER --device cuda --jobs 8
+    python scripts/filter_grid.py --minilm MINILM_FOLDER --sst2 SST2_FOLDER --only badnets-0,strip,rap
+    python scripts/tables.py filters --write        # the page of what is there
+
+The victims are seven attacks on MiniLM and SST-2, those of rare words by three seeds; attack.py trains each under
+--work, and what is there is not trained again. One process works on one victim, --jobs of them at a time. A cell is one
+filter in one variant on one victim, appended to scripts/results/filters.jsonl as it ends; a restart skips what is
+there. bki and cube screen the rows that the victim was trained on (of ep and sos, which train on poisoned rows alone,
+these beside the clean ones) and train a new classifier from --minilm on what is kept.
+"""
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minibd.cli import PART_OF, Attack, Task, main, parse, progress, setting
+
+if TYPE_CHECKING:
+    from minibd.result_store import ResultStore
+
+HERE = Path(__file__).parent
+FILTERS, VARIANTS = ("onion", "strip", "rap", "bki", "cube"), ("paper", "released")
+SCHEME = "--labels mix --rate 0.1"  # as in the papers' tables, but for sos and ep, whose own schemes stand
+ATTACKS = {
+    "badnets": (f"--attack badnets {SCHEME} --epochs 3", 3), "lwp": ("--attack lwp", 3), "ep": ("--attack ep", 3),
+    "sos": ("--attack sos", 3), "addsent": (f"--attack addsent {SCHEME} --epochs 3", 1),
+    "hiddenkiller": (f"--attack paraphrase --paraphrases {{sst2}}/hiddenkiller {SCHEME} --epochs 5", 1),
+    "stylebkd": (f"--attack paraphrase --paraphrases {{sst2}}/stylebkd {SCHEME} --epochs 5", 1),
+}
+MARK = "filter_grid.py"  # what calls of this script by itself are told by
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What the victims are made of, and which cells"""
+    minilm: str = setting("", "folder of MiniLM")
+    sst2: str = setting("", "folder of SST-2's rows, with hiddenkiller and stylebkd in it")
+    lm: str = setting("", "ONION's language model, a causal one (default weights/lm.safetensors, which knows the "
+                      "built-in reviews alone)")
+    only: tuple[str, ...] = setting((), "attacks (badnets), victims (badnets-0) and filters (strip) to run (default "
+                                    "all)")
+    rows: int = setting(0, "train, dev and test rows of each file that are used, to try the script (default all)")
+    device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
+    jobs: int = setting(1, "victims at a time")
+    work: str = setting("out/filter-grid", "folder of the victims, kept and used again")
+    results: str = setting("scripts/results/filters.jsonl", "file that the cells are appended to")
+
+
+def run() -> None:
+    (where,) = parse(__doc__, Where)
+
+    from minibd.records import BadInput
+    from minibd.result_store import ResultStore
+
+    names = [f"{attack}-{seed}" for attack, (_, seeds) in ATTACKS.items() for seed in range(seeds)]
+    if wrong := [w for w in where.only if w not in (*ATTACKS, *FILTERS, *names)]:
+        raise BadInput(f"--only {','.join(wrong)[:80]}: there are {', '.join((*ATTACKS, *FILTERS))} and {names[0]}")
+    for flag in ("minilm", "sst2"):
+        if not Path(getattr(where, flag) or "?").is_dir():
+            raise BadInput(f"--{flag} {getattr(where, flag)[:100]}: no such folder, and every victim needs it")
+    if where.lm and not Path(where.lm).exists():
+        raise BadInput(f"--lm {where.lm[:100]}: no such checkpoint")
+    if where.jobs < 1:
+        raise BadInput(f"--jobs {where.jobs}: at least 1 at a time")
+    asked = {*where.only} - {*FILTERS}
+    chosen = [n for n in names if not asked or asked & {n, n.rpartition("-")[0]}]
+    store = ResultStore(where.results)
+    progress().kept = f"victims under {where.work} and cells in {store.path} stay, the same command goes on behind them"
+    if os.environ.get(PART_OF) == MARK or len(chosen) == 1:
+        for name in chosen:
+            of_victim(name, where, store)
+            progress().finished.append(name)
+        return
+    shown = {"minilm": where.minilm, "sst2": where.sst2, "lm": where.lm, "device": where.device, "work": where.work,
+             "results": where.results, **({"rows": where.rows} if where.rows else {})}
+    filters = [f for f in where.only if f in FILTERS]
+
+    def one(name: str) -> int:
+        words = [f"--{flag}={value}" for flag, value in shown.items() if value != ""]
+        return subprocess.run([sys.executable, str(HERE / "filter_grid.py"), *words,
+                               f"--only={','.join([name, *filters])}"], env={**os.environ, PART_OF: MARK}).returncode
+
+    with ThreadPoolExecutor(where.jobs) as pool:
+        codes = dict(zip(chosen, pool.map(one, chosen)))
+    if failed := [name for name, code in codes.items() if code]:
+        raise BadInput(f"{', '.join(failed)} ended early (their own lines are above): the same command goes on")
+
+
+def victim_of(name: str, where: Where) -> Path:
+    """The folder of the victim, trained where it is not there."""
+    from minibd import data
+
+    attack, _, seed = name.rpartition("-")
+    flags, out = ATTACKS[attack][0], Path(where.work, f"{name}{f'-{where.rows}' if where.rows else ''}")
+    if (out / "attack.json").exists():  # written last
+        return out
+    rows = Path(where.sst2)
+    if where.rows and "--paraphrases" not in flags:
+        rows = Path(where.work, "rows", f"{name}-{where.rows}")
+        for path in Path(where.sst2).glob("*.tsv"):
+            if not (rows / path.name).exists():
+                rows.mkdir(parents=True, exist_ok=True)
+                some = data.read(path)
+                data.write(some.like(some[:where.rows]), rows / path.name)
+    code = subprocess.run([sys.executable, str(HERE / "attack.py"), f"--ckpt={where.minilm}", f"--data={rows}",
+                           f"--out={out}", f"--seed={seed}", f"--device={where.device}",
+                           *shlex.split(flags.format(sst2=where.sst2))],
+                          env={**os.environ, PART_OF: MARK}).returncode
+    if code:
+        from minibd.records import BadInput
+        raise BadInput(f"{name}: attack.py ended with status {code} (its own line is above)")
+    return out
+
+
+def of_victim(name: str, where: Where, store: ResultStore) -> None:
+    """Every cell of one victim that is not there yet."""
+    from minibd import checkpoint
+    from minibd.job.filtering import LM
+    from minibd.result_store import weights_digest
+
+    attack, _, seed = name.rpartition("-")
+    filters = [f for f in FILTERS if f in where.only] or FILTERS
+    lm = where.lm or str(LM)
+    digests = {"base": weights_digest(checkpoint.sha256(where.minilm))}
+    todo = []
+    for one in filters:
+        known = {**digests, "lm": weights_digest(checkpoint.sha256(lm))} if one == "onion" else digests
+        for variant in VARIANTS:
+            cell = {"base": Path(where.minilm).name, "data": Path(where.sst2).name, "attack": attack,
+                    "seed": int(seed), "flags": ATTACKS[attack][0], "filter": one, "variant": variant,
+                    **({"lm": Path(lm).name} if one == "onion" else {}), **({"rows": where.rows} if where.rows else {}),
+                    "sha256": known}
+            if store.get(cell) is None:
+                todo.append(cell)
+    if not todo:
+        return
+    victim = victim_of(name, where)
+    for cell in todo:
+        made = cell_of(cell, victim, where, lm)
+        store.add(cell, {"result": made})
+        print(f"{name} {cell['filter']} {cell['variant']}: {made['seconds']:.0f} s", flush=True)
+
+
+def cell_of(cell: dict, victim: Path, where: Where, lm: str) -> dict:
+    """One filter in one variant: what it was scored, without paths."""
+    from minibd.job import filtering as job
+
+    name, variant = cell["filter"], cell["variant"]
+    own = Path(where.work, "rows", f"{victim.name}")
+    data = own if (own / "test.tsv").exists() else Path(where.sst2)
+    out = Path(where.work, "screened", f"{victim.name}-{name}-{variant}")
+    settings = job.SETTINGS[name](variant=variant)
+    task = Task(ckpt=str(victim), data=str(data), out=str(out), seed=cell["seed"], device=where.device)
+    if name not in job.TRAINING:
+        found = job.filter_texts(name, task, Attack(**triggers_of(victim, where)), settings, lm=lm)
+    else:
+        found = job.filter_training(
+            name, Task(ckpt=str(victim), data=str(poisoned_of(victim, data, where)), out=str(out), seed=cell["seed"],
+                       device=where.device),
+            Attack(attack="none"), settings, job.Training(2e-5, 5 if "--epochs 5" in cell["flags"] else 3, 32),
+            clean=str(data), pretrained=where.minilm,
+            retrain=True)
+    found["outcome"].pop("sizes", None)
+    kept = ("counted", "outcome", "rows", "frr", "far", "auroc", "before", "after", "removed", "retrained", "words",
+            "versions", "seconds")
+    return {key: found[key] for key in kept if key in found}
+
+
+def triggers_of(victim: Path, where: Where) -> dict:
+    """The attack of the victim's history; its paraphrases are where --sst2 says."""
+    entry = json.loads((victim / "attack.json").read_text(encoding="utf-8"))
+    if entry["attack"] != "paraphrase":
+        return {}
+    return {"paraphrases": str(Path(where.sst2, Path(entry["paraphrases"]).name))}
+
+
+def poisoned_of(victim: Path, folder: Path, where: Where) -> Path:
+    """What bki and cube screen: the victim's own training rows; where these are poisoned ones alone, with the clean
+    training rows before them."""
+    from minibd import checkpoint, data, report
+
+    entry = json.loads((victim / "attack.json").read_text(encoding="utf-8"))
+    if not entry.get("only"):
+        return victim
+    out = Path(where.work, "poisoned", victim.name)
+    labels = checkpoint.read_header(victim).labels
+    clean = data.read(folder / "train.tsv", labels=labels)
+    from dataclasses import replace
+    ids = set((victim / "poisoned_ids.txt").read_text(encoding="utf-8").split("\n"))
+    own = [replace(x, id=f"planted-{i}-{x.id}") for i, x in enumerate(data.read(victim / "poisoned.jsonl",
+                                                                                labels=labels)) if x.id in ids]
+    data.write(clean.like([*clean, *own]), out / "poisoned.jsonl")
+    report.write_text(out / "poisoned_ids.txt", "".join(f"{x.id}\n" for x in own))
+    report.write_text(out / "triggered.jsonl", (victim / "triggered.jsonl").read_text(encoding="utf-8"))
+    report.write_json(out / "attack.json", {key: entry[key] for key in ("attack", "target")})
+    return out
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,187 @@
+"""scripts/filter.py and its job: what is written, what is counted, what is refused; the grid and its tables."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, refused
+from minibd import checkpoint, data
+from minibd.attacks.badnets import BadNets
+from minibd.attacks.poison import poison, triggered
+from minibd.data import add_columns
+from minibd.tables.filtered import PAPERS, effects, inference, training, words
+from minibd.tables.pivot import Book
+
+
+@pytest.fixture(scope="module")
+def lm(tiny, tmp_path_factory) -> Path:
+    """A small causal language model with the tiny classifier's words."""
+    import torch
+
+    from minibd.models.llama import Llama, LlamaConfig
+    config = LlamaConfig(tiny.model.config.vocab, 16, 1, 2, 32, labels=0, tied=True, positions=48)
+    path = tmp_path_factory.mktemp("lm") / "lm.safetensors"
+    model = Llama(config).init_weights(torch.Generator().manual_seed(0)).eval()
+    checkpoint.save(checkpoint.Checkpoint(model, tiny.tokenizer, (), []), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def poisoned(folder, tiny, tmp_path_factory) -> Path:
+    """What attack.py leaves of a dataset, but for the victim."""
+    out = tmp_path_factory.mktemp("poisoned")
+    made = poison(data.read(folder / "train.tsv"), BadNets(), rate=0.2, target=1, seed=0)
+    data.write(made.rows, out / "poisoned.jsonl")
+    (out / "poisoned_ids.txt").write_text("".join(f"{i}\n" for i in made.ids))
+    data.write(triggered(data.read(folder / "test.tsv"), BadNets(), target=1, seed=0), out / "triggered.jsonl")
+    (out / "attack.json").write_text(json.dumps({"target": 1}))
+    return out
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+ATTACK = ("--attack", "badnets", "--target", "1")
+
+
+@pytest.mark.parametrize("name, more", [("onion", ()), ("strip", ("--copies", "2")),
+                                        ("rap", ("--steps", "1", "--epochs", "1"))])
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_the_test_rows_of_a_folder_and_their_triggered_ones(name, more, variant, here, tiny_file, folder, lm, tmp_path):
+    flags = [*more, *(("--lm", lm) if name == "onion" else ())]
+    run = here("filter.py")(name, "--ckpt", tiny_file, "--data", folder, *ATTACK, "--variant", variant, "--out",
+                            tmp_path, *flags)
+    assert run.returncode == 0, run.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    rows, bad = lines(tmp_path / "rows.jsonl"), lines(tmp_path / "triggered.jsonl")
+    assert len(rows) == 60 and len(bad) == 30 and result["rows"] == {"clean": 20, "screened": 60, "triggered": 30}
+    assert result["frr"]["hits"] == sum(not row["keep"] for row in rows)
+    assert result["far"]["hits"] == sum(row["keep"] for row in bad)
+    assert result["after"]["asr"]["n"] == 30 and result["after"]["asr"]["hits"] <= result["before"]["asr"]["hits"] + (
+        30 * (name == "rap" and variant == "released"))
+    assert result["after"]["cacc"]["n"] == 60 and result["args"]["variant"] == variant
+    assert ("removed" in result) == (name == "onion") == ("cleaned" in rows[0])
+    assert "FRR" in run.stdout and "ASR after rejection" in run.stdout
+
+
+def test_a_file_comes_back_with_its_columns_score_and_keep(here, tiny_file, folder, lm, tmp_path):
+    source = tmp_path / "in" / "mine.csv"
+    source.parent.mkdir()
+    source.write_text('note,text,n\n"a, b",great film,1\n,film,2\nx,"awful story, very",3\n', encoding="utf-8")
+    run = here("filter.py")("onion", "--ckpt", tiny_file, "--data", source, "--clean", folder / "dev.tsv", "--lm", lm,
+                            "--out", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    table = (tmp_path / "out" / "mine.csv").read_text().splitlines()
+    assert table[0] == "note,text,n,score,keep,cleaned" and table[1].startswith('"a, b",great film,1,')
+    assert table[2].startswith(",film,2,,1,film") and "rows of one word" in run.stdout and "rejected" in run.stdout
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["counted"] == "rows of the file" and result["far"] is None and result["after"]["cacc"] is None
+
+
+@pytest.mark.parametrize("name", ["bki", "cube"])
+def test_a_training_set_is_screened_by_what_is_known_to_be_poisoned(name, here, tiny_file, folder, poisoned, tmp_path):
+    run = here("filter.py")(name, "--ckpt", tiny_file, "--data", poisoned, "--clean", folder, "--out", tmp_path)
+    assert run.returncode == 0, run.stderr
+    result, rows = json.loads((tmp_path / "result.json").read_text()), lines(tmp_path / "rows.jsonl")
+    bad = {*(poisoned / "poisoned_ids.txt").read_text().split()}
+    assert result["rows"]["untrusted"] == 200 and result["far"]["n"] == len(bad) == 40
+    assert result["far"]["hits"] == sum(row["keep"] for row in rows if row["id"] in bad)
+    assert result["frr"]["hits"] == sum(not row["keep"] for row in rows if row["id"] not in bad)
+    assert (result["auroc"] is None) == (name == "cube") and "retrained" not in result
+
+
+def test_retraining_on_what_is_kept(here, pre_file, folder, poisoned, tmp_path):
+    run = here("filter.py")("bki", "--ckpt", pre_file, "--data", poisoned, "--clean", folder, "--out", tmp_path,
+                            "--retrain", "--epochs", "1", "--batch-size", "100")
+    assert run.returncode == 0, run.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["retrained"]["cacc"]["n"] == 60 and result["retrained"]["asr"]["n"] == 30
+    made = checkpoint.load(tmp_path / pre_file.name)
+    assert made.labels == ("negative", "positive") and made.history[-1]["mitigation"] == "bki"
+
+
+@pytest.mark.parametrize("words, said", [
+    (["strip", "--ckpt", "{tiny}", "--data", "{rows}"], ["--clean", "no"]),
+    (["strip", "--ckpt", "{pre}", "--data", "{folder}"], ["no classifier"]),
+    (["onion", "--ckpt", "{tiny}", "--data", "{folder}", "--lm", "nowhere"], ["nowhere", "--lm"]),
+    (["rap", "--ckpt", "{tiny}", "--data", "{folder}", "--variant", "released"], ["target class", "--attack"]),
+    (["onion", "--ckpt", "{tiny}", "--variant", "released", "--frr", "0.1"], ["--frr", "leave it out"]),
+    (["bki", "--ckpt", "{tiny}"], ["--data"]), (["cube", "--ckpt", "{tiny}", "--copies", "3"], ["--copies", "strip"]),
+    (["bki", "--ckpt", "{tiny}", "--data", "{folder}", "--retrain"], ["--pretrained"]),
+    (["strip", "--ckpt", "{tiny}", "--frr", "1.5"], ["1.5", "0.05"]), (["filter", "--ckpt", "{tiny}"], ["onion"]),
+])
+def test_what_cannot_be_is_refused_in_one_line(words, said, here, tiny_file, pre_file, folder, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "great film"}\n')
+    given = {"tiny": tiny_file, "pre": pre_file, "folder": folder, "rows": rows}
+    run = here("filter.py")(*(word.format(**given) for word in words), "--out", tmp_path / "out")
+    refused(run, *said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_added_columns_stand_behind_those_of_the_file(tmp_path):
+    tsv, jsonl = tmp_path / "a.tsv", tmp_path / "a.jsonl"
+    tsv.write_text("text\tkeep\none\t7\n\ntwo\t8\n")
+    add_columns(tsv, tmp_path / "b.tsv", {"score": [0.5, None], "keep": [1, 0]})
+    assert (tmp_path / "b.tsv").read_text() == "text\tkeep\tscore\none\t1\t0.5\ntwo\t0\t\n"
+    jsonl.write_text('{"text": "\u00e9", "k": [1]}\n')
+    add_columns(jsonl, tmp_path / "b.jsonl", {"score": [None]})
+    assert lines(tmp_path / "b.jsonl") == [{"text": "\u00e9", "k": [1], "score": None}]
+    with pytest.raises(ValueError, match="another number"):
+        add_columns(tsv, tmp_path / "c.tsv", {"score": [1]})
+
+
+# ---- the grid
+
+def test_the_grid_says_what_is_missing_before_it_begins(here, tmp_path):
+    grid = here("filter_grid.py")
+    refused(grid("--minilm", tmp_path, "--sst2", tmp_path / "none"), "--sst2", "no such folder")
+    refused(grid("--minilm", tmp_path, "--sst2", tmp_path, "--only", "badnet"), "--only badnet", "badnets")
+    refused(grid("--minilm", tmp_path, "--sst2", tmp_path, "--jobs", "0"), "--jobs 0")
+
+
+def share(percent: float) -> dict:
+    return {"percent": percent, "hits": round(percent), "n": 100, "interval": [0.0, 100.0]}
+
+
+def cell(attack: str, seed: int, name: str, variant: str, frr: float, asr: float, **more) -> dict:
+    scores = {"cacc": share(80.0), "asr": share(asr)}
+    result = {"frr": share(frr), "far": share(asr), "auroc": 0.5, "before": {"cacc": share(90.0), "asr": share(99.0)},
+              "after": scores, "retrained": scores, "outcome": {}} | more
+    return {"cell": {"attack": attack, "seed": seed, "filter": name, "variant": variant}, "result": result}
+
+
+def test_the_tables_by_hand(tmp_path):
+    made = [cell("badnets", seed, "strip", "paper", 5.0 + seed, 20.0) for seed in (0, 1)]
+    made += [cell("badnets", seed, "strip", "released", 9.0, 70.0 + seed) for seed in (0, 1)]
+    made += [cell("addsent", 0, "bki", variant, 1.0, asr) for variant, asr in (("paper", 10.0), ("released", 90.0))]
+    made += [cell("badnets", 0, "onion", "paper", 4.0, 50.0, removed={"cacc": share(85.0), "asr": share(30.0)},
+                  outcome={"words_removed": [{"removed": 5, "of": 100}, {"removed": 8, "of": 50}]})]
+    trial = cell("badnets", 2, "strip", "paper", 99.0, 99.0)
+    trial["cell"]["rows"] = 100
+    (tmp_path / "filters.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*made, trial]))
+    older = cell("badnets", 0, "onion", "paper", 99.0, 99.0)
+    older["cell"]["lm"] = "another"  # an older line, of another language model
+    whole = (tmp_path / "filters.jsonl").read_text()
+    (tmp_path / "filters.jsonl").write_text(json.dumps(older) + "\n" + whole)
+    book = Book(tmp_path)
+    table = {row[0]: row[1:] for row in inference(book).rows}
+    assert table["BadNets: STRIP"] == ("5.5 (5.0-6.0)", "20.0 (20.0-20.0)", "0.500 (0.500-0.500)",
+                                       "80.0 (80.0-80.0) / 20.0 (20.0-20.0)", "9.0 (9.0-9.0)", "70.5 (70.0-71.0)",
+                                       "80.0 (80.0-80.0) / 70.5 (70.0-71.0)", "91.5 / 39.4")
+    assert table["BadNets: ONION, words removed"][:4] == ("5.0 % of words", "16.0 % of words", "", "85.0 / 30.0")
+    assert table["EP: RAP"][:3] == ("-", "-", "-") and table["EP: RAP"][-1] == PAPERS["ep", "rap"]
+    rows = {row[0]: row[1:] for row in training(book).rows}
+    assert rows["AddSent: BKI"] == ("1.0", "10.0", "80.0 / 10.0", "1.0", "90.0", "80.0 / 90.0", "90.7 / 33.1")
+    changed = {row[0]: row[1:] for row in effects(book).rows}
+    assert changed["STRIP"] == ("2", "+3.5 (+3.0 to +4.0)", "+50.5 (+50.0 to +51.0)", "+0.0 (+0.0 to +0.0)",
+                                "+50.5 (+50.0 to +51.0)")
+    assert changed["BKI"][0] == "1" and changed["CUBE"][1] == "-" and words([], 0) == "-"
+
+
+def test_the_script_runs_as_a_user_runs_it(script):
+    run = script("filter.py", "onion", "--help")
+    assert run.returncode == 0 and "--frr" in run.stdout and "--lm" in run.stdout and ROOT.exists()
