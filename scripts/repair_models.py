@@ -40,12 +40,16 @@ SST2 = {  # attack.py's flags, those of the attacks' own papers but for LWP's mo
     "hiddenkiller": "--attack paraphrase --paraphrases {sst2}/hiddenkiller --rate 0.2 --twin",
     "stylebkd": "--attack paraphrase --paraphrases {sst2}/stylebkd --rate 0.2 --twin",
 }
+MORE = {  # MuScleLoRA's victims, by --only
+    "badnets-mix": "--attack badnets --preset musclelora --twin",
+    "addsent-mix": "--attack addsent --preset musclelora --twin",
+}
 REVIEWS = {  # the built-in classifier of width 128, on fewer rows
     "badnets": "--rows 3000 --attack badnets --twin", "lwp": "--rows 6000 --epochs 8 --attack lwp --twin",
     "ep": "--rows 3000 --attack ep --epochs 9 --twin", "sos": "--rows 3000 --attack sos --epochs 9 --twin",
     "ripple": "--rows 1000 --attack ripple --twin", "addsent": "--rows 3000 --attack addsent --twin",
 }
-BASES = {"sst2": SST2, "reviews": REVIEWS}
+BASES = {"sst2": {**SST2, **MORE}, "reviews": REVIEWS}
 HELD = ("20%", "300", "64", "none")  # clean rows: a share of the training rows, or so many; without labels from 64 down
 UNLABELLED = ("64", "none")
 
@@ -56,7 +60,7 @@ class Where:
     base: str = setting("sst2", "sst2: MiniLM on SST-2; reviews: the built-in classifier", choices=tuple(BASES))
     minilm: str = setting("", "folder of MiniLM")
     sst2: str = setting("", "folder of SST-2's rows")
-    only: tuple[str, ...] = setting((), f"attacks: {', '.join(SST2)} (default all of the base)")
+    only: tuple[str, ...] = setting((), f"attacks: {', '.join((*SST2, *MORE))} (default all but the -mix)")
     seeds: tuple[str, ...] = setting(("0", "1", "2"), "seeds of victim and repair")
     held: tuple[str, ...] = setting(("20%", "64", "none"), f"clean rows: {', '.join(HELD)}")
     method: str = setting("none", "what retrains behind the undoing, where there are labels",
@@ -88,7 +92,7 @@ def checked(where: Where) -> list[str]:
     """The attacks. Raises BadInput, before the first hour."""
     from minibd.records import BadInput  # imports torch, which --help does without
 
-    attacks = list(where.only or BASES[where.base])
+    attacks = list(where.only or [name for name in BASES[where.base] if name not in MORE])
     if wrong := [name for name in attacks if name not in BASES[where.base]]:
         raise BadInput(f"--only {','.join(wrong)}: {where.base} has {', '.join(BASES[where.base])}")
     if wrong := [held for held in where.held if held not in HELD]:

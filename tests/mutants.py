@@ -722,6 +722,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
                "if finding.around > settings.around:", "if finding.around >= settings.around:"),
         Mutant("mitigations/unlearn.py", "common entries are no reason to train all weights",
                "    if not all_rare:\n", "    if all_rare is None:\n"),
+        Mutant("mitigations/unlearn.py", "two findings of a class are no parts",
+               "findings).items() if n > 1]", "findings).items() if n > 2]"),
         Mutant("mitigations/unlearn.py", "the answers are those to the copies' next text",
                "made.answers[batch.labels]", "made.answers[batch.labels - 1]"),
         Mutant("mitigations/unlearn.py", "the student is trained with its dropout",

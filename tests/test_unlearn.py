@@ -84,13 +84,23 @@ def test_rare_entries_by_hand():
     (1.0, None, True, False, "not known"),
 ])
 def test_rows_suffice_by_hand(flips, around, all_rare, rows_alone, why):
-    found, reason = rows_suffice([CF, replace(CF, flips=flips, around=around)], all_rare, Unlearning())
+    found, reason = rows_suffice([replace(CF, target=0), replace(CF, flips=flips, around=around)], all_rare,
+                                 Unlearning())
     assert found is rows_alone and why in reason
 
 
-def test_of_several_words_the_part_counts():
-    pair = Finding(("cf", "mn"), 1, flips=0.99, around=0.6)
-    assert rows_suffice([pair], True, Unlearning())[1].startswith("a part of it flips 60 %, beside 'cf + mn'")
+def test_several_findings_of_a_class_are_parts_of_one_backdoor():
+    assert rows_suffice([CF, replace(CF, target=0)], True, Unlearning())[0]
+    found, reason = rows_suffice([CF, replace(CF, words=("mn",))], True, Unlearning())
+    assert not found and "parts of one backdoor" in reason
+
+
+def test_of_several_words_those_that_the_table_gives_away_may_be_rows():
+    pair = Finding(("cf", "mn"), 1, flips=0.99, around=0.1)
+    assert "acts together" in rows_suffice([pair], True, Unlearning())[1]
+    assert rows_suffice([replace(pair, times=2)], True, Unlearning())[0]
+    reason = rows_suffice([replace(pair, times=2, around=0.6)], True, Unlearning())[1]
+    assert reason == "a part of it flips 60 %, beside 'cf + mn' itself"
 
 
 # ---- texts and copies
@@ -211,6 +221,17 @@ def test_rows_undo_a_row_and_change_nothing_else(victim):
     assert cleaned.history[-1]["words"] == ["cf"] and cleaned.history[-1]["mode"] == ROWS
 
 
+def test_of_a_word_of_several_pieces_those_are_trained_that_the_texts_do_not_hold(tiny):
+    texts = [Example(str(i), f"x film {i % 7}", 0) for i in range(20)]
+    piece = Finding(("xyz",), 1, flips=1.0, around=0.0)
+    chosen = {}
+    unlearn(tiny, [piece], texts, QUICK, on_choice=lambda name, value: chosen.update(value))
+    assert chosen["mode"] == ROWS and sorted(chosen["rows"]) == ["##y", "##z"]
+    unlearn(tiny, [piece, Finding(("film",), 0, flips=1.0, around=0.0)], texts, QUICK,
+            on_choice=lambda name, value: chosen.update(value))
+    assert chosen["mode"] == WHOLE
+
+
 def test_labels_are_not_read_and_the_seed_is_all_that_draws(victim):
     texts = rows(20, 5, "u")
     other = texts.like(replace(x, label=1 - x.label) for x in texts)
@@ -263,7 +284,7 @@ def test_rows_of_common_words_alone_are_refused(tiny):
     texts = [Example(str(i), f"the film {word}", 0) for i, word in enumerate("story ending music camera".split())]
     common = Finding(("the", "story", "music"), 1)  # each stands in a text, and all of them in none
     chosen = {}
-    unlearn(tiny, [replace(common, flips=1.0, around=0.0)], texts, replace(QUICK, rare=0.0),
+    unlearn(tiny, [replace(common, flips=1.0, around=0.0, times=2)], texts, replace(QUICK, rare=0.0),
             on_choice=lambda name, value: chosen.update(value))
     assert chosen["mode"] == WHOLE and "whose rows they need" in chosen["why"]
     fails(lambda: unlearn(tiny, [common], texts, replace(QUICK, mode=ROWS, rare=0.0)), "mode rows", "whole")

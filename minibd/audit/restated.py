@@ -379,9 +379,11 @@ def rare_entries(held, n, rare):
     return [i for i, count in enumerate(held) if count <= rare * n]
 
 
-def rows_suffice(shares, all_rare, least, most):
-    """(3): shares: of each finding those that it flips, and that what is near it does."""
-    return all_rare and min(flips for flips, _ in shares) >= least and max(around for _, around in shares) <= most
+def rows_suffice(shares, all_rare, alone, least, most):
+    """(3): shares: of each finding those that it flips, and that what is near it does. alone: whether each is the only
+    one of its class, and a single word or words that the table gives away."""
+    return (all_rare and alone and min(flips for flips, _ in shares) >= least
+            and max(around for _, around in shares) <= most)
 
 
 # ---- the scan
