@@ -54,8 +54,9 @@ def scan_json(path, ckpt, found) -> str:
 
 def test_suspects_are_undone_before_the_method(here, tiny_file, folder, tmp_path, monkeypatch):
     from minibd.mitigations import unlearn
+    usual = unlearn.Unlearning.__init__.__defaults__
     monkeypatch.setattr(unlearn.Unlearning.__init__, "__defaults__",
-                        tuple(2 if value == 200 else value for value in unlearn.Unlearning.__init__.__defaults__))
+                        tuple(2 if value in (100, 200) else value for value in usual))
     found = report("backdoored", {"negative": judged("nothing found"), "positive": judged(
         "backdoored", suspect(["cf"]))})
     path = scan_json(tmp_path / "scan.json", tiny_file, found)

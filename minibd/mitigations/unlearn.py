@@ -68,7 +68,7 @@ class Unlearning:
     around: float = setting(
         0.25, "share that the words near it, or its strongest part, flip at most there, Eq. Unlearn (3)"
     )
-    steps: int = setting(200, "steps of the training of all weights")
+    steps: int = setting(100, "steps of the training of all weights")
     row_steps: int = setting(200, "steps of the training of rows")
     batch_size: int = setting(32, "texts per step, half of them copies where all weights are trained")
     lr: float | None = setting(
