@@ -27,7 +27,7 @@ def test_a_repair_without_a_known_attack_is_not_shown_to_be_clean(here, tiny_fol
     outcome = json.loads((tmp_path / "out" / "result.json").read_text())["outcome"]
     assert outcome["verdict"] == NOT_SHOWN and outcome["next"].endswith(f"--data {folder}")
     path = tmp_path / "out" if kind == "folder" else tmp_path / "out" / "tiny.safetensors"
-    assert checkpoint.load(path).history[-1]["verdict"] == NOT_SHOWN
+    assert not any("verdict" in entry for entry in checkpoint.load(path).history)
     if kind == "folder":
         card = (path / "README.md").read_text()
         assert f"**{NOT_SHOWN}.**" in card and card.count(NOT_SHOWN) == 1 and "Next: `python scripts/scan.py" in card
@@ -54,8 +54,9 @@ def scan_json(path, ckpt, found) -> str:
 
 def test_suspects_are_undone_before_the_method(here, tiny_file, folder, tmp_path, monkeypatch):
     from minibd.mitigations import unlearn
+    usual = unlearn.Unlearning.__init__.__defaults__
     monkeypatch.setattr(unlearn.Unlearning.__init__, "__defaults__",
-                        tuple(2 if value in (100, 80) else value for value in unlearn.Unlearning.__init__.__defaults__))
+                        tuple(2 if value in (100, 200) else value for value in usual))
     found = report("backdoored", {"negative": judged("nothing found"), "positive": judged(
         "backdoored", suspect(["cf"]))})
     path = scan_json(tmp_path / "scan.json", tiny_file, found)

@@ -157,11 +157,13 @@ class Job:
         verdict = None if self.steps[-1].scores.asr else verdict_of(path, self.args["data"])
         if verdict and cleaned is not None:
             self.outcome |= verdict
-            cleaned.history.append(verdict)
         if cleaned is not None:
             checkpoint.save(cleaned, path)
             progress().written.append(str(path))
             written, output_sha256 = [path], checkpoint.sha256(path)
+            if verdict and path.is_dir():  # in the card, not in the history: the checkpoint is the method's
+                told = dataclasses.replace(cleaned, history=[*cleaned.history, verdict])
+                report.write_text(path / "README.md", checkpoint.card(told))
         report.write_lines(self.out / "steps.jsonl", self.log.steps)
         rows = {"train": len(self.splits.train), "clean": len(self.clean), **rows, "test": len(self.splits.test)}
         self.outcome["at_chance"] = chances(self.steps)

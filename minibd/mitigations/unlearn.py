@@ -69,7 +69,7 @@ class Unlearning:
         0.25, "share that the words near it, or its strongest part, flip at most there, Eq. Unlearn (3)"
     )
     steps: int = setting(100, "steps of the training of all weights")
-    row_steps: int = setting(80, "steps of the training of rows")
+    row_steps: int = setting(200, "steps of the training of rows")
     batch_size: int = setting(32, "texts per step, half of them copies where all weights are trained")
     lr: float | None = setting(
         None, "learning rate of all weights (default 5e-5; for a hidden size under 384 times 384 / hidden size, at "
