@@ -16,8 +16,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from minibd.lines import line, visible
+
 WANTED = {int: "no whole number", float: "no number"}
-SHOWN = 60  # characters of a word of the command line in a message
 NAMED = 5  # flags that one message names
 
 
@@ -232,7 +233,7 @@ def stated(name: str, value: Any) -> str:
     """A flag with the value that it was given, as a message names it."""
     if isinstance(value, bool):
         return flag_of(name, value)
-    return f"{flag_of(name)} {shown(','.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value))}"
+    return f"{flag_of(name)} {visible(','.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value))}"
 
 
 def in_python(line: str) -> str:
@@ -272,7 +273,7 @@ class Parser(argparse.ArgumentParser):
         for word in words[:words.index("--")] if "--" in words else words:
             flag = word.partition("=")[0]
             if re.fullmatch(r"--?[A-Za-z]\S*", flag) and flag not in self._option_string_actions:
-                self.error(f"{shown(flag)}: {self.unknown(flag)}")
+                self.error(f"{visible(flag)}: {self.unknown(flag)}")
 
     def unknown(self, flag: str) -> str:
         name = flag.lstrip("-").removeprefix("no-").replace("-", "_")
@@ -288,8 +289,8 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("the following arguments are required: "):
             message = f"{message.partition(': ')[2]}: not given, and nothing runs without; --help says what it is"
         if message.startswith("unrecognized arguments: "):
-            message = f"{shown(message.partition(': ')[2])}: belongs to no flag; --help lists them all"
-        print(f"error: {message}", file=sys.stderr)
+            message = f"{visible(message.partition(': ')[2])}: belongs to no flag; --help lists them all"
+        print(f"error: {line(message)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -336,12 +337,6 @@ def settings_by_name(*instances: object) -> dict[str, Any]:
     return {name: value for one in instances for name, value in asdict(one).items()}
 
 
-def shown(word: str) -> str:
-    """A word of the command line as a message can hold it: on one line, and not too long."""
-    word = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in word)
-    return word if len(word) <= SHOWN else f"{word[:SHOWN - 3]}..."
-
-
 def _argument(f: Field) -> dict[str, Any]:
     """The keyword arguments of add_argument for a field made by `setting`. A flag that is not given leaves no value, so
     that a default is told from a value that was given."""
@@ -373,16 +368,16 @@ def _reader(kind: type, choices: Sequence[str] = ()) -> Callable[[str], Any]:
         try:
             value = kind(word)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{shown(word)!r} is {WANTED[kind]}") from None
+            raise argparse.ArgumentTypeError(f"{visible(word)!r} is {WANTED[kind]}") from None
         if kind is float and not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"{shown(word)!r} is not finite: give a number")
+            raise argparse.ArgumentTypeError(f"{visible(word)!r} is not finite: give a number")
         return value
     return read
 
 
 def _no_choice(word: str, choices: Sequence[str]) -> str:
     close = get_close_matches(word, choices, 1)
-    return f"{shown(word)!r} is not one of {', '.join(choices)}" + (f"; did you mean {close[0]}?" if close else "")
+    return f"{visible(word)!r} is not one of {', '.join(choices)}" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def _words(value: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from minibd import __version__
 from minibd.atomic import atomic_write
 from minibd.cli import progress
 from minibd.evaluate import Scores
+from minibd.lines import visible
 from minibd.records import BadInput
 
 
@@ -63,7 +64,7 @@ def lfr_table(steps: Sequence[Step]) -> str:
         [
             ("LFR", *(step.name for step in steps)),
             *(
-                (c, *(f"{s.percent:.2f} {s.hits}/{s.n}" for s in (step.scores.lfr[c] for step in steps)))
+                (visible(c, 30), *(f"{s.percent:.2f} {s.hits}/{s.n}" for s in (step.scores.lfr[c] for step in steps)))
                 for c in classes
             ),
         ]
@@ -74,8 +75,8 @@ def output_folder(path: str | Path, *inputs: str | Path) -> Path:
     """`path` as a folder that can be written and is none of the run's inputs, checked before any work is done; nothing
     is left behind. Raises BadInput."""
     folder = Path(path)
-    for source in (Path(i).resolve() for i in inputs if i):
-        if folder.resolve() == (source.parent if source.is_file() else source):
+    for source in (Path(os.path.realpath(i)) for i in inputs if i):
+        if Path(os.path.realpath(folder)) == (source.parent if source.is_file() else source):
             raise BadInput(f"--out {folder} would write over or beside the input {source}: give another folder")
     _check_writable(folder, f"--out {folder}")
     return folder
@@ -87,8 +88,8 @@ def output_file(path: str | Path, flag: str, *inputs: str | Path) -> Path:
     file = Path(path)
     if file.is_dir():
         raise BadInput(f"{flag} {file} is a folder: name a file, such as {file / 'scan'}.{flag.lstrip('-')}")
-    for source in (Path(i).resolve() for i in inputs if i):
-        if source in (file.resolve(), *file.resolve().parents):
+    for source in (Path(os.path.realpath(i)) for i in inputs if i):
+        if source in (real := Path(os.path.realpath(file)), *real.parents):
             raise BadInput(f"{flag} {file} would write over or into the input {source}: name another place")
     _check_writable(file.parent, f"{flag} {file}")
     return file

@@ -28,13 +28,15 @@ FLOORS = [
     {"blending", "incremental", "pretrain"},
     {"train", "augment", "models", "checkpoint", "unpickle", "predict"},
     {"align", "data", "tokenizer", "distributed", "cli", "reviews", "result_store"},
-    {"records", "minibd", "atomic", "digest", "words", "html_style", "proportion", "precision"},  # minibd: its version
+    {"records", "minibd", "atomic", "digest", "words", "html_style", "proportion", "precision",
+     "lines", "regular"},  # minibd: its version
 ]
 PLANNED = {"filters", "distributed"}                            # rooms of the plan that no file is in yet
 STAIRS = {
     ("report", "evaluate"), ("train", "models"), ("checkpoint", "models"), ("augment", "models"),
     ("augment", "checkpoint"), ("reviews", "data"), ("atomic", "records"), ("analysis", "mitigations"),
-    ("tables", "detect"),
+    ("tables", "detect"), ("records", "lines"), ("regular", "records"), ("regular", "lines"), ("digest", "records"),
+    ("digest", "lines"), ("digest", "regular"),
 }
 STRANGERS = ("mitigations", "cleantrain", "filters")             # folders whose files never import one another, but for
 STEPS = {("minibd.mitigations.finemix", "minibd.mitigations.epur")}  # E-PUR, Fine-mixing's first step in the same paper

@@ -54,13 +54,12 @@ from minibd.checkpoint.header import (
     Checkpoint,
     Header,
     hf_mapping_of,
-    one_line,
-    shorten,
 )
 from minibd.checkpoint.model_card import card
 from minibd.checkpoint.pickles import ADAPTERS, PICKLES, adapter_error, pickle_error
 from minibd.checkpoint.tensors import HEADS, build_model, check_finite, check_plain, init_head, shapes_of
 from minibd.digest import file_digest
+from minibd.lines import listed, one_line
 from minibd.records import BadInput, not_there
 
 __all__ = [
@@ -132,8 +131,8 @@ def _config_with_head(header: Header, classes: int, bottleneck: int) -> object:
 def _matching_labels(path: Path, names: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...]:
     """The names of a trained classifier's classes, see choice 3."""
     if len(names) != len(given):
-        raise BadInput(f"{path} has a classifier of {len(names)} classes ({shorten(names)}), the data {len(given)} "
-                       f"({shorten(given)}): use a checkpoint of the same task")
+        raise BadInput(f"{path} has a classifier of {len(names)} classes ({listed(names)}), the data {len(given)} "
+                       f"({listed(given)}): use a checkpoint of the same task")
     return given if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names
 
 

@@ -23,7 +23,15 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 
-from minibd.checkpoint.header import Checkpoint, one_line, parse_json, parse_tokenizer, read_text
+from minibd.checkpoint.header import (
+    Checkpoint,
+    check_ends,
+    library_errors,
+    parse_json,
+    parse_tokenizer,
+    read_text,
+)
+from minibd.lines import as_json, listed, one_line, shown
 from minibd.models.encoder import HFMapping
 from minibd.records import BadInput
 from minibd.tokenizer import Settings, Tokenizer
@@ -100,18 +108,22 @@ def read_tokenizer(path: Path, mapping: HFMapping, hf_config: dict, config: obje
         values.pop("add_bos_token", None)
         values.pop("add_eos_token", None)
     tokens = _collect_tokens(path, kind, values, source)
-    if source is None:
-        backend = _from_vocabulary(path, kind, values, tokens, config)
-    elif kind.model is None:
-        backend = source
-    else:
-        backend = _rebuilt(whole, kind, values, tokens, source)
-    _add_tokens(path, backend, tokens)
-    _set_ends(file, backend, kind, values, tokens, source)
-    backend = parse_tokenizer(whole if source is not None else file, backend.to_str(), config)
-    return Tokenizer(
+    where = whole if source is not None else file
+    with library_errors(where):
+        if source is None:
+            backend = _from_vocabulary(path, kind, values, tokens, config)
+        elif kind.model is None:
+            backend = source
+        else:
+            backend = _rebuilt(whole, kind, values, tokens, source)
+        _add_tokens(path, backend, tokens)
+        _set_ends(file, backend, kind, values, tokens, source)
+    backend = parse_tokenizer(where, backend.to_str(), config)
+    tokenizer = Tokenizer(
         backend, _max_len(file, values, config), config.pad, _settings(file, kind, values, tokens, source, config)
     )
+    check_ends(where, tokenizer, config)
+    return tokenizer
 
 
 # ---- what the files say
@@ -121,7 +133,7 @@ def _read_values(file: Path) -> dict:
 
 
 def _refused(file: Path, key: str, value: object, why: str) -> BadInput:
-    return BadInput(f"{file}: {key} is {json.dumps(value)[:60]}, {why}")
+    return BadInput(f"{file}: {key} is {as_json(value)}, {why}")
 
 
 def _check_values(file: Path, values: dict) -> None:
@@ -291,7 +303,7 @@ def _id(file: Path, value: object) -> int:
     try:
         return int(value)
     except (TypeError, ValueError):
-        raise BadInput(f"{file}: {json.dumps(value)[:60]} is not the id of a token: correct it") from None
+        raise BadInput(f"{file}: {as_json(value)} is not the id of a token: correct it") from None
 
 
 def _token(file: Path, key: str, value: object) -> str | AddedToken:
@@ -328,7 +340,7 @@ def _add_tokens(path: Path, backend: BackendTokenizer, tokens: Tokens) -> None:
         backend.add_tokens([token])
     for i, token in tokens.added.items():
         if (found := backend.token_to_id(token.content)) != i:
-            raise BadInput(f"{path}: the added token {token.content!r:.60} has the id {i} in its file and becomes "
+            raise BadInput(f"{path}: the added token {shown(token.content)} has the id {i} in its file and becomes "
                            f"{found}: take the tokenizer's files from one checkpoint")
 
 
@@ -365,13 +377,9 @@ def _read_vocabulary(file: Path, tokens: Tokens, config: object) -> dict[str, in
     needed = [str(tokens.special[key]) for key in (*NEEDED, "pad_token") if key in tokens.special]
     if missing := [token for token in needed if token not in vocab and token not in added]:
         raise BadInput(
-            f"{file}: the vocabulary lacks {_shown(missing)}, which BERT needs: it is not a BERT vocab.txt"
+            f"{file}: the vocabulary lacks {listed(missing)}, which BERT needs: it is not a BERT vocab.txt"
         )
     return vocab
-
-
-def _shown(tokens: list[str]) -> str:
-    return ", ".join(ascii(token)[1:-1][:30] for token in tokens)
 
 
 def _rebuilt(
@@ -407,7 +415,7 @@ def _bpe(
     try:
         model = BPE(vocab, merges, fuse_unk=kind is LLAMA, byte_fallback=kind is LLAMA)
     except Exception as error:  # the library raises nothing narrower
-        raise BadInput(f"{where}: vocab.json and merges.txt do not fit each other ({one_line(error)[:80]}): take both "
+        raise BadInput(f"{where}: vocab.json and merges.txt do not fit each other ({one_line(error)}): take both "
                        f"from the same checkpoint") from None
     backend = BackendTokenizer(model)
     prefix = values.get("add_prefix_space")
@@ -423,7 +431,7 @@ def _check_ends(path: Path, backend: BackendTokenizer, kind: TokenizerClass, tok
     added = {token.content for token in tokens.added.values()}
     needed = [str(tokens.special[key]) for key in ("cls_token", "sep_token") if kind is ROBERTA]
     if missing := [token for token in needed if backend.token_to_id(token) is None and token not in added]:
-        raise BadInput(f"{path}: the vocabulary lacks {_shown(missing)}, which RoBERTa needs: it is not a RoBERTa "
+        raise BadInput(f"{path}: the vocabulary lacks {listed(missing)}, which RoBERTa needs: it is not a RoBERTa "
                        f"vocab.json")
 
 
