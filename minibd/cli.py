@@ -19,6 +19,17 @@ from typing import Any
 from minibd.lines import line, visible
 
 WANTED = {int: "no whole number", float: "no number"}
+# The numbers that settings can be, by their names; others are up to ANY_INT and ANY_FLOAT, above and below 0. Lower
+# ones than a method can use are refused there, in its words.
+ANY_INT, ANY_FLOAT = 10**7, 1e9
+LIMITS = {
+    "seed": (0, 2**63 - 1),                # negative ones are large ones to a generator
+    r"(.*_)?epochs\d?": (-ANY_INT, 10_000),
+    r"(.*_)?batch_size": (-ANY_INT, 100_000),
+    r"(.*_)?lr\d?": (-ANY_FLOAT, 10.0),    # far above what trains anything, in the embedding attacks too
+    "k": (-ANY_INT, 1000), "per_text|triggers_per_text|words_per_trigger": (-ANY_INT, 10_000),
+    "rank|bottleneck|bandwidth": (-ANY_INT, 100_000), "clip": (0, ANY_FLOAT),
+}
 NAMED = 5  # flags that one message names
 
 
@@ -354,14 +365,15 @@ def _argument(f: Field) -> dict[str, Any]:
     if kind is bool:
         return common | {"action": argparse.BooleanOptionalAction}
     metavar = "|".join(choices) if choices else {tuple: "A,B", str: "S", int: "N", float: "X"}[kind]
-    argument = common | {"type": _words if kind is tuple else _reader(kind, choices), "metavar": metavar}
+    reader = _words if kind is tuple else _reader(kind, choices, limits_of(f.name, kind))
+    argument = common | {"type": reader, "metavar": metavar}
     if default == "" or default is MISSING:
         argument["required"] = f.name == "ckpt"
     return argument
 
 
-def _reader(kind: type, choices: Sequence[str] = ()) -> Callable[[str], Any]:
-    """The function that makes a flag's word its value."""
+def _reader(kind: type, choices: Sequence[str] = (), limits: tuple[float, float] = (0, 0)) -> Callable[[str], Any]:
+    """The function that makes a flag's word its value. limits: of a number."""
     def read(word: str) -> Any:
         if choices and word not in choices:
             raise argparse.ArgumentTypeError(_no_choice(word, choices))
@@ -371,8 +383,20 @@ def _reader(kind: type, choices: Sequence[str] = ()) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{visible(word)!r} is {WANTED[kind]}") from None
         if kind is float and not math.isfinite(value):
             raise argparse.ArgumentTypeError(f"{visible(word)!r} is not finite: give a number")
+        if kind in WANTED and not limits[0] <= value <= limits[1]:
+            raise argparse.ArgumentTypeError(f"{visible(word)!r} is not from {limits[0]:g} to {limits[1]:g}: give a "
+                                             f"number in between")
         return value
     return read
+
+
+def limits_of(name: str, kind: type) -> tuple[float, float]:
+    """The numbers that the setting `name` can be. What a method makes of those that it cannot use is its own affair; no
+    script begins with one that would never end, fill the memory or mean nothing."""
+    for part, limits in LIMITS.items():
+        if re.fullmatch(part, name):
+            return limits
+    return (-ANY_INT, ANY_INT) if kind is int else (-ANY_FLOAT, ANY_FLOAT)
 
 
 def _no_choice(word: str, choices: Sequence[str]) -> str:

@@ -78,5 +78,5 @@ def line(text: str) -> str:
     text = visible(text, len(text))
     if len(text) <= LONGEST:
         return text
-    end = LONGEST * 2 // 5
+    end = LONGEST * 13 // 20             # a command that helps stands there, and must be whole
     return f"{text[:LONGEST - end - 5]} ... {text[-end:]}"

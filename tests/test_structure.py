@@ -263,7 +263,9 @@ def test_chance_is_handed_over(path):
 
 
 def test_the_flags_import_no_torch():
-    """cli.py answers --help; what it needs of records.py it imports when an error is already there."""
-    top = [node for node in read(ROOT / "minibd" / "cli.py").body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    names = set(imports(ast.Module(top, []), modules()))
-    assert not [name for name in names if name.split(".")[0] in RUNTIME | {"minibd"}]
+    """cli.py answers --help; what it needs of records.py it imports when an error is already there, and lines.py, whose
+    words it takes, imports nothing."""
+    for file, lower in (("cli.py", {"minibd.lines"}), ("lines.py", set())):
+        top = [node for node in read(ROOT / "minibd" / file).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = set(imports(ast.Module(top, []), modules()))
+        assert {name for name in names if name.split(".")[0] in RUNTIME | {"minibd"}} == lower

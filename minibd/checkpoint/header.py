@@ -152,7 +152,11 @@ def check_history(where: Path, history: object) -> list[dict]:
 
 def parse_tokenizer(where: Path, source: str, config: object) -> BackendTokenizer:
     """The tokenizer whose JSON is `source`, if it works and its tokens are among the model's. Raises BadInput."""
-    state = parse_json(where, source, dict)
+    try:
+        state = json.loads(source)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{where}: its tokenizer cannot be read ({one_line(error)}): take the model's "
+                       f"tokenizer.json") from None
     if fault := trial.wrong(state, config.vocab):
         raise BadInput(f"{where}: its tokenizer is none for this model, {fault}: take the model's tokenizer.json")
     largest = 0

@@ -31,7 +31,7 @@ from minibd.checkpoint.header import (
     parse_tokenizer,
     read_text,
 )
-from minibd.lines import as_json, listed, one_line, shown
+from minibd.lines import as_json, listed, one_line, shown, visible
 from minibd.models.encoder import HFMapping
 from minibd.records import BadInput
 from minibd.tokenizer import Settings, Tokenizer
@@ -237,7 +237,10 @@ def _collect_tokens(path: Path, kind: TokenizerClass, values: dict, source: Back
     added: dict[int, AddedToken] = {}
     if "added_tokens_decoder" in values:
         for i, token in _object(file, "added_tokens_decoder", values["added_tokens_decoder"]).items():
-            added[_id(file, i)] = _token(file, f"added_tokens_decoder[{i}]", token)
+            key = f"added_tokens_decoder[{visible(i, 20)}]"
+            if not isinstance(token, dict):
+                raise _refused(file, key, token, "not a token: correct it")
+            added[_id(file, i)] = _token(file, key, token)
     else:
         named |= _merge_special_tokens_map(path / "special_tokens_map.json", values)
         added = _read_added_tokens(path / "added_tokens.json", values)

@@ -907,7 +907,7 @@ def make(seed: int, bases: dict[str, Path], folder: Path) -> tuple[Path, str]:
     path = folder / "ckpt"
     shutil.copytree(bases[architecture], path)
     kinds = [rng.choice(FOLDERS)]
-    if rng.random() < 0.15:
+    if rng.random() < 0.15 and kinds[0] not in (special_file, sparse):
         kinds.append(rng.choice((config_sizes, config_types, tokenizer_config, labels)))
     done = []
     for kind in kinds:
