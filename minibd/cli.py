@@ -7,7 +7,9 @@ import ast
 import math
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
@@ -98,6 +100,10 @@ class BaseTask:
     pair_column: str | None = setting(None, "column of a pair's second text (default sentence2 or question2)", kind=str)
     out: str | None = setting(
         None, "folder of the result: checkpoint, result.json, steps.jsonl (default out/<script>)", kind=str
+    )
+    overwrite: bool = setting(
+        False, "put this run in the place of the one that --out holds, all of it in one step; files that no run wrote "
+        "stay"
     )
     seed: int = setting(0, "random seed of the clean rows, augmentation, batches and dropout")
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
@@ -441,19 +447,33 @@ def progress() -> Progress:
     return RUNNING.get(Progress())
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a script as Ctrl-C does."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
 def main(run: Callable[[], None]) -> None:
-    """Run a script. Bad input is one line on stderr and exit status 2; an interrupt is one that says what was finished,
-    and 130; a traceback is a bug of ours."""
+    """Run a script. Bad input is one line on stderr and exit status 2; Ctrl-C and SIGTERM are one that says what was
+    finished, and 130 or 143; a traceback is a bug of ours."""
     RUNNING.set(Progress())
+    before = None
+    if threading.current_thread() is threading.main_thread():  # no other can have signals
+        before = signal.signal(signal.SIGTERM, _terminate)
     try:
         run()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if PART_OF not in os.environ:
-            print(progress().line(), file=sys.stderr)
-        sys.exit(130)
+            print(line(progress().line()), file=sys.stderr)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
     except Exception as error:
         from minibd.records import BadInput  # imports torch: by now the script has, too
         if not isinstance(error, BadInput):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)

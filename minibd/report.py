@@ -4,19 +4,22 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 
 from minibd import __version__
-from minibd.atomic import atomic_write
+from minibd.atomic import atomic_folder, atomic_write
+from minibd.checkpoint.folder import is_model_file
 from minibd.cli import progress
 from minibd.evaluate import Scores
-from minibd.lines import visible
+from minibd.lines import one_line, quoted, visible
 from minibd.records import BadInput
 
 
@@ -95,18 +98,50 @@ def output_file(path: str | Path, flag: str, *inputs: str | Path) -> Path:
     return file
 
 
+# What a run leaves in its folder, beside the files of a model; the folders of attack.py's other models.
+RUN_FILES = re.compile(r"(result|attack|scan|receipt)\.json|steps\.jsonl|curves-[\w-]+\.json|poisoned_ids\.txt|"
+                       r"(poisoned|triggered\w*)\.jsonl|clean|twin|(clean-|twin-)?[^/]+\.safetensors")
+
+
+def is_run_file(name: str) -> bool:
+    """Whether an entry of a folder is a part of the run in it, and goes where another takes its place."""
+    return RUN_FILES.fullmatch(name) is not None or is_model_file(name)
+
+
+def check_free(folder: Path, overwrite: bool = False) -> None:
+    """Raises BadInput where `folder`, the --out of a run, holds another, and --overwrite is not said."""
+    held = sorted(entry.name for entry in folder.iterdir() if is_run_file(entry.name)) if folder.is_dir() else []
+    if held and not overwrite:
+        raise BadInput(f"--out {folder} holds another run ({quoted(held)}): name another folder, or say --overwrite to "
+                       f"put this one in its place")
+
+
+@contextmanager
+def whole(out: Path) -> Iterator[Path]:
+    """The folder to write a run into: when the block ends, all that was written there takes the place of the run in
+    `out` in one step; what else lies there stays. Raises BadInput where the system refuses."""
+    written = progress().written
+    before, done = list(written), False
+    try:
+        with atomic_folder(out, is_run_file) as draft:
+            yield draft
+        done = True
+    finally:
+        new = [str(out / Path(name).relative_to(draft)) for name in written[len(before):]] if done else []
+        written[:] = before + new
+
+
 def _check_writable(folder: Path, said: str) -> None:
-    missing = [f for f in (folder, *folder.parents) if not f.exists()]  # deepest first
+    missing = [f for f in (folder, *folder.parents) if not os.path.lexists(f)]  # deepest first
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise BadInput(f"cannot write to {said} ({error.strerror}): give a folder you may write to") from None
+        with tempfile.TemporaryFile(dir=folder):  # on Linux without a name, so that a kill leaves nothing
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
+        raise BadInput(f"cannot write to {said} ({one_line(error)}): give a folder you may write to") from None
     finally:
         for created in missing:
-            with suppress(OSError):  # it was not made, or another run uses it by now
+            with suppress(OSError, ValueError):  # it was not made, or another run uses it by now
                 created.rmdir()
 
 

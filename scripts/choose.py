@@ -69,7 +69,7 @@ class Plant:
 
 
 RULES = (
-    Idle(("out",), lambda v: True, "no model is kept; the cells go to --results: leave it out"),
+    Idle(("out", "overwrite"), lambda v: True, "no model is kept; the cells go to --results: leave it out"),
     Idle(("teachers",), lambda v: v.method != "mbtsad", "{method} has no teacher: leave it out"),
 )
 # of the settings of a cell

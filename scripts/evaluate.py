@@ -82,14 +82,13 @@ def run() -> None:
             )
         steps.append(report.Step("clean model", evaluator(clean.model, clean.tokenizer), 0.0))
     print_scores(steps)
-    report.write_json(
-        out / "result.json",
-        report.result(
-            "evaluate", args_of(task, attack, floor, measured) | target_args(evaluator), {"test": len(splits.test)},
-            steps, after=steps[0], seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
-            outcome={"at_chance": chances(steps)},
-        ),
+    found = report.result(
+        "evaluate", args_of(task, attack, floor, measured) | target_args(evaluator), {"test": len(splits.test)},
+        steps, after=steps[0], seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
+        outcome={"at_chance": chances(steps)},
     )
+    with report.whole(out) as draft:
+        report.write_json(draft / "result.json", found)
 
 
 def all_as_test(splits: Splits) -> Splits:

@@ -219,7 +219,7 @@ def trained(model: Model, name: str, where: Where) -> Path:
     words = [*shlex.split(flags), *shlex.split(model.attack.format(sst2=where.sst2))]  # a model's own flags override
     whole = "--paraphrases" in model.attack  # which are of the rows of whole files
     rows = [f"--data={data if whole else short_of(data, where)}"] if data else []
-    call("attack.py", f"--ckpt={ckpt}", *rows, f"--out={out}", f"--seed={model.seed}", *words)
+    call("attack.py", f"--ckpt={ckpt}", *rows, f"--out={out}", "--overwrite", f"--seed={model.seed}", *words)
     return out
 
 
@@ -258,7 +258,8 @@ def scanned(cell: dict, ckpt: Path, model: Model, victim: Path, where: Where) ->
     _, data = base_of(model, where)
     out = Path(where.work, "scans", *ckpt.parts[-2:])
     data = data or "reviews"
-    call("scan.py", f"--ckpt={ckpt}", *([f"--data={data}"] if cell["texts"] == "task" else []), f"--out={out}")
+    call("scan.py", f"--ckpt={ckpt}", *([f"--data={data}"] if cell["texts"] == "task" else []), f"--out={out}",
+         "--overwrite")
     found = json.loads((out / "scan.json").read_text(encoding="utf-8"))
     for place in ("checkpoint", "command"):  # where it was, not what
         found.pop(place)

@@ -235,7 +235,8 @@ def call(words: Sequence[str], ckpt: str | Path, out: Path, seed: str, table: Ta
     if words[0] != "evaluate.py" and "--dataset-only" not in words:  # these train nothing
         flags["dtype"] = table.dtype
     stated = [f"--{flag}={value}" for flag, value in flags.items() if value != ""]  # first: a row's own override them
-    code = subprocess.run([sys.executable, str(HERE / words[0]), *stated, *words[1:]],
+    # over what an interrupted table or --force left
+    code = subprocess.run([sys.executable, str(HERE / words[0]), *stated, "--overwrite", *words[1:]],
                           env={**os.environ, PART_OF: "tables.py"}).returncode
     if code != 0:
         raise bad(f"{words[0]} ended with status {code} (its own line is above)")

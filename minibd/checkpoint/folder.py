@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -205,8 +206,7 @@ def check_target(path: Path) -> None:
 
 
 def write_folder(ckpt: Checkpoint, folder: Path) -> None:
-    """`folder`, which does not exist, with all that transformers and `read_folder` read, and the model card."""
-    folder.mkdir()
+    """`folder`, which is empty, with all that transformers and `read_folder` read, and the model card."""
     backend = BackendTokenizer.from_str(ckpt.tokenizer.backend.to_str())
     backend.no_truncation()                              # the limit stands in tokenizer_config.json
     state = json.loads(backend.to_str())
@@ -287,16 +287,6 @@ def _hf_config(ckpt: Checkpoint) -> dict:
     return values
 
 
-def move(draft: Path, path: Path) -> None:
-    """The draft's files into place, the weights last: until then the folder's old ones stay. Old weight files of other
-    names, and the old tokenizer's files, are deleted: they would be read with the new ones."""
-    if not path.exists():
-        os.rename(draft, path)
-        return
-    new = sorted(draft.iterdir(), key=lambda file: file.name.startswith("model"))
-    for file in new:
-        os.replace(file, path / file.name)
-    stale = (path / name for name in ("model.safetensors.index.json", *TOKENIZER_FILES))
-    for old in [*path.glob("model*.safetensors"), *stale]:
-        if old.name not in {file.name for file in new}:
-            old.unlink(missing_ok=True)
+def is_model_file(name: str) -> bool:
+    """Whether a file of that name in a folder is a part of its model, and goes where another is written there."""
+    return name in FOLDER_FILES or re.fullmatch(r"model.*\.safetensors|README\.md", name) is not None

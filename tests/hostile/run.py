@@ -28,9 +28,11 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
+import hostile_arguments
 import hostile_checkpoints
 import hostile_data
 import jobs
+import kills
 import verdicts
 from bases import write_bases
 from limited import Ended, limited
@@ -51,6 +53,17 @@ def data_case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, End
     return what, ended, _unchanged(judged(ended), before, path)
 
 
+def argument_case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, Verdict]:
+    line, what = hostile_arguments.make(seed, bases, folder)
+    before = {name: digest(path) for name, path in bases.items()}
+    os.chdir(folder)  # where a relative --out goes
+    ended = limited(partial(jobs.call, *line), folder, seconds=60)
+    os.chdir("/")
+    verdict = judged(ended)
+    changed = next((name for name, path in bases.items() if digest(path) != before[name]), "")
+    return what, ended, Verdict("changed input", changed) if changed else verdict
+
+
 def _unchanged(verdict: Verdict, before: str, path: Path) -> Verdict:
     return verdict if digest(path) == before else Verdict("changed input", str(path))
 
@@ -63,6 +76,8 @@ def _size(path: Path) -> int:
 CASES: dict[str, Callable[[int, dict[str, Path], Path], tuple[str, Ended, Verdict]]] = {
     "checkpoints": checkpoint_case,
     "data": data_case,
+    "arguments": argument_case,
+    "kills": kills.case,
 }
 
 
@@ -106,7 +121,7 @@ def main() -> int:
     parser.add_argument("--only", help="KIND:SEED")
     parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
-    shares = {"checkpoints": 1.0, "data": 0.6, "arguments": 0.2}
+    shares = {"checkpoints": 1.0, "data": 0.6, "arguments": 0.2, "kills": 0.0}
     counts = {
         kind: getattr(args, kind) if getattr(args, kind) is not None else round(args.cases * shares[kind])
         for kind in CASES
@@ -118,7 +133,7 @@ def main() -> int:
     began, faults = time.monotonic(), 0
     with tempfile.TemporaryDirectory(prefix="hostile-") as work:
         bases = write_bases(Path(work) / "bases")
-        for name in ("evaluate",):
+        for name in ("evaluate", *hostile_arguments.SOUND):
             jobs.script(name)
         for kind, wanted in seeds.items():
             if len(wanted):
