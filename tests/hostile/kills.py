@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -116,7 +117,7 @@ def case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, V
 
 
 def _stable(out: Path) -> dict[str, str]:
-    """{file: what it holds}, without what differs from one run to the next: times, commands."""
+    """{file: what it holds}, without what differs from one run to the next: times, command lines."""
     if not out.exists():
         return {}
     found = {}
@@ -124,7 +125,15 @@ def _stable(out: Path) -> dict[str, str]:
         if path.is_file():
             name = str(path.relative_to(out))
             held = path.read_bytes()
-            if name in ("result.json", "attack.json", "minibd.json", "README.md"):
-                held = b"\n".join(line for line in held.splitlines() if b"second" not in line and b"--" not in line)
+            if path.suffix == ".json":
+                held = json.dumps(_timeless(json.loads(held))).encode()
+            elif name == "README.md":
+                held = b""
             found[name] = f"{len(held)} {hash(held)}"
     return found
+
+
+def _timeless(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _timeless(held) for key, held in value.items() if key not in ("seconds", "command")}
+    return [_timeless(held) for held in value] if isinstance(value, list) else value
