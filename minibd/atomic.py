@@ -51,7 +51,7 @@ def atomic_folder(path: Path, is_old: Callable[[str], bool]) -> Iterator[Path]:
     raised as BadInput.
     """
     path = Path(os.path.realpath(path))
-    fixed = path.is_dir() and (
+    fixed = os.path.isdir(path) and (
         path in (here := Path(os.path.realpath(os.getcwd())), *here.parents) or os.path.ismount(path)
         or not os.access(path.parent, os.W_OK)
     )

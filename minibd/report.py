@@ -79,7 +79,7 @@ def output_folder(path: str | Path, *inputs: str | Path) -> Path:
     is left behind. Raises BadInput."""
     folder = Path(path)
     for source in (Path(os.path.realpath(i)) for i in inputs if i):
-        if Path(os.path.realpath(folder)) == (source.parent if source.is_file() else source):
+        if Path(os.path.realpath(folder)) == (source.parent if os.path.isfile(source) else source):
             raise BadInput(f"--out {folder} would write over or beside the input {source}: give another folder")
     _check_writable(folder, f"--out {folder}")
     return folder
@@ -89,7 +89,7 @@ def output_file(path: str | Path, flag: str, *inputs: str | Path) -> Path:
     """`path`, the value of `flag`, as a file that can be written and is none of the run's inputs nor in a folder of
     them, checked before any work is done; nothing is left behind. Raises BadInput."""
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):
         raise BadInput(f"{flag} {file} is a folder: name a file, such as {file / 'scan'}.{flag.lstrip('-')}")
     for source in (Path(os.path.realpath(i)) for i in inputs if i):
         if source in (real := Path(os.path.realpath(file)), *real.parents):
@@ -110,7 +110,7 @@ def is_run_file(name: str) -> bool:
 
 def check_free(folder: Path, overwrite: bool = False) -> None:
     """Raises BadInput where `folder`, the --out of a run, holds another, and --overwrite is not said."""
-    held = sorted(entry.name for entry in folder.iterdir() if is_run_file(entry.name)) if folder.is_dir() else []
+    held = sorted(entry.name for entry in folder.iterdir() if is_run_file(entry.name)) if os.path.isdir(folder) else []
     if held and not overwrite:
         raise BadInput(f"--out {folder} holds another run ({quoted(held)}): name another folder, or say --overwrite to "
                        f"put this one in its place")

@@ -36,7 +36,7 @@ STAIRS = {
     ("report", "evaluate"), ("train", "models"), ("checkpoint", "models"), ("augment", "models"),
     ("augment", "checkpoint"), ("reviews", "data"), ("atomic", "records"), ("analysis", "mitigations"),
     ("tables", "detect"), ("records", "lines"), ("regular", "records"), ("regular", "lines"), ("digest", "records"),
-    ("digest", "lines"), ("digest", "regular"),
+    ("digest", "lines"), ("digest", "regular"), ("atomic", "lines"),
 }
 STRANGERS = ("mitigations", "cleantrain", "filters")             # folders whose files never import one another, but for
 STEPS = {("minibd.mitigations.finemix", "minibd.mitigations.epur")}  # E-PUR, Fine-mixing's first step in the same paper

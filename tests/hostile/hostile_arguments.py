@@ -7,7 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 
 from hostile_checkpoints import place_special
-
 from minibd import cli
 from minibd.cli import settings_of
 

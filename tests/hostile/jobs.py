@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import hostile_data
 import torch
-from bases import TRIED
 
+import hostile_data
+from bases import TRIED
 from minibd import checkpoint, data
 from minibd.cli import main
 from minibd.records import Example, Examples
