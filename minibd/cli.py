@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import math
 import os
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from minibd.lines import line, visible
+from minibd.lines import line, one_line, visible
 
 WANTED = {int: "no whole number", float: "no number"}
 # The numbers that settings can be, by their names; others are up to ANY_INT and ANY_FLOAT, above and below 0. Lower
@@ -447,6 +448,13 @@ def progress() -> Progress:
     return RUNNING.get(Progress())
 
 
+# What of the system's errors is the user's to correct, whichever file it is of.
+THEIRS = {
+    getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ELOOP",
+                                            "EIO", "ENOENT", "ENOTDIR", "EISDIR", "ESTALE", "EMFILE")
+}
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a script as Ctrl-C does."""
 
@@ -459,6 +467,9 @@ def main(run: Callable[[], None]) -> None:
     """Run a script. Bad input is one line on stderr and exit status 2; Ctrl-C and SIGTERM are one that says what was
     finished, and 130 or 143; a traceback is a bug of ours."""
     RUNNING.set(Progress())
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a path may hold bytes that are no letters
+            stream.reconfigure(errors="backslashreplace")
     before = None
     if threading.current_thread() is threading.main_thread():  # no other can have signals
         before = signal.signal(signal.SIGTERM, _terminate)
@@ -468,6 +479,15 @@ def main(run: Callable[[], None]) -> None:
         if PART_OF not in os.environ:
             print(line(progress().line()), file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
+    except OSError as error:              # no space, no permission, a disk that went: the system's word, and the file
+        if error.errno not in THEIRS:
+            raise
+        where = f"{visible(os.fsdecode(error.filename), 150)}: " if isinstance(error.filename, (str, bytes)) else ""
+        print(f"error: {line(f'{where}{one_line(error)}: name another place, or make room there')}", file=sys.stderr)
+        sys.exit(2)
+    except MemoryError:
+        print("error: the memory of this machine is full: take fewer rows, a smaller model or batch", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         from minibd.records import BadInput  # imports torch: by now the script has, too
         if not isinstance(error, BadInput):

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minibd.cli import main
-from minibd.lines import quoted, visible
+from minibd.lines import quoted, shown, visible
 from minibd.records import BadInput
 from minibd.regular import check_regular
 
@@ -78,7 +78,7 @@ def unpickle(files: list[Path], out: Path) -> None:
             raise BadInput(f"{file} is not a pickle of named tensors alone ({_reason(error)}): take another "
                            f"checkpoint, or save model.state_dict() with torch.save where it was made") from None
         if keys:
-            print(f"{file}: the tensors in its entry {visible(keys)} are taken")
+            print(f"{file}: the tensors in its entry {shown(keys)} are taken")
     save_file(tensors, out)
 
 

@@ -46,6 +46,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minibd.cli import PART_OF, Idle, main, parse, progress, setting
+from minibd.lines import listed
 from minibd.tables.rows import STORED, TABLES, Row
 
 if TYPE_CHECKING:
@@ -351,8 +352,9 @@ def write(name: str, folder: Path, book: Book) -> None:
 
     def body(page: Path, table: str, part: str) -> str | None:
         if part not in VIEWS.get(table, {}):
+            known = [name + (of and f": {of}") for name, parts in VIEWS.items() for of in parts]
             raise bad(f"{page} marks a table {table}{f': {part}' if part else ''} that minibd/tables/views.py does not "
-                      f"know: it has {', '.join(n + (p and f': {p}') for n, parts in VIEWS.items() for p in parts)}")
+                      f"know: it has {listed(known)}")
         if name not in ("all", table):
             return None
         found.append((table, part))

@@ -383,7 +383,7 @@ def test_flags_may_stand_before_the_method(baseline, tiny_file, folder, tmp_path
         ("meft", ("--entropy-epochs", 0), ["entropy_epochs is 0"]), ("ft", ("--lr", 0), ["0.0"]),
         ("fth", ("--lr", -1), ["-1"]), ("meft", ("--lr", 0), ["0.0"]), ("ft", ("--epochs", 0), ["epochs is 0"]),
         ("meft", ("--batch-size", 0), ["batch_size is 0"]), ("ft", ("--clean", 201), ["201", "200"]),
-        ("meft", ("--clean", 0), ["0.0"]), ("ft", ("--lr", 1e30), ["lower the learning rate"]),
+        ("meft", ("--clean", 0), ["0.0"]), ("ft", ("--lr", 1e30), ["--lr", "to 10"]),
         ("ft", ("--data", "nowhere"), ["nowhere"]), ("ft", ("--ckpt", "nowhere"), ["nowhere"]),
         ("ft", ("--triggered", "x.tsv"), ["x.tsv"]),
     ],

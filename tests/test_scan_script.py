@@ -64,7 +64,7 @@ def scan(here, monkeypatch, tmp_path):
     script = here("scan.py")
 
     def run(*words):
-        return script("--device", "cpu", *([] if "--out" in words else ["--out", tmp_path / "out"]), *words)
+        return script("--device", "cpu", "--overwrite", *([] if "--out" in words else ["--out", tmp_path / "out"]), *words)
 
     run.finding, run.rows = scanned(), None
     return run

@@ -33,8 +33,8 @@ def pickle_error(path: Path, file: str = "") -> BadInput:
     """The refusal of a pickle, `path` or the only weights of the folder `path`."""
     what = f"{path} holds only {file}, a pickle" if file else f"{path} is a pickle"
     if not file and not (path.parent / "config.json").is_file():
-        return BadInput(f"{what}, and opening one can run any code: put the config.json and tokenizer of the model it "
-                        f"was trained from beside it, then run {command(path)}")
+        return BadInput(f"{what}, and opening one can run any code: put the config.json and tokenizer of its model "
+                        f"beside it, then run {command(path)}")
     return BadInput(f"{what}, and opening one can run any code: convert it first with {command(path)}")
 
 

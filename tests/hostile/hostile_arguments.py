@@ -94,6 +94,7 @@ TEXTS = (
     "\u202e",
     "~",
 )
+USUAL = ("0", "1", "2", "3", "0.5", "0.001", "10", "1e3", "5e-2", "100")
 PATHS = ("ckpt", "data", "out", "triggered", "paraphrases", "pretrained", "clean_ckpt", "mlm", "wordnet", "clean_aux")
 
 
@@ -121,6 +122,8 @@ def make(seed: int, bases: dict[str, Path], folder: Path) -> tuple[list[str], st
             strange += [rng.choice((cli.flag_of(name), f"--no-{name}", f"--{name}=x"))]
             continue
         value = rng.choice(NUMBERS if kind in (int, float) and rng.random() < 0.8 else TEXTS)
+        if kind in (int, float) and rng.random() < 0.4:
+            value = rng.choice(USUAL)
         if name in PATHS and rng.random() < 0.5:
             place = folder / rng.choice(("file.tsv", "ckpt.safetensors", "folder", "n" * 240))
             place_special(rng, place)

@@ -28,7 +28,11 @@ class Verdict:
 def judged(ended: Ended, budget: int = HEAP) -> Verdict:
     """A script's end. Right are status 0, 1 or 3 with printable lines, and status 2 with one line."""
     words = f"{ended.out[-2000:]}\n{ended.err[-4000:]}"
-    lines = [line for line in re.split(r"[\n\r]", ended.err) if line.strip() and not PROGRESS.search(line)]
+    lines = [
+        line
+        for line in re.split(r"[\n\r]", ended.err)
+        if line.strip() and not (len(line) < 500 and PROGRESS.search(line))
+    ]
     if ended.timed_out:
         return Verdict("hang", f"after {ended.seconds:.1f} s: {words[-300:]}")
     if ended.signal:
