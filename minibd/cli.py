@@ -289,7 +289,9 @@ class Parser(argparse.ArgumentParser):
     def check_flags(self, words: Sequence[str]) -> None:
         """Refuse the first flag that there is not, before anything else is found missing."""
         for word in words[:words.index("--")] if "--" in words else words:
-            flag = word.partition("=")[0]
+            flag, _, value = word.partition("=")
+            if flag.startswith("-") and value == "--":  # which argparse makes a list of nothing
+                self.error(f"{visible(flag)}: -- is no value; --help says what it takes")
             if re.fullmatch(r"--?[A-Za-z]\S*", flag) and flag not in self._option_string_actions:
                 self.error(f"{visible(flag)}: {self.unknown(flag)}")
 

@@ -46,7 +46,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minibd.cli import PART_OF, Idle, main, parse, progress, setting
-from minibd.lines import listed
+from minibd.lines import quoted
 from minibd.tables.rows import STORED, TABLES, Row
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ def write(name: str, folder: Path, book: Book) -> None:
         if part not in VIEWS.get(table, {}):
             known = [name + (of and f": {of}") for name, parts in VIEWS.items() for of in parts]
             raise bad(f"{page} marks a table {table}{f': {part}' if part else ''} that minibd/tables/views.py does not "
-                      f"know: it has {listed(known)}")
+                      f"know: it has {quoted(known)}")
         if name not in ("all", table):
             return None
         found.append((table, part))

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 SECONDS = 10                              # of the processor; three times as many of the clock
-MEMORY = 1 << 30                          # bytes, beside those that the JSON itself takes
+MEMORY = 1 << 29                          # bytes, beside those that the JSON itself takes
 GROWTH = 64                               # times as long as it was a text may become by harmless steps
 NORMALIZERS = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Strip", "Nmt", "ByteLevel"}
 PRE_TOKENIZERS = {

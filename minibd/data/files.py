@@ -25,7 +25,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -172,8 +172,7 @@ def read_rows(
     rows = []
     with closing(_objects(source) if suffix == ".jsonl" else _table(source, suffix)) as table:
         for i, (line, row) in enumerate(table):
-            read = _row(path, line, row, columns, i, blank, needs_label)
-            rows.append(replace(read, label=spelled.setdefault(read.label, read.label)))
+            rows.append(_row(path, line, row, columns, i, blank, needs_label, spelled))
     if "id" in columns:
         _check_ids(path, rows)
     return rows
@@ -405,7 +404,8 @@ def _looks_like_rows(header: list[str]) -> bool:
 
 
 def _row(
-    path: Path, line: int, row: dict[str, object], columns: dict[str, str], i: int, blank: bool, needs_label: bool
+    path: Path, line: int, row: dict[str, object], columns: dict[str, str], i: int, blank: bool, needs_label: bool,
+    spelled: dict[str, str],
 ) -> Row:
     text = _value(path, line, row, columns["text"], str)
     label = _value(path, line, row, columns["label"], (str, int, float)) if "label" in columns else ""
@@ -414,7 +414,7 @@ def _row(
     for role, value in (("text", text), ("label", label), ("id", id)):
         if not value and not (blank and role == "text" or not needs_label and role == "label"):
             raise BadInput(f"{path}, line {line}: the {role} is empty: fill it in or drop the row")
-    return Row(line, id, text, label, pair or None)
+    return Row(line, id, text, spelled.setdefault(label, label), pair or None)
 
 
 def _value(path: Path, line: int, row: dict[str, object], column: str, types: type | tuple[type, ...]) -> str:

@@ -42,7 +42,7 @@ from verdicts import RIGHT, Verdict, digest, judged
 def checkpoint_case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, Verdict]:
     path, what = hostile_checkpoints.make(seed, bases, folder)
     before = digest(path)
-    ended = limited(partial(jobs.evaluate, path, bases["data"], folder), folder)
+    ended = limited(partial(jobs.evaluate, path, bases["data"], folder), folder, seconds=90)
     return what, ended, _unchanged(judged(ended, verdicts.HEAP + 3 * _size(path)), before, path)
 
 
