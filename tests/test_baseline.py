@@ -23,7 +23,7 @@ from minibd.train import Schedule
 METHODS = ("ft", "fth", "meft")
 REPAIRS = ("cft", "reinit", "fineprune", "finepurify")  # of a classifier with its head, with a few clean rows
 RATES = {"ft": 2e-5, "fth": 5e-5, "meft": 2e-5}
-QUICK = ("--clean", 40, "--epochs", 2, "--batch-size", 16, "--device", "cpu")
+QUICK = ("--clean", 40, "--epochs", 2, "--batch-size", 16, "--device", "cpu", "--overwrite")
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def repaired(baseline, tiny_file, pre_file, folder, tmp_path):
         own = ("--pretrained", pre_file, "--rho", 0.5) if method == "finepurify" else ()
         return baseline(
             method, "--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", tmp_path / "out",
-            *(UNTUNED if "--no-tune" in flags else FEW), *own, *flags,
+            "--overwrite", *(UNTUNED if "--no-tune" in flags else FEW), *own, *flags,
         )
 
     return run
