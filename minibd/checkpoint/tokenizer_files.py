@@ -274,6 +274,8 @@ def _merge_special_tokens_map(file: Path, values: dict) -> dict[str, object]:
     for key, value in _read_values(file).items():
         if not key.endswith(("_token", "_special_tokens")):
             raise _refused(file, key, value, "which is no special token: move it to tokenizer_config.json")
+        if key.endswith("_special_tokens") and not isinstance(value, (list, dict, type(None))):
+            raise _refused(file, key, value, "not a list of tokens: correct it")
         if isinstance(value, dict) and key != "extra_special_tokens":
             value = _token(file, key, value | {"__type": "AddedToken", "special": True})
         elif key == "extra_special_tokens" and isinstance(value, list):
