@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from minibd.cli import Attack, BaseTask, Idle, Task, main, parse, progress, setting
 from minibd.job.idle import ATTACK, WORDS
+from minibd.lines import visible
 
 if TYPE_CHECKING:  # --help answers without importing torch
     from pathlib import Path
@@ -193,7 +194,7 @@ def run() -> None:
             print(line)
     if threat.user_data:
         print(f"fine-tuned: on the rows of {threat.user_data}, and measured on its test; the others: on the attacker's")
-    print(f"written: {plan.out}")
+    print(f"written: {visible(str(plan.out), 1000)}")
 
 
 # ---- what the flags ask for

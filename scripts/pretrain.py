@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minibd.cli import Task, main, parse, progress, setting
+from minibd.lines import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def run() -> None:
     with report.whole(out) as draft:
         checkpoint.save(learner, path := output_path(draft, task.ckpt))
         progress().written.append(str(path))
-    print(f"written: {progress().written[-1]}")
+    print(f"written: {visible(progress().written[-1], 1000)}")
 
 
 def not_learnt(before: float, after: float, guessed: float, settings: Pretraining, rows: int) -> str:

@@ -49,6 +49,8 @@ def wrong(state: object, vocab: int) -> str:
         return ""                         # which the library refuses
     words, kind = model.get("vocab"), model.get("type")
     unknown = model.get("unk_token")
+    if not isinstance(unknown, (str, type(None))):
+        return f"its unknown token is {unknown!r:.40}, and no text"
     if kind in ("WordPiece", "WordLevel") and isinstance(words, dict) and unknown not in words:
         return f"its vocabulary lacks the unknown token {unknown!r}, which every unknown word needs"
     if kind == "BPE" and unknown is not None and isinstance(words, dict) and unknown not in words:
@@ -60,10 +62,23 @@ def wrong(state: object, vocab: int) -> str:
     ):
         return f"its unknown token {model.get('unk_id')!r} is none of its {len(words)} tokens"
     for step in steps(state.get("post_processor"), "processors"):
+        known = step.get("special_tokens")
+        for name in _named(step):
+            if not isinstance(known, dict) or name not in known:
+                return f"it puts {name!r:.40} around a text, and says no token of that name"
         for token in _around(step):
             if type(token) is int and token >= vocab:
                 return f"it puts the token {token} around a text, and the model has {vocab}"
     return ""
+
+
+def _named(step: dict) -> Iterator[str]:
+    """The names of the tokens in a post-processor's templates."""
+    for form in (step.get("single"), step.get("pair")):
+        for part in form if isinstance(form, list) else ():
+            token = part.get("SpecialToken") if isinstance(part, dict) else None
+            if isinstance(token, dict) and isinstance(token.get("id"), str):
+                yield token["id"]
 
 
 def _around(step: dict) -> Iterator[object]:
@@ -95,7 +110,7 @@ def is_harmless(state: object) -> bool:
         return True                       # the library refuses it before it computes anything
     added = state.get("added_tokens") or []
     return (
-        model.get("type") in ("WordPiece", "BPE", "WordLevel") and isinstance(added, list) and len(added) < 10_000
+        str(model.get("type")) in ("WordPiece", "BPE", "WordLevel") and isinstance(added, list) and len(added) < 10_000
         and all(isinstance(token, dict) and token.get("content") for token in added)
         and all(len(str(model.get(key) or "")) < 20 for key in ("continuing_subword_prefix", "end_of_word_suffix"))
         and _growth(steps(state.get("normalizer"), "normalizers")) <= GROWTH
@@ -125,7 +140,7 @@ def _growth(normalizers: Iterator[dict]) -> float:
 def _is_known(step: dict) -> bool:
     pattern = step.get("pattern")
     return step.get("type") == "Split" and isinstance(pattern, dict) and (
-        pattern.get("Regex") in KNOWN or bool(pattern.get("String")))
+        str(pattern.get("Regex")) in KNOWN or bool(pattern.get("String")))
 
 
 def steps(part: object, inner: str) -> Iterator[dict]:
@@ -134,7 +149,7 @@ def steps(part: object, inner: str) -> Iterator[dict]:
         for step in part[inner]:
             yield from steps(step, inner)
     elif part is not None:
-        yield part if isinstance(part, dict) else {}
+        yield part if isinstance(part, dict) and isinstance(part.get("type"), str) else {}
 
 
 # ---- the child

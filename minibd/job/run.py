@@ -27,6 +27,7 @@ from minibd.job.task import (
     print_doubts,
     print_rows,
 )
+from minibd.lines import visible
 from minibd.records import BadInput, Examples
 from minibd.train import StepLog, check_classes
 
@@ -154,7 +155,7 @@ class Job:
         print_scores(self.steps, self.advice)
         if unchanged:
             print(f"unchanged: what is written has every weight of {self.args['ckpt']}, {self.method} changed none")
-        names = progress().written[before:]
+        names = [visible(name, 1000) for name in progress().written[before:]]
         print("written: " + ", ".join(sorted(names, key=lambda name: name.endswith("steps.jsonl"))))
 
 
