@@ -15,8 +15,7 @@ RIGHT = ("accepted", "refused")
 LONGEST = 300  # characters of a line
 HEAP = 400 << 20  # bytes that a case may hold, beside three times the files that it reads
 PROGRESS = re.compile(r"\d+%\|.*|.*\d(it|step|steps|text|texts|row|rows)?/s\]?|.*\[\d\d:\d\d[<,?].*")
-# What may stand in a line although Python calls it not printable: nothing but a tab.
-COLOUR = re.compile(r"\x1b\[A")  # tqdm moves the cursor up
+WARNING = "(this warning comes once)"  # of texts that are truncated; it may stand before a refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ def judged(ended: Ended, budget: int = HEAP) -> Verdict:
     lines = [
         line
         for line in re.split(r"[\n\r]", ended.err)
-        if line.strip() and not (len(line) < 500 and PROGRESS.search(line))
+        if line.strip() and not line.endswith(WARNING) and not (len(line) < 500 and PROGRESS.search(line))
     ]
     if ended.timed_out:
         return Verdict("hang", f"after {ended.seconds:.1f} s: {words[-300:]}")
