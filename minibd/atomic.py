@@ -1,30 +1,159 @@
-"""Files are written whole or not at all."""
+"""Files and folders are written whole or not at all: beside their place, and then put there in one step."""
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Iterator
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from minibd.lines import one_line
 from minibd.records import BadInput
+
+HOST = re.sub(r"[^A-Za-z0-9-]", "", socket.gethostname())[:40]
+FIX = "free some space or name another place"
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """A hidden name beside `path` to write to. When the block ends, the draft replaces `path` in one step; when the
-    block fails, the draft is deleted.
+    block fails, the draft is deleted. Drafts of dead processes are deleted, too.
 
     What the system refuses (no space, no permission, a file where a folder is needed) is raised as BadInput.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")  # same folder, so that os.replace is one step
+    draft = draft_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_dead(path)
         yield draft
         os.replace(draft, path)
     except OSError as error:
-        raise BadInput(
-            f"cannot write {path} ({error.strerror or error}): free some space or name another place"
-        ) from None
+        raise BadInput(f"cannot write {path} ({one_line(error)}): {FIX}") from None
     finally:
         with suppress(OSError):  # it has moved, or was never there
             draft.unlink()
+
+
+@contextmanager
+def atomic_folder(path: Path, is_old: Callable[[str], bool]) -> Iterator[Path]:
+    """A hidden folder beside `path` to write into. When the block ends, it takes the place of `path` in one step, so
+    that whoever looks, after a kill at any moment too, finds the old folder or the new one; when the block fails, it is
+    deleted.
+
+    is_old: whether a file or folder of that name belongs to what was there and goes with it; all others, whoever put
+    them there, are in the new folder, too (as the same files, or as copies where the disk knows no second name).
+    What cannot be exchanged (the working directory or one that it lies in, the root of a disk, a folder beside which
+    nothing can be written) gets the files of the draft one by one, folders and models first. What the system refuses is
+    raised as BadInput.
+    """
+    path = Path(os.path.realpath(path))
+    fixed = os.path.isdir(path) and (
+        path in (here := Path(os.path.realpath(os.getcwd())), *here.parents) or os.path.ismount(path)
+        or not os.access(path.parent, os.W_OK)
+    )
+    draft = draft_of(path / path.name if fixed else path)
+    try:
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        remove_dead(path / path.name if fixed else path)
+        draft.mkdir()
+        yield draft
+        if not path.exists():
+            os.rename(draft, path)
+        elif fixed:
+            _into(draft, path, is_old)
+        else:
+            for entry in path.iterdir():
+                if not is_old(entry.name) and not os.path.lexists(draft / entry.name):
+                    _link(entry, draft / entry.name)
+            _exchange(draft, path)
+    except OSError as error:
+        raise BadInput(f"cannot write {path} ({one_line(error)}): {FIX}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)  # the old folder by now, or what was not finished
+
+
+# ---- drafts
+
+def draft_of(path: Path) -> Path:
+    """A name beside `path`, on the same disk, that says whose draft it is."""
+    path = path.absolute()
+    return path.with_name(f".{path.name}.{os.getpid()}@{HOST}")
+
+
+def remove_dead(path: Path) -> None:
+    """Deletes the drafts of `path` that processes of this machine left when they were killed."""
+    path = path.absolute()
+    pattern = re.compile(rf"\.+{re.escape(path.name)}(?:\.(aside\.)?([0-9]+)@{re.escape(HOST)})+")
+    for name in os.listdir(path.parent):
+        if (match := pattern.fullmatch(name)) and not _is_alive(int(match[2])):
+            left = path.with_name(name)
+            if match[1] and not path.exists():
+                os.rename(left, path)     # killed between the two renames of _exchange
+            elif left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    left.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":                # where signal 0 is none
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+# ---- into place
+
+def _exchange(draft: Path, path: Path) -> None:
+    """Each folder under the other's name, in one step where the system has one (Linux, macOS)."""
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None, use_errno=True)
+        old, new = os.fsencode(draft), os.fsencode(path)
+        done = library.renamex_np(old, new, 2) if sys.platform == "darwin" else (
+            library.renameat2(-100, old, -100, new, 2))  # AT_FDCWD; RENAME_EXCHANGE, RENAME_SWAP
+        if done == 0:
+            return
+    aside = path.with_name(f".{path.name}.aside.{os.getpid()}@{HOST}")
+    os.rename(path, aside)
+    try:
+        os.rename(draft, path)
+    except OSError:
+        os.rename(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _link(entry: Path, new: Path) -> None:
+    """`entry` under a second name, or a copy of it."""
+    if entry.is_dir() and not entry.is_symlink():
+        new.mkdir()
+        for inner in entry.iterdir():
+            _link(inner, new / inner.name)
+        return
+    try:
+        os.link(entry, new, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(entry, new, follow_symlinks=False)
+
+
+def _into(draft: Path, path: Path, is_old: Callable[[str], bool]) -> None:
+    """The entries of the draft into `path`, one by one: what was there and is not written again goes last."""
+    new = sorted(draft.iterdir(), key=lambda entry: (not entry.is_dir(), entry.suffix == ".json", entry.name))
+    for entry in new:
+        if entry.is_dir() and (path / entry.name).exists():
+            shutil.rmtree(path / entry.name)
+        os.replace(entry, path / entry.name)
+    names = {entry.name for entry in new}
+    for entry in [entry for entry in path.iterdir() if is_old(entry.name) and entry.name not in names
+                  and entry != draft]:
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()

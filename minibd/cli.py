@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import math
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
@@ -16,8 +19,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from minibd.lines import line, one_line, visible
+
 WANTED = {int: "no whole number", float: "no number"}
-SHOWN = 60  # characters of a word of the command line in a message
+# The numbers that settings can be, by their names; others are up to ANY_INT and ANY_FLOAT, above and below 0. Lower
+# ones than a method can use are refused there, in its words.
+ANY_INT, ANY_FLOAT = 10**7, 1e9
+LIMITS = {
+    "seed": (0, 2**63 - 1),                # negative ones are large ones to a generator
+    r"(.*_)?epochs\d?": (-ANY_INT, 10_000),
+    r"(.*_)?batch_size": (-ANY_INT, 100_000),
+    r"(.*_)?lr\d?": (-ANY_FLOAT, 10.0),    # far above what trains anything, in the embedding attacks too
+    "k": (-ANY_INT, 1000), "per_text|triggers_per_text|words_per_trigger": (-ANY_INT, 10_000),
+    "rank|bottleneck|bandwidth": (-ANY_INT, 100_000), "clip": (0, ANY_FLOAT),
+}
 NAMED = 5  # flags that one message names
 
 
@@ -86,6 +101,10 @@ class BaseTask:
     pair_column: str | None = setting(None, "column of a pair's second text (default sentence2 or question2)", kind=str)
     out: str | None = setting(
         None, "folder of the result: checkpoint, result.json, steps.jsonl (default out/<script>)", kind=str
+    )
+    overwrite: bool = setting(
+        False, "put this run in the place of the one that --out holds, all of it in one step; files that no run wrote "
+        "stay"
     )
     seed: int = setting(0, "random seed of the clean rows, augmentation, batches and dropout")
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
@@ -235,7 +254,7 @@ def stated(name: str, value: Any) -> str:
     """A flag with the value that it was given, as a message names it."""
     if isinstance(value, bool):
         return flag_of(name, value)
-    return f"{flag_of(name)} {shown(','.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value))}"
+    return f"{flag_of(name)} {visible(','.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value))}"
 
 
 def in_python(line: str) -> str:
@@ -273,9 +292,11 @@ class Parser(argparse.ArgumentParser):
     def check_flags(self, words: Sequence[str]) -> None:
         """Refuse the first flag that there is not, before anything else is found missing."""
         for word in words[:words.index("--")] if "--" in words else words:
-            flag = word.partition("=")[0]
+            flag, _, value = word.partition("=")
+            if flag.startswith("-") and value == "--":  # which argparse makes a list of nothing
+                self.error(f"{visible(flag)}: -- is no value; --help says what it takes")
             if re.fullmatch(r"--?[A-Za-z]\S*", flag) and flag not in self._option_string_actions:
-                self.error(f"{shown(flag)}: {self.unknown(flag)}")
+                self.error(f"{visible(flag)}: {self.unknown(flag)}")
 
     def unknown(self, flag: str) -> str:
         name = flag.lstrip("-").removeprefix("no-").replace("-", "_")
@@ -291,8 +312,8 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("the following arguments are required: "):
             message = f"{message.partition(': ')[2]}: not given, and nothing runs without; --help says what it is"
         if message.startswith("unrecognized arguments: "):
-            message = f"{shown(message.partition(': ')[2])}: belongs to no flag; --help lists them all"
-        print(f"error: {message}", file=sys.stderr)
+            message = f"{visible(message.partition(': ')[2])}: belongs to no flag; --help lists them all"
+        print(f"error: {line(message)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -339,12 +360,6 @@ def settings_by_name(*instances: object) -> dict[str, Any]:
     return {name: value for one in instances for name, value in asdict(one).items()}
 
 
-def shown(word: str) -> str:
-    """A word of the command line as a message can hold it: on one line, and not too long."""
-    word = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in word)
-    return word if len(word) <= SHOWN else f"{word[:SHOWN - 3]}..."
-
-
 def _argument(f: Field) -> dict[str, Any]:
     """The keyword arguments of add_argument for a field made by `setting`. A flag that is not given leaves no value, so
     that a default is told from a value that was given."""
@@ -362,30 +377,43 @@ def _argument(f: Field) -> dict[str, Any]:
     if kind is bool:
         return common | {"action": argparse.BooleanOptionalAction}
     metavar = "|".join(choices) if choices else {tuple: "A,B", str: "S", int: "N", float: "X"}[kind]
-    argument = common | {"type": _words if kind is tuple else _reader(kind, choices), "metavar": metavar}
+    reader = _words if kind is tuple else _reader(kind, choices, limits_of(f.name, kind))
+    argument = common | {"type": reader, "metavar": metavar}
     if default == "" or default is MISSING:
         argument["required"] = f.name == "ckpt"
     return argument
 
 
-def _reader(kind: type, choices: Sequence[str] = ()) -> Callable[[str], Any]:
-    """The function that makes a flag's word its value."""
+def _reader(kind: type, choices: Sequence[str] = (), limits: tuple[float, float] = (0, 0)) -> Callable[[str], Any]:
+    """The function that makes a flag's word its value. limits: of a number."""
     def read(word: str) -> Any:
         if choices and word not in choices:
             raise argparse.ArgumentTypeError(_no_choice(word, choices))
         try:
             value = kind(word)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{shown(word)!r} is {WANTED[kind]}") from None
+            raise argparse.ArgumentTypeError(f"{visible(word)!r} is {WANTED[kind]}") from None
         if kind is float and not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"{shown(word)!r} is not finite: give a number")
+            raise argparse.ArgumentTypeError(f"{visible(word)!r} is not finite: give a number")
+        if kind in WANTED and not limits[0] <= value <= limits[1]:
+            raise argparse.ArgumentTypeError(f"{visible(word)!r} is not from {limits[0]:g} to {limits[1]:g}: give a "
+                                             f"number in between")
         return value
     return read
 
 
+def limits_of(name: str, kind: type) -> tuple[float, float]:
+    """The numbers that the setting `name` can be. What a method makes of those that it cannot use is its own affair; no
+    script begins with one that would never end, fill the memory or mean nothing."""
+    for part, limits in LIMITS.items():
+        if re.fullmatch(part, name):
+            return limits
+    return (-ANY_INT, ANY_INT) if kind is int else (-ANY_FLOAT, ANY_FLOAT)
+
+
 def _no_choice(word: str, choices: Sequence[str]) -> str:
     close = get_close_matches(word, choices, 1)
-    return f"{shown(word)!r} is not one of {', '.join(choices)}" + (f"; did you mean {close[0]}?" if close else "")
+    return f"{visible(word)!r} is not one of {', '.join(choices)}" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def _words(value: str) -> tuple[str, ...]:
@@ -425,19 +453,52 @@ def progress() -> Progress:
     return RUNNING.get(Progress())
 
 
+# What of the system's errors is the user's to correct, whichever file it is of.
+THEIRS = {
+    getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ELOOP",
+                                            "EIO", "ENOENT", "ENOTDIR", "EISDIR", "ESTALE", "EMFILE")
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a script as Ctrl-C does."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
 def main(run: Callable[[], None]) -> None:
-    """Run a script. Bad input is one line on stderr and exit status 2; an interrupt is one that says what was finished,
-    and 130; a traceback is a bug of ours."""
+    """Run a script. Bad input is one line on stderr and exit status 2; Ctrl-C and SIGTERM are one that says what was
+    finished, and 130 or 143; a traceback is a bug of ours."""
     RUNNING.set(Progress())
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a path may hold bytes that are no letters
+            stream.reconfigure(errors="backslashreplace")
+    before = None
+    if threading.current_thread() is threading.main_thread():  # no other can have signals
+        before = signal.signal(signal.SIGTERM, _terminate)
     try:
         run()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if PART_OF not in os.environ:
-            print(progress().line(), file=sys.stderr)
-        sys.exit(130)
+            print(line(progress().line()), file=sys.stderr)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
+    except OSError as error:              # no space, no permission, a disk that went: the system's word, and the file
+        if error.errno not in THEIRS:
+            raise
+        where = f"{visible(os.fsdecode(error.filename), 150)}: " if isinstance(error.filename, (str, bytes)) else ""
+        print(f"error: {line(f'{where}{one_line(error)}: name another place, or make room there')}", file=sys.stderr)
+        sys.exit(2)
+    except MemoryError:
+        print("error: the memory of this machine is full: take fewer rows, a smaller model or batch", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         from minibd.records import BadInput  # imports torch: by now the script has, too
         if not isinstance(error, BadInput):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)

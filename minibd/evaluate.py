@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from minibd.lines import listed
 from minibd.predict import predict
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Examples, check_target
@@ -50,12 +51,6 @@ def lfr(model: nn.Module, tokenizer: Tokenizer, triggered: Examples, target: int
     rows = Counter(x.label for x in triggered)
     hits = Counter(x.label for p, x in zip(predict(model, tokenizer, triggered), triggered) if p == target)
     return {triggered.labels[c]: Proportion(hits[c], rows[c]) for c in sorted(rows)}
-
-
-def named(rows: Examples) -> str:
-    """The first classes of `rows`, as a message can hold them."""
-    names = [name if name.isprintable() and len(name) <= 30 else "..." for name in rows.labels[:5]]
-    return ", ".join([*names, *(["..."] if len(rows.labels) > 5 else [])])
 
 
 def pooled(shares: Iterable[Proportion]) -> Proportion:
@@ -123,8 +118,8 @@ class Evaluator:
         check_triggered(self.triggered, self.target)
         if self.clean.labels and self.clean.labels != self.triggered.labels:
             raise BadInput(
-                f"the triggered rows have the classes {named(self.triggered)}, the clean ones {named(self.clean)}: "
-                "give rows of one task, with its classes in one order"
+                f"the triggered rows have the classes {listed(self.triggered.labels)}, the clean ones "
+                f"{listed(self.clean.labels)}: give rows of one task, with its classes in one order"
             )
 
     def __call__(self, model: nn.Module, tokenizer: Tokenizer) -> Scores:

@@ -13,13 +13,16 @@ from minibd.tokenizer import Tokenizer
 
 @torch.inference_mode()
 def predict(model: nn.Module, tokenizer: Tokenizer, examples: Examples, batch_size: int = 128) -> list[int]:
-    """The predicted class of each example, in their order."""
+    """The predicted class of each example, in their order. Raises BadInput where the logits are NaN."""
     model.eval()
     device = next(model.parameters()).device
     rows = tokenizer.encode(examples)
     predicted = [0] * len(rows)
     for which in in_order(rows.lengths, batch_size):
-        for i, label in zip(which, model(tokenizer.batch(rows, which).to(device)).logits.argmax(-1).tolist()):
+        logits = model(tokenizer.batch(rows, which).to(device)).logits
+        if bool(logits.isnan().any()):    # of which argmax would make a class
+            raise BadInput("the model's logits are NaN: its weights are so large that they overflow, use another")
+        for i, label in zip(which, logits.argmax(-1).tolist()):
             predicted[i] = label
     return predicted
 

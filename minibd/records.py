@@ -13,14 +13,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from minibd.lines import line, quoted
+
 CHECKOUT = Path(__file__).resolve().parents[1]  # whose weights/ and scripts/ the pages name by relative paths
 
 
 class BadInput(ValueError):
     """An error in the user's input. The message is one line that names the value, the limit and the fix.
 
-    Scripts print it and exit with status 2; any other exception is a bug of minibd and keeps its traceback.
+    Scripts print it and exit with status 2; any other exception is a bug of minibd and keeps its traceback. Whatever
+    the message was put together from, it is held to lines.line: nothing unprintable, and not too long.
     """
+
+    def __init__(self, message: str):
+        super().__init__(line(message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +64,7 @@ def not_there(path: str | Path) -> str:
 
 def check_target(target: object, labels: Sequence[str]) -> None:
     """Raises BadInput where `target` is not the number of one of the classes `labels`, from 0."""
-    names = [repr(name) if name.isprintable() and len(name) <= 30 else "..." for name in labels[:5]]
-    named = ", ".join([*names, *(["..."] if len(labels) > 5 else [])])
+    named = quoted(labels)
     if not labels:
         raise BadInput(f"the target class is {target!r}, and the rows name no classes: give Examples(rows, labels)")
     if isinstance(target, bool) or not isinstance(target, Integral):

@@ -4,18 +4,22 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 
 from minibd import __version__
-from minibd.atomic import atomic_write
+from minibd.atomic import atomic_folder, atomic_write
+from minibd.checkpoint.folder import is_model_file
 from minibd.cli import progress
 from minibd.evaluate import Scores
+from minibd.lines import one_line, quoted, visible
 from minibd.records import BadInput
 
 
@@ -63,7 +67,7 @@ def lfr_table(steps: Sequence[Step]) -> str:
         [
             ("LFR", *(step.name for step in steps)),
             *(
-                (c, *(f"{s.percent:.2f} {s.hits}/{s.n}" for s in (step.scores.lfr[c] for step in steps)))
+                (visible(c, 30), *(f"{s.percent:.2f} {s.hits}/{s.n}" for s in (step.scores.lfr[c] for step in steps)))
                 for c in classes
             ),
         ]
@@ -74,8 +78,8 @@ def output_folder(path: str | Path, *inputs: str | Path) -> Path:
     """`path` as a folder that can be written and is none of the run's inputs, checked before any work is done; nothing
     is left behind. Raises BadInput."""
     folder = Path(path)
-    for source in (Path(i).resolve() for i in inputs if i):
-        if folder.resolve() == (source.parent if source.is_file() else source):
+    for source in (Path(os.path.realpath(i)) for i in inputs if i):
+        if Path(os.path.realpath(folder)) == (source.parent if os.path.isfile(source) else source):
             raise BadInput(f"--out {folder} would write over or beside the input {source}: give another folder")
     _check_writable(folder, f"--out {folder}")
     return folder
@@ -85,27 +89,59 @@ def output_file(path: str | Path, flag: str, *inputs: str | Path) -> Path:
     """`path`, the value of `flag`, as a file that can be written and is none of the run's inputs nor in a folder of
     them, checked before any work is done; nothing is left behind. Raises BadInput."""
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):
         raise BadInput(f"{flag} {file} is a folder: name a file, such as {file / 'scan'}.{flag.lstrip('-')}")
-    for source in (Path(i).resolve() for i in inputs if i):
-        if source in (file.resolve(), *file.resolve().parents):
+    for source in (Path(os.path.realpath(i)) for i in inputs if i):
+        if source in (real := Path(os.path.realpath(file)), *real.parents):
             raise BadInput(f"{flag} {file} would write over or into the input {source}: name another place")
     _check_writable(file.parent, f"{flag} {file}")
     return file
 
 
+# What a run leaves in its folder, beside the files of a model; the folders of attack.py's other models.
+RUN_FILES = re.compile(r"(result|attack|scan|receipt)\.json|steps\.jsonl|curves-[\w-]+\.json|poisoned_ids\.txt|"
+                       r"(poisoned|triggered\w*)\.jsonl|clean|twin|(clean-|twin-)?[^/]+\.safetensors")
+
+
+def is_run_file(name: str) -> bool:
+    """Whether an entry of a folder is a part of the run in it, and goes where another takes its place."""
+    return RUN_FILES.fullmatch(name) is not None or is_model_file(name)
+
+
+def check_free(folder: Path, overwrite: bool = False) -> None:
+    """Raises BadInput where `folder`, the --out of a run, holds another, and --overwrite is not said."""
+    held = sorted(entry.name for entry in folder.iterdir() if is_run_file(entry.name)) if os.path.isdir(folder) else []
+    if held and not overwrite:
+        raise BadInput(f"--out {folder} holds another run ({quoted(held)}): name another folder, or say --overwrite to "
+                       f"put this one in its place")
+
+
+@contextmanager
+def whole(out: Path) -> Iterator[Path]:
+    """The folder to write a run into: when the block ends, all that was written there takes the place of the run in
+    `out` in one step; what else lies there stays. Raises BadInput where the system refuses."""
+    written = progress().written
+    before, done = list(written), False
+    try:
+        with atomic_folder(out, is_run_file) as draft:
+            yield draft
+        done = True
+    finally:
+        new = [str(out / Path(name).relative_to(draft)) for name in written[len(before):]] if done else []
+        written[:] = before + new
+
+
 def _check_writable(folder: Path, said: str) -> None:
-    missing = [f for f in (folder, *folder.parents) if not f.exists()]  # deepest first
+    missing = [f for f in (folder, *folder.parents) if not os.path.lexists(f)]  # deepest first
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise BadInput(f"cannot write to {said} ({error.strerror}): give a folder you may write to") from None
+        with tempfile.TemporaryFile(dir=folder):  # on Linux without a name, so that a kill leaves nothing
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
+        raise BadInput(f"cannot write to {said} ({one_line(error)}): give a folder you may write to") from None
     finally:
         for created in missing:
-            with suppress(OSError):  # it was not made, or another run uses it by now
+            with suppress(OSError, ValueError):  # it was not made, or another run uses it by now
                 created.rmdir()
 
 

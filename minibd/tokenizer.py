@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Encoding
 from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE, WordPiece
@@ -14,7 +14,15 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 
+from minibd.lines import one_line
 from minibd.records import BadInput, Batch, Example
+
+PIECE = 10_000  # texts that are tokenized at a time: the library's results hold much more than ids
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether the tokenizers library's Rust side gave up: its exception is none of Python's Exception."""
+    return type(error).__name__ == "PanicException"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +133,35 @@ class Tokenizer:
     def encode(self, examples: Iterable[Example]) -> Encoded:
         """The token ids of each text or pair, truncated to max_len; the first truncation prints a warning."""
         examples = list(examples)
-        rows = self.backend.encode_batch([x.text if x.pair is None else (x.text, x.pair) for x in examples])
-        if not self.warned and (cut := sum(bool(r.overflowing) for r in rows)):
+        ids, types, cut = [], [], 0
+        known: dict[int, int] = {}         # of equal numbers and equal type ids one in memory, however many texts
+        kinds: dict[tuple[int, ...], list[int]] = {}
+        for start in range(0, len(examples), PIECE):
+            for row in self._encoded(examples[start:start + PIECE]):
+                cut += bool(row.overflowing)
+                # Without special tokens (GPT-2) an empty text has no token at all, and a model nothing to read: it
+                # gets one of padding.
+                ids.append([known.setdefault(i, i) for i in row.ids] or [self.pad])
+                kind = tuple(row.type_ids) or (0,) if self.settings.type_ids else (0,) * len(ids[-1])
+                types.append(kinds.setdefault(kind, list(kind)))
+        if not self.warned and cut:
             self.warned = True
             print(
-                f"{cut} of {len(rows)} texts are longer than the model's {self.max_len} tokens and are truncated "
+                f"{cut} of {len(examples)} texts are longer than the model's {self.max_len} tokens and are truncated "
                 f"(this warning comes once)",
                 file=sys.stderr,
             )
-        # Without special tokens (GPT-2) an empty text has no token at all, and a model nothing to read: it gets one of
-        # padding.
-        ids = [r.ids or [self.pad] for r in rows]
-        types = [r.type_ids or [0] for r in rows] if self.settings.type_ids else [[0] * len(row) for row in ids]
         return Encoded(ids, types, [x.label for x in examples])
+
+    def _encoded(self, examples: Sequence[Example]) -> list[Encoding]:
+        """The library's result for each text or pair. Raises BadInput where the library fails on one."""
+        try:
+            return self.backend.encode_batch([x.text if x.pair is None else (x.text, x.pair) for x in examples])
+        except BaseException as error:
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
+            raise BadInput(f"the tokenizer fails on a text among {len(examples)} ({one_line(error)}): take the model's "
+                           f"tokenizer.json") from None
 
     def batch(self, rows: Encoded, which: Sequence[int]) -> Batch:
         """The rows with the indices `which`, padded to the longest of them: B = len(which)."""

@@ -1,7 +1,8 @@
 """fit(): the training loop of every method: AdamW, linear warm-up and decay, gradient clipping.
 
 A loss returns one value per text, and fit takes the mean. Loops that cannot use fit (attacks/ep.py) share its parts:
-`each_batch`, `check_finite` (the one place where a NaN is caught) and `logged` (the one place where a log ends a run).
+`each_batch`, `check_finite` (the one place where a NaN is caught), `check_risen` (where a training that diverges is),
+`logged` (the one place where a log ends a run).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from minibd.tokenizer import Encoded, Tokenizer
 
 Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]  # the loss terms by name, each (B,): one value per text
 Log = Callable[[dict], None]
+RISEN = 10  # times its first value is a loss that shows a training that diverges
 OnChoice = Callable[[str, object], None]  # a name and a JSON-able value, for each thing that a method chooses
 
 
@@ -48,8 +50,8 @@ class Schedule:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
-        if not self.lr > 0:
-            raise BadInput(f"a learning rate of {self.lr} trains nothing: it must be above 0")
+        if not 0 < self.lr < math.inf:
+            raise BadInput(f"a learning rate of {self.lr} trains nothing: it must be above 0, and finite")
         if not 0 <= self.warmup <= 1:
             raise BadInput(f"warmup is {self.warmup}, a share of all steps: it must lie in 0..1")
         if not self.weight_decay >= 0:
@@ -171,6 +173,14 @@ def check_finite(name: str, step: int, steps: int, lr: float, **values: float) -
         raise BadInput(f"{name}: {found} at step {step + 1} of {steps}: lower the learning rate ({lr})")
 
 
+def check_risen(name: str, epoch: int, first: float, losses: Sequence[float], lr: float) -> None:
+    """Raises BadInput if each of `losses`, an epoch's, is far above the `first` of the training: more than RISEN times
+    it, or RISEN where it is below 1."""
+    if min(losses) > RISEN * max(first, 1.0):
+        raise BadInput(f"{name}: the loss was {first:.3g} at first and is {min(losses):.3g} or more in all of epoch "
+                       f"{epoch}: it diverges, lower the learning rate ({lr})")
+
+
 def each_batch(model: nn.Module, tokenizer: Tokenizer, rows: Encoded, epochs: int, batch_size: int, *, seed: int,
                name: str) -> Iterator[tuple[int, int, list[int], Batch, tqdm]]:
     """(step, number of steps, indices of its rows in `rows`, batch on the model's device, progress bar) for each batch
@@ -241,8 +251,10 @@ def fit(
     max_steps: stop after so many steps of this call. The rates are those of the whole schedule, and where that has more
     steps the weights of the last step come back, not those of the best epoch.
     on_choice: called with "best_epoch" and the epoch (from 1) whose weights `score` chose.
-    Raises BadInput if there are no rows, or if the loss or the gradient is not finite; such a gradient does not reach
-    the weights.
+    Raises BadInput if there are no rows, or if training diverges in its first epoch: the loss or the gradient is not
+    finite (such a gradient does not reach the weights), or each step's loss is far above the first (`check_risen`).
+    In a later epoch it ends there, with a line on stderr, and the weights of the last good epoch (with `score` of the
+    best) come back; on_choice is called with "diverged" and the number of the epoch whose weights these are.
     """
     if not len(rows):
         raise BadInput(f"{name}: there are no rows to train on: give at least one of each class")
@@ -251,6 +263,7 @@ def fit(
     device = next(model.parameters()).device
     optimizer = optimizer or ClippedAdamW([p for p in model.parameters() if p.requires_grad], schedule)
     best, best_epoch, best_state = float("-inf"), 0, None
+    good, first, epoch_losses = None, math.inf, []  # the last good epoch and its weights; the first step's loss
     for step, steps, which, batch, bar in each_batch(
         model, tokenizer, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name
     ):
@@ -263,7 +276,22 @@ def fit(
         total = weighted(terms, weights).mean()
         total.backward()
         norm, loss_value = optimizer.step(), total.item()
-        check_finite(name, step, steps, schedule.lr, loss=loss_value, gradient_norm=norm.item())
+        per_epoch = steps // schedule.epochs
+        epoch_losses.append(loss_value)
+        first = loss_value if not step else first
+        try:
+            check_finite(name, step, steps, schedule.lr, loss=loss_value, gradient_norm=norm.item())
+            if (step + 1) % per_epoch == 0:
+                check_risen(name, (step + 1) // per_epoch, first, epoch_losses, schedule.lr)
+        except BadInput as error:
+            if good is None and best_state is None:
+                raise
+            epoch, state = (best_epoch, best_state) if best_state is not None else good
+            print(f"{error}; the weights of epoch {epoch} are kept", file=sys.stderr)
+            model.load_state_dict(state, strict=False)
+            if on_choice is not None:
+                on_choice("diverged", epoch)
+            return model.eval()
         if log is not None:  # nobody waits for the terms of a step that is not logged
             logged(log, {"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(which),
                          "batch": which, "terms": {term: values.mean().item() for term, values in terms.items()},
@@ -273,7 +301,15 @@ def fit(
             on_step(model, step + 1)
         if step + 1 == max_steps and step + 1 < steps:
             return model.eval()
-        if score is not None and (step + 1) % (per_epoch := steps // schedule.epochs) == 0:
+        if (step + 1) % per_epoch:
+            continue
+        epoch_losses = []
+        if score is None:
+            if step + 1 < steps:
+                trained = {key for key, tensor in model.named_parameters() if tensor.requires_grad}
+                good = (step + 1) // per_epoch, {
+                    key: tensor.clone() for key, tensor in model.state_dict().items() if key in trained}
+        else:
             if (value := score(model.eval())) > best:
                 best, best_epoch = value, (step + 1) // per_epoch
                 best_state = {key: tensor.clone() for key, tensor in model.state_dict().items()}

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from minibd.cli import Attack, BaseTask, Idle, Task, main, parse, progress, setting
 from minibd.job.idle import ATTACK, WORDS
+from minibd.lines import visible
 
 if TYPE_CHECKING:  # --help answers without importing torch
     from pathlib import Path
@@ -193,7 +194,7 @@ def run() -> None:
             print(line)
     if threat.user_data:
         print(f"fine-tuned: on the rows of {threat.user_data}, and measured on its test; the others: on the attacker's")
-    print(f"written: {plan.out}")
+    print(f"written: {visible(str(plan.out), 1000)}")
 
 
 # ---- what the flags ask for
@@ -517,21 +518,23 @@ def write(plan: Plan, rows: Rows, steps: list[Step], checkpoints: dict[str, Chec
     from minibd.job.evaluation import target_args
     from minibd.job.task import args_of, output_path
 
-    for prefix, ckpt in checkpoints.items():
-        checkpoint.save(ckpt, path := output_path(plan.out, plan.task.ckpt, prefix))
-        progress().written.append(str(path))
-    if checkpoints and Path(plan.task.ckpt).is_file():  # a folder has its card inside
-        report.write_text(plan.out / "README.md", checkpoint.card(checkpoints[""]))
-    for name, part in {"poisoned": rows.poisoned.rows, **rows.triggered}.items():
-        data.write(part, plan.out / f"{name}.jsonl")
-    report.write_text(plan.out / "poisoned_ids.txt", "".join(f"{id}\n" for id in rows.poisoned.ids))
-    report.write_json(plan.out / "attack.json", {
+    about = {
         **plan.entry, **counts(plan, rows), "seed": plan.task.seed, "scheme": asdict(plan.scheme),
         "args": args_of(plan.task, plan.attack, plan.chosen, plan.training, plan.threat) | target_args(rows.evaluator)
         | ({"classes": plan.task.labels} if plan.task.labels else {}),
         "versions": report.versions(), "seconds": round(time.perf_counter() - started, 2),
         "steps": report.listed(steps), "at_chance": chances(steps),
-    })
+    }
+    with report.whole(plan.out) as out:
+        for prefix, ckpt in checkpoints.items():
+            checkpoint.save(ckpt, path := output_path(out, plan.task.ckpt, prefix))
+            progress().written.append(str(path))
+        if checkpoints and Path(plan.task.ckpt).is_file():  # a folder has its card inside
+            report.write_text(out / "README.md", checkpoint.card(checkpoints[""]))
+        for name, part in {"poisoned": rows.poisoned.rows, **rows.triggered}.items():
+            data.write(part, out / f"{name}.jsonl")
+        report.write_text(out / "poisoned_ids.txt", "".join(f"{id}\n" for id in rows.poisoned.ids))
+        report.write_json(out / "attack.json", about)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ RULES = (
          "they become: name another --plant-kind, or leave it out"),
     Idle(("plant_rate", "plant_lr", "plant_epochs"), lambda v: v.plant_kind != "words", "a {plant_kind} is planted "
          "until it is as strong as --plant-strength: leave it out"),
-    Idle(("out",), lambda v: True, "no model is kept; the cells go to --results: leave it out"),
+    Idle(("out", "overwrite"), lambda v: True, "no model is kept; the cells go to --results: leave it out"),
     Idle(("suspects",), lambda v: True, "what is chosen by is a backdoor of your own, planted in the model as it is: "
          "leave it out"),
     Idle(("teachers",), lambda v: v.method != "mbtsad", "{method} has no teacher: leave it out"),

@@ -52,10 +52,17 @@ def stored(path: Path, strip: list[str]) -> list[Path]:
 def unpickle(files: list[Path], out: Path) -> None:
     """Writes the tensors of the pickles `files` into the safetensors `out`. Raises BadInput."""
     from minibd.records import BadInput
+    from minibd.regular import check_regular
     print(f"warning: {files[0]} is a pickle; it is read in a process of its own, as tensors alone", file=sys.stderr)
+    for file in files:
+        check_regular(file)
     done = subprocess.run(
-        [sys.executable, "-m", "minibd.unpickle", *map(str, files), str(out)], capture_output=True, text=True
+        [sys.executable, "-m", "minibd.unpickle", *map(str, files), str(out)], capture_output=True, text=True,
+        errors="replace",
     )
+    if done.returncode < 0:               # by its own limits of time and memory, or by the system's
+        raise BadInput(f"{files[0]} was read in a process of its own, which ended by signal {-done.returncode}: it "
+                       f"takes too long or too much memory, take another checkpoint")
     if done.returncode:
         message = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         if done.returncode == 2:

@@ -86,14 +86,13 @@ def run() -> None:
     verdict = {} if steps[0].scores.asr else verdict_of(task.ckpt, task.data)
     if verdict:
         print("\n".join(lines_of(verdict)))
-    report.write_json(
-        out / "result.json",
-        report.result(
-            "evaluate", args_of(task, attack, floor, measured) | target_args(evaluator), {"test": len(splits.test)},
-            steps, after=steps[0], seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
-            outcome={"at_chance": chances(steps), **verdict},
-        ),
+    found = report.result(
+        "evaluate", args_of(task, attack, floor, measured) | target_args(evaluator), {"test": len(splits.test)},
+        steps, after=steps[0], seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
+        outcome={"at_chance": chances(steps), **verdict},
     )
+    with report.whole(out) as draft:
+        report.write_json(draft / "result.json", found)
 
 
 def all_as_test(splits: Splits) -> Splits:

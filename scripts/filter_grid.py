@@ -114,7 +114,7 @@ def victim_of(name: str, where: Where) -> Path:
                 some = data.read(path)
                 data.write(some.like(some[:where.rows]), rows / path.name)
     code = subprocess.run([sys.executable, str(HERE / "attack.py"), f"--ckpt={where.minilm}", f"--data={rows}",
-                           f"--out={out}", f"--seed={seed}", f"--device={where.device}",
+                           f"--out={out}", "--overwrite", f"--seed={seed}", f"--device={where.device}",
                            *shlex.split(flags.format(sst2=where.sst2))],
                           env={**os.environ, PART_OF: MARK}).returncode
     if code:

@@ -226,7 +226,6 @@ def train(job: Job, name: str, settings: MuScleLoRA, rates: dict[str, float], sp
     """The model `name` trained on the untrusted rows, measured as a row of the table."""
     import time
 
-    from minibd import report
     from minibd.cleantrain.musclelora import musclelora
     from minibd.cleantrain.peft import PEFT, train_peft
 
@@ -242,7 +241,7 @@ def train(job: Job, name: str, settings: MuScleLoRA, rates: dict[str, float], sp
         trained = train_peft(job.victim, job.splits.train, baseline, **options)
     job.measure(name, trained.model, time.perf_counter() - started)
     if spectrum:
-        report.write_json(job.out / f"curves-{name}.json", spectrum.finish())
+        job.more[f"curves-{name}.json"] = spectrum.finish()
     return trained
 
 
@@ -273,6 +272,7 @@ def start_untrusted(
     started = time.perf_counter()
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", "musclelora"), task.ckpt, task.data, clean_aux)
+    report.check_free(out, task.overwrite)
     header, columns = checkpoint.read_header(task.ckpt), reading_of(task)
     if not task.data or not (clean_aux or any("data" in entry for entry in header.history)):
         raise BadInput(

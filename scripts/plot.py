@@ -107,7 +107,8 @@ FIGURES = {"mbtsad-3": (Perturbation,), "pure-2": (Variance, Attack), "pure-3": 
            **dict.fromkeys(SWEEPS, (Sweep,)), "musclelora-1": (FrequencyRatio,), "musclelora-2": (RelativeError,),
            "musclelora-5": (RelativeError,)}
 UNTRAINED = Idle(("dtype",), lambda v: True, "nothing is trained here, and models are read in float32: leave it out")
-RULES = {"mbtsad-3": (UNTRAINED,), "pure-2": (UNTRAINED, *ATTACK)}
+REPLACED = Idle(("overwrite",), lambda v: True, "a figure always takes the place of the one of its name: leave it out")
+RULES = {"mbtsad-3": (UNTRAINED, REPLACED), "pure-2": (UNTRAINED, REPLACED, *ATTACK)}
 PAPERS = {"mbtsad": "MBTSAD", "pure": "PURE", "musclelora": "MuScleLoRA"}
 AUGMENTERS = {"split": "token splitting", "eda": "edited words", "aeda": "inserted punctuation",
               "addtrigger": "inserted rare word", "contextual": "masked-LM substitution"}

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minibd.cli import Task, main, parse, progress, setting
+from minibd.lines import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ def run() -> None:
     schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
     device = device_of(task.device)
     out = report.output_folder(task.out or "out/pretrain", task.ckpt, task.data)
+    report.check_free(out, task.overwrite)
     header = checkpoint.read_header(task.ckpt)
     check_columns(task, header)
     splits = splits_of(task, header)
@@ -66,9 +68,10 @@ def run() -> None:
             "data": data_of(task, ckpt), "nats": {"before": before, "after": after, "by_frequency": guessed},
         }
     )
-    checkpoint.save(learner, path := output_path(out, task.ckpt))
-    progress().written.append(str(path))
-    print(f"written: {path}")
+    with report.whole(out) as draft:
+        checkpoint.save(learner, path := output_path(draft, task.ckpt))
+        progress().written.append(str(path))
+    print(f"written: {visible(progress().written[-1], 1000)}")
 
 
 def not_learnt(before: float, after: float, guessed: float, settings: Pretraining, rows: int) -> str:

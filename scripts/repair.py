@@ -93,6 +93,7 @@ def run() -> None:
     settings, scan, kinds = Unlearning(**asdict(settings)), Scan(**asdict(scan)), job.kinds_of(repair.planted)
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", "repair"), task.ckpt, task.data, repair.pretrained or "")
+    report.check_free(out, task.overwrite)
     header = checkpoint.read_header(task.ckpt)
     if len(header.labels) < 2:
         raise BadInput(f"{task.ckpt} has no classifier of two classes or more: give one that is fine-tuned on the "

@@ -132,7 +132,8 @@ def victim_of(attack: str, seed: int, where: Where) -> Path:
         rows = [f"--data={where.sst2}"] if where.base == "sst2" else []
         words = shlex.split(BASES[where.base][attack].format(sst2=where.sst2))
         code = subprocess.run([sys.executable, str(HERE / "attack.py"), f"--ckpt={ckpt}", *rows, f"--out={out}",
-                               f"--seed={seed}", f"--device={where.device}", f"--dtype={where.dtype}", *words],
+                               f"--seed={seed}", f"--device={where.device}", f"--dtype={where.dtype}", "--overwrite",
+                               *words],
                               env={**os.environ, PART_OF: "repair_models.py"}).returncode
         if code:
             raise SystemExit(code)

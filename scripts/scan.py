@@ -70,6 +70,7 @@ def run() -> None:
 
     scan = scanning.Scan(**asdict(settings))
     out = report.output_folder(task.out or Path("out", "scan"), task.ckpt, task.data)
+    report.check_free(out, task.overwrite)
     files = [out / "scan.json"]
     for flag, path in (("--html", task.html), ("--sarif", task.sarif)):
         if path:

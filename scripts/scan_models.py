@@ -251,7 +251,7 @@ def train(model: Model, name: str, where: Where, out: Path) -> None:
     whole = "--paraphrases" in model.attack  # which are of the rows of whole files
     with WRITING:
         rows = [f"--data={data if whole else short_of(data, where)}"] if data else []
-    call("attack.py", f"--ckpt={ckpt}", *rows, f"--out={out}", f"--seed={model.seed}", *words)
+    call("attack.py", f"--ckpt={ckpt}", *rows, f"--out={out}", "--overwrite", f"--seed={model.seed}", *words)
 
 
 def clean_of(victim: Path) -> Path:
@@ -290,7 +290,7 @@ def scanned(cell: dict, ckpt: Path, model: Model, victim: Path, where: Where) ->
     out = Path(where.work, "scans", cell["set"], cell["texts"], *ckpt.relative_to(where.work).parts)
     data = data or "reviews"
     rows = [f"--data={data}"] if cell["texts"] == "task" else []
-    call("scan.py", f"--ckpt={ckpt}", *rows, "--dtype=float32", f"--out={out}")
+    call("scan.py", f"--ckpt={ckpt}", *rows, "--dtype=float32", f"--out={out}", "--overwrite")
     found = json.loads((out / "scan.json").read_text(encoding="utf-8"))
     for place in ("checkpoint", "command"):  # where it was, not what
         found.pop(place)

@@ -48,6 +48,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minibd.cli import PART_OF, Idle, main, parse, progress, setting
+from minibd.lines import quoted
 from minibd.tables.rows import STORED, TABLES, Row
 
 if TYPE_CHECKING:
@@ -288,7 +289,8 @@ def call(words: Sequence[str], ckpt: str | Path, out: Path, seed: str, table: Ta
     if table.device != "auto":
         flags["device"] = table.device
     stated = [f"--{flag}={value}" for flag, value in flags.items() if value != ""]  # first: a row's own override them
-    code = subprocess.run([sys.executable, str(HERE / words[0]), *stated, *words[1:]],
+    # over what an interrupted table or --force left
+    code = subprocess.run([sys.executable, str(HERE / words[0]), *stated, "--overwrite", *words[1:]],
                           env={**os.environ, PART_OF: "tables.py"}).returncode
     if code != 0:
         raise bad(f"{words[0]} ended with status {code} (its own line is above)")
@@ -403,8 +405,9 @@ def write(name: str, folder: Path, book: Book) -> None:
 
     def body(page: Path, table: str, part: str) -> str | None:
         if part not in VIEWS.get(table, {}):
+            known = [name + (of and f": {of}") for name, parts in VIEWS.items() for of in parts]
             raise bad(f"{page} marks a table {table}{f': {part}' if part else ''} that minibd/tables/views.py does not "
-                      f"know: it has {', '.join(n + (p and f': {p}') for n, parts in VIEWS.items() for p in parts)}")
+                      f"know: it has {quoted(known)}")
         if name not in ("all", table):
             return None
         found.append((table, part))

@@ -42,7 +42,7 @@ def made(here, tiny_file, folder, tmp_path):
             flags = ("--clean-aux", folder / "dev.tsv", *flags)
         done = here(script)(
             *words, "--ckpt", tmp_path / "victim.safetensors", "--data", folder, "--out", tmp_path / "run", "--device",
-            "cpu", *flags,
+            "cpu", "--overwrite", *flags,
         )
         assert done.returncode == 0, done.stderr
         return tmp_path / "run"

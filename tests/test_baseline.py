@@ -23,7 +23,7 @@ from minibd.train import Schedule
 METHODS = ("ft", "fth", "meft")
 REPAIRS = ("cft", "reinit", "fineprune", "finepurify")  # of a classifier with its head, with a few clean rows
 RATES = {"ft": 2e-5, "fth": 5e-5, "meft": 2e-5}
-QUICK = ("--clean", 40, "--epochs", 2, "--batch-size", 16, "--device", "cpu")
+QUICK = ("--clean", 40, "--epochs", 2, "--batch-size", 16, "--device", "cpu", "--overwrite")
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def repaired(baseline, tiny_file, pre_file, folder, tmp_path):
         own = ("--pretrained", pre_file, "--rho", 0.5) if method == "finepurify" else ()
         return baseline(
             method, "--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", tmp_path / "out",
-            *(UNTUNED if "--no-tune" in flags else FEW), *own, *flags,
+            "--overwrite", *(UNTUNED if "--no-tune" in flags else FEW), *own, *flags,
         )
 
     return run
@@ -383,7 +383,7 @@ def test_flags_may_stand_before_the_method(baseline, tiny_file, folder, tmp_path
         ("meft", ("--entropy-epochs", 0), ["entropy_epochs is 0"]), ("ft", ("--lr", 0), ["0.0"]),
         ("fth", ("--lr", -1), ["-1"]), ("meft", ("--lr", 0), ["0.0"]), ("ft", ("--epochs", 0), ["epochs is 0"]),
         ("meft", ("--batch-size", 0), ["batch_size is 0"]), ("ft", ("--clean", 201), ["201", "200"]),
-        ("meft", ("--clean", 0), ["0.0"]), ("ft", ("--lr", 1e30), ["lower the learning rate"]),
+        ("meft", ("--clean", 0), ["0.0"]), ("ft", ("--lr", 1e30), ["--lr", "to 10"]),
         ("ft", ("--data", "nowhere"), ["nowhere"]), ("ft", ("--ckpt", "nowhere"), ["nowhere"]),
         ("ft", ("--triggered", "x.tsv"), ["x.tsv"]),
     ],

@@ -230,7 +230,7 @@ def refused_by(call, capsys) -> str:
     (["--share", "x"], "--share: 'x' is no number"), (["--limit", "nan"], "--limit: 'nan' is not finite"),
     (["--share", "inf"], "--share: 'inf' is not finite"),
     (["--mode", "tow"], "--mode: 'tow' is not one of one, two; did you mean two?"),
-    (["--mode", "a\nb"], "--mode: 'a\N{REPLACEMENT CHARACTER}b' is not one of one, two"),
+    (["--mode", "a\nb"], "--mode: 'a<U+000A>b' is not one of one, two"),
     (["--count"], "--count: its value is missing behind it"), (["--count", "--fast"], "--count: its value is missing"),
     (["--words", ","], "--words: no word given"), (["stray", "word"], "stray word: belongs to no flag"),
     (["--count", "x" * 500], "--count: '" + "x" * 57 + "...' is no whole number"),

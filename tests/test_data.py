@@ -682,7 +682,7 @@ def drawn(rng, longest: int) -> str:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_written_reads_back_whatever_it_holds(tmp_path, suffix):
     path, written = tmp_path / f"a{suffix}", 0
-    for trial in range(400):
+    for trial in range(500):
         rng = generator(0, "write", suffix, trial)
         names = [drawn(rng, 4) or "x" for _ in range(rng.randrange(1, 4))]
         rows = Examples((Example(drawn(rng, 4) or str(i), drawn(rng, 12) or "x", rng.randrange(len(names)),

@@ -127,7 +127,8 @@ def test_a_run_says_so_before_it_trains(tiny_file, folder, tmp_path, capsys):
 
 def test_a_result_that_is_the_victim_says_so(here, tiny_file, pre_file, folder, tmp_path):
     script, out = here("finemix.py"), tmp_path / "out"
-    flags = ("--ckpt", tiny_file, "--pretrained", pre_file, "--data", folder, "--no-tune", "--no-e-pur", "--out", out)
+    flags = ("--ckpt", tiny_file, "--pretrained", pre_file, "--data", folder, "--no-tune", "--no-e-pur", "--out", out,
+             "--overwrite")
     kept = script(*flags, "--rho", 1)
     assert kept.returncode == 0, kept.stderr
     assert "unchanged: what is written has every weight of" in kept.stdout
@@ -164,7 +165,8 @@ def test_weights_that_are_the_victims_own_are_refused_where_they_are_to_undo_it(
 
 def test_a_victim_without_a_backdoor_is_told_of(here, tiny_file, folder, tmp_path):
     script = here("attack.py")
-    flags = ("--ckpt", tiny_file, "--data", folder, "--rate", 0.2, "--device", "cpu", "--out", tmp_path / "out")
+    flags = ("--ckpt", tiny_file, "--data", folder, "--rate", 0.2, "--device", "cpu", "--out", tmp_path / "out",
+             "--overwrite")
     (line,) = [line for line in script(*flags, "--epochs", 1, "--lr", 1e-9, "--twin").stdout.splitlines()
                if line.startswith("not learnt: ")]
     assert "does not clear that of the model without it, " in line

@@ -35,7 +35,7 @@ def mixing(here, tiny_file, pre_file, folder, tmp_path):
     "out"."""
     script = here("finemix.py")
     return lambda *flags, ckpt=tiny_file, before=("--pretrained", pre_file): script(
-        "--ckpt", ckpt, *before, "--data", folder, "--out", tmp_path / "out",
+        "--ckpt", ckpt, *before, "--data", folder, "--out", tmp_path / "out", "--overwrite",
         *(UNTUNED if "--no-tune" in flags else QUICK), *flags
     )
 
@@ -142,7 +142,7 @@ def test_a_fifth_of_the_rows_is_clean_unless_it_says_so_and_without_dev_rows_a_t
         shutil.copy(folder / f"{split}.tsv", tmp_path / "data")
     common = (
         "--ckpt", tiny_file, "--pretrained", pre_file, "--data", tmp_path / "data", "--out", tmp_path / "out", "--rho",
-        0.5, "--device", "cpu", "--epochs", 1, "--steps", 1,
+        0.5, "--overwrite", "--device", "cpu", "--epochs", 1, "--steps", 1,
     )
     for flags, clean, held in (((), 40, 4), (("--clean", 64), 64, 6)):
         ended(here("finemix.py")(*common, *flags))
@@ -171,7 +171,7 @@ def test_as_a_command(script, tiny_folder, pre_file, folder, tmp_path):
         (("--no-e-pur", "--top", 5), ["--top 5", "--no-e-pur"]), (("--e-pur", "--top", 0), ["--top 0", "--e-pur"]),
         (("--rho", 1.5), ["rho is 1.5"]), (("--drop", -1), ["drop is -1.0"]), (("--lr", 0), ["0.0"]),
         (("--clean", 201), ["201", "200"]), (("--pretrained", "nowhere"), ["nowhere"]),
-        (("--lr", 1e30, "--rho", 0.5), ["lower the learning rate"]),
+        (("--lr", 1e30, "--rho", 0.5), ["--lr", "1e+30", "to 10"]),
     ],
 )
 def test_what_it_cannot_use(mixing, tmp_path, flags, words):

@@ -993,7 +993,8 @@ def test_a_bad_number_of_either_step_is_refused_before_any_training():
 
 # ---- the script and the table
 
-QUICK = ("--k", 1, "--epochs1", 1, "--epochs2", 1, "--no-cft", "--device", "cpu", "--attack", "badnets")
+QUICK = ("--k", 1, "--epochs1", 1, "--epochs2", 1, "--no-cft", "--device", "cpu", "--attack", "badnets",
+         "--overwrite")
 
 
 @pytest.fixture(scope="module")

@@ -492,7 +492,7 @@ def test_a_search_needs_rows(tiny):
 
 # ---- the script
 
-QUICK = ("--epochs", 1, "--batch-size", 8, "--lr", 1e-2, "--aux", 8)
+QUICK = ("--epochs", 1, "--batch-size", 8, "--lr", 1e-2, "--aux", 8, "--overwrite")
 
 
 @pytest.fixture(scope="module")

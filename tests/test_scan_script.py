@@ -64,7 +64,8 @@ def scan(here, monkeypatch, tmp_path):
     script = here("scan.py")
 
     def run(*words):
-        return script("--device", "cpu", *([] if "--out" in words else ["--out", tmp_path / "out"]), *words)
+        place = [] if "--out" in words else ["--out", tmp_path / "out"]
+        return script("--device", "cpu", "--overwrite", *place, *words)
 
     run.finding, run.rows = scanned(), None
     return run

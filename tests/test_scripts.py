@@ -411,12 +411,12 @@ def test_a_folder_that_cannot_be_written(bad, tmp_path):
 
 
 def test_a_run_that_comes_to_use_the_same_place_meanwhile_does_not_matter(tmp_path, monkeypatch):
-    unlink = Path.unlink
+    rmdir = Path.rmdir
 
-    def unlink_late(path, *args, **kwargs):
-        unlink(path, *args, **kwargs)
-        (tmp_path / "runs" / "other").mkdir()                            # between the look and the tidying up
-    monkeypatch.setattr(Path, "unlink", unlink_late)
+    def rmdir_late(path):
+        (tmp_path / "runs" / "other").mkdir(exist_ok=True)               # between the look and the tidying up
+        rmdir(path)
+    monkeypatch.setattr(Path, "rmdir", rmdir_late)
     report.output_folder(tmp_path / "runs" / "mine")
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["other"]
 
@@ -455,7 +455,7 @@ def test_a_bad_number(bad):
 
 
 def test_a_learning_rate_that_breaks_the_model(bad):
-    bad("lower the learning rate", more=("--lr1", 1e30))
+    bad("from -1e+09 to 10", more=("--lr1", 1e30))
 
 
 def test_an_output_on_top_of_the_victim(script, tiny_folder, folder):
@@ -789,7 +789,7 @@ def no_attack(attack, tiny_file, folder, tmp_path):
     (("--lr", 0), ["0.0"]),
     (("--attack", "sos", "--lr", -1), ["-1"]),
     (("--survive", "--user-data", "nowhere"), ["nowhere"]),
-    (("--lr", 1e30, "--twin"), ["lower the learning rate"]),
+    (("--lr", 1e30, "--twin"), ["--lr", "to 10"]),
 ])
 def test_what_attack_cannot_use(no_attack, flags, words):
     no_attack(flags, *words)

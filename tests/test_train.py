@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from conftest import fails
 from minibd.data import batches
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.dropout import Dropout
 from minibd.predict import accuracy
 from minibd.records import BadInput, Example
-from minibd.tokenizer import Tokenizer
+from minibd.tokenizer import Encoded, Tokenizer
 from minibd.train import (
     ClippedAdamW,
     Schedule,
@@ -522,3 +523,64 @@ def test_the_best_epoch_is_reported(scores, epoch):
     assert chosen == [("best_epoch", epoch)]
     train(on_choice=lambda *choice: chosen.append(choice))
     assert len(chosen) == 1                                   # without scores nothing is chosen
+
+
+# ---- a training that diverges
+
+class Rising(torch.nn.Module):
+    """A model whose loss is what its one weight says; each step of SGD(-1) adds 1 to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+
+def rising(losses, score=None, epochs=3):
+    """fit on a model whose loss at step i is losses[i]; its weight counts the steps. Two steps an epoch."""
+    model, steps = Rising(), iter(losses)
+
+    class Count(torch.optim.SGD):
+        def step(self):
+            with torch.no_grad():
+                model.weight += 1
+            return torch.tensor(1.0)
+
+    def loss(model, batch):
+        return {"cls": model.weight.sum() * 0 + torch.full((len(batch.labels),), next(steps))}
+
+    chosen = []
+    rows = Encoded([[1]] * 4, [[0]] * 4, [0, 1, 0, 1])
+    tokenizer = Tokenizer.from_vocab({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}, 8)
+    fit(model, tokenizer, rows, loss, Schedule(1e-3, epochs, 2), seed=0, score=score,
+        optimizer=Count(model.parameters(), lr=1.0), on_choice=lambda *choice: chosen.append(choice))
+    return model, chosen
+
+
+@pytest.mark.parametrize("losses", [
+    [0.5, 0.4, 0.3, math.nan], [0.5, 0.4, 0.3, math.inf], [0.5, 0.4, 10.1, 11.0], [2.0, 1.0, 20.1, 90.0]])
+def test_a_training_that_diverges_keeps_its_last_good_epoch(losses, capsys):
+    model, chosen = rising(losses)
+    assert model.weight.item() == 2 and not model.training and chosen == [("diverged", 1)]
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "lower the learning rate" in line and line.endswith("the weights of epoch 1 are kept")
+
+
+@pytest.mark.parametrize("losses", [
+    [0.5, 0.4, 9.0, 50.0, 0.2, 0.1],                     # not in all of the epoch
+    [0.01, 0.01, 5.0, 5.0, 5.0, 5.0],                    # below 10, where the first is below 1
+    [30.0, 30.0, 290.0, 290.0, 1.0, 1.0],
+])
+def test_a_training_that_only_wavers_goes_on(losses):
+    model, chosen = rising(losses)
+    assert model.weight.item() == 6 and not chosen
+
+
+def test_a_training_that_diverges_at_once_is_refused():
+    fails(lambda: rising([0.5, math.nan]), "step 2", "lower the learning rate")
+    fails(lambda: rising([math.inf]), "step 1")
+
+
+def test_the_best_epoch_is_kept_where_one_is_chosen(capsys):
+    scores = iter([0.5, 0.9, 0.1])
+    model, chosen = rising([0.5] * 4 + [50.0, 50.0], score=lambda model: next(scores))
+    assert model.weight.item() == 4 and chosen == [("diverged", 2)]

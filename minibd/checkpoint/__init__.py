@@ -28,8 +28,6 @@ Five choices:
 from __future__ import annotations
 
 import copy as copying
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,13 +35,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from minibd.atomic import atomic_write
+from minibd.atomic import atomic_folder, atomic_write
 from minibd.checkpoint.file import read_file, write_file
 from minibd.checkpoint.folder import (
     FOLDER_FILES,
     SINCE_0_3_0,
     check_target,
-    move,
+    is_model_file,
     read_folder,
     weight_files,
     write_folder,
@@ -54,13 +52,12 @@ from minibd.checkpoint.header import (
     Checkpoint,
     Header,
     hf_mapping_of,
-    one_line,
-    shorten,
 )
 from minibd.checkpoint.model_card import card
 from minibd.checkpoint.pickles import ADAPTERS, PICKLES, adapter_error, pickle_error
 from minibd.checkpoint.tensors import HEADS, build_model, check_finite, check_plain, init_head, shapes_of
 from minibd.digest import file_digest
+from minibd.lines import listed, one_line
 from minibd.records import BadInput, not_there
 
 __all__ = [
@@ -132,15 +129,16 @@ def _config_with_head(header: Header, classes: int, bottleneck: int) -> object:
 def _matching_labels(path: Path, names: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...]:
     """The names of a trained classifier's classes, see choice 3."""
     if len(names) != len(given):
-        raise BadInput(f"{path} has a classifier of {len(names)} classes ({shorten(names)}), the data {len(given)} "
-                       f"({shorten(given)}): use a checkpoint of the same task")
+        raise BadInput(f"{path} has a classifier of {len(names)} classes ({listed(names)}), the data {len(given)} "
+                       f"({listed(given)}): use a checkpoint of the same task")
     return given if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names
 
 
 def save(ckpt: Checkpoint, path: str | Path) -> None:
     """`path` ending in .safetensors: one file; any other: a Hugging Face folder. Whole or not at all; raises BadInput.
 
-    Into a folder that exists, only the files of a model are written, and only once all of them lie ready beside it.
+    Into a folder that exists, only the files of a model are written, all of them in one step; those of another model
+    that lie there go, whatever else does stays.
     Weights that are NaN or infinite are refused: whatever trained them diverged.
     """
     path = Path(path)
@@ -156,14 +154,8 @@ def save(ckpt: Checkpoint, path: str | Path) -> None:
                 write_file(ckpt, draft)
             return
         check_target(path)
-        # on the same disk, so that a rename is one step
-        draft = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}")
-        try:
-            draft.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(path, is_model_file) as draft:
             write_folder(ckpt, draft)
-            move(draft, path)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise BadInput(f"cannot write {path} ({one_line(error)}): free some space or name another place") from None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from minibd.checkpoint.header import (
     Checkpoint,
     Header,
+    check_ends,
     check_history,
     hf_mapping_of,
     mapping_named,
@@ -19,6 +20,7 @@ from minibd.checkpoint.header import (
 )
 from minibd.checkpoint.tensors import plain, save_tensors
 from minibd.checkpoint.tokenizer_files import parse_settings, settings_json
+from minibd.lines import shown
 from minibd.models.encoder import HFTensor
 from minibd.records import BadInput
 from minibd.tokenizer import Settings, Tokenizer
@@ -39,13 +41,13 @@ def read_file(path: Path) -> Header:
         raise BadInput(f"{path} is not a checkpoint: name a .safetensors file or a Hugging Face folder")
     tensors, metadata = stored_tensors(path)
     if metadata.get("format") not in FORMATS:
-        raise BadInput(f"{path} has format {metadata.get('format')!r} in its metadata, not {FORMAT!r}: "
+        raise BadInput(f"{path} has format {shown(metadata.get('format'))} in its metadata, not {FORMAT!r}: "
                        f"if it is a part of a Hugging Face folder, name the folder")
     if absent := [key for key in METADATA if key not in metadata]:
         raise BadInput(f"{path} lacks {', '.join(absent)} in its metadata: save it again")
     values = {RENAMED_CONFIG.get(key, key): v for key, v in parse_json(path, metadata["config"], dict).items()}
     mapping = mapping_named(path, "architecture", values.pop("architecture", None))
-    config = parse_config(path, mapping, values)
+    config = parse_config(path, mapping, values, tensors)
     labels = parse_json(path, metadata["labels"], list)
     if len(labels) != config.labels:
         raise BadInput(f"{path} names {len(labels)} labels, its config {config.labels}: save it again")
@@ -56,8 +58,10 @@ def read_file(path: Path) -> Header:
         )
     backend = parse_tokenizer(path, metadata["tokenizer"], config)
     settings = parse_settings(path, metadata["tokenizer_settings"]) if "tokenizer_settings" in metadata else Settings()
+    tokenizer = Tokenizer(backend, max_len, config.pad, settings)
+    check_ends(path, tokenizer, config)
     return Header(
-        path, mapping, config, Tokenizer(backend, max_len, config.pad, settings),
+        path, mapping, config, tokenizer,
         tuple(map(str, labels)), check_history(path, parse_json(path, metadata["history"], list)),
         {_current_name(name): tensor for name, tensor in tensors.items()}, HFTensor, is_folder=False,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer as BackendTokenizer
 from torch import Tensor
 
 from minibd.checkpoint.header import (
+    LARGEST,
     Checkpoint,
     Header,
     StoredTensor,
@@ -41,8 +43,10 @@ from minibd.checkpoint.tokenizer_files import (
     special_tokens,
     tokenizer_config,
 )
+from minibd.lines import as_json, shown, visible
 from minibd.models.encoder import Encoder, HFMapping
 from minibd.records import BadInput
+from minibd.regular import check_regular
 
 # What a folder is read from, beside its weights.
 FOLDER_FILES = ("config.json", "minibd.json", "model.safetensors.index.json", *TOKENIZER_FILES)
@@ -56,6 +60,9 @@ SHARD = 5_000_000_000                    # bytes of a folder's largest weight fi
 def read_folder(path: Path) -> Header:
     """All but the weights. Raises BadInput."""
     check_no_adapter(path)
+    for name in FOLDER_FILES:
+        if os.path.lexists(path / name):
+            check_regular(path / name, LARGEST)
     if not (path / "config.json").is_file():
         raise no_config(path)
     file = path / "config.json"
@@ -72,7 +79,7 @@ def read_folder(path: Path) -> Header:
         values[mapping.lm] = any(name.startswith(lm_names) for name in tensors)
     head = mapping.hf_tensor("classifier.weight").name
     values["labels"] = tensors[head].shape[0] if head in tensors else 0
-    config = parse_config(file, mapping, values)
+    config = parse_config(file, mapping, values, tensors)
     extra_file = path / "minibd.json"
     extra = parse_json(extra_file, read_text(extra_file), dict) if extra_file.exists() else {}
     pruned = _read_pruned(extra_file, extra["head_mask"], config) if "head_mask" in extra else None
@@ -97,11 +104,11 @@ def _check_known(file: Path, mapping: HFMapping, hf_config: dict) -> None:
         ("transformers_weights", "names other weights than model.safetensors: rename that file and delete the key"),
     ):
         if hf_config.get(key):
-            raise BadInput(f"{file}: {key} is {json.dumps(hf_config[key])[:60]}, which {what}")
+            raise BadInput(f"{file}: {key} is {as_json(hf_config[key])}, which {what}")
     for key, known in {**mapping.supported, "problem_type": ("single_label_classification", None)}.items():
         if hf_config.get(key) not in known:
             raise BadInput(
-                f"{file}: {key} is {hf_config.get(key)!r}, only {known[0]!r} is known here: use another checkpoint"
+                f"{file}: {key} is {shown(hf_config.get(key))}, only {known[0]!r} is known here: use another checkpoint"
             )
 
 
@@ -132,7 +139,7 @@ def weight_files(path: Path) -> list[Path]:
             raise BadInput(f"{index}: weight_map is not {{tensor: file in this folder}}: download it again")
         return [path / name for name in sorted(set(shards.values()))]
     if pickles := pickled_weights(path):
-        raise pickle_error(path, ascii(pickles[0].name)[1:-1])
+        raise pickle_error(path, visible(pickles[0].name))
     raise no_weights(path)
 
 
@@ -163,7 +170,7 @@ def _read_labels(path: Path, hf_config: dict, classes: int) -> tuple[str, ...]:
         raise BadInput(f"{path}: a classifier of 1 class is a regression: use a model of two classes or more")
     names, count = hf_config.get("id2label"), hf_config.get("num_labels")
     if classes and not names and count not in (None, classes):
-        raise BadInput(f"{path / 'config.json'}: num_labels is {json.dumps(count)[:40]}, the classifier has {classes} "
+        raise BadInput(f"{path / 'config.json'}: num_labels is {as_json(count)}, the classifier has {classes} "
                        f"classes: correct it")
     if not names or not classes:
         return tuple(f"LABEL_{i}" for i in range(classes))
@@ -199,8 +206,7 @@ def check_target(path: Path) -> None:
 
 
 def write_folder(ckpt: Checkpoint, folder: Path) -> None:
-    """`folder`, which does not exist, with all that transformers and `read_folder` read, and the model card."""
-    folder.mkdir()
+    """`folder`, which is empty, with all that transformers and `read_folder` read, and the model card."""
     backend = BackendTokenizer.from_str(ckpt.tokenizer.backend.to_str())
     backend.no_truncation()                              # the limit stands in tokenizer_config.json
     state = json.loads(backend.to_str())
@@ -281,16 +287,6 @@ def _hf_config(ckpt: Checkpoint) -> dict:
     return values
 
 
-def move(draft: Path, path: Path) -> None:
-    """The draft's files into place, the weights last: until then the folder's old ones stay. Old weight files of other
-    names, and the old tokenizer's files, are deleted: they would be read with the new ones."""
-    if not path.exists():
-        os.rename(draft, path)
-        return
-    new = sorted(draft.iterdir(), key=lambda file: file.name.startswith("model"))
-    for file in new:
-        os.replace(file, path / file.name)
-    stale = (path / name for name in ("model.safetensors.index.json", *TOKENIZER_FILES))
-    for old in [*path.glob("model*.safetensors"), *stale]:
-        if old.name not in {file.name for file in new}:
-            old.unlink(missing_ok=True)
+def is_model_file(name: str) -> bool:
+    """Whether a file of that name in a folder is a part of its model, and goes where another is written there."""
+    return name in FOLDER_FILES or re.fullmatch(r"model.*\.safetensors|README\.md", name) is not None

@@ -5,7 +5,7 @@ file.py and folder.py fill a `Header`; what both of them check stands here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -14,14 +14,20 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer as BackendTokenizer
 from torch import Tensor
 
+from minibd.checkpoint import tokenizer_trial as trial
+from minibd.lines import listed, one_line, shown
 from minibd.models import bert, distilbert, electra, gpt2, llama, mistral, mpnet, qwen2, roberta, xlm_roberta
 from minibd.models.encoder import Encoder, HFMapping, HFTensor
 from minibd.records import BadInput
-from minibd.tokenizer import Tokenizer
+from minibd.regular import check_regular, read_regular
+from minibd.tokenizer import Tokenizer, is_panic
 
 ARCHITECTURES = (bert, roberta, distilbert, llama, gpt2, mpnet, xlm_roberta, electra, mistral, qwen2)
 HF_MAPPINGS = {mapping.model_type: mapping for mapping in (module.HF_MAPPING for module in ARCHITECTURES)}
-SHOWN = 5                                # names shown in an error line
+SIZES = ("vocab", "hidden", "heads", "ffn", "type_vocab_size", "head_size", "kv_heads", "bottleneck", "labels")
+MOST = 2**31 - 1                         # the largest whole number that a config holds
+LARGEST_FLOAT = 1e30                     # an int may be larger than any float
+LARGEST = 64 << 20                       # bytes of a text file: the largest tokenizer.json in use has 33 MB
 
 
 @dataclass
@@ -70,9 +76,9 @@ def hf_mapping_of(model: Encoder) -> HFMapping:
 
 def mapping_named(where: Path, key: str, name: object) -> HFMapping:
     """The mapping of the architecture `name`, which stands under `key` in the file `where`. Raises BadInput."""
-    if name not in HF_MAPPINGS:
+    if not isinstance(name, str) or name not in HF_MAPPINGS:
         raise BadInput(
-            f"{where}: {key} is {name!r}, only {', '.join(HF_MAPPINGS)} are known here: use another checkpoint"
+            f"{where}: {key} is {shown(name)}, only {', '.join(HF_MAPPINGS)} are known here: use another checkpoint"
         )
     return HF_MAPPINGS[name]
 
@@ -86,20 +92,22 @@ def stored_tensors(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]
 
 # ---- what both kinds check
 
-def parse_config(where: Path, mapping: HFMapping, values: dict) -> object:
-    """The architecture's config with `values`, each of the field's type and range. Raises BadInput."""
+def parse_config(where: Path, mapping: HFMapping, values: dict, tensors: Mapping[str, StoredTensor]) -> object:
+    """The architecture's config with `values`, each of the field's type and range, and no size beyond those of the
+    stored `tensors`: nothing has been built by then. Raises BadInput."""
     known = {field.name: field for field in fields(mapping.config_class)}
     theirs = mapping.config if where.name == "config.json" else {}  # transformers' name of a number, in its own file
     if unknown := [name for name in values if name not in known]:
-        raise BadInput(f"{where}: the config has the unknown {shorten(unknown)}: it was written by another version")
+        raise BadInput(f"{where}: the config has the unknown {listed(unknown)}: it was written by another version")
     for name, field in known.items():
         if name not in values and field.default is MISSING:
             raise BadInput(f"{where}: the config lacks {theirs.get(name, name)}: add it")
         if name in values and not _in_range(name, field.type, values[name]):
-            raise BadInput(f"{where}: {theirs.get(name, name)} is {values[name]!r}, which no {mapping.model_type} has: "
-                           f"correct the config")
+            raise BadInput(f"{where}: {theirs.get(name, name)} is {shown(values[name])}, which no "
+                           f"{mapping.model_type} has: correct the config")
     with errors_name(where):
         config = mapping.config_class(**values)
+    _check_sizes(where, mapping, config, tensors)
     if config.pad >= config.vocab:
         raise BadInput(
             f"{where}: the padding token {config.pad} is beyond the {config.vocab} tokens: correct the config"
@@ -107,11 +115,30 @@ def parse_config(where: Path, mapping: HFMapping, values: dict) -> object:
     return config
 
 
+def _check_sizes(where: Path, mapping: HFMapping, config: object, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raises BadInput where a size is larger than any in the file's own header: a model that is built by it would be,
+    too."""
+    theirs = mapping.config if where.name == "config.json" else {}
+    largest = max((side for tensor in tensors.values() for side in tensor.shape), default=0)
+    sizes = {name: getattr(config, name, 0) for name in SIZES}
+    sizes["head_size"] *= config.heads
+    if "embeddings.position" in mapping.names:  # others are angles, and no table
+        sizes["positions"] = config.positions
+    for name, size in sizes.items():
+        if size > largest:
+            raise BadInput(f"{where}: {theirs.get(name, name)} of {size} is larger than any side of its tensors, "
+                           f"{largest}: take config and weights from one checkpoint")
+    if config.layers > len(tensors):
+        raise BadInput(f"{where}: its config has {config.layers} layers, more than the {len(tensors)} tensors it "
+                       f"holds: take config and weights from one checkpoint")
+
+
 def _in_range(name: str, type_name: str, value: object) -> bool:
     if type_name == "int":
-        return type(value) is int and value >= (0 if name in ("labels", "pad", "bottleneck", "sliding_window") else 1)
+        least = 0 if name in ("labels", "pad", "bottleneck", "sliding_window") else 1
+        return type(value) is int and MOST >= value >= least
     if type_name == "float":
-        return type(value) in (int, float) and (
+        return type(value) in (int, float) and abs(value) <= LARGEST_FLOAT and (
             0 <= value < 1 if "dropout" in name else 0 < value < (1 if name == "eps" else float("inf"))
         )
     return type_name not in ("bool", "str") or type(value).__name__ == type_name
@@ -124,14 +151,22 @@ def check_history(where: Path, history: object) -> list[dict]:
 
 
 def parse_tokenizer(where: Path, source: str, config: object) -> BackendTokenizer:
-    """The tokenizer whose JSON is `source`, if its tokens are among the model's. Raises BadInput."""
+    """The tokenizer whose JSON is `source`, if it works and its tokens are among the model's. Raises BadInput."""
     try:
-        backend = BackendTokenizer.from_str(source)
-    except Exception as error:  # the library raises nothing narrower
-        raise BadInput(
-            f"{where}: its tokenizer cannot be read ({one_line(error)}): take the model's tokenizer.json"
-        ) from None
-    largest = max(backend.get_vocab().values(), default=0)
+        state = json.loads(source)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{where}: its tokenizer cannot be read ({one_line(error)}): take the model's "
+                       f"tokenizer.json") from None
+    if fault := trial.wrong(state, config.vocab):
+        raise BadInput(f"{where}: its tokenizer is none for this model, {fault}: take the model's tokenizer.json")
+    largest = 0
+    if not trial.is_harmless(state):
+        fault, largest = trial.tried(source)
+        if fault:
+            raise BadInput(f"{where}: its tokenizer was tried in a process of its own, and {fault}: take the model's "
+                           f"tokenizer.json")
+    backend = loaded(where, source)
+    largest = max(largest, max(backend.get_vocab().values(), default=0))
     if largest >= config.vocab:
         raise BadInput(
             f"{where}: the tokenizer's token {largest} is beyond the model's {config.vocab}: take both from one model"
@@ -139,22 +174,59 @@ def parse_tokenizer(where: Path, source: str, config: object) -> BackendTokenize
     return backend
 
 
+def loaded(where: Path, source: str) -> BackendTokenizer:
+    """What the library makes of a tokenizer's JSON. Raises BadInput."""
+    with library_errors(where):
+        return BackendTokenizer.from_str(source)
+
+
+@contextmanager
+def library_errors(where: Path) -> Iterator[None]:
+    """What the tokenizers library raises is raised as BadInput: it has nothing narrower than Exception, and its Rust
+    side panics."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise BadInput(
+            f"{where}: its tokenizer cannot be read ({one_line(error)}): take the model's tokenizer.json"
+        ) from None
+
+
+def check_ends(where: Path, tokenizer: Tokenizer, config: object) -> None:
+    """Raises BadInput where the tokens around a text leave it no place, or have types that the model does not know."""
+    around = tokenizer.backend.num_special_tokens_to_add(False)
+    if around >= tokenizer.max_len:
+        raise BadInput(f"{where}: its tokenizer puts {around} tokens around a text, which has {tokenizer.max_len} with "
+                       f"them: take the model's tokenizer.json")
+    known = getattr(config, "type_vocab_size", 0)
+    if known > 1 and tokenizer.settings.type_ids and known < (
+        given := trial.types(json.loads(tokenizer.backend.to_str()))
+    ):
+        raise BadInput(f"{where}: its tokenizer gives the type id {given - 1}, and the model has {known}: take the "
+                       f"model's tokenizer.json")
+
+
 # ---- reading, and the words of errors
 
 @contextmanager
 def opened(file: Path) -> Iterator[safe_open]:
     """A .safetensors file; what is wrong with it is raised as BadInput."""
+    check_regular(file)
     try:
         with safe_open(file, framework="pt") as f:
             yield f
-    except (OSError, SafetensorError) as error:
+    except (OSError, MemoryError, SafetensorError, UnicodeError) as error:  # UnicodeError: a name of half a letter
         raise BadInput(f"{file} cannot be read ({one_line(error)}): download or save it again") from None
 
 
 def read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_regular(file, LARGEST).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise BadInput(f"{file} cannot be read ({one_line(error)}): download or save it again") from None
 
 
@@ -176,13 +248,3 @@ def errors_name(where: Path) -> Iterator[None]:
         yield
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message on one line."""
-    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
-
-
-def shorten(names: Sequence[str]) -> str:
-    """The first SHOWN of `names`, and how many there are."""
-    return ", ".join(names[:SHOWN]) + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")

@@ -10,14 +10,17 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from minibd.lines import listed, shown, visible
 from minibd.models.encoder import HFMapping
 from minibd.records import BadInput
+from minibd.regular import read_regular
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 OTHERS = (".safetensors", ".h5", ".msgpack", ".onnx", ".gguf")  # weights that are not read
 # What trainers leave beside a model, and is none.
 NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|sampler|rng_state|random_states|adapter_model|"
                         r"pytorch_adapter)[\w.-]*")
+SMALL = 1 << 20                           # bytes of an adapter_config.json
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin")
 
 
@@ -30,8 +33,8 @@ def pickle_error(path: Path, file: str = "") -> BadInput:
     """The refusal of a pickle, `path` or the only weights of the folder `path`."""
     what = f"{path} holds only {file}, a pickle" if file else f"{path} is a pickle"
     if not file and not (path.parent / "config.json").is_file():
-        return BadInput(f"{what}, and opening one can run any code: put the config.json and tokenizer of the model it "
-                        f"was trained from beside it, then run {command(path)}")
+        return BadInput(f"{what}, and opening one can run any code: put the config.json and tokenizer of its model "
+                        f"beside it, then run {command(path)}")
     return BadInput(f"{what}, and opening one can run any code: convert it first with {command(path)}")
 
 
@@ -83,7 +86,7 @@ def no_config(folder: Path) -> BadInput:
 
 
 def _names(files: list[Path]) -> str:
-    return ", ".join(ascii(file.name)[1:-1][:40] for file in files[:3]) + (", ..." if len(files) > 3 else "")
+    return listed(file.name for file in files)
 
 
 # ---- adapters
@@ -107,10 +110,10 @@ def adapter_error(file: Path, folder: Path, is_beside: bool = False) -> BadInput
 def _base_of(folder: Path) -> str:
     """, made for the model NAME: as adapter_config.json has it."""
     try:
-        name = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        name = json.loads(read_regular(folder / "adapter_config.json", SMALL))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
-    return f" for {ascii(name)[:80]}" if name else ""
+    return f" for {shown(name)}" if name else ""
 
 
 # ---- prefixes
@@ -139,10 +142,10 @@ def stripped(names: Iterable[str], prefixes: Iterable[str]) -> dict[str, str]:
     for prefix in prefixes:
         prefix = prefix.rstrip(".") + "."
         if not any(name.startswith(prefix) for name in new.values()):
-            raise BadInput(f"--strip {ascii(prefix)[1:-1]}: no tensor's name begins so, the first is "
-                           f"{ascii(next(iter(new.values()), ''))[:80]}: correct the prefix or leave it out")
+            raise BadInput(f"--strip {visible(prefix)}: no tensor's name begins so, the first is "
+                           f"{shown(next(iter(new.values()), ''))}: correct the prefix or leave it out")
         new = {name: short.removeprefix(prefix) for name, short in new.items()}
     if len(set(new.values())) < len(new):
         twice = next(name for name, count in Counter(new.values()).items() if count > 1)
-        raise BadInput(f"--strip leaves two tensors of the name {ascii(twice)[:80]}: leave the last prefix out")
+        raise BadInput(f"--strip leaves two tensors of the name {shown(twice)}: leave the last prefix out")
     return new

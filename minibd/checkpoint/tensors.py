@@ -5,7 +5,9 @@ A model is built on the meta device, without memory for its weights, and takes t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 
 import torch
@@ -13,11 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from minibd.checkpoint.header import Header, StoredTensor, hf_mapping_of, opened, shorten
+from minibd.checkpoint.header import Header, StoredTensor, hf_mapping_of, opened
+from minibd.lines import listed
 from minibd.models.encoder import Encoder, HFMapping, HFTensor
 from minibd.records import BadInput
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+LESS = "use a machine with more, or a smaller checkpoint"
 HEADS = ("pooler", "classifier", "mlm", "lm")   # parts that a model may lack, or have only for another purpose
 
 
@@ -79,10 +83,6 @@ def init_head(model: Encoder, new: Iterable[str], seed: int) -> None:
 def build_model(header: Header, config: object, new: Iterable[str], dtype: torch.dtype) -> Encoder:
     """The model of `config` with the tensors of `header`; those of `new` are zeros. Raises BadInput."""
     path = header.path
-    if config.layers > len(header.tensors):  # before as many blocks are built
-        raise BadInput(
-            f"{path}: its config has {config.layers} layers, more than the {len(header.tensors)} tensors it holds"
-        )
     model = empty_model(header.mapping, config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     # a file holds head_mask; a folder's is in minibd.json
@@ -93,7 +93,13 @@ def build_model(header: Header, config: object, new: Iterable[str], dtype: torch
     _check_names(path, header.mapping, {hf_tensor.name for hf_tensor in wanted.values()}, stored)
     stored_shapes = {hf_tensor.name: _stored_shape(shapes[name], hf_tensor) for name, hf_tensor in wanted.items()}
     _check_shapes(path, stored_shapes, stored)
-    tensors = _read(stored, wanted, dtype)
+    _check_memory(path, sum(prod(shape) for shape in shapes.values()) * dtype.itemsize)
+    try:
+        tensors = _read(stored, wanted, dtype)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        raise BadInput(f"{path}: its weights do not fit the memory that is left here: {LESS}") from None
     tensors |= {name: torch.zeros(shapes[name], dtype=dtype) for name in new}
     if header.is_folder:
         tensors["head_mask"] = torch.ones(config.layers, config.heads, dtype=dtype)
@@ -101,6 +107,17 @@ def build_model(header: Header, config: object, new: Iterable[str], dtype: torch
     if header.pruned is not None:
         _prune(path, model, header.pruned)
     return model
+
+
+def _check_memory(path: Path, needed: int) -> None:
+    """Raises BadInput where the weights, `needed` bytes, are more than the memory that is free, on Linux."""
+    try:
+        found = re.search(r"MemAvailable: *([0-9]+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return
+    if found and needed > (free := 1024 * int(found[1])):
+        raise BadInput(f"{path}: its weights take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free: "
+                       f"{LESS}")
 
 
 def _unused(header: Header, config: object) -> set[str]:
@@ -120,7 +137,7 @@ def _stored_shape(shape: tuple[int, ...], hf_tensor: HFTensor) -> tuple[int, ...
 
 def _check_names(path: Path, mapping: HFMapping, wanted: Iterable[str], stored: Iterable[str]) -> None:
     missing, unknown = sorted(n for n in wanted if n not in stored), [n for n in stored if n not in wanted]
-    faults = [f"{verb} {shorten(names)}" for verb, names in (("lacks", missing), ("has the unknown", unknown)) if names]
+    faults = [f"{verb} {listed(names)}" for verb, names in (("lacks", missing), ("has the unknown", unknown)) if names]
     if faults:
         raise BadInput(f"{path} {' and '.join(faults)}: it is not the {mapping.model_type} that its config describes")
 
@@ -130,7 +147,7 @@ def _check_shapes(path: Path, wanted: dict[str, tuple[int, ...]], stored: dict[s
         f"{name} {stored[name].shape} not {shape}" for name, shape in wanted.items() if stored[name].shape != shape
     ]
     if wrong:
-        raise BadInput(f"{path} has tensors of another shape than its config, {shorten(wrong)}: correct the config")
+        raise BadInput(f"{path} has tensors of another shape than its config, {listed(wrong)}: correct the config")
 
 
 def _read(stored: dict[str, StoredTensor], wanted: dict[str, HFTensor], dtype: torch.dtype) -> dict[str, Tensor]:

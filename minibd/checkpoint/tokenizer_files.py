@@ -25,7 +25,16 @@ from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace, Sp
 from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 
-from minibd.checkpoint.header import Checkpoint, hf_mapping_of, one_line, parse_json, parse_tokenizer, read_text
+from minibd.checkpoint.header import (
+    Checkpoint,
+    check_ends,
+    hf_mapping_of,
+    library_errors,
+    parse_json,
+    parse_tokenizer,
+    read_text,
+)
+from minibd.lines import as_json, listed, one_line, shown, visible
 from minibd.models.encoder import HFMapping
 from minibd.records import BadInput
 from minibd.tokenizer import Settings, Tokenizer
@@ -115,20 +124,25 @@ def read_tokenizer(path: Path, mapping: HFMapping, hf_config: dict, config: obje
         values.pop("add_bos_token", None)
         values.pop("add_eos_token", None)
     tokens = _collect_tokens(path, kind, values, source)
-    if source is None:
-        backend = _from_vocabulary(path, kind, values, tokens, config)
-    elif kind.model is None:
-        backend = source
-    else:
-        backend = _rebuilt(whole, kind, values, tokens, source)
-    _add_tokens(path, backend, tokens)
-    if kind is QWEN2:                     # its class adds them once more, without their flags
-        backend.add_tokens([AddedToken(str(token), special=True) for token in [*tokens.special.values(), *tokens.more]])
-    _set_ends(file, backend, kind, values, tokens, source)
-    backend = parse_tokenizer(whole if source is not None else file, backend.to_str(), config)
-    return Tokenizer(
+    where = whole if source is not None else file
+    with library_errors(where):
+        if source is None:
+            backend = _from_vocabulary(path, kind, values, tokens, config)
+        elif kind.model is None:
+            backend = source
+        else:
+            backend = _rebuilt(whole, kind, values, tokens, source)
+        _add_tokens(path, backend, tokens)
+        if kind is QWEN2:                 # its class adds them once more, without their flags
+            backend.add_tokens([AddedToken(str(token), special=True)
+                                for token in [*tokens.special.values(), *tokens.more]])
+        _set_ends(file, backend, kind, values, tokens, source)
+    backend = parse_tokenizer(where, backend.to_str(), config)
+    tokenizer = Tokenizer(
         backend, _max_len(file, values, config), config.pad, _settings(file, kind, values, tokens, source, config)
     )
+    check_ends(where, tokenizer, config)
+    return tokenizer
 
 
 # ---- what the files say
@@ -138,7 +152,7 @@ def _read_values(file: Path) -> dict:
 
 
 def _refused(file: Path, key: str, value: object, why: str) -> BadInput:
-    return BadInput(f"{file}: {key} is {json.dumps(value)[:60]}, {why}")
+    return BadInput(f"{file}: {key} is {as_json(value)}, {why}")
 
 
 def _check_values(file: Path, values: dict) -> None:
@@ -247,7 +261,10 @@ def _collect_tokens(path: Path, kind: TokenizerClass, values: dict, source: Back
     added: dict[int, AddedToken] = {}
     if "added_tokens_decoder" in values:
         for i, token in _object(file, "added_tokens_decoder", values["added_tokens_decoder"]).items():
-            added[_id(file, i)] = _token(file, f"added_tokens_decoder[{i}]", token)
+            key = f"added_tokens_decoder[{visible(i, 20)}]"
+            if not isinstance(token, dict):
+                raise _refused(file, key, token, "not a token: correct it")
+            added[_id(file, i)] = _token(file, key, token)
     else:
         named |= _merge_special_tokens_map(path / "special_tokens_map.json", values)
         added = _read_added_tokens(path / "added_tokens.json", values)
@@ -285,6 +302,8 @@ def _merge_special_tokens_map(file: Path, values: dict) -> dict[str, object]:
     for key, value in _read_values(file).items():
         if not key.endswith(("_token", "_special_tokens")):
             raise _refused(file, key, value, "which is no special token: move it to tokenizer_config.json")
+        if key.endswith("_special_tokens") and not isinstance(value, (list, dict, type(None))):
+            raise _refused(file, key, value, "not a list of tokens: correct it")
         if isinstance(value, dict) and key != "extra_special_tokens":
             value = _token(file, key, value | {"__type": "AddedToken", "special": True})
         elif key == "extra_special_tokens" and isinstance(value, list):
@@ -317,7 +336,7 @@ def _id(file: Path, value: object) -> int:
     try:
         return int(value)
     except (TypeError, ValueError):
-        raise BadInput(f"{file}: {json.dumps(value)[:60]} is not the id of a token: correct it") from None
+        raise BadInput(f"{file}: {as_json(value)} is not the id of a token: correct it") from None
 
 
 def _token(file: Path, key: str, value: object) -> str | AddedToken:
@@ -354,7 +373,7 @@ def _add_tokens(path: Path, backend: BackendTokenizer, tokens: Tokens) -> None:
         backend.add_tokens([token])
     for i, token in tokens.added.items():
         if (found := backend.token_to_id(token.content)) != i:
-            raise BadInput(f"{path}: the added token {token.content!r:.60} has the id {i} in its file and becomes "
+            raise BadInput(f"{path}: the added token {shown(token.content)} has the id {i} in its file and becomes "
                            f"{found}: take the tokenizer's files from one checkpoint")
 
 
@@ -393,13 +412,9 @@ def _read_vocabulary(file: Path, kind: TokenizerClass, tokens: Tokens, config: o
     needed = [str(tokens.special[key]) for key in wanted if key in tokens.special]
     if missing := [token for token in needed if token not in vocab and token not in added]:
         raise BadInput(
-            f"{file}: the vocabulary lacks {_shown(missing)}, which BERT needs: it is not a BERT vocab.txt"
+            f"{file}: the vocabulary lacks {listed(missing)}, which BERT needs: it is not a BERT vocab.txt"
         )
     return vocab
-
-
-def _shown(tokens: list[str]) -> str:
-    return ", ".join(ascii(token)[1:-1][:30] for token in tokens)
 
 
 def _rebuilt(
@@ -454,7 +469,7 @@ def _bpe(
     try:
         model = BPE(vocab, merges, fuse_unk=kind is LLAMA, byte_fallback=kind is LLAMA)
     except Exception as error:  # the library raises nothing narrower
-        raise BadInput(f"{where}: vocab.json and merges.txt do not fit each other ({one_line(error)[:80]}): take both "
+        raise BadInput(f"{where}: vocab.json and merges.txt do not fit each other ({one_line(error)}): take both "
                        f"from the same checkpoint") from None
     backend = BackendTokenizer(model)
     prefix = values.get("add_prefix_space")
@@ -475,7 +490,7 @@ def _check_ends(path: Path, backend: BackendTokenizer, kind: TokenizerClass, tok
     added = {token.content for token in tokens.added.values()}
     needed = [str(tokens.special[key]) for key in ("cls_token", "sep_token") if kind is ROBERTA]
     if missing := [token for token in needed if backend.token_to_id(token) is None and token not in added]:
-        raise BadInput(f"{path}: the vocabulary lacks {_shown(missing)}, which RoBERTa needs: it is not a RoBERTa "
+        raise BadInput(f"{path}: the vocabulary lacks {listed(missing)}, which RoBERTa needs: it is not a RoBERTa "
                        f"vocab.json")
 
 

@@ -19,15 +19,23 @@ import codecs
 import csv
 import io
 import json
+import os
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from minibd.atomic import atomic_write
 from minibd.data.labels import check_names, classes_of, number, to_examples
 from minibd.data.messages import quoted, setting_name, shown
+from minibd.lines import one_line, visible
 from minibd.records import BadInput, Example, Examples, not_there
+from minibd.regular import open_regular
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 COLUMN_NAMES = {                         # lower-case spellings of a column that no argument names
@@ -37,8 +45,14 @@ COLUMN_NAMES = {                         # lower-case spellings of a column that
     "id": ("id",),
 }
 DELIMITERS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "pipes"}
-LONGEST = 2**31 - 1                      # characters of a csv field
+LARGEST = 4 << 30                        # bytes of a file
+LONGEST = 16 << 20                       # bytes of a line, and characters of a csv field
+MOST_COLUMNS = 10_000
+PIECE = 1 << 20                          # bytes that are looked through at a time
+SHOWN = 50_000_000                       # bytes from which on a file shows how far it is read
+NEWLINE = b"\n"
 SURROGATES = re.compile("[\ud800-\udfff]")  # JSON can spell half a character, which no tokenizer takes
+UNWRITTEN = re.compile("[\0\ud800-\udfff]")
 
 
 def read(path: str | Path, *, text_column: str | None = None, label_column: str | None = None,
@@ -102,11 +116,8 @@ def add_columns(source: str | Path, target: str | Path, columns: Mapping[str, Se
     """The file `source` as `target`, of the same suffix, whole or not at all, with one more column for each of
     `columns`, a value a row; None is an empty field. A column of that name is replaced. Raises BadInput."""
     source, target = Path(source), Path(target)
-    text = _decode(source)
-    if _suffix(source) == ".jsonl":
-        rows = [row for _, row in _objects(source, text)]
-    else:
-        table = _table(source, _csv(source, text) if _suffix(source) == ".csv" else _tsv(text))
+    read, suffix = _checked(source), _suffix(source)
+    with closing(_objects(read) if suffix == ".jsonl" else _table(read, suffix)) as table:
         rows = [row for _, row in table]
     if any(len(values) != len(rows) for values in columns.values()):
         raise ValueError(f"{source} has {len(rows)} rows, and a column another number of values")
@@ -134,9 +145,9 @@ def _check_readable(path: Path, rows: Sequence[tuple[str | None, ...]], labels: 
             if not value.strip():
                 raise BadInput(f"{path} is not written: the {role} of row {shown(row[0])} is blank, and such a row "
                                f"cannot be read: leave it out")
-        if SURROGATES.search("".join(field or "" for field in row)):
-            raise BadInput(f"{path} is not written: row {shown(row[0])} holds half a surrogate pair, which UTF-8 has "
-                           f"no bytes for: correct it")
+        if UNWRITTEN.search("".join(field or "" for field in row)):
+            raise BadInput(f"{path} is not written: row {shown(row[0])} holds a NUL character or half a surrogate "
+                           f"pair, which no text holds: correct it")
         if row[0].strip() in ids:
             raise BadInput(f"{path} is not written: two rows have the id {shown(row[0])}: ids must differ")
         ids.add(row[0].strip())
@@ -168,17 +179,23 @@ def read_rows(
     their column, may be missing, and is "". Raises BadInput."""
     needed = ("text", "label") if needs_label or "label" in named else ("text",)
     suffix = _suffix(path)
-    text = _decode(path)
-    if suffix == ".jsonl":
-        table = _objects(path, text)
-    else:
-        _check_header(path, suffix, text, named, needed)
-        table = _table(path, _csv(path, text) if suffix == ".csv" else _tsv(text))
-    if not table:
-        raise BadInput(f"{path} holds no rows: give a file with at least one, after its header in a .tsv or .csv")
-    columns = _columns(path, list(dict.fromkeys(name for _, row in table for name in row)), named, flags, needed)
-    rows = [_row(path, line, row, columns, i, blank, needs_label) for i, (line, row) in enumerate(table)]
-    _check_ids(path, rows)
+    source = _checked(path)
+    if suffix != ".jsonl":
+        _check_header(path, suffix, source, named, needed)
+    with closing(_objects(source) if suffix == ".jsonl" else _table(source, suffix)) as table:
+        if (first := next(table, None)) is None:
+            raise BadInput(f"{path} holds no rows: give a file with at least one, after its header in a .tsv or .csv")
+        present = list(first[1])
+        if suffix == ".jsonl":            # a row may have keys that the first lacks
+            present = list(dict.fromkeys([*present, *(name for _, row in table for name in row)]))
+    columns = _columns(path, present, named, flags, needed)
+    spelled: dict[str, str] = {}          # each label once in memory, however many rows have it
+    rows = []
+    with closing(_objects(source) if suffix == ".jsonl" else _table(source, suffix)) as table:
+        for i, (line, row) in enumerate(table):
+            rows.append(_row(path, line, row, columns, i, blank, needs_label, spelled))
+    if "id" in columns:
+        _check_ids(path, rows)
     return rows
 
 
@@ -188,63 +205,106 @@ def _suffix(path: Path) -> str:
     return path.suffix.lower()
 
 
-def _decode(path: Path) -> str:
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A file that is UTF-8 throughout and has no line of more than LONGEST bytes. newline: what ends its lines."""
+    path: Path
+    size: int
+    newline: str
+
+    def lines(self, newline: str | None = None) -> Iterator[str]:
+        """Its lines with their ends, of the file's or another `newline`, as they are read; a large file shows how far
+        it is."""
+        with open_regular(self.path, LARGEST) as opened, tqdm(
+            total=self.size, desc=visible(self.path.name), unit="B", unit_scale=True, file=sys.stderr, leave=False,
+            mininterval=0.5, disable=self.size < SHOWN,
+        ) as bar:
+            text = io.TextIOWrapper(opened, encoding="utf-8", newline=self.newline if newline is None else newline)
+            for i, line in enumerate(text):
+                if i % 10_000 == 0:
+                    bar.update(opened.tell() - bar.n)
+                yield line if i else line.lstrip("\ufeff")
+
+    def rows(self) -> Iterator[tuple[int, str]]:
+        """Lines that are not blank, counted from 1, without their ends. str.splitlines would cut at U+2028 too."""
+        for i, line in enumerate(self.lines(), 1):
+            if line.strip(" \r\n"):
+                yield i, line.removesuffix(self.newline).removesuffix("\r")
+
+
+def _checked(path: Path) -> _Source:
+    """The file at `path`, looked through piece by piece: what cannot be read of it is found before a row is made.
+
+    A newline ends a line and, where the file has none before its end, a carriage return; nothing else does.
+    """
+    fix = f"name a file ending in {quoted(SUFFIXES)}"
+    if not os.path.lexists(path):
+        raise BadInput(f"{not_there(path)}: {fix}")
+    decoder, line, run, size, newline, within = codecs.getincrementaldecoder("utf-8")(), 1, 0, 0, False, False
+    with open_regular(path, LARGEST, fix) as opened:
+        try:
+            while piece := opened.read(PIECE):
+                if not size and (piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in piece[:2]):
+                    raise BadInput(f"{path}, line 1: this is UTF-16 or UTF-32, or no text, and not UTF-8: save the "
+                                   f"file as UTF-8")
+                size += len(piece)
+                _check_piece(path, piece, decoder, line)
+                ends = [place for place in (piece.find(b"\n"), piece.find(b"\r")) if place >= 0]
+                if run + (min(ends) if ends else len(piece)) > LONGEST:
+                    raise BadInput(f"{path}, line {line}: the line has more than {LONGEST} bytes: a row is one text, "
+                                   f"and no model reads so long a one; shorten it, or correct what ends its lines")
+                run = len(piece) - 1 - max(piece.rfind(b"\n"), piece.rfind(b"\r")) if ends else run + len(piece)
+                stripped = piece.rstrip(b"\r\n")
+                within = within or newline and bool(stripped) or b"\n" in stripped
+                newline = newline or b"\n" in piece
+                line += piece.count(b"\n")
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            raise BadInput(f"{path}, line {line}: its last letter is cut off in UTF-8: save the file again") from None
+        except OSError as error:
+            raise BadInput(f"{path} cannot be read ({one_line(error)}): {fix}") from None
+    return _Source(path, size, "\n" if within else "\r")
+
+
+def _check_piece(path: Path, piece: bytes, decoder: codecs.IncrementalDecoder, line: int) -> None:
+    """Raises BadInput where `piece`, which begins in `line`, holds a NUL byte or is not UTF-8."""
+    if (place := piece.find(b"\0")) >= 0:
+        raise BadInput(f"{path}, line {line + piece.count(NEWLINE, 0, place)}: a NUL byte, which no text holds: "
+                       f"save the file as UTF-8, or restore it")
+    held = len(decoder.getstate()[0])     # bytes of a letter that the last piece began
     try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise BadInput(f"{not_there(path)}: name a file ending in {quoted(SUFFIXES)}") from None
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}): name a file ending in {quoted(SUFFIXES)}") from None
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in raw[:2]:
-        raise BadInput(f"{path}, line 1: this is UTF-16 or UTF-32, or no text, and not UTF-8: save the file as UTF-8")
-    raw = raw.removeprefix(codecs.BOM_UTF8)
-    try:
-        return raw.decode("utf-8").lstrip("\ufeff")
+        decoder.decode(piece)
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
+        place = max(0, error.start - held)
         raise BadInput(
-            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8: save the file as UTF-8"
+            f"{path}, line {line + piece.count(NEWLINE, 0, place)}: byte 0x{error.object[error.start]:02x} is not "
+            f"UTF-8: save the file as UTF-8"
         ) from None
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, counted from 1. A newline ends one and, where the text has none before its end, a
-    carriage return; nothing else does: str.splitlines cuts at U+2028 too."""
-    for i, line in enumerate(text.split("\n" if "\n" in text.rstrip("\r\n") else "\r"), 1):
-        if line.strip(" \r\n"):
-            yield i, line.removesuffix("\r")
-
-
-def _tsv(text: str) -> Iterator[tuple[int, list[str]]]:
-    return ((i, line.split("\t")) for i, line in _lines(text))
-
-
-def _csv(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+def _csv(source: _Source) -> Iterator[tuple[int, list[str]]]:
     """(line, fields) of each row. The csv module's limit of a field's length is its user's: it is put back."""
     before = csv.field_size_limit(LONGEST)
     try:
-        return iter(list(_csv_rows(path, text)))
+        reader = csv.reader(source.lines(""), strict=True)
+        while True:
+            number = reader.line_num + 1                 # a quoted field may hold lines, so rows do not count lines
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise BadInput(f"{source.path}, line {number}: {error}: correct the quotes (RFC 4180) or write a "
+                               f".jsonl") from None
+            if len(fields) > 1 or "".join(fields).strip():
+                yield number, fields
     finally:
         csv.field_size_limit(before)
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    while True:
-        number = reader.line_num + 1                     # a quoted field may hold lines, so rows do not count lines
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise BadInput(f"{path}, line {number}: {error}: correct the quotes (RFC 4180) or write a .jsonl") from None
-        if len(fields) > 1 or "".join(fields).strip():
-            yield number, fields
-
-
-def _check_header(path: Path, suffix: str, text: str, named: Mapping[str, str], needed: Sequence[str]) -> None:
+def _check_header(path: Path, suffix: str, source: _Source, named: Mapping[str, str], needed: Sequence[str]) -> None:
     """Raises BadInput where the first line is cut by another delimiter than the suffix's, or quoted in a .tsv."""
-    line = next(_lines(text[:10_000]), (1, ""))[1]
+    line = next(source.rows(), (1, ""))[1][:10_000]
     own = "," if suffix == ".csv" else "\t"
     bare = {d: [name.strip(' "') for name in line.split(d)] for d in DELIMITERS}
     other = max((d for d in DELIMITERS if d != own), key=lambda d: (_has(bare[d], named, needed), len(bare[d])))
@@ -254,7 +314,7 @@ def _check_header(path: Path, suffix: str, text: str, named: Mapping[str, str], 
     better = _has(bare[other], named, needed) > _has(bare[own], named, needed)
     if len(bare[other]) > 1 and (len(bare[own]) == 1 or better):
         fix = {",": f"rename it to {shown(path.stem + '.csv')}"}
-        if '"' not in text:                              # which a .tsv would take for letters
+        if not any('"' in one for one in source.lines()):  # which a .tsv would take for letters
             fix["\t"] = f"rename it to {shown(path.stem + '.tsv')}"
         raise BadInput(f"{path}, line 1: the columns stand between {DELIMITERS[other]}, and those of a {suffix} "
                        f"between {DELIMITERS[own]}: " + fix.get(other, f"write {DELIMITERS[own]} instead, or a .jsonl"))
@@ -272,21 +332,24 @@ def _has(header: list[str], named: Mapping[str, str], needed: Sequence[str]) -> 
     )
 
 
-def _table(path: Path, rows: Iterator[tuple[int, list[str]]]) -> list[tuple[int, dict[str, object]]]:
+def _table(source: _Source, suffix: str) -> Iterator[tuple[int, dict[str, object]]]:
     """(line, {column: field}) of each row after the header."""
+    path = source.path
+    rows = _csv(source) if suffix == ".csv" else ((i, line.split("\t")) for i, line in source.rows())
     header = [name.strip() for name in next(rows, (1, []))[1]]
-    for name in header:
-        if name and header.count(name) > 1:
-            raise BadInput(f"{path} has {header.count(name)} columns {shown(name)}: rename all but one")
-    table = []
+    if len(header) > MOST_COLUMNS:
+        raise BadInput(f"{path} has {len(header)} columns, more than {MOST_COLUMNS}, and a table of texts and "
+                       f"labels needs two: write those alone")
+    for name, times in Counter(header).items():
+        if name and times > 1:
+            raise BadInput(f"{path} has {times} columns {shown(name)}: rename all but one")
     for line, fields in rows:
         if len(fields) != len(header):
             fix = "or use .csv or .jsonl if a text holds a tab or a line break" if path.suffix.lower() == ".tsv" else (
                 "with quotes around a text that holds a comma")
             raise BadInput(f"{path}, line {line}: {len(fields)} fields where the header has {len(header)}: "
                            f"correct the row, {fix}")
-        table.append((line, dict(zip(header, fields))))
-    return table
+        yield line, dict(zip(header, fields))
 
 
 class _Object(dict):
@@ -297,20 +360,20 @@ class _Object(dict):
         self.given = [name.strip() for name, _ in pairs]
 
 
-def _objects(path: Path, text: str) -> list[tuple[int, dict[str, object]]]:
-    table = []
-    for line, source in _lines(text):
+def _objects(source: _Source) -> Iterator[tuple[int, dict[str, object]]]:
+    path = source.path
+    for line, text in source.rows():
         try:
-            row = json.loads(source, object_pairs_hook=_Object)
+            row = json.loads(text, object_pairs_hook=_Object)
         except (ValueError, RecursionError) as error:
-            raise BadInput(f"{path}, line {line}: not JSON ({error}): a .jsonl holds one object a line") from None
+            raise BadInput(f"{path}, line {line}: not JSON ({one_line(error)}): a .jsonl holds one object a "
+                           f"line") from None
         if not isinstance(row, _Object):
             raise BadInput(f"{path}, line {line}: {shown(row)} is not a JSON object: a .jsonl holds one object a line")
         if len(row.given) > len(row):
             twice = next(name for name in row if row.given.count(name) > 1)
             raise BadInput(f"{path}, line {line}: the key {shown(twice)} stands more than once: keep one")
-        table.append((line, row))
-    return table
+        yield line, row
 
 
 # ---- columns -> fields
@@ -362,7 +425,8 @@ def _looks_like_rows(header: list[str]) -> bool:
 
 
 def _row(
-    path: Path, line: int, row: dict[str, object], columns: dict[str, str], i: int, blank: bool, needs_label: bool
+    path: Path, line: int, row: dict[str, object], columns: dict[str, str], i: int, blank: bool, needs_label: bool,
+    spelled: dict[str, str],
 ) -> Row:
     text = _value(path, line, row, columns["text"], str)
     label = _value(path, line, row, columns["label"], (str, int, float)) if "label" in columns else ""
@@ -371,7 +435,7 @@ def _row(
     for role, value in (("text", text), ("label", label), ("id", id)):
         if not value and not (blank and role == "text" or not needs_label and role == "label"):
             raise BadInput(f"{path}, line {line}: the {role} is empty: fill it in or drop the row")
-    return Row(line, id, text, label, pair or None)
+    return Row(line, id, text, spelled.setdefault(label, label), pair or None)
 
 
 def _value(path: Path, line: int, row: dict[str, object], column: str, types: type | tuple[type, ...]) -> str:
@@ -381,10 +445,18 @@ def _value(path: Path, line: int, row: dict[str, object], column: str, types: ty
     value = "" if row[column] is None else row[column]
     if not isinstance(value, types) or isinstance(value, bool) or value != value:
         wanted = "a string" if types is str else "a string or an integer"
-        raise BadInput(f"{path}, line {line}: {column} is {shown(value)}, not {wanted}: correct the row")
-    value = str(value).strip()
+        raise BadInput(f"{path}, line {line}: {visible(column)} is {shown(value)}, not {wanted}: correct the row")
+    try:
+        value = str(value).strip()
+    except ValueError:                    # a number of thousands of digits
+        raise BadInput(f"{path}, line {line}: {visible(column)} is a number of too many digits: correct the "
+                       f"row") from None
+    if "\0" in value:
+        raise BadInput(f"{path}, line {line}: {visible(column)} holds a NUL character, which no text does: correct the "
+                       f"row")
     if SURROGATES.search(value):
-        raise BadInput(f"{path}, line {line}: {column} holds half a surrogate pair, {shown(value)}: correct the row")
+        raise BadInput(f"{path}, line {line}: {visible(column)} holds half a surrogate pair, {shown(value)}: correct "
+                       f"the row")
     return value
 
 

@@ -1,27 +1,15 @@
-"""The words of error lines: values and names from files in quotes and cut short, settings as the caller spells them."""
+"""The words of error lines about rows: settings as the caller spells them. How names and values from files are shown:
+minibd/lines.py, whose `quoted` and `shown` are offered here, too."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from shlex import quote
 
-QUOTED = 100                             # characters of a list of names
+from minibd.lines import quoted, shown
+
+__all__ = ["labels_setting", "quoted", "setting_name", "shown"]
+
 HINT = 70                                # characters of names that a caller could copy
-
-
-def shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def quoted(names: Iterable[str]) -> str:
-    """The first of `names`, each in quotes, at most twelve and about QUOTED characters, and how many there are."""
-    names, parts = list(names), []
-    for name in map(shown, names[:12]):
-        if parts and len(", ".join([*parts, name])) > QUOTED:
-            break
-        parts.append(name)
-    more = f", ... ({len(names)} in all)" if len(names) > len(parts) else ""
-    return ", ".join(parts) + more or "(none)"
 
 
 def setting_name(name: str, flags: bool) -> str:

@@ -11,9 +11,11 @@ from minibd.data.batching import generator
 from minibd.data.files import SUFFIXES, named_columns, read_rows
 from minibd.data.labels import check_names, classes_of, to_examples
 from minibd.data.messages import quoted, setting_name, shown
+from minibd.lines import visible
 from minibd.records import BadInput, Examples, not_there
 
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val", "eval"), "test": ("test",)}
+CLASSES = 12                             # whose rows `counts` gives
 PART_WORDS = frozenset(stem for stems in SPLITS.values() for stem in stems)
 # the other files of rows that a folder may hold: attack.py's, and a run's steps
 NO_PARTS = re.compile(r"(poisoned|triggered|steps)\b.*|(poisoned|triggered)_.*")
@@ -94,7 +96,9 @@ def sample(examples: Examples, amount: float, seed: int) -> Examples:
 def counts(examples: Examples) -> str:
     """Rows per class on one line: "6920 rows: negative 3310, positive 3610"."""
     per_class = Counter(e.label for e in examples)
-    return f"{len(examples)} rows: " + ", ".join(f"{name} {per_class[c]}" for c, name in enumerate(examples.labels))
+    parts = [f"{visible(name, 30)} {per_class[c]}" for c, name in enumerate(examples.labels)]
+    return f"{len(examples)} rows: {', '.join(parts[:CLASSES])}" + (
+        f", ... ({len(parts)} classes)" if len(parts) > CLASSES else "")
 
 
 def _split_files(folder: Path) -> tuple[dict[str, Path], list[str]]:

@@ -5,9 +5,10 @@ beside it, is spelled out.
 """
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from minibd import lines
 
 BUILT_IN = "built-in carrier sentences"  # the source of the texts where the user gave none
 LONGEST = 120  # characters of a word or a name that are shown
@@ -15,11 +16,10 @@ FOUND, INCONCLUSIVE, NOTHING = VERDICTS = ("backdoored", "inconclusive", "nothin
 
 
 def visible(text: str, longest: int = LONGEST) -> str:
-    """The text with control characters, directions, zero widths, unassigned characters and unusual spaces as <U+200B>,
-    cut behind `longest` characters."""
+    """A word or a name as a finding shows it: lines.visible, cut behind `longest` characters; of an empty one that
+    it is empty."""
     cut = text if len(text) <= longest else text[:longest] + "…"
-    return "".join(char if char == " " or unicodedata.category(char)[0] not in "CZ" else f"<U+{ord(char):04X}>"
-                   for char in cut) or "(empty)"
+    return lines.visible(cut, len(cut)) or "(empty)"
 
 
 def quoted(text: str) -> str:

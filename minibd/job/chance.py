@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 
 from minibd.evaluate import ONE_ANSWER, OTHER_ORDER, at_chance, most_frequent, reordered, usual_answers
+from minibd.lines import shown
 from minibd.report import Step
 from minibd.train import for_width
 
@@ -63,8 +64,7 @@ def chance_line(step: Step, why: str, advice: str) -> str:
 
 def named(names: Sequence[str], i: int) -> str:
     """Class i, at most 40 characters of its name."""
-    name = names[i] if i < len(names) else str(i)
-    return repr(name if len(name) <= 40 else name[:37] + "...")
+    return shown(names[i] if i < len(names) else str(i), 40)
 
 
 def in_order(names: Sequence[str], usual: Mapping[int, int]) -> str:

@@ -8,10 +8,11 @@ from pathlib import Path
 from minibd import checkpoint, data
 from minibd.attacks import paraphrase, registry
 from minibd.attacks.poison import triggered
-from minibd.cli import Attack, Task, flag_of, idle, shown
+from minibd.cli import Attack, Task, flag_of, idle
 from minibd.evaluate import Evaluator
 from minibd.job.idle import ATTACK, ATTACK_FLAGS
 from minibd.job.task import check_columns, reading_of
+from minibd.lines import listed, shown, visible
 from minibd.records import BadInput, Examples, check_target
 
 TARGET = 1  # where --target is not given: the papers' class
@@ -99,24 +100,23 @@ def class_of(target: int | str | None, labels: Sequence[str]) -> int:
         number = TARGET if target is None else target
         check_target(number, labels)
         return int(number)
-    number = int(target) if target.removeprefix("-").isdecimal() else None
+    number = int(target) if target.removeprefix("-").isdecimal() and len(target) < 19 else None
     if target in labels:
         named = labels.index(target)
         if number is not None and 0 <= number < len(labels) and number != named:
             raise BadInput(
-                f"target {shown(target)!r} is the name of class {named} and the number of class "
-                f"{shown(labels[number])!r}: say which, name={shown(target)} or index={number}"
+                f"target {shown(target)} is the name of class {named} and the number of class "
+                f"{shown(labels[number])}: say which, name={visible(target)} or index={number}"
             )
         return named
     kind, given, rest = target.partition("=")
     if given and kind == "name" and rest in labels:
         return labels.index(rest)
-    if given and kind == "index" and rest.isdecimal():
+    if given and kind == "index" and rest.isdecimal() and len(rest) < 19:
         number = int(rest)
     if number is None:
-        names = ", ".join(map(shown, labels[:5])) + (", ..." if len(labels) > 5 else "")
         raise BadInput(
-            f"target {shown(target)!r} is none of the classes {names}: name one of them, or its number, "
+            f"target {shown(target)} is none of the classes {listed(labels)}: name one of them, or its number, "
             f"0..{len(labels) - 1}"
         )
     check_target(number, labels)

@@ -163,6 +163,7 @@ def open_inference(name: str, task: Task, attack: Attack, clean: str, lm: str | 
     """The victim, its rows, the clean ones, all checked before a model is loaded. Raises BadInput."""
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", name), task.ckpt, task.data, clean, *([lm] if lm else []))
+    report.check_free(out, task.overwrite)
     header = checkpoint.read_header(task.ckpt)
     if len(header.labels) < 2:
         raise BadInput(f"{task.ckpt} has no classifier of two classes or more, whose answers are screened: give a "
@@ -365,6 +366,7 @@ def filter_training(name: str, task: Task, attack: Attack, settings, training: T
     started = time.perf_counter()
     device, dtype = device_of(task.device), getattr(torch, task.dtype)
     out = report.output_folder(task.out or Path("out", name), task.ckpt, task.data, clean, pretrained)
+    report.check_free(out, task.overwrite)
     header = checkpoint.read_header(task.ckpt)
     if not task.data:
         raise BadInput(f"{name} screens training rows: name them with --data, a file, a folder or what attack.py left")

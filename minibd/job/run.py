@@ -28,6 +28,7 @@ from minibd.job.task import (
     print_rows,
 )
 from minibd.job.unproven import lines_of, verdict_of
+from minibd.lines import visible
 from minibd.records import BadInput, Examples
 from minibd.train import StepLog, check_classes
 
@@ -43,7 +44,8 @@ class Job:
     """One run of one method on one victim.
 
     args: the flags, defaults filled in. outcome: what the method chose, by name (`on_choice`). steps: the models that
-    were measured, in their order. log: takes every optimiser step. pretrained: the weights that the victim came from.
+    were measured, in their order. more: further JSON files of the run, by name. log: takes every optimiser step.
+    pretrained: the weights that the victim came from.
     trains_on_all: it is trained on all of the splits' train rows, with the clean ones beside them. findings: what
     --suspects names, to be undone first; None without it.
     """
@@ -59,6 +61,7 @@ class Job:
     log: StepLog = field(default_factory=StepLog)
     steps: list[report.Step] = field(default_factory=list)
     outcome: dict[str, object] = field(default_factory=dict)
+    more: dict[str, object] = field(default_factory=dict)
     trains_on_all: bool = False
     findings: list[Finding] | None = None
     given: checkpoint.Checkpoint = field(init=False)  # the victim as it came, which E-PUR's replaces
@@ -153,31 +156,39 @@ class Job:
     def finish(self, cleaned: checkpoint.Checkpoint | None, rows: dict[str, int]) -> None:
         """Write the cleaned checkpoint (None: the model cannot be one), steps.jsonl and result.json under `out`; print
         the table."""
-        written, output_sha256, path = [], None, output_path(self.out, self.args["ckpt"])
-        verdict = None if self.steps[-1].scores.asr else verdict_of(path, self.args["data"])
+        output_sha256 = None
+        verdict = None if self.steps[-1].scores.asr else verdict_of(
+            output_path(self.out, self.args["ckpt"]), self.args["data"])
         if verdict and cleaned is not None:
             self.outcome |= verdict
-        if cleaned is not None:
-            checkpoint.save(cleaned, path)
-            progress().written.append(str(path))
-            written, output_sha256 = [path], checkpoint.sha256(path)
-            if verdict and path.is_dir():  # in the card, not in the history: the checkpoint is the method's
-                told = dataclasses.replace(cleaned, history=[*cleaned.history, verdict])
-                report.write_text(path / "README.md", checkpoint.card(told))
-        report.write_lines(self.out / "steps.jsonl", self.log.steps)
         rows = {"train": len(self.splits.train), "clean": len(self.clean), **rows, "test": len(self.splits.test)}
         self.outcome["at_chance"] = chances(self.steps)
         self.outcome |= {"unchanged": True} if (unchanged := cleaned is not None and same(cleaned, self.given)) else {}
-        report.write_json(self.out / "result.json", report.result(
-            self.method, self.args, rows, self.steps, after=self.steps[-1], seconds=time.perf_counter() - self.started,
-            sha256=self.sha256, outcome=self.outcome, output_sha256=output_sha256,
-        ))
+        before = len(progress().written)
+        with report.whole(self.out) as out:
+            if cleaned is not None:
+                path = output_path(out, self.args["ckpt"])
+                checkpoint.save(cleaned, path)
+                progress().written.append(str(path))
+                output_sha256 = checkpoint.sha256(path)
+                if verdict and path.is_dir():  # in the card, not in the history: the checkpoint is the method's
+                    told = dataclasses.replace(cleaned, history=[*cleaned.history, verdict])
+                    report.write_text(path / "README.md", checkpoint.card(told))
+            for name, value in self.more.items():
+                report.write_json(out / name, value)
+            report.write_lines(out / "steps.jsonl", self.log.steps)
+            report.write_json(out / "result.json", report.result(
+                self.method, self.args, rows, self.steps, after=self.steps[-1],
+                seconds=time.perf_counter() - self.started, sha256=self.sha256, outcome=self.outcome,
+                output_sha256=output_sha256,
+            ))
         print_scores(self.steps, self.advice)
         if unchanged:
             print(f"unchanged: what is written has every weight of {self.args['ckpt']}, {self.method} changed none")
         if verdict and cleaned is not None:
             print("\n".join(lines_of(verdict)))
-        print("written: " + ", ".join(map(str, [*written, self.out / "result.json", self.out / "steps.jsonl"])))
+        names = [visible(name, 1000) for name in progress().written[before:]]
+        print("written: " + ", ".join(sorted(names, key=lambda name: name.endswith("steps.jsonl"))))
 
 
 def start(

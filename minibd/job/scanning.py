@@ -198,7 +198,8 @@ def sentence(scan_report: Mapping) -> str:
 def write(scan_report: Mapping, out: Path, html: str | None, sarif: str | None) -> list[Path]:
     """scan.json under `out`, the page and the SARIF file where they are asked for; the paths."""
     written = [out / "scan.json"]
-    report.write_json(written[0], scan_report)
+    with report.whole(out) as draft:
+        report.write_json(draft / "scan.json", scan_report)
     if html:
         written.append(Path(html))
         report.write_text(written[-1], page(scan_report))

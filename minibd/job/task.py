@@ -125,6 +125,7 @@ def open_task(
     """
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data, *inputs)
+    report.check_free(out, task.overwrite)
     header = checkpoint.read_header(task.ckpt)
     if not header.labels and not new_classifier:
         raise BadInput(
@@ -228,5 +229,6 @@ def output_path(out: Path, ckpt: str, prefix: str = "") -> Path:
 
 
 def args_of(*settings: object) -> dict:
-    """All settings by name, as result.json's args hold them."""
-    return {name: value for group in settings for name, value in dataclasses.asdict(group).items()}
+    """All settings by name, as result.json's args hold them: without "overwrite", which changes no result."""
+    return {name: value for group in settings for name, value in dataclasses.asdict(group).items()
+            if name != "overwrite"}

@@ -1,0 +1,139 @@
+"""Runs killed at a file event: what is left under --out is the old run or the new one, whole, and never a mixture."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import jobs
+from limited import Ended, limited
+from verdicts import Verdict, digest, judged
+
+# Runs that take a second and write what the long ones write. {out} and {ckpt} are filled in.
+RUNS = {
+    "finemix folder": "finemix --ckpt {bert} --pretrained {pretrained} --data {data} --rho 0.5 --no-tune --no-e-pur",
+    "finemix file": "finemix --ckpt {bert.safetensors} --pretrained {pretrained} --data {data} --rho 0.5 --no-tune "
+    "--no-e-pur",
+    "evaluate": "evaluate --ckpt {bert} --data {data} --attack none",
+    "dataset": "attack --ckpt {bert} --data {data} --attack badnets --triggers cf --rate 0.2 --dataset-only",
+    "reinit": "baseline reinit --ckpt {bert} --data {data} --clean 8 --epochs 1 --steps 1 --batch-size 8",
+}
+# What a process does to files, as Python's audit events name it, with the place of the path in its arguments.
+EVENTS = {
+    "open": 0,
+    "os.rename": 1,
+    "os.remove": 0,
+    "os.mkdir": 0,
+    "os.rmdir": 0,
+    "os.chmod": 0,
+    "os.link": 1,
+    "os.truncate": 0,
+    "shutil.rmtree": 0,
+}
+
+
+def words_of(run: str, bases: dict[str, Path], out: Path, seed: int, more: list[str]) -> list[str]:
+    script, *words = RUNS[run].split()
+    filled = [str(bases[word[1:-1]]) if word[:1] == "{" else word for word in words]
+    return [script, *filled, "--out", str(out), "--seed", str(seed), *more]
+
+
+def killed_at(event: int, folder: Path, words: list[str]) -> None:
+    """The script, killed before the file event number `event` (from 0) below `folder`; 0 < event < 0: never."""
+    seen = 0
+
+    def hook(name: str, arguments: tuple) -> None:
+        nonlocal seen
+        if name not in EVENTS or not isinstance(path := arguments[EVENTS[name]], (str, bytes, os.PathLike)):
+            return
+        writes = name != "open" or (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        if writes and os.fsdecode(path).startswith(str(folder)):
+            if seen == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+            seen += 1
+
+    sys.addaudithook(hook)
+    jobs.call(*words)
+    print(f"EVENTS {seen}")
+
+
+def case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, Verdict]:
+    """Half of the runs are over an existing one. After the kill the same command is run again, whole."""
+    rng = random.Random(seed)
+    run, over = rng.choice(sorted(RUNS)), rng.random() < 0.5
+    place, logs = folder / "place", folder / "logs"
+    place.mkdir()
+    logs.mkdir()
+    out = place / "out"
+    before = {name: digest(path) for name, path in bases.items()}
+    more = ["--overwrite"] if over else []
+
+    def go(event: int, seed: int, flags: list[str]) -> Ended:
+        return limited(partial(killed_at, event, place, words_of(run, bases, out, seed, flags)), logs, seconds=120)
+
+    def fault(ended: Ended, kind: str, why: str) -> tuple[str, Ended, Verdict]:
+        return what, ended, Verdict(kind, why)
+
+    what = f"{run}: {'over another' if over else 'first'}"
+    if over:  # the old run, of another seed, and a file that no run wrote
+        if (ended := go(-1, 1, [])).status:
+            return fault(ended, "the old run fails", ended.err[-300:])
+        (out / "notes.txt").write_text("mine")
+    old = _stable(out)
+    copy = folder / "copy"
+    if out.exists():
+        shutil.copytree(out, copy)
+    whole = go(-1, 2, more)  # the new run, not killed: how many events there are
+    if whole.status:
+        return fault(whole, "the new run fails", whole.err[-300:])
+    events, new = int(whole.out.rsplit("EVENTS ", 1)[1]), _stable(out)
+    shutil.rmtree(place)
+    place.mkdir()
+    if over:
+        shutil.copytree(copy, out)
+    event = rng.randrange(events)
+    what += f", event {event} of {events}"
+    ended = go(event, 2, more)
+    if ended.signal != signal.SIGKILL:
+        return fault(ended, "not killed", ended.err[-300:])
+    if (found := _stable(out)) not in (old, new):
+        return fault(ended, "mixed folder", f"{sorted(p.name for p in out.rglob('*'))}")
+    again = go(-1, 2, ["--overwrite"] if out.exists() else more)
+    if (verdict := judged(again)).kind != "accepted" or _stable(out) != new:
+        return fault(again, "the next run fails", verdict.why or "another result")
+    if left := sorted(path.name for path in place.iterdir() if path != out):
+        return fault(again, "left-over drafts", ", ".join(left))
+    if over and (out / "notes.txt").read_text() != "mine":
+        return fault(again, "a stranger's file lost", "notes.txt")
+    if before != {name: digest(path) for name, path in bases.items()}:
+        return fault(again, "changed input", "")
+    return what, again, Verdict("accepted", "old" if found == old else "new")
+
+
+def _stable(out: Path) -> dict[str, str]:
+    """{file: what it holds}, without what differs from one run to the next: times, command lines."""
+    if not out.exists():
+        return {}
+    found = {}
+    for path in sorted(out.rglob("*")):
+        if path.is_file():
+            name = str(path.relative_to(out))
+            held = path.read_bytes()
+            if path.suffix == ".json":
+                held = json.dumps(_timeless(json.loads(held))).encode()
+            elif name == "README.md":
+                held = b""
+            found[name] = f"{len(held)} {hash(held)}"
+    return found
+
+
+def _timeless(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _timeless(held) for key, held in value.items() if key not in ("seconds", "command")}
+    return [_timeless(held) for held in value] if isinstance(value, list) else value
