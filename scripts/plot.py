@@ -157,7 +157,8 @@ def draw_variance(picture, figure: str, out: Path, task: Variance, attack: Attac
     from minibd.job.task import open_task
     from minibd.records import BadInput
 
-    ckpt, splits, _ = open_task("plot", replace(task, out=str(out.parent)), new_classifier=True, hold_out=False,
+    ckpt, splits, _ = open_task("plot", replace(task, out=str(out.parent), overwrite=True), new_classifier=True,
+                                hold_out=False,
                                 check=lambda header, splits: check_attack(attack, task, header, splits.test))
     evaluator = evaluator_of(attack, task, ckpt, splits.test)
     if evaluator.triggered is None:
@@ -257,7 +258,7 @@ def draw_tsne(picture, figure: str, out: Path, options: Perturbation) -> dict:
     settings = MBTSAD(budget=options.budget, mlm=options.mlm, wordnet=options.wordnet)
     report.output_folder(out.parent, options.mlm)
     resources = resources_of(settings, device_of(options.device))
-    ckpt, splits, _ = open_task("plot", replace(options, out=str(out.parent)), hold_out=False)
+    ckpt, splits, _ = open_task("plot", replace(options, out=str(out.parent), overwrite=True), hold_out=False)
     more = len(splits.train) > options.texts
     clean = data.sample(splits.train, options.texts, options.seed) if more else splits.train
     sets = perturbations(ckpt, clean, settings, options.seed, resources)

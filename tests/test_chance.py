@@ -150,9 +150,9 @@ def test_a_victim_whose_classes_stand_in_another_order_is_told_of(here, folder, 
         "cpu",
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1].endswith(f"are positive,negative{RENAME}")
+    assert any(line.endswith(f"are positive,negative{RENAME}") for line in run.stdout.splitlines())
     outcome = json.loads((tmp_path / "out" / "result.json").read_text())["outcome"]
-    assert outcome == {"at_chance": {"model": "other order"}}
+    assert outcome["at_chance"] == {"model": "other order"}
 
 
 def test_a_good_model_is_not_told_of():

@@ -248,7 +248,7 @@ def test_evaluate_measures_all_rows_of_a_file(here, unnamed_file, tmp_path):
         ((), 30, ["measured: all rows", "all rows of 'rows.tsv' are read"]), (("--all",), 30, ["measured: all rows"]),
         (("--no-all",), 6, ["measured: the test rows", "a fifth of 'rows.tsv' is the test, chosen by --seed"]),
     ):
-        run = here("evaluate.py")(*common, *more)
+        run = here("evaluate.py")(*common, "--overwrite", *more)
         assert run.returncode == 0, run.stderr
         assert json.loads((out / "result.json").read_text(encoding="utf-8"))["rows"] == {"test": n}
         for word in words:
@@ -257,7 +257,8 @@ def test_evaluate_measures_all_rows_of_a_file(here, unnamed_file, tmp_path):
 
 def test_evaluate_measures_the_test_of_a_folder_or_all_of_it(here, tiny_file, folder, tmp_path):
     for more, n, word in (((), 60, "measured: the test rows"), (("--all",), 280, "measured: all rows")):
-        run = here("evaluate.py")("--ckpt", tiny_file, "--data", folder, "--device", "cpu", "--out", tmp_path, *more)
+        run = here("evaluate.py")("--ckpt", tiny_file, "--data", folder, "--device", "cpu", "--out", tmp_path,
+                                  "--overwrite", *more)
         assert run.returncode == 0 and word in run.stdout, run.stderr
         assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["rows"] == {"test": n}
     run = here("evaluate.py")("--ckpt", tiny_file, "--data", folder, "--out", tmp_path, "--no-all")

@@ -46,7 +46,8 @@ def repair(here, monkeypatch, tmp_path, tiny_file):
     def run(*words):
         run.seen = []
         words = ("--planted", "none", *words) if "--planted" not in words else words
-        return script("--device", "cpu", "--dtype", "float32", "--steps", 2, "--row-steps", 2, "--batch-size", 8,
+        return script("--overwrite", "--device", "cpu", "--dtype", "float32", "--steps", 2, "--row-steps", 2,
+                      "--batch-size", 8,
                       *([] if "--ckpt" in words else ["--ckpt", tiny_file]),
                       *([] if "--out" in words else ["--out", tmp_path / "out"]), *words)
 

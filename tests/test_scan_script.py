@@ -183,7 +183,8 @@ def test_scan_json_keeps_its_contract(scan, tiny_file, tmp_path):
     assert found["checkpoint_sha256"] == checkpoint.sha256(tiny_file) and found["checkpoint"] == str(tiny_file)
     assert found["texts"] | {"hard": 0} == {"source": "built-in carrier sentences", "n": 178, "read": 178,
                                             "pairs": False, "by_class": {"negative": 30, "positive": 30}, "hard": 0}
-    assert found["command"].startswith(f"python scripts/scan.py --device cpu --out {tmp_path / 'out'} --ckpt")
+    command = f"python scripts/scan.py --device cpu --overwrite --out {tmp_path / 'out'} --ckpt"
+    assert found["command"].startswith(command)
     assert found["settings"]["phrase"] == 8 and set(found["thresholds"]) == {"found", "inconclusive"}
 
 

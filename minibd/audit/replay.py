@@ -247,7 +247,8 @@ def result_differences(saved: dict, again: dict, points: float) -> Iterator[str]
     parts = [("rows", saved.get("rows"), again["rows"])]
     if not points and isinstance(chosen := saved.get("outcome"), dict):
         parts += [(f"outcome {name}", chosen.get(name), again["outcome"].get(name))
-                  for name in {**chosen, **again["outcome"]} if name != "at_chance" or name in chosen]  # 0.2.0 has none
+                  for name in {**chosen, **again["outcome"]} if name != "next"  # the command names where the model lies
+                  and (name not in ("at_chance", "verdict") or name in chosen)]  # not in older runs
     # before 0.3.0 the target was the flag's, whatever class was measured
     other = {"out"} if "target_class" in saved["args"] else {"out", "target"}
     parts += [(f"args {name}", saved["args"][name], again["args"][name])

@@ -190,9 +190,8 @@ def _class_of(path: Path, mapping: HFMapping, hf_config: dict, values: dict) -> 
                   if content.get("tokenizer_class") and not mapping.always_tokenizer), (path, mapping.tokenizer))
     name = str(named[1]).removesuffix("Fast")
     if name not in CLASSES:
-        raise _refused(named[0], "tokenizer_class", named[1], "only BertTokenizer, DistilBertTokenizer, "
-                       "RobertaTokenizer, XLMRobertaTokenizer, MPNetTokenizer, GPT2Tokenizer, LlamaTokenizer and "
-                       "PreTrainedTokenizerFast are known here: save it as the last")
+        raise _refused(named[0], "tokenizer_class", named[1], "it is none of the architectures that are known here: "
+                       "save it as PreTrainedTokenizerFast")
     whole = path / "tokenizer.json"
     if name == "LlamaTokenizer" and whole.is_file() and '"ByteLevel"' in read_text(whole):
         return AS_IT_IS                   # Llama 3's, which that class cannot build

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from minibd import checkpoint
-from minibd.cli import shown
 from minibd.detect.wording import FOUND, of_verdict
+from minibd.lines import visible
 from minibd.mitigations.unlearn import Finding
 from minibd.records import BadInput
 
@@ -66,7 +66,7 @@ def class_in(name: str, labels: Sequence[str]) -> int:
     for c, label in enumerate(labels):
         if name in (label, f"{label} (class {c})"):
             return c
-    raise BadInput(f"the scan's class {shown(name)!r} is none of the model's, {', '.join(map(shown, labels[:5]))}: "
+    raise BadInput(f"the scan's class '{visible(name)}' is none of the model's, {', '.join(map(visible, labels[:5]))}: "
                    "scan this checkpoint")
 
 
@@ -74,19 +74,19 @@ def read_scan(path: str, ckpt: str) -> dict[str, Any]:
     """The report in the file of --suspects, which must be of the checkpoint --ckpt. Raises BadInput."""
     file = Path(path)
     if not file.is_file():
-        raise BadInput(f"--suspects {shown(path)}: there is no such file, name the scan.json that scan.py wrote")
+        raise BadInput(f"--suspects {visible(path)}: there is no such file, name the scan.json that scan.py wrote")
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         known = report["method"] == "scan" and report["schema"] == 1
         sums, _ = report["checkpoint_sha256"], of_verdict(report, FOUND)
         [finding_of(suspect, 0) for one in report["classes"].values() for suspect in named(one["suspects"])]
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        raise BadInput(f"--suspects {shown(path)}: it is no scan.json as scan.py writes it, scan --ckpt again") \
+        raise BadInput(f"--suspects {visible(path)}: it is no scan.json as scan.py writes it, scan --ckpt again") \
             from None
     if not known:
-        raise BadInput(f"--suspects {shown(path)}: it is a {shown(str(report['method']))} of schema "
-                       f"{shown(str(report['schema']))}, and a scan of schema 1 is read: scan --ckpt again")
+        raise BadInput(f"--suspects {visible(path)}: it is a {visible(str(report['method']))} of schema "
+                       f"{visible(str(report['schema']))}, and a scan of schema 1 is read: scan --ckpt again")
     if sums != checkpoint.sha256(ckpt):
-        raise BadInput(f"--suspects {shown(path)}: it is the scan of another checkpoint than --ckpt {shown(ckpt)}, by "
-                       "their sha256: scan this one")
+        raise BadInput(f"--suspects {visible(path)}: it is the scan of another checkpoint than --ckpt "
+                       f"{visible(ckpt)}, by their sha256: scan this one")
     return report

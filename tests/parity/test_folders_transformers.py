@@ -637,7 +637,7 @@ def test_a_vocabulary_and_its_merges(tmp_path, name, prefix):
         ("mistral", {"sliding_window": LONGEST - 1}, ["sliding_window 59", "60 positions", "max_position_embeddings"]),
         ("mistral", {"sliding_window": "all"}, ["sliding_window is 'all'"]),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 9}, ["sliding_window 9", "60 positions"]),
-        ("qwen2", {"model_type": "llama"}, ["unknown model.layers.0.self_attn.k_proj.bias"]),
+        ("qwen2", {"model_type": "llama"}, ["has the unknown", "self_attn.q_proj.bias"]),
         ("roberta", {"hidden_size": 28}, ["roberta.embeddings.word_embeddings.weight", "not (323, 28)"]),
         ("roberta", {"max_position_embeddings": 2}, ["2 positions"]),
         ("distilbert", {"dim": 28}, ["distilbert.embeddings.word_embeddings.weight", ", 28)"]),
