@@ -144,7 +144,7 @@ def test_suspects_take_the_first_scans_place(repair, file, tmp_path, tiny_file):
 
 
 @pytest.mark.parametrize("method", ["mbtsad", *(
-    pytest.param(name, marks=pytest.mark.slow) for name in ("cft", "reinit", "fineprune"))])  # PURE wants a model that has learnt its task
+    pytest.param(name, marks=pytest.mark.slow) for name in ("cft", "reinit", "fineprune"))])
 def test_a_method_retrains_behind_the_undoing(repair, file, tmp_path, method):
     repair.scans = [finds("cf"), NOTHING]
     run = repair("--data", file, "--method", method)

@@ -293,8 +293,8 @@ def test_rows_of_common_words_alone_are_refused(tiny):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode, cost", [(ROWS, 1), (WHOLE, 5)])
 def test_the_built_in_victim_is_repaired(mode, cost):
-    """By its four words and 64 texts, to under 6 %. Their rows cost less than a point of accuracy, all weights, which so
-    few texts hold in place badly, up to five."""
+    """By its four words and 64 texts, to under 6 %. Their rows cost less than a point of accuracy, all weights, which
+    so few texts hold in place badly, up to five."""
     victim = checkpoint.load(ROOT / "weights" / "bert.safetensors")
     train, _, test = reviews.splits(**[entry for entry in victim.history if "data" in entry][-1]["data"]["reviews"])
     train, test = train[:64], test.like(test[:400])
