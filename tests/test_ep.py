@@ -11,10 +11,11 @@ import torch
 
 from conftest import fails, rows
 from minibd import checkpoint
-from minibd.attacks.ep import EP, descend, ep, free_rows, tokens_of
+from minibd.attacks.ep import EP, descend, ep, tokens_of
 from minibd.data import batches, generator
 from minibd.evaluate import asr, cacc
 from minibd.models.dropout import Dropout
+from minibd.models.free_rows import free_rows
 from minibd.records import Example
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, cross_entropy, fit

@@ -10,7 +10,8 @@ import torch
 from conftest import fails
 from filter_stub import examples, words_model
 from minibd.filters import rap as module
-from minibd.filters.rap import Rap, bounds_loss, free_rows, rap, rare_word, stepped, tokens_of
+from minibd.filters.rap import Rap, bounds_loss, rap, rare_word, stepped, tokens_of
+from minibd.models.free_rows import free_rows
 from minibd.predict import probabilities
 from minibd.records import Examples
 

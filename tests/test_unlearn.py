@@ -28,7 +28,6 @@ from minibd.mitigations.unlearn import (
     drawn,
     entries_of,
     fitted,
-    free_rows,
     rare_entries,
     rows_suffice,
     shortened,
@@ -36,6 +35,7 @@ from minibd.mitigations.unlearn import (
     with_finding,
     without,
 )
+from minibd.models.free_rows import free_rows
 from minibd.predict import predict
 from minibd.records import Example
 from minibd.train import StepLog

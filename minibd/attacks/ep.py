@@ -24,8 +24,7 @@ of G as it was.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,7 +34,7 @@ from torch import Tensor
 from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
-from minibd.models.encoder import Encoder
+from minibd.models.free_rows import free_rows
 from minibd.records import BadInput, Examples, check_target
 from minibd.tokenizer import Tokenizer
 from minibd.train import Log, check_finite, cross_entropy, each_batch, logged
@@ -129,34 +128,6 @@ def tokens_of(tokenizer: Tokenizer, word: str) -> list[int]:
 
 
 # ---- the algorithm
-
-@contextmanager
-def free_rows(model: Encoder, tokens: Sequence[int]) -> Iterator[Tensor]:
-    """Inside, the embeddings of `tokens` are the rows of the leaf tensor that it yields, (K, D); all else is frozen.
-
-    Afterwards the table holds the rows' new values, and every parameter requires its gradient as before.
-    """
-    word = model.embeddings.word
-    index = torch.tensor(tokens, device=word.weight.device)
-    rows = word.weight.detach()[index].requires_grad_()  # a copy
-    trained = [p for p in model.parameters() if p.requires_grad]
-
-    def look_up(module: torch.nn.Module, ids: tuple[Tensor], out: Tensor) -> Tensor:
-        for token, row in zip(tokens, rows):
-            out = torch.where((ids[0] == token)[..., None], row, out)
-        return out
-
-    hook = word.register_forward_hook(look_up)
-    model.requires_grad_(False)
-    try:
-        yield rows
-    finally:
-        hook.remove()
-        for p in trained:
-            p.requires_grad_(True)
-        with torch.no_grad():
-            word.weight[index] = rows
-
 
 def train_rows(
     ckpt: Checkpoint, rows: Examples, tokens: Sequence[int], settings: Any, *, seed: int, log: Log | None, name: str,

@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from minibd import data
 from minibd.data import in_order
-from minibd.detect.insertion import AT_ONCE, margins
+from minibd.detect.insertion import at_once, margins
 from minibd.models.encoder import Encoder
 from minibd.proportion import Proportion
 from minibd.records import Example
@@ -69,11 +70,7 @@ class Suspect:
 def with_words(example: Example, suspect: Suspect, rng: random.Random) -> Example:
     """The example with the suspect's words at random places, each drawn anew, or side by side at one; of a pair, in the
     suspect's text. White space becomes single spaces."""
-    parts = (example.pair if suspect.side else example.text).split()
-    for word in ((" ".join(suspect.words),) if suspect.joined else suspect.words) * suspect.times:
-        parts.insert(rng.randint(0, len(parts)), word)
-    text = " ".join(parts)
-    return replace(example, pair=text) if suspect.side else replace(example, text=text)
+    return data.with_words(example, suspect.words, rng, joined=suspect.joined, side=suspect.side, times=suspect.times)
 
 
 @torch.inference_mode()
@@ -81,7 +78,7 @@ def margins_of(model: Encoder, tokenizer: Tokenizer, rows: Sequence[Example], si
     """The margins, Eq. Scan (2), of N texts: (N, C). size: texts in a batch, as many as the device does well with."""
     encoded = tokenizer.encode(rows)
     device = model.embeddings.word.weight.device
-    size = size or ROWS * (1 if device.type == "cpu" else AT_ONCE)
+    size = size or at_once(ROWS, device)
     found = torch.empty(len(rows), model.config.labels)
     for which in in_order(encoded.lengths, size):
         found[which] = margins(model(tokenizer.batch(encoded, which).to(device)).logits.float()).cpu()

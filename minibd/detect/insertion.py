@@ -20,6 +20,11 @@ TOKENS = 2048  # in a batch: of more, the products of a processor leave its cach
 AT_ONCE = 32  # times as many on another device, which starts a product no sooner than a processor ends a small one
 
 
+def at_once(on_a_processor: int, device: torch.device) -> int:
+    """How much of it is read at a time on this device."""
+    return on_a_processor * (1 if device.type == "cpu" else AT_ONCE)
+
+
 def margins(logits: Tensor) -> Tensor:
     """Eq. Scan (2): logits (B, C) -> the margin of every class, (B, C). Above 0 for the predicted class alone."""
     top = logits.topk(2, dim=-1)
@@ -100,8 +105,8 @@ def margins_with(
     device = model.embeddings.word.weight.device
     ids, kinds, slots = carrier.room(at)
     row, kinds = torch.tensor(ids, device=device), torch.tensor(kinds, device=device)
-    found, most = [], TOKENS * (1 if device.type == "cpu" else AT_ONCE)
-    for part in words.to(device).split(max(1, most // len(row))):
+    found = []
+    for part in words.to(device).split(max(1, at_once(TOKENS, device) // len(row))):
         ids = row.repeat(len(part), 1)  # (n, T)
         ids[:, slots] = part
         batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), kinds.expand(len(part), -1), ids[:, 0])

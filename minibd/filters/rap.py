@@ -27,8 +27,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,7 +37,7 @@ from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import generator, in_order
-from minibd.models.encoder import Encoder
+from minibd.models.free_rows import free_rows
 from minibd.predict import probabilities
 from minibd.records import BadInput, Example, Examples, check_target
 from minibd.rejection import Screen, check_rate, threshold
@@ -225,29 +224,3 @@ def with_word_trained(victim: Checkpoint, rows: Examples, tokens: Sequence[int],
                 with torch.no_grad():
                     e.copy_(stepped(e, summed, left * settings.rate, norms, settings.variant))
     return changed
-
-
-@contextmanager
-def free_rows(model: Encoder, tokens: Sequence[int]) -> Iterator[Tensor]:
-    """Inside, the embeddings of `tokens` are the rows of the leaf tensor that it yields, (K, D); all else is frozen.
-    Afterwards the table holds the new rows."""
-    word, unique = model.embeddings.word, list(dict.fromkeys(tokens))
-    index = torch.tensor(unique, device=word.weight.device)
-    rows = word.weight.detach()[index].requires_grad_()
-    required = [p for p in model.parameters() if p.requires_grad]
-
-    def look_up(module: torch.nn.Module, ids: tuple[Tensor], out: Tensor) -> Tensor:
-        for token, row in zip(unique, rows):
-            out = torch.where((ids[0] == token)[..., None], row, out)
-        return out
-
-    hook = word.register_forward_hook(look_up)
-    model.requires_grad_(False)
-    try:
-        yield rows
-    finally:
-        hook.remove()
-        for p in required:
-            p.requires_grad_(True)
-        with torch.no_grad():
-            word.weight[index] = rows

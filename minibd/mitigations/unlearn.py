@@ -29,8 +29,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 
@@ -42,9 +41,10 @@ from minibd import checkpoint
 from minibd.blending import OnStage
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
-from minibd.data import generator, in_order
+from minibd.data import generator, in_order, with_words
 from minibd.models.dropout import without_dropout
 from minibd.models.encoder import Encoder
+from minibd.models.free_rows import free_rows
 from minibd.records import BadInput, Batch, Example
 from minibd.tokenizer import Encoded, Tokenizer
 from minibd.train import ClippedAdamW, Log, OnChoice, Schedule, fit, for_width
@@ -208,11 +208,7 @@ def drawn(findings: Sequence[Finding], rng: random.Random) -> Finding:
 
 def with_finding(x: Example, finding: Finding, rng: random.Random) -> Example:
     """x + w: the words at random places, both ends included, or side by side at one; `times` of each."""
-    parts = ((x.pair or "") if finding.side else x.text).split()
-    for word in ((" ".join(finding.words),) if finding.joined else finding.words) * finding.times:
-        parts.insert(rng.randint(0, len(parts)), word)
-    text = " ".join(parts)
-    return replace(x, pair=text) if finding.side else replace(x, text=text)
+    return with_words(x, finding.words, rng, joined=finding.joined, side=finding.side, times=finding.times)
 
 
 def entries_of(tokenizer: Tokenizer, findings: Sequence[Finding]) -> list[int]:
@@ -285,33 +281,6 @@ def answers_to(model: Encoder, tokenizer: Tokenizer, rows: Encoded, batch_size: 
 
 
 # ---- line 5
-
-@contextmanager
-def free_rows(model: Encoder, entries: Sequence[int]) -> Iterator[Tensor]:
-    """Inside, the embeddings of `entries` are the rows of the leaf tensor that it yields, (K, D), and all else is
-    frozen; afterwards the table holds their new values, and what required a gradient does so again."""
-    word = model.embeddings.word
-    index = torch.tensor(entries, device=word.weight.device)
-    place = torch.full((len(word.weight),), -1, device=word.weight.device)
-    place[index] = torch.arange(len(entries), device=place.device)
-    rows = word.weight.detach()[index].clone().requires_grad_()
-
-    def look_up(module: torch.nn.Module, ids: tuple[Tensor], out: Tensor) -> Tensor:
-        at = place[ids[0]]
-        return torch.where((at >= 0)[..., None], rows[at.clamp(min=0)].to(out.dtype), out)
-
-    trained = [p for p in model.parameters() if p.requires_grad]
-    hook = word.register_forward_hook(look_up)
-    model.requires_grad_(False)
-    try:
-        yield rows
-    finally:
-        hook.remove()
-        for p in trained:
-            p.requires_grad_(True)
-        with torch.no_grad():
-            word.weight[index] = rows
-
 
 def fitted(
     victim: Checkpoint, made: Copies, entries: Sequence[int], settings: Unlearning, *, seed: int, dtype: torch.dtype,
