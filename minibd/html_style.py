@@ -1,5 +1,10 @@
-"""The style that every HTML page begins with: colours in light and dark, headings, text, code."""
+"""What every HTML page begins with: the style, colours in light and dark, headings, text, code; the frame of a page."""
 from __future__ import annotations
+
+from html import escape
+
+SELF_CONTAINED = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+"""  # nothing is fetched, and no script runs
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --panel: #f4f5f7; --ink: #16181d; --soft: #565d69; --line: #c9ced6;
@@ -27,4 +32,21 @@ code, pre { font-family: ui-monospace, "Cascadia Mono", Menlo, Consolas, "DejaVu
             font-size: 0.84em; }
 pre { margin: 0.4rem 0; padding: 0.8rem 1rem; overflow-x: auto; background: var(--panel); border: 1px solid var(--line);
       border-radius: 6px; line-height: 1.5; tab-size: 4; }
+"""
+
+
+def document(title: str, style: str, body: str, policy: str = SELF_CONTAINED) -> str:
+    """The whole HTML document. title: as text; style, body, policy: as HTML."""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+{policy}<title>{escape(title)}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
 """

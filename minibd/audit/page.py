@@ -14,6 +14,7 @@ from itertools import accumulate
 from minibd.audit.findings import AuditedEquation, Outcome, Place
 from minibd.audit.tex import mathml_parts, plain
 from minibd.html_style import STYLE as BASE
+from minibd.html_style import document
 
 TESTS = 5  # listed by name; the rest is a count
 FAILING = ' class="failing"'
@@ -90,22 +91,10 @@ def page(found: Sequence[AuditedEquation], *, title: str, seed: int, version: st
     papers: dict[str, list[AuditedEquation]] = {}
     for equation in found:
         papers.setdefault(equation.paper, []).append(equation)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-{header(found, title, seed, version, missing)}
+    return document(title, STYLE, f"""{header(found, title, seed, version, missing)}
 {contents(papers)}
 <main>
-{"".join(section(paper, equations) for paper, equations in papers.items())}</main>
-</body>
-</html>
-"""
+{"".join(section(paper, equations) for paper, equations in papers.items())}</main>""", policy="")
 
 
 def header(found: Sequence[AuditedEquation], title: str, seed: int, version: str, missing: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, VERDICTS, deed, listed, of_verdict, visible
 from minibd.html_style import STYLE as BASE
+from minibd.html_style import document
 
 SHOWN = {FOUND: 12, INCONCLUSIVE: 8, NOTHING: 3}  # suspects of a class; scan.json has all
 CLASSES = 3  # that the verdict's sentence names
@@ -135,17 +136,7 @@ AGAINST = """<mrow><msub><mi>V</mi><mi>t</mi></msub><mo>=</mo><msub><mi>v</mi><m
 def page(report: Mapping[str, Any]) -> str:
     """The whole HTML document of a scan's report (the content of scan.json)."""
     title = f"Scan of {visible(report['checkpoint'])}: {report['verdict']}"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-{header(report)}
+    return document(title, STYLE, f"""{header(report)}
 <main>
 {classes(report)}
 {tried(report)}
@@ -153,10 +144,7 @@ def page(report: Mapping[str, Any]) -> str:
 {unseen(report)}
 {next_steps(report)}
 {receipt(report)}
-</main>
-</body>
-</html>
-"""
+</main>""")
 
 
 # ---- the verdict
@@ -376,7 +364,8 @@ def meaning(report: Mapping[str, Any]) -> str:
          "resist; near −1 the texts stay what they were. Words that speak for a class add up, so that several count "
          "by the entry, with |<i>w</i>| the number of entries that they are; or, if that is more, by what they do to "
          "nine of ten texts beyond what the strongest part <i>w′</i> of them, all words but one, does on average. "
-         "Neither makes more of them than what they do to the texts."),
+         "Neither makes more of them than what they do to the texts. Words that were proposed by the embedding table "
+         "alone stand twice in a text, and count like one entry, for what they do beyond <i>w′</i>."),
         ("Score of a class", AGAINST, "That of its strongest words, <i>v</i> with an index alone, and what it is "
          "beyond the strongest words of every other class, for which the same was tried: words of meaning do as much "
          "for any class, a trigger for one. Where no other class could be judged it is <i>v</i> itself."),

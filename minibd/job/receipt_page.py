@@ -10,6 +10,7 @@ from typing import Any
 
 from minibd.detect.scan_page import STYLE, cell, count, table, word
 from minibd.detect.wording import visible
+from minibd.html_style import document
 from minibd.job.receipt import NOT_SHOWN, NOTHING_FOUND, REPAIRED
 
 KIND = {REPAIRED: "good", NOT_SHOWN: "unsure", NOTHING_FOUND: ""}
@@ -26,17 +27,7 @@ OWN = """
 def page(receipt: Mapping[str, Any]) -> str:
     """The whole HTML document of a receipt (the content of receipt.json)."""
     title = f"Repair of {visible(receipt['checkpoint'])}: {receipt['verdict']}"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{escape(title)}</title>
-<style>{STYLE}{OWN}</style>
-</head>
-<body>
-{header(receipt)}
+    return document(title, STYLE + OWN, f"""{header(receipt)}
 <main>
 {undone(receipt)}
 {accuracy(receipt)}
@@ -46,10 +37,7 @@ def page(receipt: Mapping[str, Any]) -> str:
 {unseen(receipt)}
 {next_step(receipt)}
 {details(receipt)}
-</main>
-</body>
-</html>
-"""
+</main>""")
 
 
 def header(receipt: Mapping[str, Any]) -> str:
