@@ -20,7 +20,7 @@ import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -161,13 +161,13 @@ def cell_of(cell: dict, victim: Path, where: Where, lm: str) -> dict:
     data = own if (own / "test.tsv").exists() else Path(where.sst2)
     out = Path(where.work, "screened", f"{victim.name}-{name}-{variant}")
     settings = job.SETTINGS[name](variant=variant)
-    task = Task(ckpt=str(victim), data=str(data), out=str(out), seed=cell["seed"], device=where.device)
+    task = Task(ckpt=str(victim), data=str(data), out=str(out), seed=cell["seed"], device=where.device,
+                overwrite=True)  # what a killed run left of this cell
     if name not in job.TRAINING:
         found = job.filter_texts(name, task, Attack(**triggers_of(victim, where)), settings, lm=lm)
     else:
         found = job.filter_training(
-            name, Task(ckpt=str(victim), data=str(poisoned_of(victim, data, where)), out=str(out), seed=cell["seed"],
-                       device=where.device),
+            name, replace(task, data=str(poisoned_of(victim, data, where))),
             Attack(attack="none"), settings, job.Training(2e-5, 5 if "--epochs 5" in cell["flags"] else 3, 32),
             clean=str(data), pretrained=where.minilm,
             retrain=True)
@@ -196,7 +196,6 @@ def poisoned_of(victim: Path, folder: Path, where: Where) -> Path:
     out = Path(where.work, "poisoned", victim.name)
     labels = checkpoint.read_header(victim).labels
     clean = data.read(folder / "train.tsv", labels=labels)
-    from dataclasses import replace
     ids = set((victim / "poisoned_ids.txt").read_text(encoding="utf-8").split("\n"))
     own = [replace(x, id=f"planted-{i}-{x.id}") for i, x in enumerate(data.read(victim / "poisoned.jsonl",
                                                                                 labels=labels)) if x.id in ids]
