@@ -192,3 +192,9 @@ HF_MAPPING = HFMapping(
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
 )
+
+
+def names_under(prefix: str) -> dict[str, str]:
+    """The names of embeddings and blocks in a model that spells them as BERT's, under its own prefix."""
+    return {ours: theirs.replace(HF_MAPPING.prefix, prefix, 1) for ours, theirs in HF_MAPPING.names.items()
+            if ours.startswith(("embeddings.", "blocks."))}

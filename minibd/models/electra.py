@@ -64,12 +64,7 @@ HF_MAPPING = HFMapping(
     config=bert.HF_MAPPING.config | {"embedding_size": "embedding_size"},
     supported=bert.HF_MAPPING.supported,
     names={
-        # Embeddings and blocks are spelled as BERT's, under their own prefix.
-        **{
-            ours: theirs.replace("bert.", "electra.", 1)
-            for ours, theirs in bert.HF_MAPPING.names.items()
-            if ours.startswith(("embeddings.", "blocks."))
-        },
+        **bert.names_under("electra."),
         "embeddings.project": "electra.embeddings_project",
         "pooler": "classifier.dense",
         "classifier": "classifier.out_proj",

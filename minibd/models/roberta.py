@@ -81,12 +81,7 @@ HF_MAPPING = HFMapping(
     config=bert.HF_MAPPING.config,
     supported=bert.HF_MAPPING.supported,
     names={
-        # Embeddings and blocks are spelled as BERT's, under their own prefix.
-        **{
-            ours: theirs.replace("bert.", "roberta.", 1)
-            for ours, theirs in bert.HF_MAPPING.names.items()
-            if ours.startswith(("embeddings.", "blocks."))
-        },
+        **bert.names_under("roberta."),
         "pooler": "classifier.dense",
         "classifier": "classifier.out_proj",
         "mlm.dense": "lm_head.dense",
