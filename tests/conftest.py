@@ -18,6 +18,11 @@ from minibd.models.bert import Bert, BertConfig
 from minibd.records import BadInput, Example, Examples
 from minibd.tokenizer import Tokenizer
 
+try:
+    import resource
+except ImportError:  # where the system knows no limits
+    resource = None
+
 ROOT = Path(__file__).parents[1]
 GOOD, BAD, NEUTRAL = ("great superb lovely moving charming".split(), "awful boring clumsy tedious dreadful".split(),
                       "the film actors story ending music camera director was with rather and very".split())
@@ -51,6 +56,18 @@ def rows(n: int, seed: int, name: str) -> Examples:
         words.insert(rng.randint(0, len(words)), rng.choice((BAD, GOOD)[i % 2]))
         made.append(Example(f"{name}-{i}", " ".join(words), i % 2))
     return Examples(made, ("negative", "positive"))
+
+
+@pytest.fixture(autouse=True)
+def no_limit_left_behind():
+    """A test that limits this process in memory or time of the processor ends another one, much later."""
+    if resource is None:
+        yield
+        return
+    kinds = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE)
+    before = [resource.getrlimit(kind) for kind in kinds]
+    yield
+    assert [resource.getrlimit(kind) for kind in kinds] == before, "the test limits the process of all tests"
 
 
 @pytest.fixture(scope="session")
