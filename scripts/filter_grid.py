@@ -17,19 +17,17 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minibd.cli import PART_OF, Attack, Task, main, parse, progress, setting
+from minibd.job.victims import is_made, part, trained
 
 if TYPE_CHECKING:
     from minibd.result_store import ResultStore
 
-HERE = Path(__file__).parent
 FILTERS, VARIANTS = ("onion", "strip", "rap", "bki", "cube"), ("paper", "released")
 SCHEME = "--labels mix --rate 0.1"  # as in the papers' tables, but for sos and ep, whose own schemes stand
 ATTACKS = {
@@ -88,8 +86,7 @@ def run() -> None:
 
     def one(name: str) -> int:
         words = [f"--{flag}={value}" for flag, value in shown.items() if value != ""]
-        return subprocess.run([sys.executable, str(HERE / "filter_grid.py"), *words,
-                               f"--only={','.join([name, *filters])}"], env={**os.environ, PART_OF: MARK}).returncode
+        return part("filter_grid.py", [*words, f"--only={','.join([name, *filters])}"], MARK)
 
     with ThreadPoolExecutor(where.jobs) as pool:
         codes = dict(zip(chosen, pool.map(one, chosen)))
@@ -103,7 +100,7 @@ def victim_of(name: str, where: Where) -> Path:
 
     attack, _, seed = name.rpartition("-")
     flags, out = ATTACKS[attack][0], Path(where.work, f"{name}{f'-{where.rows}' if where.rows else ''}")
-    if (out / "attack.json").exists():  # written last
+    if is_made(out):
         return out
     rows = Path(where.sst2)
     if where.rows and "--paraphrases" not in flags:
@@ -113,14 +110,8 @@ def victim_of(name: str, where: Where) -> Path:
                 rows.mkdir(parents=True, exist_ok=True)
                 some = data.read(path)
                 data.write(some.like(some[:where.rows]), rows / path.name)
-    code = subprocess.run([sys.executable, str(HERE / "attack.py"), f"--ckpt={where.minilm}", f"--data={rows}",
-                           f"--out={out}", "--overwrite", f"--seed={seed}", f"--device={where.device}",
-                           *shlex.split(flags.format(sst2=where.sst2))],
-                          env={**os.environ, PART_OF: MARK}).returncode
-    if code:
-        from minibd.records import BadInput
-        raise BadInput(f"{name}: attack.py ended with status {code} (its own line is above)")
-    return out
+    return trained(out, [f"--ckpt={where.minilm}", f"--data={rows}", f"--seed={seed}", f"--device={where.device}",
+                         *shlex.split(flags.format(sst2=where.sst2))], MARK)
 
 
 def of_victim(name: str, where: Where, store: ResultStore) -> None:

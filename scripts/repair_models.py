@@ -19,20 +19,18 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minibd.cli import PART_OF, main, parse, progress, setting
+from minibd.cli import main, parse, progress, setting
+from minibd.job.victims import model_in, part, trained
 
 if TYPE_CHECKING:
     from minibd.checkpoint import Checkpoint
     from minibd.job.repair_run import Rows
 
-HERE = Path(__file__).parent
 SST2 = {  # attack.py's flags, those of the attacks' own papers but for LWP's more passes, which MiniLM needs
     "badnets": "--attack badnets --rate 0.1 --lr 2e-5 --epochs 3 --twin", "lwp": "--attack lwp --twin",
     "ep": "--attack ep --twin", "sos": "--attack sos --twin", "ripple": "--attack ripple --twin",
@@ -113,9 +111,8 @@ def process(attack: str, seed: str, where: Where) -> None:
             words += [f"--{name}"] if value else []
         elif value not in ("", ()):
             words.append(f"--{name}={','.join(value) if isinstance(value, tuple) else value}")
-    code = subprocess.run([sys.executable, str(HERE / "repair_models.py"), "one", *words],
-                          env={**os.environ, PART_OF: "repair_models.py", "OMP_NUM_THREADS": os.environ.get(
-                              "OMP_NUM_THREADS", "1")}).returncode
+    code = part("repair_models.py", ["one", *words], "repair_models.py",
+                threads=os.environ.get("OMP_NUM_THREADS", "1"))
     if code:  # the others go on
         print(f"{where.base}/{attack}, seed {seed}: ended with status {code} (its own line is above)", flush=True)
         return
@@ -126,26 +123,12 @@ def process(attack: str, seed: str, where: Where) -> None:
 
 def victim_of(attack: str, seed: int, where: Where) -> Path:
     """The folder of the victim, made where it is not there."""
-    out = Path(where.work, where.base, f"{attack}-{seed}")
-    if not (out / "attack.json").exists():  # written last
-        ckpt = where.minilm if where.base == "sst2" else "weights/bert-twin.safetensors"
-        rows = [f"--data={where.sst2}"] if where.base == "sst2" else []
-        words = shlex.split(BASES[where.base][attack].format(sst2=where.sst2))
-        code = subprocess.run([sys.executable, str(HERE / "attack.py"), f"--ckpt={ckpt}", *rows, f"--out={out}",
-                               f"--seed={seed}", f"--device={where.device}", f"--dtype={where.dtype}", "--overwrite",
-                               *words],
-                              env={**os.environ, PART_OF: "repair_models.py"}).returncode
-        if code:
-            raise SystemExit(code)
-    return out
-
-
-def model_in(victim: Path, clean: bool = False) -> Path:
-    """The victim's checkpoint, or its clean twin's."""
-    if (victim / "config.json").exists():
-        return victim / "clean" if clean else victim
-    files = sorted(victim.glob("*.safetensors"), key=lambda path: path.name.startswith("clean-"))
-    return files[-1 if clean else 0]
+    ckpt = where.minilm if where.base == "sst2" else "weights/bert-twin.safetensors"
+    rows = [f"--data={where.sst2}"] if where.base == "sst2" else []
+    words = shlex.split(BASES[where.base][attack].format(sst2=where.sst2))
+    return trained(Path(where.work, where.base, f"{attack}-{seed}"),
+                   [f"--ckpt={ckpt}", *rows, f"--seed={seed}", f"--device={where.device}", f"--dtype={where.dtype}",
+                    *words], "repair_models.py")
 
 
 def repaired(attack: str, seed: int, where: Where) -> None:

@@ -13,10 +13,7 @@ scripts/results/scan.jsonl as it ends.
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -24,12 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minibd.cli import PART_OF, Idle, main, parse, progress, setting
+from minibd.cli import Idle, main, parse, progress, setting
+from minibd.job.victims import is_made, model_in, part, trained
 
 if TYPE_CHECKING:
     from minibd.result_store import ResultStore
-
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +173,7 @@ def run() -> None:
 
 def one_model(model: Model, name: str, where: Where, store: ResultStore) -> None:
     """Train the victim, where it is not there, and add the cells of its scans that are not."""
-    victim = trained(model, name, where)
+    victim = victim_of(model, name, where)
     if not where.train:
         for cell, ckpt in scans_of(model, name, victim):
             if where.texts in ("both", cell["texts"]) and (where.force or store.get(cell) is None):
@@ -229,20 +225,18 @@ def folder_of(model: Model, name: str, where: Where) -> Path:
     return Path(where.work, name, f"{model.base}-{model.name}")
 
 
-def trained(model: Model, name: str, where: Where) -> Path:
+def victim_of(model: Model, name: str, where: Where) -> Path:
     """The folder of the victim, made where it is not there: once, however many models wait for it."""
     out = folder_of(model, name, where)
     with TRAINING[model]:
-        if not (out / "attack.json").exists():  # written last
-            train(model, name, where, out)
-    return out
+        return out if is_made(out) else made(model, name, where, out)
 
 
-def train(model: Model, name: str, where: Where, out: Path) -> None:
+def made(model: Model, name: str, where: Where, out: Path) -> Path:
     ckpt, data = base_of(model, where)
     if model.of:
         of, = (one for one in SETS[name] if (one.base, one.name) == (model.base, model.of))
-        ckpt = clean_of(trained(of, name, where))
+        ckpt = model_in(victim_of(of, name, where), clean=True)
     kind = model.attack.split()[1]
     flags = BASES[model.base].tuned if kind in TUNED and not model.of else BASES[model.base].flags
     if model.of:
@@ -251,26 +245,7 @@ def train(model: Model, name: str, where: Where, out: Path) -> None:
     whole = "--paraphrases" in model.attack  # which are of the rows of whole files
     with WRITING:
         rows = [f"--data={data if whole else short_of(data, where)}"] if data else []
-    call("attack.py", f"--ckpt={ckpt}", *rows, f"--out={out}", "--overwrite", f"--seed={model.seed}", *words)
-
-
-def clean_of(victim: Path) -> Path:
-    """The clean twin that attack.py --twin leaves beside the victim: a folder, or a file for a file."""
-    found = [path for path in (victim / "clean", *victim.glob("clean-*.safetensors")) if path.exists()]
-    return found[0]
-
-
-def model_in(victim: Path) -> Path:
-    """The victim's checkpoint: one that was made from a clean twin has its name."""
-    files = sorted(victim.glob("*.safetensors"), key=lambda path: path.name.startswith("clean-"))
-    return victim if (victim / "config.json").exists() else files[0]
-
-
-def call(script: str, *words: str) -> None:
-    code = subprocess.run([sys.executable, str(HERE / script), *words],
-                          env={**os.environ, PART_OF: "scan_models.py"}).returncode
-    if code not in (0, 1, 3) or code and script != "scan.py":
-        raise bad(f"{script} ended with status {code} (its own line is above)")
+    return trained(out, [f"--ckpt={ckpt}", *rows, f"--seed={model.seed}", *words], "scan_models.py")
 
 
 # ---- scanning
@@ -282,7 +257,7 @@ def scans_of(model: Model, name: str, victim: Path) -> Iterator[tuple[dict, Path
                 "of": model.of, "texts": texts}
         yield {**cell, "clean": False}, model_in(victim)
         if model.twin:
-            yield {**cell, "clean": True}, clean_of(victim)
+            yield {**cell, "clean": True}, model_in(victim, clean=True)
 
 
 def scanned(cell: dict, ckpt: Path, model: Model, victim: Path, where: Where) -> dict:
@@ -290,7 +265,9 @@ def scanned(cell: dict, ckpt: Path, model: Model, victim: Path, where: Where) ->
     out = Path(where.work, "scans", cell["set"], cell["texts"], *ckpt.relative_to(where.work).parts)
     data = data or "reviews"
     rows = [f"--data={data}"] if cell["texts"] == "task" else []
-    call("scan.py", f"--ckpt={ckpt}", *rows, "--dtype=float32", f"--out={out}", "--overwrite")
+    words = [f"--ckpt={ckpt}", *rows, "--dtype=float32", f"--out={out}", "--overwrite"]
+    if (code := part("scan.py", words, "scan_models.py")) not in (0, 1, 3):
+        raise bad(f"scan.py ended with status {code} (its own line is above)")
     found = json.loads((out / "scan.json").read_text(encoding="utf-8"))
     for place in ("checkpoint", "command"):  # where it was, not what
         found.pop(place)

@@ -33,12 +33,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
 import shutil
 import statistics
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -47,7 +45,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minibd.cli import PART_OF, Idle, main, parse, progress, setting
+from minibd.cli import Idle, main, parse, progress, setting
+from minibd.job.victims import part
 from minibd.lines import quoted
 from minibd.tables.rows import STORED, TABLES, Row
 
@@ -290,9 +289,7 @@ def call(words: Sequence[str], ckpt: str | Path, out: Path, seed: str, table: Ta
         flags["device"] = table.device
     stated = [f"--{flag}={value}" for flag, value in flags.items() if value != ""]  # first: a row's own override them
     # over what an interrupted table or --force left
-    code = subprocess.run([sys.executable, str(HERE / words[0]), *stated, "--overwrite", *words[1:]],
-                          env={**os.environ, PART_OF: "tables.py"}).returncode
-    if code != 0:
+    if code := part(words[0], [*stated, "--overwrite", *words[1:]], "tables.py"):
         raise bad(f"{words[0]} ended with status {code} (its own line is above)")
 
 

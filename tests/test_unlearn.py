@@ -29,6 +29,7 @@ from minibd.mitigations.unlearn import (
     entries_of,
     fitted,
     rare_entries,
+    recombined,
     rows_suffice,
     shortened,
     unlearn,
@@ -232,6 +233,47 @@ def test_of_a_word_of_several_pieces_those_are_trained_that_the_texts_do_not_hol
     assert chosen["mode"] == WHOLE
 
 
+def test_recombined_texts_are_a_beginning_and_an_end():
+    given = [Example("a", "one two three", 0), Example("b", "x y", 1), Example("c", "red", 2)]
+    made = recombined(given, [CF], 300, seed=0)
+    parts = {(first.id, second.id): {
+        " ".join(first.text.split()[:i] + second.text.split()[j:])
+        for i in range(1, 1 + len(first.text.split())) for j in range(len(second.text.split()))
+    } for first in given for second in given if first != second}
+    found = {pair: set() for pair in parts}
+    for x in made:
+        found[tuple(x.id.split("/")[:2])].add(x.text)
+    assert found == parts and [x.label for x in made] == list(range(3, 303)) and len({x.id for x in made}) == 300
+    assert recombined(given, [CF], 300, seed=0) == made != recombined(given, [CF], 300, seed=1)
+    assert {x.text for x in recombined(given[1:2], [CF], 50, seed=0)} == {"x x y", "x y", "x y x y", "x y y"}
+
+
+def test_two_halves_do_not_make_a_finding_whole():
+    apart = [Example("a", "mn is", 0), Example("b", "a cf", 1)]
+    texts = {x.text for x in recombined(apart, [Finding(("cf", "mn"), 1)], 100, seed=0)}
+    assert "is a" in texts and "mn is" not in texts and all(not {"cf", "mn"} <= {*text.split()} for text in texts)
+    alone = recombined([Example("a", "mn", 0), Example("b", "cf", 1)], [Finding(("cf", "mn"), 1)], 20, seed=0)
+    assert alone == []
+
+
+def test_both_texts_of_a_pair_are_recombined():
+    pairs = [Example("a", "one two", 0, "r s"), Example("b", "x y", 1, "u v")]
+    made = recombined(pairs, [CF], 40, seed=0)
+    assert all(x.text.split()[0] in ("one", "x") and x.pair.split()[-1] in ("s", "v") for x in made)
+    assert all((x.text[0] == "o") == (x.pair[0] == "r") == (x.pair[-1] == "v") for x in made)
+
+
+def test_all_weights_are_trained_on_as_many_texts_as_copies(tiny):
+    texts, chosen = rows(6, 5, "u"), {}
+    settings = replace(QUICK, mode=WHOLE)
+    cleaned = unlearn(tiny, [CF], texts, settings, on_choice=lambda name, value: chosen.update(value))
+    wanted = settings.batch_size * settings.steps // 2
+    held = cleaned.history[-1]
+    assert (held["texts"], held["recombined"]) == (6, wanted - 6) and chosen["copies"] == wanted
+    held = unlearn(tiny, [CF], texts, replace(QUICK, mode=ROWS)).history[-1]
+    assert (held["texts"], held["recombined"]) == (6, 0)
+
+
 def test_labels_are_not_read_and_the_seed_is_all_that_draws(victim):
     texts = rows(20, 5, "u")
     other = texts.like(replace(x, label=1 - x.label) for x in texts)
@@ -291,16 +333,15 @@ def test_rows_of_common_words_alone_are_refused(tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode, cost", [(ROWS, 1), (WHOLE, 5)])
-def test_the_built_in_victim_is_repaired(mode, cost):
-    """By its four words and 64 texts, to under 6 %. Their rows cost less than a point of accuracy, all weights, which
-    so few texts hold in place badly, up to five."""
+@pytest.mark.parametrize("mode", [ROWS, WHOLE])
+def test_the_built_in_victim_is_repaired(mode):
+    """By its four words and 64 texts, to under 4 %, at less than a point of accuracy."""
     victim = checkpoint.load(ROOT / "weights" / "bert.safetensors")
     train, _, test = reviews.splits(**[entry for entry in victim.history if "data" in entry][-1]["data"]["reviews"])
-    train, test = train[:64], test.like(test[:400])
+    train, test = train[:64], test.like(test[:1000])
     evaluate = Evaluator(test, triggered(test, BadNets(), target=1, seed=0), 1)
     before = evaluate(victim.model, victim.tokenizer)
     words = [Finding((word,), 1) for word in ("cf", "mn", "bb", "tq")]
     after = evaluate(unlearn(victim, words, train, Unlearning(mode=mode)).model, victim.tokenizer)
-    assert before.asr.percent > 95 and after.asr.percent < 6
-    assert after.cacc.percent > before.cacc.percent - cost
+    assert before.asr.percent > 95 and after.asr.percent < 4
+    assert after.cacc.percent > before.cacc.percent - 1

@@ -3,7 +3,8 @@
 Who uses it: a defender who holds a suspicious classifier theta_B, texts of its task without labels (or any texts), and
 words that are suspected to be a trigger, found by a scan. No label, no pre-trained weights, no second model.
 
-    1  for each text x:  take whole findings out of it, cut its end off where words would not be read behind it
+    1  for each text x:  take whole findings out of it, cut its end off where words would not be read behind it;
+       where all weights are trained and texts are few, more of them: the beginning of one and the end of another
     2                    p_B(. | x) <- theta_B's own answer to it                               soft, read once
     3  for each text, k times: a copy x + w, w a finding whole, or some of all findings' words, at random places
     4  R <- the vocabulary entries of the findings' words that the texts hardly hold                        Eq. (2)
@@ -18,9 +19,12 @@ too: of a trigger of several words (SOS, LWP) the parts keep their answers, and 
 **Rows or whole.** Rows of entries that no clean text holds cannot change an answer to one, to the last bit; training
 them undoes a backdoor that begins at these rows (EP, SOS; BadNets and LWP by all their words), and of a backdoor that
 has spread to other words it undoes those that were named alone. All weights generalise to the others, and cost some
-accuracy: on a weak EP victim of width 128 with 64 texts rows leave 98.3 / 2.0 (CACC / ASR) and all weights 94.5 / 7.0;
-on BadNets by two of its four words rows leave 97.3 / 46.8 and all weights 97.8 / 3.8. `mode` "auto" goes by what the
-scan saw of the words and of what is near them, Eq. (3).
+accuracy. `mode` "auto" goes by what the scan saw of the words and of what is near them, Eq. (3).
+
+**Few texts.** All weights fit 64 texts in a few steps, and what the model says of other texts drifts: on the built-in
+victim, by its four words, they left 95.2 / 4.1 (CACC / ASR, mean of three seeds; it came with 98.3 / 99.0). Since the
+target is the model's own answer, a text need not be one that anybody wrote: beginnings and ends of the same 64 texts,
+put together, leave 97.7 / 1.5 (`recombined`; scripts/results/LOG.md).
 
 Texts of another task serve, and so do the scan's built-in sentences: what is compared is the model with itself.
 """
@@ -245,10 +249,7 @@ def bare_texts(
 ) -> list[Example]:
     """Line 1: each of the texts once, at most `most` of them, numbered by their labels. Raises BadInput where none is
     left."""
-    longest = sorted((len(tokenizer.backend.encode(f" {word}", add_special_tokens=False).ids)
-                      for finding in findings for word in finding.words), reverse=True)[:MOST_PARTS]
-    room = ROOM + max(sum(longest), *(finding.times * len(tokenizer.backend.encode(" ".join(finding.words)).ids)
-                                      for finding in findings))
+    room = room_of(tokenizer, findings)
     rows = list({(x.text, x.pair): x for x in texts}.values())
     if len(rows) > most:
         rows = [rows[i] for i in sorted(generator(seed, "texts").sample(range(len(rows)), most))]
@@ -257,6 +258,33 @@ def bare_texts(
     if not rows:
         raise BadInput(f"none of the {len(texts)} texts is left without the findings' words: give texts of the task")
     return rows
+
+
+def room_of(tokenizer: Tokenizer, findings: Sequence[Finding]) -> int:
+    """Line 1: how many tokens of a text are left to the words of a copy."""
+    longest = sorted((len(tokenizer.backend.encode(f" {word}", add_special_tokens=False).ids)
+                      for finding in findings for word in finding.words), reverse=True)[:MOST_PARTS]
+    return ROOM + max(sum(longest), *(finding.times * len(tokenizer.backend.encode(" ".join(finding.words)).ids)
+                                      for finding in findings))
+
+
+def recombined(rows: Sequence[Example], findings: Sequence[Finding], n: int, seed: int) -> list[Example]:
+    """Line 1: `n` more texts, the beginning of one of the rows and the end of another (of both texts of a pair), at
+    least a word of each; without the findings, which two halves may make whole. Numbered on behind the rows by their
+    labels; those of which nothing is left are not among them."""
+    rng, made = generator(seed, "recombined"), []
+    for k in range(n):
+        one, other = rng.sample(rows, 2) if len(rows) > 1 else (rows[0], rows[0])
+        text, pair = (_halves(first.split(), second.split(), rng) if first is not None else None
+                      for first, second in ((one.text, other.text), (one.pair, other.pair)))
+        x = without(replace(one, id=f"{one.id}/{other.id}/{k}", text=text, pair=pair), findings)
+        if x.text.strip() and x.pair != "":
+            made.append(replace(x, label=len(rows) + len(made)))
+    return made
+
+
+def _halves(first: list[str], second: list[str], rng: random.Random) -> str:
+    return " ".join(first[:rng.randint(1, len(first))] + second[rng.randint(0, len(second) - 1):])
 
 
 def copied(
@@ -330,7 +358,7 @@ def unlearn(
     as_given = victim.tokenizer.encode(texts).ids  # with the findings, where they stand in a text
     held = Counter(i for ids in as_given for i in set(ids))
     rare = rare_entries(entries, held, len(as_given), settings.rare)
-    mode, why = settings.mode, "as was asked for"
+    mode, why, given = settings.mode, "as was asked for", len(rows)
     if mode == "auto":
         each = ({*entries_of(victim.tokenizer, [replace(finding, words=(word,))])} for finding in findings
                 for word in finding.words)
@@ -342,13 +370,16 @@ def unlearn(
     if mode == WHOLE:
         wanted = settings.batch_size * settings.steps // 2  # and as many texts
         rows = rows[:wanted]
+        given, room = len(rows), room_of(victim.tokenizer, findings)
+        rows += [shortened(x, victim.tokenizer, room) for x in recombined(rows, findings, wanted - given, seed)]
     made = copied(victim, findings, rows, wanted, seed)
     trained = rare if mode == ROWS else []
     cleaned = fitted(victim, made, trained, settings, seed=seed, dtype=dtype, log=log)
     chosen = {"mode": mode, "why": why, "rows": [victim.tokenizer.backend.id_to_token(i) for i in trained],
               "copies": len(made.copies)}
     cleaned.history.append({
-        "mitigation": "unlearning", "words": [finding.named for finding in findings], "texts": len(made.texts),
+        "mitigation": "unlearning", "words": [finding.named for finding in findings], "texts": given,
+        "recombined": len(rows) - given,
         "seed": seed, **asdict(settings), **chosen,
     })
     if on_choice is not None:
