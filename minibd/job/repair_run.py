@@ -111,8 +111,8 @@ class Repair:
     @property
     def texts(self) -> list[Example]:
         """What is undone with: where the texts are few, and none is a pair, the built-in sentences beside them, which
-        keep the answers to other texts than those. EP, 64 texts, all weights trained, width 128: 94.5 / 7.0 (CACC /
-        ASR) without them, 96.2 / 5.4 with them."""
+        keep the answers to other texts than those. EP, 64 texts, all weights trained, width 128: 98.0 / 10.8 (CACC /
+        ASR) without them, 97.0 / 2.6 with them (scripts/results/LOG.md)."""
         few = len(self.rows.texts) < FEW_TEXTS and self.rows.source != BUILT_IN
         more = carrier_sentences() if few and all(x.pair is None for x in self.rows.texts) else ()
         return [*self.rows.texts, *more]

@@ -24,7 +24,7 @@ accuracy. `mode` "auto" goes by what the scan saw of the words and of what is ne
 **Few texts.** All weights fit 64 texts in a few steps, and what the model says of other texts drifts: on the built-in
 victim, by its four words, they left 95.2 / 4.1 (CACC / ASR, mean of three seeds; it came with 98.3 / 99.0). Since the
 target is the model's own answer, a text need not be one that anybody wrote: beginnings and ends of the same 64 texts,
-put together, leave 97.7 / 1.5 (`recombined`; scripts/results/LOG.md).
+put together, leave 97.7 / 1.7 (`recombined`; scripts/results/LOG.md).
 
 Texts of another task serve, and so do the scan's built-in sentences: what is compared is the model with itself.
 """
