@@ -109,7 +109,7 @@ class Kept:
     def __init__(self, folder: Path, of: Mapping[str, Any], every: int | None = None, going_on: bool = False):
         self.folder, self.of, self.every = folder, of, every
         self.steps: list[dict] = []                # those that the run logs; the log's own list, see train.StepLog
-        self.carried = 0.0                         # seconds of earlier work that was loaded, until they are asked for
+        self.carried = self.earlier = 0.0          # seconds of earlier work that was loaded, until asked for; in all
         self.asked = 0                             # trainings and measurements so far
         self.entries = self._entries() if going_on else {}
         self.lines = self._lines() if going_on else []
@@ -124,7 +124,7 @@ class Kept:
         number, entry = self.entry(name)
         if entry is not None:
             with self.reading(number):
-                self.carried += float(entry["seconds"])
+                self.carry(float(entry["seconds"]))
                 return entry["value"]
         began = time.perf_counter()
         value = make()
@@ -132,10 +132,10 @@ class Kept:
             self.write(number, {"name": name, "value": value, "seconds": took})
         return json.loads(json.dumps(value))       # as it comes back
 
-    def seconds(self) -> float:
-        """The seconds of earlier work that was loaded since this was last asked."""
-        carried, self.carried = self.carried, 0.0
-        return carried
+    def carry(self, seconds: float) -> None:
+        """Work of so many seconds was loaded."""
+        self.carried += seconds
+        self.earlier += seconds
 
     def done(self) -> None:
         """The run has ended, and nothing is left of this."""
@@ -260,6 +260,20 @@ def once(log: object, name: str, make: Callable[[], Any]) -> Any:
     return make() if kept is None else kept.once(name, make)
 
 
+def carried(log: object) -> float:
+    """The seconds of earlier work that was loaded since this was last asked."""
+    kept, seconds = kept_by(log), 0.0
+    if kept is not None:
+        seconds, kept.carried = kept.carried, 0.0
+    return seconds
+
+
+def done(log: object) -> None:
+    """The run of `log` has ended: nothing is kept of it any more."""
+    if kept_by(log) is not None:
+        kept_by(log).done()
+
+
 # ---- a training
 
 class Training:
@@ -352,7 +366,7 @@ class Training:
             raise ValueError(f"the steps {first} to {last} are not these")
         self.kept.steps += [json.loads(line) for line in self.kept.lines[first:last]]
         self.before, self.ended = float(entry["seconds"]), ended
-        self.kept.carried += self.before
+        self.kept.carry(self.before)
 
     def _read(self, name: str) -> dict[str, Tensor]:
         path = self.kept.folder / name

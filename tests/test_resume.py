@@ -1,27 +1,13 @@
 """What is killed and gone on with ends as what was not: weights, steps, choices, bit for bit."""
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import fails
-from minibd import checkpoint
-from minibd.align import AlignedAdamW
-from minibd.attacks.ep import EP, ep
-from minibd.attacks.ripple import RIPPLe, ripple
-from minibd.blending import tune_on_few_rows
-from minibd.checkpoint import Checkpoint
-from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
-from minibd.mitigations.unlearn import Finding, Unlearning, unlearn
-from minibd.predict import accuracy
-from minibd.pretrain import pretrain
-from minibd.records import BadInput
-from minibd.resume import Count, Kept, begin, differences, folder_of, is_kept, once
+from minibd.resume import Count, Kept
 from minibd.train import Schedule, StepLog, cross_entropy, fit
 from test_train import ROWS, TEXT, bert
 

@@ -273,6 +273,7 @@ def aligning(
 def search_bands(
     ckpt: Checkpoint, clean: Examples, trusted: Examples, candidates: Sequence[tuple[float, ...]],
     settings: MuScleLoRA = MuScleLoRA(), *, epochs: int = 30, seed: int = 0, dtype: torch.dtype = torch.float32,
+    log: Log | None = None,
 ) -> list[tuple[tuple[float, ...], float]]:
     """The radial scalings for a new model, on clean rows alone (the paper searches them and does not say how): [(bands,
     accuracy)], best first.
@@ -292,7 +293,7 @@ def search_bands(
     scores = []
     for bands in candidates:
         tried = replace(settings, bands=tuple(map(str, bands)), epochs=epochs)
-        trained = musclelora(ckpt, half, clean, tried, validation=others, seed=seed, dtype=dtype)
+        trained = musclelora(ckpt, half, clean, tried, validation=others, seed=seed, dtype=dtype, log=log)
         scores.append((bands, accuracy(trained.model, trained.tokenizer, others)))
     return sorted(scores, key=lambda score: -score[1])
 
