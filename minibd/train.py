@@ -206,8 +206,8 @@ def each_batch(
     seed_dropout(model, torch.Generator(device).manual_seed(seed) if dropout is None else dropout)
     try:
         for step, which in enumerate(bar := tqdm(
-            plan[start:], desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5, initial=start,
-            total=len(plan),
+            plan[start:], desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5,
+            initial=min(start, len(plan)), total=len(plan),
         ), start):
             yield step, len(plan), which, tokenizer.batch(rows, which).to(device), bar
     finally:

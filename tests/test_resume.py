@@ -87,3 +87,29 @@ def test_what_is_kept_is_not_trained_again(tmp_path):
     assert len(taken) == 2 and len(went_on["steps"]) == 9
     again = trained(StepLog(kept=Kept(tmp_path / "k", OF, 1, going_on=True)), loss)  # it had ended
     assert len(taken) == 2 and same(went_on, again)
+
+
+@pytest.mark.parametrize("n", range(6))
+def test_a_training_that_diverges_ends_where_it_would_have(tmp_path, capsys, n):
+    """Its second epoch does: the weights of the first come back, whenever it is stopped."""
+    def diverging(log, loss):
+        def too_large(model, batch):
+            return {"cls": loss(model, batch)["cls"] * (100.0 if len(log.steps) >= 3 else 1.0)}
+        return trained(log, too_large)
+
+    whole = diverging(StepLog(), cross_entropy)
+    assert whole["chosen"] == [("diverged", 1)] and len(whole["steps"]) == 5
+    assert same(whole, gone_on_with(diverging, n, tmp_path / "k"))
+    assert "the weights of epoch 1 are kept" in capsys.readouterr().err
+
+
+def test_a_training_of_so_many_steps(tmp_path):
+    whole = trained(StepLog(), scores=[0.5, 0.9, 0.7], max_steps=7)
+    assert whole["chosen"] == [] and len(whole["steps"]) == 7
+    for n in (2, 5, 6):
+        went_on = gone_on_with(lambda log, loss: trained(log, loss, scores=[0.5, 0.9, 0.7], max_steps=7), n,
+                               tmp_path / str(n))
+        assert same(whole, went_on)
+    again = trained(StepLog(kept=Kept(tmp_path / "6", OF, 1, going_on=True)), killed_after(cross_entropy, 0),
+                    scores=[], max_steps=7)
+    assert same(whole, again)
