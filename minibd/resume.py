@@ -139,9 +139,8 @@ class Kept:
 
     def done(self) -> None:
         """The run has ended, and nothing is left of this, nor of one that it has taken the place of."""
-        if self.begun or (self.folder / "run.json").is_file() and not runs(str(_unread(self.folder / "run.json").get(
-                "owner"))):
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.begun or not runs(str(_unread(self.folder / "run.json").get("owner"))):
+            _remove(self.folder)
         progress().kept = ""
 
     # ---- for trainings
@@ -198,7 +197,7 @@ class Kept:
 
     def _begin(self) -> None:
         if not self.begun:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _remove(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             _write_json(self.folder / "run.json", {"of": self.of, "owner": owner()})
             self.begun = True
@@ -462,6 +461,13 @@ def differences(before: object, now: Mapping[str, Any]) -> list[str]:
 
 def _shown(value: object) -> str:
     return "not given" if value is None else str(value)[:40]
+
+
+def _remove(folder: Path) -> None:
+    """What is left of it where this is killed is no run to go on with."""
+    with suppress(OSError):
+        (folder / "run.json").unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---- files
