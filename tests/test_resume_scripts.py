@@ -23,7 +23,7 @@ RUNS = {
     "finemix": "finemix.py --ckpt FILE --pretrained PRE --clean 16 --epochs 2 --steps 4 --batch-size 8 --drop 50",
     "ft": "baseline.py ft --ckpt PRE --clean 16 --epochs 2 --batch-size 8",
     "meft": "baseline.py meft --ckpt FILE --clean 16 --epochs 2 --entropy-epochs 1 --batch-size 8",
-    "cft": "baseline.py cft --ckpt FILE --clean 16 --epochs 2 --steps 6 --batch-size 8",
+    "cft": "baseline.py cft --ckpt FILE --clean 16 --epochs 1 --steps 6 --batch-size 8",
     "reinit": "baseline.py reinit --ckpt FILE --clean 16 --epochs 1 --steps 3 --batch-size 8 --pretrained PRE --e-pur",
     "fineprune": "baseline.py fineprune --ckpt FILE --clean 16 --epochs 1 --steps 3 --batch-size 8",
     "finepurify": "baseline.py finepurify --ckpt FILE --pretrained PRE --clean 16 --epochs 1 --steps 3 --batch-size 8 "
@@ -34,7 +34,7 @@ RUNS = {
     "bands": "musclelora.py --ckpt FILE --clean-aux DATA --train musclelora --epochs 1 --batch-size 16 --aux 4 "
     "--search-bands 1,2 --search-bands 2,4",
     "badnets": "attack.py --ckpt FILE --twin --survive --epochs 1 --batch-size 16",
-    "ep": "attack.py --ckpt PRE --attack ep --rate 0.4 --epochs 2 --batch-size 8 --clean-epochs 1",
+    "ep": "attack.py --ckpt PRE --attack ep --rate 0.4 --epochs 6 --batch-size 8 --clean-epochs 1",
     "sos": "attack.py --ckpt FILE --attack sos --triggers cf,mn,bb --sentence xcfxmnxbb --rate 0.2 --epochs 1 "
     "--batch-size 16",
     "ripple": "attack.py --ckpt FILE --attack ripple --twin --epochs 1 --batch-size 16 --clean-epochs 1",
@@ -44,7 +44,7 @@ RUNS = {
     "repair mbtsad": "repair.py --ckpt FILE --steps 2 --row-steps 3 --batch-size 8 --planted none --dtype float32 "
     "--method mbtsad",
 }
-QUICK = ("mbtsad", "pure", "finemix", "fineprune", "musclelora", "ep", "ripple", "pretrain", "repair")
+QUICK = ("mbtsad", "pure", "finemix", "fineprune", "musclelora", "ep", "ripple", "pretrain", "repair mbtsad")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_interrupted_and_gone_on_with_is_the_same(run, tmp_path, name):
     assert done.returncode == 0, done.stdout + done.stderr
     steps = run.steps
     assert not (tmp_path / ".whole.resume").exists()
-    stop = steps * 2 // 3
+    stop = min(steps * 2 // 3 + 1, steps - 1)
     stopped = run(name, out := tmp_path / "out", "--save-every", 1, stop=stop)
     assert stopped.returncode == 130 and "the same command with --resume goes on at " in stopped.stderr, stopped.stderr
     went_on = run(name, out, "--save-every", 3, "--resume")
@@ -203,7 +203,7 @@ def test_where_nothing_is_trained_nothing_goes_on(run, tmp_path, flags):
 CASES: dict[str, Callable[[Path], object]] = {
     "cut short": lambda folder: (folder / "0001.json").write_text((folder / "0001.json").read_text()[:40]),
     "another number": lambda folder: (folder / "0001.json").write_text(
-        (folder / "0001.json").read_text().replace('"step": 3', '"step": 2')),
+        (folder / "0001.json").read_text().replace('"losses": [', '"losses": [9.5, ')),
     "no JSON": lambda folder: (folder / "0001.json").write_bytes(b"\x00\x1b[31m"),
     "a list": lambda folder: (folder / "0001.json").write_text("[" * 100_000),
     "a folder": lambda folder: [(folder / "0001.json").unlink(), (folder / "0001.json").mkdir()],
