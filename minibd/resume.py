@@ -112,6 +112,7 @@ class Kept:
         self.carried = self.earlier = 0.0          # seconds of earlier work that was loaded, until asked for; in all
         self.asked = 0                             # trainings and measurements so far
         self.entries = self._entries() if going_on else {}
+        self.logged = hashlib.sha256()             # of steps.jsonl
         self.lines = self._lines() if going_on else []
         self.begun = going_on                      # whether the folder is this run's
         self.broken = False                        # whether it could not be written
@@ -173,7 +174,8 @@ class Kept:
             files = dict(entry.get("files", {}))
             files |= {name: _write_tensors(self.folder / name, part) for name, part in (tensors or {}).items()}
             self._append()
-            _write_json(self.folder / f"{number:04}.json", {**entry, "files": files, "lines": len(self.lines)})
+            _write_json(self.folder / f"{number:04}.json", {
+                **entry, "files": files, "lines": len(self.lines), "logged": self.logged.hexdigest()})
             for file in self.folder.glob(f"{number:04}-*"):
                 if file.name not in files:
                     file.unlink(missing_ok=True)
@@ -210,6 +212,7 @@ class Kept:
         lines = [json.dumps(step) + "\n" for step in new]
         with open(self.folder / "steps.jsonl", "a", encoding="utf-8") as file:
             file.writelines(lines)
+        self.logged.update("".join(lines).encode())
         self.lines += [""] * len(lines)            # their number is all that is needed of them here
 
     def _entries(self) -> dict[int, dict]:
@@ -217,15 +220,17 @@ class Kept:
 
     def _lines(self) -> list[str]:
         """The steps that the entries count; what stands behind them was not kept whole and is cut off."""
-        n = max((_number(entry, "lines", self) for entry in self.entries.values()), default=0)
+        n, digest = max(((_number(entry, "lines", self), str(entry.get("logged"))) for entry in self.entries.values()),
+                        default=(0, ""))
         path = self.folder / "steps.jsonl"
         if not n and not path.exists():
             return []
-        lines = read_regular(path).decode("utf-8", "replace").splitlines(keepends=True)
-        if len(lines) < n:
-            raise self.wrong(f"steps.jsonl has {len(lines)} steps of {n}")
-        os.truncate(path, sum(len(line.encode()) for line in lines[:n]))
-        return lines[:n]
+        lines = read_regular(path).splitlines(keepends=True)[:n]
+        self.logged.update(b"".join(lines))
+        if n and self.logged.hexdigest() != digest:
+            raise self.wrong(f"steps.jsonl is not as it was written, {n} steps")
+        os.truncate(path, sum(map(len, lines)))
+        return [line.decode() for line in lines]
 
     def _say(self, number: int, entry: Mapping[str, Any]) -> None:
         at = f"step {entry['step']} of " if not entry.get("ended", True) else "the end of "

@@ -153,6 +153,16 @@ def test_what_was_measured_is_not_measured_again(tmp_path):
     assert once(StepLog(), "x", lambda: (1, 2)) == (1, 2) and once(None, "x", lambda: 1) == 1
 
 
+def test_a_step_that_was_not_kept_whole_is_cut_off(tmp_path):
+    whole = trained(StepLog())
+    with pytest.raises(Killed):
+        trained(StepLog(kept=Kept(tmp_path / "k", OF, 1)), killed_after(cross_entropy, 4))
+    with open(tmp_path / "k" / "steps.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"stage": "fi')
+    assert same(whole, trained(StepLog(kept=Kept(tmp_path / "k", OF, 1, going_on=True))))
+    assert (tmp_path / "k" / "steps.jsonl").read_text() == "".join(json.dumps(step) + "\n" for step in whole["steps"])
+
+
 def test_heads_that_were_found_are_pruned(tmp_path, tiny):
     """What is measured behind them is of the pruned model, where its own scores were not kept."""
     kept, seen = Kept(tmp_path / "k", OF, 0), {}
