@@ -417,7 +417,8 @@ def folder_of(out: Path) -> Path:
     """Where a run into `out` is kept: beside it, or, where that cannot be written or changes under a working directory,
     in it."""
     out = Path(os.path.realpath(out))
-    beside, inside = out.with_name(f".{out.name}.resume"), out / f".{out.name}.resume"
+    name = f".{out.name or 'root'}.resume"          # "/" has no name
+    beside, inside = out.parent / name, out / name
     return inside if inside.is_dir() or is_fixed(out) and not beside.is_dir() else beside
 
 

@@ -215,6 +215,7 @@ def test_a_large_model_is_not_kept_before_it_pays(tmp_path, monkeypatch):
 def test_where_it_lies_and_when_it_is_there(tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert folder_of(out) == tmp_path / ".out.resume" and not is_kept(out)
+    assert folder_of(Path("/")) == Path("/.root.resume")
     out.mkdir()
     monkeypatch.chdir(out)                      # which cannot be exchanged: what is kept lies in it
     assert folder_of(out) == out / ".out.resume"
