@@ -45,7 +45,7 @@ from minibd.regular import read_regular
 SHARE = 50           # times the time that keeping takes passes before it is done again, where no number is given
 LEAST = 10.0         # seconds of work that is kept at least, where no number is given
 LONG = 1.0           # seconds of a measurement that is kept there
-GUESS = 3e8          # bytes a second that are written, before it was tried
+GUESS = 1e8          # bytes a second that are written, before it was tried
 MOST = 1 << 28       # bytes of a .json; of steps.jsonl all that was counted
 TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -116,7 +116,8 @@ class Kept:
         self.lines = self._lines() if going_on else []
         self.begun = going_on                      # whether the folder is this run's
         self.broken = False                        # whether it could not be written
-        self.last, self.cost = time.perf_counter(), 0.0
+        self.started = self.last = time.perf_counter()
+        self.spent, self.pace = 0.0, 1 / GUESS     # seconds of keeping so far; seconds a byte, by the last time
         if self.entries:
             self._say(max(self.entries), self.entries[max(self.entries)])
 
@@ -160,7 +161,8 @@ class Kept:
         with a number has it here."""
         if self.every is not None:
             return asked and self.every > 0
-        return time.perf_counter() - self.last >= max(LEAST, SHARE * (self.cost or size / GUESS))
+        now, cost = time.perf_counter(), size * self.pace
+        return now - self.last >= max(LEAST, SHARE * cost) and now - self.started >= SHARE * (self.spent + cost)
 
     def write(self, number: int, entry: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]] | None = None
               ) -> dict[str, str]:
@@ -184,7 +186,9 @@ class Kept:
             self.broken = True
             return {}
         self.last = time.perf_counter()
-        self.cost = self.last - began
+        self.spent += self.last - began
+        if size := sum(_size(list(part.values())) for part in (tensors or {}).values()):
+            self.pace = (self.last - began) / size
         self._say(number, entry)
         return files
 
@@ -320,7 +324,7 @@ class Training:
         """The weights are the result."""
         if self.kept is None or self.ended:
             return
-        if self.files or self.kept.due(_size(self.trained), asked=True):
+        if self.kept.due(_size(self.trained), asked=True):
             self._write(ended=True)
 
     # ---- out and in
