@@ -495,8 +495,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "train.py",
             "the last of equal epochs",
-            "(value := score(model.eval())) > best",
-            "(value := score(model.eval())) >= best",
+            "better = value > course.best",
+            "better = value >= course.best",
         ),
     ),
     "Fine-mixing, E-PUR, Fine-purifying": (
