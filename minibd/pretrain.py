@@ -41,10 +41,11 @@ def masking(
     maskable = torch.zeros(model.config.vocab, dtype=torch.bool).index_fill(0, ordinary, True).to(device)
 
     def hide(batch: Batch) -> tuple[Batch, Tensor]:
-        chosen = (torch.rand(batch.ids.shape, generator=generator) < share).to(device)  # (B, T)
+        shape, rows = batch.whole.mask.shape, batch.whole.rows.cpu()  # every process draws for all texts
+        chosen = (torch.rand(shape, generator=generator)[rows] < share).to(device)  # (B, T)
         chosen = chosen & batch.mask & maskable[batch.ids]
-        draws = torch.rand(batch.ids.shape, generator=generator).to(device)  # (B, T)
-        random_ids = ordinary[torch.randint(len(ordinary), batch.ids.shape, generator=generator)].to(device)
+        draws = torch.rand(shape, generator=generator)[rows].to(device)  # (B, T)
+        random_ids = ordinary[torch.randint(len(ordinary), shape, generator=generator)[rows]].to(device)
         ids = torch.where(chosen & (draws < 0.8), mask, torch.where(chosen & (draws >= 0.9), random_ids, batch.ids))
         return replace(batch, ids=ids), chosen
 

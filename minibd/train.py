@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from minibd.cli import setting
 from minibd.data import batches
+from minibd.distributed import share, sum_gradients, sums
 from minibd.models.dropout import seed_dropout
 from minibd.records import BadInput, Batch, Example
 from minibd.tokenizer import Encoded, Tokenizer
@@ -119,6 +120,11 @@ def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tenso
     return sum(weights.get(name, 1.0) * values for name, values in terms.items())
 
 
+def term_means(terms: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
+    """The mean of each term over the whole batch."""
+    return {name: mean.item() for name, mean in zip(terms, sums([batch.mean(values) for values in terms.values()]))}
+
+
 def check_classes(rows: Sequence[Example], name: str) -> None:
     """Raises BadInput where `rows`, to be trained on, are all of one class: a classifier would learn to answer that
     alone, and its loss would look well."""
@@ -184,7 +190,7 @@ def check_risen(name: str, epoch: int, first: float, losses: Sequence[float], lr
 def each_batch(model: nn.Module, tokenizer: Tokenizer, rows: Encoded, epochs: int, batch_size: int, *, seed: int,
                name: str) -> Iterator[tuple[int, int, list[int], Batch, tqdm]]:
     """(step, number of steps, indices of its rows in `rows`, batch on the model's device, progress bar) for each batch
-    of each epoch.
+    of each epoch; of several processes (distributed.py) each gets its share of the batch, and the indices of all of it.
 
     Meanwhile `model` is in train mode, and `seed` fixes its dropout and the batches; afterwards, also if the loop is
     left early, it is in eval mode.
@@ -197,7 +203,7 @@ def each_batch(model: nn.Module, tokenizer: Tokenizer, rows: Encoded, epochs: in
         for step, which in enumerate(
             bar := tqdm(plan, desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5)
         ):
-            yield step, len(plan), which, tokenizer.batch(rows, which).to(device), bar
+            yield step, len(plan), which, share(tokenizer.batch(rows, which)).to(device), bar
     finally:
         seed_dropout(model, None)  # A generator cannot be copied or saved; the model may be.
         model.eval()
@@ -245,7 +251,8 @@ def fit(
     log is full then (`StepLog`), fit raises StepLimit: a run of several trainings ends there.
     dtype: torch.bfloat16 computes matrix products in it (autocast); the weights stay float32.
     optimizer: default ClippedAdamW over the parameters that require a gradient. Another one's step() returns the
-    gradient's norm too, and changes nothing if that is not finite.
+    gradient's norm too, and changes nothing if that is not finite. leaves: the tensors whose gradients it reads, by
+    default its parameters.
     on_step: called after each step with the model, in train mode, and the number of steps taken; it must not change the
     model.
     max_steps: stop after so many steps of this call. The rates are those of the whole schedule, and where that has more
@@ -262,6 +269,7 @@ def fit(
         raise BadInput(f"{name}: max_steps is {max_steps}, it must be at least 1")
     device = next(model.parameters()).device
     optimizer = optimizer or ClippedAdamW([p for p in model.parameters() if p.requires_grad], schedule)
+    leaves = getattr(optimizer, "leaves", None) or [p for group in optimizer.param_groups for p in group["params"]]
     best, best_epoch, best_state = float("-inf"), 0, None
     good, first, epoch_losses = None, math.inf, []  # the last good epoch and its weights; the first step's loss
     for step, steps, which, batch, bar in each_batch(
@@ -273,9 +281,10 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             terms = loss(model, batch)
-        total = weighted(terms, weights).mean()
+        total = batch.mean(weighted(terms, weights))
         total.backward()
-        norm, loss_value = optimizer.step(), total.item()
+        sum_gradients(leaves)
+        norm, loss_value = optimizer.step(), sums([total])[0].item()
         per_epoch = steps // schedule.epochs
         epoch_losses.append(loss_value)
         first = loss_value if not step else first
@@ -294,7 +303,7 @@ def fit(
             return model.eval()
         if log is not None:  # nobody waits for the terms of a step that is not logged
             logged(log, {"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(which),
-                         "batch": which, "terms": {term: values.mean().item() for term, values in terms.items()},
+                         "batch": which, "terms": term_means(terms, batch),
                          "weights": {term: weights.get(term, 1.0) for term in terms}, "total": loss_value})
         bar.set_postfix_str(f"loss {loss_value:.3f}", refresh=False)
         if on_step is not None:

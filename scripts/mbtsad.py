@@ -73,8 +73,9 @@ def run(log: StepLog | None = None) -> None:
     settings, dtype = MBTSAD(**asdict(settings)), getattr(torch, task.dtype)
     if script.pick and pretrained.e_pur:
         raise BadInput("--pick looks at the victim as it is and --e-pur changes it: leave one of the two out")
+    device = device_of(task.device)
     report.output_folder(task.out or "out/mbtsad", settings.mlm)
-    resources = resources_of(settings, device_of(task.device), dtype)  # first: what is missing is reported at once
+    resources = resources_of(settings, device, dtype)  # first: what is missing is reported at once
     job = start("mbtsad", task, clean, attack, script, settings, pretrained=pretrained, log=log)
     if script.pick:
         return print_perturbations(job, settings, task.seed, resources)

@@ -12,6 +12,7 @@ import torch
 
 from minibd import checkpoint, data, report
 from minibd.cli import AllClean, Attack, Clean, Pretrained, Task, progress
+from minibd.distributed import leads
 from minibd.evaluate import Evaluator
 from minibd.job.chance import Advice, advice_for, chance_lines, chances
 from minibd.job.e_pur import check_pretrained, pretrained_of, purified
@@ -170,7 +171,7 @@ class Job:
                 path = output_path(out, self.args["ckpt"])
                 checkpoint.save(cleaned, path)
                 progress().written.append(str(path))
-                output_sha256 = checkpoint.sha256(path)
+                output_sha256 = checkpoint.sha256(path) if leads() else None  # the others wrote none
                 if verdict and path.is_dir():  # in the card, not in the history: the checkpoint is the method's
                     told = dataclasses.replace(cleaned, history=[*cleaned.history, verdict])
                     report.write_text(path / "README.md", checkpoint.card(told))

@@ -11,6 +11,7 @@ from minibd import checkpoint, data, report, reviews
 from minibd.cli import AllClean, Clean, Task, flag_of
 from minibd.data.labels import check_names
 from minibd.data.messages import quoted, shown
+from minibd.distributed import join
 from minibd.records import BadInput, Example, Examples
 
 CLEAN_SHARE = 0.2  # of the training rows: MBTSAD's setting (III-B)
@@ -20,15 +21,16 @@ VALIDATION_SHARE = 0.1  # of the clean rows, where there are no dev rows
 
 
 def device_of(name: str) -> torch.device:
-    """The device that --device names; auto is CUDA where there is one. Raises BadInput if it is not available."""
+    """The device that --device names; auto is CUDA where there is one. Of several processes that torchrun started, each
+    meets the others here and gets a device of its own. Raises BadInput if it is not available."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return join(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
         raise BadInput(f"--device {name} is not available here: use cpu, cuda or auto") from None
-    return device
+    return join(device)
 
 
 def splits_of(

@@ -54,6 +54,7 @@ from minibd.blending import OnStage
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import generator, in_order
+from minibd.distributed import agreed
 from minibd.models.dropout import attention_dropout, without_dropout
 from minibd.predict import best_on
 from minibd.records import BadInput, Batch, Example, Examples, Output
@@ -383,7 +384,7 @@ def mbtsad(
     started = time.perf_counter()
     resources = resources or resources_of(settings, next(victim.model.parameters()).device, dtype)
     if settings.augment == "auto":
-        losses = perturbation(victim, clean, settings, seed, resources)
+        losses = agreed(perturbation(victim, clean, settings, seed, resources))
         settings = replace(settings, augment=max(losses, key=losses.get))
         auto = {"chosen_by": "auto", "losses": losses}
         if on_choice is not None:
