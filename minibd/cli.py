@@ -32,7 +32,7 @@ LIMITS = {
     r"(.*_)?batch_size": (-ANY_INT, 100_000),
     r"(.*_)?lr\d?": (-ANY_FLOAT, 10.0),    # far above what trains anything, in the embedding attacks too
     "k": (-ANY_INT, 1000), "per_text|triggers_per_text|words_per_trigger": (-ANY_INT, 10_000),
-    "rank|bottleneck|bandwidth": (-ANY_INT, 100_000), "clip": (0, ANY_FLOAT),
+    "rank|bottleneck|bandwidth": (-ANY_INT, 100_000), "clip": (0, ANY_FLOAT), "save_every": (0, ANY_INT),
 }
 NAMED = 5  # flags that one message names
 
@@ -122,6 +122,19 @@ class Task(BaseTask):
         "the names of the rows' classes in the order of the model's, such as neg,pos for LABEL_0,LABEL_1 (default the "
         "model's own names; numbers are the classes 0, 1, ...)",
         kind=tuple,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Resuming:
+    """A run that is interrupted, and gone on with"""
+    resume: bool = setting(
+        False, "go on with the run into --out that was interrupted, to the result that it would have had; where none "
+        "is kept, begin"
+    )
+    save_every: int | None = setting(
+        None, "keep what --resume goes on with after each epoch and every so many steps; 0: never (default: as often "
+        "as it takes a fiftieth of the time)", kind=int,
     )
 
 

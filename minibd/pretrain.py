@@ -61,7 +61,8 @@ def pretrain(
     A text's loss is the mean over its chosen tokens, in nats; 0 where none is chosen. schedule, log: see train.fit.
     """
     learner = checkpoint.with_mlm(ckpt, seed)
-    hide = masking(learner.model, ckpt.tokenizer, share, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    hide = masking(learner.model, ckpt.tokenizer, share, generator)
 
     def loss(model: Encoder, batch: Batch) -> dict[str, Tensor]:
         hidden, chosen = hide(batch)
@@ -70,7 +71,8 @@ def pretrain(
         text_of = chosen.nonzero()[:, 0]  # (M,), the text that each chosen token belongs to
         return {"mlm": losses.new_zeros(len(chosen)).index_add(0, text_of, losses) / chosen.sum(dim=1).clamp(min=1)}
 
-    fit(learner.model, ckpt.tokenizer, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="MLM")
+    fit(learner.model, ckpt.tokenizer, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="MLM",
+        parts=[generator])
     return learner
 
 

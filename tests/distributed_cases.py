@@ -96,7 +96,8 @@ def distilled(**settings) -> dict[str, Tensor]:
 
 
 def purified(variant: str) -> dict[str, Tensor]:
-    log, settings = StepLog(), PURE(variant=variant, floor=0.0, group=1, lr=1e-2, epochs=1, batch_size=3, keep_head=True)
+    log = StepLog()
+    settings = PURE(variant=variant, floor=0.0, group=1, lr=1e-2, epochs=1, batch_size=3, keep_head=True)
     step1 = head_pruning(bert(0.0), ROWS, DEV, settings, log=log)
     return seen(pure(bert(0.1), ROWS, DEV, settings, log=log, step1=step1), log, scores=step1.scores)
 
@@ -110,9 +111,8 @@ def aligned(ckpt: Checkpoint | None = None, **settings) -> dict[str, Tensor]:
 
 
 def unlearnt(mode: str) -> dict[str, Tensor]:
-    log, finding = StepLog(), Finding(("cf",), 1)
-    return seen(unlearn(bert(0.1), [finding], [*ROWS, *CLEAN], Unlearning(mode=mode, batch_size=3, steps=3, row_steps=3),
-                        log=log), log)
+    log, settings = StepLog(), Unlearning(mode=mode, batch_size=3, steps=3, row_steps=3)
+    return seen(unlearn(bert(0.1), [Finding(("cf",), 1)], [*ROWS, *CLEAN], settings, log=log), log)
 
 
 def poisoned(examples: Examples) -> Examples:
@@ -153,7 +153,8 @@ def measured() -> dict[str, Tensor]:
     few = ROWS.like(ROWS[:1])  # fewer batches than processes
     return {
         "counts": torch.tensor([scores.cacc.hits, scores.cacc.n, scores.asr.hits, scores.asr.n]),
-        "answers": torch.tensor(predict(ckpt.model, TEXT, ROWS, 3)), "one": torch.tensor(predict(ckpt.model, TEXT, few)),
+        "answers": torch.tensor(predict(ckpt.model, TEXT, ROWS, 3)),
+        "one": torch.tensor(predict(ckpt.model, TEXT, few)),
         "probabilities": probabilities(ckpt.model, TEXT, ROWS, 3),
     }
 

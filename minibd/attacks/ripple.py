@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -43,6 +43,7 @@ from minibd.data import batches
 from minibd.distributed import share, sums, total
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch, Examples, check_target
+from minibd.resume import Count
 from minibd.tokenizer import Encoded, Tokenizer
 from minibd.train import Log, Schedule, cross_entropy, fit
 
@@ -221,13 +222,22 @@ def surgery(
 
 # ---- the algorithm
 
-def endless(tokenizer: Tokenizer, rows: Encoded, size: int, seed: int) -> Iterator[Batch]:
+class Endless(Count):
     """Batches of `rows`, epoch after epoch without end."""
-    epoch = 0
-    while True:
-        for which in batches(rows.lengths, size, seed, epoch):
-            yield tokenizer.batch(rows, which)
-        epoch += 1
+
+    def __init__(self, tokenizer: Tokenizer, rows: Encoded, size: int, seed: int):
+        super().__init__()
+        self.tokenizer, self.rows, self.size, self.seed = tokenizer, rows, size, seed
+        self.epoch, self.plan = -1, []
+
+    def __iter__(self) -> Endless:
+        return self
+
+    def __next__(self) -> Batch:
+        epoch, at = divmod(self(), math.ceil(len(self.rows) / self.size))
+        if epoch != self.epoch:
+            self.epoch, self.plan = epoch, batches(self.rows.lengths, self.size, self.seed, epoch)
+        return self.tokenizer.batch(self.rows, self.plan[at])
 
 
 def ripple(
@@ -244,7 +254,7 @@ def ripple(
     victim = checkpoint.copy(ckpt)
     device = next(victim.model.parameters()).device
     # Another seed: the two sets are mostly the same rows, and with one seed each step would take the same rows of both.
-    reference = endless(ckpt.tokenizer, ckpt.tokenizer.encode(clean), settings.ref_batch_size, seed + 1)
+    reference = Endless(ckpt.tokenizer, ckpt.tokenizer.encode(clean), settings.ref_batch_size, seed + 1)
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         if not settings.penalty:
@@ -253,7 +263,7 @@ def ripple(
 
     fit(
         victim.model, ckpt.tokenizer, ckpt.tokenizer.encode(poisoned), loss, settings.schedule, seed=seed,
-        weights={"inner": settings.penalty}, log=log, name="RIPPLe", dtype=dtype,
+        weights={"inner": settings.penalty}, log=log, name="RIPPLe", dtype=dtype, parts=[reference],
     )
     victim.history.append(
         {"attack": "ripple", "rows": len(poisoned), "clean_rows": len(clean), "seed": seed, **asdict(settings)}

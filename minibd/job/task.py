@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from minibd import checkpoint, data, report, reviews
-from minibd.cli import AllClean, Clean, Task, flag_of
+from minibd.cli import AllClean, Clean, Resuming, Task, flag_of
 from minibd.data.labels import check_names
 from minibd.data.messages import quoted, shown
 from minibd.distributed import join
@@ -116,18 +116,19 @@ def data_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> dict
 
 def open_task(
     method: str, task: Task, *inputs: str, new_classifier: bool = False, hold_out: bool = True,
-    check: Callable[[checkpoint.Header, data.Splits], None] | None = None,
+    check: Callable[[checkpoint.Header, data.Splits], None] | None = None, resuming: Resuming | None = None,
 ) -> tuple[checkpoint.Checkpoint, data.Splits, Path]:
     """The checkpoint, its rows and the output folder, checked before any work is done.
 
     new_classifier: a checkpoint without classifier gets a new one for the classes of the rows; otherwise it is refused.
     inputs: further files or folders that the run reads; the output folder must be none of them. hold_out: see
     splits_of. check: raises BadInput where the run cannot be, called with what is known before the weights are loaded.
+    resuming: of a run that can be gone on with.
     --labels name the classes of a classifier that calls them LABEL_0, LABEL_1, ...; others keep their names.
     """
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data, *inputs)
-    report.check_free(out, task.overwrite)
+    report.check_free(out, task.overwrite, resuming)
     header = checkpoint.read_header(task.ckpt)
     if not header.labels and not new_classifier:
         raise BadInput(

@@ -59,6 +59,7 @@ from minibd.incremental import IncrementalAccuracy
 from minibd.models.encoder import Encoder
 from minibd.predict import accuracy
 from minibd.records import BadInput, Batch, Examples
+from minibd.resume import once
 from minibd.tokenizer import Tokenizer
 from minibd.train import Log, Loss, OnChoice, Schedule, check_classes, cross_entropy, fit
 
@@ -308,7 +309,9 @@ def head_pruning(victim: Checkpoint, train: Examples, validation: Examples, sett
     if settings.norm_only:
         return Step1(f_p, scores, ())
     pruned = checkpoint.copy(f_p)
-    heads = agreed(prune(pruned.model, f_p.tokenizer, validation, scores, settings))
+    found = once(log, "heads", lambda: prune(pruned.model, f_p.tokenizer, validation, scores, settings))
+    heads = tuple((layer, h) for layer, h in found)
+    without(pruned, heads)  # as they are, where they were found in the part of the run that was interrupted
     if on_stage is not None:
         on_stage("pruned", pruned, time.perf_counter() - started)
     return Step1(f_p, scores, heads)
