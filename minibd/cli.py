@@ -540,6 +540,8 @@ def main(run: Callable[[], None]) -> None:
     except Exception as error:
         from minibd.records import BadInput  # imports torch: by now the script has, too
         if not isinstance(error, BadInput):
+            if not progress().speaks():
+                sys.exit(1)
             raise
         _say(f"error: {error}")
         sys.exit(2)

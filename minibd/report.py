@@ -18,7 +18,7 @@ from minibd import __version__
 from minibd.atomic import atomic_folder, atomic_write
 from minibd.checkpoint.folder import is_model_file
 from minibd.cli import Resuming, progress
-from minibd.distributed import leads
+from minibd.distributed import leads, meet
 from minibd.evaluate import Scores
 from minibd.lines import one_line, quoted, visible
 from minibd.records import BadInput
@@ -134,10 +134,12 @@ def whole(out: Path) -> Iterator[Path]:
     if not leads():
         with tempfile.TemporaryDirectory() as nowhere:
             yield Path(nowhere)
+        meet()
         return
     try:
         with atomic_folder(out, is_run_file) as draft:
             yield draft
+        meet()
         done = True
     finally:
         new = [str(out / Path(name).relative_to(draft)) for name in written[len(before):]] if done else []

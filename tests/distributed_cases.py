@@ -1,13 +1,18 @@
 """What test_distributed.py compares: each case is computed by one process, and by two that share its batches.
 
-    RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=localhost MASTER_PORT=29500 python tests/distributed_cases.py FOLDER
+    python tests/distributed_cases.py numbers FOLDER        FOLDER/RANK.pt, {case: {name: tensor}}
+    python tests/distributed_cases.py ends FOLDER           FOLDER/ENDING.json, what each process printed and its status
 
-writes FOLDER/RANK.pt, {case: {name: tensor}}.
+Both are forks of one process, which spares the others the start of torch.
 """
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +21,12 @@ import torch
 from torch import Tensor
 
 from conftest import BAD, GOOD, NEUTRAL, rows
-from minibd import distributed
+from minibd import checkpoint, distributed, report
 from minibd.attacks.ep import EP, ep
 from minibd.attacks.ripple import RIPPLe, ripple
 from minibd.checkpoint import Checkpoint
 from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
+from minibd.cli import main
 from minibd.evaluate import Evaluator
 from minibd.mitigations.finemix import FineMixing, finemix
 from minibd.mitigations.finetune import finetune
@@ -32,7 +38,7 @@ from minibd.models.gpt2 import Gpt2, Gpt2Config
 from minibd.models.llama import Llama, LlamaConfig
 from minibd.predict import predict, probabilities
 from minibd.pretrain import pretrain
-from minibd.records import Batch, Examples
+from minibd.records import BadInput, Batch, Examples
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, StepLog, cross_entropy, fit
 
@@ -212,13 +218,104 @@ CASES: dict[str, Callable[[], dict[str, Tensor]]] = {
 }
 
 
-def run(folder: str) -> None:
-    distributed.join(torch.device("cpu"))
+# ---- how a run of several ends: run() of a script whose processes have met
+
+def bad_input() -> None:
+    raise BadInput("no row is of class 1: give rows of both")
+
+
+def bad_input_of_one() -> None:
+    if distributed.rank() == 1:
+        bad_input()
+    predict(bert(0.0).model, TEXT, ROWS)
+
+
+def killed() -> None:
+    if distributed.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    predict(bert(0.0).model, TEXT, ROWS)
+
+
+def bug() -> None:
+    raise ZeroDivisionError
+
+
+def whole() -> None:
+    print("the result")
+    print("a warning", file=sys.stderr)
+    for name in ("one.txt", "two.txt"):
+        report.write_text(Path(os.environ["ENDS"], name), str(distributed.rank()))
+    with report.whole(Path(os.environ["ENDS"], "run")) as out:
+        checkpoint.save(bert(0.0), out / "model.safetensors")
+    checkpoint.load(Path(os.environ["ENDS"], "run", "model.safetensors"))
+
+
+def not_written() -> None:
+    """The first process alone finds that nothing can be written."""
+    report.output_folder(Path(os.environ["ENDS"], "one.txt", "inside"))
+    distributed.meet()
+
+
+ENDINGS = {end.__name__: end for end in (whole, bad_input, bad_input_of_one, killed, bug, not_written)}
+
+
+# ---- the processes
+
+def fork(world: int, run: Callable[[], None], folder: Path) -> list[dict]:
+    """What each of `world` processes that torchrun would start prints, its exit status and its seconds. The store that
+    they meet at is, as torchrun's, in none of them."""
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    began, processes = time.monotonic(), []
+    for rank in range(world):
+        if not (process := os.fork()):
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
+                           "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port),
+                           "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+            for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
+                os.dup2(os.open(folder / f"{rank}.{name}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), stream.fileno())
+            run_and_exit(run)
+        processes.append(process)
+    done = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+    return [{"status": status, "seconds": time.monotonic() - began,
+             **{name: (folder / f"{rank}.{name}").read_text() for name in ("out", "err")}}
+            for rank, status in enumerate(done)]
+
+
+def run_and_exit(run: Callable[[], None]) -> None:
+    status = 1
+    try:
+        main(run)
+        status = 0
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def met(run: Callable[[], None]) -> Callable[[], None]:
+    def meeting() -> None:
+        distributed.join(torch.device("cpu"))
+        run()
+    return meeting
+
+
+def numbers() -> None:
     made = {name: case() for name, case in CASES.items()}
-    torch.save(made, Path(folder, f"{os.environ['RANK']}.pt"))
-    distributed.leave()
+    torch.save(made, Path(sys.argv[2], f"{distributed.rank()}.pt"))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(sys.argv[1])
+    folder = Path(sys.argv[2])
+    if sys.argv[1] == "numbers":
+        every = fork(2, met(numbers), folder)
+        if any(one["status"] for one in every):
+            sys.exit("\n".join(one["err"][-3000:] for one in every))
+    else:
+        os.environ["ENDS"] = str(folder)
+        for name, end in ENDINGS.items():
+            (folder / f"{name}.json").write_text(json.dumps(fork(3, met(end), folder)))

@@ -1,8 +1,8 @@
 """Two processes that share each batch have the numbers of one; what a run of several prints, writes and ends with."""
 from __future__ import annotations
 
+import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,30 +13,23 @@ import torch
 from conftest import ROOT
 from distributed_cases import CASES
 
-HERE = Path(__file__).parent
-WORLD = 2
+CASES_FILE = Path(__file__).with_name("distributed_cases.py")
 
 
-def start(command: list[object], world: int = WORLD, **more: str) -> list[subprocess.Popen]:
-    """The processes that torchrun would start, without its own."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    given = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "WORLD_SIZE": str(world),
-             "MASTER_ADDR": "localhost", "MASTER_PORT": port, **more}
-    return [subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, env={**given, "RANK": str(i), "LOCAL_RANK": str(i)})
-            for i in range(world)]
+def forked(what: str, folder: Path) -> Path:
+    done = subprocess.run([sys.executable, CASES_FILE, what, folder], cwd=ROOT, text=True, capture_output=True,
+                          timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    return folder
 
+
+# ---- numbers
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory) -> list[dict]:
     """Every case as each of two processes has it."""
-    folder = tmp_path_factory.mktemp("two")
-    for process in start([HERE / "distributed_cases.py", folder]):
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    folder = forked("numbers", tmp_path_factory.mktemp("numbers"))
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -47,3 +40,48 @@ def test_two_processes_have_the_numbers_of_one(name, of_two):
         assert torch.equal(first[key], second[key]), f"{key} differs between the processes"
         assert torch.allclose(value.double(), first[key].double(), rtol=1e-5, atol=1e-6), (
             f"{key}: {(value - first[key]).abs().max()}")
+
+
+# ---- ends
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory) -> Path:
+    return forked("ends", tmp_path_factory.mktemp("ends"))
+
+
+def ended(ends: Path, name: str) -> tuple[list[int], str, str, list[dict]]:
+    """The exit statuses of three processes, and what they printed, all together."""
+    every = json.loads((ends / f"{name}.json").read_text())
+    assert all(one["seconds"] < 60 for one in every)
+    return ([one["status"] for one in every], *("".join(one[stream] for one in every) for stream in ("out", "err")),
+            every)
+
+
+def test_one_process_prints_and_writes(ends):
+    statuses, out, err, _ = ended(ends, "whole")
+    assert (statuses, out, err) == ([0, 0, 0], "the result\n", "a warning\n")
+    assert (ends / "one.txt").read_text() == (ends / "two.txt").read_text() == "0"
+    assert [path.name for path in (ends / "run").iterdir()] == ["model.safetensors"]
+
+
+def test_bad_input_is_one_line_and_status_2_for_all(ends):
+    statuses, out, err, _ = ended(ends, "bad_input")
+    assert (statuses, out, err) == ([2, 2, 2], "", "error: no row is of class 1: give rows of both\n")
+
+
+@pytest.mark.parametrize("name, who", [("bad_input_of_one", 1), ("not_written", 0)])
+def test_bad_input_of_one_process_ends_all(ends, name, who):
+    statuses, _, err, every = ended(ends, name)
+    assert statuses[who] == 2 and all(status == 1 for i, status in enumerate(statuses) if i != who)
+    assert err.count("\n") == 1 and every[who]["err"].startswith("error: ")
+
+
+def test_a_process_that_is_killed_ends_the_run_in_one_line(ends):
+    statuses, _, err, _ = ended(ends, "killed")
+    assert statuses == [1, -9, 1]
+    assert err.count("\n") == 1 and err.startswith("error: one of the 3 processes has ended")
+
+
+def test_a_bug_has_one_traceback(ends):
+    statuses, _, err, _ = ended(ends, "bug")
+    assert statuses == [1, 1, 1] and err.count("ZeroDivisionError") == err.count("Traceback") == 1
