@@ -20,15 +20,18 @@ A world of one has nothing to sum: every function returns what it was given, and
 """
 from __future__ import annotations
 
+import copy
+import inspect
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from minibd.cli import RankLost, progress
 from minibd.records import BadInput, Batch
@@ -36,6 +39,7 @@ from minibd.records import BadInput, Batch
 T = TypeVar("T")
 GIVEN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process
 PATIENCE = timedelta(minutes=30)  # that one process waits for another: one may be writing a large checkpoint
+LARGE = 1_000_000_000  # frozen weights, from which on each process holds a part: 4 GB of float32
 BUCKET = 25_000_000  # numbers that are summed at once: what a sum needs beside the gradients, 100 MB of float32
 
 
@@ -132,9 +136,11 @@ def whole_norm(norms: Tensor) -> Tensor:
 
 # ---- an evaluation, a choice
 
-def turns(plan: Sequence[T]) -> Sequence[T]:
-    """Those of the batches of a plan that this process evaluates."""
-    return plan[rank()::size()]
+def turns(plan: Sequence[T]) -> list[tuple[T, bool]]:
+    """The batches of a plan that this process evaluates, and whether each counts: as many for every process, since a
+    forward pass of a model that is `sharded` takes all of them, and so some get one that is another's."""
+    mine = plan[rank()::size()]
+    return [(batch, True) for batch in mine] + [(plan[0], False)] * (-(-len(plan) // size()) - len(mine))
 
 
 def agreed(value: T) -> T:
@@ -145,6 +151,54 @@ def agreed(value: T) -> T:
     with _Watched():
         dist.broadcast_object_list(box, src=0, device=_device())
     return box[0]
+
+
+# ---- weights that are too many for each process
+
+@contextmanager
+def sharded(model: nn.Module) -> Iterator[None]:
+    """Inside, where the blocks of a causal `model` have LARGE frozen weights or more (LoRA, MuScleLoRA), each process
+    holds its part of them on its device, and a block's are whole there while it computes: FSDP2's fully_shard, a block
+    at a time. What is trained is whole in every process, as ever; the frozen weights wait in main memory.
+
+    Elsewhere nothing changes: where all is trained, in one process, and before torch 2.7, which cannot leave out what
+    is trained."""
+    blocks = getattr(model, "blocks", None)
+    frozen = [] if blocks is None else [p for p in blocks.parameters() if not p.requires_grad]
+    if size() == 1 or not getattr(model, "causal", False) or sum(p.numel() for p in frozen) < LARGE or not _shards():
+        yield
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    device = frozen[0].device
+    mesh, copies = init_device_mesh(device.type, (size(),)), nn.ModuleList()
+    for block in blocks:
+        trained = {p for p in block.parameters() if p.requires_grad}
+        one = copy.deepcopy(block, {id(p): p for p in trained})  # the same trained tensors, other frozen ones
+        for p in block.parameters():
+            p.data = p.data if p in trained else p.data.cpu()
+        fully_shard(one, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
+        for half in ("attention", "feed_forward"):
+            register_fsdp_forward_method(one, half)
+        copies.append(one)
+    model.blocks = copies
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # of changes in place, which no encoder makes
+            yield
+    finally:
+        model.blocks = blocks.train(copies.training)
+        for p in frozen:
+            p.data = p.data.to(device)
+
+
+def _shards() -> bool:
+    try:
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:
+        return False
+    return "ignored_params" in inspect.signature(fully_shard).parameters
 
 
 # ---- the processes

@@ -20,10 +20,10 @@ def predict(model: nn.Module, tokenizer: Tokenizer, examples: Examples, batch_si
     device = next(model.parameters()).device
     rows = tokenizer.encode(examples)
     predicted = torch.zeros(len(rows), dtype=torch.int64, device=device)
-    for which in turns(in_order(rows.lengths, batch_size)):
+    for which, counts in turns(in_order(rows.lengths, batch_size)):
         logits = model(tokenizer.batch(rows, which).to(device)).logits
-        # argmax would make a class of NaN
-        predicted[which] = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
+        if counts:  # argmax would make a class of NaN
+            predicted[which] = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
     predicted = sums([predicted])[0].tolist()
     if -1 in predicted:
         raise BadInput("the model's logits are NaN: its weights are so large that they overflow, use another")
@@ -37,8 +37,10 @@ def probabilities(model: nn.Module, tokenizer: Tokenizer, examples: Examples, ba
     device = next(model.parameters()).device
     rows = tokenizer.encode(examples)
     found = torch.zeros(len(rows), model.config.labels, dtype=torch.float64)
-    for which in turns(in_order(rows.lengths, batch_size)):
-        found[which] = model(tokenizer.batch(rows, which).to(device)).logits.double().softmax(-1).cpu()
+    for which, counts in turns(in_order(rows.lengths, batch_size)):
+        p = model(tokenizer.batch(rows, which).to(device)).logits.double().softmax(-1).cpu()
+        if counts:
+            found[which] = p
     return sums([found])[0]
 
 

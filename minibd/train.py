@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from minibd.cli import setting
 from minibd.data import batches
-from minibd.distributed import share, sum_gradients, sums
+from minibd.distributed import sharded, share, sum_gradients, sums
 from minibd.models.dropout import seed_dropout
 from minibd.records import BadInput, Batch, Example
 from minibd.resume import Course, Kept, Stateful, Training, put_back
@@ -209,17 +209,18 @@ def each_batch(
     """
     device = next(model.parameters()).device
     plan = [which for epoch in range(epochs) for which in batches(rows.lengths, batch_size, seed, epoch)]
-    model.train()
-    seed_dropout(model, torch.Generator(device).manual_seed(seed) if dropout is None else dropout)
-    try:
-        for step, which in enumerate(bar := tqdm(
-            plan[start:], desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5, initial=start,
-            total=len(plan),
-        ), start):
-            yield step, len(plan), which, share(tokenizer.batch(rows, which)).to(device), bar
-    finally:
-        seed_dropout(model, None)  # A generator cannot be copied or saved; the model may be.
-        model.eval()
+    with sharded(model):
+        model.train()
+        seed_dropout(model, torch.Generator(device).manual_seed(seed) if dropout is None else dropout)
+        try:
+            for step, which in enumerate(bar := tqdm(
+                plan[start:], desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5, initial=start,
+                total=len(plan),
+            ), start):
+                yield step, len(plan), which, share(tokenizer.batch(rows, which)).to(device), bar
+        finally:
+            seed_dropout(model, None)  # A generator cannot be copied or saved; the model may be.
+            model.eval()
 
 
 # ---- the loop

@@ -36,7 +36,8 @@ from minibd.mitigations.unlearn import Finding, Unlearning, unlearn
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.gpt2 import Gpt2, Gpt2Config
 from minibd.models.llama import Llama, LlamaConfig
-from minibd.predict import predict, probabilities
+from minibd.models.lora import lora
+from minibd.predict import accuracy, predict, probabilities
 from minibd.pretrain import pretrain
 from minibd.records import BadInput, Batch, Examples
 from minibd.tokenizer import Tokenizer
@@ -114,6 +115,33 @@ def aligned(ckpt: Checkpoint | None = None, **settings) -> dict[str, Tensor]:
                              "bands": ("1", "2"), **settings})
     ckpt = ckpt or bert(0.1, labels=0)
     return seen(musclelora(ckpt, ROWS, CLEAN, settings, validation=DEV, log=log), log)
+
+
+def sharded() -> dict[str, Tensor]:
+    """A Llama whose frozen weights lie in parts; by the way, that each process holds its half of them alone."""
+    seen_parts = []
+
+    class Looking(StepLog):
+        def __call__(self, step: dict) -> None:
+            super().__call__(step)
+            seen_parts.append(sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel()
+                                  for p in model.blocks.parameters() if not p.requires_grad))
+
+    before, distributed.LARGE = distributed.LARGE, 1
+    ckpt = made(Llama(LlamaConfig(**LLAMA)), LABELS)
+    model, frozen = ckpt.model, 0
+    try:
+        model.requires_grad_(False)
+        lora(model, rank=2, alpha=4.0, generator=torch.Generator().manual_seed(1))
+        frozen = sum(p.numel() for p in model.blocks.parameters() if not p.requires_grad)
+        log = Looking()
+        fit(model, TEXT, TEXT.encode(ROWS), cross_entropy, Schedule(1e-2, 2, 3), seed=0, log=log,
+            score=lambda model: accuracy(model, TEXT, DEV))
+    finally:
+        distributed.LARGE = before
+    assert {part * distributed.size() for part in seen_parts} == {frozen}
+    assert not any(hasattr(p, "to_local") for p in model.parameters())
+    return seen(ckpt, log, few=torch.tensor(predict(model, TEXT, ROWS.like(ROWS[:1]))))
 
 
 def unlearnt(mode: str) -> dict[str, Tensor]:
@@ -205,6 +233,7 @@ CASES: dict[str, Callable[[], dict[str, Tensor]]] = {
     "MuScleLoRA, released": lambda: aligned(variant="released", min_loss=0.7),
     "MuScleLoRA, two passes": lambda: aligned(train_head=True),
     "MuScleLoRA, Llama": lambda: aligned(made(Llama(LlamaConfig(**LLAMA)), ()), bottleneck=4),
+    "LoRA, Llama, sharded": sharded,
     "unlearning, rows": lambda: unlearnt("rows"),
     "unlearning, whole": lambda: unlearnt("whole"),
     "EP": lambda: embedded("released"),
