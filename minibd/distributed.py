@@ -156,10 +156,11 @@ def agreed(value: T) -> T:
 # ---- weights that are too many for each process
 
 @contextmanager
-def sharded(model: nn.Module) -> Iterator[None]:
+def sharded(model: nn.Module, dtype: torch.dtype = torch.float32) -> Iterator[None]:
     """Inside, where the blocks of a causal `model` have LARGE frozen weights or more (LoRA, MuScleLoRA), each process
-    holds its part of them on its device, and a block's are whole there while it computes: FSDP2's fully_shard, a block
-    at a time. What is trained is whole in every process, as ever; the frozen weights wait in main memory.
+    holds its part of its matrices on its device, and a block's are whole there, in `dtype`, while it computes: FSDP2's
+    fully_shard, a block at a time. What is trained, and vectors, are whole in every process, as ever; the frozen
+    weights wait in main memory.
 
     Elsewhere nothing changes: where all is trained, in one process, and before torch 2.7, which cannot leave out what
     is trained."""
@@ -169,8 +170,10 @@ def sharded(model: nn.Module) -> Iterator[None]:
         yield
         return
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+    # as autocast has it: a matrix is cast for its products, a norm's scale is not
+    policy = MixedPrecisionPolicy(param_dtype=None if dtype == torch.float32 else dtype, cast_forward_inputs=False)
     device = frozen[0].device
     mesh, copies = init_device_mesh(device.type, (size(),)), nn.ModuleList()
     for block in blocks:
@@ -178,7 +181,8 @@ def sharded(model: nn.Module) -> Iterator[None]:
         one = copy.deepcopy(block, {id(p): p for p in trained})  # the same trained tensors, other frozen ones
         for p in block.parameters():
             p.data = p.data if p in trained else p.data.cpu()
-        fully_shard(one, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
+        whole = {p for p in one.parameters() if p.requires_grad or p.dim() < 2}
+        fully_shard(one, mesh=mesh, reshard_after_forward=True, mp_policy=policy, ignored_params=whole)
         for half in ("attention", "feed_forward"):
             register_fsdp_forward_method(one, half)
         copies.append(one)

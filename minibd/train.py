@@ -198,18 +198,19 @@ def check_risen(name: str, epoch: int, first: float, losses: Sequence[float], lr
 
 def each_batch(
     model: nn.Module, tokenizer: Tokenizer, rows: Encoded, epochs: int, batch_size: int, *, seed: int, name: str,
-    dropout: torch.Generator | None = None, start: int = 0,
+    dropout: torch.Generator | None = None, start: int = 0, dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[int, int, list[int], Batch, tqdm]]:
     """(step, number of steps, indices of its rows in `rows`, batch on the model's device, progress bar) for each batch
     of each epoch, from the step `start` on. Of several processes (distributed.py) each gets its share of the batch, and
     the indices of all of it.
 
     Meanwhile `model` is in train mode, and `seed` fixes its dropout and the batches; afterwards, also if the loop is
-    left early, it is in eval mode. dropout: what its dropout draws from, else a new generator of the seed.
+    left early, it is in eval mode. dropout: what its dropout draws from, else a new generator of the seed. dtype: of
+    the products that it is trained in (distributed.sharded).
     """
     device = next(model.parameters()).device
     plan = [which for epoch in range(epochs) for which in batches(rows.lengths, batch_size, seed, epoch)]
-    with sharded(model):
+    with sharded(model, dtype):
         model.train()
         seed_dropout(model, torch.Generator(device).manual_seed(seed) if dropout is None else dropout)
         try:
@@ -291,7 +292,7 @@ def fit(
     training = Training(log, name, course, trained, optimizer, stateful)
     for step, steps, which, batch, bar in each_batch(
         model, tokenizer, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name, dropout=dropout,
-        start=training.start,
+        start=training.start, dtype=dtype,
     ):
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr * schedule.rate(step, steps)
