@@ -12,6 +12,7 @@ import torch
 
 from conftest import ROOT
 from distributed_cases import CASES
+from minibd import checkpoint
 
 CASES_FILE = Path(__file__).with_name("distributed_cases.py")
 
@@ -85,3 +86,48 @@ def test_a_process_that_is_killed_ends_the_run_in_one_line(ends):
 def test_a_bug_has_one_traceback(ends):
     statuses, _, err, _ = ended(ends, "bug")
     assert statuses == [1, 1, 1] and err.count("Traceback") == 1 and err.endswith("ZeroDivisionError\n")
+
+
+# ---- with torchrun, from the command line
+
+def started(world: int, name: str, *args: object) -> subprocess.CompletedProcess:
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(world)] if world > 1 else []
+    return subprocess.run([sys.executable, *launch, f"scripts/{name}", *map(str, args)], cwd=ROOT, text=True,
+                          capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, flags", [
+    ("mbtsad.py", ("--clean", 42, "--best-epoch", "--epochs1", 1, "--epochs2", 1, "--attack", "badnets")),
+    ("pure.py", ("--clean", 45, "--epochs", 1, "--floor", 0, "--keep-head", "--attack", "badnets")),
+    ("baseline.py", ("meft", "--clean", 45, "--epochs", 1, "--attack", "none")),
+])
+def test_a_script_has_the_same_result(name, flags, tiny_file, folder, tmp_path):
+    results = []
+    for world in (1, 2):
+        job = [*flags[:1], "--ckpt", tiny_file] if name == "baseline.py" else ["--ckpt", tiny_file, *flags[:1]]
+        done = started(world, name, *job, *flags[1:], "--data", folder, "--out", tmp_path / str(world))
+        assert done.returncode == 0, done.stderr
+        results.append((done.stdout, json.loads((tmp_path / str(world) / "result.json").read_text()), [
+            json.loads(line) for line in (tmp_path / str(world) / "steps.jsonl").read_text().splitlines()]))
+    (one_said, one, one_steps), (two_said, two, two_steps) = results
+    assert one_said.count("\n") == two_said.count("\n")
+    for result in (one, two):
+        for key in ("seconds", "command", "output_sha256"):
+            del result[key]
+        del result["args"]["out"]
+        for step in result["steps"]:
+            del step["seconds"]
+    assert one == two
+    for a, b in zip(one_steps, two_steps, strict=True):
+        assert a["batch"] == b["batch"] and a["total"] == pytest.approx(b["total"], rel=1e-3)
+    weights = [checkpoint.load(tmp_path / world / tiny_file.name).model.state_dict() for world in "12"]
+    assert all(torch.allclose(weights[0][key], weights[1][key], atol=2e-3) for key in weights[0])
+
+
+@pytest.mark.slow
+def test_bad_input_under_torchrun_is_said_once(tiny_file, folder, tmp_path):
+    """torchrun ends with a report of its own and status 1, whatever the processes' is."""
+    done = started(2, "mbtsad.py", "--ckpt", tiny_file, "--data", folder, "--lr1", "-1", "--out", tmp_path / "none")
+    assert done.returncode == 1 and done.stderr.count("error: a learning rate of -1.0") == 1
+    assert "exitcode  : 2" in done.stderr and not (tmp_path / "none").exists()
