@@ -100,7 +100,7 @@ def started(world: int, name: str, *args: object) -> subprocess.CompletedProcess
 @pytest.mark.parametrize("name, flags", [
     ("mbtsad.py", ("--clean", 42, "--best-epoch", "--epochs1", 1, "--epochs2", 1, "--attack", "badnets")),
     ("pure.py", ("--clean", 45, "--epochs", 1, "--floor", 0, "--keep-head", "--attack", "badnets")),
-    ("baseline.py", ("meft", "--clean", 45, "--epochs", 1, "--attack", "none")),
+    ("baseline.py", ("meft", "--clean", 45, "--epochs", 1, "--attack", "badnets")),
 ])
 def test_a_script_has_the_same_result(name, flags, tiny_file, folder, tmp_path):
     results = []
