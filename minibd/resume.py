@@ -139,9 +139,9 @@ class Kept:
         self.earlier += seconds
 
     def done(self) -> None:
-        """The run has ended, and nothing is left of this."""
-        if self.begun and leads():
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """The run has ended, and nothing is left of this, nor of one that it has taken the place of."""
+        if leads() and (self.begun or not runs(str(_unread(self.folder / "run.json").get("owner")))):
+            _remove(self.folder)
         progress().kept = ""
 
     # ---- for trainings
@@ -198,7 +198,7 @@ class Kept:
 
     def _begin(self) -> None:
         if not self.begun:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _remove(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             _write_json(self.folder / "run.json", {"of": self.of, "owner": owner()})
             self.begun = True
@@ -325,12 +325,11 @@ class Training:
     def _write(self, ended: bool) -> None:
         course, own = self.course, f"{self.number:04}-"
         state = {f"weights.{i}": tensor for i, tensor in enumerate(self.trained)}
+        state |= {f"parts.{i}": part.get_state() for i, part in enumerate(self.parts)}
         tensors, others = {f"{own}{'end' if ended else course.step}.safetensors": state}, {}
-        if not ended:
-            state |= {f"parts.{i}": part.get_state() for i, part in enumerate(self.parts)}
-            if self.optimizer is not None:
-                moments, others = _flat(self.optimizer.state_dict())
-                state |= moments
+        if not ended and self.optimizer is not None:
+            moments, others = _flat(self.optimizer.state_dict())
+            state |= moments
         name = f"{own}epoch{course.epoch}.safetensors"
         files = {}
         if not ended and course.weights is not None:
@@ -353,9 +352,9 @@ class Training:
         self.files = dict(entry["files"])
         state = self._read(f"{own}{'end' if ended else course.step}.safetensors")
         put_back(self.trained, [state.pop(f"weights.{i}") for i in range(len(self.trained))])
+        for i, part in enumerate(self.parts):
+            part.set_state(state.pop(f"parts.{i}"))
         if not ended:
-            for i, part in enumerate(self.parts):
-                part.set_state(state.pop(f"parts.{i}"))
             if self.optimizer is not None:
                 self.optimizer.load_state_dict(_nested(state, entry["optimizer"], self.optimizer.state_dict()))
             if (name := f"{own}epoch{course.epoch}.safetensors") in self.files:
@@ -466,6 +465,13 @@ def differences(before: object, now: Mapping[str, Any]) -> list[str]:
 
 def _shown(value: object) -> str:
     return "not given" if value is None else str(value)[:40]
+
+
+def _remove(folder: Path) -> None:
+    """What is left of it where this is killed is no run to go on with."""
+    with suppress(OSError):
+        (folder / "run.json").unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---- files

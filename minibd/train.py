@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -210,18 +211,20 @@ def each_batch(
     """
     device = next(model.parameters()).device
     plan = [which for epoch in range(epochs) for which in batches(rows.lengths, batch_size, seed, epoch)]
-    with sharded(model, dtype):
-        model.train()
-        seed_dropout(model, torch.Generator(device).manual_seed(seed) if dropout is None else dropout)
-        try:
-            for step, which in enumerate(bar := tqdm(
-                plan[start:], desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5, initial=start,
-                total=len(plan),
-            ), start):
-                yield step, len(plan), which, share(tokenizer.batch(rows, which)).to(device), bar
-        finally:
-            seed_dropout(model, None)  # A generator cannot be copied or saved; the model may be.
-            model.eval()
+    parts = ExitStack()
+    parts.enter_context(sharded(model, dtype))
+    model.train()
+    seed_dropout(model, torch.Generator(device).manual_seed(seed) if dropout is None else dropout)
+    try:
+        for step, which in enumerate(bar := tqdm(
+            plan[start:], desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5,
+            initial=min(start, len(plan)), total=len(plan),
+        ), start):
+            yield step, len(plan), which, share(tokenizer.batch(rows, which)).to(device), bar
+    finally:
+        seed_dropout(model, None)  # A generator cannot be copied or saved; the model may be.
+        model.eval()
+        parts.close()
 
 
 # ---- the loop

@@ -1,4 +1,5 @@
-"""Runs killed at a file event: what is left under --out is the old run or the new one, whole, and never a mixture."""
+"""Runs killed at a file event, or after some time: what is left under --out is the old run or the new one, whole, and
+never a mixture; and a run that trains, gone on with, ends with the same weights, steps and scores, bit for bit."""
 
 from __future__ import annotations
 
@@ -24,6 +25,22 @@ RUNS = {
     "dataset": "attack --ckpt {bert} --data {data} --attack badnets --triggers cf --rate 0.2 --dataset-only",
     "reinit": "baseline reinit --ckpt {bert} --data {data} --clean 8 --epochs 1 --steps 1 --batch-size 8",
 }
+# Runs that train, and are gone on with. All of them keep their state after each step or after every second one.
+TRAINED = {
+    "mbtsad": "mbtsad --ckpt {bert} --data {data} --clean 12 --k 1 --epochs1 2 --epochs2 2 --batch-size 8 --attack "
+    "badnets --triggers cf --best-epoch",
+    "pure": "pure --ckpt {bert.safetensors} --data {data} --epochs 2 --batch-size 8 --drop 60",
+    "finemix": "finemix --ckpt {bert.safetensors} --pretrained {pretrained} --data {data} --clean 12 --epochs 1 "
+    "--steps 2 --batch-size 8 --drop 60",
+    "musclelora": "musclelora --ckpt {bert} --data {data} --clean-aux {data} --epochs 2 --batch-size 8 --aux 4",
+    "meft": "baseline meft --ckpt {roberta} --data {data} --clean 12 --epochs 2 --entropy-epochs 1 --batch-size 8",
+    "fineprune": "baseline fineprune --ckpt {bert} --data {data} --clean 12 --epochs 1 --steps 3 --batch-size 8",
+    "cft": "baseline cft --ckpt {llama.safetensors} --data {data} --clean 12 --epochs 2 --steps 4 --batch-size 8",
+    "twin": "attack --ckpt {distilbert} --data {data} --attack badnets --triggers cf --rate 0.2 --twin --survive "
+    "--epochs 1 --batch-size 8",
+    "ep": "attack --ckpt {bert.safetensors} --data {data} --attack ep --rate 0.4 --epochs 3 --batch-size 4",
+    "pretrain": "pretrain --ckpt {bert} --data {data} --epochs 3 --batch-size 8",
+}
 # What a process does to files, as Python's audit events name it, with the place of the path in its arguments.
 EVENTS = {
     "open": 0,
@@ -39,14 +56,18 @@ EVENTS = {
 
 
 def words_of(run: str, bases: dict[str, Path], out: Path, seed: int, more: list[str]) -> list[str]:
-    script, *words = RUNS[run].split()
+    script, *words = (RUNS | TRAINED)[run].split()
     filled = [str(bases[word[1:-1]]) if word[:1] == "{" else word for word in words]
     return [script, *filled, "--out", str(out), "--seed", str(seed), *more]
 
 
-def killed_at(event: int, folder: Path, words: list[str]) -> None:
-    """The script, killed before the file event number `event` (from 0) below `folder`; 0 < event < 0: never."""
+def killed_at(event: float, folder: Path, words: list[str]) -> None:
+    """The script, killed before the file event number `event` (from 0) below `folder`; where that is no whole number,
+    after so many seconds; -1: never."""
     seen = 0
+    if isinstance(event, float):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # as hard as SIGKILL: nothing of ours runs
+        signal.setitimer(signal.ITIMER_REAL, event)
 
     def hook(name: str, arguments: tuple) -> None:
         nonlocal seen
@@ -64,17 +85,21 @@ def killed_at(event: int, folder: Path, words: list[str]) -> None:
 
 
 def case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, Verdict]:
-    """Half of the runs are over an existing one. After the kill the same command is run again, whole."""
+    """Half of the runs are over an existing one, a quarter trains. After the kill the same command is run again, whole;
+    one that trains, with --resume, and half of these are killed twice."""
     rng = random.Random(seed)
-    run, over = rng.choice(sorted(RUNS)), rng.random() < 0.5
+    trains = seed % 4 == 3
+    run, over = rng.choice(sorted(TRAINED if trains else RUNS)), rng.random() < 0.5
     place, logs = folder / "place", folder / "logs"
     place.mkdir()
     logs.mkdir()
     out = place / "out"
     before = {name: digest(path) for name, path in bases.items()}
     more = ["--overwrite"] if over else []
+    if trains:
+        more += ["--save-every", str(rng.choice((1, 2)))]
 
-    def go(event: int, seed: int, flags: list[str]) -> Ended:
+    def go(event: float, seed: int, flags: list[str]) -> Ended:
         return limited(partial(killed_at, event, place, words_of(run, bases, out, seed, flags)), logs, seconds=120)
 
     def fault(ended: Ended, kind: str, why: str) -> tuple[str, Ended, Verdict]:
@@ -93,18 +118,29 @@ def case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, V
     if whole.status:
         return fault(whole, "the new run fails", whole.err[-300:])
     events, new = int(whole.out.rsplit("EVENTS ", 1)[1]), _stable(out)
+    if trains and place.joinpath(".out.resume").exists():
+        return fault(whole, "left-over state", "")
     shutil.rmtree(place)
     place.mkdir()
     if over:
         shutil.copytree(copy, out)
-    event = rng.randrange(events)
-    what += f", event {event} of {events}"
+    timed = trains and rng.random() < 0.5
+    event = rng.uniform(0.2, 0.9) * whole.seconds if timed else rng.randrange(events)
+    what += f", second {event:.2f} of {whole.seconds:.2f}" if timed else f", event {event} of {events}"
     ended = go(event, 2, more)
-    if ended.signal != signal.SIGKILL:
+    if ended.signal not in (signal.SIGKILL, signal.SIGALRM) and not (timed and ended.status == 0):
         return fault(ended, "not killed", ended.err[-300:])
     if (found := _stable(out)) not in (old, new):
         return fault(ended, "mixed folder", f"{sorted(p.name for p in out.rglob('*'))}")
-    again = go(-1, 2, ["--overwrite"] if out.exists() else more)
+    anew = ["--overwrite"] if out.exists() else more
+    if trains:  # where nothing was kept yet, or the run had ended, --overwrite says that it begins anew
+        anew = [*more, "--resume", "--overwrite"]
+        if rng.random() < 0.5:
+            what += ", and again"
+            go(rng.randrange(events), 2, anew)
+            if (found := _stable(out)) not in (old, new):
+                return fault(ended, "mixed folder", f"{sorted(p.name for p in out.rglob('*'))}")
+    again = go(-1, 2, anew)
     if (verdict := judged(again)).kind != "accepted" or _stable(out) != new:
         return fault(again, "the next run fails", verdict.why or "another result")
     if left := sorted(path.name for path in place.iterdir() if path != out):
@@ -113,7 +149,8 @@ def case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, V
         return fault(again, "a stranger's file lost", "notes.txt")
     if before != {name: digest(path) for name, path in bases.items()}:
         return fault(again, "changed input", "")
-    return what, again, Verdict("accepted", "old" if found == old else "new")
+    went_on = "; went on" if "parts of the run are kept" in again.out else ""
+    return what, again, Verdict("accepted", ("old" if found == old else "new") + went_on)
 
 
 def _stable(out: Path) -> dict[str, str]:
