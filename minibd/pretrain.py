@@ -22,7 +22,7 @@ from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch, Examples
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.train import Log, Schedule, fit
+from minibd.train import Log, Schedule, dense_optimizer, fit
 
 
 def masking(
@@ -69,7 +69,8 @@ def pretrain(
         text_of = chosen.nonzero()[:, 0]  # (M,), the text that each chosen token belongs to
         return {"mlm": losses.new_zeros(len(chosen)).index_add(0, text_of, losses) / chosen.sum(dim=1).clamp(min=1)}
 
-    fit(learner.model, ckpt.tokenizer, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="MLM")
+    fit(learner.model, ckpt.tokenizer, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="MLM",
+        optimizer=dense_optimizer(learner.model, schedule))
     return learner
 
 
@@ -134,7 +135,8 @@ def pretrain_causal(
         counts = followed(batch).sum(dim=1).clamp(min=1)
         return {"lm": losses.new_zeros(len(counts)).index_add(0, text_of, losses) / counts}
 
-    fit(learner.model, ckpt.tokenizer, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="LM")
+    fit(learner.model, ckpt.tokenizer, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="LM",
+        optimizer=dense_optimizer(learner.model, schedule))
     return learner
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -21,6 +22,8 @@ from tqdm import tqdm
 from minibd.cli import setting
 from minibd.data import batches
 from minibd.models.dropout import seed_dropout
+from minibd.models.encoder import Encoder
+from minibd.models.visited_rows import VisitedRows, visited_rows
 from minibd.records import BadInput, Batch, Example
 from minibd.tokenizer import Encoded, Tokenizer
 
@@ -206,9 +209,12 @@ def each_batch(model: nn.Module, tokenizer: Tokenizer, rows: Encoded, epochs: in
 # ---- the loop
 
 class ClippedAdamW(torch.optim.AdamW):
-    """AdamW over `params`; first the whole gradient is scaled down to the norm `schedule.clip`."""
+    """AdamW over `params`; first the whole gradient is scaled down to the norm `schedule.clip`.
 
-    def __init__(self, params: Sequence[nn.Parameter], schedule: Schedule):
+    visited: whose rows are among `params` in place of the word embedding.
+    """
+
+    def __init__(self, params: Sequence[nn.Parameter], schedule: Schedule, visited: VisitedRows | None = None):
         # Decay shrinks matrices; biases and LayerNorms are scales and offsets, not capacity.
         super().__init__(
             [
@@ -217,14 +223,40 @@ class ClippedAdamW(torch.optim.AdamW):
             ],
             lr=schedule.lr, fused=True,
         )
-        self.params, self.clip = params, schedule.clip
+        self.params, self.clip, self.visited = params, schedule.clip, visited
 
     def step(self) -> Tensor:
         """Update and return the gradient's norm before clipping. If that is not finite, nothing is changed."""
+        if self.visited is not None:
+            self.visited.check()
         norm = nn.utils.clip_grad_norm_(self.params, self.clip)
         if torch.isfinite(norm):
             super().step()
+            if self.visited is not None:
+                matrices = self.param_groups[0]
+                self.visited.stepped(1 - matrices["lr"] * matrices["weight_decay"])
         return norm
+
+
+def dense_optimizer(model: nn.Module, schedule: Schedule) -> ClippedAdamW:
+    """ClippedAdamW over the parameters of `model` that require a gradient, the word embedding whole."""
+    return ClippedAdamW([p for p in model.parameters() if p.requires_grad], schedule)
+
+
+@contextmanager
+def usual_optimizer(
+    model: nn.Module, tokenizer: Tokenizer, rows: Encoded, schedule: Schedule
+) -> Iterator[ClippedAdamW]:
+    """As dense_optimizer, but of the word embedding it trains the rows that `rows` visit. The model is the one that
+    dense steps would give when the context ends, and before that whenever it is evaluated, saved or loaded
+    (models/visited_rows.py)."""
+    word = model.embeddings.word if isinstance(model, Encoder) else None
+    if word is None or not word.weight.requires_grad:
+        yield dense_optimizer(model, schedule)
+        return
+    with visited_rows(word, {i for row in rows.ids for i in row} | {tokenizer.pad}) as visited:
+        params = [visited.rows if p is word.weight else p for p in model.parameters() if p.requires_grad]
+        yield ClippedAdamW(params, schedule, visited)
 
 
 def fit(
@@ -244,8 +276,9 @@ def fit(
     the total can be re-added. rows: the number of texts; batch: their indices in `rows`, in the batch's order. If the
     log is full then (`StepLog`), fit raises StepLimit: a run of several trainings ends there.
     dtype: torch.bfloat16 computes matrix products in it (autocast); the weights stay float32.
-    optimizer: default ClippedAdamW over the parameters that require a gradient. Another one's step() returns the
-    gradient's norm too, and changes nothing if that is not finite.
+    optimizer: default `usual_optimizer`, which a loss that reads other texts than `rows`, or the word embedding as a
+    whole, cannot have: it gives `dense_optimizer`. Another one's step() returns the gradient's norm too, and changes
+    nothing if that is not finite.
     on_step: called after each step with the model, in train mode, and the number of steps taken; it must not change the
     model.
     max_steps: stop after so many steps of this call. The rates are those of the whole schedule, and where that has more
@@ -260,8 +293,12 @@ def fit(
         raise BadInput(f"{name}: there are no rows to train on: give at least one of each class")
     if max_steps is not None and max_steps < 1:
         raise BadInput(f"{name}: max_steps is {max_steps}, it must be at least 1")
+    if optimizer is None:
+        with usual_optimizer(model, tokenizer, rows, schedule) as optimizer:
+            return fit(model, tokenizer, rows, loss, schedule, seed=seed, weights=weights, score=score, log=log,
+                       name=name, dtype=dtype, optimizer=optimizer, on_step=on_step, max_steps=max_steps,
+                       on_choice=on_choice)
     device = next(model.parameters()).device
-    optimizer = optimizer or ClippedAdamW([p for p in model.parameters() if p.requires_grad], schedule)
     best, best_epoch, best_state = float("-inf"), 0, None
     good, first, epoch_losses = None, math.inf, []  # the last good epoch and its weights; the first step's loss
     for step, steps, which, batch, bar in each_batch(

@@ -43,7 +43,7 @@ from minibd.data import batches
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch, Examples, check_target
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.train import Log, Schedule, cross_entropy, fit
+from minibd.train import Log, Schedule, cross_entropy, dense_optimizer, fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +252,7 @@ def ripple(
     fit(
         victim.model, ckpt.tokenizer, ckpt.tokenizer.encode(poisoned), loss, settings.schedule, seed=seed,
         weights={"inner": settings.penalty}, log=log, name="RIPPLe", dtype=dtype,
+        optimizer=dense_optimizer(victim.model, settings.schedule),  # L_FT reads other texts
     )
     victim.history.append(
         {"attack": "ripple", "rows": len(poisoned), "clean_rows": len(clean), "seed": seed, **asdict(settings)}
