@@ -32,10 +32,17 @@ def run() -> None:
 
     from dataclasses import asdict
 
-    import torch
-
     from minibd import checkpoint, report
-    from minibd.job.task import check_columns, data_of, device_of, output_path, print_notes, splits_of
+    from minibd.job.task import (
+        check_columns,
+        data_of,
+        device_of,
+        output_path,
+        print_dtype,
+        print_notes,
+        products_of,
+        splits_of,
+    )
     from minibd.pretrain import frequency_loss, masked_loss, pretrain
     from minibd.train import Schedule
 
@@ -47,12 +54,13 @@ def run() -> None:
     check_columns(task, header)
     splits = splits_of(task, header)
     print_notes(splits)
+    print_dtype(task)
     ckpt = checkpoint.load(header, device)
     start = checkpoint.with_mlm(ckpt, task.seed)
     before = masked_loss(start, splits.test, settings.mask, task.seed)
     learner = pretrain(
         ckpt, ckpt.tokenizer.encode(splits.train), schedule, settings.mask, seed=task.seed,
-        dtype=getattr(torch, task.dtype),
+        dtype=products_of(task),
     )
     after = masked_loss(learner, splits.test, settings.mask, task.seed)
     print(
