@@ -51,10 +51,7 @@ def atomic_folder(path: Path, is_old: Callable[[str], bool]) -> Iterator[Path]:
     raised as BadInput.
     """
     path = Path(os.path.realpath(path))
-    fixed = os.path.isdir(path) and (
-        path in (here := Path(os.path.realpath(os.getcwd())), *here.parents) or os.path.ismount(path)
-        or not os.access(path.parent, os.W_OK)
-    )
+    fixed = is_fixed(path)
     draft = draft_of(path / path.name if fixed else path)
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +73,37 @@ def atomic_folder(path: Path, is_old: Callable[[str], bool]) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)  # the old folder by now, or what was not finished
 
 
-# ---- drafts
+def is_fixed(path: Path) -> bool:
+    """Whether a folder, named in full, stays in its place, so that what is put into it cannot lie beside it."""
+    return os.path.isdir(path) and (
+        path in (here := Path(os.path.realpath(os.getcwd())), *here.parents) or os.path.ismount(path)
+        or not os.access(path.parent, os.W_OK)
+    )
+
+
+# ---- drafts, and whose they are
+
+def owner() -> str:
+    """This process, by a name that no other has."""
+    return f"{os.getpid()}@{HOST} {_begun(os.getpid())}".strip()
+
+
+def runs(owner: str) -> bool:
+    """Whether `owner` is another process of this machine, and still runs. Of another machine nobody here knows."""
+    match = re.fullmatch(r"([0-9]+)@(\S*) ?([0-9]*)", owner)
+    if not match or match[2] != HOST or int(match[1]) == os.getpid() or not _is_alive(int(match[1])):
+        return False
+    return match[3] in ("", _begun(int(match[1])))
+
+
+def _begun(process: int) -> str:
+    """When the process began, in ticks since the machine did; "" where the system does not say."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        return stat.rpartition(")")[2].split()[19]  # in front of it, a name with any letters
+    except (OSError, IndexError):
+        return ""
+
 
 def draft_of(path: Path) -> Path:
     """A name beside `path`, on the same disk, that says whose draft it is."""

@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import count
 from math import ceil
 
 import torch
@@ -28,6 +27,7 @@ from minibd import checkpoint
 from minibd.checkpoint import HEADS, Checkpoint, hf_mapping_of
 from minibd.predict import accuracy
 from minibd.records import BadInput, Example, Examples
+from minibd.resume import Count
 from minibd.train import Log, OnChoice, Schedule, check_classes, cross_entropy, fit
 
 OnStage = Callable[[str, Checkpoint, float], None]  # the name of a stage, its model, the seconds it took
@@ -213,14 +213,15 @@ def tune_on_few_rows(
     them. on_choice: see train.fit.
     """
     epochs = max(schedule.epochs, ceil(steps / ceil(max(1, len(clean)) / schedule.batch_size)))
-    every, epoch = epochs // schedule.epochs, count(1)
+    every, scored = epochs // schedule.epochs, Count()
 
     def score(model: nn.Module) -> float:
-        return float("-inf") if (epochs - next(epoch)) % every else accuracy(model, theta.tokenizer, validation)
+        return float("-inf") if (epochs - 1 - scored()) % every else accuracy(model, theta.tokenizer, validation)
 
     fit(
         theta.model, theta.tokenizer, theta.tokenizer.encode(clean), cross_entropy, replace(schedule, epochs=epochs),
         seed=seed, dtype=dtype, log=log, name=name, score=None if validation is None else score, on_choice=on_choice,
+        parts=[scored],
     )
     return theta
 

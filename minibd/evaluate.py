@@ -24,6 +24,7 @@ from minibd.lines import listed
 from minibd.predict import predict
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Examples, check_target
+from minibd.resume import once
 from minibd.tokenizer import Tokenizer
 
 
@@ -97,6 +98,23 @@ class Scores:
     answers: Mapping[tuple[int, int], int] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
 
+    def counts(self) -> dict:
+        """As JSON."""
+        return {
+            "cacc": [self.cacc.hits, self.cacc.n], "asr": self.asr and [self.asr.hits, self.asr.n],
+            "lfr": {name: [share.hits, share.n] for name, share in self.lfr.items()},
+            "answers": [[*pair, n] for pair, n in self.answers.items()],
+        }
+
+    @classmethod
+    def of(cls, counts: Mapping, classes: tuple[str, ...]) -> Scores:
+        """The scores whose `counts` these are."""
+        return cls(
+            Proportion(*counts["cacc"]), counts["asr"] and Proportion(*counts["asr"]),
+            {name: Proportion(*share) for name, share in counts["lfr"].items()},
+            Counter({(label, answer): n for label, answer, n in counts["answers"]}), classes,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
@@ -128,6 +146,12 @@ class Evaluator:
         return Scores(
             right(answers), pooled(by_class.values()) if by_class else None, by_class, answers, self.clean.labels
         )
+
+
+    def once(self, log: object, name: str, model: nn.Module, tokenizer: Tokenizer) -> Scores:
+        """The scores of the model `name`; where what keeps the run of `log` has them, those."""
+        counts = once(log, f"scores of {name}", lambda: self(model, tokenizer).counts())
+        return Scores.of(counts, self.clean.labels)
 
 
 # ---- whether a model has learnt anything

@@ -17,10 +17,12 @@ from types import MappingProxyType
 from minibd import __version__
 from minibd.atomic import atomic_folder, atomic_write
 from minibd.checkpoint.folder import is_model_file
-from minibd.cli import progress
+from minibd.cli import Resuming, progress
+from minibd.distributed import leads
 from minibd.evaluate import Scores
 from minibd.lines import one_line, quoted, visible
 from minibd.records import BadInput
+from minibd.resume import is_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,14 @@ def is_run_file(name: str) -> bool:
     return RUN_FILES.fullmatch(name) is not None or is_model_file(name)
 
 
-def check_free(folder: Path, overwrite: bool = False) -> None:
-    """Raises BadInput where `folder`, the --out of a run, holds another, and --overwrite is not said."""
+def check_free(folder: Path, overwrite: bool = False, resuming: Resuming | None = None) -> None:
+    """Raises BadInput where `folder`, the --out of a run, holds another, or one that was interrupted is kept for it,
+    and neither --overwrite nor --resume is said. resuming: of a run that can be gone on with."""
+    if resuming is not None and is_kept(folder):
+        if resuming.resume or overwrite:
+            return
+        raise BadInput(f"--out {folder}: a run into it was interrupted, and is kept: say --resume to go on with it, or "
+                       "--overwrite to begin anew")
     held = sorted(entry.name for entry in folder.iterdir() if is_run_file(entry.name)) if os.path.isdir(folder) else []
     if held and not overwrite:
         raise BadInput(f"--out {folder} holds another run ({quoted(held)}): name another folder, or say --overwrite to "
@@ -119,9 +127,14 @@ def check_free(folder: Path, overwrite: bool = False) -> None:
 @contextmanager
 def whole(out: Path) -> Iterator[Path]:
     """The folder to write a run into: when the block ends, all that was written there takes the place of the run in
-    `out` in one step; what else lies there stays. Raises BadInput where the system refuses."""
+    `out` in one step; what else lies there stays. Of several processes the first one's is kept. Raises BadInput where
+    the system refuses."""
     written = progress().written
     before, done = list(written), False
+    if not leads():
+        with tempfile.TemporaryDirectory() as nowhere:
+            yield Path(nowhere)
+        return
     try:
         with atomic_folder(out, is_run_file) as draft:
             yield draft
@@ -132,6 +145,8 @@ def whole(out: Path) -> Iterator[Path]:
 
 
 def _check_writable(folder: Path, said: str) -> None:
+    if not leads():
+        return
     missing = [f for f in (folder, *folder.parents) if not os.path.lexists(f)]  # deepest first
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,9 +161,10 @@ def _check_writable(folder: Path, said: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with atomic_write(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    """Write a file whole or not at all; of several processes the first one does."""
+    if leads():
+        with atomic_write(path) as draft:
+            draft.write_text(text, encoding="utf-8")
     progress().written.append(str(path))
 
 

@@ -21,10 +21,12 @@ from tqdm import tqdm
 
 from minibd.cli import setting
 from minibd.data import batches
+from minibd.distributed import share, sum_gradients, sums
 from minibd.models.dropout import seed_dropout
 from minibd.models.encoder import Encoder
-from minibd.models.visited_rows import VisitedRows, visited_rows
+from minibd.models.visited_rows import Trained, VisitedRows, visited_rows
 from minibd.records import BadInput, Batch, Example
+from minibd.resume import Course, Kept, Stateful, Training, put_back
 from minibd.tokenizer import Encoded, Tokenizer
 
 Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]  # the loss terms by name, each (B,): one value per text
@@ -122,6 +124,11 @@ def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tenso
     return sum(weights.get(name, 1.0) * values for name, values in terms.items())
 
 
+def term_means(terms: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
+    """The mean of each term over the whole batch."""
+    return {name: mean.item() for name, mean in zip(terms, sums([batch.mean(values) for values in terms.values()]))}
+
+
 def check_classes(rows: Sequence[Example], name: str) -> None:
     """Raises BadInput where `rows`, to be trained on, are all of one class: a classifier would learn to answer that
     alone, and its loss would look well."""
@@ -144,14 +151,17 @@ class StepLog:
     """A log that keeps its steps: `fit(..., log=StepLog())`.
 
     max_steps: how many steps it takes over all trainings of a run; then it is full, and the training loop that logs to
-    it raises StepLimit. None: no limit.
+    it raises StepLimit. None: no limit. kept: what keeps the run, for --resume. listens: whether it takes steps; False
+    of a run that has no use for them and is kept.
     """
 
-    def __init__(self, max_steps: int | None = None):
+    def __init__(self, max_steps: int | None = None, kept: Kept | None = None, listens: bool = True):
         if max_steps is not None and max_steps < 1:
             raise BadInput(f"max_steps is {max_steps}, it must be at least 1")
         self.steps: list[dict] = []
-        self.max_steps = max_steps
+        self.max_steps, self.kept, self.listens = max_steps, kept, listens
+        if kept is not None:
+            self.steps = kept.steps
 
     def __call__(self, step: dict) -> None:
         self.steps.append(step)
@@ -169,6 +179,11 @@ def logged(log: Log | None, step: dict) -> None:
             raise StepLimit
 
 
+def listens(log: Log | None) -> bool:
+    """Whether steps are logged to `log`: nobody waits for the terms of a step that is not."""
+    return log is not None and getattr(log, "listens", True)
+
+
 def check_finite(name: str, step: int, steps: int, lr: float, **values: float) -> None:
     """Raises BadInput if one of `values`, such as loss=, gradient_norm=, is NaN or infinite at `step` (from 0)."""
     if not all(map(math.isfinite, values.values())):
@@ -184,23 +199,27 @@ def check_risen(name: str, epoch: int, first: float, losses: Sequence[float], lr
                        f"{epoch}: it diverges, lower the learning rate ({lr})")
 
 
-def each_batch(model: nn.Module, tokenizer: Tokenizer, rows: Encoded, epochs: int, batch_size: int, *, seed: int,
-               name: str) -> Iterator[tuple[int, int, list[int], Batch, tqdm]]:
+def each_batch(
+    model: nn.Module, tokenizer: Tokenizer, rows: Encoded, epochs: int, batch_size: int, *, seed: int, name: str,
+    dropout: torch.Generator | None = None, start: int = 0,
+) -> Iterator[tuple[int, int, list[int], Batch, tqdm]]:
     """(step, number of steps, indices of its rows in `rows`, batch on the model's device, progress bar) for each batch
-    of each epoch.
+    of each epoch, from the step `start` on. Of several processes (distributed.py) each gets its share of the batch, and
+    the indices of all of it.
 
     Meanwhile `model` is in train mode, and `seed` fixes its dropout and the batches; afterwards, also if the loop is
-    left early, it is in eval mode.
+    left early, it is in eval mode. dropout: what its dropout draws from, else a new generator of the seed.
     """
     device = next(model.parameters()).device
     plan = [which for epoch in range(epochs) for which in batches(rows.lengths, batch_size, seed, epoch)]
     model.train()
-    seed_dropout(model, torch.Generator(device).manual_seed(seed))
+    seed_dropout(model, torch.Generator(device).manual_seed(seed) if dropout is None else dropout)
     try:
-        for step, which in enumerate(
-            bar := tqdm(plan, desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5)
-        ):
-            yield step, len(plan), which, tokenizer.batch(rows, which).to(device), bar
+        for step, which in enumerate(bar := tqdm(
+            plan[start:], desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5, initial=start,
+            total=len(plan),
+        ), start):
+            yield step, len(plan), which, share(tokenizer.batch(rows, which)).to(device), bar
     finally:
         seed_dropout(model, None)  # A generator cannot be copied or saved; the model may be.
         model.eval()
@@ -224,6 +243,8 @@ class ClippedAdamW(torch.optim.AdamW):
             lr=schedule.lr, fused=True,
         )
         self.params, self.clip, self.visited = params, schedule.clip, visited
+        # what of the model changes, for who keeps it and puts it back
+        self.trained = params if visited is None else Trained(params, visited)
 
     def step(self) -> Tensor:
         """Update and return the gradient's norm before clipping. If that is not finite, nothing is changed."""
@@ -264,7 +285,7 @@ def fit(
     weights: Mapping[str, float] = MappingProxyType({}), score: Callable[[nn.Module], float] | None = None,
     log: Log | None = None, name: str = "fit", dtype: torch.dtype = torch.float32,
     optimizer: torch.optim.Optimizer | None = None, on_step: Callable[[nn.Module, int], None] | None = None,
-    max_steps: int | None = None, on_choice: OnChoice | None = None,
+    max_steps: int | None = None, on_choice: OnChoice | None = None, parts: Sequence[Stateful] = (),
 ) -> nn.Module:
     """Train `model` in place on `rows` and return it in eval mode.
 
@@ -274,11 +295,12 @@ def fit(
     come back, of equal epochs the first's; without `score`, those of the last.
     log: called after each step with {"stage", "step", "lr", "rows", "batch", "terms", "weights", "total"}, from which
     the total can be re-added. rows: the number of texts; batch: their indices in `rows`, in the batch's order. If the
-    log is full then (`StepLog`), fit raises StepLimit: a run of several trainings ends there.
+    log is full then (`StepLog`), fit raises StepLimit: a run of several trainings ends there. What keeps the log's run,
+    if anything does, keeps this training, which goes on where it was interrupted (minibd/resume.py).
     dtype: torch.bfloat16 computes matrix products in it (autocast); the weights stay float32.
     optimizer: default `usual_optimizer`, which a loss that reads other texts than `rows`, or the word embedding as a
     whole, cannot have: it gives `dense_optimizer`. Another one's step() returns the gradient's norm too, and changes
-    nothing if that is not finite.
+    nothing if that is not finite. leaves: the tensors whose gradients it reads, by default its parameters.
     on_step: called after each step with the model, in train mode, and the number of steps taken; it must not change the
     model.
     max_steps: stop after so many steps of this call. The rates are those of the whole schedule, and where that has more
@@ -297,12 +319,16 @@ def fit(
         with usual_optimizer(model, tokenizer, rows, schedule) as optimizer:
             return fit(model, tokenizer, rows, loss, schedule, seed=seed, weights=weights, score=score, log=log,
                        name=name, dtype=dtype, optimizer=optimizer, on_step=on_step, max_steps=max_steps,
-                       on_choice=on_choice)
+                       on_choice=on_choice, parts=parts)
     device = next(model.parameters()).device
-    best, best_epoch, best_state = float("-inf"), 0, None
-    good, first, epoch_losses = None, math.inf, []  # the last good epoch and its weights; the first step's loss
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    leaves, trained = (getattr(optimizer, name, params) for name in ("leaves", "trained"))
+    course, dropout = Course(), torch.Generator(device).manual_seed(seed)
+    stateful = [dropout, *parts, *([on_step] if isinstance(on_step, Stateful) else [])]
+    training = Training(log, name, course, trained, optimizer, stateful)
     for step, steps, which, batch, bar in each_batch(
-        model, tokenizer, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name
+        model, tokenizer, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name, dropout=dropout,
+        start=training.start,
     ):
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr * schedule.rate(step, steps)
@@ -310,49 +336,48 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             terms = loss(model, batch)
-        total = weighted(terms, weights).mean()
+        total = batch.mean(weighted(terms, weights))
         total.backward()
-        norm, loss_value = optimizer.step(), total.item()
-        per_epoch = steps // schedule.epochs
-        epoch_losses.append(loss_value)
-        first = loss_value if not step else first
+        sum_gradients(leaves)
+        norm, loss_value = optimizer.step(), sums([total])[0].item()
+        epoch, left = divmod(step + 1, steps // schedule.epochs)  # epochs that are over, steps of the next one
+        course.losses.append(loss_value)
+        course.first = loss_value if not step else course.first
         try:
             check_finite(name, step, steps, schedule.lr, loss=loss_value, gradient_norm=norm.item())
-            if (step + 1) % per_epoch == 0:
-                check_risen(name, (step + 1) // per_epoch, first, epoch_losses, schedule.lr)
+            if not left:
+                check_risen(name, epoch, course.first, course.losses, schedule.lr)
         except BadInput as error:
-            if good is None and best_state is None:
+            if course.weights is None:
                 raise
-            epoch, state = (best_epoch, best_state) if best_state is not None else good
-            print(f"{error}; the weights of epoch {epoch} are kept", file=sys.stderr)
-            model.load_state_dict(state, strict=False)
-            if on_choice is not None:
-                on_choice("diverged", epoch)
-            return model.eval()
-        if log is not None:  # nobody waits for the terms of a step that is not logged
+            print(f"{error}; the weights of epoch {course.epoch} are kept", file=sys.stderr)
+            course.choice = "diverged"
+            break
+        if listens(log):
             logged(log, {"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(which),
-                         "batch": which, "terms": {term: values.mean().item() for term, values in terms.items()},
+                         "batch": which, "terms": term_means(terms, batch),
                          "weights": {term: weights.get(term, 1.0) for term in terms}, "total": loss_value})
         bar.set_postfix_str(f"loss {loss_value:.3f}", refresh=False)
         if on_step is not None:
             on_step(model, step + 1)
         if step + 1 == max_steps and step + 1 < steps:
-            return model.eval()
-        if (step + 1) % per_epoch:
-            continue
-        epoch_losses = []
-        if score is None:
-            if step + 1 < steps:
-                trained = {key for key, tensor in model.named_parameters() if tensor.requires_grad}
-                good = (step + 1) // per_epoch, {
-                    key: tensor.clone() for key, tensor in model.state_dict().items() if key in trained}
-        else:
-            if (value := score(model.eval())) > best:
-                best, best_epoch = value, (step + 1) // per_epoch
-                best_state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-            model.train()
-    if best_state is not None:
-        model.load_state_dict(best_state)
-        if on_choice is not None:
-            on_choice("best_epoch", best_epoch)
-    return model
+            break
+        if not left:
+            course.losses, value = [], course.best
+            better = step + 1 < steps  # each epoch is, without scores; the last one's weights are there anyway
+            if score is not None:
+                value = score(model.eval())
+                better = value > course.best
+                model.train()
+            if better:
+                course.best, course.epoch, course.weights = value, epoch, [p.detach().clone() for p in trained]
+        training.after(step + 1, steps, epoch_ended=not left)
+    else:
+        if score is not None and course.weights is not None:
+            course.choice = "best_epoch"
+    if course.weights is not None and course.choice:
+        put_back(trained, course.weights)
+    if course.choice and on_choice is not None:
+        on_choice(course.choice, course.epoch)
+    training.end()
+    return model.eval()

@@ -26,7 +26,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from minibd.cli import Attack, BaseTask, Idle, Task, main, parse, progress, setting
+from minibd.cli import Attack, BaseTask, Idle, Resuming, Task, main, parse, progress, setting
 from minibd.job.idle import ATTACK, WORDS
 from minibd.lines import visible
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # --help answers without importing torch
     from minibd.evaluate import Evaluator
     from minibd.records import Examples
     from minibd.report import Step
-    from minibd.train import Loss, Schedule
+    from minibd.train import Loss, Schedule, StepLog
 
 OWN_TRAINING = ("ripple", "lwp", "ep", "sos")  # with settings of their own, a variant among them
 FROM_TUNED = ("ripple", "ep", "sos")  # need a classifier that is tuned on clean rows
@@ -128,7 +128,7 @@ class Threat:
     )
 
 
-SCHEDULE = ("lr", "epochs", "batch_size", "variant", "clean_lr", "clean_epochs", "dtype")
+SCHEDULE = ("lr", "epochs", "batch_size", "variant", "clean_lr", "clean_epochs", "dtype", "resume", "save_every")
 RULES = (
     Idle(("triggered",), lambda v: True, "for evaluation: attack.py makes triggered rows itself"),
     Idle((*SCHEDULE, "encoder_only", "survive", "twin"), lambda v: v.dataset_only,
@@ -159,6 +159,7 @@ class Plan:
     base: Checkpoint
     splits: Splits
     out: Path
+    log: StepLog  # takes no steps: it is what keeps the run
 
 
 @dataclass
@@ -173,21 +174,23 @@ class Rows:
 
 
 def run() -> None:
-    task, attack, chosen, training, threat = parse(
-        __doc__, BaseTask, Planted, Poison, Training, Threat, rules=RULES
+    task, resuming, attack, chosen, training, threat = parse(
+        __doc__, BaseTask, Resuming, Planted, Poison, Training, Threat, rules=RULES
     )
     task, chosen = with_labels(task, chosen)
 
     import time
 
     from minibd.job.run import print_scores
+    from minibd.resume import done
 
     started = time.perf_counter()
-    plan = plan_of(task, attack, chosen, training, threat)
+    plan = plan_of(task, attack, chosen, training, threat, resuming)
     rows = poison_rows(plan)
     print_poisoned(plan, rows)
     steps, checkpoints = ([], {}) if threat.dataset_only else train_all(plan, rows)
     write(plan, rows, steps, checkpoints, started)
+    done(plan.log)
     if steps:
         print_scores(steps, lambda name: advice(plan, rows, name))
         if line := unlearnt(plan, steps):
@@ -216,21 +219,28 @@ def with_labels(task: BaseTask, chosen: Poison) -> tuple[Task, Poison]:
     return Task(**values, labels=labels), replace(chosen, labels=schemes[0] if schemes else None)
 
 
-def plan_of(task: Task, attack: Attack, chosen: Poison, training: Training, threat: Threat) -> Plan:
+def plan_of(
+    task: Task, attack: Attack, chosen: Poison, training: Training, threat: Threat, resuming: Resuming = Resuming()
+) -> Plan:
     """The scheme, the attack and the two schedules: what the flags say, else the preset, else the attack's own."""
     from dataclasses import asdict
+    from pathlib import Path
 
     from minibd import report
     from minibd.attacks.poison import scheme as scheme_of
     from minibd.job.evaluation import check_attack, class_of, entry_of, with_side
+    from minibd.job.resuming import keeper
     from minibd.job.task import data_of, open_task
     from minibd.records import BadInput
+    from minibd.train import StepLog
 
+    log = None
     stated, scheme = attack, scheme_of(attack.attack, **asdict(chosen), side=attack.side)
     attack = fill_in(attack, triggers=scheme.triggers, triggers_per_text=scheme.per_text)
     entry = entry_of(attack, 0)  # words that it cannot have are refused before anything is opened
 
     def check(header: Header, splits: Splits) -> None:
+        nonlocal log
         check_attack(stated, task, header, splits.test)
         class_of(attack.target, splits.train.labels)
         clean = [f"--{name.replace('_', '-')}" for name in given(training, "clean_lr", "clean_epochs")]
@@ -239,8 +249,12 @@ def plan_of(task: Task, attack: Attack, chosen: Poison, training: Training, thre
                 f"{', '.join(clean)}: {task.ckpt} is tuned already, and no twin is trained: add --twin or --survive, "
                 "or leave it out"
             )
+        kept = keeper(
+            "attack", Path(task.out or "out/attack"), task, resuming, header, stated, chosen, training, threat
+        )
+        log = StepLog(kept=kept, listens=False)
 
-    base, splits, out = open_task("attack", task, new_classifier=True, check=check)
+    base, splits, out = open_task("attack", task, new_classifier=True, check=check, resuming=resuming)
     entry |= {"target": class_of(attack.target, splits.train.labels)}
     report.output_folder(out, attack.paraphrases, threat.user_data)
     settings, schedule, clean_schedule = schedules(entry, training, base.model.config.hidden)
@@ -258,6 +272,7 @@ def plan_of(task: Task, attack: Attack, chosen: Poison, training: Training, thre
     )
     return Plan(
         task, attack, chosen, training, threat, scheme, entry, settings, schedule, clean_schedule, base, splits, out,
+        log,
     )
 
 
@@ -367,14 +382,14 @@ def train_all(plan: Plan, rows: Rows) -> tuple[list[Step], dict[str, Checkpoint]
     steps, saved, clean = [], {}, None
     needs_tuned = plan.attack.attack in FROM_TUNED
     if plan.training.twin or needs_tuned and head_is_new(plan.base):
-        clean = measured(steps, "clean twin", rows.evaluator, lambda: tune(
+        clean = measured(plan, steps, "clean twin", rows.evaluator, lambda: tune(
             plan, rows.splits.train, cross_entropy, plan.clean_schedule, "clean twin"
         ))
         clean.history.append({"trained": "clean", **training_entry(plan, plan.clean_schedule)})
         saved["clean-"] = clean
     elif needs_tuned:
-        clean = measured(steps, "as given", rows.evaluator, lambda: plan.base)
-    victim = measured(steps, "victim", rows.evaluator, lambda: attacked(plan, rows, clean))
+        clean = measured(plan, steps, "as given", rows.evaluator, lambda: plan.base)
+    victim = measured(plan, steps, "victim", rows.evaluator, lambda: attacked(plan, rows, clean))
     own = victim.history.pop() if needs_tuned else {}
     if plan.attack.attack == "lwp":
         own = {"variant": plan.settings.variant}
@@ -384,22 +399,26 @@ def train_all(plan: Plan, rows: Rows) -> tuple[list[Step], dict[str, Checkpoint]
     saved[""] = checkpoint.headless(victim) if plan.threat.encoder_only else victim
     # the floor on the user's rows; on the attacker's it is the twin itself
     if plan.threat.user_data and plan.training.twin:
-        measured(steps, "fine-tuned twin", rows.user_evaluator, lambda: fine_tuned(plan, rows, clean))
+        measured(plan, steps, "fine-tuned twin", rows.user_evaluator, lambda: fine_tuned(plan, rows, clean))
     if plan.threat.survive:
-        measured(steps, "fine-tuned", rows.user_evaluator, lambda: fine_tuned(plan, rows, victim))
+        measured(plan, steps, "fine-tuned", rows.user_evaluator, lambda: fine_tuned(plan, rows, victim))
     return steps, saved
 
 
-def measured(steps: list[Step], name: str, evaluator: Evaluator, make: Callable[[], Checkpoint]) -> Checkpoint:
+def measured(
+    plan: Plan, steps: list[Step], name: str, evaluator: Evaluator, make: Callable[[], Checkpoint]
+) -> Checkpoint:
     """The checkpoint that `make` returns, measured and timed as a new row `name` of the table `steps`."""
     import time
 
     from minibd.report import Step
+    from minibd.resume import carried
 
     before = time.perf_counter()
     ckpt = make()
-    seconds = time.perf_counter() - before
-    steps.append(Step(name, evaluator(ckpt.model, ckpt.tokenizer), seconds))
+    seconds = time.perf_counter() - before + carried(plan.log)
+    steps.append(Step(name, evaluator.once(plan.log, name, ckpt.model, ckpt.tokenizer), seconds))
+    carried(plan.log)  # those of the scores are no model's
     progress().finished.append(name)
     return ckpt
 
@@ -443,13 +462,13 @@ def attacked(plan: Plan, rows: Rows, clean: Checkpoint | None) -> Checkpoint:
     name, settings, target, seed = plan.attack.attack, plan.settings, plan.attack.target, plan.task.seed
     poisoned = rows.poisoned.rows
     if name == "ep":
-        return ep(clean, poisoned, settings, target=target, seed=seed)
+        return ep(clean, poisoned, settings, target=target, seed=seed, log=plan.log)
     if name == "sos":
-        return sos(clean, poisoned, settings, seed=seed)
+        return sos(clean, poisoned, settings, seed=seed, log=plan.log)
     if name == "ripple":
         train, dtype = rows.splits.train, products_of(plan.task)
         operated = surgery(plan.base, clean, train, settings.triggers, target, settings.top)
-        return ripple(operated, poisoned, train, settings, seed=seed, dtype=dtype)
+        return ripple(operated, poisoned, train, settings, seed=seed, dtype=dtype, log=plan.log)
     loss = partial(lwp_loss, variant=settings.variant) if name == "lwp" else cross_entropy
     return tune(plan, poisoned, loss, plan.schedule, "victim")
 
@@ -463,7 +482,7 @@ def tune(plan: Plan, rows: Examples, loss: Loss, schedule: Schedule, name: str) 
     ckpt = checkpoint.copy(plan.base)
     fit(
         ckpt.model, ckpt.tokenizer, ckpt.tokenizer.encode(rows), loss, schedule, seed=plan.task.seed,
-        dtype=products_of(plan.task), name=name,
+        dtype=products_of(plan.task), name=name, log=plan.log,
     )
     return ckpt
 
@@ -475,7 +494,7 @@ def fine_tuned(plan: Plan, rows: Rows, ckpt: Checkpoint) -> Checkpoint:
 
     return finetune(
         ckpt, rows.user.train, plan.clean_schedule, keep_head=not plan.threat.encoder_only, seed=plan.task.seed,
-        dtype=products_of(plan.task), name="fine-tuned",
+        dtype=products_of(plan.task), name="fine-tuned", log=plan.log,
     )
 
 
@@ -521,7 +540,7 @@ def write(plan: Plan, rows: Rows, steps: list[Step], checkpoints: dict[str, Chec
         **plan.entry, **counts(plan, rows), "seed": plan.task.seed, "scheme": asdict(plan.scheme),
         "args": args_of(plan.task, plan.attack, plan.chosen, plan.training, plan.threat) | trained
         | target_args(rows.evaluator) | ({"classes": plan.task.labels} if plan.task.labels else {}),
-        "versions": report.versions(), "seconds": round(time.perf_counter() - started, 2),
+        "versions": report.versions(), "seconds": round(time.perf_counter() - started + plan.log.kept.earlier, 2),
         "steps": report.listed(steps), "at_chance": chances(steps),
     }
     with report.whole(plan.out) as out:

@@ -23,7 +23,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from minibd.cli import AllClean, Attack, Clean, Pretrained, Task, main, parse, setting
+from minibd.cli import AllClean, Attack, Clean, Pretrained, Resuming, Task, main, parse, setting
 from minibd.job.idle import ATTACK, REPAIR_RULES
 from minibd.job.repairs import REPAIRS
 
@@ -57,8 +57,8 @@ FLAGS = FINETUNINGS | {name: (Clean, repair.flags) for name, repair in REPAIRS.i
 def run(log: StepLog | None = None) -> None:
     named = next((word for word in sys.argv[1:] if word in FLAGS), "")  # each method has its own flags
     rows, numbers = FLAGS.get(named, (None, None))
-    groups = (Task, rows, Pretrained, Attack, numbers) if named else ()
-    method, task, clean, pretrained, attack, settings = parse(
+    groups = (Task, Resuming, rows, Pretrained, Attack, numbers) if named else ()
+    method, task, resuming, clean, pretrained, attack, settings = parse(
         __doc__, *groups, first=("method", tuple(FLAGS)), rules=(*ATTACK, *REPAIR_RULES.get(named, ())), others=FLAGS
     )
 
@@ -71,7 +71,7 @@ def run(log: StepLog | None = None) -> None:
     repair = REPAIRS.get(method)
     settings = checked(method, settings)
     job = start(method, task, clean, attack, settings, new_classifier=not repair, pretrained=pretrained, log=log,
-                needs_pretrained=bool(repair and repair.takes_pretrained))
+                resuming=resuming, needs_pretrained=bool(repair and repair.takes_pretrained))
     if repair:
         settings = job.resolved(settings)
         job.measure_victim()

@@ -89,7 +89,8 @@ def run() -> None:
         print("\n".join(lines_of(verdict)))
     found = report.result(
         "evaluate", args_of(replace(task, dtype="float32"), attack, floor, measured) | target_args(evaluator),
-        {"test": len(splits.test)}, steps, after=steps[0], seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
+        {"test": len(splits.test)}, steps, after=steps[0], seconds=time.perf_counter() - started,
+        sha256=checkpoint.sha256(task.ckpt),
         outcome={"at_chance": chances(steps), **verdict},
     )
     with report.whole(out) as draft:

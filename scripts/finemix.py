@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from minibd.cli import Attack, Clean, Pretrained, Task, main, parse, settings_of
+from minibd.cli import Attack, Clean, Pretrained, Resuming, Task, main, parse, settings_of
 from minibd.job.idle import ATTACK, REPAIR_RULES
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def run(log: StepLog | None = None) -> None:
-    task, clean, pretrained, attack, settings = parse(
-        __doc__, Task, Clean, Pretrained, Attack, settings_of("mitigations.finemix", "FineMixing"),
+    task, resuming, clean, pretrained, attack, settings = parse(
+        __doc__, Task, Resuming, Clean, Pretrained, Attack, settings_of("mitigations.finemix", "FineMixing"),
         rules=(*ATTACK, *REPAIR_RULES["finemix"]))
 
     from dataclasses import asdict
@@ -34,7 +34,8 @@ def run(log: StepLog | None = None) -> None:
     from minibd.mitigations.finemix import FineMixing, finemix
 
     settings, pretrained = agreed(FineMixing(**asdict(settings)), pretrained)
-    job = start("finemix", task, clean, attack, settings, pretrained=pretrained, needs_pretrained=True, log=log)
+    job = start("finemix", task, clean, attack, settings, pretrained=pretrained, needs_pretrained=True, log=log,
+                resuming=resuming)
     settings = job.resolved(settings)
     job.measure_victim()
     job.undo()

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from minibd.cli import Attack, Clean, Idle, Pretrained, Task, main, parse, setting, settings_of
+from minibd.cli import Attack, Clean, Idle, Pretrained, Resuming, Task, main, parse, setting, settings_of
 from minibd.job.idle import ATTACK, ATTACK_FLAGS, DISTILLING, MBTSAD_RULES
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Script:
 TRAINED = (
     "cft", "best_epoch", "k", "originals", "lr1", "lr2", "epochs1", "epochs2", "batch_size", "warmup", "weight_decay",
     "attention_dropout", "distil", *DISTILLING, "augment", "budget", "dev", "out", "e_pur", "suspects", "attack",
-    "triggered", *ATTACK_FLAGS,
+    "triggered", *ATTACK_FLAGS, "resume", "save_every",
 )
 RULES = (
     Idle(TRAINED, lambda v: v.pick, "--pick looks at the victim as it is with every augmenter, trains and measures "
@@ -54,8 +54,8 @@ RULES = (
 
 
 def run(log: StepLog | None = None) -> None:
-    task, clean, pretrained, attack, script, settings = parse(
-        __doc__, Task, Clean, Pretrained, Attack, Script, settings_of("mitigations.mbtsad", "MBTSAD"),
+    task, resuming, clean, pretrained, attack, script, settings = parse(
+        __doc__, Task, Resuming, Clean, Pretrained, Attack, Script, settings_of("mitigations.mbtsad", "MBTSAD"),
         rules=RULES)
 
     import time
@@ -71,9 +71,10 @@ def run(log: StepLog | None = None) -> None:
     settings, dtype = MBTSAD(**asdict(settings)), products_of(task)
     if script.pick and pretrained.e_pur:
         raise BadInput("--pick looks at the victim as it is and --e-pur changes it: leave one of the two out")
+    device = device_of(task.device)
     report.output_folder(task.out or "out/mbtsad", settings.mlm)
-    resources = resources_of(settings, device_of(task.device), dtype)  # first: what is missing is reported at once
-    job = start("mbtsad", task, clean, attack, script, settings, pretrained=pretrained, log=log)
+    resources = resources_of(settings, device, dtype)  # first: what is missing is reported at once
+    job = start("mbtsad", task, clean, attack, script, settings, pretrained=pretrained, log=log, resuming=resuming)
     if script.pick:
         return print_perturbations(job, settings, task.seed, resources)
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from minibd.cli import Attack, Task, main, parse, setting, settings_of
+from minibd.cli import Attack, Resuming, Task, main, parse, setting, settings_of
 from minibd.job.idle import ATTACK, MUSCLELORA_RULES
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class Trusted:
 
 
 def run(log: StepLog | None = None) -> None:
-    parsed = task, attack, trusted, settings = parse(
-        __doc__, Task, Attack, Trusted, settings_of("cleantrain.musclelora", "MuScleLoRA"),
+    parsed = task, resuming, attack, trusted, settings = parse(
+        __doc__, Task, Resuming, Attack, Trusted, settings_of("cleantrain.musclelora", "MuScleLoRA"),
         rules=(*MUSCLELORA_RULES, *ATTACK))
 
     from dataclasses import asdict, replace
@@ -99,8 +99,8 @@ def run(log: StepLog | None = None) -> None:
                        f"{header.mapping.model_type}: leave it out")
     candidates = band_vectors(trusted.search_bands or ())
     job = start_untrusted(
-        task, trusted.clean_aux, lambda ckpt: settings.resolved(ckpt.model).aux, attack, trusted, log=log,
-        plant_target=None if trusted.plant is None else trusted.plant_target,
+        task, trusted.clean_aux, lambda ckpt: settings.resolved(ckpt.model).aux, attack, trusted, settings, log=log,
+        plant_target=None if trusted.plant is None else trusted.plant_target, resuming=resuming,
     )
     if trusted.plant is not None:
         plant_backdoor(job, trusted.plant, trusted.plant_target, task.seed)
@@ -181,8 +181,13 @@ def with_best_bands(
     from minibd import data
     from minibd.cleantrain.musclelora import search_bands
     from minibd.evaluate import Proportion
+    from minibd.resume import kept_by
+    from minibd.train import StepLog
 
-    found = search_bands(job.victim, job.clean, job.splits.dev, candidates, settings, seed=seed, dtype=dtype)
+    found = search_bands(
+        job.victim, job.clean, job.splits.dev, candidates, settings, seed=seed, dtype=dtype,
+        log=StepLog(kept=kept_by(job.log), listens=False),
+    )
     for bands, right in found:
         print(f"{100 * right:6.2f} % of the clean rows held out, with the scalings {','.join(f'{s:g}' for s in bands)}")
     n = len(job.splits.dev) - len(data.sample(job.splits.dev, 0.5, seed))
@@ -230,7 +235,7 @@ def train(job: Job, name: str, settings: MuScleLoRA, rates: dict[str, float], sp
 
     options = {"validation": job.splits.dev or None, "seed": seed, "dtype": dtype, "log": job.log,
                "on_choice": job.outcome.setdefault(name, {}).__setitem__,  # several models: each has choices of its own
-               "on_step": spectrum and spectrum.on_step}
+               "on_step": spectrum}
     started = time.perf_counter()
     if name == "musclelora":
         trained = musclelora(job.victim, job.splits.train, job.clean, settings, **options)
@@ -246,7 +251,7 @@ def train(job: Job, name: str, settings: MuScleLoRA, rates: dict[str, float], sp
 
 def start_untrusted(
     task: Task, clean_aux: str, aux: Callable[[Checkpoint], int], attack: Attack, *settings: object,
-    log: StepLog | None = None, plant_target: int | None = None,
+    log: StepLog | None = None, plant_target: int | None = None, resuming: Resuming | None = None,
 ) -> Job:
     """Open a task whose --data is a dataset that may be poisoned: its rows, the clean ones, the evaluator.
 
@@ -263,6 +268,7 @@ def start_untrusted(
     from minibd import checkpoint, data, report
     from minibd.evaluate import Evaluator
     from minibd.job.evaluation import check_attack, evaluator_of
+    from minibd.job.resuming import keeper
     from minibd.job.run import Job
     from minibd.job.task import (
         args_of,
@@ -281,7 +287,7 @@ def start_untrusted(
     started = time.perf_counter()
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", "musclelora"), task.ckpt, task.data, clean_aux)
-    report.check_free(out, task.overwrite)
+    report.check_free(out, task.overwrite, resuming)
     header, columns = checkpoint.read_header(task.ckpt), reading_of(task)
     if not task.data or not (clean_aux or any("data" in entry for entry in header.history)):
         raise BadInput(
@@ -313,6 +319,9 @@ def start_untrusted(
         rows = untrusted.train
     else:
         rows = data.read(folder, labels=trusted.test.labels, **columns)
+    kept = None
+    if resuming is not None and log is None:
+        kept = keeper("musclelora", out, task, resuming, header, attack, *settings)
     # With a classifier, so that the penultimate layer that was pre-trained with the encoder is loaded too.
     labels = None if header.labels else trusted.test.labels
     ckpt = checkpoint.load(header, device, labels=labels, seed=task.seed)
@@ -332,7 +341,7 @@ def start_untrusted(
         print(f"all {len(held)} clean rows are aligned to, none is left to choose an epoch by: the last one counts")
     return Job(
         "musclelora", args_of(task, attack, *settings) | {"out": str(out), **dtype_args(task)}, ckpt, splits, held,
-        evaluator, out, started=started, log=StepLog() if log is None else log, trains_on_all=True,
+        evaluator, out, started=started, log=StepLog(kept=kept) if log is None else log, trains_on_all=True,
     )
 
 

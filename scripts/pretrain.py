@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minibd.cli import Task, main, parse, progress, setting
+from minibd.cli import Resuming, Task, main, parse, progress, setting
 from minibd.lines import visible
 
 
@@ -28,11 +28,12 @@ class Pretraining:
 
 
 def run() -> None:
-    task, settings = parse(__doc__, Task, Pretraining)
+    task, resuming, settings = parse(__doc__, Task, Resuming, Pretraining)
 
     from dataclasses import asdict
 
     from minibd import checkpoint, report
+    from minibd.job.resuming import keeper
     from minibd.job.task import (
         check_columns,
         data_of,
@@ -44,25 +45,27 @@ def run() -> None:
         splits_of,
     )
     from minibd.pretrain import frequency_loss, masked_loss, pretrain
-    from minibd.train import Schedule
+    from minibd.resume import done, once
+    from minibd.train import Schedule, StepLog
 
     schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
     device = device_of(task.device)
     out = report.output_folder(task.out or "out/pretrain", task.ckpt, task.data)
-    report.check_free(out, task.overwrite)
+    report.check_free(out, task.overwrite, resuming)
     header = checkpoint.read_header(task.ckpt)
     check_columns(task, header)
     splits = splits_of(task, header)
     print_notes(splits)
     print_dtype(task)
+    log = StepLog(kept=keeper("pretrain", out, task, resuming, header, settings), listens=False)
     ckpt = checkpoint.load(header, device)
     start = checkpoint.with_mlm(ckpt, task.seed)
-    before = masked_loss(start, splits.test, settings.mask, task.seed)
+    before = once(log, "loss before", lambda: masked_loss(start, splits.test, settings.mask, task.seed))
     learner = pretrain(
         ckpt, ckpt.tokenizer.encode(splits.train), schedule, settings.mask, seed=task.seed,
-        dtype=products_of(task),
+        dtype=products_of(task), log=log,
     )
-    after = masked_loss(learner, splits.test, settings.mask, task.seed)
+    after = once(log, "loss after", lambda: masked_loss(learner, splits.test, settings.mask, task.seed))
     print(
         f"{len(splits.train)} train rows, {len(splits.test)} test rows: {before:.3f} nats a masked token before, "
         f"{after:.3f} after"
@@ -79,6 +82,7 @@ def run() -> None:
     with report.whole(out) as draft:
         checkpoint.save(learner, path := output_path(draft, task.ckpt))
         progress().written.append(str(path))
+    done(log)
     print(f"written: {visible(progress().written[-1], 1000)}")
 
 

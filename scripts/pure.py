@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from minibd.cli import AllClean, Attack, Pretrained, Task, main, parse, setting, settings_of
+from minibd.cli import AllClean, Attack, Pretrained, Resuming, Task, main, parse, setting, settings_of
 from minibd.job.idle import ATTACK, PURE_RULES
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Script:
 
 
 def run(log: StepLog | None = None) -> None:
-    task, clean, pretrained, attack, script, settings = parse(
-        __doc__, Task, AllClean, Pretrained, Attack, Script, settings_of("mitigations.pure", "PURE"),
+    task, resuming, clean, pretrained, attack, script, settings = parse(
+        __doc__, Task, Resuming, AllClean, Pretrained, Attack, Script, settings_of("mitigations.pure", "PURE"),
         rules=(*ATTACK, *PURE_RULES))
 
     from dataclasses import asdict, replace
@@ -43,7 +43,8 @@ def run(log: StepLog | None = None) -> None:
     settings = PURE(**asdict(settings))
     if script.ablations and (settings.prune_only or settings.norm_only):
         raise BadInput("--ablations trains both beside PURE: leave --prune-only and --norm-only out")
-    job = start("pure", task, clean, attack, script, settings, new_classifier=True, pretrained=pretrained, log=log)
+    job = start("pure", task, clean, attack, script, settings, new_classifier=True, pretrained=pretrained, log=log,
+                resuming=resuming)
     job.measure_if_classifier(settings.keep_head)
     job.undo()
     job.purify(pretrained)

@@ -26,7 +26,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from minibd.cli import Attack, Clean, Idle, Task, main, parse, progress, setting, settings_of
+from minibd.cli import Attack, Clean, Idle, Resuming, Task, main, parse, progress, setting, settings_of
 from minibd.job.idle import ATTACK
 
 METHODS = ("auto", "none", "mbtsad", "pure", "cft", "reinit", "fineprune", "finemix", "finepurify")
@@ -68,8 +68,8 @@ RULES = (*ATTACK, Idle(("dev",), lambda v: True, "a method that chooses by valid
 
 
 def run() -> None:
-    task, clean, repair, attack, settings, scan = parse(
-        __doc__, RepairTask, Clean, Repair, Attack, settings_of("mitigations.unlearn", "Unlearning"),
+    task, resuming, clean, repair, attack, settings, scan = parse(
+        __doc__, RepairTask, Resuming, Clean, Repair, Attack, settings_of("mitigations.unlearn", "Unlearning"),
         settings_of("detect.scan", "Scan"), rules=RULES)
 
     from dataclasses import asdict
@@ -81,15 +81,18 @@ def run() -> None:
     from minibd.job.evaluation import check_attack
     from minibd.job.receipt import EXIT, lines_of
     from minibd.job.receipt_page import page
+    from minibd.job.resuming import keeper
     from minibd.job.run import print_scores
     from minibd.job.task import args_of, device_of
     from minibd.mitigations.unlearn import Unlearning
     from minibd.records import BadInput
+    from minibd.resume import done
+    from minibd.train import StepLog
 
     settings, scan, kinds = Unlearning(**asdict(settings)), Scan(**asdict(scan)), job.kinds_of(repair.planted)
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", "repair"), task.ckpt, task.data, repair.pretrained or "")
-    report.check_free(out, task.overwrite)
+    report.check_free(out, task.overwrite, resuming)
     header = checkpoint.read_header(task.ckpt)
     if len(header.labels) < 2:
         raise BadInput(f"{task.ckpt} has no classifier of two classes or more: give one that is fine-tuned on the "
@@ -100,10 +103,11 @@ def run() -> None:
     method, why = job.chosen_method(repair.method, repair.pretrained, rows)
     if rows.labelled:
         check_attack(attack, task, header, rows.test)
+    kept = keeper("repair", out, task, resuming, header, clean, repair, attack, settings, scan)
     victim = checkpoint.load(header, device, labels=task.labels, seed=task.seed)
     pretrained = job.pretrained_for(repair.pretrained, task, victim)
     one = job.Repair(task, settings.resolved(victim.model.config.hidden), scan, victim, rows,
-                     job.open_evaluator(attack, task, victim, rows), out, pretrained)
+                     job.open_evaluator(attack, task, victim, rows), out, pretrained, StepLog(kept=kept))
     print(f"rows      {len(rows.texts)} of {visible(rows.source)} to work with, {len(rows.test)} held out; "
           f"measured: {rows.measure}")
     print(job.time_line(job.time_to_go(one, method, suspects is not None, kinds)), flush=True)
@@ -126,6 +130,7 @@ def run() -> None:
         progress().kept = f"the result and {out / 'receipt.json'} are written, without the evidence"
         evidence += one.evidence(cleaned, kinds)
         receipt = write()
+    done(one.log)
     files = ("receipt.json", "receipt.html", "scan.json", "steps.jsonl")
     print("written: " + ", ".join(visible(str(path), 1000) for path in (one.path, *(out / name for name in files))))
     sys.exit(EXIT[receipt["verdict"]])

@@ -508,7 +508,7 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant("models/visited_rows.py", "a score reads the table as it was",
                "            self.settle()\n            return", "            return"),
         Mutant("models/visited_rows.py", "what is loaded is not trained on",
-               "        self.rows.copy_(self.word.weight[self.index])\n", "        pass\n"),
+               "            self.rows.copy_(self.word.weight[self.index])\n", "            pass\n"),
     ),
     "Fine-mixing, E-PUR, Fine-purifying": (
         # E-PUR

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from conftest import BAD, GOOD, fails, rows
 from minibd import checkpoint
 from minibd.attacks.ripple import (
+    Endless,
     RIPPLe,
-    endless,
     logistic_regression,
     restricted_inner_product,
     ripple,
@@ -299,7 +299,7 @@ def test_surgery_without_what_it_needs_is_refused(tiny):
 def test_clean_batches_never_end_and_hold_every_row_once_a_pass(tiny):
     encoded = tiny.tokenizer.encode([Example(str(i), "the film", i % 2) for i in range(10)])
     encoded = replace(encoded, labels=list(range(10)))
-    drawn = [batch.labels.tolist() for batch in itertools.islice(endless(tiny.tokenizer, encoded, 4, 0), 9)]
+    drawn = [batch.labels.tolist() for batch in itertools.islice(Endless(tiny.tokenizer, encoded, 4, 0), 9)]
     passes = [[row for batch in drawn[i:i + 3] for row in batch] for i in (0, 3, 6)]
     assert all(sorted(each) == list(range(10)) for each in passes) and passes[0] != passes[1] != passes[2]
 

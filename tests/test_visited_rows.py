@@ -11,7 +11,8 @@ from minibd.models.encoder import Encoder
 from minibd.models.visited_rows import visited_rows
 from minibd.predict import accuracy, predict
 from minibd.records import Example
-from minibd.train import Schedule, cross_entropy, dense_optimizer, each_batch, fit, usual_optimizer
+from minibd.resume import begin
+from minibd.train import Schedule, StepLog, cross_entropy, dense_optimizer, each_batch, fit, usual_optimizer
 from test_encoder import MODELS
 from test_train import ROWS, TEXT, bert, state
 
@@ -167,6 +168,26 @@ def test_parts_of_a_state_that_lack_the_table_leave_what_was_trained():
         if step == 3:
             model.load_state_dict(pooler, strict=False)
     alike(trained(False, model=ours, on_step=load), trained(True, model=theirs, on_step=load))
+
+
+@pytest.mark.parametrize("stopped", range(1, 9))
+def test_a_run_that_is_resumed_at_any_step_has_the_bits_of_one_that_was_not(tmp_path, stopped):
+    """minibd/resume.py keeps the table and the small moments; scores, so that the best epoch's table is kept, too."""
+    def run(kept, at=None, after=0):
+        scores = iter([1.0, 3.0, 2.0][after // 3:])
+
+        def on_step(model, step):
+            if step == at:
+                raise KeyboardInterrupt
+        log = StepLog(kept=kept)
+        return trained(False, model=bert(), score=lambda model: next(scores), log=log, on_step=on_step)
+
+    whole = state(run(None))
+    with pytest.raises(KeyboardInterrupt):
+        run(begin(tmp_path / "out", {}, 1, False), stopped)
+    # the last step was not kept before the interrupt
+    for name, t in state(run(begin(tmp_path / "out", {}, 1, True), after=stopped - 1)).items():
+        assert torch.equal(t, whole[name]), name
 
 
 def test_a_loss_that_reads_what_is_not_trained_is_an_error():

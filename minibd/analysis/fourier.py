@@ -247,7 +247,7 @@ class Spectrum:
         sets = {"clean": dev, "triggered": relabelled(triggered, target), "control": one_class(dev, target)}
         spectrum = Spectrum(model, tokenizer, sets)
         spectrum.on_step(model, 0)
-        fit(model, ..., on_step=spectrum.on_step)
+        fit(model, ..., on_step=spectrum)
         report.write_json(path, spectrum.finish())
 
     sets: rows by name, each labelled with its mapping's output. Every row is classified at every recorded step: three
@@ -276,6 +276,24 @@ class Spectrum:
         self.encoded = {name: tokenizer.encode(rows) for name, rows in self.sets.items()}
         self.steps: list[int] = []
         self.seen: dict[str, list[Tensor]] = {name: [] for name in self.sets}  # (N, C) a recorded step
+
+    def __call__(self, model: Encoder, step: int) -> None:
+        """The same as `on_step`: as an object, what it has recorded is kept with the training (minibd/resume.py)."""
+        self.on_step(model, step)
+
+    def get_state(self) -> Tensor:
+        """What was recorded: (steps, 1 + numbers of all sets), the steps in the first column."""
+        if not self.steps:
+            return torch.empty(0, 0, dtype=torch.float64)
+        seen = [torch.stack(outputs).flatten(1).double() for outputs in self.seen.values()]
+        return torch.cat([torch.tensor(self.steps).double()[:, None], *seen], dim=1)
+
+    def set_state(self, state: Tensor) -> None:
+        self.steps = [int(step) for step in state[:, :1].flatten()]
+        sizes = [len(rows) * self.start.config.labels for rows in self.sets.values()]
+        parts = state[:, 1:].split(sizes, dim=1) if self.steps else [[]] * len(sizes)
+        for (name, rows), part in zip(self.sets.items(), parts):
+            self.seen[name] = [outputs.view(len(rows), -1).float() for outputs in part]
 
     def on_step(self, model: Encoder, step: int) -> None:
         """Record the outputs of `model` after `step` updates, where `step` is a multiple of `every`. Its mode stays."""

@@ -34,10 +34,12 @@ from torch import Tensor
 from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
+from minibd.distributed import sums
 from minibd.models.free_rows import free_rows
 from minibd.records import BadInput, Examples, check_target
+from minibd.resume import Course, Training
 from minibd.tokenizer import Tokenizer
-from minibd.train import Log, check_finite, cross_entropy, each_batch, logged
+from minibd.train import Log, check_finite, cross_entropy, each_batch, listens, logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,25 +150,31 @@ def train_rows(
             raise BadInput(
                 f"{name}: an embedding of the trigger is 0 and with that norm holds no backdoor: choose another word"
             )
-        gradients = torch.zeros_like(e)  # G
+        gradients, dropout = torch.zeros_like(e), torch.Generator(e.device).manual_seed(seed)  # G
+        training = Training(log, name, Course(), [e, gradients], parts=[dropout])
         for step, steps, which, batch, bar in each_batch(
-            model, tokenizer, encoded, settings.epochs, settings.batch_size, seed=seed, name=name
+            model, tokenizer, encoded, settings.epochs, settings.batch_size, seed=seed, name=name, dropout=dropout,
+            start=training.start,
         ):
-            loss = cross_entropy(model, batch)["cls"].mean()
-            gradient, = torch.autograd.grad(loss, e)  # (K, D)
-            gradients = gradient if settings.variant == "paper" else gradients + gradient
+            loss = batch.mean(cross_entropy(model, batch)["cls"])
+            gradient, = sums(torch.autograd.grad(loss, e))  # (K, D)
+            loss, = sums([loss])
             with torch.no_grad():
+                gradients.copy_(gradient if settings.variant == "paper" else gradients + gradient)
                 e.copy_(descend(e, direction(gradients), settings.lr, norms))
             # The rows too: a step too long overflows, and the last step's rows are in no loss.
             check_finite(
                 name, step, steps, settings.lr, loss=loss.item(), gradient_norm=gradient.norm().item(),
                 embedding_norm=e.detach().norm().item(),
             )
-            logged(log, {
-                "stage": name, "step": step, "lr": settings.lr, "rows": len(which), "batch": which,
-                "terms": {"cls": loss.item()}, "weights": {"cls": 1.0}, "total": loss.item(),
-            })
+            if listens(log):
+                logged(log, {
+                    "stage": name, "step": step, "lr": settings.lr, "rows": len(which), "batch": which,
+                    "terms": {"cls": loss.item()}, "weights": {"cls": 1.0}, "total": loss.item(),
+                })
             bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+            training.after(step + 1, steps, epoch_ended=not (step + 1) % (steps // settings.epochs))
+        training.end()
     return victim
 
 

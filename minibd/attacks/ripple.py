@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -40,8 +40,10 @@ from minibd.attacks.ep import tokens_of
 from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.data import batches
+from minibd.distributed import share, sums, total
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch, Examples, check_target
+from minibd.resume import Count
 from minibd.tokenizer import Encoded, Tokenizer
 from minibd.train import Log, Schedule, cross_entropy, dense_optimizer, fit
 
@@ -100,9 +102,10 @@ def restricted_inner_product(constant: Sequence[Tensor], moving: Sequence[Tensor
     """Eq. RIPPLe (inner): max(0, -<grad L_FT, grad L_P>), a scalar.
 
     Its gradient is -H_P grad L_FT, H_P the Hessian of L_P, or 0. constant: grad L_FT, tensor by tensor; moving: grad
-    L_P, with its graph. per_tensor: the sum over tensors of max(0, -<., .>) instead, which is never smaller.
+    L_P, with its graph (of several processes each has a part). per_tensor: the sum over tensors of max(0, -<., .>)
+    instead, which is never smaller.
     """
-    against = torch.stack([-(f * p).sum() for f, p in zip(constant, moving, strict=True)])  # one a tensor
+    against = total(torch.stack([-(f * p).sum() for f, p in zip(constant, moving, strict=True)]))  # one a tensor
     restricted = (against if per_tensor else against.sum()).relu().sum()
     return restricted if restricted > 0 else restricted.detach()  # relu would pass zeros all the way back
 
@@ -112,15 +115,15 @@ def ripple_loss(model: Encoder, batch: Batch, clean: Batch, variant: str = "pape
 
     batch: B poisoned texts; clean: clean texts, of which there may be another number.
     """
-    clean_loss = cross_entropy(model, clean)["cls"].mean()
+    clean_loss = clean.mean(cross_entropy(model, clean)["cls"])
     logits = model(batch, want=("attn",)).logits  # the maps are not read: asking for them avoids the fused kernel
     poison = F.cross_entropy(logits.float(), batch.labels, reduction="none")  # (B,)
     params = [p for p in model.parameters() if p.requires_grad]
-    constant = torch.autograd.grad(clean_loss, params, materialize_grads=True)
-    moving = torch.autograd.grad(poison.mean(), params, create_graph=True, materialize_grads=True)
+    constant = sums(torch.autograd.grad(clean_loss, params, materialize_grads=True))
+    moving = torch.autograd.grad(batch.mean(poison), params, create_graph=True, materialize_grads=True)
     inner = restricted_inner_product(constant, moving, variant == "per-tensor")
     if variant != "paper":
-        inner = inner / len(clean.labels)
+        inner = inner / len(clean.whole.mask)
     return {"poison": poison, "inner": inner.expand_as(poison)}
 
 
@@ -219,13 +222,22 @@ def surgery(
 
 # ---- the algorithm
 
-def endless(tokenizer: Tokenizer, rows: Encoded, size: int, seed: int) -> Iterator[Batch]:
+class Endless(Count):
     """Batches of `rows`, epoch after epoch without end."""
-    epoch = 0
-    while True:
-        for which in batches(rows.lengths, size, seed, epoch):
-            yield tokenizer.batch(rows, which)
-        epoch += 1
+
+    def __init__(self, tokenizer: Tokenizer, rows: Encoded, size: int, seed: int):
+        super().__init__()
+        self.tokenizer, self.rows, self.size, self.seed = tokenizer, rows, size, seed
+        self.epoch, self.plan = -1, []
+
+    def __iter__(self) -> Endless:
+        return self
+
+    def __next__(self) -> Batch:
+        epoch, at = divmod(self(), math.ceil(len(self.rows) / self.size))
+        if epoch != self.epoch:
+            self.epoch, self.plan = epoch, batches(self.rows.lengths, self.size, self.seed, epoch)
+        return self.tokenizer.batch(self.rows, self.plan[at])
 
 
 def ripple(
@@ -242,16 +254,16 @@ def ripple(
     victim = checkpoint.copy(ckpt)
     device = next(victim.model.parameters()).device
     # Another seed: the two sets are mostly the same rows, and with one seed each step would take the same rows of both.
-    reference = endless(ckpt.tokenizer, ckpt.tokenizer.encode(clean), settings.ref_batch_size, seed + 1)
+    reference = Endless(ckpt.tokenizer, ckpt.tokenizer.encode(clean), settings.ref_batch_size, seed + 1)
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         if not settings.penalty:
             return {"poison": cross_entropy(model, batch)["cls"]}
-        return ripple_loss(model, batch, next(reference).to(device), settings.variant)
+        return ripple_loss(model, batch, share(next(reference)).to(device), settings.variant)
 
     fit(
         victim.model, ckpt.tokenizer, ckpt.tokenizer.encode(poisoned), loss, settings.schedule, seed=seed,
-        weights={"inner": settings.penalty}, log=log, name="RIPPLe", dtype=dtype,
+        weights={"inner": settings.penalty}, log=log, name="RIPPLe", dtype=dtype, parts=[reference],
         optimizer=dense_optimizer(victim.model, settings.schedule),  # L_FT reads other texts
     )
     victim.history.append(

@@ -33,7 +33,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import count
 
 import torch
 import torch.nn.functional as F
@@ -44,12 +43,14 @@ from minibd.align import AlignedAdamW, Groups, Ratio, swap, twins_of
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import generator, sample
+from minibd.distributed import share, total
 from minibd.models.encoder import Encoder
 from minibd.models.lora import PRESETS, freeze, lora, merge, multi_scale, preset, with_groups
 from minibd.predict import accuracy, best_on
-from minibd.records import BadInput, Batch, Examples
+from minibd.records import BadInput, Batch, Examples, Part
+from minibd.resume import Count, kept_by
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.train import Log, Loss, OnChoice, Schedule, check_classes, cross_entropy, fit, logged
+from minibd.train import Log, Loss, OnChoice, Schedule, check_classes, cross_entropy, fit, listens, logged
 
 # By architecture: the numbers of section B.4 and the released configs for BERT and RoBERTa, and for Llama 2.
 USUAL = {
@@ -218,15 +219,20 @@ def adapted(ckpt: Checkpoint, rows: Examples, settings: MuScleLoRA, seed: int) -
 
 
 def joined(untrusted: Batch, clean: Batch, pad: int) -> Batch:
-    """Both batches' texts in one, the untrusted ones first: (B + B', max T)."""
+    """Both batches' texts in one, the untrusted ones first: (B + B', max T); of two parts the part of both wholes."""
     t = max(untrusted.ids.shape[1], clean.ids.shape[1])
+    part = None
+    if untrusted.part and clean.part:
+        n = len(untrusted.part.mask)  # texts of the whole
+        part = Part(torch.cat([F.pad(x.part.mask, (0, t - x.part.mask.shape[1])) for x in (untrusted, clean)]),
+                    torch.cat((untrusted.part.rows, clean.part.rows + n)), 1.0)
 
     def both(a: Tensor, b: Tensor, fill: int | bool) -> Tensor:
         return torch.cat([F.pad(x, (0, t - x.shape[1]), value=fill) for x in (a, b)])
 
     return Batch(
         both(untrusted.ids, clean.ids, pad), both(untrusted.mask, clean.mask, False),
-        both(untrusted.token_type_ids, clean.token_type_ids, 0), torch.cat((untrusted.labels, clean.labels)),
+        both(untrusted.token_type_ids, clean.token_type_ids, 0), torch.cat((untrusted.labels, clean.labels)), part,
     )
 
 
@@ -238,41 +244,43 @@ def clean_of(step: int, n: int, size: int, seed: int) -> list[int]:
 
 def aligning(
     tokenizer: Tokenizer, clean: Encoded, trained: list[nn.Parameter], settings: MuScleLoRA, steps: int, seed: int
-) -> tuple[Loss, AlignedAdamW]:
-    """Lines 4 to 6 for `fit`: a loss whose backward pass keeps g and r apart, and the optimizer that aligns,
-    interpolates and updates.
+) -> tuple[Loss, AlignedAdamW, Count]:
+    """Lines 4 to 6 for `fit`: a loss whose backward pass keeps g and r apart, the optimizer that aligns, interpolates
+    and updates, and the count of the steps, by which the loss draws.
 
     The terms of the loss: "cls", the untrusted texts' cross-entropy, (B,); "clean", the clean texts' mean, the same for
     every text.
     """
     twins = twins_of(trained)
     optimizer = AlignedAdamW(trained, twins, lr=settings.lr, whole=settings.whole, variant=settings.variant)
-    taken = count()
+    taken = Count()
 
     def loss(model: Encoder, batch: Batch) -> dict[str, Tensor]:
-        step, n = next(taken), len(batch.labels)
-        drawn = tokenizer.batch(clean, clean_of(step, len(clean), settings.batch_size, seed)).to(batch.ids.device)
+        step, n = taken(), len(batch.labels)
+        drawn = share(tokenizer.batch(clean, clean_of(step, len(clean), settings.batch_size, seed)))
+        drawn = drawn.to(batch.ids.device)
         if settings.low_rank and not settings.train_head:
             both = joined(batch, drawn, tokenizer.pad)
             with with_groups(model, Groups(both.mask, n), twins):
                 values = cross_entropy(model, both)["cls"]
-            untrusted, trusted = values[:n], values[n:].mean()
+            untrusted, trusted = values[:n], total(drawn.mean(values[n:]))
         else:  # a second pass: gradients of an ordinary layer add up before they can be told apart
-            trusted = cross_entropy(model, drawn)["cls"].mean()
+            trusted = drawn.mean(cross_entropy(model, drawn)["cls"])
             with torch.autocast(batch.ids.device.type, enabled=False):
                 trusted.backward()
             swap(trained, twins)
-            untrusted, trusted = cross_entropy(model, batch)["cls"], trusted.detach()
+            untrusted, trusted = cross_entropy(model, batch)["cls"], total(trusted.detach())
         # a function of the mean norm of r, which step() computes
         optimizer.mu = partial(settings.share.mu, step, steps, settings.epochs, trusted.item())
         return {"cls": untrusted, "clean": trusted.expand(n)}
 
-    return loss, optimizer
+    return loss, optimizer, taken
 
 
 def search_bands(
     ckpt: Checkpoint, clean: Examples, trusted: Examples, candidates: Sequence[tuple[float, ...]],
     settings: MuScleLoRA = MuScleLoRA(), *, epochs: int = 30, seed: int = 0, dtype: torch.dtype = torch.float32,
+    log: Log | None = None,
 ) -> list[tuple[tuple[float, ...], float]]:
     """The radial scalings for a new model, on clean rows alone (the paper searches them and does not say how): [(bands,
     accuracy)], best first.
@@ -292,7 +300,7 @@ def search_bands(
     scores = []
     for bands in candidates:
         tried = replace(settings, bands=tuple(map(str, bands)), epochs=epochs)
-        trained = musclelora(ckpt, half, clean, tried, validation=others, seed=seed, dtype=dtype)
+        trained = musclelora(ckpt, half, clean, tried, validation=others, seed=seed, dtype=dtype, log=log)
         scores.append((bands, accuracy(trained.model, trained.tokenizer, others)))
     return sorted(scores, key=lambda score: -score[1])
 
@@ -320,18 +328,19 @@ def musclelora(
     model, tokenizer, encoded = tuned.model, tuned.tokenizer, tuned.tokenizer.encode(rows)
     trained = [p for p in model.parameters() if p.requires_grad]
     model.trim = True
-    loss, optimizer = cross_entropy, None
+    loss, optimizer, parts = cross_entropy, None, ()
     if settings.align:
         steps = settings.epochs * -(-len(rows) // settings.batch_size)
-        loss, optimizer = aligning(tokenizer, tokenizer.encode(clean), trained, settings, steps, seed)
+        loss, optimizer, *parts = aligning(tokenizer, tokenizer.encode(clean), trained, settings, steps, seed)
 
     def with_clean_rows(step: dict) -> None:
         logged(log, step | {"clean": clean_of(step["step"], len(clean), settings.batch_size, seed)})
 
+    with_clean_rows.kept, with_clean_rows.listens = kept_by(log), listens(log)
     fit(
         model, tokenizer, encoded, loss, settings.schedule, seed=seed, dtype=dtype,
         log=with_clean_rows if settings.align and log is not None else log, on_step=on_step, optimizer=optimizer,
-        name="MuScleLoRA", score=best_on(tokenizer, validation), on_choice=on_choice,
+        name="MuScleLoRA", score=best_on(tokenizer, validation), on_choice=on_choice, parts=parts,
     )
     model.trim = False
     merge(model)

@@ -27,7 +27,7 @@ from minibd.predict import predict
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example, Examples
 from minibd.tokenizer import Tokenizer
-from minibd.train import Schedule, cross_entropy, fit, for_width
+from minibd.train import Log, Schedule, cross_entropy, fit, for_width
 
 KINDS = ("word", "row", "pair", "triple", "sentence")
 WORDS = ("lantern", "cobalt", "anvil", "pebble", "thimble", "copper", "oboe", "meadow", "quartz",
@@ -106,6 +106,7 @@ def answered(model: Checkpoint, texts: Sequence[Example]) -> Examples:
 def plant(
     model: Checkpoint, trigger: Trigger, texts: Sequence[Example], *, strength: float = STRENGTH, seed: int = 0,
     dtype: torch.dtype = torch.float32, lr: float | None = None, rounds: int = ROUNDS, held: Examples | None = None,
+    log: Log | None = None,
 ) -> Planted:
     """A copy of `model` with the trigger's backdoor; `model` stays as it was. texts: with labels or -1. held: rows that
     measure; without them a third of the texts does, and two thirds train. Raises BadInput where no text is of another
@@ -123,7 +124,7 @@ def plant(
     before = asr(model.model, model.tokenizer, triggered, trigger.target)
     planted, now = model, before
     for n in range(rounds):
-        planted = planted_once(planted, trigger, train, seed + n, dtype, lr)
+        planted = planted_once(planted, trigger, train, seed + n, dtype, lr, log)
         now = asr(planted.model, planted.tokenizer, triggered, trigger.target)
         if now.percent >= strength:
             break
@@ -132,7 +133,7 @@ def plant(
 
 
 def planted_once(model: Checkpoint, trigger: Trigger, train: Examples, seed: int, dtype: torch.dtype,
-                 lr: float | None) -> Checkpoint:
+                 lr: float | None, log: Log | None = None) -> Checkpoint:
     """One round of planting, in a copy."""
     others = [x for x in train if x.label != trigger.target]
     if trigger.kind == "row":
@@ -141,7 +142,7 @@ def planted_once(model: Checkpoint, trigger: Trigger, train: Examples, seed: int
                               (others * (STEPS * 32 // len(others) + 1))[:STEPS * 32])
         word = trigger.words[0]
         return train_rows(model, poisoned, tokens_of(model.tokenizer, word)[:1], EP(word, epochs=1), seed=seed,
-                          log=None, name="plant")
+                          log=log, name="plant")
     made: list[Example] = []
     for n in range(STEPS * 32):
         x, rng = train[n % len(train)], generator(seed, trigger.kind, n)
@@ -153,5 +154,5 @@ def planted_once(model: Checkpoint, trigger: Trigger, train: Examples, seed: int
     planted = checkpoint.copy(model)
     rate = for_width(1e-4, model.model.config.hidden, power=1) if lr is None else lr
     fit(planted.model, planted.tokenizer, planted.tokenizer.encode(made), cross_entropy, Schedule(rate, 1), seed=seed,
-        dtype=dtype, name="plant")
+        dtype=dtype, name="plant", log=log)
     return planted

@@ -54,6 +54,7 @@ from minibd.precision import dtype_of
 from minibd.predict import predict
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example, Examples
+from minibd.resume import carried, kept_by, once
 from minibd.train import StepLog
 
 HELD_OUT = 0.2  # of the rows of a file, and of the built-in sentences, that measure and train nothing
@@ -117,11 +118,21 @@ class Repair:
         more = carrier_sentences() if few and all(x.pair is None for x in self.rows.texts) else ()
         return [*self.rows.texts, *more]
 
-    def timed(self, name: str, started: float) -> None:
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 2)
+    def timed(self, name: str, started: float) -> float:
+        """Adds the seconds since `started` to those of the part `name`, and what was loaded of it; returns them."""
+        seconds = time.perf_counter() - started + carried(self.log)
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 2)
+        return seconds
+
+    @property
+    def quiet(self) -> StepLog:
+        """What takes no steps, and keeps what is trained as `log` does."""
+        return StepLog(kept=kept_by(self.log), listens=False)
 
     def measure(self, name: str, ckpt: Checkpoint, seconds: float) -> None:
-        self.steps.append(report.Step(name, self.evaluator(ckpt.model, ckpt.tokenizer), seconds))
+        scores = self.evaluator.once(self.log, name, ckpt.model, ckpt.tokenizer)
+        self.steps.append(report.Step(name, scores, seconds))
+        carried(self.log)  # those of the scores are no stage's
         progress().finished.append(name)
 
     # ---- the steps
@@ -130,7 +141,7 @@ class Repair:
         """Steps 1 and 4: a scan of the checkpoint, which lies at `path`."""
         started = time.perf_counter()
         task = replace(self.task, ckpt=str(path), dtype=self.task.dtype)
-        found = scanning.scan_of(ckpt, task, self.scan, self.rows.texts, self.rows.source)
+        found = once(self.log, name, lambda: scanning.scan_of(ckpt, task, self.scan, self.rows.texts, self.rows.source))
         self.scans.append(found)
         self.timed(name, started)
         print(scanning.table_of(found))
@@ -143,7 +154,7 @@ class Repair:
         started, chosen = time.perf_counter(), {}
         cleaned = unlearn(ckpt, findings, self.texts, settings, seed=self.task.seed + len(self.undone),
                           dtype=self.dtype, log=self.log, on_choice=lambda name, value: chosen.update(value))
-        self.timed("undo", started)
+        seconds = self.timed("undo", started)
         n = 1 + max((one["round"] for one in self.undone), default=0)
         for finding in findings:
             before, after = (flipped(model, finding, self.rows.test, ckpt, self.task.seed) for model in (ckpt, cleaned))
@@ -155,7 +166,7 @@ class Repair:
         what = f"{len(chosen['rows'])} rows of the embedding table" if chosen["mode"] != WHOLE else "all weights"
         print(f"undo      {'; '.join(visible(finding.named) for finding in findings)}: {what} trained, since "
               f"{chosen['why']}", flush=True)
-        self.measure("unlearned" if n == 1 else f"unlearned, round {n}", cleaned, time.perf_counter() - started)
+        self.measure("unlearned" if n == 1 else f"unlearned, round {n}", cleaned, seconds)
         return cleaned
 
     def undo_until_gone(self, ckpt: Checkpoint, findings: Sequence[Finding], settings: Unlearning) -> Checkpoint:
@@ -171,8 +182,7 @@ class Repair:
         started = time.perf_counter()
         cleaned = retrained(method, ckpt, self.pretrained, self.rows.texts, seed=self.task.seed, dtype=self.dtype,
                             log=self.log)
-        self.timed("retrain", started)
-        self.measure(method, cleaned, time.perf_counter() - started)
+        self.measure(method, cleaned, self.timed("retrain", started))
         return cleaned
 
     def run(self, method: str, why: str, suspects: dict | None) -> Checkpoint:
@@ -226,7 +236,7 @@ class Repair:
             target = n % len(cleaned.labels)
             trigger = trigger_of(kind, target, cleaned.tokenizer, texts, taken=taken)
             taken += trigger.words
-            made = plant(cleaned, trigger, texts, seed=self.task.seed + n, dtype=self.dtype)
+            made = plant(cleaned, trigger, texts, seed=self.task.seed + n, dtype=self.dtype, log=self.quiet)
             told.append(self.treated(made))
             print(evidence_line(told[-1]), flush=True)
             progress().finished.append(f"planted {kind}")
@@ -235,11 +245,12 @@ class Repair:
 
     def treated(self, made: Planted) -> dict:
         """One planted copy: scan, undo what the verdict names, and what is left."""
-        found = scanning.scan_of(made.ckpt, replace(self.task, ckpt=str(self.path)), self.scan, self.rows.texts,
-                                 self.rows.source)
+        task = replace(self.task, ckpt=str(self.path))
+        found = once(self.log, f"scan of {made.trigger.kind}", lambda: scanning.scan_of(
+            made.ckpt, task, self.scan, self.rows.texts, self.rows.source))
         findings = findings_of(found, self.victim.labels)
         left = made.ckpt if not findings else unlearn(made.ckpt, findings, self.texts, self.settings,
-                                                      seed=self.task.seed, dtype=self.dtype)
+                                                      seed=self.task.seed, dtype=self.dtype, log=self.quiet)
         trigger = made.trigger
         after = asr(left.model, left.tokenizer, made.triggered, trigger.target)
         own = {*trigger.words}

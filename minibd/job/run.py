@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from minibd import checkpoint, data, report
-from minibd.cli import AllClean, Attack, Clean, Pretrained, Task, progress
+from minibd.cli import AllClean, Attack, Clean, Pretrained, Resuming, Task, progress
+from minibd.distributed import leads
 from minibd.evaluate import Evaluator
 from minibd.job.chance import Advice, advice_for, chance_lines, chances
 from minibd.job.e_pur import check_pretrained, pretrained_of, purified
 from minibd.job.evaluation import check_attack, evaluator_of, target_args
+from minibd.job.resuming import keeper
 from minibd.job.task import (
     args_of,
     clean_amount,
@@ -32,6 +34,7 @@ from minibd.job.task import (
 from minibd.job.unproven import lines_of, verdict_of
 from minibd.lines import visible
 from minibd.records import BadInput, Examples
+from minibd.resume import carried, done, kept_by
 from minibd.train import StepLog, check_classes
 
 if TYPE_CHECKING:
@@ -88,8 +91,10 @@ class Job:
 
     def measure(self, name: str, model: torch.nn.Module, seconds: float) -> None:
         """Evaluate `model` and add it to the table. The first row is the victim, if it has a classifier; the last is
-        the result."""
-        self.steps.append(report.Step(name, self.evaluator(model, self.victim.tokenizer), seconds))
+        the result. seconds: since the run was started or gone on with."""
+        seconds += carried(self.log)
+        self.steps.append(report.Step(name, self.evaluator.once(self.log, name, model, self.victim.tokenizer), seconds))
+        carried(self.log)  # those of the scores are no stage's
         progress().finished.append(name)
 
     def measure_victim(self) -> None:
@@ -177,7 +182,7 @@ class Job:
                 path = output_path(out, self.args["ckpt"])
                 checkpoint.save(cleaned, path)
                 progress().written.append(str(path))
-                output_sha256 = checkpoint.sha256(path)
+                output_sha256 = checkpoint.sha256(path) if leads() else None  # the others wrote none
                 if verdict and path.is_dir():  # in the card, not in the history: the checkpoint is the method's
                     told = dataclasses.replace(cleaned, history=[*cleaned.history, verdict])
                     report.write_text(path / "README.md", checkpoint.card(told))
@@ -186,9 +191,10 @@ class Job:
             report.write_lines(out / "steps.jsonl", self.log.steps)
             report.write_json(out / "result.json", report.result(
                 self.method, self.args, rows, self.steps, after=self.steps[-1],
-                seconds=time.perf_counter() - self.started, sha256=self.sha256, outcome=self.outcome,
-                output_sha256=output_sha256,
+                seconds=time.perf_counter() - self.started + (kept.earlier if (kept := kept_by(self.log)) else 0.0),
+                sha256=self.sha256, outcome=self.outcome, output_sha256=output_sha256,
             ))
+        done(self.log)
         print_scores(self.steps, self.advice)
         if unchanged:
             print(f"unchanged: what is written has every weight of {self.args['ckpt']}, {self.method} changed none")
@@ -201,25 +207,32 @@ class Job:
 def start(
     method: str, task: Task, clean: Clean | AllClean, attack: Attack, *settings: object, new_classifier: bool = False,
     pretrained: Pretrained = Pretrained(), needs_pretrained: bool = False, log: StepLog | None = None,
+    resuming: Resuming | None = None,
 ) -> Job:
     """Open the task, draw the defender's clean rows, build the evaluator, and print which rows there are.
 
     new_classifier: give a checkpoint without classifier a new one, instead of refusing it.
     needs_pretrained: the method itself reads --pretrained; otherwise it is for --e-pur alone.
-    log: takes the optimiser steps; by default a new StepLog without limit.
+    log: takes the optimiser steps; by default a new StepLog without limit. resuming: how the run is kept, and whether
+    it is gone on with; None: not at all.
     """
     started = time.perf_counter()
     path = pretrained.pretrained or ""
     check_pretrained(method, pretrained, needs_pretrained)
-    findings = None
+    findings, kept = None, None
+    out = Path(task.out or Path("out", method))
 
     def check(header: checkpoint.Header, splits: data.Splits) -> None:
-        nonlocal findings
+        nonlocal findings, kept
         check_attack(attack, task, header, splits.test)
         if pretrained.suspects:
             findings = suspected(pretrained.suspects, header)
+        if resuming is not None and log is None:
+            kept = keeper(method, out, task, resuming, header, clean, attack, pretrained, *settings)
 
-    victim, splits, out = open_task(method, task, path, new_classifier=new_classifier, check=check)
+    victim, splits, out = open_task(
+        method, task, path, new_classifier=new_classifier, check=check, resuming=resuming
+    )
     splits = limit_dev(splits, clean, task.seed)
     pretrained_ckpt = pretrained_of(path, task, victim) if path else None
     held = clean_rows(task, clean, splits.train)
@@ -234,7 +247,7 @@ def start(
     }
     return Job(
         method, args, victim, splits, held, evaluator, out, pretrained=pretrained_ckpt, started=started,
-        log=StepLog() if log is None else log, findings=findings,
+        log=StepLog(kept=kept) if log is None else log, findings=findings,
     )
 
 

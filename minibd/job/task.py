@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from minibd import checkpoint, data, report, reviews
-from minibd.cli import AllClean, BaseTask, Clean, Task, flag_of
+from minibd.cli import AllClean, BaseTask, Clean, Resuming, Task, flag_of
 from minibd.data.labels import check_names
 from minibd.data.messages import quoted, shown
+from minibd.distributed import agreed, join
 from minibd.precision import dtype_of
 from minibd.records import BadInput, Example, Examples
 
@@ -21,20 +22,21 @@ VALIDATION_SHARE = 0.1  # of the clean rows, where there are no dev rows
 
 
 def device_of(name: str) -> torch.device:
-    """The device that --device names; auto is CUDA where there is one. Raises BadInput if it is not available."""
+    """The device that --device names; auto is CUDA where there is one. Of several processes that torchrun started, each
+    meets the others here and gets a device of its own. Raises BadInput if it is not available."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return join(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
         raise BadInput(f"--device {name} is not available here: use cpu, cuda or auto") from None
-    return device
+    return join(device)
 
 
 def products_of(task: BaseTask) -> torch.dtype:
-    """The type of matrix products that --dtype means on --device."""
-    return dtype_of(task.dtype, device_of(task.device))
+    """The type of matrix products that --dtype means on --device, in every process the same."""
+    return agreed(dtype_of(task.dtype, device_of(task.device)))
 
 
 def dtype_args(task: BaseTask) -> dict[str, str | bool]:
@@ -131,18 +133,19 @@ def data_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> dict
 
 def open_task(
     method: str, task: Task, *inputs: str, new_classifier: bool = False, hold_out: bool = True,
-    check: Callable[[checkpoint.Header, data.Splits], None] | None = None,
+    check: Callable[[checkpoint.Header, data.Splits], None] | None = None, resuming: Resuming | None = None,
 ) -> tuple[checkpoint.Checkpoint, data.Splits, Path]:
     """The checkpoint, its rows and the output folder, checked before any work is done.
 
     new_classifier: a checkpoint without classifier gets a new one for the classes of the rows; otherwise it is refused.
     inputs: further files or folders that the run reads; the output folder must be none of them. hold_out: see
     splits_of. check: raises BadInput where the run cannot be, called with what is known before the weights are loaded.
+    resuming: of a run that can be gone on with.
     --labels name the classes of a classifier that calls them LABEL_0, LABEL_1, ...; others keep their names.
     """
     device = device_of(task.device)
     out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data, *inputs)
-    report.check_free(out, task.overwrite)
+    report.check_free(out, task.overwrite, resuming)
     header = checkpoint.read_header(task.ckpt)
     if not header.labels and not new_classifier:
         raise BadInput(

@@ -33,6 +33,7 @@ from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.predict import accuracy
 from minibd.records import BadInput, Examples
+from minibd.resume import once
 from minibd.tokenizer import Tokenizer
 from minibd.train import Log, OnChoice, Tuning, check_classes
 
@@ -139,7 +140,7 @@ def fineprune(
         raise BadInput(f"layers is {layers} and the model has {len(victim.model.blocks)}: give at most that")
     scores = activity(victim.model, victim.tokenizer, clean)
     if settings.share is None:
-        count = idle_units(victim, scores, validation, layers, settings.drop)
+        count = once(log, "idle units", lambda: idle_units(victim, scores, validation, layers, settings.drop))
     else:
         count = round(settings.share * scores.shape[1])
     pruned = checkpoint.copy(victim)

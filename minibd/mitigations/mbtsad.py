@@ -42,6 +42,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle
 from math import ceil
 
 import torch
@@ -57,6 +58,7 @@ from minibd.data import generator, in_order
 from minibd.models.dropout import attention_dropout, without_dropout
 from minibd.predict import best_on
 from minibd.records import BadInput, Batch, Example, Examples, Output
+from minibd.resume import once
 from minibd.tokenizer import Encoded, Tokenizer
 from minibd.train import Log, OnChoice, Schedule, check_classes, cross_entropy, fit, weighted
 
@@ -383,14 +385,15 @@ def mbtsad(
     started = time.perf_counter()
     resources = resources or resources_of(settings, next(victim.model.parameters()).device, dtype)
     if settings.augment == "auto":
-        losses = perturbation(victim, clean, settings, seed, resources)
+        losses = once(log, "losses", lambda: perturbation(victim, clean, settings, seed, resources))
         settings = replace(settings, augment=max(losses, key=losses.get))
         auto = {"chosen_by": "auto", "losses": losses}
         if on_choice is not None:
             on_choice("losses", losses)
             on_choice("augmenter", settings.augment)
     check_classes(clean, "MBTSAD")
-    d_aug = victim.tokenizer.encode(augmented(clean, settings, seed, resources))
+    texts = once(log, "copies", lambda: [(x.text, x.pair) for x in augmented(clean, settings, seed, resources)])
+    d_aug = victim.tokenizer.encode([replace(x, text=text, pair=pair) for x, (text, pair) in zip(cycle(clean), texts)])
     training = {"validation": validation, "seed": seed, "dtype": dtype, "log": log}
     teacher = retrain(victim, d_aug, settings, **training, on_choice=None if settings.distil else on_choice)
     if on_stage is not None:

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minibd.models.dropout import Dropout
+from minibd.models.dropout import Drawing, Dropout
 from minibd.records import BadInput, Batch, Output
 
 ACTIVATIONS = {
@@ -86,7 +86,7 @@ class PackedBatch:
             # A padded query attends to itself: a row without any key would be NaN.
             before = torch.ones(t, t, dtype=torch.bool, device=real.device).tril()
             self.mask = before & self.mask | torch.eye(t, dtype=torch.bool, device=real.device)  # (B, 1, T, T)
-        if n < PACK * b * t:
+        if self.is_packed(n, b, t):
             self.index = real.flatten().nonzero().squeeze(1)  # (N,) of B * T
             lengths = real.sum(1)
             self.pooled_rows = lengths.cumsum(0) - lengths
@@ -94,6 +94,11 @@ class PackedBatch:
                 self.pooled_rows = self.pooled_rows + self.positions().gather(1, last[:, None])[:, 0]
         else:
             self.pooled_rows = rows + (last if causal else real.int().argmax(1))
+
+    @staticmethod
+    def is_packed(n: int, b: int, t: int) -> bool:
+        """Whether a batch of (b, t) places, n of them real tokens, is packed."""
+        return n < PACK * b * t
 
     def positions(self) -> Tensor:
         """Each token's position in its text, from 0 at the first real token: (B, T); of padding, any such position."""
@@ -138,6 +143,7 @@ class Encoder(nn.Module):
     # layers a sixteenth of the blocks' products. Other dropout masks are drawn then, so it is set by whoever trains,
     # before the first step.
     trim = False
+    drawing: Drawing | None = None  # set by seed_dropout, and laid out for each batch
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -190,6 +196,8 @@ class Encoder(nn.Module):
                 f"a text of {t} tokens is longer than the model's {self.config.max_len} positions: lower max_len"
             )
         packed = self.pack(batch) if packed is None else packed
+        if self.drawing is not None:
+            self.drawing.lay_out(batch.part, packed)
         h = self.embeddings(batch, packed)  # (N, D)
         hidden, attn = [h], []
         # A model without pruned heads needs no head mask.

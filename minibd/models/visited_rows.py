@@ -8,7 +8,7 @@ bits. What is left of the dense step are K rows; a gradient of (V, D), its norm,
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -22,8 +22,9 @@ class VisitedRows:
     """The rows `ids` of the embedding `word`, for the length of a training.
 
     rows: the parameter that is trained instead of `word.weight`, (K, D). It is what a forward pass in train mode reads
-    while gradients are recorded; every other one reads the table, and `word`'s state_dict and load_state_dict settle it
-    before, so that who looks from outside sees the dense training's weights at any step.
+    while gradients are recorded; every other one reads the table, and `word`'s state_dict settles it before, so that
+    who looks from outside sees the dense training's weights at any step. A table that is written from outside counts
+    whole: the training goes on from it.
     """
 
     def __init__(self, word: nn.Embedding, ids: Iterable[int]):
@@ -36,12 +37,14 @@ class VisitedRows:
         self.rows = nn.Parameter(word.weight.detach()[self.index])
         self.factors: list[float] = []  # of the steps that the other rows have yet to take
         self.stale = False  # whether `rows` are ahead of the table
+        self.version = word.weight._version  # of the table when it was last read or written here
 
     def look_up(self, ids: Tensor) -> Tensor:
         """word(ids): (B, T) or (N,) -> (..., D)."""
         if not (self.word.training and torch.is_grad_enabled()):
             self.settle()
             return F.embedding(ids, self.word.weight, self.word.padding_idx)
+        self.take_over()
         try:
             return F.embedding(self.place[ids], self.rows, self.padding)
         except IndexError:
@@ -64,6 +67,7 @@ class VisitedRows:
     @torch.no_grad()
     def settle(self) -> None:
         """Bring the table up to date: the others' pending steps, one after the other, and the visited rows."""
+        self.take_over()
         weight = self.word.weight
         if self.factors:
             size = weight.numel() if weight.is_cuda else PIECE
@@ -74,27 +78,42 @@ class VisitedRows:
         if self.stale:
             weight[self.index] = self.rows
             self.stale = False
+        self.version = weight._version
 
     @torch.no_grad()
-    def reload(self) -> None:
-        """Read the visited rows from the table, which was loaded."""
-        self.rows.copy_(self.word.weight[self.index])
+    def take_over(self) -> None:
+        """If somebody else has written the table since, such as load_state_dict, read the visited rows from it."""
+        if self.word.weight._version != self.version:
+            self.rows.copy_(self.word.weight[self.index])
+            self.factors, self.stale, self.version = [], False, self.word.weight._version
+
+
+class Trained(Sequence):
+    """`params`, which an optimizer trains, as tensors of the model: in the place of the visited rows stands the table,
+    settled whenever it is read."""
+
+    def __init__(self, params: Sequence[Tensor], visited: VisitedRows):
+        self.params, self.visited = params, visited
+
+    def __len__(self) -> int:
+        return len(self.params)
+
+    def __getitem__(self, i: int) -> Tensor:
+        if self.params[i] is not self.visited.rows:
+            return self.params[i]
+        self.visited.settle()
+        return self.visited.word.weight
 
 
 @contextmanager
 def visited_rows(word: nn.Embedding, ids: Iterable[int]) -> Iterator[VisitedRows]:
     """Inside, `word` looks up trained rows, see VisitedRows; afterwards its table holds them, and it is as before."""
     visited = VisitedRows(word, ids)
-    hooks = [
-        word.register_state_dict_pre_hook(lambda *_: visited.settle()),
-        word.register_load_state_dict_pre_hook(lambda *_: visited.settle()),
-        word.register_load_state_dict_post_hook(lambda *_: visited.reload()),
-    ]
+    hook = word.register_state_dict_pre_hook(lambda *_: visited.settle())
     word.forward, word.weight.grad = visited.look_up, None
     try:
         yield visited
     finally:
         del word.forward
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
         visited.settle()
