@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import ceil
 from types import MappingProxyType
 
 import torch
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from minibd.cli import setting
 from minibd.data import batches
-from minibd.distributed import share, sum_gradients, sums
+from minibd.distributed import share, size, sum_gradients, sums
 from minibd.models.dropout import seed_dropout
 from minibd.models.encoder import Encoder
 from minibd.models.visited_rows import Trained, VisitedRows, visited_rows
@@ -280,6 +281,82 @@ def usual_optimizer(
         yield ClippedAdamW(params, schedule, visited)
 
 
+def backward(
+    model: nn.Module, batch: Batch, loss: Loss, weights: Mapping[str, float], *, dtype: torch.dtype, most: int,
+    dropout: torch.Generator,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Add the gradient of the batch's mean loss to the parameters' own; the terms, each (B,), and that mean.
+
+    most: texts that are computed at once. More are taken in turns, whose gradients add up to the same numbers but for
+    rounding: every turn draws the masks of the whole batch, and takes those of its texts. dropout: what they are drawn
+    from.
+    """
+    turns = ceil(len(batch.whole.mask) // size() / most) or 1  # of several processes in each as many
+    state, found, total = dropout.get_state() if turns > 1 else None, [], 0.0
+    for part in batch.in_turns(turns) if turns > 1 else [batch]:
+        if turns > 1:
+            dropout.set_state(state)
+        with torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32):
+            terms = loss(model, part)
+        mean = part.mean(weighted(terms, weights))
+        mean.backward()
+        found.append({name: values.detach() for name, values in terms.items()})
+        total = total + mean.detach()
+    return {name: torch.cat([terms[name] for terms in found]) for name in found[0]}, total
+
+
+def micro_batch(model: nn.Module, tokenizer: Tokenizer, rows: Encoded, batch_size: int, dtype: torch.dtype) -> int:
+    """How many texts of a batch `model.micro_batch` lets through the model at once. auto: as many as fit into half of
+    the memory that is free now, the rest being for what a loss keeps beside; by what a pass of the longest text keeps
+    for its backward pass."""
+    wanted = getattr(model, "micro_batch", None)
+    if wanted != "auto":
+        return min(wanted or batch_size, batch_size)
+    longest = max(range(len(rows)), key=lambda i: len(rows.ids[i]))
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        needed = kept_bytes(model, tokenizer.batch(rows, [longest]).to(device))
+    most = max(1, min(batch_size, int(free_memory(device) / 2 / needed)))
+    if most < batch_size:
+        print(f"micro-batches of {most} texts: one of {len(rows.ids[longest])} tokens keeps {needed / 2 ** 20:.0f} MiB",
+              file=sys.stderr)
+    return most
+
+
+def kept_bytes(model: Encoder, batch: Batch) -> int:
+    """The bytes that a forward pass over `batch` in train mode keeps for its backward pass, maps and hidden states
+    included; `model` ends up in eval mode."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    seed_dropout(model, torch.Generator(batch.ids.device).manual_seed(0))
+    model.train()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = model(batch, want=("attn", "hidden"))
+        for tensor in (*output.attn, *output.hidden):
+            keep(tensor)
+    finally:
+        seed_dropout(model, None)
+        model.eval()
+    return sum(tensor.untyped_storage().nbytes() for at, tensor in kept.items() if at not in weights)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free for one of this machine's processes that train together."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) // size()
+    except (OSError, StopIteration):
+        raise BadInput("--micro-batch auto: this system does not say how much memory is free, name a number") from None
+
+
 def fit(
     model: nn.Module, tokenizer: Tokenizer, rows: Encoded, loss: Loss, schedule: Schedule, *, seed: int,
     weights: Mapping[str, float] = MappingProxyType({}), score: Callable[[nn.Module], float] | None = None,
@@ -326,6 +403,7 @@ def fit(
     course, dropout = Course(), torch.Generator(device).manual_seed(seed)
     stateful = [dropout, *parts, *([on_step] if isinstance(on_step, Stateful) else [])]
     training = Training(log, name, course, trained, optimizer, stateful)
+    most = micro_batch(model, tokenizer, rows, schedule.batch_size, dtype)
     for step, steps, which, batch, bar in each_batch(
         model, tokenizer, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name, dropout=dropout,
         start=training.start,
@@ -334,10 +412,7 @@ def fit(
             group["lr"] = schedule.lr * schedule.rate(step, steps)
         # before the forward pass: the last step's gradients need no memory beside its activations
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            terms = loss(model, batch)
-        total = batch.mean(weighted(terms, weights))
-        total.backward()
+        terms, total = backward(model, batch, loss, weights, dtype=dtype, most=most, dropout=dropout)
         sum_gradients(leaves)
         norm, loss_value = optimizer.step(), sums([total])[0].item()
         epoch, left = divmod(step + 1, steps // schedule.epochs)  # epochs that are over, steps of the next one
