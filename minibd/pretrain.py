@@ -22,7 +22,7 @@ from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch, Examples
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.train import Log, Schedule, fit
+from minibd.train import Log, Schedule, dense_optimizer, fit
 
 
 def masking(
@@ -72,7 +72,7 @@ def pretrain(
         return {"mlm": losses.new_zeros(len(chosen)).index_add(0, text_of, losses) / chosen.sum(dim=1).clamp(min=1)}
 
     fit(learner.model, ckpt.tokenizer, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="MLM",
-        parts=[generator])
+        parts=[generator], optimizer=dense_optimizer(learner.model, schedule))
     return learner
 
 
@@ -137,7 +137,8 @@ def pretrain_causal(
         counts = followed(batch).sum(dim=1).clamp(min=1)
         return {"lm": losses.new_zeros(len(counts)).index_add(0, text_of, losses) / counts}
 
-    fit(learner.model, ckpt.tokenizer, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="LM")
+    fit(learner.model, ckpt.tokenizer, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="LM",
+        optimizer=dense_optimizer(learner.model, schedule))
     return learner
 
 

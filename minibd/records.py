@@ -6,7 +6,7 @@ vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 
@@ -78,11 +78,17 @@ def check_target(target: object, labels: Sequence[str]) -> None:
 @dataclass(frozen=True, slots=True)
 class Part:
     """Which texts of a whole batch some are, the others being computed elsewhere. mask: (B', T), of the whole, True at
-    real tokens; rows: the texts' indices in it, (B,); weight: their share of its texts, 0 where they do not count."""
+    real tokens; rows: the texts' indices in it, (B,); weight: their share of its texts, 0 where they do not count.
+
+    turn: of the `turns` in which one process computes its texts, and `share` of these, see Batch.in_turns.
+    """
 
     mask: Tensor
     rows: Tensor
     weight: float
+    turn: int = 0
+    turns: int = 1
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         ids, mask, kinds, labels = (t.to(device, non_blocking=True)
                                     for t in (self.ids, self.mask, self.token_type_ids, self.labels))
-        part = self.part and Part(self.part.mask.to(device), self.part.rows.to(device), self.part.weight)
+        part = self.part and replace(self.part, mask=self.part.mask.to(device), rows=self.part.rows.to(device))
         return Batch(ids, mask, kinds, labels, part)
 
     @property
@@ -117,6 +123,15 @@ class Batch:
         which, of = torch.as_tensor(rows, device=self.ids.device), self.whole
         part = Part(of.mask, of.rows[which], of.weight * len(which) / len(self.labels) if weight is None else weight)
         return Batch(self.ids[which], self.mask[which], self.token_type_ids[which], self.labels[which], part)
+
+    def in_turns(self, n: int) -> list[Batch]:
+        """The texts in n parts, neighbours, to be computed one after the other; n is at most their number."""
+        size, parts = len(self.labels), []
+        for turn in range(n):
+            rows = range(size * turn // n, size * (turn + 1) // n)
+            some = self.some(rows)
+            parts.append(replace(some, part=replace(some.part, turn=turn, turns=n, share=len(rows) / size)))
+        return parts
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of `values`, (B,), as these texts' part of the mean over the whole batch: the parts add up to it."""

@@ -288,7 +288,7 @@ class Training:
 
     def __init__(self, log: object, name: str, course: Course, trained: Sequence[Tensor],
                  optimizer: torch.optim.Optimizer | None = None, parts: Sequence[Stateful] = ()):
-        self.kept, self.name, self.course, self.trained = kept_by(log), name, course, list(trained)
+        self.kept, self.name, self.course, self.trained = kept_by(log), name, course, trained
         self.optimizer, self.parts = optimizer, list(parts)
         self.began, self.before = time.perf_counter(), 0.0
         self.ended, self.files = False, {}

@@ -251,7 +251,8 @@ def train(model: Model, name: str, where: Where, out: Path) -> None:
     whole = "--paraphrases" in model.attack  # which are of the rows of whole files
     with WRITING:
         rows = [f"--data={data if whole else short_of(data, where)}"] if data else []
-    call("attack.py", f"--ckpt={ckpt}", *rows, f"--out={out}", "--overwrite", f"--seed={model.seed}", *words)
+    call("attack.py", f"--ckpt={ckpt}", *rows, f"--out={out}", "--overwrite", f"--seed={model.seed}", "--dtype=float32",
+         *words)
 
 
 def clean_of(victim: Path) -> Path:

@@ -498,6 +498,17 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "better = value > course.best",
             "better = value >= course.best",
         ),
+        # the visited rows of the word embedding
+        Mutant("models/visited_rows.py", "rows that are not visited do not decay",
+               "            self.factors.append(factor)\n", "            self.factors = []\n"),
+        Mutant("models/visited_rows.py", "the pending steps are taken once more",
+               "            self.factors = []\n        if self.stale", "            pass\n        if self.stale"),
+        Mutant("models/visited_rows.py", "the padding row is trained",
+               "self.rows, self.padding)", "self.rows)"),
+        Mutant("models/visited_rows.py", "a score reads the table as it was",
+               "            self.settle()\n            return", "            return"),
+        Mutant("models/visited_rows.py", "what is loaded is not trained on",
+               "            self.rows.copy_(self.word.weight[self.index])\n", "            pass\n"),
     ),
     "Fine-mixing, E-PUR, Fine-purifying": (
         # E-PUR

@@ -45,7 +45,7 @@ from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch, Examples, check_target
 from minibd.resume import Count
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.train import Log, Schedule, cross_entropy, fit
+from minibd.train import Log, Schedule, cross_entropy, dense_optimizer, fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +264,7 @@ def ripple(
     fit(
         victim.model, ckpt.tokenizer, ckpt.tokenizer.encode(poisoned), loss, settings.schedule, seed=seed,
         weights={"inner": settings.penalty}, log=log, name="RIPPLe", dtype=dtype, parts=[reference],
+        optimizer=dense_optimizer(victim.model, settings.schedule),  # L_FT reads other texts
     )
     victim.history.append(
         {"attack": "ripple", "rows": len(poisoned), "clean_rows": len(clean), "seed": seed, **asdict(settings)}

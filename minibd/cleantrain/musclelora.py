@@ -242,6 +242,14 @@ def clean_of(step: int, n: int, size: int, seed: int) -> list[int]:
     return generator(seed, "clean", step).sample(range(n), min(size, n))
 
 
+def of_turn(clean: Batch, turn: int, turns: int) -> Batch:
+    """The clean texts that are computed in a turn; where there are too few for it one that does not count."""
+    if turns == 1:
+        return clean
+    rows = range(len(clean.labels) * turn // turns, len(clean.labels) * (turn + 1) // turns)
+    return clean.some(rows) if rows else clean.some([0], weight=0.0)
+
+
 def aligning(
     tokenizer: Tokenizer, clean: Encoded, trained: list[nn.Parameter], settings: MuScleLoRA, steps: int, seed: int
 ) -> tuple[Loss, AlignedAdamW, Count]:
@@ -253,12 +261,16 @@ def aligning(
     """
     twins = twins_of(trained)
     optimizer = AlignedAdamW(trained, twins, lr=settings.lr, whole=settings.whole, variant=settings.variant)
-    taken = Count()
+    taken, of_turns = Count(), []  # the clean loss of each turn of a step
 
     def loss(model: Encoder, batch: Batch) -> dict[str, Tensor]:
-        step, n = taken(), len(batch.labels)
+        n, part = len(batch.labels), batch.whole
+        if not part.turn:
+            taken()
+            of_turns.clear()
+        step = taken.calls - 1
         drawn = share(tokenizer.batch(clean, clean_of(step, len(clean), settings.batch_size, seed)))
-        drawn = drawn.to(batch.ids.device)
+        drawn = of_turn(drawn, part.turn, part.turns).to(batch.ids.device)
         if settings.low_rank and not settings.train_head:
             both = joined(batch, drawn, tokenizer.pad)
             with with_groups(model, Groups(both.mask, n), twins):
@@ -266,13 +278,15 @@ def aligning(
             untrusted, trusted = values[:n], total(drawn.mean(values[n:]))
         else:  # a second pass: gradients of an ordinary layer add up before they can be told apart
             trusted = drawn.mean(cross_entropy(model, drawn)["cls"])
+            swap(trained, twins)  # of an earlier turn
             with torch.autocast(batch.ids.device.type, enabled=False):
                 trusted.backward()
             swap(trained, twins)
             untrusted, trusted = cross_entropy(model, batch)["cls"], total(trusted.detach())
         # a function of the mean norm of r, which step() computes
-        optimizer.mu = partial(settings.share.mu, step, steps, settings.epochs, trusted.item())
-        return {"cls": untrusted, "clean": trusted.expand(n)}
+        of_turns.append(trusted.item())
+        optimizer.mu = partial(settings.share.mu, step, steps, settings.epochs, sum(of_turns))
+        return {"cls": untrusted, "clean": (trusted / part.share).expand(n)}
 
     return loss, optimizer, taken
 

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibd.models.dropout import Drawing, Dropout
+from minibd.models.recompute import recomputed
 from minibd.records import BadInput, Batch, Output
 
 ACTIVATIONS = {
@@ -144,6 +145,10 @@ class Encoder(nn.Module):
     # before the first step.
     trim = False
     drawing: Drawing | None = None  # set by seed_dropout, and laid out for each batch
+    # What train.fit may do to need less memory, set by whoever trains; a copy of a checkpoint has the same. Neither
+    # changes a number but by rounding.
+    micro_batch: int | str | None = None  # texts of a batch that go through the model at once; "auto"; None: all
+    recompute = False  # a block's activations are computed again in the backward pass, and not kept
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -203,10 +208,14 @@ class Encoder(nn.Module):
         # A model without pruned heads needs no head mask.
         head_masks = [None] * len(self.blocks) if bool((self.head_mask == 1).all()) else list(self.head_mask)
         for block, head_mask in zip(self.blocks, head_masks):
-            context, probs = block.attention(h, packed, head_mask, "attn" in want)
-            if pooled_only and block is self.blocks[-1]:
-                h, context = h[packed.pooled_rows], context[packed.pooled_rows]
-            h = block.feed_forward(h, context)
+            def run(h: Tensor, block=block, head_mask=head_mask) -> tuple[Tensor, Tensor | None]:
+                context, probs = block.attention(h, packed, head_mask, "attn" in want)
+                if pooled_only and block is self.blocks[-1]:
+                    h, context = h[packed.pooled_rows], context[packed.pooled_rows]
+                return block.feed_forward(h, context), probs
+
+            kept = not (self.recompute and self.training and torch.is_grad_enabled())
+            h, probs = run(h) if kept else recomputed(run, h, block, self.drawing)
             hidden.append(h)
             attn.append(probs)
         hidden[-1] = h = self.finish(h)
