@@ -46,8 +46,10 @@ from minibd.train import Schedule, StepLog, cross_entropy, fit
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *NEUTRAL, "cf", "mn"]
 TEXT = Tokenizer.from_vocab({token: i for i, token in enumerate(TOKENS)}, 24)
 ROWS, CLEAN, DEV = rows(10, 0, "train"), rows(7, 1, "clean"), rows(9, 2, "dev")
-UNEVEN = Examples([replace(x, text=" ".join(x.text.split()[:1 + 11 * (i % 3 == 0)])) for i, x in enumerate(ROWS)],
-                  ROWS.labels)  # two thirds of the texts are one word: batches are packed
+# Every second or third text is long, the others a word: of three texts that are packed together, or not, a process gets
+# one that is packed, or not, by itself.
+UNEVEN = {every: ROWS.like(replace(x, text=" ".join((x.text.split() * 3)[:1 if i % every else 12]))
+                           for i, x in enumerate(ROWS)) for every in (2, 3)}
 SIZE = {"vocab": len(TOKENS), "hidden": 16, "layers": 2, "heads": 2, "ffn": 24}
 LABELS = ("negative", "positive")
 
@@ -77,6 +79,14 @@ def trained(ckpt: Checkpoint, examples: Examples = ROWS) -> dict[str, Tensor]:
     log, chosen = StepLog(), {}
     tuned = finetune(ckpt, examples, Schedule(1e-2, 2, 3), validation=DEV, log=log, on_choice=chosen.__setitem__)
     return seen(tuned, log, best=torch.tensor(chosen["best_epoch"]))
+
+
+def in_turns() -> dict[str, Tensor]:
+    """Micro-batches of two: in the batch of five a process takes two turns, in the rest of one a text that counts 0."""
+    ckpt, log = bert(0.2), StepLog()
+    ckpt.model.micro_batch = 2
+    fit(ckpt.model, TEXT, TEXT.encode(ROWS + DEV[:1]), cross_entropy, Schedule(1e-2, 2, 5), seed=0, log=log)
+    return seen(ckpt, log)
 
 
 def clipped() -> dict[str, Tensor]:
@@ -221,8 +231,10 @@ LLAMA = {"vocab": len(TOKENS), "hidden": 16, "layers": 2, "heads": 2, "kv_heads"
 CASES: dict[str, Callable[[], dict[str, Tensor]]] = {
     "cross entropy": lambda: trained(bert(0.0)),
     "dropout": lambda: trained(bert(0.2)),
-    "dropout, packed": lambda: trained(bert(0.2), UNEVEN),
-    "dropout, GPT-2": lambda: trained(made(Gpt2(Gpt2Config(**SIZE, positions=24, labels=2, pad=0))), UNEVEN),
+    "dropout, packed together": lambda: trained(bert(0.2), UNEVEN[2]),
+    "dropout, packed apart": lambda: trained(bert(0.2), UNEVEN[3]),
+    "dropout, GPT-2": lambda: trained(made(Gpt2(Gpt2Config(**SIZE, positions=24, labels=2, pad=0))), UNEVEN[2]),
+    "micro-batches": in_turns,
     "clip": clipped,
     "MBTSAD": distilled,
     "MBTSAD, released": lambda: distilled(variant="released", student_dropout=False),

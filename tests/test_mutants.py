@@ -65,7 +65,7 @@ def test_the_table_counts_what_was_noticed_and_names_what_was_not():
     results = {number: {"number": number, "file": mutant.file, "what": mutant.what, "noticed": by}
                for (number, (_, mutant)), by in zip(enumerate(MUTANTS, 1), ("audit", "tests", "timeout", "nobody"))}
     lines = [line.split() for line in table(results).splitlines()]
-    assert lines[1] == ["MBTSAD", "3", "/", "4", "1", "1", "1"] and lines[9] == [
+    assert lines[1] == ["MBTSAD", "3", "/", "4", "1", "1", "1"] and lines[10] == [
         "all", "3", "/", "4", "1", "1", "1", "75.0", "%",
     ]
     assert lines[11] == ["survivors:", "1"]
