@@ -153,6 +153,11 @@ def agreed(value: T) -> T:
     return box[0]
 
 
+def least(n: int) -> int:
+    """The least of the processes' numbers n."""
+    return min(_gathered(n))
+
+
 # ---- weights that are too many for each process
 
 @contextmanager
@@ -252,6 +257,12 @@ def _device() -> torch.device:
     """Where the process group's small messages lie."""
     nccl = "nccl" in dist.get_backend_config()
     return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+
+def _gathered(n: int) -> list[int]:
+    """Every process's n."""
+    mine = torch.tensor([n * (i == rank()) for i in range(size())])
+    return sums([mine.to(_device())])[0].tolist() if size() > 1 else mine.tolist()
 
 
 def _reduced(x: Tensor) -> Tensor:

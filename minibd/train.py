@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from minibd.cli import setting
 from minibd.data import batches
-from minibd.distributed import sharded, share, size, sum_gradients, sums
+from minibd.distributed import least, sharded, share, size, sum_gradients, sums
 from minibd.models.dropout import seed_dropout
 from minibd.models.encoder import Encoder
 from minibd.models.visited_rows import Trained, VisitedRows, visited_rows
@@ -407,7 +407,7 @@ def fit(
     course, dropout = Course(), torch.Generator(device).manual_seed(seed)
     stateful = [dropout, *parts, *([on_step] if isinstance(on_step, Stateful) else [])]
     training = Training(log, name, course, trained, optimizer, stateful)
-    most = micro_batch(model, tokenizer, rows, schedule.batch_size, dtype)
+    most = least(micro_batch(model, tokenizer, rows, schedule.batch_size, dtype))
     for step, steps, which, batch, bar in each_batch(
         model, tokenizer, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name, dropout=dropout,
         start=training.start, dtype=dtype,

@@ -223,6 +223,7 @@ def gradients() -> dict[str, Tensor]:
     assert missing.grad is None
     return {"leaf": leaf.grad, "here alone": here_alone.grad, "many": torch.stack([one.grad for one in many]),
             "total": distributed.total(batch.mean(batch.labels)), "norm": norm.detach(),
+            "least": torch.tensor(distributed.least(3 - distributed.rank()) + distributed.size()),
             "agreed": torch.tensor(distributed.agreed(distributed.rank()))}
 
 
