@@ -61,7 +61,7 @@ def ended(ends: Path, name: str) -> tuple[list[int], str, str, list[dict]]:
 def test_one_process_prints_and_writes(ends):
     statuses, out, err, _ = ended(ends, "whole")
     assert (statuses, out, err) == ([0, 0, 0], "the result\n", "a warning\n")
-    assert (ends / "one.txt").read_text() == (ends / "two.txt").read_text() == "0"
+    assert [path.name for path in ends.glob("*.txt")] == ["0.txt"]
     assert [path.name for path in (ends / "run").iterdir()] == ["model.safetensors"]
 
 
