@@ -11,9 +11,11 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +42,7 @@ from minibd.models.lora import lora
 from minibd.predict import accuracy, predict, probabilities
 from minibd.pretrain import pretrain
 from minibd.records import BadInput, Batch, Examples
+from minibd.resume import Count, Kept
 from minibd.tokenizer import Tokenizer
 from minibd.train import Schedule, StepLog, cross_entropy, fit
 
@@ -87,6 +90,28 @@ def in_turns() -> dict[str, Tensor]:
     ckpt.model.micro_batch = 2
     fit(ckpt.model, TEXT, TEXT.encode(ROWS + DEV[:1]), cross_entropy, Schedule(1e-2, 2, 5), seed=0, log=log)
     return seen(ckpt, log)
+
+
+class Stop(Exception):
+    pass
+
+
+def gone_on_with() -> dict[str, Tensor]:
+    """Stopped before the sixth step, and gone on with from what the first process has kept for all."""
+    folder, taken = Path(distributed.agreed(tempfile.mkdtemp())), Count()
+
+    def stopping(model: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
+        if taken() == 5:
+            raise Stop
+        return cross_entropy(model, batch)
+
+    for going_on in (False, True):
+        ckpt, log = bert(0.2), StepLog(kept=Kept(folder / "kept", {}, 1, going_on))
+        with suppress(Stop):
+            fit(ckpt.model, TEXT, TEXT.encode(ROWS), stopping, Schedule(1e-2, 2, 3), seed=0, log=log,
+                score=lambda model: accuracy(model, TEXT, DEV))
+        distributed.meet()  # the first has written what it keeps
+    return seen(ckpt, log, steps=torch.tensor(taken.calls))
 
 
 def clipped() -> dict[str, Tensor]:
@@ -237,6 +262,7 @@ CASES: dict[str, Callable[[], dict[str, Tensor]]] = {
     "dropout, GPT-2": lambda: trained(made(Gpt2(Gpt2Config(**SIZE, positions=24, labels=2, pad=0))), UNEVEN[2]),
     "micro-batches": in_turns,
     "clip": clipped,
+    "gone on with": gone_on_with,
     "MBTSAD": distilled,
     "MBTSAD, released": lambda: distilled(variant="released", student_dropout=False),
     "PURE": lambda: purified("paper"),
