@@ -229,6 +229,7 @@ def join(device: torch.device) -> torch.device:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with _Watched():
         dist.init_process_group(backend, timeout=PATIENCE)
+    meet()  # whoever ended before all are connected would leave the others waiting for it
     progress().speaks, progress().leave = _speaks, leave
     return device
 

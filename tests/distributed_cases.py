@@ -328,15 +328,17 @@ ENDINGS = {end.__name__: end for end in (whole, bad_input, bad_input_of_one, kil
 
 # ---- the processes
 
+STORES: list[torch.distributed.TCPStore] = []  # where processes meet: as torchrun's, in none of them; never closed
+
+
 def fork(world: int, run: Callable[[], None], folder: Path) -> list[dict]:
-    """What each of `world` processes that torchrun would start prints, its exit status and its seconds. The store that
-    they meet at is, as torchrun's, in none of them."""
-    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    """What each of `world` processes that torchrun would start prints, its exit status and its seconds."""
+    STORES.append(torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False))
     began, processes = time.monotonic(), []
     for rank in range(world):
         if not (process := os.fork()):
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-                           "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port),
+                           "MASTER_ADDR": "localhost", "MASTER_PORT": str(STORES[-1].port),
                            "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
             for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
                 os.dup2(os.open(folder / f"{rank}.{name}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), stream.fileno())
@@ -381,8 +383,10 @@ if __name__ == "__main__":
     if sys.argv[1] == "numbers":
         every = fork(2, met(numbers), folder)
         if any(one["status"] for one in every):
-            sys.exit("\n".join(one["err"][-3000:] for one in every))
+            print("\n".join(one["err"][-3000:] for one in every), file=sys.stderr)
+            os._exit(1)
     else:
         os.environ["ENDS"] = str(folder)
         for name, end in ENDINGS.items():
             (folder / f"{name}.json").write_text(json.dumps(fork(3, met(end), folder)))
+    os._exit(0)
