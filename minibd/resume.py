@@ -46,7 +46,7 @@ from minibd.regular import read_regular
 SHARE = 50           # times the time that keeping takes passes before it is done again, where no number is given
 LEAST = 10.0         # seconds of work that is kept at least, where no number is given
 LONG = 1.0           # seconds of a measurement that is kept there
-GUESS = 3e8          # bytes a second that are written, before it was tried
+GUESS = 1e8          # bytes a second that are written, before it was tried
 MOST = 1 << 28       # bytes of a .json; of steps.jsonl all that was counted
 TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -113,10 +113,17 @@ class Kept:
         self.carried = self.earlier = 0.0          # seconds of earlier work that was loaded, until asked for; in all
         self.asked = 0                             # trainings and measurements so far
         self.entries = self._entries() if going_on else {}
+        self.logged = hashlib.sha256()             # of steps.jsonl
         self.lines = self._lines() if going_on else []
         self.begun = going_on                      # whether the folder is this run's
+<<<<<<< HEAD
         self.broken = not leads()                  # whether it could not be written, or is another process's to write
         self.last, self.cost = time.perf_counter(), 0.0
+=======
+        self.broken = False                        # whether it could not be written
+        self.started = self.last = time.perf_counter()
+        self.spent, self.pace = 0.0, 1 / GUESS     # seconds of keeping so far; seconds a byte, by the last time
+>>>>>>> resume
         if self.entries:
             self._say(max(self.entries), self.entries[max(self.entries)])
 
@@ -160,7 +167,8 @@ class Kept:
         with a number has it here."""
         if self.every is not None:
             return asked and self.every > 0
-        return time.perf_counter() - self.last >= max(LEAST, SHARE * (self.cost or size / GUESS))
+        now, cost = time.perf_counter(), size * self.pace
+        return now - self.last >= max(LEAST, SHARE * cost) and now - self.started >= SHARE * (self.spent + cost)
 
     def write(self, number: int, entry: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]] | None = None
               ) -> dict[str, str]:
@@ -174,7 +182,8 @@ class Kept:
             files = dict(entry.get("files", {}))
             files |= {name: _write_tensors(self.folder / name, part) for name, part in (tensors or {}).items()}
             self._append()
-            _write_json(self.folder / f"{number:04}.json", {**entry, "files": files, "lines": len(self.lines)})
+            _write_json(self.folder / f"{number:04}.json", {
+                **entry, "files": files, "lines": len(self.lines), "logged": self.logged.hexdigest()})
             for file in self.folder.glob(f"{number:04}-*"):
                 if file.name not in files:
                     file.unlink(missing_ok=True)
@@ -183,7 +192,9 @@ class Kept:
             self.broken = True
             return {}
         self.last = time.perf_counter()
-        self.cost = self.last - began
+        self.spent += self.last - began
+        if size := sum(_size(list(part.values())) for part in (tensors or {}).values()):
+            self.pace = (self.last - began) / size
         self._say(number, entry)
         return files
 
@@ -211,6 +222,7 @@ class Kept:
         lines = [json.dumps(step) + "\n" for step in new]
         with open(self.folder / "steps.jsonl", "a", encoding="utf-8") as file:
             file.writelines(lines)
+        self.logged.update("".join(lines).encode())
         self.lines += [""] * len(lines)            # their number is all that is needed of them here
 
     def _entries(self) -> dict[int, dict]:
@@ -218,15 +230,17 @@ class Kept:
 
     def _lines(self) -> list[str]:
         """The steps that the entries count; what stands behind them was not kept whole and is cut off."""
-        n = max((_number(entry, "lines", self) for entry in self.entries.values()), default=0)
+        n, digest = max(((_number(entry, "lines", self), str(entry.get("logged"))) for entry in self.entries.values()),
+                        default=(0, ""))
         path = self.folder / "steps.jsonl"
         if not n and not path.exists():
             return []
-        lines = read_regular(path).decode("utf-8", "replace").splitlines(keepends=True)
-        if len(lines) < n:
-            raise self.wrong(f"steps.jsonl has {len(lines)} steps of {n}")
-        os.truncate(path, sum(len(line.encode()) for line in lines[:n]))
-        return lines[:n]
+        lines = read_regular(path).splitlines(keepends=True)[:n]
+        self.logged.update(b"".join(lines))
+        if n and self.logged.hexdigest() != digest:
+            raise self.wrong(f"steps.jsonl is not as it was written, {n} steps")
+        os.truncate(path, sum(map(len, lines)))
+        return [line.decode() for line in lines]
 
     def _say(self, number: int, entry: Mapping[str, Any]) -> None:
         at = f"step {entry['step']} of " if not entry.get("ended", True) else "the end of "
@@ -317,7 +331,7 @@ class Training:
         """The weights are the result."""
         if self.kept is None or self.ended:
             return
-        if self.files or self.kept.due(_size(self.trained), asked=True):
+        if self.kept.due(_size(self.trained), asked=True):
             self._write(ended=True)
 
     # ---- out and in
@@ -414,7 +428,8 @@ def folder_of(out: Path) -> Path:
     """Where a run into `out` is kept: beside it, or, where that cannot be written or changes under a working directory,
     in it."""
     out = Path(os.path.realpath(out))
-    beside, inside = out.with_name(f".{out.name}.resume"), out / f".{out.name}.resume"
+    name = f".{out.name or 'root'}.resume"          # "/" has no name
+    beside, inside = out.parent / name, out / name
     return inside if inside.is_dir() or is_fixed(out) and not beside.is_dir() else beside
 
 

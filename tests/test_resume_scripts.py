@@ -211,6 +211,8 @@ CASES: dict[str, Callable[[Path], object]] = {
     "no weights": lambda folder: next(folder.glob("0001-3*")).unlink(),
     "no steps": lambda folder: (folder / "steps.jsonl").unlink(),
     "fewer steps": lambda folder: (folder / "steps.jsonl").write_text("{}\n"),
+    "another step": lambda folder: (folder / "steps.jsonl").write_text(
+        (folder / "steps.jsonl").read_text().replace('"total": 0', '"total": 1')),
     "no run": lambda folder: (folder / "run.json").write_text("{}"),
 }
 
