@@ -116,14 +116,9 @@ class Kept:
         self.logged = hashlib.sha256()             # of steps.jsonl
         self.lines = self._lines() if going_on else []
         self.begun = going_on                      # whether the folder is this run's
-<<<<<<< HEAD
         self.broken = not leads()                  # whether it could not be written, or is another process's to write
-        self.last, self.cost = time.perf_counter(), 0.0
-=======
-        self.broken = False                        # whether it could not be written
         self.started = self.last = time.perf_counter()
         self.spent, self.pace = 0.0, 1 / GUESS     # seconds of keeping so far; seconds a byte, by the last time
->>>>>>> resume
         if self.entries:
             self._say(max(self.entries), self.entries[max(self.entries)])
 
