@@ -187,7 +187,7 @@ class AlignedAdamW(torch.optim.AdamW):
 
     mu: that of the next step, `optimizer.mu = ...`, a number or a function of the mean norm of r (over the tensors
     where that is not 0). A missing gradient counts as 0; if both are missing, the parameter is left alone. Afterwards
-    p.grad holds AdamW's input, and twin.grad is overwritten.
+    p.grad holds AdamW's input, and twin.grad is overwritten. leaves: all whose gradients a step reads.
     """
 
     def __init__(
@@ -205,6 +205,7 @@ class AlignedAdamW(torch.optim.AdamW):
             lr=lr, betas=betas, eps=eps, fused=True,
         )
         self.pairs = list(zip(params, twins, strict=True))
+        self.leaves = [*params, *twins]
         self.clip, self.whole, self.raw = clip, whole, variant == "released"
         self.mu: float | Callable[[float], float] = 0.0
 

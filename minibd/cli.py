@@ -11,7 +11,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from contextvars import ContextVar
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from difflib import get_close_matches
@@ -109,7 +110,8 @@ class BaseTask:
     seed: int = setting(0, "random seed of the clean rows, augmentation, batches and dropout")
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
     dtype: str = setting(
-        "float32", "precision of matrix products; weights and losses stay float32", choices=("float32", "bfloat16")
+        "auto", "precision of matrix products: auto is bfloat16 where the processor is twice as fast in it; weights "
+        "and losses stay float32", choices=("auto", "float32", "bfloat16"),
     )
 
 
@@ -446,6 +448,8 @@ class Progress:
     finished: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
     kept: str = ""
+    speaks: Callable[[], bool] = lambda: os.environ.get("RANK", "0") == "0"  # until distributed.join asks the others
+    leave: Callable[[], None] = lambda: None
 
     def line(self) -> str:
         last, others = self.finished[-NAMED:], len(self.finished) - NAMED
@@ -473,6 +477,10 @@ THEIRS = {
 }
 
 
+class RankLost(Exception):
+    """Another of a run's processes is gone, and with it what it was to compute (distributed.py)."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a script as Ctrl-C does."""
 
@@ -481,9 +489,28 @@ def _terminate(number: int, frame: object) -> None:
     raise Terminated
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, of several processes that torchrun started, the first alone prints."""
+    if os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def _say(text: str) -> None:
+    """Why the script ends, said once."""
+    if progress().speaks():
+        print(text, file=sys.stderr)
+
+
 def main(run: Callable[[], None]) -> None:
     """Run a script. Bad input is one line on stderr and exit status 2; Ctrl-C and SIGTERM are one that says what was
-    finished, and 130 or 143; a traceback is a bug of ours."""
+    finished, and 130 or 143; a traceback is a bug of ours.
+
+    Of several processes that torchrun started, the first prints, and one of them says why the run ends: status 1 and
+    a line where another is gone."""
     RUNNING.set(Progress())
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a path may hold bytes that are no letters
@@ -492,25 +519,32 @@ def main(run: Callable[[], None]) -> None:
     if threading.current_thread() is threading.main_thread():  # no other can have signals
         before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        run()
+        with alone():
+            run()
+            progress().leave()
     except KeyboardInterrupt as stop:
         if PART_OF not in os.environ:
-            print(line(progress().line()), file=sys.stderr)
+            _say(line(progress().line()))
         sys.exit(143 if isinstance(stop, Terminated) else 130)
+    except RankLost as error:
+        _say(f"error: {line(str(error))}")
+        sys.exit(1)
     except OSError as error:              # no space, no permission, a disk that went: the system's word, and the file
         if error.errno not in THEIRS:
             raise
         where = f"{visible(os.fsdecode(error.filename), 150)}: " if isinstance(error.filename, (str, bytes)) else ""
-        print(f"error: {line(f'{where}{one_line(error)}: name another place, or make room there')}", file=sys.stderr)
+        _say(f"error: {line(f'{where}{one_line(error)}: name another place, or make room there')}")
         sys.exit(2)
     except MemoryError:
-        print("error: the memory of this machine is full: take fewer rows, a smaller model or batch", file=sys.stderr)
+        _say("error: the memory of this machine is full: take fewer rows, a smaller model or batch")
         sys.exit(2)
     except Exception as error:
         from minibd.records import BadInput  # imports torch: by now the script has, too
         if not isinstance(error, BadInput):
+            if not progress().speaks():
+                sys.exit(1)
             raise
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         sys.exit(2)
     finally:
         if before is not None:

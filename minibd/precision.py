@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 
 import torch
 
@@ -12,12 +13,18 @@ ROUNDS = 3
 
 def dtype_of(name: str, device: torch.device) -> torch.dtype:
     """The type of matrix products that `name` says: float32, bfloat16, or auto, which times both for some milliseconds
-    (on CUDA: bfloat16 where the device has it)."""
+    (on CUDA: bfloat16 where the device has it). Within a process the answer stays the same."""
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if seconds(torch.float32) >= FASTER * seconds(torch.bfloat16) else torch.float32
+    return torch.bfloat16 if faster() else torch.float32
+
+
+@cache
+def faster() -> bool:
+    """Whether the processor multiplies at least FASTER times as fast in bfloat16."""
+    return seconds(torch.float32) >= FASTER * seconds(torch.bfloat16)
 
 
 def seconds(dtype: torch.dtype) -> float:

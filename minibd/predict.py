@@ -7,23 +7,26 @@ import torch
 from torch import Tensor, nn
 
 from minibd.data import in_order
+from minibd.distributed import sums, turns
 from minibd.records import BadInput, Examples
 from minibd.tokenizer import Tokenizer
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, tokenizer: Tokenizer, examples: Examples, batch_size: int = 128) -> list[int]:
-    """The predicted class of each example, in their order. Raises BadInput where the logits are NaN."""
+    """The predicted class of each example, in their order; of several processes each computes its batches, and all
+    get all answers. Raises BadInput where the logits are NaN."""
     model.eval()
     device = next(model.parameters()).device
     rows = tokenizer.encode(examples)
-    predicted = [0] * len(rows)
-    for which in in_order(rows.lengths, batch_size):
+    predicted = torch.zeros(len(rows), dtype=torch.int64, device=device)
+    for which, counts in turns(in_order(rows.lengths, batch_size)):
         logits = model(tokenizer.batch(rows, which).to(device)).logits
-        if bool(logits.isnan().any()):    # of which argmax would make a class
-            raise BadInput("the model's logits are NaN: its weights are so large that they overflow, use another")
-        for i, label in zip(which, logits.argmax(-1).tolist()):
-            predicted[i] = label
+        if counts:  # argmax would make a class of NaN
+            predicted[which] = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
+    predicted = sums([predicted])[0].tolist()
+    if -1 in predicted:
+        raise BadInput("the model's logits are NaN: its weights are so large that they overflow, use another")
     return predicted
 
 
@@ -34,9 +37,11 @@ def probabilities(model: nn.Module, tokenizer: Tokenizer, examples: Examples, ba
     device = next(model.parameters()).device
     rows = tokenizer.encode(examples)
     found = torch.zeros(len(rows), model.config.labels, dtype=torch.float64)
-    for which in in_order(rows.lengths, batch_size):
-        found[which] = model(tokenizer.batch(rows, which).to(device)).logits.double().softmax(-1).cpu()
-    return found
+    for which, counts in turns(in_order(rows.lengths, batch_size)):
+        p = model(tokenizer.batch(rows, which).to(device)).logits.double().softmax(-1).cpu()
+        if counts:
+            found[which] = p
+    return sums([found])[0]
 
 
 def accuracy(model: nn.Module, tokenizer: Tokenizer, examples: Examples) -> float:

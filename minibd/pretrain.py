@@ -22,7 +22,7 @@ from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch, Examples
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.train import Log, Schedule, fit
+from minibd.train import Log, Schedule, dense_optimizer, fit
 
 
 def masking(
@@ -41,10 +41,11 @@ def masking(
     maskable = torch.zeros(model.config.vocab, dtype=torch.bool).index_fill(0, ordinary, True).to(device)
 
     def hide(batch: Batch) -> tuple[Batch, Tensor]:
-        chosen = (torch.rand(batch.ids.shape, generator=generator) < share).to(device)  # (B, T)
+        shape, rows = batch.whole.mask.shape, batch.whole.rows.cpu()  # every process draws for all texts
+        chosen = (torch.rand(shape, generator=generator)[rows] < share).to(device)  # (B, T)
         chosen = chosen & batch.mask & maskable[batch.ids]
-        draws = torch.rand(batch.ids.shape, generator=generator).to(device)  # (B, T)
-        random_ids = ordinary[torch.randint(len(ordinary), batch.ids.shape, generator=generator)].to(device)
+        draws = torch.rand(shape, generator=generator)[rows].to(device)  # (B, T)
+        random_ids = ordinary[torch.randint(len(ordinary), shape, generator=generator)[rows]].to(device)
         ids = torch.where(chosen & (draws < 0.8), mask, torch.where(chosen & (draws >= 0.9), random_ids, batch.ids))
         return replace(batch, ids=ids), chosen
 
@@ -71,7 +72,7 @@ def pretrain(
         return {"mlm": losses.new_zeros(len(chosen)).index_add(0, text_of, losses) / chosen.sum(dim=1).clamp(min=1)}
 
     fit(learner.model, ckpt.tokenizer, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="MLM",
-        parts=[generator])
+        parts=[generator], optimizer=dense_optimizer(learner.model, schedule))
     return learner
 
 
@@ -136,7 +137,8 @@ def pretrain_causal(
         counts = followed(batch).sum(dim=1).clamp(min=1)
         return {"lm": losses.new_zeros(len(counts)).index_add(0, text_of, losses) / counts}
 
-    fit(learner.model, ckpt.tokenizer, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="LM")
+    fit(learner.model, ckpt.tokenizer, rows, loss, schedule, seed=seed, dtype=dtype, log=log, name="LM",
+        optimizer=dense_optimizer(learner.model, schedule))
     return learner
 
 

@@ -6,7 +6,7 @@ vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 
@@ -76,19 +76,66 @@ def check_target(target: object, labels: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Which texts of a whole batch some are, the others being computed elsewhere. mask: (B', T), of the whole, True at
+    real tokens; rows: the texts' indices in it, (B,); weight: their share of its texts, 0 where they do not count.
+
+    turn: of the `turns` in which one process computes its texts, and `share` of these, see Batch.in_turns.
+    """
+
+    mask: Tensor
+    rows: Tensor
+    weight: float
+    turn: int = 0
+    turns: int = 1
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """ids, mask, token_type_ids: (B, T); labels: (B,). `mask` is True at real tokens, `token_type_ids` is 0 / 1 for a
-    first / second text."""
+    first / second text. part: of which batch these are some of the texts; None: the batch is whole."""
 
     ids: Tensor
     mask: Tensor
     token_type_ids: Tensor
     labels: Tensor
+    part: Part | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(
-            *(t.to(device, non_blocking=True) for t in (self.ids, self.mask, self.token_type_ids, self.labels))
-        )
+        ids, mask, kinds, labels = (t.to(device, non_blocking=True)
+                                    for t in (self.ids, self.mask, self.token_type_ids, self.labels))
+        part = self.part and replace(self.part, mask=self.part.mask.to(device), rows=self.part.rows.to(device))
+        return Batch(ids, mask, kinds, labels, part)
+
+    @property
+    def counts(self) -> bool:
+        """Whether its texts have a share in the whole batch."""
+        return self.part is None or self.part.weight > 0
+
+    @property
+    def whole(self) -> Part:
+        """The part that this is of its whole batch, all of it where nothing is said."""
+        return self.part or Part(self.mask, torch.arange(len(self.labels), device=self.mask.device), 1.0)
+
+    def some(self, rows: Sequence[int], weight: float | None = None) -> Batch:
+        """The texts with the indices `rows`, as long as before; `weight`: by default their share of the whole."""
+        which, of = torch.as_tensor(rows, device=self.ids.device), self.whole
+        part = Part(of.mask, of.rows[which], of.weight * len(which) / len(self.labels) if weight is None else weight)
+        return Batch(self.ids[which], self.mask[which], self.token_type_ids[which], self.labels[which], part)
+
+    def in_turns(self, n: int) -> list[Batch]:
+        """The texts in n parts, neighbours, to be computed one after the other; n is at most their number."""
+        size, parts = len(self.labels), []
+        for turn in range(n):
+            rows = range(size * turn // n, size * (turn + 1) // n)
+            some = self.some(rows)
+            parts.append(replace(some, part=replace(some.part, turn=turn, turns=n, share=len(rows) / size)))
+        return parts
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of `values`, (B,), as these texts' part of the mean over the whole batch: the parts add up to it."""
+        return values.mean() if self.part is None else values.mean() * self.part.weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from minibd import __version__
 from minibd.atomic import atomic_folder, atomic_write
 from minibd.checkpoint.folder import is_model_file
 from minibd.cli import Resuming, progress
+from minibd.distributed import leads, meet
 from minibd.evaluate import Scores
 from minibd.lines import one_line, quoted, visible
 from minibd.records import BadInput
@@ -126,12 +127,19 @@ def check_free(folder: Path, overwrite: bool = False, resuming: Resuming | None 
 @contextmanager
 def whole(out: Path) -> Iterator[Path]:
     """The folder to write a run into: when the block ends, all that was written there takes the place of the run in
-    `out` in one step; what else lies there stays. Raises BadInput where the system refuses."""
+    `out` in one step; what else lies there stays. Of several processes the first one's is kept. Raises BadInput where
+    the system refuses."""
     written = progress().written
     before, done = list(written), False
+    if not leads():
+        with tempfile.TemporaryDirectory() as nowhere:
+            yield Path(nowhere)
+        meet()
+        return
     try:
         with atomic_folder(out, is_run_file) as draft:
             yield draft
+        meet()
         done = True
     finally:
         new = [str(out / Path(name).relative_to(draft)) for name in written[len(before):]] if done else []
@@ -139,6 +147,8 @@ def whole(out: Path) -> Iterator[Path]:
 
 
 def _check_writable(folder: Path, said: str) -> None:
+    if not leads():
+        return
     missing = [f for f in (folder, *folder.parents) if not os.path.lexists(f)]  # deepest first
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,9 +163,10 @@ def _check_writable(folder: Path, said: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with atomic_write(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    """Write a file whole or not at all; of several processes the first one does."""
+    if leads():
+        with atomic_write(path) as draft:
+            draft.write_text(text, encoding="utf-8")
     progress().written.append(str(path))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from minibd.digest import file_digest
+from minibd.distributed import leads
 from minibd.records import BadInput
 
 # What the checkpoints were that the results of before 0.3.0 name, whose cells have no "sha256".
@@ -53,9 +54,10 @@ class ResultStore:
         row = {"cell": _plain(cell), "commit": _commit(), **result}
         self.rows.append(row)
         self._keep(row)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        if leads():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         return row
 
     def _keep(self, row: dict) -> None:

@@ -38,6 +38,7 @@ from torch import Tensor
 from minibd.atomic import atomic_write, is_fixed, owner, runs
 from minibd.cli import progress
 from minibd.digest import file_digest
+from minibd.distributed import agreed, leads, meet
 from minibd.lines import one_line
 from minibd.records import BadInput
 from minibd.regular import read_regular
@@ -115,7 +116,7 @@ class Kept:
         self.logged = hashlib.sha256()             # of steps.jsonl
         self.lines = self._lines() if going_on else []
         self.begun = going_on                      # whether the folder is this run's
-        self.broken = False                        # whether it could not be written
+        self.broken = not leads()                  # whether it could not be written, or is another process's to write
         self.started = self.last = time.perf_counter()
         self.spent, self.pace = 0.0, 1 / GUESS     # seconds of keeping so far; seconds a byte, by the last time
         if self.entries:
@@ -141,7 +142,7 @@ class Kept:
 
     def done(self) -> None:
         """The run has ended, and nothing is left of this, nor of one that it has taken the place of."""
-        if self.begun or not runs(str(_unread(self.folder / "run.json").get("owner"))):
+        if leads() and (self.begun or not runs(str(_unread(self.folder / "run.json").get("owner")))):
             _remove(self.folder)
         progress().kept = ""
 
@@ -264,9 +265,10 @@ def kept_by(log: object) -> Kept | None:
 
 
 def once(log: object, name: str, make: Callable[[], Any]) -> Any:
-    """`make()`, kept by what keeps the run of `log`, see Kept.once; its own value where nothing does."""
+    """`make()`, kept by what keeps the run of `log`, see Kept.once; its own value where nothing does. Of several
+    processes all get the first one's."""
     kept = kept_by(log)
-    return make() if kept is None else kept.once(name, make)
+    return agreed(make() if kept is None else kept.once(name, make))
 
 
 def carried(log: object) -> float:
@@ -295,7 +297,7 @@ class Training:
 
     def __init__(self, log: object, name: str, course: Course, trained: Sequence[Tensor],
                  optimizer: torch.optim.Optimizer | None = None, parts: Sequence[Stateful] = ()):
-        self.kept, self.name, self.course, self.trained = kept_by(log), name, course, list(trained)
+        self.kept, self.name, self.course, self.trained = kept_by(log), name, course, trained
         self.optimizer, self.parts = optimizer, list(parts)
         self.began, self.before = time.perf_counter(), 0.0
         self.ended, self.files = False, {}
@@ -436,7 +438,8 @@ def begin(out: Path, of: Mapping[str, Any], every: int | None, going_on: bool) -
     lies there is of another run, or that still runs."""
     folder = folder_of(out)
     going_on = going_on and is_kept(out)
-    if is_kept(out):
+    meet()  # behind here the first process changes what is there
+    if is_kept(out) and leads():
         kept = Kept(folder, of)
         run = _read_json(folder / "run.json", kept) if going_on else _unread(folder / "run.json")
         if runs(str(run.get("owner"))):
@@ -447,6 +450,7 @@ def begin(out: Path, of: Mapping[str, Any], every: int | None, going_on: bool) -
                            "begin anew with --overwrite")
         if going_on:
             _write_json(folder / "run.json", {"of": of, "owner": owner()})
+    meet()
     return Kept(folder, of, every, going_on)
 
 

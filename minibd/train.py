@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from math import ceil
 from types import MappingProxyType
 
 import torch
@@ -20,7 +22,10 @@ from tqdm import tqdm
 
 from minibd.cli import setting
 from minibd.data import batches
+from minibd.distributed import least, sharded, share, size, sum_gradients, sums
 from minibd.models.dropout import seed_dropout
+from minibd.models.encoder import Encoder
+from minibd.models.visited_rows import Trained, VisitedRows, visited_rows
 from minibd.records import BadInput, Batch, Example
 from minibd.resume import Course, Kept, Stateful, Training, put_back
 from minibd.tokenizer import Encoded, Tokenizer
@@ -120,6 +125,11 @@ def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tenso
     return sum(weights.get(name, 1.0) * values for name, values in terms.items())
 
 
+def term_means(terms: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
+    """The mean of each term over the whole batch."""
+    return {name: mean.item() for name, mean in zip(terms, sums([batch.mean(values) for values in terms.values()]))}
+
+
 def check_classes(rows: Sequence[Example], name: str) -> None:
     """Raises BadInput where `rows`, to be trained on, are all of one class: a classifier would learn to answer that
     alone, and its loss would look well."""
@@ -192,16 +202,20 @@ def check_risen(name: str, epoch: int, first: float, losses: Sequence[float], lr
 
 def each_batch(
     model: nn.Module, tokenizer: Tokenizer, rows: Encoded, epochs: int, batch_size: int, *, seed: int, name: str,
-    dropout: torch.Generator | None = None, start: int = 0,
+    dropout: torch.Generator | None = None, start: int = 0, dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[int, int, list[int], Batch, tqdm]]:
     """(step, number of steps, indices of its rows in `rows`, batch on the model's device, progress bar) for each batch
-    of each epoch, from the step `start` on.
+    of each epoch, from the step `start` on. Of several processes (distributed.py) each gets its share of the batch, and
+    the indices of all of it.
 
     Meanwhile `model` is in train mode, and `seed` fixes its dropout and the batches; afterwards, also if the loop is
-    left early, it is in eval mode. dropout: what its dropout draws from, else a new generator of the seed.
+    left early, it is in eval mode. dropout: what its dropout draws from, else a new generator of the seed. dtype: of
+    the products that it is trained in (distributed.sharded).
     """
     device = next(model.parameters()).device
     plan = [which for epoch in range(epochs) for which in batches(rows.lengths, batch_size, seed, epoch)]
+    parts = ExitStack()
+    parts.enter_context(sharded(model, dtype))
     model.train()
     seed_dropout(model, torch.Generator(device).manual_seed(seed) if dropout is None else dropout)
     try:
@@ -209,18 +223,22 @@ def each_batch(
             plan[start:], desc=name, unit="step", file=sys.stderr, leave=False, mininterval=0.5,
             initial=min(start, len(plan)), total=len(plan),
         ), start):
-            yield step, len(plan), which, tokenizer.batch(rows, which).to(device), bar
+            yield step, len(plan), which, share(tokenizer.batch(rows, which)).to(device), bar
     finally:
         seed_dropout(model, None)  # A generator cannot be copied or saved; the model may be.
         model.eval()
+        parts.close()
 
 
 # ---- the loop
 
 class ClippedAdamW(torch.optim.AdamW):
-    """AdamW over `params`; first the whole gradient is scaled down to the norm `schedule.clip`."""
+    """AdamW over `params`; first the whole gradient is scaled down to the norm `schedule.clip`.
 
-    def __init__(self, params: Sequence[nn.Parameter], schedule: Schedule):
+    visited: whose rows are among `params` in place of the word embedding.
+    """
+
+    def __init__(self, params: Sequence[nn.Parameter], schedule: Schedule, visited: VisitedRows | None = None):
         # Decay shrinks matrices; biases and LayerNorms are scales and offsets, not capacity.
         super().__init__(
             [
@@ -229,14 +247,118 @@ class ClippedAdamW(torch.optim.AdamW):
             ],
             lr=schedule.lr, fused=True,
         )
-        self.params, self.clip = params, schedule.clip
+        self.params, self.clip, self.visited = params, schedule.clip, visited
+        # what of the model changes, for who keeps it and puts it back
+        self.trained = params if visited is None else Trained(params, visited)
 
     def step(self) -> Tensor:
         """Update and return the gradient's norm before clipping. If that is not finite, nothing is changed."""
+        if self.visited is not None:
+            self.visited.check()
         norm = nn.utils.clip_grad_norm_(self.params, self.clip)
         if torch.isfinite(norm):
             super().step()
+            if self.visited is not None:
+                matrices = self.param_groups[0]
+                self.visited.stepped(1 - matrices["lr"] * matrices["weight_decay"])
         return norm
+
+
+def dense_optimizer(model: nn.Module, schedule: Schedule) -> ClippedAdamW:
+    """ClippedAdamW over the parameters of `model` that require a gradient, the word embedding whole."""
+    return ClippedAdamW([p for p in model.parameters() if p.requires_grad], schedule)
+
+
+@contextmanager
+def usual_optimizer(
+    model: nn.Module, tokenizer: Tokenizer, rows: Encoded, schedule: Schedule
+) -> Iterator[ClippedAdamW]:
+    """As dense_optimizer, but of the word embedding it trains the rows that `rows` visit. The model is the one that
+    dense steps would give when the context ends, and before that whenever it is evaluated, saved or loaded
+    (models/visited_rows.py)."""
+    word = model.embeddings.word if isinstance(model, Encoder) else None
+    if word is None or not word.weight.requires_grad:
+        yield dense_optimizer(model, schedule)
+        return
+    with visited_rows(word, {i for row in rows.ids for i in row} | {tokenizer.pad}) as visited:
+        params = [visited.rows if p is word.weight else p for p in model.parameters() if p.requires_grad]
+        yield ClippedAdamW(params, schedule, visited)
+
+
+def backward(
+    model: nn.Module, batch: Batch, loss: Loss, weights: Mapping[str, float], *, dtype: torch.dtype, most: int,
+    dropout: torch.Generator,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Add the gradient of the batch's mean loss to the parameters' own; the terms, each (B,), and that mean.
+
+    most: texts that are computed at once. More are taken in turns, whose gradients add up to the same numbers but for
+    rounding: every turn draws the masks of the whole batch, and takes those of its texts. dropout: what they are drawn
+    from.
+    """
+    turns = ceil(len(batch.whole.mask) // size() / most) or 1  # of several processes in each as many
+    state, found, total = dropout.get_state() if turns > 1 else None, [], 0.0
+    for part in batch.in_turns(turns) if turns > 1 else [batch]:
+        if turns > 1:
+            dropout.set_state(state)
+        with torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32):
+            terms = loss(model, part)
+        mean = part.mean(weighted(terms, weights))
+        mean.backward()
+        found.append({name: values.detach() for name, values in terms.items()})
+        total = total + mean.detach()
+    return {name: torch.cat([terms[name] for terms in found]) for name in found[0]}, total
+
+
+def micro_batch(model: nn.Module, tokenizer: Tokenizer, rows: Encoded, batch_size: int, dtype: torch.dtype) -> int:
+    """How many texts of a batch `model.micro_batch` lets through the model at once. auto: as many as fit into half of
+    the memory that is free now, the rest being for what a loss keeps beside; by what a pass of the longest text keeps
+    for its backward pass."""
+    wanted = getattr(model, "micro_batch", None)
+    if wanted != "auto":
+        return min(wanted or batch_size, batch_size)
+    longest = max(range(len(rows)), key=lambda i: len(rows.ids[i]))
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        needed = kept_bytes(model, tokenizer.batch(rows, [longest]).to(device))
+    most = max(1, min(batch_size, int(free_memory(device) / 2 / needed)))
+    if most < batch_size:
+        print(f"micro-batches of {most} texts: one of {len(rows.ids[longest])} tokens keeps {needed / 2 ** 20:.0f} MiB",
+              file=sys.stderr)
+    return most
+
+
+def kept_bytes(model: Encoder, batch: Batch) -> int:
+    """The bytes that a forward pass over `batch` in train mode keeps for its backward pass, maps and hidden states
+    included; `model` ends up in eval mode."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    seed_dropout(model, torch.Generator(batch.ids.device).manual_seed(0))
+    model.train()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = model(batch, want=("attn", "hidden"))
+        for tensor in (*output.attn, *output.hidden):
+            keep(tensor)
+    finally:
+        seed_dropout(model, None)
+        model.eval()
+    return sum(tensor.untyped_storage().nbytes() for at, tensor in kept.items() if at not in weights)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free for one of this machine's processes that train together."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) // size()
+    except (OSError, StopIteration):
+        raise BadInput("--micro-batch auto: this system does not say how much memory is free, name a number") from None
 
 
 def fit(
@@ -257,8 +379,9 @@ def fit(
     log is full then (`StepLog`), fit raises StepLimit: a run of several trainings ends there. What keeps the log's run,
     if anything does, keeps this training, which goes on where it was interrupted (minibd/resume.py).
     dtype: torch.bfloat16 computes matrix products in it (autocast); the weights stay float32.
-    optimizer: default ClippedAdamW over the parameters that require a gradient. Another one's step() returns the
-    gradient's norm too, and changes nothing if that is not finite.
+    optimizer: default `usual_optimizer`, which a loss that reads other texts than `rows`, or the word embedding as a
+    whole, cannot have: it gives `dense_optimizer`. Another one's step() returns the gradient's norm too, and changes
+    nothing if that is not finite. leaves: the tensors whose gradients it reads, by default its parameters.
     on_step: called after each step with the model, in train mode, and the number of steps taken; it must not change the
     model.
     max_steps: stop after so many steps of this call. The rates are those of the whole schedule, and where that has more
@@ -273,25 +396,29 @@ def fit(
         raise BadInput(f"{name}: there are no rows to train on: give at least one of each class")
     if max_steps is not None and max_steps < 1:
         raise BadInput(f"{name}: max_steps is {max_steps}, it must be at least 1")
+    if optimizer is None:
+        with usual_optimizer(model, tokenizer, rows, schedule) as optimizer:
+            return fit(model, tokenizer, rows, loss, schedule, seed=seed, weights=weights, score=score, log=log,
+                       name=name, dtype=dtype, optimizer=optimizer, on_step=on_step, max_steps=max_steps,
+                       on_choice=on_choice, parts=parts)
     device = next(model.parameters()).device
-    optimizer = optimizer or ClippedAdamW([p for p in model.parameters() if p.requires_grad], schedule)
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    leaves, trained = (getattr(optimizer, name, params) for name in ("leaves", "trained"))
     course, dropout = Course(), torch.Generator(device).manual_seed(seed)
     stateful = [dropout, *parts, *([on_step] if isinstance(on_step, Stateful) else [])]
     training = Training(log, name, course, trained, optimizer, stateful)
+    most = least(micro_batch(model, tokenizer, rows, schedule.batch_size, dtype))
     for step, steps, which, batch, bar in each_batch(
         model, tokenizer, rows, schedule.epochs, schedule.batch_size, seed=seed, name=name, dropout=dropout,
-        start=training.start,
+        start=training.start, dtype=dtype,
     ):
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr * schedule.rate(step, steps)
         # before the forward pass: the last step's gradients need no memory beside its activations
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            terms = loss(model, batch)
-        total = weighted(terms, weights).mean()
-        total.backward()
-        norm, loss_value = optimizer.step(), total.item()
+        terms, total = backward(model, batch, loss, weights, dtype=dtype, most=most, dropout=dropout)
+        sum_gradients(leaves)
+        norm, loss_value = optimizer.step(), sums([total])[0].item()
         epoch, left = divmod(step + 1, steps // schedule.epochs)  # epochs that are over, steps of the next one
         course.losses.append(loss_value)
         course.first = loss_value if not step else course.first
@@ -307,7 +434,7 @@ def fit(
             break
         if listens(log):
             logged(log, {"stage": name, "step": step, "lr": optimizer.param_groups[0]["lr"], "rows": len(which),
-                         "batch": which, "terms": {term: values.mean().item() for term, values in terms.items()},
+                         "batch": which, "terms": term_means(terms, batch),
                          "weights": {term: weights.get(term, 1.0) for term in terms}, "total": loss_value})
         bar.set_postfix_str(f"loss {loss_value:.3f}", refresh=False)
         if on_step is not None:

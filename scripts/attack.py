@@ -375,9 +375,10 @@ def train_all(plan: Plan, rows: Rows) -> tuple[list[Step], dict[str, Checkpoint]
     Returns the rows of the table and {prefix of its file's name: checkpoint} of what is handed over.
     """
     from minibd import checkpoint
-    from minibd.job.task import head_is_new
+    from minibd.job.task import head_is_new, print_dtype
     from minibd.train import cross_entropy
 
+    print_dtype(plan.task)
     steps, saved, clean = [], {}, None
     needs_tuned = plan.attack.attack in FROM_TUNED
     if plan.training.twin or needs_tuned and head_is_new(plan.base):
@@ -451,12 +452,11 @@ def unlearnt(plan: Plan, steps: list[Step]) -> str:
 
 def attacked(plan: Plan, rows: Rows, clean: Checkpoint | None) -> Checkpoint:
     """The victim. clean: a classifier tuned on clean rows, which ep, sos and ripple start from or look at."""
-    import torch
-
     from minibd.attacks.ep import ep
     from minibd.attacks.lwp import lwp_loss
     from minibd.attacks.ripple import ripple, surgery
     from minibd.attacks.sos import sos
+    from minibd.job.task import products_of
     from minibd.train import cross_entropy
 
     name, settings, target, seed = plan.attack.attack, plan.settings, plan.attack.target, plan.task.seed
@@ -466,7 +466,7 @@ def attacked(plan: Plan, rows: Rows, clean: Checkpoint | None) -> Checkpoint:
     if name == "sos":
         return sos(clean, poisoned, settings, seed=seed, log=plan.log)
     if name == "ripple":
-        train, dtype = rows.splits.train, getattr(torch, plan.task.dtype)
+        train, dtype = rows.splits.train, products_of(plan.task)
         operated = surgery(plan.base, clean, train, settings.triggers, target, settings.top)
         return ripple(operated, poisoned, train, settings, seed=seed, dtype=dtype, log=plan.log)
     loss = partial(lwp_loss, variant=settings.variant) if name == "lwp" else cross_entropy
@@ -475,28 +475,26 @@ def attacked(plan: Plan, rows: Rows, clean: Checkpoint | None) -> Checkpoint:
 
 def tune(plan: Plan, rows: Examples, loss: Loss, schedule: Schedule, name: str) -> Checkpoint:
     """A copy of --ckpt trained on `rows`."""
-    import torch
-
     from minibd import checkpoint
+    from minibd.job.task import products_of
     from minibd.train import fit
 
     ckpt = checkpoint.copy(plan.base)
     fit(
         ckpt.model, ckpt.tokenizer, ckpt.tokenizer.encode(rows), loss, schedule, seed=plan.task.seed,
-        dtype=getattr(torch, plan.task.dtype), name=name, log=plan.log,
+        dtype=products_of(plan.task), name=name, log=plan.log,
     )
     return ckpt
 
 
 def fine_tuned(plan: Plan, rows: Rows, ckpt: Checkpoint) -> Checkpoint:
     """`ckpt` fine-tuned on clean rows as its user does it: an encoder gets a new head, another than the attacker's."""
-    import torch
-
+    from minibd.job.task import products_of
     from minibd.mitigations.finetune import finetune
 
     return finetune(
         ckpt, rows.user.train, plan.clean_schedule, keep_head=not plan.threat.encoder_only, seed=plan.task.seed,
-        dtype=getattr(torch, plan.task.dtype), name="fine-tuned", log=plan.log,
+        dtype=products_of(plan.task), name="fine-tuned", log=plan.log,
     )
 
 
@@ -535,12 +533,13 @@ def write(plan: Plan, rows: Rows, steps: list[Step], checkpoints: dict[str, Chec
     from minibd import checkpoint, data, report
     from minibd.job.chance import chances
     from minibd.job.evaluation import target_args
-    from minibd.job.task import args_of, output_path
+    from minibd.job.task import args_of, dtype_args, output_path
 
+    trained = {} if plan.threat.dataset_only else dtype_args(plan.task)
     about = {
         **plan.entry, **counts(plan, rows), "seed": plan.task.seed, "scheme": asdict(plan.scheme),
-        "args": args_of(plan.task, plan.attack, plan.chosen, plan.training, plan.threat) | target_args(rows.evaluator)
-        | ({"classes": plan.task.labels} if plan.task.labels else {}),
+        "args": args_of(plan.task, plan.attack, plan.chosen, plan.training, plan.threat) | trained
+        | target_args(rows.evaluator) | ({"classes": plan.task.labels} if plan.task.labels else {}),
         "versions": report.versions(), "seconds": round(time.perf_counter() - started + plan.log.kept.earlier, 2),
         "steps": report.listed(steps), "at_chance": chances(steps),
     }

@@ -110,9 +110,7 @@ def trained(method: str, job: Job, task: Task, train: Examples, validation: Exam
     """The method's model, measured as a row of the table."""
     import time
 
-    import torch
-
-    options = {"seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log, "on_choice": job.on_choice}
+    options = {"seed": task.seed, "dtype": job.dtype, "log": job.log, "on_choice": job.on_choice}
     if method in REPAIRS:
         return REPAIRS[method](job.victim, job.pretrained, train, validation, settings, **options,
                                on_stage=job.on_stage)

@@ -112,7 +112,15 @@ def run() -> None:
     )
 
     from minibd.job.e_pur import pretrained_of
-    from minibd.job.task import clean_rows, limit_dev, open_task, print_doubts, print_rows, split_validation
+    from minibd.job.task import (
+        clean_rows,
+        limit_dev,
+        open_task,
+        print_doubts,
+        print_dtype,
+        print_rows,
+        split_validation,
+    )
     from minibd.result_store import ResultStore
 
     check_flags(method, pretrained)
@@ -126,6 +134,7 @@ def run() -> None:
     splits = limit_dev(splits, clean, task.seed)
     held, dev = split_validation(splits, clean_rows(task, clean, splits.train), task.seed)
     print_rows(clean=held, dev=dev)
+    print_dtype(task)
     print_doubts(splits.train, held, splits.test, dev)
 
     store = ResultStore(plant.results)
@@ -237,9 +246,10 @@ def common_key(method: str, task: Task, clean: Clean, plant: Plant, pretrained: 
     from pathlib import Path
 
     from minibd import checkpoint, data
+    from minibd.job.task import dtype_args
     from minibd.result_store import folder_digest, weights_digest
 
-    cell = {"ckpt": Path(task.ckpt).name, "seed": task.seed, "dtype": task.dtype, "clean": n_clean}
+    cell = {"ckpt": Path(task.ckpt).name, "seed": task.seed, "dtype": dtype_args(task)["dtype"], "clean": n_clean}
     if clean.dev != 1:
         cell["dev"] = n_dev
     if plant.teachers:
@@ -309,19 +319,18 @@ def planted_trial(victim: Checkpoint, clean: Examples, dev: Examples, plant: Pla
     """Plant the defender's backdoor in a copy of the victim, and measure both."""
     import time
 
-    import torch
-
     from minibd import checkpoint
     from minibd.attacks.badnets import BadNets
     from minibd.attacks.poison import poison, triggered
     from minibd.evaluate import Evaluator
     from minibd.job.planted import trigger_of
+    from minibd.job.task import products_of
     from minibd.train import Schedule, cross_entropy, fit
 
     if plant.plant_kind != "words":
         return trial_of_kind(victim, clean, dev, plant, task)
     words = plant.plant_triggers or trigger_of("pair", plant.plant_target, victim.tokenizer, clean).words
-    attack, target, dtype = BadNets(words), plant.plant_target, getattr(torch, task.dtype)
+    attack, target, dtype = BadNets(words), plant.plant_target, products_of(task)
     rows = poison(clean, attack, rate=plant.plant_rate, target=target, add=True, seed=task.seed + 1).rows
     planted = checkpoint.copy(victim)
     fit(
@@ -347,12 +356,11 @@ def trial_of_kind(victim: Checkpoint, clean: Examples, dev: Examples, plant: Pla
     """The same with a backdoor of another kind, planted until it is strong enough."""
     import time
 
-    import torch
-
     from minibd.evaluate import Evaluator
     from minibd.job import planted
+    from minibd.job.task import products_of
 
-    started, dtype = time.perf_counter(), getattr(torch, task.dtype)
+    started, dtype = time.perf_counter(), products_of(task)
     trigger = planted.trigger_of(plant.plant_kind, plant.plant_target, victim.tokenizer, [*clean, *dev],
                                  plant.plant_triggers or ())
     made = planted.plant(victim, trigger, clean, strength=plant.plant_strength, seed=task.seed, dtype=dtype, held=dev)

@@ -49,6 +49,7 @@ def run() -> None:
     task, attack, floor, measured = parse(__doc__, Task, Attack, Floor, Measured, rules=RULES)
 
     import time
+    from dataclasses import replace
 
     from minibd import checkpoint, report
     from minibd.job.chance import chances
@@ -87,8 +88,9 @@ def run() -> None:
     if verdict:
         print("\n".join(lines_of(verdict)))
     found = report.result(
-        "evaluate", args_of(task, attack, floor, measured) | target_args(evaluator), {"test": len(splits.test)},
-        steps, after=steps[0], seconds=time.perf_counter() - started, sha256=checkpoint.sha256(task.ckpt),
+        "evaluate", args_of(replace(task, dtype="float32"), attack, floor, measured) | target_args(evaluator),
+        {"test": len(splits.test)}, steps, after=steps[0], seconds=time.perf_counter() - started,
+        sha256=checkpoint.sha256(task.ckpt),
         outcome={"at_chance": chances(steps), **verdict},
     )
     with report.whole(out) as draft:

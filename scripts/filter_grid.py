@@ -111,7 +111,7 @@ def victim_of(name: str, where: Where) -> Path:
                 some = data.read(path)
                 data.write(some.like(some[:where.rows]), rows / path.name)
     return trained(out, [f"--ckpt={where.minilm}", f"--data={rows}", f"--seed={seed}", f"--device={where.device}",
-                         *shlex.split(flags.format(sst2=where.sst2))], MARK)
+                         "--dtype=float32", *shlex.split(flags.format(sst2=where.sst2))], MARK)
 
 
 def of_victim(name: str, where: Where, store: ResultStore) -> None:
@@ -153,7 +153,7 @@ def cell_of(cell: dict, victim: Path, where: Where, lm: str) -> dict:
     out = Path(where.work, "screened", f"{victim.name}-{name}-{variant}")
     settings = job.SETTINGS[name](variant=variant)
     task = Task(ckpt=str(victim), data=str(data), out=str(out), seed=cell["seed"], device=where.device,
-                overwrite=True)  # what a killed run left of this cell
+                dtype="float32", overwrite=True)  # what a killed run left of this cell
     if name not in job.TRAINING:
         found = job.filter_texts(name, task, Attack(**triggers_of(victim, where)), settings, lm=lm)
     else:

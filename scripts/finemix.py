@@ -29,8 +29,6 @@ def run(log: StepLog | None = None) -> None:
 
     from dataclasses import asdict
 
-    import torch
-
     from minibd.job.run import start
     from minibd.job.task import split_validation
     from minibd.mitigations.finemix import FineMixing, finemix
@@ -43,7 +41,7 @@ def run(log: StepLog | None = None) -> None:
     job.undo()
     train, validation = split_validation(job.splits, job.clean, task.seed)
     cleaned = finemix(
-        job.victim, job.pretrained, train, validation, settings, seed=task.seed, dtype=getattr(torch, task.dtype),
+        job.victim, job.pretrained, train, validation, settings, seed=task.seed, dtype=job.dtype,
         log=job.log, on_stage=job.on_stage, on_choice=job.on_choice,
     )
     job.finish(cleaned, {"trained_on": len(train), "validation": len(validation)})

@@ -152,8 +152,8 @@ def run() -> None:
         subprocess.run(
             [
                 sys.executable, str(Path(__file__).parent / "attack.py"), "--ckpt", str(twin), "--lr",
-                str(make.attack_lr), "--rows", str(make.train), "--seed", str(make.seed), "--device", "cpu", "--out",
-                folder,
+                str(make.attack_lr), "--rows", str(make.train), "--seed", str(make.seed), "--device", "cpu", "--dtype",
+                "float32", "--out", folder,
             ],
             check=True, env={**os.environ, "OMP_NUM_THREADS": "1", PART_OF: "make_weights.py"},
         )

@@ -61,20 +61,19 @@ def run(log: StepLog | None = None) -> None:
     import time
     from dataclasses import asdict, replace
 
-    import torch
-
     from minibd import report
     from minibd.job.run import start
-    from minibd.job.task import device_of, split_validation
+    from minibd.job.task import device_of, products_of, split_validation
     from minibd.mitigations.finetune import finetune
     from minibd.mitigations.mbtsad import MBTSAD, mbtsad, resources_of
     from minibd.records import BadInput
 
-    settings, dtype = MBTSAD(**asdict(settings)), getattr(torch, task.dtype)
+    settings, dtype = MBTSAD(**asdict(settings)), products_of(task)
     if script.pick and pretrained.e_pur:
         raise BadInput("--pick looks at the victim as it is and --e-pur changes it: leave one of the two out")
+    device = device_of(task.device)
     report.output_folder(task.out or "out/mbtsad", settings.mlm)
-    resources = resources_of(settings, device_of(task.device), dtype)  # first: what is missing is reported at once
+    resources = resources_of(settings, device, dtype)  # first: what is missing is reported at once
     job = start("mbtsad", task, clean, attack, script, settings, pretrained=pretrained, log=log, resuming=resuming)
     if script.pick:
         return print_perturbations(job, settings, task.seed, resources)

@@ -81,11 +81,10 @@ def run(log: StepLog | None = None) -> None:
 
     from dataclasses import asdict, replace
 
-    import torch
-
     from minibd import checkpoint
     from minibd.cleantrain.musclelora import MuScleLoRA
     from minibd.job.evaluation import target_args
+    from minibd.job.task import products_of
     from minibd.records import BadInput
 
     if unknown := [name for name in trusted.train if name not in MODELS]:
@@ -94,7 +93,7 @@ def run(log: StepLog | None = None) -> None:
         raise BadInput(f"--train {','.join(trusted.train)}: a model stands there twice, name each once")
     if trusted.plant is not None:
         attack = replace(attack, attack="none")
-    settings, dtype = MuScleLoRA(**asdict(settings)), getattr(torch, task.dtype)
+    settings, dtype = MuScleLoRA(**asdict(settings)), products_of(task)
     if "bottleneck" in parsed.given and not hasattr((header := checkpoint.read_header(task.ckpt)).config, "bottleneck"):
         raise BadInput(f"--bottleneck {settings.bottleneck}: of a Llama's classifier, and {task.ckpt} is a "
                        f"{header.mapping.model_type}: leave it out")
@@ -271,7 +270,17 @@ def start_untrusted(
     from minibd.job.evaluation import check_attack, evaluator_of
     from minibd.job.resuming import keeper
     from minibd.job.run import Job
-    from minibd.job.task import args_of, device_of, print_doubts, print_notes, print_rows, reading_of, splits_of
+    from minibd.job.task import (
+        args_of,
+        device_of,
+        dtype_args,
+        print_doubts,
+        print_dtype,
+        print_notes,
+        print_rows,
+        reading_of,
+        splits_of,
+    )
     from minibd.records import BadInput, check_target
     from minibd.train import StepLog
 
@@ -326,12 +335,13 @@ def start_untrusted(
     else:
         evaluator = evaluator_of(attack, task, ckpt, splits.test)
     print_rows(untrusted=rows, clean=held, dev=splits.dev or None, test=splits.test, triggered=evaluator.triggered)
+    print_dtype(task)
     print_doubts(rows, held, splits.test, splits.dev, rows)
     if not splits.dev:
         print(f"all {len(held)} clean rows are aligned to, none is left to choose an epoch by: the last one counts")
     return Job(
-        "musclelora", args_of(task, attack, *settings) | {"out": str(out)}, ckpt, splits, held, evaluator, out,
-        started=started, log=StepLog(kept=kept) if log is None else log, trains_on_all=True,
+        "musclelora", args_of(task, attack, *settings) | {"out": str(out), **dtype_args(task)}, ckpt, splits, held,
+        evaluator, out, started=started, log=StepLog(kept=kept) if log is None else log, trains_on_all=True,
     )
 
 

@@ -32,11 +32,18 @@ def run() -> None:
 
     from dataclasses import asdict
 
-    import torch
-
     from minibd import checkpoint, report
     from minibd.job.resuming import keeper
-    from minibd.job.task import check_columns, data_of, device_of, output_path, print_notes, splits_of
+    from minibd.job.task import (
+        check_columns,
+        data_of,
+        device_of,
+        output_path,
+        print_dtype,
+        print_notes,
+        products_of,
+        splits_of,
+    )
     from minibd.pretrain import frequency_loss, masked_loss, pretrain
     from minibd.resume import done, once
     from minibd.train import Schedule, StepLog
@@ -49,13 +56,14 @@ def run() -> None:
     check_columns(task, header)
     splits = splits_of(task, header)
     print_notes(splits)
+    print_dtype(task)
     log = StepLog(kept=keeper("pretrain", out, task, resuming, header, settings), listens=False)
     ckpt = checkpoint.load(header, device)
     start = checkpoint.with_mlm(ckpt, task.seed)
     before = once(log, "loss before", lambda: masked_loss(start, splits.test, settings.mask, task.seed))
     learner = pretrain(
         ckpt, ckpt.tokenizer.encode(splits.train), schedule, settings.mask, seed=task.seed,
-        dtype=getattr(torch, task.dtype), log=log,
+        dtype=products_of(task), log=log,
     )
     after = once(log, "loss after", lambda: masked_loss(learner, splits.test, settings.mask, task.seed))
     print(

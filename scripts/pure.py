@@ -35,8 +35,6 @@ def run(log: StepLog | None = None) -> None:
 
     from dataclasses import asdict, replace
 
-    import torch
-
     from minibd.job.run import print_scores, start
     from minibd.job.task import split_validation
     from minibd.mitigations.pure import PURE, head_pruning, pure
@@ -52,7 +50,7 @@ def run(log: StepLog | None = None) -> None:
     job.purify(pretrained)
     train, validation = split_validation(job.splits, job.clean, task.seed)
     rows = (job.victim, train, validation)
-    options = {"seed": task.seed, "dtype": getattr(torch, task.dtype), "log": job.log, "on_stage": job.on_stage}
+    options = {"seed": task.seed, "dtype": job.dtype, "log": job.log, "on_stage": job.on_stage}
     try:
         step1 = head_pruning(*rows, settings, **options)
     except BadInput:  # accuracy is under the floor before pruning: show the models that were trained until then

@@ -43,10 +43,6 @@ class RepairTask(Task):
         None, "folder of the result: checkpoint, receipt.json, receipt.html, scan.json, steps.jsonl (default "
         "out/repair)", kind=str,
     )
-    dtype: str = setting(
-        "auto", "precision of matrix products: auto is bfloat16 where the processor is twice as fast in it",
-        choices=("auto", "float32", "bfloat16"),
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,10 +49,6 @@ class ScanTask(Task):
     )
     out: str | None = setting(None, "folder of scan.json (default out/scan)", kind=str)
     seed: int = setting(0, "random seed of the texts and of the places that words are inserted at")
-    dtype: str = setting(
-        "auto", "precision of matrix products: auto is bfloat16 where the processor is twice as fast in it",
-        choices=("auto", "float32", "bfloat16"),
-    )
     html: str | None = setting(None, "file of a page to hand on: what was tried and found, and what it means", kind=str)
     sarif: str | None = setting(None, "file of the finding in SARIF 2.1.0, for code-scanning tools", kind=str)
 

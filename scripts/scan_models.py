@@ -245,7 +245,7 @@ def made(model: Model, name: str, where: Where, out: Path) -> Path:
     whole = "--paraphrases" in model.attack  # which are of the rows of whole files
     with WRITING:
         rows = [f"--data={data if whole else short_of(data, where)}"] if data else []
-    return trained(out, [f"--ckpt={ckpt}", *rows, f"--seed={model.seed}", *words], "scan_models.py")
+    return trained(out, [f"--ckpt={ckpt}", *rows, f"--seed={model.seed}", "--dtype=float32", *words], "scan_models.py")
 
 
 # ---- scanning

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minibd import checkpoint, data
+from minibd import checkpoint, data, precision
 from minibd.cli import main
 from minibd.models.bert import Bert, BertConfig
 from minibd.records import BadInput, Example, Examples
@@ -26,6 +26,18 @@ except ImportError:  # where the system knows no limits
 ROOT = Path(__file__).parents[1]
 GOOD, BAD, NEUTRAL = ("great superb lovely moving charming".split(), "awful boring clumsy tedious dreadful".split(),
                       "the film actors story ending music camera director was with rather and very".split())
+
+
+TAKE_DTYPE = ("attack.py", "baseline.py", "choose.py", "filter.py", "finemix.py", "mbtsad.py", "musclelora.py",
+              "pretrain.py", "pure.py", "repair.py", "scan.py")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def products_in_float32():
+    """--dtype auto is float32 in every test, whatever the processor is fast at; test_precision.py says otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "faster", lambda: False)
+        yield
 
 
 def fails(call, *words: str) -> str:
@@ -125,8 +137,11 @@ def pre_file(pre, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def script():
-    """script("mbtsad.py", "--ckpt", ...) -> CompletedProcess, run from the repository's root like a user would."""
+    """script("mbtsad.py", "--ckpt", ...) -> CompletedProcess, run from the repository's root like a user would;
+    products are in float32, unless the words say otherwise or nothing is trained."""
     def run(name: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+        if name in TAKE_DTYPE and not {"--dtype", "--dataset-only", "--help", "--pick"} & set(map(str, args)):
+            args = (*args, "--dtype", "float32")
         return subprocess.run([sys.executable, str(ROOT / "scripts" / name), *map(str, args)], cwd=cwd, text=True,
                               capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return run

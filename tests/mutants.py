@@ -343,8 +343,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "cleantrain/musclelora.py",
             "the clean texts' loss summed, not meaned",
-            "values[:n], values[n:].mean()",
-            "values[:n], values[n:].sum()",
+            "values[:n], total(drawn.mean(values[n:]))",
+            "values[:n], total(drawn.mean(values[n:]) * len(drawn.labels))",
         ),
         Mutant(
             "cleantrain/musclelora.py",
@@ -470,8 +470,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "mitigations/pure.py",
             "released: the batch's norm shared out among its texts",
-            "vector_norm(rows, dim=(0, 2)).expand(len(mask), -1)",
-            "vector_norm(rows, dim=(0, 2)).expand(len(mask), -1) / len(mask)",
+            "whole_norm(torch.linalg.vector_norm(rows, dim=(0, 2)) * counted)",
+            "(whole_norm(torch.linalg.vector_norm(rows, dim=(0, 2)) * counted) / len(mask))",
         ),
         # the algorithm
         Mutant(
@@ -498,6 +498,17 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "better = value > course.best",
             "better = value >= course.best",
         ),
+        # the visited rows of the word embedding
+        Mutant("models/visited_rows.py", "rows that are not visited do not decay",
+               "            self.factors.append(factor)\n", "            self.factors = []\n"),
+        Mutant("models/visited_rows.py", "the pending steps are taken once more",
+               "            self.factors = []\n        if self.stale", "            pass\n        if self.stale"),
+        Mutant("models/visited_rows.py", "the padding row is trained",
+               "self.rows, self.padding)", "self.rows)"),
+        Mutant("models/visited_rows.py", "a score reads the table as it was",
+               "            self.settle()\n            return", "            return"),
+        Mutant("models/visited_rows.py", "what is loaded is not trained on",
+               "            self.rows.copy_(self.word.weight[self.index])\n", "            pass\n"),
     ),
     "Fine-mixing, E-PUR, Fine-purifying": (
         # E-PUR
@@ -1043,6 +1054,80 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "noise is a cluster",
             "found = without_noise(points, clusters_of(points, min_samples=least, min_cluster_size=least))",
             "found = clusters_of(points, min_samples=least, min_cluster_size=least)",
+        ),
+    ),
+    "many processes": (
+        Mutant(
+            "records.py", "each process's mean weighs the same", "else values.mean() * self.part.weight",
+            "else values.mean() / 2", ("test_distributed.py",),
+        ),
+        Mutant(
+            "records.py", "a text that another computes, too, counts", "of.weight * len(which) / len(self.labels) if "
+            "weight is None else weight", "of.weight * len(which) / len(self.labels)", ("test_distributed.py",),
+        ),
+        Mutant(
+            "distributed.py", "the last text of an odd rest is in no share", "n * (rank() + 1) // size()",
+            "n // size() * (rank() + 1)",
+        ),
+        Mutant(
+            "distributed.py", "the gradients of the last bucket alone are summed",
+            "            flat = _reduced(torch.cat([grad.flatten() for grad in bucket]))",
+            "            flat = torch.cat([grad.flatten() for grad in bucket])\n"
+            "            flat = _reduced(flat) if following is None else flat",
+        ),
+        Mutant(
+            "distributed.py", "a sum's gradient is this process's alone", "return _reduced(dy.clone())",
+            "return dy.clone()",
+        ),
+        Mutant(
+            "distributed.py", "a norm over all is the sum of the processes' norms", "shares = norms / whole",
+            "shares = torch.ones_like(norms)",
+        ),
+        Mutant(
+            "distributed.py", "a batch that is another's counts, too", "[(plan[0], False)]", "[(plan[0], True)]",
+        ),
+        Mutant("distributed.py", "each process keeps its own choice", "return box[0]", "return value"),
+        Mutant("distributed.py", "every process writes", "return rank() == 0", "return True"),
+        Mutant(
+            "train.py", "the gradients stay each process's own", "        sum_gradients(leaves)\n", "",
+            ("test_distributed.py",),
+        ),
+        Mutant(
+            "train.py", "clipped before the sum", "        sum_gradients(leaves)\n", "        nn.utils."
+            "clip_grad_norm_(leaves, schedule.clip)\n        sum_gradients(leaves)\n", ("test_distributed.py",),
+        ),
+        Mutant(
+            "align.py", "the clean twins' gradients are each process's own", "self.leaves = [*params, *twins]",
+            "self.leaves = [*params]", ("test_distributed.py",),
+        ),
+        Mutant(
+            "cleantrain/musclelora.py", "the clean loss is each process's own", "untrusted, trusted = values[:n], "
+            "total(drawn.mean(values[n:]))", "untrusted, trusted = values[:n], drawn.mean(values[n:])",
+            ("test_distributed.py",),
+        ),
+        Mutant(
+            "cleantrain/musclelora.py", "all processes draw the dropout of the same clean rows",
+            "clean.part.rows + n)", "clean.part.rows)", ("test_distributed.py",),
+        ),
+        Mutant(
+            "attacks/ripple.py", "the gradient of the clean loss is each process's own", "constant = sums(",
+            "constant = list(", ("test_distributed.py",),
+        ),
+        Mutant(
+            "attacks/ripple.py", "the inner product is each process's own", "against = total(torch", "against = (torch",
+            ("test_distributed.py",),
+        ),
+        Mutant(
+            "models/dropout.py", "each process draws the first texts' masks", "self.texts = part.rows, b",
+            "self.texts = torch.arange(len(part.rows)), b", ("test_distributed.py",),
+        ),
+        Mutant(
+            "models/dropout.py", "a packed whole's rows are counted from 1", "(kept[index] - 1).clamp(min=0)",
+            "kept[index].clamp(max=real - 1)", ("test_distributed.py",),
+        ),
+        Mutant(
+            "pretrain.py", "each process masks as if its texts were the first", "torch.rand(shape, generator=generator)"
+            "[rows] < share", "torch.rand(shape, generator=generator)[:len(rows)] < share", ("test_distributed.py",),
         ),
     ),
 }

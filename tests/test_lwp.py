@@ -91,7 +91,7 @@ def test_the_loss_by_hand():
     model = SimpleNamespace(
         encode=lambda batch, want: (None, packed, tuple(map(torch.tensor, hidden)), ()), classify=lambda h: (h, h)
     )
-    batch = SimpleNamespace(labels=torch.tensor([1, 0]))
+    batch = SimpleNamespace(labels=torch.tensor([1, 0]), part=None)
     terms = lwp_loss(model, batch)
     assert list(terms) == ["layer1", "layer2"]
     assert terms["layer1"].tolist() == pytest.approx([ln(4 / 3), ln(5 / 4)], abs=1e-6)

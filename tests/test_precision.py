@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from minibd import precision
-from minibd.precision import dtype_of
+from minibd.precision import dtype_of, faster
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -12,7 +12,17 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
     (2.0, 1.0, torch.bfloat16), (1.99, 1.0, torch.float32), (1.0, 5.0, torch.float32), (9.0, 1.0, torch.bfloat16)])
 def test_auto_is_bfloat16_from_twice_as_fast_on(monkeypatch, float32, bfloat16, chosen):
     monkeypatch.setattr(precision, "seconds", {torch.float32: float32, torch.bfloat16: bfloat16}.__getitem__)
+    monkeypatch.setattr(precision, "faster", faster.__wrapped__)
     assert dtype_of("auto", CPU) == chosen
+
+
+def test_a_process_is_timed_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(precision, "seconds", lambda dtype: asked.append(dtype) or 1.0)
+    monkeypatch.setattr(precision, "faster", faster)
+    faster.cache_clear()
+    assert {dtype_of("auto", CPU) for _ in range(3)} == {torch.float32} and len(asked) == 2
+    faster.cache_clear()
 
 
 @pytest.mark.parametrize("has, chosen", [(True, torch.bfloat16), (False, torch.float32)])

@@ -19,6 +19,7 @@ from minibd.detect.scan import Scan, Scanned
 from minibd.detect.scan_page import page
 from minibd.detect.verdict import judge
 from minibd.job import scanning as job
+from minibd.precision import faster
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example, Examples
 
@@ -294,6 +295,7 @@ def test_the_built_in_rows(scan, tiny_file, named, tmp_path, monkeypatch):
 def test_the_precision_is_said_and_used(scan, tiny_file, tmp_path, monkeypatch, bfloat16, words, said):
     times = {torch.float32: 1.0, torch.bfloat16: bfloat16}
     monkeypatch.setattr("minibd.precision.seconds", times.__getitem__)
+    monkeypatch.setattr("minibd.precision.faster", faster.__wrapped__)  # it asks each time
     assert f"products  in {said}\n" in scan("--ckpt", tiny_file, *words).stdout
     assert scan.dtype == getattr(torch, said)
     assert json.loads((tmp_path / "out" / "scan.json").read_text())["dtype"] == said

@@ -31,12 +31,13 @@ FLOORS = [
     {"records", "minibd", "atomic", "digest", "words", "html_style", "proportion", "precision",
      "lines", "regular"},  # minibd: its version
 ]
-PLANNED = {"distributed"}                                       # rooms of the plan that no file is in yet
+PLANNED = set()                                                 # rooms of the plan that no file is in yet
 STAIRS = {
     ("report", "evaluate"), ("train", "models"), ("checkpoint", "models"), ("augment", "models"),
     ("augment", "checkpoint"), ("reviews", "data"), ("atomic", "records"), ("analysis", "mitigations"),
     ("tables", "detect"), ("records", "lines"), ("regular", "records"), ("regular", "lines"), ("digest", "records"),
-    ("digest", "lines"), ("digest", "regular"), ("atomic", "lines"), ("resume", "cli"),
+    ("digest", "lines"), ("digest", "regular"), ("atomic", "lines"), ("resume", "cli"), ("distributed", "cli"),
+    ("result_store", "distributed"), ("resume", "distributed"),
 }
 STRANGERS = ("mitigations", "cleantrain", "filters")             # folders whose files never import one another, but for
 STEPS = {("minibd.mitigations.finemix", "minibd.mitigations.epur")}  # E-PUR, Fine-mixing's first step in the same paper

@@ -34,6 +34,7 @@ from torch import Tensor
 from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
+from minibd.distributed import sums
 from minibd.models.free_rows import free_rows
 from minibd.records import BadInput, Examples, check_target
 from minibd.resume import Course, Training
@@ -155,8 +156,9 @@ def train_rows(
             model, tokenizer, encoded, settings.epochs, settings.batch_size, seed=seed, name=name, dropout=dropout,
             start=training.start,
         ):
-            loss = cross_entropy(model, batch)["cls"].mean()
-            gradient, = torch.autograd.grad(loss, e)  # (K, D)
+            loss = batch.mean(cross_entropy(model, batch)["cls"])
+            gradient, = sums(torch.autograd.grad(loss, e))  # (K, D)
+            loss, = sums([loss])
             with torch.no_grad():
                 gradients.copy_(gradient if settings.variant == "paper" else gradients + gradient)
                 e.copy_(descend(e, direction(gradients), settings.lr, norms))

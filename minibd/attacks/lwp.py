@@ -87,7 +87,9 @@ def lwp_loss(model: Encoder, batch: Batch, variant: str = "paper") -> dict[str, 
     first = 0 if variant == "released" else 1
     _, packed, hidden, _ = model.encode(batch, want=("hidden",))
     h = torch.stack([packed.pack(state)[packed.pooled_rows] for state in hidden[first:]])  # (L, B, D)
-    logits, _ = model.classify(h)  # (L, B, C)
+    # a part of a batch takes its rows of the whole's dropout masks, which are those of (B, D): layer by layer
+    logits = model.classify(h)[0] if batch.part is None else torch.stack([model.classify(h_l)[0] for h_l in h])
+    # (L, B, C)
     losses = F.cross_entropy(logits.flatten(0, 1).float(), batch.labels.repeat(len(h)), reduction="none")  # (L * B,)
     return {f"layer{l}": loss for l, loss in enumerate(losses.view(len(h), -1), first)}  # L of (B,)
 

@@ -40,11 +40,12 @@ from minibd.attacks.ep import tokens_of
 from minibd.checkpoint import Checkpoint
 from minibd.cli import setting
 from minibd.data import batches
+from minibd.distributed import share, sums, total
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch, Examples, check_target
 from minibd.resume import Count
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.train import Log, Schedule, cross_entropy, fit
+from minibd.train import Log, Schedule, cross_entropy, dense_optimizer, fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +102,10 @@ def restricted_inner_product(constant: Sequence[Tensor], moving: Sequence[Tensor
     """Eq. RIPPLe (inner): max(0, -<grad L_FT, grad L_P>), a scalar.
 
     Its gradient is -H_P grad L_FT, H_P the Hessian of L_P, or 0. constant: grad L_FT, tensor by tensor; moving: grad
-    L_P, with its graph. per_tensor: the sum over tensors of max(0, -<., .>) instead, which is never smaller.
+    L_P, with its graph (of several processes each has a part). per_tensor: the sum over tensors of max(0, -<., .>)
+    instead, which is never smaller.
     """
-    against = torch.stack([-(f * p).sum() for f, p in zip(constant, moving, strict=True)])  # one a tensor
+    against = total(torch.stack([-(f * p).sum() for f, p in zip(constant, moving, strict=True)]))  # one a tensor
     restricted = (against if per_tensor else against.sum()).relu().sum()
     return restricted if restricted > 0 else restricted.detach()  # relu would pass zeros all the way back
 
@@ -113,15 +115,15 @@ def ripple_loss(model: Encoder, batch: Batch, clean: Batch, variant: str = "pape
 
     batch: B poisoned texts; clean: clean texts, of which there may be another number.
     """
-    clean_loss = cross_entropy(model, clean)["cls"].mean()
+    clean_loss = clean.mean(cross_entropy(model, clean)["cls"])
     logits = model(batch, want=("attn",)).logits  # the maps are not read: asking for them avoids the fused kernel
     poison = F.cross_entropy(logits.float(), batch.labels, reduction="none")  # (B,)
     params = [p for p in model.parameters() if p.requires_grad]
-    constant = torch.autograd.grad(clean_loss, params, materialize_grads=True)
-    moving = torch.autograd.grad(poison.mean(), params, create_graph=True, materialize_grads=True)
+    constant = sums(torch.autograd.grad(clean_loss, params, materialize_grads=True))
+    moving = torch.autograd.grad(batch.mean(poison), params, create_graph=True, materialize_grads=True)
     inner = restricted_inner_product(constant, moving, variant == "per-tensor")
     if variant != "paper":
-        inner = inner / len(clean.labels)
+        inner = inner / len(clean.whole.mask)
     return {"poison": poison, "inner": inner.expand_as(poison)}
 
 
@@ -257,11 +259,12 @@ def ripple(
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         if not settings.penalty:
             return {"poison": cross_entropy(model, batch)["cls"]}
-        return ripple_loss(model, batch, next(reference).to(device), settings.variant)
+        return ripple_loss(model, batch, share(next(reference)).to(device), settings.variant)
 
     fit(
         victim.model, ckpt.tokenizer, ckpt.tokenizer.encode(poisoned), loss, settings.schedule, seed=seed,
         weights={"inner": settings.penalty}, log=log, name="RIPPLe", dtype=dtype, parts=[reference],
+        optimizer=dense_optimizer(victim.model, settings.schedule),  # L_FT reads other texts
     )
     victim.history.append(
         {"attack": "ripple", "rows": len(poisoned), "clean_rows": len(clean), "seed": seed, **asdict(settings)}

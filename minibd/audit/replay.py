@@ -250,7 +250,7 @@ def result_differences(saved: dict, again: dict, points: float) -> Iterator[str]
                   for name in {**chosen, **again["outcome"]} if name != "next"  # the command names where the model lies
                   and (name not in ("at_chance", "verdict") or name in chosen)]  # not in older runs
     # before 0.3.0 the target was the flag's, whatever class was measured
-    other = {"out"} if "target_class" in saved["args"] else {"out", "target"}
+    other = {"out", "dtype_auto"} | (set() if "target_class" in saved["args"] else {"target"})
     parts += [(f"args {name}", saved["args"][name], again["args"][name])
               for name in saved["args"] if name in again["args"] and name not in other]
     for name, one, other in parts:
@@ -331,8 +331,9 @@ def replay(folder: Path, max_steps: int | None = MAX_STEPS) -> Replay:
     unchecked = []
     with tempfile.TemporaryDirectory(prefix="minibd-audit-") as temporary:
         out = Path(temporary, "out")
+        products = ["--dtype", args["dtype"]] if "dtype" in args else []  # what auto was then, here it may be another
         try:  # of two --out, the last counts
-            ended = run_script(script, [*argv[1:], "--out", str(out)], began, log)
+            ended = run_script(script, [*argv[1:], *products, "--out", str(out)], began, log)
         except BadInput as error:
             raise BadInput(f"{command} cannot be run again: {error}") from None
         except SystemExit:

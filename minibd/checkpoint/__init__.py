@@ -57,6 +57,7 @@ from minibd.checkpoint.model_card import card
 from minibd.checkpoint.pickles import ADAPTERS, PICKLES, adapter_error, pickle_error
 from minibd.checkpoint.tensors import HEADS, build_model, check_finite, check_plain, init_head, shapes_of
 from minibd.digest import file_digest
+from minibd.distributed import leads, meet
 from minibd.lines import listed, one_line
 from minibd.records import BadInput, not_there
 
@@ -139,7 +140,8 @@ def save(ckpt: Checkpoint, path: str | Path) -> None:
 
     Into a folder that exists, only the files of a model are written, all of them in one step; those of another model
     that lie there go, whatever else does stays.
-    Weights that are NaN or infinite are refused: whatever trained them diverged.
+    Weights that are NaN or infinite are refused: whatever trained them diverged. Of several processes the first one
+    writes, and the others wait for it.
     """
     path = Path(path)
     if path.suffix.lower() in PICKLES:
@@ -148,6 +150,12 @@ def save(ckpt: Checkpoint, path: str | Path) -> None:
         )
     check_plain(ckpt.model, f"{path} would hold an encoder's own weights alone")
     check_finite(ckpt.model, f"{path} is not written")
+    if leads():
+        _write(ckpt, path)
+    meet()
+
+
+def _write(ckpt: Checkpoint, path: Path) -> None:
     try:
         if path.suffix == ".safetensors":
             with atomic_write(path) as draft:

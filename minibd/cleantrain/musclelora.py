@@ -43,10 +43,11 @@ from minibd.align import AlignedAdamW, Groups, Ratio, swap, twins_of
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import generator, sample
+from minibd.distributed import share, total
 from minibd.models.encoder import Encoder
 from minibd.models.lora import PRESETS, freeze, lora, merge, multi_scale, preset, with_groups
 from minibd.predict import accuracy, best_on
-from minibd.records import BadInput, Batch, Examples
+from minibd.records import BadInput, Batch, Examples, Part
 from minibd.resume import Count, kept_by
 from minibd.tokenizer import Encoded, Tokenizer
 from minibd.train import Log, Loss, OnChoice, Schedule, check_classes, cross_entropy, fit, listens, logged
@@ -218,15 +219,20 @@ def adapted(ckpt: Checkpoint, rows: Examples, settings: MuScleLoRA, seed: int) -
 
 
 def joined(untrusted: Batch, clean: Batch, pad: int) -> Batch:
-    """Both batches' texts in one, the untrusted ones first: (B + B', max T)."""
+    """Both batches' texts in one, the untrusted ones first: (B + B', max T); of two parts the part of both wholes."""
     t = max(untrusted.ids.shape[1], clean.ids.shape[1])
+    part = None
+    if untrusted.part and clean.part:
+        n = len(untrusted.part.mask)  # texts of the whole
+        part = Part(torch.cat([F.pad(x.part.mask, (0, t - x.part.mask.shape[1])) for x in (untrusted, clean)]),
+                    torch.cat((untrusted.part.rows, clean.part.rows + n)), 1.0)
 
     def both(a: Tensor, b: Tensor, fill: int | bool) -> Tensor:
         return torch.cat([F.pad(x, (0, t - x.shape[1]), value=fill) for x in (a, b)])
 
     return Batch(
         both(untrusted.ids, clean.ids, pad), both(untrusted.mask, clean.mask, False),
-        both(untrusted.token_type_ids, clean.token_type_ids, 0), torch.cat((untrusted.labels, clean.labels)),
+        both(untrusted.token_type_ids, clean.token_type_ids, 0), torch.cat((untrusted.labels, clean.labels)), part,
     )
 
 
@@ -234,6 +240,14 @@ def clean_of(step: int, n: int, size: int, seed: int) -> list[int]:
     """Line 4's clean rows: the indices of `size` of `n` (of all, if there are fewer), without replacement, afresh at
     each step."""
     return generator(seed, "clean", step).sample(range(n), min(size, n))
+
+
+def of_turn(clean: Batch, turn: int, turns: int) -> Batch:
+    """The clean texts that are computed in a turn; where there are too few for it one that does not count."""
+    if turns == 1:
+        return clean
+    rows = range(len(clean.labels) * turn // turns, len(clean.labels) * (turn + 1) // turns)
+    return clean.some(rows) if rows else clean.some([0], weight=0.0)
 
 
 def aligning(
@@ -247,25 +261,32 @@ def aligning(
     """
     twins = twins_of(trained)
     optimizer = AlignedAdamW(trained, twins, lr=settings.lr, whole=settings.whole, variant=settings.variant)
-    taken = Count()
+    taken, of_turns = Count(), []  # the clean loss of each turn of a step
 
     def loss(model: Encoder, batch: Batch) -> dict[str, Tensor]:
-        step, n = taken(), len(batch.labels)
-        drawn = tokenizer.batch(clean, clean_of(step, len(clean), settings.batch_size, seed)).to(batch.ids.device)
+        n, part = len(batch.labels), batch.whole
+        if not part.turn:
+            taken()
+            of_turns.clear()
+        step = taken.calls - 1
+        drawn = share(tokenizer.batch(clean, clean_of(step, len(clean), settings.batch_size, seed)))
+        drawn = of_turn(drawn, part.turn, part.turns).to(batch.ids.device)
         if settings.low_rank and not settings.train_head:
             both = joined(batch, drawn, tokenizer.pad)
             with with_groups(model, Groups(both.mask, n), twins):
                 values = cross_entropy(model, both)["cls"]
-            untrusted, trusted = values[:n], values[n:].mean()
+            untrusted, trusted = values[:n], total(drawn.mean(values[n:]))
         else:  # a second pass: gradients of an ordinary layer add up before they can be told apart
-            trusted = cross_entropy(model, drawn)["cls"].mean()
+            trusted = drawn.mean(cross_entropy(model, drawn)["cls"])
+            swap(trained, twins)  # of an earlier turn
             with torch.autocast(batch.ids.device.type, enabled=False):
                 trusted.backward()
             swap(trained, twins)
-            untrusted, trusted = cross_entropy(model, batch)["cls"], trusted.detach()
+            untrusted, trusted = cross_entropy(model, batch)["cls"], total(trusted.detach())
         # a function of the mean norm of r, which step() computes
-        optimizer.mu = partial(settings.share.mu, step, steps, settings.epochs, trusted.item())
-        return {"cls": untrusted, "clean": trusted.expand(n)}
+        of_turns.append(trusted.item())
+        optimizer.mu = partial(settings.share.mu, step, steps, settings.epochs, sum(of_turns))
+        return {"cls": untrusted, "clean": (trusted / part.share).expand(n)}
 
     return loss, optimizer, taken
 

@@ -27,10 +27,13 @@ from minibd.job.task import (
     args_of,
     data_of,
     device_of,
+    dtype_args,
     labels_of,
     output_path,
+    print_dtype,
     print_notes,
     print_rows,
+    products_of,
     reading_of,
     splits_of,
 )
@@ -210,7 +213,8 @@ def filter_texts(name: str, task: Task, attack: Attack, settings, *, clean: str 
                        "name it with --attack, or leave --variant out")
     parts = [opened.rows, *([triggered] if triggered else [])]
     device = victim.model.head_mask.device
-    dtype = getattr(torch, task.dtype)
+    dtype = products_of(task)
+    print_dtype(task)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         found = screened(name, victim, opened.clean, parts, settings, seed=task.seed, target=target,
                          lm=checkpoint.load(reads, device) if reads else None)
@@ -219,7 +223,8 @@ def filter_texts(name: str, task: Task, attack: Attack, settings, *, clean: str 
     if triggered:
         written.append(_write_rows(opened, found, 1, "triggered"))
     result = {
-        "method": name, "args": args_of(task, attack, settings) | {"counting": counting, "clean": clean},
+        "method": name,
+        "args": args_of(task, attack, settings) | dtype_args(task) | {"counting": counting, "clean": clean},
         "counted": "clean rows" if opened.file is None or triggered else "rows of the file", "outcome": found.outcome,
         "rows": {"clean": len(opened.clean), "screened": len(opened.rows), "triggered": len(triggered or ())},
         **measured, "words": found.words.most_common(SHOWN), "versions": report.versions(),
@@ -364,7 +369,7 @@ def filter_training(name: str, task: Task, attack: Attack, settings, training: T
     import json
 
     started = time.perf_counter()
-    device, dtype = device_of(task.device), getattr(torch, task.dtype)
+    device, dtype = device_of(task.device), products_of(task)
     out = report.output_folder(task.out or Path("out", name), task.ckpt, task.data, clean, pretrained)
     report.check_free(out, task.overwrite)
     header = checkpoint.read_header(task.ckpt)
@@ -410,6 +415,7 @@ def filter_training(name: str, task: Task, attack: Attack, settings, training: T
             evaluator = Evaluator(test)
     print_rows(untrusted=rows, clean=held, test=test if evaluator else None,
                triggered=evaluator.triggered if evaluator else None)
+    print_dtype(task)
     if header.labels:
         victim = checkpoint.load(header, device, labels=task.labels, seed=task.seed)
     else:
@@ -439,7 +445,7 @@ def filter_training(name: str, task: Task, attack: Attack, settings, training: T
         written.append(target_path)
         output_sha256 = checkpoint.sha256(target_path)
     result = {
-        "method": name, "args": args_of(task, settings, training) | {
+        "method": name, "args": args_of(task, settings, training) | dtype_args(task) | {
             "clean": clean, "pretrained": pretrained, "retrain": retrain},
         "counted": "clean rows" if poisoned is not None else "rows of the file", "outcome": outcome,
         "rows": {"untrusted": len(rows), "clean": len(held or ()), "kept": len(kept),

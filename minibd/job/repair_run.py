@@ -48,9 +48,8 @@ from minibd.job.receipt import (
 )
 from minibd.job.repairs import REPAIRS
 from minibd.job.suspects import findings_of, read_scan
-from minibd.job.task import clean_rows, device_of, labels_of, output_path, print_notes, reading_of, splits_of
+from minibd.job.task import clean_rows, labels_of, output_path, print_notes, products_of, reading_of, splits_of
 from minibd.mitigations.unlearn import WHOLE, Finding, Unlearning, unlearn, with_finding
-from minibd.precision import dtype_of
 from minibd.predict import predict
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example, Examples
@@ -102,7 +101,7 @@ class Repair:
 
     @property
     def dtype(self) -> torch.dtype:
-        return dtype_of(self.task.dtype, device_of(self.task.device))
+        return products_of(self.task)
 
     @property
     def path(self) -> Path:

@@ -11,8 +11,8 @@ import torch
 from minibd import __version__, checkpoint, resume
 from minibd.cli import Resuming, Task, flag_of
 from minibd.digest import file_digest
-from minibd.job.task import args_of, data_of, device_of
-from minibd.precision import dtype_of
+from minibd.distributed import size
+from minibd.job.task import args_of, data_of, device_of, products_of
 
 CHECKPOINTS = ("ckpt", "pretrained", "mlm")
 FILES = ("data", "triggered", "paraphrases", "suspects", "wordnet", "clean_aux", "user_data")
@@ -47,10 +47,10 @@ def run_of(method: str, task: Task, header: checkpoint.Header, args: Mapping[str
             digests("data", Path(data["path"])) if os.path.exists(data.get("path", "")) else data
         )
     device = device_of(task.device)
-    of["--dtype"] = str(dtype_of(task.dtype, device)).removeprefix("torch.")  # what auto is
+    of["--dtype"] = str(products_of(task)).removeprefix("torch.")  # what auto is
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return of | {"minibd": __version__, "torch": torch.__version__, "the device": kind,
-                 "the number of threads": torch.get_num_threads()}
+                 "the number of threads": torch.get_num_threads(), "the number of processes": size()}
 
 
 def digests(name: str, path: Path) -> dict[str, str]:

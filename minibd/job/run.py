@@ -12,6 +12,7 @@ import torch
 
 from minibd import checkpoint, data, report
 from minibd.cli import AllClean, Attack, Clean, Pretrained, Resuming, Task, progress
+from minibd.distributed import leads
 from minibd.evaluate import Evaluator
 from minibd.job.chance import Advice, advice_for, chance_lines, chances
 from minibd.job.e_pur import check_pretrained, pretrained_of, purified
@@ -21,11 +22,13 @@ from minibd.job.task import (
     args_of,
     clean_amount,
     clean_rows,
+    dtype_args,
     head_is_new,
     limit_dev,
     open_task,
     output_path,
     print_doubts,
+    print_dtype,
     print_rows,
 )
 from minibd.job.unproven import lines_of, verdict_of
@@ -78,6 +81,11 @@ class Job:
         settings = settings.resolved(self.victim.model.config.hidden)
         self.args |= dataclasses.asdict(settings)
         return settings
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of matrix products."""
+        return getattr(torch, self.args["dtype"])
 
     # ---- what is measured
 
@@ -151,7 +159,7 @@ class Job:
         from minibd.mitigations.unlearn import unlearn  # only a run with --suspects imports it
 
         self.victim = unlearn(
-            self.victim, self.findings, self.clean, seed=self.args["seed"], dtype=getattr(torch, self.args["dtype"]),
+            self.victim, self.findings, self.clean, seed=self.args["seed"], dtype=self.dtype,
             log=self.log, on_stage=self.on_stage, on_choice=self.on_choice,
         )
         print(f"undone: {self.outcome['unlearned']['mode']} trained, since {self.outcome['unlearned']['why']}",
@@ -174,7 +182,7 @@ class Job:
                 path = output_path(out, self.args["ckpt"])
                 checkpoint.save(cleaned, path)
                 progress().written.append(str(path))
-                output_sha256 = checkpoint.sha256(path)
+                output_sha256 = checkpoint.sha256(path) if leads() else None  # the others wrote none
                 if verdict and path.is_dir():  # in the card, not in the history: the checkpoint is the method's
                     told = dataclasses.replace(cleaned, history=[*cleaned.history, verdict])
                     report.write_text(path / "README.md", checkpoint.card(told))
@@ -230,10 +238,12 @@ def start(
     held = clean_rows(task, clean, splits.train)
     evaluator = evaluator_of(attack, task, victim, splits.test)
     print_rows(train=splits.train, clean=held, test=splits.test, triggered=evaluator.triggered)
+    print_dtype(task)
     check_classes(held, method)
     print_doubts(splits.train, held, splits.test, splits.dev)
     args = args_of(task, clean, attack, pretrained, *settings) | {
-        "clean": clean_amount(task, clean, len(splits.train)), "out": str(out), **target_args(evaluator),
+        "clean": clean_amount(task, clean, len(splits.train)), "out": str(out), **dtype_args(task),
+        **target_args(evaluator),
     }
     return Job(
         method, args, victim, splits, held, evaluator, out, pretrained=pretrained_ckpt, started=started,

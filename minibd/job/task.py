@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 
 from minibd import checkpoint, data, report, reviews
-from minibd.cli import AllClean, Clean, Resuming, Task, flag_of
+from minibd.cli import AllClean, BaseTask, Clean, Resuming, Task, flag_of
 from minibd.data.labels import check_names
 from minibd.data.messages import quoted, shown
+from minibd.distributed import agreed, join
+from minibd.precision import dtype_of
 from minibd.records import BadInput, Example, Examples
 
 CLEAN_SHARE = 0.2  # of the training rows: MBTSAD's setting (III-B)
@@ -20,15 +22,32 @@ VALIDATION_SHARE = 0.1  # of the clean rows, where there are no dev rows
 
 
 def device_of(name: str) -> torch.device:
-    """The device that --device names; auto is CUDA where there is one. Raises BadInput if it is not available."""
+    """The device that --device names; auto is CUDA where there is one. Of several processes that torchrun started, each
+    meets the others here and gets a device of its own. Raises BadInput if it is not available."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return join(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
         raise BadInput(f"--device {name} is not available here: use cpu, cuda or auto") from None
-    return device
+    return join(device)
+
+
+def products_of(task: BaseTask) -> torch.dtype:
+    """The type of matrix products that --dtype means on --device, in every process the same."""
+    return agreed(dtype_of(task.dtype, device_of(task.device)))
+
+
+def dtype_args(task: BaseTask) -> dict[str, str | bool]:
+    """The same as result.json's args hold it: the type itself, and whether auto chose it."""
+    return {"dtype": str(products_of(task)).removeprefix("torch."), "dtype_auto": task.dtype == "auto"}
+
+
+def print_dtype(task: BaseTask) -> None:
+    """A line that says what auto came to."""
+    if task.dtype == "auto":
+        print(f"products  in {dtype_args(task)['dtype']} (--dtype auto)", flush=True)
 
 
 def splits_of(

@@ -54,6 +54,7 @@ from minibd.blending import OnStage
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import in_order
+from minibd.distributed import agreed, whole_norm
 from minibd.incremental import IncrementalAccuracy
 from minibd.models.encoder import Encoder
 from minibd.predict import accuracy
@@ -190,18 +191,19 @@ def layer_weights(scores: Tensor, head_mask: Tensor, *, variant: str = "paper") 
 
 
 def attention_penalty(attn: Sequence[Tensor], mask: Tensor, head_mask: Tensor, weights: Tensor, *, causal: bool = False,
-                      variant: str = "paper") -> Tensor:
+                      variant: str = "paper", counted: bool = True) -> Tensor:
     """Eq. PURE (3), the inner sum: sum_l lambda_l sum_h ||A_h^l[CLS]||_2 over the heads left, one value per text: (B,).
 
     A norm is 1 if all attention goes to one token and 1 / sqrt(n) if it is even. weights: lambda, (L,).
-    released: the norm is over the batch's texts too, one number, which every text gets.
+    released: the norm is over the batch's texts too, one number, which every text gets (of several processes over the
+    texts of all, but those that are not `counted`).
     """
     total = attn[0].new_zeros(len(mask), dtype=torch.float32)
     for a, mask_l, weight in zip(attn, head_mask, weights.tolist(), strict=True):
         if weight:  # the other layers add neither value nor gradient
             rows = cls_rows(a, mask, causal)  # (B, H, T)
-            norms = torch.linalg.vector_norm(rows, dim=(0, 2)).expand(len(mask), -1) if variant == "released" \
-                else torch.linalg.vector_norm(rows, dim=-1)  # (B, H)
+            norms = whole_norm(torch.linalg.vector_norm(rows, dim=(0, 2)) * counted).expand(len(mask), -1) \
+                if variant == "released" else torch.linalg.vector_norm(rows, dim=-1)  # (B, H)
             # not a matrix product, which autocast would round
             total = total + weight * (norms * mask_l.to(norms)).sum(-1)
     return total
@@ -303,7 +305,7 @@ def head_pruning(victim: Checkpoint, train: Examples, validation: Examples, sett
         on_stage("FT", f_p, time.perf_counter() - started)
 
     started = time.perf_counter()
-    scores = head_scores(f_p.model, f_p.tokenizer, validation, variant=settings.variant)
+    scores = agreed(head_scores(f_p.model, f_p.tokenizer, validation, variant=settings.variant))
     if settings.norm_only:
         return Step1(f_p, scores, ())
     pruned = checkpoint.copy(f_p)
@@ -335,9 +337,9 @@ def pure(
     theta = without(checkpoint.to_tune(victim, train.labels, seed, settings.keep_head), heads)
     scores, left, variant = step1.scores, theta.model.head_mask, settings.variant
     if variant == "released" and not settings.prune_only:  # prune_only needs no scores here
-        scores = head_scores(
+        scores = agreed(head_scores(
             without(checkpoint.copy(step1.f_p), heads).model, victim.tokenizer, validation, variant=variant
-        )
+        ))
     weights = (left.sum(1) > 0).float() if settings.even else layer_weights(scores, left, variant=variant)
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -346,7 +348,8 @@ def pure(
         return {
             "cls": F.cross_entropy(out.logits.float(), batch.labels, reduction="none"),
             "norm": attention_penalty(
-                out.attn, batch.mask, model.head_mask, weights, causal=model.causal, variant=variant
+                out.attn, batch.mask, model.head_mask, weights, causal=model.causal, variant=variant,
+                counted=batch.counts,
             ),
         }
 

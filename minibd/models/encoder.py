@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minibd.models.dropout import Dropout
+from minibd.models.dropout import Drawing, Dropout
+from minibd.models.recompute import recomputed
 from minibd.records import BadInput, Batch, Output
 
 ACTIVATIONS = {
@@ -86,7 +87,7 @@ class PackedBatch:
             # A padded query attends to itself: a row without any key would be NaN.
             before = torch.ones(t, t, dtype=torch.bool, device=real.device).tril()
             self.mask = before & self.mask | torch.eye(t, dtype=torch.bool, device=real.device)  # (B, 1, T, T)
-        if n < PACK * b * t:
+        if self.is_packed(n, b, t):
             self.index = real.flatten().nonzero().squeeze(1)  # (N,) of B * T
             lengths = real.sum(1)
             self.pooled_rows = lengths.cumsum(0) - lengths
@@ -94,6 +95,11 @@ class PackedBatch:
                 self.pooled_rows = self.pooled_rows + self.positions().gather(1, last[:, None])[:, 0]
         else:
             self.pooled_rows = rows + (last if causal else real.int().argmax(1))
+
+    @staticmethod
+    def is_packed(n: int, b: int, t: int) -> bool:
+        """Whether a batch of (b, t) places, n of them real tokens, is packed."""
+        return n < PACK * b * t
 
     def positions(self) -> Tensor:
         """Each token's position in its text, from 0 at the first real token: (B, T); of padding, any such position."""
@@ -138,6 +144,11 @@ class Encoder(nn.Module):
     # layers a sixteenth of the blocks' products. Other dropout masks are drawn then, so it is set by whoever trains,
     # before the first step.
     trim = False
+    drawing: Drawing | None = None  # set by seed_dropout, and laid out for each batch
+    # What train.fit may do to need less memory, set by whoever trains; a copy of a checkpoint has the same. Neither
+    # changes a number but by rounding.
+    micro_batch: int | str | None = None  # texts of a batch that go through the model at once; "auto"; None: all
+    recompute = False  # a block's activations are computed again in the backward pass, and not kept
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -190,15 +201,21 @@ class Encoder(nn.Module):
                 f"a text of {t} tokens is longer than the model's {self.config.max_len} positions: lower max_len"
             )
         packed = self.pack(batch) if packed is None else packed
+        if self.drawing is not None:
+            self.drawing.lay_out(batch.part, packed)
         h = self.embeddings(batch, packed)  # (N, D)
         hidden, attn = [h], []
         # A model without pruned heads needs no head mask.
         head_masks = [None] * len(self.blocks) if bool((self.head_mask == 1).all()) else list(self.head_mask)
         for block, head_mask in zip(self.blocks, head_masks):
-            context, probs = block.attention(h, packed, head_mask, "attn" in want)
-            if pooled_only and block is self.blocks[-1]:
-                h, context = h[packed.pooled_rows], context[packed.pooled_rows]
-            h = block.feed_forward(h, context)
+            def run(h: Tensor, block=block, head_mask=head_mask) -> tuple[Tensor, Tensor | None]:
+                context, probs = block.attention(h, packed, head_mask, "attn" in want)
+                if pooled_only and block is self.blocks[-1]:
+                    h, context = h[packed.pooled_rows], context[packed.pooled_rows]
+                return block.feed_forward(h, context), probs
+
+            kept = not (self.recompute and self.training and torch.is_grad_enabled())
+            h, probs = run(h) if kept else recomputed(run, h, block, self.drawing)
             hidden.append(h)
             attn.append(probs)
         hidden[-1] = h = self.finish(h)

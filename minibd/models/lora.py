@@ -108,6 +108,7 @@ class LowRank(nn.Module):
         self.train(linear.training)
         self.groups: Groups | None = None
         self.twins: tuple[Tensor | None, Tensor | None] = (None, None)
+        self.of_a_pass = ("groups", "twins")
 
     def forward(self, x: Tensor) -> Tensor:
         kind = x.device.type

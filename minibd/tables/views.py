@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from minibd.tables import filtered, scans, undoing
+from minibd.tables import devices, filtered, scans, undoing
 from minibd.tables.pivot import (
     Computed,
     Entry,
@@ -511,4 +511,5 @@ VIEWS: dict[str, dict[str, View | Computed]] = {
     "musclelora-llama": {"": there(untrusted_base("musclelora-llama"))},
     "musclelora-llama-choose": {"": there(chosen_base("musclelora-llama-choose"))},
     "filters": filtered.views(),
+    "devices": devices.views(),
 }
