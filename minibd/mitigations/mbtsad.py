@@ -352,6 +352,8 @@ def distil(
     want = [name for name, term in (("attn", "att"), ("hidden", "hid")) if settings.weights[term]]
 
     def loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        if settings.variant == "released":  # it counts padding, which is laid out by the whole batch
+            batch.check_whole("the released attention term")
         if not want:
             return distill_terms(model(batch), None, batch, settings)
         with torch.no_grad():
