@@ -76,7 +76,8 @@ def test_result_json_keeps_its_contract(done):
 def test_result_json_says_how_to_start_again_and_from_what(done, tiny_file, folder):
     run, out = done
     result = json.loads((out / "result.json").read_text())
-    words = ["--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", out, *QUICK]
+    words = ["--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", out, "--cft", *QUICK, "--dtype",
+             "float32"]
     assert result["command"] == {"argv": ["scripts/mbtsad.py", *map(str, words)], "folder": str(ROOT)}
     assert result["sha256"] == {"tiny.safetensors": hashlib.sha256(tiny_file.read_bytes()).hexdigest()}
     made = (out / "tiny.safetensors").read_bytes()
