@@ -113,6 +113,14 @@ class BaseTask:
         "auto", "precision of matrix products: auto is bfloat16 where the processor is twice as fast in it; weights "
         "and losses stay float32", choices=("auto", "float32", "bfloat16"),
     )
+    micro_batch: str | None = setting(
+        None, "train on a batch N texts at a time, which needs less memory and gives the same numbers but for rounding"
+        "; auto: as many as fit into half of the free memory (default: all at once)", kind=str,
+    )
+    checkpoint_activations: bool = setting(
+        False, "compute activations again in the backward pass instead of keeping them: less memory, a third more "
+        "time, the same numbers"
+    )
 
 
 @dataclass(frozen=True, slots=True)

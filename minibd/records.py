@@ -133,6 +133,11 @@ class Batch:
             parts.append(replace(some, part=replace(some.part, turn=turn, turns=n, share=len(rows) / size)))
         return parts
 
+    def check_whole(self, term: str) -> None:
+        """Raises BadInput where one process computes the batch in turns, and `term` is not a mean over texts."""
+        if self.part is not None and self.part.turns > 1:
+            raise BadInput(f"--micro-batch: {term} is of the whole batch, which is cut: leave it out")
+
     def mean(self, values: Tensor) -> Tensor:
         """The mean of `values`, (B,), as these texts' part of the mean over the whole batch: the parts add up to it."""
         return values.mean() if self.part is None else values.mean() * self.part.weight

@@ -27,7 +27,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from minibd.cli import Attack, BaseTask, Idle, Resuming, Task, main, parse, progress, setting
-from minibd.job.idle import ATTACK, WORDS
+from minibd.job.idle import ATTACK, MEMORY, WORDS
 from minibd.lines import visible
 
 if TYPE_CHECKING:  # --help answers without importing torch
@@ -131,7 +131,7 @@ class Threat:
 SCHEDULE = ("lr", "epochs", "batch_size", "variant", "clean_lr", "clean_epochs", "dtype", "resume", "save_every")
 RULES = (
     Idle(("triggered",), lambda v: True, "for evaluation: attack.py makes triggered rows itself"),
-    Idle((*SCHEDULE, "encoder_only", "survive", "twin"), lambda v: v.dataset_only,
+    Idle((*SCHEDULE, *MEMORY, "encoder_only", "survive", "twin"), lambda v: v.dataset_only,
          "--dataset-only trains nothing: leave it out"),
     Idle(("variant",), lambda v: v.attack not in OWN_TRAINING, "{attack} has no variants: leave --variant out"),
     Idle(("clean_lr", "clean_epochs"), lambda v: not (v.twin or v.survive or v.attack in FROM_TUNED),
@@ -139,6 +139,8 @@ RULES = (
     Idle(("user_data",), lambda v: not v.survive, "what --survive fine-tunes on: add --survive, or leave it out"),
     Idle(("user_data",), lambda v: v.attack == "paraphrase",
          "these rows have no paraphrases: let --attack paraphrase --survive on its own rows"),
+    Idle(("micro_batch",), lambda v: v.attack == "ripple",
+         "RIPPLe's inner product is of two whole batches' gradients: leave it out"),
     *ATTACK,
 )
 

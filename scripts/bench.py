@@ -9,6 +9,10 @@
     python scripts/bench.py filters --ckpt CLASSIFIER_FOLDER --data SST2_FOLDER --lm GPT2_FOLDER
     python scripts/bench.py augment --data SST2_FOLDER --wordnet /usr/share/wordnet --ckpt MINILM_FOLDER
     python scripts/bench.py align --ckpt MINILM_FOLDER --data SST2_FOLDER
+    python scripts/bench.py train --ckpt MINILM_FOLDER --data SST2_FOLDER --quick
+    python scripts/bench.py train --ckpt MINILM_FOLDER --data SST2_FOLDER --dtype bfloat16
+    python scripts/bench.py long --ckpt MINILM_FOLDER --shape bert-base --tokens 512 --micro-batch 2 \
+        --checkpoint-activations
     python scripts/bench.py align --ckpt MINILM_FOLDER --data SST2_FOLDER --shape bert-base --dtype bfloat16
     python scripts/bench.py align --ckpt MINILM_FOLDER --data SST2_FOLDER --shape llama-7b --dtype bfloat16
 
@@ -45,9 +49,21 @@ multi-scale layer by hand; two passes, each padded to its longest text; a loop o
 AdamW). Reported: tokens without padding per second; a step's peak memory above what was allocated before it; and the
 blocks' matrix products (of tokens without padding, forward and back to the inputs) as a share of the speed of one large
 matrix product.
+
+train: MBTSAD's two trainings on --batches batches of --batch-size rows: TS-FT, and distillation from a teacher; ours
+(fit's own parts: batches of like length, packed; the visited word rows; one optimiser), and the usual way:
+transformers' eager attention, random batches padded to their longest text, torch's AdamW over all weights, maps and
+hidden states as the model gives them. The two alternate, batch by batch. Reported: seconds of processor time for the
+same texts (on CUDA seconds), their ratio over rounds with its range, real tokens a second, peak memory of a first step,
+and the blocks' matrix products of real tokens as a share of one large product's speed, measured in the same run.
+
+long: time and peak memory of one step of MBTSAD's distillation, PURE and MuScleLoRA (one pass for both groups) on
+--batch-size texts of --tokens tokens each, with --micro-batch and --checkpoint-activations. With micro-batches the
+first turn and the optimiser's step are run, and the time is that of all turns, which are alike.
 """
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,8 +85,8 @@ class Bench:
     data: str = setting("", "folder or file of rows, for real lengths; encoders, without it: the built-in reviews")
     shape: str = setting("own", "own: the model of --ckpt; with random weights: bert-base, 12 layers of 768; align "
                          "only: bert-large, 24 of 1024; llama-7b, 32 of 4096", choices=("own", *SHAPES))
-    dtype: str = setting("float32", "align, scan: type of the matrix products; bfloat16 is autocast, for llama-7b also "
-                         "the type of the weights; auto, scan only: as scan.py chooses",
+    dtype: str = setting("float32", "align, scan, train, long: type of the matrix products; bfloat16 is autocast, for "
+                         "llama-7b also the type of the weights; auto, scan only: as scan.py chooses",
                          choices=("float32", "bfloat16", "auto"))
     batch_size: int = setting(32, "texts per batch")
     batches: int = setting(8, "batches, from the start of the training rows")
@@ -80,19 +96,32 @@ class Bench:
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
     lm: str = setting("", "filters: a causal language model's folder, for ONION (default: ONION is left out)")
     wordnet: str = setting("", "augment: the folder of WordNet's files (required there)")
+    tokens: int = setting(128, "long: tokens of each text")
+    micro_batch: int | None = setting(None, "long: texts that go through the model at once (default: all)", kind=int)
+    checkpoint_activations: bool = setting(False, "long: compute activations again in the backward pass")
+    quick: bool = setting(False, "train: 3 batches, 2 rounds, a minute on two cores")
     profile: bool = setting(False, "show where our time goes: the operators of forward + backward by their own time")
 
 
 RULES = (
     Idle(("order",), lambda v: v.what != "encoders", "read by encoders alone, and not by {what}: leave it out"),
-    Idle(("dtype",), lambda v: v.what not in ("align", "scan"), "read by align and scan, and not by {what}: leave it "
+    Idle(("dtype",), lambda v: v.what not in ("align", "scan", "train", "long"),
+         "read by align, scan, train and long, and not by {what}: leave it out"),
+    Idle(("tokens", "micro_batch", "checkpoint_activations"), lambda v: v.what != "long",
+         "read by long alone, and not by {what}: leave it out"),
+    Idle(("quick",), lambda v: v.what != "train", "read by train alone, and not by {what}: leave it out"),
+    Idle(("batches", "rounds"), lambda v: v.what == "train" and v.quick, "--quick sets both: leave one of the two out"),
+    Idle(("data", "batches", "rounds"), lambda v: v.what == "long", "long takes one step of drawn tokens: leave it "
          "out"),
     Idle(("lm",), lambda v: v.what != "filters", "read by filters alone, and not by {what}: leave it out"),
     Idle(("wordnet",), lambda v: v.what != "augment", "read by augment alone, and not by {what}: leave it out"),
-    Idle(("shape", "profile"), lambda v: v.what not in ("encoders", "align"),
+    Idle(("shape",), lambda v: v.what not in ("encoders", "align", "train", "long"),
+         "read by encoders, align, train and long alone, and not by {what}: leave it out"),
+    Idle(("profile",), lambda v: v.what not in ("encoders", "align"),
          "read by encoders and align alone, and not by {what}: leave it out"),
     Idle(("batches", "rounds"), lambda v: v.what == "prune", "prune goes through all dev rows once: leave it out"),
-    Idle(("dtype",), lambda v: v.what == "align" and v.dtype == "auto", "align times float32 or bfloat16: name one"),
+    Idle(("dtype",), lambda v: v.what in ("align", "train", "long") and v.dtype == "auto",
+         "{what} times float32 or bfloat16: name one"),
     Idle(("device",), lambda v: v.what == "augment", "augment measures the processor alone: leave it out"),
 )
 
@@ -722,6 +751,271 @@ def memory_growth(call, kind: str) -> int | None:
     return held("VmHWM") - before
 
 
+# ---- train, long
+
+def bench_model(bench: Bench):
+    """The checkpoint of --ckpt with the model of --shape, and the device."""
+    import torch
+
+    from minibd import checkpoint
+    from minibd.job.task import device_of
+    from minibd.models.bert import Bert
+    from minibd.records import BadInput
+
+    if bench.shape == "llama-7b":
+        raise BadInput("train and long are timed on a BERT: name another --shape than llama-7b")
+    device = device_of(bench.device)
+    ckpt = checkpoint.load(bench.ckpt, device, labels=("0", "1"))
+    if bench.shape != "own":
+        ckpt.model = random_model(bench, ckpt.model.config.vocab, torch.Generator(device).manual_seed(0))
+    if type(ckpt.model) is not Bert:
+        raise BadInput(f"trainings are timed on a BERT, not on a {type(ckpt.model).__name__}: give --ckpt a BERT")
+    return ckpt, device
+
+
+def clock(call, device) -> float:
+    """Seconds of processor time that `call` takes, which other programs hardly change; on CUDA seconds."""
+    import time
+
+    if device.type == "cuda":
+        return seconds(call, device)
+    started = time.process_time()
+    call()
+    return time.process_time() - started
+
+
+def train(bench: Bench) -> None:
+    import statistics
+    from dataclasses import replace
+
+    import torch
+
+    from minibd import reviews
+    from minibd.data import batches
+    from minibd.records import BadInput
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        raise BadInput("transformers, which train is timed against, is not installed: "
+                       "pip install -e '.[test]'") from None
+
+    bench = replace(bench, batches=3, rounds=2) if bench.quick else bench
+    ckpt, device = bench_model(bench)
+    needed = bench.batches * bench.batch_size
+    rows = (splits_read(bench.data).train if bench.data else reviews.reviews(needed, seed=0))[:needed]
+    encoded = ckpt.tokenizer.encode(rows)
+    if len(encoded) < needed:
+        raise BadInput(f"{len(encoded)} rows are too few for {bench.batches} batches: lower --batches or --batch-size")
+    alike = [ckpt.tokenizer.batch(encoded, which).to(device)
+             for which in batches(encoded.lengths, bench.batch_size, seed=0, epoch=0)]
+    order = torch.randperm(needed, generator=torch.Generator().manual_seed(0)).tolist()
+    drawn = [ckpt.tokenizer.batch(encoded, order[i * bench.batch_size:(i + 1) * bench.batch_size]).to(device)
+             for i in range(bench.batches)]
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bench.dtype == "bfloat16")
+    usual, ways = usual_trainings(ckpt, drawn, autocast), {}
+    with our_trainings(ckpt, encoded, alike, autocast, getattr(torch, bench.dtype)) as ours:
+        for name in ours:
+            ways |= {f"{name}, ours": ours[name], f"{name}, usual": usual[name]}
+        memory = {name: memory_growth(lambda way=way: way(0), device.type) for name, way in ways.items()}
+        times = {name: [0.0] * bench.rounds for name in ways}  # of all batches, by round
+        for n in range(bench.rounds):
+            for i in range(bench.batches):
+                for name, way in ways.items():
+                    times[name][n] += clock(lambda: way(i), device)
+        n = 8192 if device.type == "cuda" else 1024
+        x = torch.ones(n, n, device=device, dtype=getattr(torch, bench.dtype))
+        speed = 2 * n ** 3 / min(clock(lambda: x @ x, device) for _ in range(5))
+    tokens, weights = sum(encoded.lengths), block_weights(ckpt.model)
+    print(f"{bench.shape}: {ckpt.model.config.layers} layers of {ckpt.model.config.hidden}; {needed} texts, {tokens} "
+          f"tokens, in batches of {bench.batch_size}; {bench.dtype}, {device}, {torch.get_num_threads()} threads, "
+          f"torch {torch.__version__}; one large product {speed / 1e9:.0f} GFLOP/s")
+    print(f"{'':18}{'seconds':>9}{'ratio':>8}{'range':>14}{'tokens/s':>10}{'memory':>11}{'share':>8}")
+    for name, of_rounds in times.items():
+        ratios = [b / a for a, b in zip(times[f"{name.split(',')[0]}, ours"], of_rounds)]
+        took, passes = statistics.median(of_rounds), 4 if name.startswith("MBTSAD") else 3  # the teacher's is forward
+        peak = "?" if memory[name] is None else f"{memory[name] / 2 ** 20:.0f} MiB"
+        print(f"{name:18}{took:9.2f}{statistics.median(ratios):8.2f}{f'{min(ratios):.2f}-{max(ratios):.2f}':>14}"
+              f"{tokens / took:10.0f}{peak:>11}{100 * 2 * passes * weights * tokens / took / speed:6.1f} %", flush=True)
+
+
+@contextmanager
+def our_trainings(ckpt, encoded, batches: list, autocast, dtype):
+    """{name: step} of fit's parts, one step on batch i."""
+    import torch
+
+    from minibd import checkpoint
+    from minibd.mitigations.mbtsad import MBTSAD, distill_terms
+    from minibd.models.cast_once import cast_once
+    from minibd.models.dropout import seed_dropout
+    from minibd.train import Schedule, backward, cross_entropy, usual_optimizer
+
+    student, tuned, settings = checkpoint.copy(ckpt).model, checkpoint.copy(ckpt).model, MBTSAD()
+    teacher, schedule = checkpoint.copy(ckpt).model.eval(), Schedule(2e-5, 1)
+
+    def distil(model, batch):
+        with torch.no_grad():
+            taught = teacher(batch, ("attn", "hidden"))
+        return distill_terms(model(batch, ("attn", "hidden")), taught, batch, settings)
+
+    def step(model, optimizer, loss, i: int) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        backward(model, batches[i], loss, settings.weights, dtype=dtype, most=len(batches[i].labels), dropout=dropout)
+        optimizer.step()
+
+    dropout = torch.Generator(student.head_mask.device).manual_seed(0)
+    for model in (student, tuned):
+        seed_dropout(model.train(), dropout)
+    with usual_optimizer(tuned, ckpt.tokenizer, encoded, schedule) as first, cast_once(teacher, dtype, whole=True), \
+            usual_optimizer(student, ckpt.tokenizer, encoded, schedule) as second:
+        yield {"TS-FT": lambda i: step(tuned, first, cross_entropy, i),
+               "MBTSAD": lambda i: step(student, second, distil, i)}
+
+
+def usual_trainings(ckpt, batches: list, autocast) -> dict:
+    """The same of transformers' model, as it is usually written."""
+    import tempfile
+    from pathlib import Path
+
+    import torch
+    import torch.nn.functional as F
+    from transformers import AutoModelForSequenceClassification
+
+    from minibd import checkpoint
+    from minibd.mitigations.mbtsad import MBTSAD
+
+    def loaded():
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint.save(ckpt, Path(folder) / "model")
+            model = AutoModelForSequenceClassification.from_pretrained(Path(folder) / "model",
+                                                                       attn_implementation="eager")
+        return model.to(ckpt.model.head_mask.device).train()
+
+    tuned, student, teacher, settings = loaded(), loaded(), loaded().eval(), MBTSAD()
+
+    def inputs(batch) -> dict:
+        return {"input_ids": batch.ids, "attention_mask": batch.mask.long(), "token_type_ids": batch.token_type_ids}
+
+    def q(maps):
+        f = maps.float().pow(2).sum(1)
+        return f / (f.norm(dim=(1, 2), keepdim=True) + 1e-6)
+
+    def ts_ft(batch):
+        return F.cross_entropy(tuned(**inputs(batch)).logits.float(), batch.labels)
+
+    def distil(batch):
+        asked = {"output_attentions": True, "output_hidden_states": True}
+        with torch.no_grad():
+            taught = teacher(**inputs(batch), **asked)
+        out = student(**inputs(batch), **asked)
+        attention = sum((q(s) - q(t)).norm(dim=(1, 2)).mean() for s, t in zip(out.attentions, taught.attentions))
+        hidden = sum(F.mse_loss(s.float(), t.float()) for s, t in zip(out.hidden_states, taught.hidden_states))
+        return settings.alpha * attention + settings.beta * hidden + F.cross_entropy(out.logits.float(), batch.labels)
+
+    def way(model, loss):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.01)
+
+        def step(i: int) -> None:
+            optimizer.zero_grad()
+            with autocast:
+                total = loss(batches[i])
+            total.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            total.item()
+        return step
+
+    return {"TS-FT": way(tuned, ts_ft), "MBTSAD": way(student, distil)}
+
+
+def long(bench: Bench) -> None:
+    from math import ceil
+
+    import torch
+
+    from minibd import checkpoint
+    from minibd.align import AlignedAdamW, Groups, twins_of
+    from minibd.mitigations.mbtsad import MBTSAD, distill_terms
+    from minibd.mitigations.pure import attention_penalty
+    from minibd.models.dropout import seed_dropout
+    from minibd.models.lora import PRESETS, freeze, lora, multi_scale, preset, with_groups
+    from minibd.records import BadInput, Batch
+    from minibd.train import Schedule, cross_entropy, dense_optimizer, weighted
+
+    ckpt, device = bench_model(bench)
+    if not 3 <= bench.tokens <= ckpt.model.config.max_len:
+        raise BadInput(f"--tokens {bench.tokens}: the model takes 3 to {ckpt.model.config.max_len}")
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(200, ckpt.model.config.vocab, (bench.batch_size, bench.tokens), generator=generator)
+    whole = Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids),
+                  torch.arange(bench.batch_size) % 2).to(device)
+    turns = min(bench.batch_size, ceil(bench.batch_size / (bench.micro_batch or bench.batch_size)))
+    batch = whole.in_turns(turns)[0] if turns > 1 else whole
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bench.dtype == "bfloat16")
+    settings, lambdas = MBTSAD(), torch.ones(ckpt.model.config.layers)
+
+    def made():
+        model = checkpoint.copy(ckpt).model.train()
+        model.recompute = bench.checkpoint_activations
+        seed_dropout(model, torch.Generator(device).manual_seed(0))
+        return model
+
+    def mbtsad():
+        model, teacher = made(), checkpoint.copy(ckpt).model.eval()
+
+        def loss():
+            with torch.no_grad():
+                taught = teacher(batch, ("attn", "hidden"))
+            return weighted(distill_terms(model(batch, ("attn", "hidden")), taught, batch, settings), settings.weights)
+        return loss, dense_optimizer(model, Schedule(2e-5, 1))
+
+    def pure():
+        model = made()
+
+        def loss():
+            out = model(batch, ("attn",))
+            right = torch.nn.functional.cross_entropy(out.logits.float(), batch.labels, reduction="none")
+            return right + settings.gamma * attention_penalty(out.attn, batch.mask, model.head_mask, lambdas)
+        return loss, dense_optimizer(model, Schedule(2e-5, 1))
+
+    def musclelora():
+        model, numbers = made(), PRESETS[preset(ckpt.model)]
+        freeze(model)
+        model.trim, n = True, len(batch.labels) // 2
+        lora(model, rank=8, alpha=32, generator=torch.Generator(device).manual_seed(0))
+        multi_scale(model, bands=numbers.bands, bandwidth=numbers.bandwidth, alpha=numbers.alpha,
+                    generator=torch.Generator(device).manual_seed(0))
+        trained = [p for p in model.parameters() if p.requires_grad]
+        twins = twins_of(trained)
+
+        def loss():
+            with with_groups(model, Groups(batch.mask, n), twins):
+                return cross_entropy(model, batch)["cls"]
+        return loss, AlignedAdamW(trained, twins, lr=2e-5)
+
+    print(f"{bench.shape}: {ckpt.model.config.layers} layers of {ckpt.model.config.hidden}; {bench.batch_size} texts "
+          f"of {bench.tokens} tokens in {turns} turns{', activations again' if bench.checkpoint_activations else ''}; "
+          f"{bench.dtype}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{'a step':14}{'seconds':>10}{'tokens/s':>10}{'memory':>12}")
+    for name, way in {"MBTSAD": mbtsad, "PURE": pure, "MuScleLoRA": musclelora}.items():
+        if name == "MuScleLoRA" and len(batch.labels) < 2:
+            print(f"{name:14}   needs two texts a turn, one of each group", flush=True)
+            continue
+        loss, optimizer = way()
+        took = {}
+
+        def step():
+            with autocast:
+                took["turn"] = -clock(lambda: None, device)
+                values = []
+                took["turn"] += clock(lambda: values.append(loss()), device)
+            took["turn"] += clock(lambda: batch.mean(values[0]).backward(), device)
+            took["step"] = clock(optimizer.step, device)
+        peak = memory_growth(step, device.type)
+        whole_step = took["turn"] * turns + took["step"]
+        shown = "?" if peak is None else f"{peak / 2 ** 20:.0f} MiB"
+        print(f"{name:14}{whole_step:10.2f}{bench.batch_size * bench.tokens / whole_step:10.0f}{shown:>12}", flush=True)
+
+
 # ---- augment
 
 def augment(bench: Bench) -> None:
@@ -871,7 +1165,8 @@ def compare_contextual(bench: Bench, short: list[str], rng) -> None:
 
 
 def run() -> None:
-    jobs = {"encoders": encoders, "prune": prune, "scan": scan, "filters": filters, "align": align, "augment": augment}
+    jobs = {"encoders": encoders, "train": train, "long": long, "prune": prune, "scan": scan, "filters": filters,
+            "align": align, "augment": augment}
     name, bench = parse(__doc__, Bench, first=("what", tuple(jobs)), rules=RULES)
     jobs[name](bench)
 

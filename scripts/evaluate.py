@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minibd.cli import Attack, Idle, Task, main, parse, progress, setting
-from minibd.job.idle import ATTACK
+from minibd.job.idle import ATTACK, UNTRAINED
 
 if TYPE_CHECKING:
     from minibd.data import Splits
@@ -42,7 +42,8 @@ class Measured:
     )
 
 
-RULES = (*ATTACK, Idle(("dtype",), lambda v: True, "nothing is trained here, and models are measured in float32"))
+RULES = (*ATTACK, UNTRAINED,
+         Idle(("dtype",), lambda v: True, "nothing is trained here, and models are measured in float32"))
 
 
 def run() -> None:

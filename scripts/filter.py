@@ -25,7 +25,7 @@ import sys
 from dataclasses import dataclass
 
 from minibd.cli import Attack, Idle, Task, main, parse, setting, settings_of
-from minibd.job.idle import ATTACK
+from minibd.job.idle import ATTACK, UNTRAINED
 
 CLASSES = {"onion": "Onion", "strip": "Strip", "rap": "Rap", "bki": "Bki", "cube": "Cube"}
 
@@ -68,10 +68,10 @@ def groups_of(name: str) -> tuple[type, ...]:
 
 
 RULES = {
-    "onion": (*ATTACK, Idle(("frr", "lower", "batch_tokens"), lambda v: v.variant == "released",
+    "onion": (*ATTACK, UNTRAINED, Idle(("frr", "lower", "batch_tokens"), lambda v: v.variant == "released",
                             "the released ONION has a threshold of 0, reads texts as they are, 32 at a time: leave it "
                             "out")),
-    "strip": ATTACK, "rap": ATTACK,
+    "strip": (*ATTACK, UNTRAINED), "rap": (*ATTACK, UNTRAINED),
     "bki": (Idle(("frr",), lambda v: v.variant == "released", "the released BKI drops one word and has no threshold: "
                  "leave it out"),),
     "cube": (Idle(("frr", "smallest"), lambda v: v.variant == "released", "the released CUBE takes 100 rows for a "

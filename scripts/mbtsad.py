@@ -3,15 +3,15 @@
 into it.
 
     python scripts/mbtsad.py --ckpt weights/bert.safetensors
-    python scripts/mbtsad.py --ckpt FOLDER --data FOLDER_OR_FILE --out CLEANED
+    python scripts/mbtsad.py --ckpt FOLDER --data FOLDER_OR_FILE --out CLEANED --cft
     python scripts/mbtsad.py --ckpt FOLDER --data FOLDER --triggered triggered.tsv --target 1
     python scripts/mbtsad.py --ckpt weights/bert.safetensors --pick --mlm weights/bert-clean.safetensors
     python scripts/mbtsad.py --ckpt weights/bert.safetensors --augment auto --mlm weights/bert-clean.safetensors
 
-Prints CACC and ASR of the victim, of clean fine-tuning for as many steps (CFT), of the retrained teacher (TS-FT,
-whatever --augment is) and of MBTSAD. --pick trains nothing: it prints what --augment auto chooses by, the victim's mean
-cross-entropy in nats on one copy of each clean row (Eq. 9, equal budgets), and how far the copies' [CLS] vectors lie
-from the clean ones (0 to 1).
+Prints CACC and ASR of the victim, of clean fine-tuning for as many steps (CFT, with --cft, or without --data), of the
+retrained teacher (TS-FT, whatever --augment is) and of MBTSAD. --pick trains nothing: it prints what --augment auto
+chooses by, the victim's mean cross-entropy in nats on one copy of each clean row (Eq. 9, equal budgets), and how far
+the copies' [CLS] vectors lie from the clean ones (0 to 1).
 """
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Script:
     """This script's own flags"""
-    cft: bool = setting(True, "also train the CFT row, for comparison; --no-cft saves its time")
+    cft: bool | None = setting(
+        None, "also train the CFT row, for comparison, which takes a third of the time (default: only without --data)",
+        kind=bool,
+    )
     best_epoch: bool = setting(
         False, "keep the epoch of each training that is best on the dev rows (without any, on a tenth of the clean "
         "ones), as the other mitigations do; otherwise the last", paper="not said",
@@ -87,7 +90,8 @@ def run(log: StepLog | None = None) -> None:
     job.undo()
     job.purify(pretrained)
     copies = settings.k + settings.originals
-    if script.cft:
+    job.args["cft"] = script.cft if script.cft is not None else not task.data
+    if job.args["cft"]:
         # The teacher's schedule over the clean rows alone, with as many more passes: the same number of steps.
         started, schedule = time.perf_counter(), settings.schedule(1, copies * len(train))
         schedule = replace(schedule, epochs=schedule.epochs * copies)

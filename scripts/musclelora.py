@@ -279,13 +279,15 @@ def start_untrusted(
         print_notes,
         print_rows,
         reading_of,
+        sparing,
         splits_of,
+        texts_at_once,
     )
     from minibd.records import BadInput, check_target
     from minibd.train import StepLog
 
     started = time.perf_counter()
-    device = device_of(task.device)
+    device, _ = device_of(task.device), texts_at_once(task)
     out = report.output_folder(task.out or Path("out", "musclelora"), task.ckpt, task.data, clean_aux)
     report.check_free(out, task.overwrite, resuming)
     header, columns = checkpoint.read_header(task.ckpt), reading_of(task)
@@ -324,7 +326,7 @@ def start_untrusted(
         kept = keeper("musclelora", out, task, resuming, header, attack, *settings)
     # With a classifier, so that the penultimate layer that was pre-trained with the encoder is loaded too.
     labels = None if header.labels else trusted.test.labels
-    ckpt = checkpoint.load(header, device, labels=labels, seed=task.seed)
+    ckpt = sparing(checkpoint.load(header, device, labels=labels, seed=task.seed), task)
     pool = trusted.dev or trusted.train
     held = data.sample(pool, min(aux(ckpt), len(pool)), task.seed)
     ids = {x.id for x in held}

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minibd.cli import Attack, Idle, Task, main, parse, setting
-from minibd.job.idle import ATTACK
+from minibd.job.idle import ATTACK, MEMORY
 
 OUT = "file of the image, .png or .svg; its numbers are written next to it as .json (default out/FIGURE.png)"
 CURVES = "file of curves, .json, as musclelora.py --curves writes it (analysis/fourier.py's Spectrum)"
@@ -106,7 +106,8 @@ SWEEPS = {  # figure: (the flag that varies, its name in the paper, the steps of
 FIGURES = {"mbtsad-3": (Perturbation,), "pure-2": (Variance, Attack), "pure-3": (Attention,),
            **dict.fromkeys(SWEEPS, (Sweep,)), "musclelora-1": (FrequencyRatio,), "musclelora-2": (RelativeError,),
            "musclelora-5": (RelativeError,)}
-UNTRAINED = Idle(("dtype",), lambda v: True, "nothing is trained here, and models are read in float32: leave it out")
+UNTRAINED = Idle(("dtype", *MEMORY), lambda v: True,
+                 "nothing is trained here, and models are read in float32: leave it out")
 REPLACED = Idle(("overwrite",), lambda v: True, "a figure always takes the place of the one of its name: leave it out")
 RULES = {"mbtsad-3": (UNTRAINED, REPLACED), "pure-2": (UNTRAINED, REPLACED, *ATTACK)}
 PAPERS = {"mbtsad": "MBTSAD", "pure": "PURE", "musclelora": "MuScleLoRA"}

@@ -42,14 +42,16 @@ def run() -> None:
         print_dtype,
         print_notes,
         products_of,
+        sparing,
         splits_of,
+        texts_at_once,
     )
     from minibd.pretrain import frequency_loss, masked_loss, pretrain
     from minibd.resume import done, once
     from minibd.train import Schedule, StepLog
 
     schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
-    device = device_of(task.device)
+    device, _ = device_of(task.device), texts_at_once(task)
     out = report.output_folder(task.out or "out/pretrain", task.ckpt, task.data)
     report.check_free(out, task.overwrite, resuming)
     header = checkpoint.read_header(task.ckpt)
@@ -58,7 +60,7 @@ def run() -> None:
     print_notes(splits)
     print_dtype(task)
     log = StepLog(kept=keeper("pretrain", out, task, resuming, header, settings), listens=False)
-    ckpt = checkpoint.load(header, device)
+    ckpt = sparing(checkpoint.load(header, device), task)
     start = checkpoint.with_mlm(ckpt, task.seed)
     before = once(log, "loss before", lambda: masked_loss(start, splits.test, settings.mask, task.seed))
     learner = pretrain(

@@ -83,14 +83,14 @@ def run() -> None:
     from minibd.job.receipt_page import page
     from minibd.job.resuming import keeper
     from minibd.job.run import print_scores
-    from minibd.job.task import args_of, device_of
+    from minibd.job.task import args_of, device_of, sparing, texts_at_once
     from minibd.mitigations.unlearn import Unlearning
     from minibd.records import BadInput
     from minibd.resume import done
     from minibd.train import StepLog
 
     settings, scan, kinds = Unlearning(**asdict(settings)), Scan(**asdict(scan)), job.kinds_of(repair.planted)
-    device = device_of(task.device)
+    device, _ = device_of(task.device), texts_at_once(task)
     out = report.output_folder(task.out or Path("out", "repair"), task.ckpt, task.data, repair.pretrained or "")
     report.check_free(out, task.overwrite, resuming)
     header = checkpoint.read_header(task.ckpt)
@@ -104,7 +104,7 @@ def run() -> None:
     if rows.labelled:
         check_attack(attack, task, header, rows.test)
     kept = keeper("repair", out, task, resuming, header, clean, repair, attack, settings, scan)
-    victim = checkpoint.load(header, device, labels=task.labels, seed=task.seed)
+    victim = sparing(checkpoint.load(header, device, labels=task.labels, seed=task.seed), task)
     pretrained = job.pretrained_for(repair.pretrained, task, victim)
     one = job.Repair(task, settings.resolved(victim.model.config.hidden), scan, victim, rows,
                      job.open_evaluator(attack, task, victim, rows), out, pretrained, StepLog(kept=kept))

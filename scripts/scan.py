@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minibd.cli import Idle, Task, main, parse, setting, settings_of
+from minibd.job.idle import UNTRAINED
 
 Scan = settings_of("detect.scan", "Scan")
 
@@ -28,6 +29,7 @@ def built_in(name: str) -> bool:
 
 
 RULES = (
+    UNTRAINED,
     Idle(("text_column", "label_column", "pair_column"), lambda v: not v.data or built_in(v.data),
          "the texts are built-in ones and in no file: name a file with --data, or leave it out"),
     Idle(("labels",), lambda v: v.data == "pairs" and built_in(v.data),

@@ -288,6 +288,8 @@ def call(words: Sequence[str], ckpt: str | Path, out: Path, seed: str, table: Ta
     if table.device != "auto":
         flags["device"] = table.device
     stated = [f"--{flag}={value}" for flag, value in flags.items() if value != ""]  # first: a row's own override them
+    if words[0] == "mbtsad.py":
+        stated.append("--cft")
     # over what an interrupted table or --force left
     if code := part(words[0], [*stated, "--overwrite", *words[1:]], "tables.py"):
         raise bad(f"{words[0]} ended with status {code} (its own line is above)")

@@ -69,20 +69,20 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "mitigations/mbtsad.py",
             "keys masked, not queries",
-            ".sum(dim=1) * mask[:, :, None]",
-            ".sum(dim=1) * mask[:, None, :]",
+            "over_heads(attn.float(), p) * mask[:, :, None]",
+            "over_heads(attn.float(), p) * mask[:, None, :]",
         ),
         Mutant(
             "mitigations/mbtsad.py",
             "the largest head, not the sum of all",
-            "power(attn.float(), p).sum(dim=1)",
-            "power(attn.float(), p).amax(dim=1)",
+            "(a * a).sum(dim=1)",
+            "(a * a).amax(dim=1)",
         ),
         Mutant(
             "mitigations/mbtsad.py",
             "power taken after the sum over heads",
-            "power(attn.float(), p).sum(dim=1)",
-            "power(attn.float().sum(dim=1), p)",
+            "(a * a).sum(dim=1)",
+            "a.sum(dim=1).square()",
         ),
         Mutant(
             "mitigations/mbtsad.py",

@@ -20,7 +20,7 @@ from minibd.audit.replay import audit_run, replay, result_differences, step_diff
 from minibd.audit.run_folder import check_totals, malformed, read_run
 
 MBTSAD = (
-    "mbtsad.py", "--k", 1, "--epochs1", 1, "--epochs2", 1, "--lr1", 1e-3, "--lr2", 1e-3, "--attack", "badnets",
+    "mbtsad.py", "--cft", "--k", 1, "--epochs1", 1, "--epochs2", 1, "--lr1", 1e-3, "--lr2", 1e-3, "--attack", "badnets",
     "--clean", 40,
 )
 RUNS = {"mbtsad": MBTSAD, "ft": ("baseline.py", "ft", "--clean", 48, "--epochs", 2, "--batch-size", 16, "--lr", 1e-3),

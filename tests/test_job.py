@@ -120,7 +120,7 @@ def test_the_pretrained_weights_go_to_who_takes_them(monkeypatch, takes):
 
 
 @pytest.mark.parametrize("script, words, needed", [
-    ("mbtsad.py", ("--epochs1", "1", "--epochs2", "1", "--k", "1"), {"mbtsad", "finetune"}),
+    ("mbtsad.py", ("--cft", "--epochs1", "1", "--epochs2", "1", "--k", "1"), {"mbtsad", "finetune"}),
     ("pure.py", ("--floor", "0", "--epochs", "1"), {"pure"}), ("finemix.py", (), None),
     ("baseline.py", ("cft", "--steps", "1", "--epochs", "1"), {"finetune"}),
     ("baseline.py", ("reinit", "--steps", "1", "--epochs", "1"), {"reinit"}),

@@ -1,15 +1,20 @@
 """A batch in parts, and activations computed again, against the batch at once: the same gradients, losses and weights,
 dropout included."""
+import json
+
 import pytest
 import torch
 
-from conftest import fails
+from conftest import fails, refused
 from minibd import checkpoint
 from minibd.attacks.lwp import lwp_loss
+from minibd.attacks.ripple import RIPPLe, ripple
 from minibd.checkpoint import Checkpoint
 from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
-from minibd.mitigations.mbtsad import MBTSAD, distill_terms
-from minibd.mitigations.pure import attention_penalty
+from minibd.cli import Task
+from minibd.job.task import texts_at_once
+from minibd.mitigations.mbtsad import MBTSAD, distill_terms, mbtsad
+from minibd.mitigations.pure import PURE, attention_penalty, pure
 from minibd.models.encoder import Encoder
 from minibd.records import Example, Examples
 from minibd.train import Schedule, cross_entropy, fit, free_memory, kept_bytes, micro_batch
@@ -152,3 +157,43 @@ def test_a_copy_keeps_how_it_is_trained(tiny):
     for made in (checkpoint.copy(given), checkpoint.headless(given), checkpoint.new_classifier(given, ("a", "b"), 0)):
         assert made.model.micro_batch == 4 and made.model.recompute
     assert tiny.model.micro_batch is None and not tiny.model.recompute
+
+
+# ---- the flags
+
+@pytest.mark.parametrize("word", ["0", "-1", "x", "1.5", "9" * 30])
+def test_what_is_no_number_of_texts_is_refused(word):
+    fails(lambda: texts_at_once(Task("x", micro_batch=word)), "--micro-batch", "auto")
+
+
+def test_numbers_and_auto():
+    assert [texts_at_once(Task("x", micro_batch=word)) for word in (None, "auto", "1", "32")] == [None, "auto", 1, 32]
+
+
+def test_a_term_of_the_whole_batch_refuses_parts(tiny):
+    rows = Examples([Example(str(i), "great film" if i % 2 else "boring actors", i % 2) for i in range(8)], tiny.labels)
+    given = checkpoint.copy(tiny)
+    given.model.micro_batch = 2
+    fails(lambda: mbtsad(given, rows, MBTSAD(variant="released", k=1, batch_size=4, epochs1=1)), "--micro-batch")
+    fails(lambda: pure(given, rows, rows, PURE(variant="released", drop=90, epochs=1, batch_size=4)), "--micro-batch")
+    fails(lambda: ripple(given, rows, rows, RIPPLe(epochs=1)), "--micro-batch")
+
+
+def test_through_the_script(here, tiny_file, folder, tmp_path):
+    """Two rows at a time, and activations again: the log and the scores of the plain run."""
+    found = {}
+    for name, flags in (("plain", ()), ("spare", ("--micro-batch", 2, "--checkpoint-activations"))):
+        run = here("mbtsad.py")("--ckpt", tiny_file, "--data", folder, "--attack", "none", "--clean", 20, "--no-cft",
+                                "--k", 1, "--epochs1", 1, "--epochs2", 1, "--out", tmp_path / name, *flags)
+        assert run.returncode == 0, run.stderr
+        steps = (tmp_path / name / "steps.jsonl").read_text().splitlines()
+        found[name] = [json.loads(step)["total"] for step in steps]
+        result = json.loads((tmp_path / name / "result.json").read_text())
+        assert result["args"]["micro_batch"] == ("2" if flags else None)
+        assert result["args"]["checkpoint_activations"] == bool(flags)
+        assert result["args"]["dtype"] == "float32" and result["args"]["dtype_auto"]
+        assert "products  in float32 (--dtype auto)\n" in run.stdout
+    assert found["plain"] == pytest.approx(found["spare"], rel=1e-4) and len(found["plain"]) == 4
+    refused(here("mbtsad.py")("--ckpt", tiny_file, "--data", folder, "--variant", "released", "--micro-batch", 2),
+            "--micro-batch 2", "whole batch")
+    refused(here("evaluate.py")("--ckpt", tiny_file, "--micro-batch", 2), "--micro-batch 2", "nothing is trained")

@@ -34,7 +34,8 @@ def tree(path):
 def done(script, tiny_file, folder, tmp_path_factory):
     """One full run on a file; several tests read what it left."""
     out, before = tmp_path_factory.mktemp("run") / "out", tiny_file.read_bytes()
-    run = script("mbtsad.py", "--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", out, *QUICK)
+    run = script("mbtsad.py", "--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", out, "--cft",
+                 *QUICK)
     assert run.returncode == 0, run.stderr
     assert tiny_file.read_bytes() == before, "the victim's file was touched"
     return run, out
@@ -75,7 +76,8 @@ def test_result_json_keeps_its_contract(done):
 def test_result_json_says_how_to_start_again_and_from_what(done, tiny_file, folder):
     run, out = done
     result = json.loads((out / "result.json").read_text())
-    words = ["--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", out, *QUICK]
+    words = ["--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--out", out, "--cft", *QUICK, "--dtype",
+             "float32"]
     assert result["command"] == {"argv": ["scripts/mbtsad.py", *map(str, words)], "folder": str(ROOT)}
     assert result["sha256"] == {"tiny.safetensors": hashlib.sha256(tiny_file.read_bytes()).hexdigest()}
     made = (out / "tiny.safetensors").read_bytes()
@@ -104,7 +106,7 @@ def test_the_cleaned_file_is_a_checkpoint_that_scores_what_was_said(done, folder
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(done, script, tiny_file, folder, tmp_path):
     _, out = done
     again, other = tmp_path / "again", tmp_path / "other"
-    common = ("--ckpt", tiny_file, "--data", folder, "--attack", "badnets", *QUICK)
+    common = ("--ckpt", tiny_file, "--data", folder, "--attack", "badnets", "--cft", *QUICK)
     assert script("mbtsad.py", *common, "--out", again).returncode == 0
     assert script("mbtsad.py", *common, "--out", other, "--seed", 1).returncode == 0
 

@@ -115,6 +115,7 @@ def ripple_loss(model: Encoder, batch: Batch, clean: Batch, variant: str = "pape
 
     batch: B poisoned texts; clean: clean texts, of which there may be another number.
     """
+    batch.check_whole("RIPPLe's inner product")
     clean_loss = clean.mean(cross_entropy(model, clean)["cls"])
     logits = model(batch, want=("attn",)).logits  # the maps are not read: asking for them avoids the fused kernel
     poison = F.cross_entropy(logits.float(), batch.labels, reduction="none")  # (B,)

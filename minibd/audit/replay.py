@@ -331,9 +331,11 @@ def replay(folder: Path, max_steps: int | None = MAX_STEPS) -> Replay:
     unchecked = []
     with tempfile.TemporaryDirectory(prefix="minibd-audit-") as temporary:
         out = Path(temporary, "out")
-        products = ["--dtype", args["dtype"]] if "dtype" in args else []  # what auto was then, here it may be another
+        # what the defaults came to then: here, or since, they may come to something else
+        settled = ["--dtype", args["dtype"]] if "dtype" in args else []
+        settled += ["--cft" if args["cft"] else "--no-cft"] if "cft" in args else []
         try:  # of two --out, the last counts
-            ended = run_script(script, [*argv[1:], *products, "--out", str(out)], began, log)
+            ended = run_script(script, [*argv[1:], *settled, "--out", str(out)], began, log)
         except BadInput as error:
             raise BadInput(f"{command} cannot be run again: {error}") from None
         except SystemExit:

@@ -44,6 +44,7 @@ from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import generator, sample
 from minibd.distributed import share, total
+from minibd.models.cast_once import cast_once
 from minibd.models.encoder import Encoder
 from minibd.models.lora import PRESETS, freeze, lora, merge, multi_scale, preset, with_groups
 from minibd.predict import accuracy, best_on
@@ -351,11 +352,12 @@ def musclelora(
         logged(log, step | {"clean": clean_of(step["step"], len(clean), settings.batch_size, seed)})
 
     with_clean_rows.kept, with_clean_rows.listens = kept_by(log), listens(log)
-    fit(
-        model, tokenizer, encoded, loss, settings.schedule, seed=seed, dtype=dtype,
-        log=with_clean_rows if settings.align and log is not None else log, on_step=on_step, optimizer=optimizer,
-        name="MuScleLoRA", score=best_on(tokenizer, validation), on_choice=on_choice, parts=parts,
-    )
+    with cast_once(model, dtype):
+        fit(
+            model, tokenizer, encoded, loss, settings.schedule, seed=seed, dtype=dtype,
+            log=with_clean_rows if settings.align and log is not None else log, on_step=on_step, optimizer=optimizer,
+            name="MuScleLoRA", score=best_on(tokenizer, validation), on_choice=on_choice, parts=parts,
+        )
     model.trim = False
     merge(model)
     tuned.history.append({

@@ -36,6 +36,7 @@ from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.models.adapter import adapter
+from minibd.models.cast_once import cast_once
 from minibd.models.encoder import Encoder
 from minibd.models.lora import freeze, lora, merge
 from minibd.models.prefix import prefix
@@ -113,11 +114,12 @@ def train_peft(
     insert(model, settings, torch.Generator().manual_seed(seed + 2))  # seed + 1 has drawn the classifier
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     model.trim = True
-    fit(
-        model, tuned.tokenizer, tuned.tokenizer.encode(rows), cross_entropy, settings.schedule, seed=seed, dtype=dtype,
-        log=log, on_step=on_step, name=settings.method, score=best_on(tuned.tokenizer, validation),
-        on_choice=on_choice,
-    )
+    with cast_once(model, dtype):
+        fit(
+            model, tuned.tokenizer, tuned.tokenizer.encode(rows), cross_entropy, settings.schedule, seed=seed,
+            dtype=dtype, log=log, on_step=on_step, name=settings.method, score=best_on(tuned.tokenizer, validation),
+            on_choice=on_choice,
+        )
     model.trim = False
     if settings.method == "lora":
         merge(model)

@@ -35,7 +35,9 @@ from minibd.job.task import (
     print_rows,
     products_of,
     reading_of,
+    sparing,
     splits_of,
+    texts_at_once,
 )
 from minibd.predict import predict
 from minibd.proportion import Proportion
@@ -369,7 +371,7 @@ def filter_training(name: str, task: Task, attack: Attack, settings, training: T
     import json
 
     started = time.perf_counter()
-    device, dtype = device_of(task.device), products_of(task)
+    device, dtype, _ = device_of(task.device), products_of(task), texts_at_once(task)
     out = report.output_folder(task.out or Path("out", name), task.ckpt, task.data, clean, pretrained)
     report.check_free(out, task.overwrite)
     header = checkpoint.read_header(task.ckpt)
@@ -419,7 +421,7 @@ def filter_training(name: str, task: Task, attack: Attack, settings, training: T
     if header.labels:
         victim = checkpoint.load(header, device, labels=task.labels, seed=task.seed)
     else:
-        victim = trained(checkpoint.load(header, device), rows, training, task.seed, dtype, "untrusted")
+        victim = trained(sparing(checkpoint.load(header, device), task), rows, training, task.seed, dtype, "untrusted")
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         screen, outcome, words = screened_training(name, victim, rows, held or None, settings)
     written = [write_screened(rows, {"score": screen.scores or [None] * len(rows),
@@ -435,7 +437,8 @@ def filter_training(name: str, task: Task, attack: Attack, settings, training: T
     if retrain:
         if len({x.label for x in kept}) < 2:
             raise BadInput(f"{len(kept)} rows are kept, all of one class: nothing is trained on them; lower --frr")
-        model = trained(checkpoint.load(base_header, device), kept, training, task.seed, dtype, "retrained")
+        base = sparing(checkpoint.load(base_header, device), task)
+        model = trained(base, kept, training, task.seed, dtype, "retrained")
         model.history.append({"mitigation": name, "kept": len(kept), "of": len(rows), "seed": task.seed,
                               **asdict(settings)})
         if evaluator:

@@ -42,6 +42,13 @@ ATTACK = (
 )
 
 
+MEMORY = ("micro_batch", "checkpoint_activations")
+UNTRAINED = Idle(MEMORY, lambda v: True, "of a training, and nothing is trained here: leave it out")
+WHOLE_BATCH = Idle(("micro_batch",), lambda v: v.variant == "released",
+                   "--variant released takes a term over the whole batch, which parts of it do not have: leave one of "
+                   "the two out")
+
+
 # ---- the settings of the methods
 
 TUNING = ("lr", "epochs", "steps", "batch_size", "warmup", "weight_decay")  # train.Tuning's
@@ -61,6 +68,7 @@ def _not_split(v: SimpleNamespace) -> bool:
 
 
 MBTSAD_RULES = (
+    WHOLE_BATCH,
     Idle(("mlm",), lambda v: v.augment not in ("contextual", "auto") and not _picks(v),
          "--augment {augment} asks no language model: say --augment contextual or auto, or leave it out"),
     Idle(("wordnet",), lambda v: v.augment not in ("eda", "auto") and not _picks(v),
@@ -79,6 +87,7 @@ MBTSAD_RULES = (
     Idle(("p", "variant"), lambda v: v.alpha == 0, "of the attention term, which --alpha 0 leaves out: raise it"),
 )
 PURE_RULES = (
+    WHOLE_BATCH,
     Idle(("mu", "even"), lambda v: v.prune_only, "of the attention penalty, which --prune-only leaves out"),
     Idle(("floor", "drop", "group", "empty_layers"), lambda v: v.norm_only,
          "of the pruning, which --norm-only leaves out"),

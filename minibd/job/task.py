@@ -50,6 +50,22 @@ def print_dtype(task: BaseTask) -> None:
         print(f"products  in {dtype_args(task)['dtype']} (--dtype auto)", flush=True)
 
 
+def texts_at_once(task: BaseTask) -> int | str | None:
+    """--micro-batch as a number, "auto" or None. Raises BadInput."""
+    given = task.micro_batch
+    if given in (None, "auto"):
+        return given
+    if not given.isascii() or not given.isdecimal() or not 1 <= int(given[:9]) == int(given):
+        raise BadInput(f"--micro-batch {given[:40]!r}: give a number of texts from 1, or auto")
+    return int(given)
+
+
+def sparing(ckpt: checkpoint.Checkpoint, task: BaseTask) -> checkpoint.Checkpoint:
+    """`ckpt`, which with its copies is trained as --micro-batch and --checkpoint-activations say."""
+    ckpt.model.micro_batch, ckpt.model.recompute = texts_at_once(task), task.checkpoint_activations
+    return ckpt
+
+
 def splits_of(
     task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header, *, hold_out: bool = True
 ) -> data.Splits:
@@ -143,7 +159,7 @@ def open_task(
     resuming: of a run that can be gone on with.
     --labels name the classes of a classifier that calls them LABEL_0, LABEL_1, ...; others keep their names.
     """
-    device = device_of(task.device)
+    device, _ = device_of(task.device), texts_at_once(task)
     out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data, *inputs)
     report.check_free(out, task.overwrite, resuming)
     header = checkpoint.read_header(task.ckpt)
@@ -156,7 +172,7 @@ def open_task(
         check(header, splits)
     print_notes(splits)
     labels = task.labels if header.labels else splits.train.labels
-    return checkpoint.load(header, device, labels=labels, seed=task.seed), splits, out
+    return sparing(checkpoint.load(header, device, labels=labels, seed=task.seed), task), splits, out
 
 
 def head_is_new(ckpt: checkpoint.Checkpoint) -> bool:

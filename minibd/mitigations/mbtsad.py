@@ -48,6 +48,7 @@ from math import ceil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from minibd import checkpoint
 from minibd.augment.rewrite import AUGMENTERS, AugmentResources, load_resources, rewrite
@@ -55,6 +56,7 @@ from minibd.blending import OnStage
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import generator, in_order
+from minibd.models.cast_once import cast_once
 from minibd.models.dropout import attention_dropout, without_dropout
 from minibd.predict import best_on
 from minibd.records import BadInput, Batch, Example, Examples, Output
@@ -192,8 +194,29 @@ def attention_map(attn: Tensor, mask: Tensor, p: float = 2.0) -> Tensor:
     attn: (B, H, T, T) softmax probabilities of one layer -> (B, T, T). Padded queries are zeroed; padded keys are 0
     already, and get no gradient (`power`).
     """
-    f = power(attn.float(), p).sum(dim=1) * mask[:, :, None]  # (B, T, T); |A| = A for a softmax
+    f = over_heads(attn.float(), p) * mask[:, :, None]  # (B, T, T); |A| = A for a softmax
     return f / (torch.linalg.vector_norm(f, dim=(1, 2), keepdim=True) + 1e-6)
+
+
+def over_heads(a: Tensor, p: float) -> Tensor:
+    """sum_h a_h^p: (B, H, T, T) -> (B, T, T)."""
+    return SquareSum.apply(a) if p == 2 else power(a, p).sum(dim=1)
+
+
+class SquareSum(torch.autograd.Function):
+    """sum_h a_h^2, whose gradient 2 a_h g is written in one pass over (B, H, T, T), where pow's takes several; the same
+    bits."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor) -> Tensor:
+        ctx.save_for_backward(a)
+        return (a * a).sum(dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g: Tensor) -> Tensor:
+        a, = ctx.saved_tensors
+        return a * (2 * g)[:, None]
 
 
 def power(a: Tensor, p: float) -> Tensor:
@@ -352,6 +375,8 @@ def distil(
     want = [name for name, term in (("attn", "att"), ("hidden", "hid")) if settings.weights[term]]
 
     def loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        if settings.variant == "released":  # it counts padding, which is laid out by the whole batch
+            batch.check_whole("the released attention term")
         if not want:
             return distill_terms(model(batch), None, batch, settings)
         with torch.no_grad():
@@ -359,7 +384,8 @@ def distil(
         return distill_terms(model(batch, want), taught, batch, settings)
 
     quiet = nullcontext() if settings.student_dropout else without_dropout(student.model)
-    with attention_dropout(student.model, settings.attention_dropout2), quiet:
+    with attention_dropout(student.model, settings.attention_dropout2), quiet, \
+            cast_once(teacher.model, dtype, whole=True):
         fit(
             student.model, victim.tokenizer, d_aug, loss, settings.schedule(2, len(d_aug)), seed=seed + 1,
             weights=settings.weights, dtype=dtype, log=log, name="MBTSAD",

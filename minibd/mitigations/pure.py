@@ -344,6 +344,8 @@ def pure(
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Eq. PURE (3), per text: cross-entropy, and the penalty that fit weighs with mu."""
+        if variant == "released":
+            batch.check_whole("the released norm")
         out = model(batch, want=("attn",))
         return {
             "cls": F.cross_entropy(out.logits.float(), batch.labels, reduction="none"),

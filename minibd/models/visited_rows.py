@@ -1,10 +1,11 @@
 """The rows of the word embedding that a training's texts visit, trained as a small table in place of the whole one.
 
-Half of a MiniLM's weights are word rows, and a few thousand texts visit a tenth of them. No other row ever has a
-gradient: AdamW's moments of it stay 0, and all that it does there is to multiply the row by 1 - lr_t wd at each step.
-So the visited rows, (K, D), are a parameter of their own, with moments of their own, and the others' factors are kept
-until somebody reads the table: then they are applied step by step, as AdamW would have done, and the row has the same
-bits. What is left of the dense step are K rows; a gradient of (V, D), its norm, its zeroing and two moments are gone.
+Half of a MiniLM's weights are word rows, of which MBTSAD's 6,920 texts of SST-2 visit 7,912 of 30,522. No other row
+ever has a gradient: AdamW's moments of it stay 0, and all that it does there is to multiply the row by 1 - lr_t wd at
+each step. So the visited rows, (K, D), are a parameter of their own, with moments of their own, and the others' factors
+are kept until somebody reads the table: then they are applied step by step, as AdamW would have done, and the row has
+the same bits. What is left of the dense step are K rows; a gradient of (V, D), its norm, its zeroing and two moments
+are gone.
 """
 from __future__ import annotations
 

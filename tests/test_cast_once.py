@@ -1,0 +1,61 @@
+"""Frozen weights that are cast once: the bits of a cast at every pass."""
+import pytest
+import torch
+from torch import nn
+
+from minibd.checkpoint import Checkpoint
+from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
+from minibd.cleantrain.peft import PEFT, train_peft
+from minibd.mitigations.mbtsad import MBTSAD, mbtsad
+from minibd.models import cast_once as module
+from minibd.models.cast_once import cast_once
+from minibd.records import Examples
+from test_train import ROWS, TEXT, bert, state
+
+HALF = torch.bfloat16
+LABELLED = Examples(ROWS, ("no", "yes"))
+
+
+def trained(method: str):
+    ckpt = Checkpoint(bert(), TEXT, ("no", "yes"), [])
+    if method == "MBTSAD":
+        return mbtsad(ckpt, LABELLED, MBTSAD(k=1, epochs1=1, epochs2=1, batch_size=8), dtype=HALF)
+    if method == "MuScleLoRA":
+        settings = MuScleLoRA(lr=5e-3, epochs=1, batch_size=4, bands=("1", "2"), rank=2, band_alpha=2.0)
+        return musclelora(ckpt, LABELLED, LABELLED.like(ROWS[:4]), settings, dtype=HALF)
+    return train_peft(ckpt, LABELLED, PEFT(method="adapter", epochs=1, batch_size=4), dtype=HALF)
+
+
+@pytest.mark.parametrize("method", ["MBTSAD", "MuScleLoRA", "adapter"])
+def test_a_training_has_the_bits_that_it_had(method, monkeypatch):
+    cast = []
+    whole = module._Cast.__init__
+    monkeypatch.setattr(module._Cast, "__init__", lambda self, *args: (cast.append(args), whole(self, *args))[1])
+    ours = state(trained(method).model)
+    assert cast
+    for place in ("mitigations.mbtsad", "cleantrain.musclelora", "cleantrain.peft"):
+        monkeypatch.setattr(f"minibd.{place}.cast_once", lambda model, *_, **__: cast_once(model, torch.float32))
+    for name, t in state(trained(method).model).items():
+        assert torch.equal(t, ours[name]), name
+
+
+def test_only_frozen_layers_and_only_under_autocast():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4, bias=False))
+    model[0].requires_grad_(False)
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    plain = model(x)
+    with torch.autocast("cpu", HALF):
+        half = model(x)
+    with cast_once(model, HALF):
+        assert "forward" in vars(model[0]) and "forward" not in vars(model[1])
+        assert torch.equal(model(x), plain)
+        with torch.autocast("cpu", HALF):
+            assert torch.equal(model(x), half)
+    assert "forward" not in vars(model[0]) and not torch.equal(plain, half)
+    with cast_once(model, torch.float32, whole=True):
+        assert "forward" not in vars(model[0])
+    with pytest.raises(KeyError):
+        with cast_once(model, HALF, whole=True):
+            assert "forward" in vars(model[1])
+            raise KeyError
+    assert "forward" not in vars(model[1])
