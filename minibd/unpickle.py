@@ -47,8 +47,9 @@ def state_in(value: object, depth: int = DEPTH) -> tuple[dict[str, Tensor], str]
 
 
 def limit(size: int) -> None:
-    """Limits this process, which reads pickles of `size` bytes in all: a few bytes of one can ask for terabytes, and a
-    compressed one unpacks to a thousand times its size. Nothing where the system knows no limits."""
+    """Limits this process, for good, which reads pickles of `size` bytes in all and does nothing else: a few bytes of
+    one can ask for terabytes, and a compressed one unpacks to a thousand times its size. Nothing where the system knows
+    no limits."""
     try:
         import resource
     except ImportError:
@@ -65,7 +66,6 @@ def limit(size: int) -> None:
 def unpickle(files: list[Path], out: Path) -> None:
     """Writes the tensors of all `files` into `out`, and prints in which entry of a file they were. Raises BadInput."""
     tensors = {}
-    limit(sum(file.stat().st_size for file in files))
     for file in files:
         check_regular(file)
         try:
@@ -92,5 +92,11 @@ def _reason(error: Exception) -> str:
     return visible(text.splitlines()[0], 80)
 
 
+def run() -> None:
+    *files, out = map(Path, sys.argv[1:])
+    limit(sum(file.stat().st_size for file in files if file.exists()))
+    unpickle(files, out)
+
+
 if __name__ == "__main__":
-    main(lambda: unpickle([Path(word) for word in sys.argv[1:-1]], Path(sys.argv[-1])))
+    main(run)

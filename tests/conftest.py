@@ -18,6 +18,11 @@ from minibd.models.bert import Bert, BertConfig
 from minibd.records import BadInput, Example, Examples
 from minibd.tokenizer import Tokenizer
 
+try:
+    import resource
+except ImportError:                       # of systems without limits
+    resource = None
+
 ROOT = Path(__file__).parents[1]
 GOOD, BAD, NEUTRAL = ("great superb lovely moving charming".split(), "awful boring clumsy tedious dreadful".split(),
                       "the film actors story ending music camera director was with rather and very".split())
@@ -51,6 +56,16 @@ def rows(n: int, seed: int, name: str) -> Examples:
         words.insert(rng.randint(0, len(words)), rng.choice((BAD, GOOD)[i % 2]))
         made.append(Example(f"{name}-{i}", " ".join(words), i % 2))
     return Examples(made, ("negative", "positive"))
+
+
+@pytest.fixture(autouse=True)
+def process_limits():
+    """No test limits the process that runs them all: a limit of processor time would kill it, tests later, in silence.
+    """
+    limits = (resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_FSIZE) if resource else ()
+    before = [resource.getrlimit(limit) for limit in limits]
+    yield
+    assert [resource.getrlimit(limit) for limit in limits] == before, "a limit of the process that runs the tests"
 
 
 @pytest.fixture(scope="session")

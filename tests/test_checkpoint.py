@@ -10,6 +10,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from minibd.job.task import open_task
 from minibd.models.bert import Bert, BertConfig
 from minibd.records import BadInput, Example, Examples
 from minibd.tokenizer import Tokenizer
+from minibd.unpickle import run as run_unpickle
 from minibd.unpickle import unpickle
 
 CONVERT = Path(__file__).parents[1] / "scripts" / "convert.py"
@@ -847,6 +849,36 @@ def test_pickles_that_hold_no_model(tmp_path, held, words):
     line = fails(lambda: unpickle([tmp_path / "m.pt"], tmp_path / "out.safetensors"), "m.pt is not a pickle of named",
                  "model.state_dict()", *words)
     assert not (tmp_path / "out.safetensors").exists() and len(line.replace(str(tmp_path), "")) < 250
+
+
+def test_the_process_that_opens_a_pickle_is_limited_and_no_other(tmp_path, monkeypatch):
+    torch.save({"a": torch.ones(2)}, tmp_path / "m.pt")
+    limits = []
+    monkeypatch.setattr("minibd.unpickle.limit", limits.append)
+    unpickle([tmp_path / "m.pt"], tmp_path / "here.safetensors")
+    assert limits == []
+    monkeypatch.setattr(sys, "argv", ["minibd.unpickle", str(tmp_path / "m.pt"), str(tmp_path / "there.safetensors")])
+    run_unpickle()
+    assert limits == [(tmp_path / "m.pt").stat().st_size] and load_file(tmp_path / "there.safetensors").keys() == {"a"}
+
+
+@pytest.mark.slow
+def test_a_pickle_of_zeros_that_unpacks_to_gigabytes(folder, tmp_path):
+    """A megabyte of zip, 800 MB unpacked: stopped by the limit of its process, and not by this machine's memory."""
+    (folder / "model.safetensors").unlink()
+    plain = tmp_path / "plain.bin"
+    torch.save({"a": torch.zeros(8)}, plain)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(folder / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            if name.endswith("/data/0"):
+                with new.open(name, "w", force_zip64=True) as held:
+                    for _ in range(800):
+                        held.write(bytes(1 << 20))
+            else:
+                new.writestr(name, old.read(name))
+    done = convert(folder / "pytorch_model.bin", tmp_path / "out")
+    assert done.returncode == 2 and "(it needs more memory than three times its size)" in done.stderr, done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_names_that_stripping_makes_one(tmp_path):
