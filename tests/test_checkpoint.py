@@ -134,7 +134,7 @@ def test_a_folder_has_pruned_heads_as_columns_of_zeros_and_in_minibd_json(tmp_pa
 def test_a_pruned_head_whose_weights_came_back_is_refused(folder):
     edit(folder / "minibd.json", head_mask=[[1, 0], [1, 1]])
     fails(lambda: load(folder), "minibd.json", "head 1 of layer 0", "delete")
-    for mask in ([[1, 1]], "no", [[1, 1], [1]]):
+    for mask in ([[1, 1]], "no", [[1, 1], [1]], [[10**400, 1], [1, 1]]):
         edit(folder / "minibd.json", head_mask=mask)
         fails(lambda: load(folder), "head_mask", "2 lists of 2")
 

@@ -185,7 +185,7 @@ def _read_pruned(file: Path, head_mask: object, config: object) -> Tensor:
     """(L, H), True where minibd.json's head mask is 0. Raises BadInput."""
     try:
         values = torch.tensor(head_mask, dtype=torch.float32)  # (L, H)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # OverflowError: a whole number beyond all floats
         values = torch.empty(0)
     if values.shape != (config.layers, config.heads):
         raise BadInput(

@@ -34,6 +34,7 @@ from minibd.checkpoint.header import (
     parse_tokenizer,
     read_text,
 )
+from minibd.checkpoint.tokenizer_trial import lacking_merge
 from minibd.lines import as_json, listed, one_line, shown, visible
 from minibd.models.encoder import HFMapping
 from minibd.records import BadInput
@@ -465,6 +466,9 @@ def _unigram(file: Path, vocab: list, values: dict) -> BackendTokenizer:
 def _bpe(
     where: Path, kind: TokenizerClass, vocab: dict[str, int], merges: list[tuple[str, ...]], values: dict
 ) -> BackendTokenizer:
+    if lacking := lacking_merge(vocab, merges):
+        raise BadInput(f"{where}: vocab.json and merges.txt do not fit each other (the merges make {shown(lacking)}, "
+                       f"which the vocabulary lacks): take both from the same checkpoint")
     try:
         model = BPE(vocab, merges, fuse_unk=kind is LLAMA, byte_fallback=kind is LLAMA)
     except Exception as error:  # the library raises nothing narrower

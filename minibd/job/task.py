@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def data_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> dict
     if task.data == "pairs" and not Path(task.data).exists():
         return {"pairs": reviews.PAIRS}
     if task.data:
-        return {"path": str(Path(task.data).resolve())}
+        return {"path": os.path.realpath(task.data)}
     recorded = [entry["data"] for entry in ckpt.history if "data" in entry]
     if not recorded:
         raise BadInput(f"{task.ckpt} does not say what it was trained on: name the rows with --data FOLDER_OR_FILE")

@@ -124,6 +124,8 @@ def make(seed: int, bases: dict[str, Path], folder: Path) -> tuple[list[str], st
         value = rng.choice(NUMBERS if kind in (int, float) and rng.random() < 0.8 else TEXTS)
         if kind in (int, float) and rng.random() < 0.4:
             value = rng.choice(USUAL)
+        if name == "out" and value == "/":
+            value = "/proc"  # the other would be written to
         if name in PATHS and rng.random() < 0.5:
             place = folder / rng.choice(("file.tsv", "ckpt.safetensors", "folder", "n" * 240))
             place_special(rng, place)
