@@ -107,7 +107,7 @@ def convert(path: Path, out: Path, labels: list[str] | None = None, dtype: str =
             ckpt = checkpoint.load(folder if files else path, labels=labels, dtype=getattr(torch, dtype))
         except BadInput as error:
             more = "".join(f" --strip {shlex.quote(prefix)}" for prefix in strip)
-            message = str(error).replace(f"{folder} OUT", f"{shlex.quote(str(path))} OUT{more}")
+            message = error.whole.replace(f"{shlex.quote(folder)} OUT", f"{shlex.quote(str(path))} OUT{more}")
             raise BadInput(message.replace(folder, str(path))) from None
     checkpoint.save(ckpt, out)
 

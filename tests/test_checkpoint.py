@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from conftest import fails
 from minibd import checkpoint, data
 from minibd.checkpoint import Checkpoint, load, save
-from minibd.checkpoint.pickles import stripped
+from minibd.checkpoint.pickles import pickle_error, prefix_error, stripped
 from minibd.cli import Attack, Task
 from minibd.job.e_pur import pretrained_of
 from minibd.job.task import open_task
@@ -762,7 +762,8 @@ def test_the_command_of_a_refusal_works_for_that_folder(folder, tmp_path, capsys
     here_unpickle(monkeypatch)
     expected, tensors = load(folder), load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    victim = folder.rename(tmp_path / "my model's")                       # a name that a shell must be told
+    monkeypatch.chdir(tmp_path)           # with whose path the command could be too long for a line
+    victim = folder.rename("my model's")  # a name that a shell must be told
     file, wrap, words = PICKLED[case]
     torch.save(wrap(tensors), victim / file)
     torch.save(ADAM, victim / "optimizer.pt")                            # what a trainer leaves there
@@ -774,7 +775,31 @@ def test_the_command_of_a_refusal_works_for_that_folder(folder, tmp_path, capsys
         assert all(word in said for word in words), said
 
 
-def test_a_wrappers_names_in_a_safetensors_too(folder, tmp_path, capsys):
+def test_the_command_of_a_refusal_is_whole_or_not_there_however_long_the_path_is():
+    folder = "/" + "/".join(f"{i}{'d' * 20}" for i in range(12))
+    for n in range(20, 251, 5):
+        path = Path(f"{folder[:n - 9]}/it's.bin")
+        errors = {pickle_error(path): [], pickle_error(path.parent, path.name): [],
+                  prefix_error(path, "module."): ["module."], prefix_error(path, "a" * 100): ["a" * 100],
+                  prefix_error(path, "my net's."): ["my net's."]}
+        for error, prefix in errors.items():
+            text = str(error)
+            assert len(text) <= 290 and ("it's.bin" in text), text
+            if "`" in text:
+                place = error.whole.split("`")[1]
+                assert text.endswith(f"`{place}`")
+                words = shlex.split(text.split("`")[1])
+                assert words[:2] == ["python", "scripts/convert.py"] and words[3] == "OUT"
+                assert words[2] in (str(path), str(path.parent)) and words[5:] == prefix
+            else:
+                assert text.endswith(" scripts/convert.py") and (n > 110 or prefix == ["a" * 100]), text
+    for path in (Path("/a/b`c/m.bin"), Path("/a/b\x1bc/m.bin")):     # no line can hold them
+        assert str(pickle_error(path)).endswith("then run scripts/convert.py")
+
+
+def test_a_wrappers_names_in_a_safetensors_too(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = folder.relative_to(tmp_path)
     expected = load(folder)
     rewrite(folder, lambda t: prefixed("module.model.", t))
     line = fails(lambda: load(folder), "begin with 'module.model.'", "--strip module.model.")
@@ -790,7 +815,9 @@ def test_a_wrappers_names_in_a_safetensors_too(folder, tmp_path, capsys):
     fails(lambda: convert_here(tmp_path / "m.safetensors", tmp_path / "out", strip=["net."]), "--strip is for a pickle")
 
 
-def test_a_bare_encoder_in_a_wrapper(folder, tmp_path, capsys):
+def test_a_bare_encoder_in_a_wrapper(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = folder.relative_to(tmp_path)
     bare(folder)
     expected = load(folder)
     rewrite(folder, lambda t: prefixed("encoder.", t))
@@ -800,6 +827,8 @@ def test_a_bare_encoder_in_a_wrapper(folder, tmp_path, capsys):
 
 def test_pickles_that_convert_cannot_choose_from_or_find(folder, tmp_path, capsys, monkeypatch):
     here_unpickle(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    folder = folder.relative_to(tmp_path)
     expected, tensors = load(folder), load_file(folder / "model.safetensors")
     here = runpy.run_path(str(CONVERT))["convert"]
     (folder / "model.safetensors").unlink()
@@ -830,7 +859,7 @@ def test_pickles_that_convert_cannot_choose_from_or_find(folder, tmp_path, capsy
 def test_a_pickle_without_its_config(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "best.ckpt")
     here = runpy.run_path(str(CONVERT))["convert"]
-    fails(lambda: load(tmp_path / "best.ckpt"), "is a pickle", "put the config.json and tokenizer", "then run `python")
+    fails(lambda: load(tmp_path / "best.ckpt"), "is a pickle", "put its model's config.json and tokenizer", "then run ")
     for path in (tmp_path, tmp_path / "best.ckpt"):
         fails(lambda: here(path, tmp_path / "out"), f"{tmp_path} holds no config.json", "best.ckpt was trained",
               "tokenizer")
@@ -848,7 +877,7 @@ def test_pickles_that_hold_no_model(tmp_path, held, words):
     torch.save(held, tmp_path / "m.pt")
     line = fails(lambda: unpickle([tmp_path / "m.pt"], tmp_path / "out.safetensors"), "m.pt is not a pickle of named",
                  "model.state_dict()", *words)
-    assert not (tmp_path / "out.safetensors").exists() and len(line.replace(str(tmp_path), "")) < 250
+    assert not (tmp_path / "out.safetensors").exists() and len(line) <= 290
 
 
 def test_the_process_that_opens_a_pickle_is_limited_and_no_other(tmp_path, monkeypatch):
