@@ -19,15 +19,21 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import Regex
+from tokenizers.normalizers import NFC
+from tokenizers.pre_tokenizers import ByteLevel, Split
+from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 
 from conftest import fails
 from minibd import checkpoint, data
 from minibd.checkpoint import Checkpoint, load, save
 from minibd.checkpoint.pickles import pickle_error, prefix_error, stripped
+from minibd.checkpoint.tokenizer_files import QWEN2_WORDS
 from minibd.cli import Attack, Task
 from minibd.job.e_pur import pretrained_of
 from minibd.job.task import open_task
 from minibd.models.bert import Bert, BertConfig
+from minibd.models.qwen2 import Qwen2, Qwen2Config
 from minibd.records import BadInput, Example, Examples
 from minibd.tokenizer import Tokenizer
 from minibd.unpickle import run as run_unpickle
@@ -964,3 +970,19 @@ def test_the_sha256_of_each_shard(monkeypatch, tmp_path):
 
 def test_what_is_not_there_has_no_sha256(tmp_path):
     fails(lambda: checkpoint.sha256(tmp_path / "none"), "none does not exist")
+
+
+def test_a_folder_that_would_change_the_tokenizer_is_not_written(tmp_path):
+    """transformers builds Qwen2's from the vocabulary alone, whatever tokenizer.json says."""
+    tokens = ["<|endoftext|>", "<pad>", *sorted(ByteLevel.alphabet()), "Ġt", "in"]
+    text = Tokenizer.from_merges({t: i for i, t in enumerate(tokens)}, [("Ġ", "t"), ("i", "n")], 16, 1, bracketed=False)
+    model = Qwen2(Qwen2Config(len(tokens), 8, 1, 2, 12, positions=16, kv_heads=1, pad=1))
+    first = Checkpoint(model.init_weights(torch.Generator().manual_seed(0)).eval(), text, ("a", "b"), [])
+    save(first, tmp_path / "m.safetensors")
+    fails(lambda: save(first, tmp_path / "hf"), "folder of qwen2", "end the name in .safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors"]
+    text.backend.normalizer = NFC()
+    text.backend.pre_tokenizer = PreTokenizers(
+        [Split(Regex(QWEN2_WORDS), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)])
+    save(first, tmp_path / "hf")
+    same(first, load(tmp_path / "hf"))

@@ -7,15 +7,16 @@ import random
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Regex
 from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers.models import Unigram, WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace, WhitespaceSplit
+from tokenizers.normalizers import NFC, BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace, Split, WhitespaceSplit
 from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 
 from minibd import checkpoint, data
+from minibd.checkpoint.tokenizer_files import QWEN2_WORDS
 from minibd.models.bert import Bert, BertConfig
 from minibd.models.distilbert import DistilBert, DistilBertConfig
 from minibd.models.electra import Electra, ElectraConfig
@@ -86,6 +87,10 @@ def bases() -> dict[str, checkpoint.Checkpoint]:
     sizes = {"hidden": 16, "layers": 2, "heads": 2, "ffn": 32}
     piece, roberta = wordpiece(), byte_bpe(["<s>", "<pad>", "</s>", "<unk>", "<mask>"], True, 1)
     xlm, mpnet, qwen2 = unigram(), mpnet_wordpiece(), byte_bpe(["<|endoftext|>", "<pad>"], False, 1)
+    qwen2.backend.normalizer = NFC()
+    qwen2.backend.pre_tokenizer = PreTokenizers(
+        [Split(Regex(QWEN2_WORDS), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     gpt2, llama = byte_bpe(["<|endoftext|>", "<pad>"], False, 1), byte_bpe(["<unk>", "<s>", "</s>", "<pad>"], False, 3)
 
     def sized(tokenizer: Tokenizer) -> dict[str, int]:
