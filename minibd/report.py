@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -117,13 +117,14 @@ def check_free(folder: Path, overwrite: bool = False) -> None:
 
 
 @contextmanager
-def whole(out: Path) -> Iterator[Path]:
+def whole(out: Path, is_old: Callable[[str], bool] = is_run_file) -> Iterator[Path]:
     """The folder to write a run into: when the block ends, all that was written there takes the place of the run in
-    `out` in one step; what else lies there stays. Raises BadInput where the system refuses."""
+    `out` in one step; what else lies there stays. is_old: whether an entry of that name is a part of what goes. Raises
+    BadInput where the system refuses."""
     written = progress().written
     before, done = list(written), False
     try:
-        with atomic_folder(out, is_run_file) as draft:
+        with atomic_folder(out, is_old) as draft:
             yield draft
         done = True
     finally:

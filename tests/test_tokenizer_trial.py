@@ -49,6 +49,7 @@ def test_what_may_never_end_is_tried(tiny, parts):
     ({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"], ["ab", "a"]]}}, "make 'aba'"),
     ({"model": {"type": "Unigram", "vocab": [["a", -1]], "unk_id": None}}, "none of its 1 tokens"),
     ({"model": {"type": "Unigram", "vocab": [["a", -1]], "unk_id": 1}}, "none of its 1 tokens"),
+    ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": ""}]}}, "an empty text"),
     ({"post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 99], "cls": ["[CLS]", 2]}}, "the token 99"),
     ({"post_processor": {"type": "Sequence", "processors": [
         {"type": "TemplateProcessing", "special_tokens": {"x": {"ids": [3, 100]}}}]}}, "the token 100"),

@@ -65,6 +65,9 @@ def wrong(state: object, vocab: int) -> str:
         type(model.get("unk_id")) is int and 0 <= model["unk_id"] < len(words)
     ):
         return f"its unknown token {model.get('unk_id')!r} is none of its {len(words)} tokens"
+    if any(step.get("type") == "Prepend" and not step.get("prepend")
+           for step in steps(state.get("normalizer"), "normalizers")):
+        return "its normalizer puts an empty text before each text"
     for step in steps(state.get("post_processor"), "processors"):
         known = step.get("special_tokens")
         for name in _named(step):

@@ -98,6 +98,7 @@ class Repair:
     undone: list[dict] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     retrained: dict[str, str] | None = None
+    draft: Path | None = None  # what takes the place of `out` when the run is finished
 
     @property
     def dtype(self) -> torch.dtype:
@@ -107,6 +108,11 @@ class Repair:
     def path(self) -> Path:
         """Where the result is written."""
         return output_path(self.out, self.task.ckpt)
+
+    @property
+    def place(self) -> Path:
+        """Where it lies now."""
+        return output_path(self.draft or self.out, self.task.ckpt)
 
     @property
     def texts(self) -> list[Example]:
@@ -131,6 +137,8 @@ class Repair:
         started = time.perf_counter()
         task = replace(self.task, ckpt=str(path), dtype=self.task.dtype)
         found = scanning.scan_of(ckpt, task, self.scan, self.rows.texts, self.rows.source)
+        if path == self.place:
+            found["checkpoint"] = str(self.path)
         self.scans.append(found)
         self.timed(name, started)
         print(scanning.table_of(found))
@@ -195,26 +203,27 @@ class Repair:
         self.save(ckpt)
         if not self.undone and method == "none":
             return ckpt
-        again = self.look(ckpt, self.path, "second scan")
+        again = self.look(ckpt, self.place, "second scan")
         more = findings_of(again, self.victim.labels)
         if more:  # what is found again is more than rows
             settings = replace(self.settings, mode=WHOLE) if self.undone else self.settings
             ckpt = self.undo_until_gone(ckpt, more, settings)
             self.save(ckpt)
-            self.look(ckpt, self.path, "third scan")
+            self.look(ckpt, self.place, "third scan")
         return ckpt
 
     def save(self, ckpt: Checkpoint) -> None:
-        checkpoint.save(ckpt, self.path)
-        if str(self.path) not in progress().written:
-            progress().written.append(str(self.path))
+        checkpoint.save(ckpt, self.place)
+        if str(self.place) not in progress().written:
+            progress().written.append(str(self.place))
 
-    def write_card(self, cleaned: Checkpoint, receipt: Mapping[str, Any]) -> None:
-        """The verdict in the model card of a folder; the checkpoint's own files, whose sha256 was taken, stay."""
-        if self.path.is_dir():
+    def write_card(self, cleaned: Checkpoint, receipt: Mapping[str, Any], folder: Path) -> None:
+        """The verdict in the model card of a checkpoint that is a folder, into `folder`; the checkpoint's own files,
+        whose sha256 was taken, stay."""
+        if self.place.is_dir():
             said = {"verdict": f"{receipt['verdict']}. {receipt['sentence']}".rstrip("."), "next": receipt["next"]}
             told = replace(cleaned, history=[*cleaned.history, said])
-            report.write_text(self.path / "README.md", checkpoint.card(told))
+            report.write_text(folder / "README.md", checkpoint.card(told))
 
     # ---- the evidence
 
@@ -413,7 +422,7 @@ def receipt_of(repair: Repair, cleaned: Checkpoint, evidence: list[dict], argume
     return scanning.finite({
         "schema": SCHEMA, "method": "repair", "minibd": __version__,
         "checkpoint": repair.task.ckpt, "checkpoint_sha256": checkpoint.sha256(repair.task.ckpt),
-        "output": str(repair.path), "output_sha256": checkpoint.sha256(repair.path),
+        "output": str(repair.path), "output_sha256": checkpoint.sha256(repair.place),
         "verdict": verdict, "sentence": why, "next": next_command(repair, verdict),
         "rows": {"source": repair.rows.source, "texts": len(repair.rows.texts), "held_out": len(repair.rows.test),
                  "labelled": repair.rows.labelled, "built_in": repair.rows.source == BUILT_IN},

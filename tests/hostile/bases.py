@@ -139,4 +139,7 @@ def write_bases(folder: Path) -> dict[str, Path]:
     checkpoint.save(encoder, folder / "pretrained")
     for seed, (part, n) in enumerate((("train", 24), ("dev", 8), ("test", 12))):
         data.write(rows(n, seed, part), folder / "data" / f"{part}.tsv")
-    return written | {"pretrained": folder / "pretrained", "data": folder / "data"}
+    data.write(rows(16, 9), folder / "rows.csv")
+    return written | {
+        "pretrained": folder / "pretrained", "data": folder / "data", "rows": folder / "rows.csv"
+    }

@@ -19,7 +19,7 @@ SOUND = {
     "pure": "--ckpt {bert} --data {data} --clean 8 --epochs 1 --drop 100",
     "attack": "--ckpt {bert} --data {data} --attack badnets --triggers cf --rate 0.3 --epochs 1",
     "pretrain": "--ckpt {bert} --data {data} --epochs 1",
-    "scan": "--ckpt {bert} --data {data} --pool 2 --lonely 1 --phrases 0 --fresh-rows 4",
+    "scan": "--ckpt {bert} --data {data} --pool 2 --lonely 1 --phrases 0 --fresh-rows 8",
     "musclelora": "--ckpt {pretrained} --data {data} --clean-aux {data} --epochs 1 --rank 2",
 }
 SETTINGS = {
