@@ -109,12 +109,18 @@ def flags_of(script: str) -> dict[str, type]:
     return named | dict.fromkeys(OWN.get(script, ()), float)
 
 
+def sound(script: str, bases: dict[str, Path]) -> list[str]:
+    """The command of a script that nothing is wrong with, the script first, without --out."""
+    return [script, *(["cft"] if script == "baseline" else []),
+            *(str(bases[word[1:-1]]) if word[:1] == "{" else word for word in SOUND[script].split())]
+
+
 def make(seed: int, bases: dict[str, Path], folder: Path) -> tuple[list[str], str]:
     """One argument line, its script first, and what is strange in it."""
     rng = random.Random(seed)
     script = rng.choice(sorted(SOUND))
     job = [rng.choice(("cft", "reinit", "fineprune", "ft"))] if script == "baseline" else []
-    words = [str(bases[word[1:-1]]) if word[:1] == "{" else word for word in SOUND[script].split()]
+    words = sound(script, bases)[1 + len(job):]
     flags, strange = flags_of(script), []
     for _ in range(rng.choice((1, 1, 2))):
         name, kind = rng.choice(sorted(flags.items(), key=str))

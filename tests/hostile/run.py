@@ -67,6 +67,14 @@ def argument_case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str,
     return what, ended, Verdict("changed input", changed) if changed else verdict
 
 
+def sound_case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, Verdict]:
+    """A command as the argument lines begin with it: were it refused, its lines would try nothing."""
+    script = sorted(hostile_arguments.SOUND)[seed % len(hostile_arguments.SOUND)]
+    ended = limited(partial(jobs.call, *hostile_arguments.sound(script, bases), "--out", folder / "out"), folder, 120)
+    verdict = judged(ended)
+    return script, ended, verdict if verdict.kind == "accepted" else Verdict("sound, and not accepted", verdict.why)
+
+
 def _unchanged(verdict: Verdict, before: str, path: Path) -> Verdict:
     return verdict if digest(path) == before else Verdict("changed input", str(path))
 
@@ -81,6 +89,7 @@ CASES: dict[str, Callable[[int, dict[str, Path], Path], tuple[str, Ended, Verdic
     "settings": partial(checkpoint_case, make=sound_settings.make),
     "data": data_case,
     "arguments": argument_case,
+    "sound": sound_case,
     "kills": kills.case,
 }
 
@@ -125,7 +134,7 @@ def main() -> int:
     parser.add_argument("--only", help="KIND:SEED")
     parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
-    shares = {"checkpoints": 1.0, "settings": 0.2, "data": 0.6, "arguments": 0.2, "kills": 0.0}
+    shares = {"checkpoints": 1.0, "settings": 0.2, "data": 0.6, "arguments": 0.2, "sound": 0.0, "kills": 0.0}
     counts = {
         kind: getattr(args, kind) if getattr(args, kind) is not None else round(args.cases * shares[kind])
         for kind in CASES

@@ -40,6 +40,11 @@ def test_copies_of_sound_checkpoints_of_unusual_settings():
 
 
 @pytest.mark.slow
+def test_the_commands_that_the_argument_lines_begin_with():
+    assert "sound: 9 cases, accepted 9" in ran("--sound", "9")
+
+
+@pytest.mark.slow
 def test_more_of_them():
     ran("--checkpoints", "200", "--settings", "100", "--data", "120", "--arguments", "30", "--first", "5000")
 
