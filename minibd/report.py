@@ -108,12 +108,13 @@ def is_run_file(name: str) -> bool:
     return RUN_FILES.fullmatch(name) is not None or is_model_file(name)
 
 
-def check_free(folder: Path, overwrite: bool = False) -> None:
-    """Raises BadInput where `folder`, the --out of a run, holds another, and --overwrite is not said."""
+def check_free(folder: Path, overwrite: bool = False, said: str = "--out") -> None:
+    """Raises BadInput where `folder`, the --out of a run (or what it is `said` by), holds another, and --overwrite is
+    not said."""
     held = sorted(entry.name for entry in folder.iterdir() if is_run_file(entry.name)) if os.path.isdir(folder) else []
     if held and not overwrite:
-        raise BadInput(f"--out {folder} holds another run ({quoted(held)}): name another folder, or say --overwrite to "
-                       f"put this one in its place")
+        raise BadInput(f"{said} {folder} holds another run ({quoted(held)}): name another folder, or say --overwrite "
+                       f"to put this one in its place")
 
 
 @contextmanager

@@ -47,8 +47,9 @@ LIMIT = 1200  # seconds that the audit, or the tests of one mutant, may take
 
 
 class Mutant(NamedTuple):
-    """In minibd/`file`, `old`, which stands there once, becomes `new`. tests: files that are to notice, by default the
-    one of the same name. audited: whether the audit, which checks equations, runs first."""
+    """In minibd/`file`, `old`, which stands there once, becomes `new`. tests: files that are to notice, or a test of
+    one, "test_x.py::test_y"; by default the file of the same name. audited: whether the audit, which checks equations,
+    runs first."""
 
     file: str
     what: str
@@ -64,7 +65,12 @@ class Mutant(NamedTuple):
 
 ENCODERS = ("parity/test_encoders_transformers.py",)
 SCAN = ("test_scan_equations.py",)
-CHECKPOINT, LINES, TRIAL = ("test_checkpoint.py",), ("test_lines.py",), ("test_tokenizer_trial.py",)
+SIZES, LAST, FINITE, CARRIED, PICKLES = ((f"test_checkpoint.py::test_{name}",) for name in (
+    "sizes_are_held_to_the_weights_header_before_anything_is_built", "a_token_beyond_the_last_is_refused",
+    "weights_that_are_not_finite_are_not_saved", "a_folder_that_would_change_the_tokenizer_is_not_written",
+    "pickles_that_hold_no_model",
+))
+LINES, TRIAL = ("test_lines.py",), ("test_tokenizer_trial.py",)
 SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
     "MBTSAD": (
         # Eq. (3)
@@ -1044,13 +1050,13 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
     ),
     "strangers' files, and what is written": (
         Mutant("checkpoint/header.py", "sizes not held to the weights' header", "if size > largest:",
-               "if size > MOST:", CHECKPOINT, False),
+               "if size > MOST:", SIZES, False),
         Mutant("checkpoint/header.py", "layers not held to the weights' header", "if config.layers > len(tensors):",
-               "if config.layers > MOST:", CHECKPOINT, False),
+               "if config.layers > MOST:", SIZES, False),
         Mutant("checkpoint/header.py", "a token as large as the vocabulary passes", "if largest >= config.vocab:",
-               "if largest > config.vocab:", CHECKPOINT, False),
+               "if largest > config.vocab:", LAST, False),
         Mutant("checkpoint/tensors.py", "one finite extreme is enough", "or all(bool(torch.isfinite(extreme))",
-               "or any(bool(torch.isfinite(extreme))", CHECKPOINT, False),
+               "or any(bool(torch.isfinite(extreme))", FINITE, False),
         Mutant("checkpoint/tokenizer_trial.py", "any growth that ends is harmless", "<= GROWTH", '< float("inf")',
                TRIAL, False),
         Mutant("checkpoint/tokenizer_trial.py", "growth of steps added up", "grown *= max(1.0", "grown += max(1.0",
@@ -1061,7 +1067,7 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
                "type(token) is int and token >= vocab", "type(token) is int and token > vocab", TRIAL, False),
         Mutant("checkpoint/tokenizer_files.py", "a folder's tokenizer that is read as another is written",
                "if _decides_ids(found.backend) != _decides_ids(ckpt.tokenizer.backend):", "if found is None:",
-               CHECKPOINT, False),
+               CARRIED, False),
         Mutant("regular.py", "a link is what is looked at, not what it leads to", "_check(path, os.stat(path), limit",
                "_check(path, os.lstat(path), limit", ("test_regular.py",), False),
         Mutant("regular.py", "twice the size passes", "found.st_size > limit", "found.st_size > 2 * limit",
@@ -1081,11 +1087,11 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant("atomic.py", "drafts of living processes are removed", "and not _is_alive(int(match[2])):",
                "and _is_alive(int(match[2])):", ("test_atomic.py",), False),
         Mutant("cli.py", "numbers have no upper limit", "not limits[0] <= value <= limits[1]",
-               "not limits[0] <= value", ("test_cli.py",), False),
+               "not limits[0] <= value", ("test_cli.py::test_numbers_have_their_ranges",), False),
         Mutant("report.py", "another run is written over unasked", "if held and not overwrite:",
                "if held and overwrite:", ("test_report.py",), False),
         Mutant("unpickle.py", "whoever calls it is limited for good", "    tensors = {}\n    for file in files:",
-               "    tensors = {}\n    limit(1 << 30)\n    for file in files:", CHECKPOINT, False),
+               "    tensors = {}\n    limit(1 << 30)\n    for file in files:", PICKLES, False),
     ),
 }
 MUTANTS = tuple((system, mutant) for system, mutants in SYSTEMS.items() for mutant in mutants)  # numbered from 1
@@ -1121,7 +1127,7 @@ def problem(mutant: Mutant, root: Path = ROOT) -> str:
             return "the program stays the same"
     except SyntaxError as error:
         return f"it does not compile: {error}"
-    missing = [name for name in mutant.asked if not (root / name).is_file()]
+    missing = [name for name in mutant.asked if not (root / name.split("::")[0]).is_file()]
     return f"there is no {missing[0]}" if missing else ""
 
 

@@ -916,6 +916,46 @@ def test_a_pickle_of_zeros_that_unpacks_to_gigabytes(folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("key, value, words", [
+    ("vocab_size", 10**6, "larger than any side"), ("hidden_size", 10**6, "larger than any side"),
+    ("num_attention_heads", 10**6, "not a multiple"), ("intermediate_size", 2**31 - 1, "larger than any side"),
+    ("max_position_embeddings", 33, "larger than any side"), ("type_vocab_size", 10**6, "larger than any side"),
+    ("num_hidden_layers", 100_000, "more than the"), ("num_hidden_layers", 2**40, "which no bert has"),
+])
+def test_sizes_are_held_to_the_weights_header_before_anything_is_built(folder, monkeypatch, key, value, words):
+    def built(*_):
+        raise AssertionError("a model was built")
+    monkeypatch.setattr("minibd.checkpoint.tensors.empty_model", built)
+    edit(folder / "config.json", **{key: value})
+    fails(lambda: load(folder), "config.json", str(value), words)
+
+
+def test_a_token_beyond_the_last_is_refused(folder):
+    last = len(TOKENS) - 1
+    edit(folder / "config.json", vocab_size=last)
+    fails(lambda: load(folder), f"token {last} is beyond the model's {last}")
+
+
+def test_convert_writes_over_nothing_unasked(folder, tmp_path):
+    check = runpy.run_path(str(CONVERT))["check_out"]
+    save(ckpt(), tmp_path / "m.safetensors")
+    check(folder, tmp_path / "new", False)
+    check(folder, tmp_path / "new.safetensors", False)
+    check(tmp_path / "m.safetensors", tmp_path / "n.safetensors", False)
+    for out, words in ((tmp_path / "m.safetensors", ("is there", "--overwrite")),
+                       (tmp_path / "other", ("another run", "'config.json'", "--overwrite"))):
+        save(ckpt(), tmp_path / "other")
+        fails(lambda: check(folder, out, False), str(out), *words)
+        check(folder, out, True)
+    for out in (folder, folder / "one.safetensors", folder / "in"):      # the input is never changed
+        for overwrite in (False, True):
+            fails(lambda: check(folder, out, overwrite), "over or beside the input", "another place")
+    for out in (tmp_path, tmp_path / "m.safetensors"):
+        fails(lambda: check(tmp_path / "m.safetensors", out, True), "over or beside the input")
+    (tmp_path / "link").symlink_to(folder)
+    fails(lambda: check(folder, tmp_path / "link", True), "over or beside the input")
+
+
 def test_two_names_that_stripping_makes_one(tmp_path):
     fails(lambda: stripped(["module.a", "a"], ["module."]), "two tensors of the name 'a'")
     assert stripped(["module.model.a", "module.b"], ["module.", "model."]) == {"module.model.a": "a", "module.b": "b"}
