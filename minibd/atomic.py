@@ -52,10 +52,11 @@ def atomic_folder(path: Path, is_old: Callable[[str], bool]) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))
     fixed = is_fixed(path)
-    draft = draft_of(path / path.name if fixed else path)
+    place = path / (path.name or "root") if fixed else path  # what the draft lies beside; "/" has no name
+    draft = draft_of(place)
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
-        remove_dead(path / path.name if fixed else path)
+        remove_dead(place)
         draft.mkdir()
         yield draft
         if not path.exists():

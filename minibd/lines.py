@@ -7,6 +7,7 @@ where a letter would not be seen or would move what stands beside it. Nothing he
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,6 +16,9 @@ LONGEST = 290                            # characters of a message; a script pri
 VALUE = 60                               # characters of one value in it
 NAMES = 100                              # characters of a list of names, about
 MOST = 12                                # names of a list
+COMMAND = re.compile(r"(`python [^\s`][^`]*`)")  # to be copied
+PATH = re.compile(r"/[^/\s`]*/[^\s`]*")   # or the part of one behind a blank
+WORD = re.compile(rf"[^/\s`]{{{VALUE + 1},}}")
 
 
 def visible(text: str, longest: int = VALUE) -> str:
@@ -71,12 +75,51 @@ def one_line(error: BaseException, longest: int = 100) -> str:
 
 
 def line(text: str) -> str:
-    """A whole message: one line, nothing unprintable in it, its middle cut out where it is longer than LONGEST, so that
-    the value stands at its beginning and the fix at its end."""
-    if len(text) > 20 * LONGEST:
-        text = text[:10 * LONGEST] + text[-10 * LONGEST:]
+    """A whole message: one line, nothing unprintable in it, at most LONGEST characters.
+
+    What is too long loses, until it fits: the inner folders of its paths, the longest first; the middle of its longest
+    words; its command, which is whole or the script's name alone; its own middle, so that the value stands at its
+    beginning and the fix at its end.
+    """
+    if len(text) > 100 * LONGEST:
+        text = text[:50 * LONGEST] + text[-50 * LONGEST:]
+    text = COMMAND.sub(lambda found: found[0] if found[0].isprintable() else _script(found[0]), text)
     text = visible(text, len(text))
     if len(text) <= LONGEST:
         return text
-    end = LONGEST * 13 // 20             # a command that helps stands there, and must be whole
-    return f"{text[:LONGEST - end - 5]} ... {text[-end:]}"
+    parts = COMMAND.split(text)           # words, command, words, ..., words
+    for what, shorter in ((PATH, _without_inner_folders), (WORD, _without_middle)):
+        found = {match[0] for words in parts[::2] for match in what.finditer(words)}
+        for old in sorted(found, key=lambda old: (-len(old), old)):
+            if (over := _over(parts)) > 0:
+                new = shorter(old, -(-over // sum(words.count(old) for words in parts[::2])))
+                parts[::2] = [words.replace(old, new) for words in parts[::2]]
+    if _over(parts) > 0:
+        parts[1::2] = map(_script, parts[1::2])
+    text = "".join(parts)
+    end = LONGEST * 13 // 20              # the fix stands there
+    return text if len(text) <= LONGEST else f"{text[:LONGEST - end - 5]} ... {text[-end:]}"
+
+
+def _over(parts: list[str]) -> int:
+    return sum(map(len, parts)) - LONGEST
+
+
+def _script(command: str) -> str:
+    """What a message says in place of a command that would not be whole."""
+    return command.strip("`").split()[1]
+
+
+def _without_inner_folders(path: str, least: int) -> str:
+    """/a/.../d/f.txt of /a/b/c/d/f.txt: `least` characters less, or as few as there can be."""
+    first, *inner, last = path[1:].split("/")
+    for i in range(1, len(inner) + 1):
+        if len("/".join(inner[:i])) - 3 >= least:
+            break
+    return f"/{first}/.../{'/'.join([*inner[i:], last])}" if len("/".join(inner)) > 3 else path
+
+
+def _without_middle(word: str, least: int) -> str:
+    """The two ends of a word, `least` characters less, but VALUE of them at least."""
+    kept = max(VALUE, len(word) - least) - 3
+    return f"{word[:kept // 2]}...{word[-(kept - kept // 2):]}"

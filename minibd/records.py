@@ -22,11 +22,13 @@ class BadInput(ValueError):
     """An error in the user's input. The message is one line that names the value, the limit and the fix.
 
     Scripts print it and exit with status 2; any other exception is a bug of minibd and keeps its traceback. Whatever
-    the message was put together from, it is held to lines.line: nothing unprintable, and not too long.
+    the message was put together from, it is held to lines.line: nothing unprintable, and not too long. `whole` is what
+    it was before that.
     """
 
     def __init__(self, message: str):
         super().__init__(line(message))
+        self.whole = message
 
 
 @dataclass(frozen=True, slots=True)

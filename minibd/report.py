@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from minibd import __version__
 from minibd.atomic import atomic_folder, atomic_write
 from minibd.checkpoint.folder import is_model_file
 from minibd.cli import Resuming, progress
-from minibd.distributed import leads, meet
+from minibd.distributed import agreed, leads, meet
 from minibd.evaluate import Scores
 from minibd.lines import one_line, quoted, visible
 from minibd.records import BadInput
@@ -110,35 +110,38 @@ def is_run_file(name: str) -> bool:
     return RUN_FILES.fullmatch(name) is not None or is_model_file(name)
 
 
-def check_free(folder: Path, overwrite: bool = False, resuming: Resuming | None = None) -> None:
-    """Raises BadInput where `folder`, the --out of a run, holds another, or one that was interrupted is kept for it,
-    and neither --overwrite nor --resume is said. resuming: of a run that can be gone on with."""
+def check_free(
+    folder: Path, overwrite: bool = False, said: str = "--out", resuming: Resuming | None = None,
+) -> None:
+    """Raises BadInput where `folder`, the --out of a run (or what it is `said` by), holds another, or one that was
+    interrupted is kept for it, and neither --overwrite nor --resume is said. resuming: of a run that can be gone on
+    with."""
     if resuming is not None and is_kept(folder):
         if resuming.resume or overwrite:
             return
-        raise BadInput(f"--out {folder}: a run into it was interrupted, and is kept: say --resume to go on with it, or "
-                       "--overwrite to begin anew")
+        raise BadInput(f"{said} {folder}: a run into it was interrupted, and is kept: say --resume to go on with it, "
+                       "or --overwrite to begin anew")
     held = sorted(entry.name for entry in folder.iterdir() if is_run_file(entry.name)) if os.path.isdir(folder) else []
     if held and not overwrite:
-        raise BadInput(f"--out {folder} holds another run ({quoted(held)}): name another folder, or say --overwrite to "
-                       f"put this one in its place")
+        raise BadInput(f"{said} {folder} holds another run ({quoted(held)}): name another folder, or say --overwrite "
+                       f"to put this one in its place")
 
 
 @contextmanager
-def whole(out: Path) -> Iterator[Path]:
+def whole(out: Path, is_old: Callable[[str], bool] = is_run_file) -> Iterator[Path]:
     """The folder to write a run into: when the block ends, all that was written there takes the place of the run in
-    `out` in one step; what else lies there stays. Of several processes the first one's is kept. Raises BadInput where
-    the system refuses."""
+    `out` in one step; what else lies there stays. is_old: whether an entry of that name is a part of what goes. Of
+    several processes the first one makes it and writes there, and all read. Raises BadInput where the system
+    refuses."""
     written = progress().written
     before, done = list(written), False
     if not leads():
-        with tempfile.TemporaryDirectory() as nowhere:
-            yield Path(nowhere)
+        yield Path(agreed(""))
         meet()
         return
     try:
-        with atomic_folder(out, is_run_file) as draft:
-            yield draft
+        with atomic_folder(out, is_old) as draft:
+            yield Path(agreed(str(draft)))
         meet()
         done = True
     finally:

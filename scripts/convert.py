@@ -7,12 +7,15 @@
     python scripts/convert.py FOLDER OUT --dtype bfloat16         half the bytes
     python scripts/convert.py last.ckpt OUT --strip model.        a training script's file beside config.json
 
+OUT is another place than the input's; one that holds a checkpoint is refused unless --overwrite says that it goes.
+
 A pickle may hold the tensors in an entry of its own, as Lightning's "state_dict"; a folder's pickle may have any name.
 A pickle is only ever opened by torch.load(weights_only=True), in a separate process: that makes tensors and runs no
 code from the file.
 """
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -107,9 +110,22 @@ def convert(path: Path, out: Path, labels: list[str] | None = None, dtype: str =
             ckpt = checkpoint.load(folder if files else path, labels=labels, dtype=getattr(torch, dtype))
         except BadInput as error:
             more = "".join(f" --strip {shlex.quote(prefix)}" for prefix in strip)
-            message = str(error).replace(f"{folder} OUT", f"{shlex.quote(str(path))} OUT{more}")
+            message = error.whole.replace(f"{shlex.quote(folder)} OUT", f"{shlex.quote(str(path))} OUT{more}")
             raise BadInput(message.replace(folder, str(path))) from None
     checkpoint.save(ckpt, out)
+
+
+def check_out(path: Path, out: Path, overwrite: bool) -> None:
+    """Raises BadInput where `out` is the input `path` or lies in it, or another checkpoint's that is not to go."""
+    from minibd import report
+    from minibd.records import BadInput
+    places = Path(os.path.realpath(out)), Path(os.path.realpath(path))
+    if places[1] in (places[0], *places[0].parents) or path.is_file() and places[0] == places[1].parent:
+        raise BadInput(f"{out} would be written over or beside the input {path}: name another place")
+    if os.path.isdir(out):
+        report.check_free(out, overwrite, "OUT")
+    elif os.path.lexists(out) and not overwrite:
+        raise BadInput(f"{out} is there: name another place, or say --overwrite to put the checkpoint there")
 
 
 def run() -> None:
@@ -124,7 +140,9 @@ def run() -> None:
         "--strip", action="append", default=[], metavar="PREFIX",
         help="take PREFIX away from the beginning of the tensors' names, as in module.bert...; may be given again",
     )
+    parser.add_argument("--overwrite", action="store_true", help="OUT may hold another checkpoint, which goes")
     args = parser.parse_args()
+    check_out(args.path, args.out, args.overwrite)
     convert(args.path, args.out, args.labels, args.dtype, args.strip)
 
 

@@ -289,7 +289,7 @@ def start_untrusted(
     started = time.perf_counter()
     device, _ = device_of(task.device), texts_at_once(task)
     out = report.output_folder(task.out or Path("out", "musclelora"), task.ckpt, task.data, clean_aux)
-    report.check_free(out, task.overwrite, resuming)
+    report.check_free(out, task.overwrite, resuming=resuming)
     header, columns = checkpoint.read_header(task.ckpt), reading_of(task)
     if not task.data or not (clean_aux or any("data" in entry for entry in header.history)):
         raise BadInput(

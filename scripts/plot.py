@@ -23,6 +23,7 @@ white background. Needs pip install -e '.[plots]'.
 """
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -311,7 +312,7 @@ def draw_sweep(picture, figure: str, out: Path, options: Sweep) -> dict:
     if not Path(options.results).is_file():
         raise BadInput(f"--results {options.results or '(not given)'} is no file of results: name a .jsonl such as "
                        "scripts/tables.py writes")
-    if out.with_suffix(".json").resolve() == Path(options.results).resolve():
+    if os.path.realpath(out.with_suffix(".json")) == os.path.realpath(options.results):
         raise BadInput(f"--out {out} would write its numbers over {options.results}: give another name")
     lines = lines_of(ResultStore(options.results).rows, x, models, tuple(titles))
     if not lines:
@@ -556,10 +557,10 @@ def runs_of(paths: tuple[str, ...], figure: str, out: Path) -> list[dict]:
     runs = []
     for path in map(Path, paths):
         run = read_curves(path)
-        if out.with_suffix(".json").resolve() == path.resolve():
+        if os.path.realpath(out.with_suffix(".json")) == os.path.realpath(path):
             raise BadInput(f"--out {out} would write its numbers over {path}: give another name")
         alone = sum(Path(other).stem == path.stem for other in paths) == 1
-        runs.append({**run, "name": path.stem if alone else f"{path.resolve().parent.name}/{path.stem}"})
+        runs.append({**run, "name": path.stem if alone else f"{Path(os.path.realpath(path)).parent.name}/{path.stem}"})
         for name in runs[0]["sets"]:
             if name not in run["sets"]:
                 raise BadInput(f"--curves {path} has no set {name!r}, which {paths[0]} has: draw runs of the same sets")

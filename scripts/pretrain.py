@@ -53,7 +53,7 @@ def run() -> None:
     schedule = Schedule(settings.lr, settings.epochs, settings.batch_size)
     device, _ = device_of(task.device), texts_at_once(task)
     out = report.output_folder(task.out or "out/pretrain", task.ckpt, task.data)
-    report.check_free(out, task.overwrite, resuming)
+    report.check_free(out, task.overwrite, resuming=resuming)
     header = checkpoint.read_header(task.ckpt)
     check_columns(task, header)
     splits = splits_of(task, header)

@@ -17,8 +17,8 @@ What the scan names is undone by consistency: the model is trained to answer tex
 them without, which reads no label. Where the scan names nothing, nothing is undone. --method retrains behind that.
 
 Writes the repaired checkpoint, receipt.json, receipt.html (a page to hand on), scan.json (of the result) and
-steps.jsonl under --out. Exit status: 0 repaired as far as was tested, or nothing was found; 2 bad input; 3 not shown to
-be clean.
+steps.jsonl under --out, all in one step; then the evidence of --planted into the receipt, in another. Exit status: 0
+repaired as far as was tested, or nothing was found; 2 bad input; 3 not shown to be clean.
 """
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def run() -> None:
     settings, scan, kinds = Unlearning(**asdict(settings)), Scan(**asdict(scan)), job.kinds_of(repair.planted)
     device, _ = device_of(task.device), texts_at_once(task)
     out = report.output_folder(task.out or Path("out", "repair"), task.ckpt, task.data, repair.pretrained or "")
-    report.check_free(out, task.overwrite, resuming)
+    report.check_free(out, task.overwrite, resuming=resuming)
     header = checkpoint.read_header(task.ckpt)
     if len(header.labels) < 2:
         raise BadInput(f"{task.ckpt} has no classifier of two classes or more: give one that is fine-tuned on the "
@@ -111,25 +111,29 @@ def run() -> None:
     print(f"rows      {len(rows.texts)} of {visible(rows.source)} to work with, {len(rows.test)} held out; "
           f"measured: {rows.measure}")
     print(job.time_line(job.time_to_go(one, method, suspects is not None, kinds)), flush=True)
-    cleaned = one.run(method, why, suspects)
-    arguments, evidence = args_of(task, clean, repair, attack, settings, scan), []
+    arguments = args_of(task, clean, repair, attack, settings, scan)
 
-    def write() -> dict:
+    def write(evidence: list[dict], folder: Path) -> dict:
         receipt = job.receipt_of(one, cleaned, evidence, arguments)
-        report.write_json(out / "receipt.json", receipt)
-        report.write_text(out / "receipt.html", page(receipt))
-        one.write_card(cleaned, receipt)
+        report.write_json(folder / "receipt.json", receipt)
+        report.write_text(folder / "receipt.html", page(receipt))
+        one.write_card(cleaned, receipt, folder)
         return receipt
 
-    report.write_json(out / "scan.json", one.scans[-1])
-    report.write_lines(out / "steps.jsonl", one.log.steps)
-    receipt = write()
+    with report.whole(out) as one.draft:
+        cleaned = one.run(method, why, suspects)
+        report.write_json(one.draft / "scan.json", one.scans[-1])
+        report.write_lines(one.draft / "steps.jsonl", one.log.steps)
+        receipt = write([], one.draft)
+    one.draft = None
     print_scores(one.steps, said=False)
     print("\n".join(lines_of(receipt)), flush=True)
     if kinds:
         progress().kept = f"the result and {out / 'receipt.json'} are written, without the evidence"
-        evidence += one.evidence(cleaned, kinds)
-        receipt = write()
+        evidence = one.evidence(cleaned, kinds)
+        told = ("receipt.json", "receipt.html", *(["README.md"] if one.path.is_dir() else []))
+        with report.whole(out, told.__contains__) as draft:
+            receipt = write(evidence, draft)
     done(one.log)
     files = ("receipt.json", "receipt.html", "scan.json", "steps.jsonl")
     print("written: " + ", ".join(visible(str(path), 1000) for path in (one.path, *(out / name for name in files))))

@@ -13,6 +13,7 @@ Writes scan.json under --out. Exit status: 0 nothing found, 1 a backdoor found, 
 """
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def run() -> None:
     for flag, path in (("--html", task.html), ("--sarif", task.sarif)):
         if path:
             files.append(report.output_file(path, flag, task.ckpt, task.data))
-    if len({file.resolve() for file in files}) < len(files):
+    if len({os.path.realpath(file) for file in files}) < len(files):
         raise BadInput(f"{', '.join(map(str, files))}: two of them are one file, give each a name of its own with "
                        "--html and --sarif")
     found = job.scanned(task, scan)

@@ -47,14 +47,16 @@ LIMIT = 1200  # seconds that the audit, or the tests of one mutant, may take
 
 
 class Mutant(NamedTuple):
-    """In minibd/`file`, `old`, which stands there once, becomes `new`. tests: files that are to notice, by default the
-    one of the same name."""
+    """In minibd/`file`, `old`, which stands there once, becomes `new`. tests: files that are to notice, or a test of
+    one, "test_x.py::test_y"; by default the file of the same name. audited: whether the audit, which checks equations,
+    runs first."""
 
     file: str
     what: str
     old: str
     new: str
     tests: tuple[str, ...] = ()
+    audited: bool = True
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -63,6 +65,12 @@ class Mutant(NamedTuple):
 
 ENCODERS = ("parity/test_encoders_transformers.py",)
 SCAN = ("test_scan_equations.py",)
+SIZES, LAST, FINITE, CARRIED, PICKLES = ((f"test_checkpoint.py::test_{name}",) for name in (
+    "sizes_are_held_to_the_weights_header_before_anything_is_built", "a_token_beyond_the_last_is_refused",
+    "weights_that_are_not_finite_are_not_saved", "a_folder_that_would_change_the_tokenizer_is_not_written",
+    "pickles_that_hold_no_model",
+))
+LINES, TRIAL = ("test_lines.py",), ("test_tokenizer_trial.py",)
 SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
     "MBTSAD": (
         # Eq. (3)
@@ -1130,6 +1138,51 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "[rows] < share", "torch.rand(shape, generator=generator)[:len(rows)] < share", ("test_distributed.py",),
         ),
     ),
+    "strangers' files, and what is written": (
+        Mutant("checkpoint/header.py", "sizes not held to the weights' header", "if size > largest:",
+               "if size > MOST:", SIZES, False),
+        Mutant("checkpoint/header.py", "layers not held to the weights' header", "if config.layers > len(tensors):",
+               "if config.layers > MOST:", SIZES, False),
+        Mutant("checkpoint/header.py", "a token as large as the vocabulary passes", "if largest >= config.vocab:",
+               "if largest > config.vocab:", LAST, False),
+        Mutant("checkpoint/tensors.py", "one finite extreme is enough", "or all(bool(torch.isfinite(extreme))",
+               "or any(bool(torch.isfinite(extreme))", FINITE, False),
+        Mutant("checkpoint/tokenizer_trial.py", "any growth that ends is harmless", "<= GROWTH", '< float("inf")',
+               TRIAL, False),
+        Mutant("checkpoint/tokenizer_trial.py", "growth of steps added up", "grown *= max(1.0", "grown += max(1.0",
+               TRIAL, False),
+        Mutant("checkpoint/tokenizer_trial.py", "a merge's second word first", "pair[0] + pair[1]", "pair[1] + pair[0]",
+               TRIAL, False),
+        Mutant("checkpoint/tokenizer_trial.py", "a token around a text one beyond the model's",
+               "type(token) is int and token >= vocab", "type(token) is int and token > vocab", TRIAL, False),
+        Mutant("checkpoint/tokenizer_files.py", "a folder's tokenizer that is read as another is written",
+               "if _decides_ids(found.backend) != _decides_ids(ckpt.tokenizer.backend):", "if found is None:",
+               CARRIED, False),
+        Mutant("regular.py", "a link is what is looked at, not what it leads to", "_check(path, os.stat(path), limit",
+               "_check(path, os.lstat(path), limit", ("test_regular.py",), False),
+        Mutant("regular.py", "twice the size passes", "found.st_size > limit", "found.st_size > 2 * limit",
+               ("test_regular.py",), False),
+        Mutant("lines.py", "lines of Unicode's own are let through", 'not in "CZ"', 'not in "C"', LINES, False),
+        Mutant("lines.py", "a command cut to fit", "parts[1::2] = map(_script, parts[1::2])",
+               "parts[1::2] = [command[:40] for command in parts[1::2]]", LINES, False),
+        Mutant("lines.py", "all inner folders go, however few would do", '- 3 >= least', '- 3 >= 1e9', LINES, False),
+        Mutant("lines.py", "the end of a message is cut short", "end = LONGEST * 13 // 20", "end = LONGEST // 40",
+               LINES, False),
+        Mutant("records.py", "a refusal is not held to the rule", "super().__init__(line(message))",
+               "super().__init__(message)", LINES, False),
+        Mutant("atomic.py", "what others put there goes, too", "if not is_old(entry.name) and not os.path.lexists(",
+               "if False and not os.path.lexists(", ("test_atomic.py",), False),
+        Mutant("atomic.py", "the old run's files stay", "if not is_old(entry.name) and not os.path.lexists(",
+               "if not os.path.lexists(", ("test_atomic.py",), False),
+        Mutant("atomic.py", "drafts of living processes are removed", "and not _is_alive(int(match[2])):",
+               "and _is_alive(int(match[2])):", ("test_atomic.py",), False),
+        Mutant("cli.py", "numbers have no upper limit", "not limits[0] <= value <= limits[1]",
+               "not limits[0] <= value", ("test_cli.py::test_numbers_have_their_ranges",), False),
+        Mutant("report.py", "another run is written over unasked", "if held and not overwrite:",
+               "if held and overwrite:", ("test_report.py",), False),
+        Mutant("unpickle.py", "whoever calls it is limited for good", "    tensors = {}\n    for file in files:",
+               "    tensors = {}\n    limit(1 << 30)\n    for file in files:", PICKLES, False),
+    ),
 }
 MUTANTS = tuple((system, mutant) for system, mutants in SYSTEMS.items() for mutant in mutants)  # numbered from 1
 
@@ -1164,7 +1217,7 @@ def problem(mutant: Mutant, root: Path = ROOT) -> str:
             return "the program stays the same"
     except SyntaxError as error:
         return f"it does not compile: {error}"
-    missing = [name for name in mutant.asked if not (root / name).is_file()]
+    missing = [name for name in mutant.asked if not (root / name.split("::")[0]).is_file()]
     return f"there is no {missing[0]}" if missing else ""
 
 
@@ -1266,7 +1319,7 @@ def noticed(root: Path, tests: Sequence[str], audit: bool = True) -> tuple[str, 
 def tried(number: int, mutant: Mutant) -> dict:
     started = time.perf_counter()
     with copied(mutant) as root:
-        by, first = noticed(root, mutant.asked)
+        by, first = noticed(root, mutant.asked, mutant.audited)
     return {"number": number, "file": mutant.file, "what": mutant.what, "noticed": by, "first": first,
             "seconds": round(time.perf_counter() - started, 1)}
 

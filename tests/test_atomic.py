@@ -108,6 +108,12 @@ def test_the_working_directory_is_filled_and_not_exchanged(tmp_path, monkeypatch
     assert (tmp_path / "out").stat().st_ino == place
 
 
+def test_the_root_of_all_paths_has_no_name(tmp_path):
+    with pytest.raises((KeyError, BadInput)), atomic_folder(Path("/"), old):
+        raise KeyError                    # before anything is put there; BadInput: who may not write there
+    assert not list(Path("/").glob(f".*{os.getpid()}@{HOST}"))
+
+
 def test_what_dead_processes_left_goes_and_what_others_left_stays(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()

@@ -20,17 +20,24 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import Regex
+from tokenizers.normalizers import NFC
+from tokenizers.pre_tokenizers import ByteLevel, Split
+from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 
 from conftest import fails
 from minibd import checkpoint, data
 from minibd.checkpoint import Checkpoint, load, save
-from minibd.checkpoint.pickles import stripped
+from minibd.checkpoint.pickles import pickle_error, prefix_error, stripped
+from minibd.checkpoint.tokenizer_files import QWEN2_WORDS
 from minibd.cli import Attack, Task
 from minibd.job.e_pur import pretrained_of
 from minibd.job.task import open_task
 from minibd.models.bert import Bert, BertConfig
+from minibd.models.qwen2 import Qwen2, Qwen2Config
 from minibd.records import BadInput, Example, Examples
 from minibd.tokenizer import Tokenizer
+from minibd.unpickle import run as run_unpickle
 from minibd.unpickle import unpickle
 
 CONVERT = Path(__file__).parents[1] / "scripts" / "convert.py"
@@ -134,7 +141,7 @@ def test_a_folder_has_pruned_heads_as_columns_of_zeros_and_in_minibd_json(tmp_pa
 def test_a_pruned_head_whose_weights_came_back_is_refused(folder):
     edit(folder / "minibd.json", head_mask=[[1, 0], [1, 1]])
     fails(lambda: load(folder), "minibd.json", "head 1 of layer 0", "delete")
-    for mask in ([[1, 1]], "no", [[1, 1], [1]]):
+    for mask in ([[1, 1]], "no", [[1, 1], [1]], [[10**400, 1], [1, 1]]):
         edit(folder / "minibd.json", head_mask=mask)
         fails(lambda: load(folder), "head_mask", "2 lists of 2")
 
@@ -762,7 +769,8 @@ def test_the_command_of_a_refusal_works_for_that_folder(folder, tmp_path, capsys
     here_unpickle(monkeypatch)
     expected, tensors = load(folder), load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    victim = folder.rename(tmp_path / "my model's")                       # a name that a shell must be told
+    monkeypatch.chdir(tmp_path)           # with whose path the command could be too long for a line
+    victim = folder.rename("my model's")  # a name that a shell must be told
     file, wrap, words = PICKLED[case]
     torch.save(wrap(tensors), victim / file)
     torch.save(ADAM, victim / "optimizer.pt")                            # what a trainer leaves there
@@ -774,7 +782,31 @@ def test_the_command_of_a_refusal_works_for_that_folder(folder, tmp_path, capsys
         assert all(word in said for word in words), said
 
 
-def test_a_wrappers_names_in_a_safetensors_too(folder, tmp_path, capsys):
+def test_the_command_of_a_refusal_is_whole_or_not_there_however_long_the_path_is():
+    folder = "/" + "/".join(f"{i}{'d' * 20}" for i in range(12))
+    for n in range(20, 251, 5):
+        path = Path(f"{folder[:n - 9]}/it's.bin")
+        errors = {pickle_error(path): [], pickle_error(path.parent, path.name): [],
+                  prefix_error(path, "module."): ["module."], prefix_error(path, "a" * 100): ["a" * 100],
+                  prefix_error(path, "my net's."): ["my net's."]}
+        for error, prefix in errors.items():
+            text = str(error)
+            assert len(text) <= 290 and ("it's.bin" in text), text
+            if "`" in text:
+                place = error.whole.split("`")[1]
+                assert text.endswith(f"`{place}`")
+                words = shlex.split(text.split("`")[1])
+                assert words[:2] == ["python", "scripts/convert.py"] and words[3] == "OUT"
+                assert words[2] in (str(path), str(path.parent)) and words[5:] == prefix
+            else:
+                assert text.endswith(" scripts/convert.py") and (n > 110 or prefix == ["a" * 100]), text
+    for path in (Path("/a/b`c/m.bin"), Path("/a/b\x1bc/m.bin")):     # no line can hold them
+        assert str(pickle_error(path)).endswith("then run scripts/convert.py")
+
+
+def test_a_wrappers_names_in_a_safetensors_too(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = folder.relative_to(tmp_path)
     expected = load(folder)
     rewrite(folder, lambda t: prefixed("module.model.", t))
     line = fails(lambda: load(folder), "begin with 'module.model.'", "--strip module.model.")
@@ -790,7 +822,9 @@ def test_a_wrappers_names_in_a_safetensors_too(folder, tmp_path, capsys):
     fails(lambda: convert_here(tmp_path / "m.safetensors", tmp_path / "out", strip=["net."]), "--strip is for a pickle")
 
 
-def test_a_bare_encoder_in_a_wrapper(folder, tmp_path, capsys):
+def test_a_bare_encoder_in_a_wrapper(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = folder.relative_to(tmp_path)
     bare(folder)
     expected = load(folder)
     rewrite(folder, lambda t: prefixed("encoder.", t))
@@ -800,6 +834,8 @@ def test_a_bare_encoder_in_a_wrapper(folder, tmp_path, capsys):
 
 def test_pickles_that_convert_cannot_choose_from_or_find(folder, tmp_path, capsys, monkeypatch):
     here_unpickle(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    folder = folder.relative_to(tmp_path)
     expected, tensors = load(folder), load_file(folder / "model.safetensors")
     here = runpy.run_path(str(CONVERT))["convert"]
     (folder / "model.safetensors").unlink()
@@ -830,7 +866,7 @@ def test_pickles_that_convert_cannot_choose_from_or_find(folder, tmp_path, capsy
 def test_a_pickle_without_its_config(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "best.ckpt")
     here = runpy.run_path(str(CONVERT))["convert"]
-    fails(lambda: load(tmp_path / "best.ckpt"), "is a pickle", "put the config.json and tokenizer", "then run `python")
+    fails(lambda: load(tmp_path / "best.ckpt"), "is a pickle", "put its model's config.json and tokenizer", "then run ")
     for path in (tmp_path, tmp_path / "best.ckpt"):
         fails(lambda: here(path, tmp_path / "out"), f"{tmp_path} holds no config.json", "best.ckpt was trained",
               "tokenizer")
@@ -848,7 +884,77 @@ def test_pickles_that_hold_no_model(tmp_path, held, words):
     torch.save(held, tmp_path / "m.pt")
     line = fails(lambda: unpickle([tmp_path / "m.pt"], tmp_path / "out.safetensors"), "m.pt is not a pickle of named",
                  "model.state_dict()", *words)
-    assert not (tmp_path / "out.safetensors").exists() and len(line.replace(str(tmp_path), "")) < 250
+    assert not (tmp_path / "out.safetensors").exists() and len(line) <= 290
+
+
+def test_the_process_that_opens_a_pickle_is_limited_and_no_other(tmp_path, monkeypatch):
+    torch.save({"a": torch.ones(2)}, tmp_path / "m.pt")
+    limits = []
+    monkeypatch.setattr("minibd.unpickle.limit", limits.append)
+    unpickle([tmp_path / "m.pt"], tmp_path / "here.safetensors")
+    assert limits == []
+    monkeypatch.setattr(sys, "argv", ["minibd.unpickle", str(tmp_path / "m.pt"), str(tmp_path / "there.safetensors")])
+    run_unpickle()
+    assert limits == [(tmp_path / "m.pt").stat().st_size] and load_file(tmp_path / "there.safetensors").keys() == {"a"}
+
+
+@pytest.mark.slow
+def test_a_pickle_of_zeros_that_unpacks_to_gigabytes(folder, tmp_path):
+    """A megabyte of zip, 800 MB unpacked: stopped by the limit of its process, and not by this machine's memory."""
+    (folder / "model.safetensors").unlink()
+    plain = tmp_path / "plain.bin"
+    torch.save({"a": torch.zeros(8)}, plain)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(folder / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            if name.endswith("/data/0"):
+                with new.open(name, "w", force_zip64=True) as held:
+                    for _ in range(800):
+                        held.write(bytes(1 << 20))
+            else:
+                new.writestr(name, old.read(name))
+    done = convert(folder / "pytorch_model.bin", tmp_path / "out")
+    assert done.returncode == 2 and "(it needs more memory than three times its size)" in done.stderr, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key, value, words", [
+    ("vocab_size", 10**6, "larger than any side"), ("hidden_size", 10**6, "larger than any side"),
+    ("num_attention_heads", 10**6, "not a multiple"), ("intermediate_size", 2**31 - 1, "larger than any side"),
+    ("max_position_embeddings", 33, "larger than any side"), ("type_vocab_size", 10**6, "larger than any side"),
+    ("num_hidden_layers", 100_000, "more than the"), ("num_hidden_layers", 2**40, "which no bert has"),
+])
+def test_sizes_are_held_to_the_weights_header_before_anything_is_built(folder, monkeypatch, key, value, words):
+    def built(*_):
+        raise AssertionError("a model was built")
+    monkeypatch.setattr("minibd.checkpoint.tensors.empty_model", built)
+    edit(folder / "config.json", **{key: value})
+    fails(lambda: load(folder), "config.json", str(value), words)
+
+
+def test_a_token_beyond_the_last_is_refused(folder):
+    last = len(TOKENS) - 1
+    edit(folder / "config.json", vocab_size=last)
+    fails(lambda: load(folder), f"token {last} is beyond the model's {last}")
+
+
+def test_convert_writes_over_nothing_unasked(folder, tmp_path):
+    check = runpy.run_path(str(CONVERT))["check_out"]
+    save(ckpt(), tmp_path / "m.safetensors")
+    check(folder, tmp_path / "new", False)
+    check(folder, tmp_path / "new.safetensors", False)
+    check(tmp_path / "m.safetensors", tmp_path / "n.safetensors", False)
+    for out, words in ((tmp_path / "m.safetensors", ("is there", "--overwrite")),
+                       (tmp_path / "other", ("another run", "'config.json'", "--overwrite"))):
+        save(ckpt(), tmp_path / "other")
+        fails(lambda: check(folder, out, False), str(out), *words)
+        check(folder, out, True)
+    for out in (folder, folder / "one.safetensors", folder / "in"):      # the input is never changed
+        for overwrite in (False, True):
+            fails(lambda: check(folder, out, overwrite), "over or beside the input", "another place")
+    for out in (tmp_path, tmp_path / "m.safetensors"):
+        fails(lambda: check(tmp_path / "m.safetensors", out, True), "over or beside the input")
+    (tmp_path / "link").symlink_to(folder)
+    fails(lambda: check(folder, tmp_path / "link", True), "over or beside the input")
 
 
 def test_two_names_that_stripping_makes_one(tmp_path):
@@ -922,3 +1028,19 @@ def test_the_sha256_of_each_shard(monkeypatch, tmp_path):
 
 def test_what_is_not_there_has_no_sha256(tmp_path):
     fails(lambda: checkpoint.sha256(tmp_path / "none"), "none does not exist")
+
+
+def test_a_folder_that_would_change_the_tokenizer_is_not_written(tmp_path):
+    """transformers builds Qwen2's from the vocabulary alone, whatever tokenizer.json says."""
+    tokens = ["<|endoftext|>", "<pad>", *sorted(ByteLevel.alphabet()), "Ġt", "in"]
+    text = Tokenizer.from_merges({t: i for i, t in enumerate(tokens)}, [("Ġ", "t"), ("i", "n")], 16, 1, bracketed=False)
+    model = Qwen2(Qwen2Config(len(tokens), 8, 1, 2, 12, positions=16, kv_heads=1, pad=1))
+    first = Checkpoint(model.init_weights(torch.Generator().manual_seed(0)).eval(), text, ("a", "b"), [])
+    save(first, tmp_path / "m.safetensors")
+    fails(lambda: save(first, tmp_path / "hf"), "folder of qwen2", "end the name in .safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors"]
+    text.backend.normalizer = NFC()
+    text.backend.pre_tokenizer = PreTokenizers(
+        [Split(Regex(QWEN2_WORDS), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)])
+    save(first, tmp_path / "hf")
+    same(first, load(tmp_path / "hf"))

@@ -49,6 +49,22 @@ def toy(*argv: str) -> Toy:
     return values
 
 
+@pytest.mark.parametrize("name, kind, first, last", [
+    ("seed", int, 0, 2**63 - 1), ("epochs2", int, None, 10_000), ("lr1", float, None, 10.0),
+    ("attack_batch_size", int, None, 100_000), ("k", int, None, 1000), ("rank", int, None, 100_000),
+    ("clip", float, 0, None), ("steps", int, -10**7, 10**7), ("alpha", float, -1e9, 1e9),
+])
+def test_numbers_have_their_ranges(name, kind, first, last, capsys):
+    made = dataclass(frozen=True)(type("Made", (), {
+        "__annotations__": {name: kind.__name__}, "__doc__": "One", name: setting(kind(1), "a number")}))
+    for limit, step in ((first, -1), (last, 1)):
+        if limit is not None:
+            assert getattr(parse("", made, argv=[f"--{name.replace('_', '-')}={limit}"])[0], name) == limit
+            with pytest.raises(SystemExit):
+                parse("", made, argv=[f"--{name.replace('_', '-')}={limit + step}"])
+            assert "give a number in between" in capsys.readouterr().err
+
+
 # ---- scripts
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -185,3 +185,21 @@ def test_the_tables_by_hand(tmp_path):
 def test_the_script_runs_as_a_user_runs_it(script):
     run = script("filter.py", "onion", "--help")
     assert run.returncode == 0 and "--frr" in run.stdout and "--lm" in run.stdout and ROOT.exists()
+
+
+def test_a_run_takes_the_place_of_another_filters(here, tiny_file, folder, tmp_path):
+    """Its rows go, too, under whatever name; what others put there stays."""
+    out, run = tmp_path / "out", here("filter.py")
+    for name, more in (("one.csv", ()), ("two.csv", ("--overwrite",))):
+        (tmp_path / name).write_text("text\ngreat film\nawful story\n")
+        common = ("strip", "--ckpt", tiny_file, "--data", tmp_path / name, "--clean", folder / "dev.tsv", "--copies",
+                  "2", "--out", out)
+        if more:
+            (out / "notes.txt").write_text("mine")
+            (out / "mine.csv").write_text("mine")
+            refused(run(*common), "another run", "--overwrite")
+            assert sorted(path.name for path in out.iterdir()) == ["mine.csv", "notes.txt", "one.csv", "result.json"]
+        made = run(*common, *more)
+        assert made.returncode == 0, made.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["mine.csv", "notes.txt", "result.json", "two.csv"]
+    assert f"written: {out / 'two.csv'}, {out / 'result.json'}" in made.stdout and not list(tmp_path.glob(".out*"))

@@ -13,9 +13,10 @@ import pytest
 from conftest import ROOT, fails
 from minibd import data
 from minibd.cli import AllClean, Attack, Clean, Task
+from minibd.job.evaluation import entry_of
 from minibd.job.repairs import REPAIRS, Repair, _imported
 from minibd.job.run import start
-from minibd.job.task import clean_amount, limit_dev, split_validation
+from minibd.job.task import clean_amount, data_of, limit_dev, split_validation
 from minibd.train import StepLog
 
 
@@ -142,3 +143,11 @@ print(*sorted(name for name in sys.modules if name.startswith(("minibd.mitigatio
     assert done.returncode == 0, done.stderr
     found = {name.rpartition(".")[2] for name in done.stdout.splitlines()[-1].split()}
     assert found - {"epur"} == (needed or {"finemix"}) and ("epur" not in found or needed is None)
+
+
+def test_a_link_to_itself_is_no_file_and_no_traceback(tiny, tiny_file, tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert data_of(Task(ckpt="m", data=str(loop)), tiny) == {"path": str(loop)}
+    assert entry_of(Attack(attack="paraphrase", paraphrases=str(loop)), 0)["paraphrases"] == str(loop)
+    fails(lambda: data.read_splits(loop), f"{loop} does not exist")

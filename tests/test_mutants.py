@@ -68,5 +68,5 @@ def test_the_table_counts_what_was_noticed_and_names_what_was_not():
     assert lines[1] == ["MBTSAD", "3", "/", "4", "1", "1", "1"] and lines[10] == [
         "all", "3", "/", "4", "1", "1", "1", "75.0", "%",
     ]
-    assert lines[11] == ["survivors:", "1"]
-    assert lines[12] == ["4", f"{MUTANTS[3][1].file}:", *MUTANTS[3][1].what.split()]
+    assert lines[12] == ["survivors:", "1"]
+    assert lines[13] == ["4", f"{MUTANTS[3][1].file}:", *MUTANTS[3][1].what.split()]

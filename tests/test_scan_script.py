@@ -197,6 +197,14 @@ def test_page_and_sarif_are_written_where_they_are_asked_for(scan, tiny_file, tm
     assert html.read_text() == page(found) and json.loads(log.read_text()) == sarif(found)
 
 
+def test_what_lies_in_one_folder_is_put_there_in_one_step(scan, tiny_file, tmp_path, monkeypatch):
+    out, there = tmp_path / "out", []
+    monkeypatch.setattr(job, "sarif_log", lambda found: there.append(out.exists()) or sarif(found))
+    run = scan("--ckpt", tiny_file, "--html", out / "scan.html", "--sarif", out / "scan.sarif")
+    assert run.returncode == 1 and there == [False]      # nothing was there yet when the last was made
+    assert sorted(path.name for path in out.iterdir()) == ["scan.html", "scan.json", "scan.sarif"]
+
+
 def test_a_finished_scan_is_not_lost(scan, tiny_file, tmp_path, monkeypatch):
     def full(report):
         raise BadInput("cannot write scan.html (No space left on device): free some space")

@@ -36,6 +36,7 @@ def grow(pattern: dict, content: str) -> dict:
     {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}}}, {"pre_tokenizer": {"type": "FixedLength"}},
     {"decoder": grow({"Regex": "a"}, "b")}, {"model": {"type": "Unigram"}}, {"normalizer": "x"},
     {"added_tokens": [{"content": ""}]},
+    {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"], "continuing_subword_prefix": "##"}},
 ])
 def test_what_may_never_end_is_tried(tiny, parts):
     assert not trial.is_harmless(changed(tiny, **parts))
@@ -44,8 +45,11 @@ def test_what_may_never_end_is_tried(tiny, parts):
 @pytest.mark.parametrize("parts, word", [
     ({"model": {"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "[UNK]"}}, "'[UNK]'"),
     ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 0.5}}, "at random"),
+    ({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}}, "make 'ab'"),
+    ({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"], ["ab", "a"]]}}, "make 'aba'"),
     ({"model": {"type": "Unigram", "vocab": [["a", -1]], "unk_id": None}}, "none of its 1 tokens"),
     ({"model": {"type": "Unigram", "vocab": [["a", -1]], "unk_id": 1}}, "none of its 1 tokens"),
+    ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": ""}]}}, "an empty text"),
     ({"post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 99], "cls": ["[CLS]", 2]}}, "the token 99"),
     ({"post_processor": {"type": "Sequence", "processors": [
         {"type": "TemplateProcessing", "special_tokens": {"x": {"ids": [3, 100]}}}]}}, "the token 100"),

@@ -270,6 +270,8 @@ def test_all_weights_are_trained_on_as_many_texts_as_copies(tiny):
     wanted = settings.batch_size * settings.steps // 2
     held = cleaned.history[-1]
     assert (held["texts"], held["recombined"]) == (6, wanted - 6) and chosen["copies"] == wanted
+    held = unlearn(tiny, [CF], texts[:2], settings).history[-1]
+    assert (held["texts"], held["recombined"]) == (2, 14) and 2 + 14 < wanted
     held = unlearn(tiny, [CF], texts, replace(QUICK, mode=ROWS)).history[-1]
     assert (held["texts"], held["recombined"]) == (6, 0)
 

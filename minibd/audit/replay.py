@@ -23,6 +23,7 @@ import importlib.util
 import inspect
 import io
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -168,7 +169,7 @@ def _number(difference: float) -> str:
 def audit_run(folder: Path, max_steps: int | None = MAX_STEPS) -> Audit:
     """Check `folder`, the --out of a run: its totals, its first `max_steps` steps taken again (None: all), its
     checkpoint and scores. Raises BadInput if it is no run's folder, or the run cannot be started."""
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))
     result, steps = read_run(folder)
     totals, repeated = check_totals(steps), replay(folder, max_steps)
     output = check_output(folder, result, exact=repeated.exact)
@@ -310,7 +311,7 @@ def replay(folder: Path, max_steps: int | None = MAX_STEPS) -> Replay:
     victim that is not the one the run began from is a fault, and nothing is run. Raises BadInput where the run cannot
     be started.
     """
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))
     result, steps = read_run(folder)
     if max_steps is not None and max_steps < 1:
         raise BadInput(f"{max_steps} steps to take again: give at least 1")

@@ -38,6 +38,7 @@ from minibd.checkpoint.pickles import (
 from minibd.checkpoint.tensors import plain, read_tensor, save_tensors
 from minibd.checkpoint.tokenizer_files import (
     TOKENIZER_FILES,
+    check_carried,
     guessed_special,
     read_tokenizer,
     special_tokens,
@@ -185,7 +186,7 @@ def _read_pruned(file: Path, head_mask: object, config: object) -> Tensor:
     """(L, H), True where minibd.json's head mask is 0. Raises BadInput."""
     try:
         values = torch.tensor(head_mask, dtype=torch.float32)  # (L, H)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # OverflowError: a whole number beyond all floats
         values = torch.empty(0)
     if values.shape != (config.layers, config.heads):
         raise BadInput(
@@ -222,6 +223,7 @@ def write_folder(ckpt: Checkpoint, folder: Path) -> None:
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
+    check_carried(ckpt, folder)
     vocab = backend.get_vocab()
     tokens = sorted(vocab, key=vocab.get)
     if state["model"]["type"] == "WordPiece" and vocab[tokens[-1]] == len(tokens) - 1:  # line i is token i, or no file

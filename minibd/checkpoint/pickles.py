@@ -24,18 +24,20 @@ SMALL = 1 << 20                           # bytes of an adapter_config.json
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin")
 
 
-def command(path: Path, more: str = "") -> str:
-    """The command that converts `path`."""
-    return f"`python scripts/convert.py {shlex.quote(str(path))} OUT{more}`"
+def command(path: Path, strip: Iterable[str] = ()) -> str:
+    """The command that converts `path`; the script's name where its words hold what ends a command in a message."""
+    prefixes = "".join(f" --strip {shlex.quote(prefix)}" for prefix in strip)
+    words = f"python scripts/convert.py {shlex.quote(str(path))} OUT{prefixes}"
+    return f"`{words}`" if "`" not in words else "scripts/convert.py"
 
 
 def pickle_error(path: Path, file: str = "") -> BadInput:
     """The refusal of a pickle, `path` or the only weights of the folder `path`."""
     what = f"{path} holds only {file}, a pickle" if file else f"{path} is a pickle"
     if not file and not (path.parent / "config.json").is_file():
-        return BadInput(f"{what}, and opening one can run any code: put the config.json and tokenizer of its model "
-                        f"beside it, then run {command(path)}")
-    return BadInput(f"{what}, and opening one can run any code: convert it first with {command(path)}")
+        return BadInput(f"{what}, which can run any code: put its model's config.json and tokenizer beside it, then "
+                        f"run {command(path)}")
+    return BadInput(f"{what}, which can run any code: convert it first with {command(path)}")
 
 
 def pickled_weights(folder: Path) -> list[Path]:
@@ -131,9 +133,8 @@ def wrapper_prefix(mapping: HFMapping, names: Iterable[str]) -> str:
 
 
 def prefix_error(path: Path, prefix: str) -> BadInput:
-    shown = ascii(prefix)[1:-1][:60]
-    return BadInput(f"{path}: the names of its tensors begin with {shown!r}: take that away with "
-                    f"{command(path, f' --strip {shlex.quote(shown)}')}")
+    return BadInput(f"{path}: its tensors' names begin with {shown(prefix)}: take that away with "
+                    f"{command(path, [prefix])}")
 
 
 def stripped(names: Iterable[str], prefixes: Iterable[str]) -> dict[str, str]:

@@ -34,6 +34,7 @@ from minibd.checkpoint.header import (
     parse_tokenizer,
     read_text,
 )
+from minibd.checkpoint.tokenizer_trial import lacking_merge
 from minibd.lines import as_json, listed, one_line, shown, visible
 from minibd.models.encoder import HFMapping
 from minibd.records import BadInput
@@ -465,6 +466,9 @@ def _unigram(file: Path, vocab: list, values: dict) -> BackendTokenizer:
 def _bpe(
     where: Path, kind: TokenizerClass, vocab: dict[str, int], merges: list[tuple[str, ...]], values: dict
 ) -> BackendTokenizer:
+    if lacking := lacking_merge(vocab, merges):
+        raise BadInput(f"{where}: vocab.json and merges.txt do not fit each other (the merges make {shown(lacking)}, "
+                       f"which the vocabulary lacks): take both from the same checkpoint")
     try:
         model = BPE(vocab, merges, fuse_unk=kind is LLAMA, byte_fallback=kind is LLAMA)
     except Exception as error:  # the library raises nothing narrower
@@ -587,6 +591,31 @@ def tokenizer_config(ckpt: Checkpoint) -> dict:
         if (side := getattr(tokenizer.settings, key)) != "right":
             values[key] = side
     return values | ({"split_special_tokens": True} if tokenizer.settings.split_special else {})
+
+
+def check_carried(ckpt: Checkpoint, folder: Path) -> None:
+    """Raises BadInput where the tokenizer whose files were written into `folder` is another when it is read: an
+    architecture whose class is taken whatever a folder names has no other."""
+    mapping = hf_mapping_of(ckpt.model)
+    if not mapping.always_tokenizer:
+        return
+    why = f"a folder of {mapping.model_type} has the tokenizer that its own class builds, and this one is another"
+    try:
+        found = read_tokenizer(folder, mapping, {}, ckpt.model.config)
+    except BadInput:
+        raise BadInput(f"{why}: end the name in .safetensors") from None
+    if _decides_ids(found.backend) != _decides_ids(ckpt.tokenizer.backend):
+        raise BadInput(f"{why}: end the name in .safetensors")
+
+
+def _decides_ids(backend: BackendTokenizer) -> list:
+    """The parts of a tokenizer that a text's ids depend on; a template that adds nothing is none."""
+    state = json.loads(backend.to_str())
+    ends = state["post_processor"] or {}
+    if ends.get("type") == "TemplateProcessing" and not ends["special_tokens"] and len(ends["single"]) == 1:
+        ends = {}
+    model = {key: value for key, value in state["model"].items() if value}
+    return [state["normalizer"], state["pre_tokenizer"], model, ends, state["added_tokens"]]
 
 
 def settings_json(ckpt: Checkpoint) -> str:

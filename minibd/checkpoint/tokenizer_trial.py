@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 SECONDS = 10                              # of the processor; three times as many of the clock
@@ -55,12 +55,19 @@ def wrong(state: object, vocab: int) -> str:
         return f"its vocabulary lacks the unknown token {unknown!r}, which every unknown word needs"
     if kind == "BPE" and unknown is not None and isinstance(words, dict) and unknown not in words:
         return f"its vocabulary lacks the unknown token {unknown!r}"
+    if kind == "BPE" and isinstance(words, dict) and not model.get("continuing_subword_prefix") and (
+        lacking := lacking_merge(words, model.get("merges"))
+    ):
+        return f"its merges make {lacking!r:.40}, which its vocabulary lacks"
     if kind == "BPE" and model.get("dropout"):
         return f"it leaves out merges at random (dropout {model['dropout']!r}), so that a text has no ids of its own"
     if kind == "Unigram" and isinstance(words, list) and not (
         type(model.get("unk_id")) is int and 0 <= model["unk_id"] < len(words)
     ):
         return f"its unknown token {model.get('unk_id')!r} is none of its {len(words)} tokens"
+    if any(step.get("type") == "Prepend" and not step.get("prepend")
+           for step in steps(state.get("normalizer"), "normalizers")):
+        return "its normalizer puts an empty text before each text"
     for step in steps(state.get("post_processor"), "processors"):
         known = step.get("special_tokens")
         for name in _named(step):
@@ -70,6 +77,18 @@ def wrong(state: object, vocab: int) -> str:
             if type(token) is int and token >= vocab:
                 return f"it puts the token {token} around a text, and the model has {vocab}"
     return ""
+
+
+def lacking_merge(vocab: dict, merges: object) -> str | None:
+    """The first token that the `merges` of a BPE make and its `vocab` lacks: the library panics on one that is longer
+    than all others."""
+    for merge in merges if isinstance(merges, Iterable) else ():
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(part, str) for part in pair) and (
+            (made := pair[0] + pair[1]) not in vocab
+        ):
+            return made
+    return None
 
 
 def _named(step: dict) -> Iterator[str]:
@@ -111,6 +130,7 @@ def is_harmless(state: object) -> bool:
     added = state.get("added_tokens") or []
     return (
         str(model.get("type")) in ("WordPiece", "BPE", "WordLevel") and isinstance(added, list) and len(added) < 10_000
+        and not (model.get("type") == "BPE" and model.get("continuing_subword_prefix"))
         and all(isinstance(token, dict) and token.get("content") for token in added)
         and all(len(str(model.get(key) or "")) < 20 for key in ("continuing_subword_prefix", "end_of_word_suffix"))
         and _growth(steps(state.get("normalizer"), "normalizers")) <= GROWTH

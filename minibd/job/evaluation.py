@@ -1,9 +1,9 @@
 """How a run is measured: the attack that the flags or the checkpoint's history name, and its triggered test rows."""
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 
 from minibd import checkpoint, data
 from minibd.attacks import paraphrase, registry
@@ -160,7 +160,7 @@ def entry_of(attack: Attack, target: int) -> dict:
         )
     if not attack.paraphrases:
         raise BadInput("--attack paraphrase needs --paraphrases FOLDER, with train, dev and test files of paraphrases")
-    return {"attack": "paraphrase", "paraphrases": str(Path(attack.paraphrases).resolve()), "target": target}
+    return {"attack": "paraphrase", "paraphrases": os.path.realpath(attack.paraphrases), "target": target}
 
 
 def with_side(entry: dict, side: str, rows: Examples) -> dict:

@@ -1,10 +1,11 @@
 """A filter from its flags to its report: the rows it screens, the clean rows of its threshold, what is left."""
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -42,11 +43,13 @@ from minibd.job.task import (
 from minibd.predict import predict
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example, Examples
+from minibd.regular import read_regular
 from minibd.rejection import Screen, asr_of, auroc, cacc_of, let_through, rejected
 from minibd.train import Schedule, cross_entropy, fit
 
 SETTINGS = {"onion": Onion, "strip": Strip, "rap": Rap, "bki": Bki, "cube": Cube}
 TRAINING = ("bki", "cube")  # those that screen training rows
+LARGEST = 64 << 20  # bytes of a result.json
 SHOWN = 20  # words in result.json's lists; the first ones on the screen
 LM = Path(__file__).resolve().parents[2] / "weights" / "lm.safetensors"
 
@@ -221,9 +224,6 @@ def filter_texts(name: str, task: Task, attack: Attack, settings, *, clean: str 
         found = screened(name, victim, opened.clean, parts, settings, seed=task.seed, target=target,
                          lm=checkpoint.load(reads, device) if reads else None)
     measured = measures(found, counting, opened.labelled)
-    written = [_write_rows(opened, found, 0, "rows")]
-    if triggered:
-        written.append(_write_rows(opened, found, 1, "triggered"))
     result = {
         "method": name,
         "args": args_of(task, attack, settings) | dtype_args(task) | {"counting": counting, "clean": clean},
@@ -233,12 +233,32 @@ def filter_texts(name: str, task: Task, attack: Attack, settings, *, clean: str 
         "seconds": round(time.perf_counter() - started, 2), "command": report.command(),
         "sha256": checkpoint.sha256(task.ckpt), "lm_sha256": checkpoint.sha256(reads) if reads else None,
     }
-    _finish(result, opened.out, written)
+    with _whole(opened.out) as draft:
+        written = [_write_rows(opened, found, 0, draft / "rows.jsonl")]
+        if triggered:
+            written.append(_write_rows(opened, found, 1, draft / "triggered.jsonl"))
+        result["files"] = [path.name for path in written]
+        report.write_json(draft / "result.json", result)
+    _print(result, [opened.out / name for name in (*result["files"], "result.json")])
     return result
 
 
-def _write_rows(opened: Opened, found: Screened, part: int, name: str) -> Path:
-    """The file that was screened with score and keep, and of ONION what is left of each text; else OUT/NAME.jsonl."""
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """report.whole, of a run that may take the place of another filter's: its rows go, too."""
+    try:
+        last = json.loads(read_regular(out / "result.json", LARGEST))
+        names = {str(name) for name in last["files"]} if last["method"] in SETTINGS else set()
+    except (ValueError, KeyError, TypeError):  # there is none, or that of another script
+        names = set()
+    old = {name for name in names if Path(name).suffix in data.SUFFIXES}
+    with report.whole(out, lambda name: report.is_run_file(name) or name in old) as draft:
+        yield draft
+
+
+def _write_rows(opened: Opened, found: Screened, part: int, path: Path) -> Path:
+    """The file that was screened with score and keep, and of ONION what is left of each text, beside `path`; else
+    `path`, a .jsonl."""
     screen, rows = found.screens[part], found.rows[part]
     scores = [None if s == -float("inf") else s for s in screen.scores or [None] * len(rows)]
     columns: dict[str, Sequence[object]] = {"score": scores, "keep": [int(kept) for kept in screen.keep]}
@@ -247,12 +267,15 @@ def _write_rows(opened: Opened, found: Screened, part: int, name: str) -> Path:
         if any(x.pair is not None for x in rows):
             columns["cleaned_pair"] = [x.pair for x in found.cleaned[part]]
     if part == 0 and opened.file is not None:
-        path = opened.out / opened.file.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data.add_columns(opened.file, path, columns)
-        progress().written.append(str(path))
-        return path
-    return write_screened(rows, columns, opened.out / f"{name}.jsonl")
+        return _add_columns(opened.file, path.with_name(opened.file.name), columns)
+    return write_screened(rows, columns, path)
+
+
+def _add_columns(file: Path, path: Path, columns: Mapping[str, Sequence[object]]) -> Path:
+    """The rows of `file` with more columns, in its own form."""
+    data.add_columns(file, path, columns)
+    progress().written.append(str(path))
+    return path
 
 
 def write_screened(rows: Sequence[Example], columns: Mapping[str, Sequence[object]], path: Path) -> Path:
@@ -265,12 +288,12 @@ def write_screened(rows: Sequence[Example], columns: Mapping[str, Sequence[objec
     return path
 
 
-def _finish(result: dict, out: Path, written: Sequence[Path]) -> None:
-    report.write_json(out / "result.json", result)
+def _print(result: dict, written: Sequence[Path]) -> None:
+    """The end of a run that wrote `written`."""
     print(table_of(result))
     for line in notes_of(result):
         print(line)
-    print("written: " + ", ".join(visible(str(path), 1000) for path in [*written, out / "result.json"]))
+    print("written: " + ", ".join(visible(str(path), 1000) for path in written))
 
 
 def table_of(result: Mapping) -> str:
@@ -368,8 +391,6 @@ def training_measures(screen: Screen, rows: Examples, poisoned: set[str] | None)
 def filter_training(name: str, task: Task, attack: Attack, settings, training: Training, *, clean: str = "",
                     pretrained: str = "", retrain: bool = False) -> dict:
     """scripts/filter.py bki|cube: screen training rows; with `retrain`, train on what is kept. Returns result.json."""
-    import json
-
     started = time.perf_counter()
     device, dtype, _ = device_of(task.device), products_of(task), texts_at_once(task)
     out = report.output_folder(task.out or Path("out", name), task.ckpt, task.data, clean, pretrained)
@@ -424,14 +445,8 @@ def filter_training(name: str, task: Task, attack: Attack, settings, training: T
         victim = trained(sparing(checkpoint.load(header, device), task), rows, training, task.seed, dtype, "untrusted")
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         screen, outcome, words = screened_training(name, victim, rows, held or None, settings)
-    written = [write_screened(rows, {"score": screen.scores or [None] * len(rows),
-                                     "keep": [int(kept) for kept in screen.keep]}, out / "rows.jsonl")]
     kept = rows.like(x for x, k in zip(rows, screen.keep) if k)
-    if path.is_file():
-        data.add_columns(path, out / path.name, {"score": screen.scores or [None] * len(rows),
-                                                 "keep": [int(k) for k in screen.keep]})
-        written = [out / path.name]
-    measured, output_sha256 = training_measures(screen, rows, poisoned), None
+    measured, model = training_measures(screen, rows, poisoned), None
     if evaluator:
         measured["before"] = _scored(evaluator, victim)
     if retrain:
@@ -443,10 +458,6 @@ def filter_training(name: str, task: Task, attack: Attack, settings, training: T
                               **asdict(settings)})
         if evaluator:
             measured["retrained"] = _scored(evaluator, model)
-        target_path = output_path(out, task.ckpt)
-        checkpoint.save(model, target_path)
-        written.append(target_path)
-        output_sha256 = checkpoint.sha256(target_path)
     result = {
         "method": name, "args": args_of(task, settings, training) | dtype_args(task) | {
             "clean": clean, "pretrained": pretrained, "retrain": retrain},
@@ -455,9 +466,20 @@ def filter_training(name: str, task: Task, attack: Attack, settings, training: T
                  "poisoned": None if poisoned is None else len(poisoned)},
         **measured, "words": words.most_common(SHOWN), "versions": report.versions(),
         "seconds": round(time.perf_counter() - started, 2), "command": report.command(),
-        "sha256": checkpoint.sha256(task.ckpt), "output_sha256": output_sha256,
+        "sha256": checkpoint.sha256(task.ckpt), "output_sha256": None,
     }
-    _finish(result, out, written)
+    columns = {"score": screen.scores or [None] * len(rows), "keep": [int(k) for k in screen.keep]}
+    with _whole(out) as draft:
+        screened_file = (_add_columns(path, draft / path.name, columns) if path.is_file()
+                         else write_screened(rows, columns, draft / "rows.jsonl"))
+        result["files"] = [screened_file.name]
+        if model is not None:
+            place = output_path(draft, task.ckpt)
+            checkpoint.save(model, place)
+            progress().written.append(str(place))
+            result["output_sha256"] = checkpoint.sha256(place)
+        report.write_json(draft / "result.json", result)
+    _print(result, [out / screened_file.name, *([output_path(out, task.ckpt)] if model else []), out / "result.json"])
     return result
 
 

@@ -58,7 +58,6 @@ from minibd.train import StepLog
 
 HELD_OUT = 0.2  # of the rows of a file, and of the built-in sentences, that measure and train nothing
 CHECKED = 200  # held-out texts that an undone finding is put into again
-FEW_TEXTS = 300  # under which the built-in sentences stand beside them
 STILL = 0.25  # share of them that it may still flip, beyond what a few texts cannot tell
 ROUNDS = 2
 METHODS = ("auto", "none", "mbtsad", "pure", *REPAIRS)
@@ -98,6 +97,7 @@ class Repair:
     undone: list[dict] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     retrained: dict[str, str] | None = None
+    draft: Path | None = None  # what takes the place of `out` when the run is finished
 
     @property
     def dtype(self) -> torch.dtype:
@@ -109,13 +109,9 @@ class Repair:
         return output_path(self.out, self.task.ckpt)
 
     @property
-    def texts(self) -> list[Example]:
-        """What is undone with: where the texts are few, and none is a pair, the built-in sentences beside them, which
-        keep the answers to other texts than those. EP, 64 texts, all weights trained, width 128: 98.0 / 10.8 (CACC /
-        ASR) without them, 97.0 / 2.6 with them (scripts/results/LOG.md)."""
-        few = len(self.rows.texts) < FEW_TEXTS and self.rows.source != BUILT_IN
-        more = carrier_sentences() if few and all(x.pair is None for x in self.rows.texts) else ()
-        return [*self.rows.texts, *more]
+    def place(self) -> Path:
+        """Where it lies now."""
+        return output_path(self.draft or self.out, self.task.ckpt)
 
     def timed(self, name: str, started: float) -> float:
         """Adds the seconds since `started` to those of the part `name`, and what was loaded of it; returns them."""
@@ -141,6 +137,8 @@ class Repair:
         started = time.perf_counter()
         task = replace(self.task, ckpt=str(path), dtype=self.task.dtype)
         found = once(self.log, name, lambda: scanning.scan_of(ckpt, task, self.scan, self.rows.texts, self.rows.source))
+        if path == self.place:
+            found["checkpoint"] = str(self.path)
         self.scans.append(found)
         self.timed(name, started)
         print(scanning.table_of(found))
@@ -151,7 +149,7 @@ class Repair:
     def undo(self, ckpt: Checkpoint, findings: Sequence[Finding], settings: Unlearning) -> Checkpoint:
         """Step 2, and what the words do before and after it in held-out texts."""
         started, chosen = time.perf_counter(), {}
-        cleaned = unlearn(ckpt, findings, self.texts, settings, seed=self.task.seed + len(self.undone),
+        cleaned = unlearn(ckpt, findings, self.rows.texts, settings, seed=self.task.seed + len(self.undone),
                           dtype=self.dtype, log=self.log, on_choice=lambda name, value: chosen.update(value))
         seconds = self.timed("undo", started)
         n = 1 + max((one["round"] for one in self.undone), default=0)
@@ -204,26 +202,27 @@ class Repair:
         self.save(ckpt)
         if not self.undone and method == "none":
             return ckpt
-        again = self.look(ckpt, self.path, "second scan")
+        again = self.look(ckpt, self.place, "second scan")
         more = findings_of(again, self.victim.labels)
         if more:  # what is found again is more than rows
             settings = replace(self.settings, mode=WHOLE) if self.undone else self.settings
             ckpt = self.undo_until_gone(ckpt, more, settings)
             self.save(ckpt)
-            self.look(ckpt, self.path, "third scan")
+            self.look(ckpt, self.place, "third scan")
         return ckpt
 
     def save(self, ckpt: Checkpoint) -> None:
-        checkpoint.save(ckpt, self.path)
-        if str(self.path) not in progress().written:
-            progress().written.append(str(self.path))
+        checkpoint.save(ckpt, self.place)
+        if str(self.place) not in progress().written:
+            progress().written.append(str(self.place))
 
-    def write_card(self, cleaned: Checkpoint, receipt: Mapping[str, Any]) -> None:
-        """The verdict in the model card of a folder; the checkpoint's own files, whose sha256 was taken, stay."""
-        if self.path.is_dir():
+    def write_card(self, cleaned: Checkpoint, receipt: Mapping[str, Any], folder: Path) -> None:
+        """The verdict in the model card of a checkpoint that is a folder, into `folder`; the checkpoint's own files,
+        whose sha256 was taken, stay."""
+        if self.place.is_dir():
             said = {"verdict": f"{receipt['verdict']}. {receipt['sentence']}".rstrip("."), "next": receipt["next"]}
             told = replace(cleaned, history=[*cleaned.history, said])
-            report.write_text(self.path / "README.md", checkpoint.card(told))
+            report.write_text(folder / "README.md", checkpoint.card(told))
 
     # ---- the evidence
 
@@ -423,7 +422,7 @@ def receipt_of(repair: Repair, cleaned: Checkpoint, evidence: list[dict], argume
     return scanning.finite({
         "schema": SCHEMA, "method": "repair", "minibd": __version__,
         "checkpoint": repair.task.ckpt, "checkpoint_sha256": checkpoint.sha256(repair.task.ckpt),
-        "output": str(repair.path), "output_sha256": checkpoint.sha256(repair.path),
+        "output": str(repair.path), "output_sha256": checkpoint.sha256(repair.place),
         "verdict": verdict, "sentence": why, "next": next_command(repair, verdict),
         "rows": {"source": repair.rows.source, "texts": len(repair.rows.texts), "held_out": len(repair.rows.test),
                  "labelled": repair.rows.labelled, "built_in": repair.rows.source == BUILT_IN},

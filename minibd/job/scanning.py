@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 import time
@@ -196,14 +197,23 @@ def sentence(scan_report: Mapping) -> str:
 
 
 def write(scan_report: Mapping, out: Path, html: str | None, sarif: str | None) -> list[Path]:
-    """scan.json under `out`, the page and the SARIF file where they are asked for; the paths."""
-    written = [out / "scan.json"]
+    """scan.json under `out`, the page and the SARIF file where they are asked for; the paths. Those that lie in `out`
+    are put there in one step."""
+    written = [out / "scan.json", *(Path(path) for path in (html, sarif) if path)]
+    inside = [path for path in written if os.path.realpath(path.parent) == os.path.realpath(out)]
+
+    def put(path: Path, place: Path) -> None:
+        if path == written[0]:
+            report.write_json(place, scan_report)
+        elif html and path == Path(html):
+            report.write_text(place, page(scan_report))
+        else:
+            report.write_json(place, sarif_log(scan_report))
+
     with report.whole(out) as draft:
-        report.write_json(draft / "scan.json", scan_report)
-    if html:
-        written.append(Path(html))
-        report.write_text(written[-1], page(scan_report))
-    if sarif:
-        written.append(Path(sarif))
-        report.write_json(written[-1], sarif_log(scan_report))
+        for path in inside:
+            put(path, draft / path.name)
+    for path in written:
+        if path not in inside:
+            put(path, path)
     return written

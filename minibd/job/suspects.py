@@ -74,19 +74,19 @@ def read_scan(path: str, ckpt: str) -> dict[str, Any]:
     """The report in the file of --suspects, which must be of the checkpoint --ckpt. Raises BadInput."""
     file = Path(path)
     if not file.is_file():
-        raise BadInput(f"--suspects {visible(path)}: there is no such file, name the scan.json that scan.py wrote")
+        raise BadInput(f"--suspects {path}: there is no such file, name the scan.json that scan.py wrote")
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         known = report["method"] == "scan" and report["schema"] == 1
         sums, _ = report["checkpoint_sha256"], of_verdict(report, FOUND)
         [finding_of(suspect, 0) for one in report["classes"].values() for suspect in named(one["suspects"])]
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        raise BadInput(f"--suspects {visible(path)}: it is no scan.json as scan.py writes it, scan --ckpt again") \
+        raise BadInput(f"--suspects {path}: it is no scan.json as scan.py writes it, scan --ckpt again") \
             from None
     if not known:
-        raise BadInput(f"--suspects {visible(path)}: it is a {visible(str(report['method']))} of schema "
+        raise BadInput(f"--suspects {path}: it is a {visible(str(report['method']))} of schema "
                        f"{visible(str(report['schema']))}, and a scan of schema 1 is read: scan --ckpt again")
     if sums != checkpoint.sha256(ckpt):
-        raise BadInput(f"--suspects {visible(path)}: it is the scan of another checkpoint than --ckpt "
+        raise BadInput(f"--suspects {path}: it is the scan of another checkpoint than --ckpt "
                        f"{visible(ckpt)}, by their sha256: scan this one")
     return report

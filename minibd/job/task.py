@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -140,7 +141,7 @@ def data_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> dict
     if task.data == "pairs" and not Path(task.data).exists():
         return {"pairs": reviews.PAIRS}
     if task.data:
-        return {"path": str(Path(task.data).resolve())}
+        return {"path": os.path.realpath(task.data)}
     recorded = [entry["data"] for entry in ckpt.history if "data" in entry]
     if not recorded:
         raise BadInput(f"{task.ckpt} does not say what it was trained on: name the rows with --data FOLDER_OR_FILE")
@@ -161,7 +162,7 @@ def open_task(
     """
     device, _ = device_of(task.device), texts_at_once(task)
     out = report.output_folder(task.out or Path("out", method), task.ckpt, task.data, *inputs)
-    report.check_free(out, task.overwrite, resuming)
+    report.check_free(out, task.overwrite, resuming=resuming)
     header = checkpoint.read_header(task.ckpt)
     if not header.labels and not new_classifier:
         raise BadInput(

@@ -21,10 +21,10 @@ them undoes a backdoor that begins at these rows (EP, SOS; BadNets and LWP by al
 has spread to other words it undoes those that were named alone. All weights generalise to the others, and cost some
 accuracy. `mode` "auto" goes by what the scan saw of the words and of what is near them, Eq. (3).
 
-**Few texts.** All weights fit 64 texts in a few steps, and what the model says of other texts drifts: on the built-in
-victim, by its four words, they left 95.2 / 4.1 (CACC / ASR, mean of three seeds; it came with 98.3 / 99.0). Since the
-target is the model's own answer, a text need not be one that anybody wrote: beginnings and ends of the same 64 texts,
-put together, leave 97.7 / 1.7 (`recombined`; scripts/results/LOG.md).
+**Few texts.** All weights fit 64 texts in a few steps, and what the model says of other texts drifts. Since the target
+is the model's own answer, a text need not be one that anybody wrote: beginnings and ends of the same texts, put
+together, keep two points of accuracy (`recombined`; scripts/results/LOG.md). Many more than those that were given would
+also keep what words do that were not named.
 
 Texts of another task serve, and so do the scan's built-in sentences: what is compared is the model with itself.
 """
@@ -55,6 +55,7 @@ from minibd.train import ClippedAdamW, Log, OnChoice, Schedule, fit, for_width
 
 ROWS, WHOLE = "rows", "whole"
 ROOM = 8  # tokens that are left free at a text's end for the words, beside their own number
+MORE_TEXTS = 7  # times as many texts as were given are put together of their beginnings and ends, at most
 MOST_PARTS = 4  # words of a copy that holds some of all findings' words
 
 
@@ -371,7 +372,8 @@ def unlearn(
         wanted = settings.batch_size * settings.steps // 2  # and as many texts
         rows = rows[:wanted]
         given, room = len(rows), room_of(victim.tokenizer, findings)
-        rows += [shortened(x, victim.tokenizer, room) for x in recombined(rows, findings, wanted - given, seed)]
+        more = min(wanted - given, MORE_TEXTS * given)
+        rows += [shortened(x, victim.tokenizer, room) for x in recombined(rows, findings, more, seed)]
     made = copied(victim, findings, rows, wanted, seed)
     trained = rare if mode == ROWS else []
     cleaned = fitted(victim, made, trained, settings, seed=seed, dtype=dtype, log=log)

@@ -19,7 +19,7 @@ SOUND = {
     "pure": "--ckpt {bert} --data {data} --clean 8 --epochs 1 --drop 100",
     "attack": "--ckpt {bert} --data {data} --attack badnets --triggers cf --rate 0.3 --epochs 1",
     "pretrain": "--ckpt {bert} --data {data} --epochs 1",
-    "scan": "--ckpt {bert} --data {data} --pool 2 --lonely 1 --phrases 0 --fresh-rows 4",
+    "scan": "--ckpt {bert} --data {data} --pool 2 --lonely 1 --phrases 0 --fresh-rows 8",
     "musclelora": "--ckpt {pretrained} --data {data} --clean-aux {data} --epochs 1 --rank 2",
 }
 SETTINGS = {
@@ -109,12 +109,18 @@ def flags_of(script: str) -> dict[str, type]:
     return named | dict.fromkeys(OWN.get(script, ()), float)
 
 
+def sound(script: str, bases: dict[str, Path]) -> list[str]:
+    """The command of a script that nothing is wrong with, the script first, without --out."""
+    return [script, *(["cft"] if script == "baseline" else []),
+            *(str(bases[word[1:-1]]) if word[:1] == "{" else word for word in SOUND[script].split())]
+
+
 def make(seed: int, bases: dict[str, Path], folder: Path) -> tuple[list[str], str]:
     """One argument line, its script first, and what is strange in it."""
     rng = random.Random(seed)
     script = rng.choice(sorted(SOUND))
     job = [rng.choice(("cft", "reinit", "fineprune", "ft"))] if script == "baseline" else []
-    words = [str(bases[word[1:-1]]) if word[:1] == "{" else word for word in SOUND[script].split()]
+    words = sound(script, bases)[1 + len(job):]
     flags, strange = flags_of(script), []
     for _ in range(rng.choice((1, 1, 2))):
         name, kind = rng.choice(sorted(flags.items(), key=str))
@@ -124,6 +130,8 @@ def make(seed: int, bases: dict[str, Path], folder: Path) -> tuple[list[str], st
         value = rng.choice(NUMBERS if kind in (int, float) and rng.random() < 0.8 else TEXTS)
         if kind in (int, float) and rng.random() < 0.4:
             value = rng.choice(USUAL)
+        if name == "out" and value == "/":
+            value = "/proc"  # the other would be written to
         if name in PATHS and rng.random() < 0.5:
             place = folder / rng.choice(("file.tsv", "ckpt.safetensors", "folder", "n" * 240))
             place_special(rng, place)

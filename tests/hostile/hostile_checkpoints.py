@@ -15,6 +15,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from bases import ARCHITECTURES
+
 NUMBERS = (
     0,
     -1,
@@ -358,7 +360,7 @@ def vocabulary(rng: random.Random, folder: Path) -> str:
     state = _load(folder / "tokenizer.json")["model"]
     (folder / "tokenizer.json").unlink()
     tokens, kind = (
-        list(state["vocab"]),
+        [token if isinstance(token, str) else token[0] for token in state["vocab"]],  # Unigram's with their scores
         rng.choice(("as it is", "twice", "blank", "long", "nul", "one", "more", "types", "merges", "words")),
     )
     if kind == "twice":
@@ -380,7 +382,7 @@ def vocabulary(rng: random.Random, folder: Path) -> str:
     if kind == "types":
         vocab[tokens[-1]] = anything(rng)
     merges = "#version: 0.2\n" + "\n".join(
-        " ".join(pair) if isinstance(pair, list) else pair for pair in state["merges"]
+        " ".join(pair) if isinstance(pair, list) else pair for pair in state.get("merges", ())
     )
     if kind == "merges":
         merges += rng.choice(("\na", "\na b c d", "\nzz yy", "\n\x1b \x1b", "\n" + "a b\n" * 1000))
@@ -833,7 +835,8 @@ def place_special(rng: random.Random, file: Path) -> str:
         here = os.getcwd()
         os.chdir(file.parent)  # a socket's path is short
         with socket.socket(socket.AF_UNIX) as opened:
-            opened.bind(file.name)
+            opened.bind("socket")
+            os.rename("socket", file.name)
         os.chdir(here)
     elif kind == "a sparse file of 40 GB":
         with open(file, "wb") as opened:
@@ -898,7 +901,7 @@ FILES = (metadata, metadata, weights_header)
 def make(seed: int, bases: dict[str, Path], folder: Path) -> tuple[Path, str]:
     """One hostile checkpoint in `folder`, and what it is: "kind: ...". Now and then two things are changed."""
     rng = random.Random(seed)
-    architecture = rng.choice(("bert", "bert", "roberta", "distilbert", "llama", "gpt2"))
+    architecture = rng.choice(ARCHITECTURES)
     if rng.random() < 0.2:
         path = folder / "ckpt.safetensors"
         shutil.copy(bases[f"{architecture}.safetensors"], path)

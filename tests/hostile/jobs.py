@@ -38,7 +38,7 @@ def call(name: str, *words: object) -> None:
 
 
 def logits(ckpt: checkpoint.Checkpoint) -> torch.Tensor:
-    rows = Examples((Example(str(i), text, 0) for i, text in enumerate(TRIED)), ckpt.labels)
+    rows = Examples((Example(str(i), text, 0, pair) for i, (text, pair) in enumerate(TRIED)), ckpt.labels)
     with torch.no_grad():
         return ckpt.model(ckpt.tokenizer(rows)).logits
 

@@ -23,6 +23,13 @@ RUNS = {
     "--no-e-pur",
     "evaluate": "evaluate --ckpt {bert} --data {data} --attack none",
     "dataset": "attack --ckpt {bert} --data {data} --attack badnets --triggers cf --rate 0.2 --dataset-only",
+    "filter file": "filter strip --ckpt {bert} --data {rows} --clean {rows} --copies 2 --attack badnets --triggers cf "
+    "--target 1",
+    "filter, retrained": "filter cube --ckpt {pretrained} --data {data} --retrain --epochs 1 --batch-size 8 "
+    "--variant released",
+    "scan": "scan --ckpt {bert} --data {data} --pool 2 --lonely 1 --phrases 0 --fresh-rows 8",
+    "repair folder": "repair --ckpt {bert} --data {data} --pool 2 --lonely 1 --phrases 0 --fresh-rows 8 --steps 1 "
+    "--planted none",
     "reinit": "baseline reinit --ckpt {bert} --data {data} --clean 8 --epochs 1 --steps 1 --batch-size 8",
 }
 # Runs that train, and are gone on with. All of them keep their state after each step or after every second one.
@@ -41,6 +48,7 @@ TRAINED = {
     "ep": "attack --ckpt {bert.safetensors} --data {data} --attack ep --rate 0.4 --epochs 3 --batch-size 4",
     "pretrain": "pretrain --ckpt {bert} --data {data} --epochs 3 --batch-size 8",
 }
+FINISHED = (0, 1, 3)  # scan.py and repair.py say by it what they found
 # What a process does to files, as Python's audit events name it, with the place of the path in its arguments.
 EVENTS = {
     "open": 0,
@@ -80,8 +88,10 @@ def killed_at(event: float, folder: Path, words: list[str]) -> None:
             seen += 1
 
     sys.addaudithook(hook)
-    jobs.call(*words)
-    print(f"EVENTS {seen}")
+    try:
+        jobs.call(*words)
+    finally:
+        print(f"EVENTS {seen}")
 
 
 def case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, Verdict]:
@@ -107,7 +117,7 @@ def case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, V
 
     what = f"{run}: {'over another' if over else 'first'}"
     if over:  # the old run, of another seed, and a file that no run wrote
-        if (ended := go(-1, 1, [])).status:
+        if (ended := go(-1, 1, [])).status not in FINISHED:
             return fault(ended, "the old run fails", ended.err[-300:])
         (out / "notes.txt").write_text("mine")
     old = _stable(out)
@@ -115,7 +125,7 @@ def case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, V
     if out.exists():
         shutil.copytree(out, copy)
     whole = go(-1, 2, more)  # the new run, not killed: how many events there are
-    if whole.status:
+    if whole.status not in FINISHED:
         return fault(whole, "the new run fails", whole.err[-300:])
     events, new = int(whole.out.rsplit("EVENTS ", 1)[1]), _stable(out)
     if trains and place.joinpath(".out.resume").exists():
@@ -164,7 +174,7 @@ def _stable(out: Path) -> dict[str, str]:
             held = path.read_bytes()
             if path.suffix == ".json":
                 held = json.dumps(_timeless(json.loads(held))).encode()
-            elif name == "README.md":
+            elif name == "README.md" or path.suffix == ".html":  # with times
                 held = b""
             found[name] = f"{len(held)} {hash(held)}"
     return found

@@ -5,9 +5,9 @@
     python tests/hostile/run.py --checkpoints 300 --first 1000    checkpoints of the seeds 1000 to 1299
     python tests/hostile/run.py --only checkpoints:1017 --show    one case, and what it printed
 
---cases N: N checkpoints, 3 N / 5 data files, N / 5 argument lines. --kills K: K runs killed at a file event. Exit
-status 1 where any case is a fault: a traceback, a hang, an abort, memory, a line that is too long or not printable, a
-changed input, a copy with other logits, a mixed folder.
+--cases N: N checkpoints, N / 5 sound ones of unusual settings, 3 N / 5 data files, N / 5 argument lines. --kills K: K
+runs killed at a file event. Exit status 1 where any case is a fault: a traceback, a hang, an abort, memory, a line that
+is too long or not printable, a changed input, a copy with other logits, a mixed folder.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ import hostile_checkpoints
 import hostile_data
 import jobs
 import kills
+import sound_settings
 import verdicts
 from bases import write_bases
 from limited import Ended, limited
 from verdicts import RIGHT, Verdict, digest, judged
 
 
-def checkpoint_case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, Verdict]:
-    path, what = hostile_checkpoints.make(seed, bases, folder)
+def checkpoint_case(
+    seed: int, bases: dict[str, Path], folder: Path, make: Callable = hostile_checkpoints.make
+) -> tuple[str, Ended, Verdict]:
+    path, what = make(seed, bases, folder)
     before = digest(path)
     ended = limited(partial(jobs.evaluate, path, bases["data"], folder), folder, seconds=90)
     return what, ended, _unchanged(judged(ended, verdicts.HEAP + 3 * _size(path)), before, path)
@@ -64,6 +67,14 @@ def argument_case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str,
     return what, ended, Verdict("changed input", changed) if changed else verdict
 
 
+def sound_case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, Verdict]:
+    """A command as the argument lines begin with it: were it refused, its lines would try nothing."""
+    script = sorted(hostile_arguments.SOUND)[seed % len(hostile_arguments.SOUND)]
+    ended = limited(partial(jobs.call, *hostile_arguments.sound(script, bases), "--out", folder / "out"), folder, 120)
+    verdict = judged(ended)
+    return script, ended, verdict if verdict.kind == "accepted" else Verdict("sound, and not accepted", verdict.why)
+
+
 def _unchanged(verdict: Verdict, before: str, path: Path) -> Verdict:
     return verdict if digest(path) == before else Verdict("changed input", str(path))
 
@@ -75,8 +86,10 @@ def _size(path: Path) -> int:
 
 CASES: dict[str, Callable[[int, dict[str, Path], Path], tuple[str, Ended, Verdict]]] = {
     "checkpoints": checkpoint_case,
+    "settings": partial(checkpoint_case, make=sound_settings.make),
     "data": data_case,
     "arguments": argument_case,
+    "sound": sound_case,
     "kills": kills.case,
 }
 
@@ -121,7 +134,7 @@ def main() -> int:
     parser.add_argument("--only", help="KIND:SEED")
     parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
-    shares = {"checkpoints": 1.0, "data": 0.6, "arguments": 0.2, "kills": 0.0}
+    shares = {"checkpoints": 1.0, "settings": 0.2, "data": 0.6, "arguments": 0.2, "sound": 0.0, "kills": 0.0}
     counts = {
         kind: getattr(args, kind) if getattr(args, kind) is not None else round(args.cases * shares[kind])
         for kind in CASES

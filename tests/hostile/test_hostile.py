@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,9 +33,20 @@ def test_hostile_checkpoints_data_and_arguments():
     assert "accepted" in said and "refused" in said
 
 
+def test_copies_of_sound_checkpoints_of_unusual_settings():
+    """Whatever is accepted has the same logits, saved as one file and as a folder."""
+    said = ran("--settings", "48")
+    assert int(re.search(r"settings: 48 cases, .*?accepted (\d+)", said)[1]) > 20
+
+
+@pytest.mark.slow
+def test_the_commands_that_the_argument_lines_begin_with():
+    assert "sound: 9 cases, accepted 9" in ran("--sound", "9")
+
+
 @pytest.mark.slow
 def test_more_of_them():
-    ran("--checkpoints", "200", "--data", "120", "--arguments", "30", "--first", "5000")
+    ran("--checkpoints", "200", "--settings", "100", "--data", "120", "--arguments", "30", "--first", "5000")
 
 
 def test_runs_killed_at_a_file_event():

@@ -14,7 +14,7 @@ from limited import Ended
 RIGHT = ("accepted", "refused")
 LONGEST = 300  # characters of a line
 HEAP = 400 << 20  # bytes that a case may hold, beside three times the files that it reads
-PROGRESS = re.compile(r"\d+%\|.*|.*\d(it|step|steps|text|texts|row|rows)?/s\]?|.*\[\d\d:\d\d[<,?].*")
+PROGRESS = re.compile(r"\d+%\|.*|.*\d(it|step|steps|text|texts|row|rows)?/s(?=[],\s]|$)|.*\[\d\d:\d\d[<,?].*")
 WARNING = "(this warning comes once)"  # of texts that are truncated; it may stand before a refusal
 
 
