@@ -140,7 +140,7 @@ def turns(plan: Sequence[T]) -> list[tuple[T, bool]]:
     """The batches of a plan that this process evaluates, and whether each counts: as many for every process, since a
     forward pass of a model that is `sharded` takes all of them, and so some get one that is another's."""
     mine = plan[rank()::size()]
-    return [(batch, True) for batch in mine] + [(plan[0], False)] * (-(-len(plan) // size()) - len(mine))
+    return [(batch, True) for batch in mine] + [(plan[0], False) for _ in range(-(-len(plan) // size()) - len(mine))]
 
 
 def agreed(value: T) -> T:

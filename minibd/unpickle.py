@@ -92,11 +92,11 @@ def _reason(error: Exception) -> str:
     return visible(text.splitlines()[0], 80)
 
 
-def limited_unpickle(files: list[Path], out: Path) -> None:
-    """As `unpickle`, in a process that is limited from here on (`limit`)."""
-    limit(sum(file.stat().st_size for file in files))
+def run() -> None:
+    *files, out = map(Path, sys.argv[1:])
+    limit(sum(file.stat().st_size for file in files if file.exists()))
     unpickle(files, out)
 
 
 if __name__ == "__main__":
-    main(lambda: limited_unpickle([Path(word) for word in sys.argv[1:-1]], Path(sys.argv[-1])))
+    main(run)

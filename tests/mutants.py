@@ -1092,7 +1092,7 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "shares = torch.ones_like(norms)",
         ),
         Mutant(
-            "distributed.py", "a batch that is another's counts, too", "[(plan[0], False)]", "[(plan[0], True)]",
+            "distributed.py", "a batch that is another's counts, too", "(plan[0], False) for", "(plan[0], True) for",
         ),
         Mutant("distributed.py", "each process keeps its own choice", "return box[0]", "return value"),
         Mutant("distributed.py", "every process writes", "return rank() == 0", "return True"),

@@ -106,7 +106,7 @@ def test_the_lines_say_what_was_not_reached(made):
     checked = audit_run(path, max_steps=5)
     assert checked.ok and [(again.stage, again.steps) for again in checked.replay.stages] == [("CFT", 4), ("TS-FT", 1)]
     told = checked.lines()
-    assert told[0].startswith(f"{path}: python scripts/mbtsad.py --k 1 ")
+    assert told[0].startswith(f"{path}: python scripts/mbtsad.py --cft --k 1 ")
     table = {line.split()[0]: line.split()[1:] for line in told[1].splitlines()[1:]}
     assert table["CFT"][0] == "4" and table["CFT"][3:] == ["4", "0", "1e-03"]
     assert table["TS-FT"][3:] == ["1", "0", "1e-03"] and table["MBTSAD"][3:] == ["0", "-"]

@@ -534,4 +534,4 @@ def test_the_filter_holds_its_result_and_some_blocks():
     )
     assert done.returncode == 0, done.stderr
     many, wide = json.loads(done.stdout)
-    assert many < 30_000_000 and wide < 110_000_000, (many, wide)
+    assert many < 30_000_000 and wide < 130_000_000, (many, wide)

@@ -450,7 +450,7 @@ def test_the_variant_reaches_the_step(variant, tiny, monkeypatch):
 def test_the_search_trains_on_half_of_the_clean_rows_and_scores_on_the_other(tiny, monkeypatch):
     seen = []
 
-    def fake(ckpt, half, clean, settings, *, validation, seed, dtype):
+    def fake(ckpt, half, clean, settings, *, validation, seed, dtype, log):
         seen.append(({x.id for x in half}, {x.id for x in validation}, clean, settings.scalings, settings.epochs))
         return ckpt
     right = {(1.0,): 0.5, (2.0, 3.0): 0.75, (4.0,): 0.75}

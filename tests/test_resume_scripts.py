@@ -93,7 +93,7 @@ def held(out: Path) -> dict[str, object]:
     def timeless(value):
         if isinstance(value, dict):
             return {key: timeless(one) for key, one in value.items()
-                    if key not in ("seconds", "command", "out", "output", "next", "losses")}
+                    if key not in ("seconds", "command", "out", "output", "next", "losses", "checkpoint")}
         return [timeless(one) for one in value] if isinstance(value, list) else value
 
     return {str(file.relative_to(out)): timeless(json.loads(file.read_text())) if file.suffix == ".json"

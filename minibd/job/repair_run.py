@@ -247,7 +247,7 @@ class Repair:
         found = once(self.log, f"scan of {made.trigger.kind}", lambda: scanning.scan_of(
             made.ckpt, task, self.scan, self.rows.texts, self.rows.source))
         findings = findings_of(found, self.victim.labels)
-        left = made.ckpt if not findings else unlearn(made.ckpt, findings, self.texts, self.settings,
+        left = made.ckpt if not findings else unlearn(made.ckpt, findings, self.rows.texts, self.settings,
                                                       seed=self.task.seed, dtype=self.dtype, log=self.quiet)
         trigger = made.trigger
         after = asr(left.model, left.tokenizer, made.triggered, trigger.target)

@@ -804,7 +804,7 @@ def special_file(rng: random.Random, folder: Path) -> str:
 
 def place_special(rng: random.Random, file: Path) -> str:
     """Puts what is no regular file of an ordinary size in place of `file`."""
-    kept = file.read_bytes() if file.is_file() else b""
+    kept = file.read_bytes() if file.is_file() and file.stat().st_size < 1 << 20 else b""  # else a sparse one
     if file.exists():
         file.unlink()
     kind = rng.choice(
