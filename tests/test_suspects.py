@@ -82,3 +82,10 @@ def test_another_schema_is_refused(tiny_file, tmp_path):
     path = tmp_path / "scan.json"
     path.write_text(json.dumps({**FOUND, "schema": 2}))
     fails(lambda: read_scan(str(path), str(tiny_file)), "schema 2")
+
+
+def test_a_sparse_file_of_gigabytes_is_not_read(tiny_file, tmp_path):
+    path = tmp_path / "scan.json"
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+    fails(lambda: read_scan(str(path), str(tiny_file)), "no scan.json")

@@ -16,10 +16,12 @@ from minibd.detect.wording import FOUND, of_verdict
 from minibd.lines import visible
 from minibd.mitigations.unlearn import Finding
 from minibd.records import BadInput
+from minibd.regular import read_regular
 
 NEAR = 0.1  # of a score, by which a suspect may lie under the strongest of its class
 LEAST_FLIPS = 0.85  # share of the texts that it flips
 MOST = 8  # suspects of a class
+LARGEST = 1 << 26  # bytes of a scan.json, far above any that scan.py writes
 
 
 def findings_of(report: Mapping[str, Any], labels: Sequence[str]) -> list[Finding]:
@@ -76,7 +78,7 @@ def read_scan(path: str, ckpt: str) -> dict[str, Any]:
     if not file.is_file():
         raise BadInput(f"--suspects {path}: there is no such file, name the scan.json that scan.py wrote")
     try:
-        report = json.loads(file.read_text(encoding="utf-8"))
+        report = json.loads(read_regular(file, LARGEST).decode("utf-8"))
         known = report["method"] == "scan" and report["schema"] == 1
         sums, _ = report["checkpoint_sha256"], of_verdict(report, FOUND)
         [finding_of(suspect, 0) for one in report["classes"].values() for suspect in named(one["suspects"])]
