@@ -23,7 +23,7 @@ accuracy. `mode` "auto" goes by what the scan saw of the words and of what is ne
 
 **Few texts.** All weights fit 64 texts in a few steps, and what the model says of other texts drifts. Since the target
 is the model's own answer, a text need not be one that anybody wrote: beginnings and ends of the same texts, put
-together, keep two points of accuracy (`recombined`; scripts/results/LOG.md). Many more than those that were given would
+together, keep a point or more of accuracy (`recombined`; scripts/results/LOG.md). Many more than those that were given would
 also keep what words do that were not named.
 
 Texts of another task serve, and so do the scan's built-in sentences: what is compared is the model with itself.
@@ -231,13 +231,13 @@ def entries_of(tokenizer: Tokenizer, findings: Sequence[Finding]) -> list[int]:
 @dataclass(frozen=True, slots=True)
 class Copies:
     """texts: N of them, encoded, without the findings. answers: p_B of each, (N, C), on the model's device. copies:
-    of each text k, encoded; the label of either is the text's number."""
+    of each text k or one less, encoded; the label of either is the text's number."""
     texts: Encoded
     answers: Tensor
     copies: Encoded
 
     def some(self, keep: Callable[[list[int]], bool] = lambda ids: True) -> Encoded:
-        """Texts and copies in turn, as often the one as the other, those whose ids are to keep."""
+        """The texts, about as often as there are copies of each, and the copies; those whose ids are to keep."""
         rounds = len(self.copies) // max(1, len(self.texts))
         rows = [row for _ in range(rounds) for row in zip(self.texts.ids, self.texts.token_type_ids, self.texts.labels)]
         rows += zip(self.copies.ids, self.copies.token_type_ids, self.copies.labels)
@@ -291,9 +291,9 @@ def _halves(first: list[str], second: list[str], rng: random.Random) -> str:
 def copied(
     victim: Checkpoint, findings: Sequence[Finding], rows: Sequence[Example], wanted: int, seed: int,
 ) -> Copies:
-    """Lines 2 and 3: at least `wanted` copies, of each row as many."""
+    """Lines 2 and 3: `wanted` copies, of each row as many or one less; at least one of each."""
     copies = [with_finding(x, drawn(findings, rng), rng) for k in range(ceil(wanted / len(rows)))
-              for x in rows for rng in [generator(seed, "copy", k, x.id, x.text, x.pair)]]
+              for x in rows for rng in [generator(seed, "copy", k, x.id, x.text, x.pair)]][:max(wanted, len(rows))]
     encoded = victim.tokenizer.encode(rows)
     return Copies(encoded, answers_to(victim.model, victim.tokenizer, encoded), victim.tokenizer.encode(copies))
 
