@@ -23,8 +23,8 @@ accuracy. `mode` "auto" goes by what the scan saw of the words and of what is ne
 
 **Few texts.** All weights fit 64 texts in a few steps, and what the model says of other texts drifts. Since the target
 is the model's own answer, a text need not be one that anybody wrote: beginnings and ends of the same texts, put
-together, keep a point or more of accuracy (`recombined`; scripts/results/LOG.md). Many more than those that were given would
-also keep what words do that were not named.
+together, keep a point or more of accuracy (`recombined`; scripts/results/LOG.md). Many more than those that were given
+would also keep what words do that were not named.
 
 Texts of another task serve, and so do the scan's built-in sentences: what is compared is the model with itself.
 """
