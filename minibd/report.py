@@ -137,11 +137,13 @@ def whole(out: Path, is_old: Callable[[str], bool] = is_run_file) -> Iterator[Pa
     before, done = list(written), False
     if not leads():
         yield Path(agreed(""))
+        meet()  # all have read what is there before it moves
         meet()
         return
     try:
         with atomic_folder(out, is_old) as draft:
             yield Path(agreed(str(draft)))
+            meet()
         meet()
         done = True
     finally:

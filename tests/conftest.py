@@ -14,6 +14,7 @@ import torch
 
 from minibd import checkpoint, data, precision
 from minibd.cli import main
+from minibd.mitigations.mbtsad import MBTSAD, distill_terms
 from minibd.models.bert import Bert, BertConfig
 from minibd.records import BadInput, Example, Examples
 from minibd.tokenizer import Tokenizer
@@ -83,13 +84,26 @@ def no_limit_left_behind():
     assert [resource.getrlimit(kind) for kind in kinds] == before, "the test limits the process of all tests"
 
 
+def write_splits(path: Path, train: int, dev: int, test: int) -> Path:
+    """The folder `path` with so many rows of two classes in train / dev / test .tsv."""
+    for seed, (split, n) in enumerate((("train", train), ("dev", dev), ("test", test))):
+        data.write(rows(n, seed, split), path / f"{split}.tsv")
+    return path
+
+
+def distilling(teacher: Bert):
+    """MBTSAD's loss of step 2 towards `teacher`, for train.fit."""
+    def loss(model, batch):
+        with torch.no_grad():
+            taught = teacher(batch, want=("attn", "hidden"))
+        return distill_terms(model(batch, want=("attn", "hidden")), taught, batch, MBTSAD())
+    return loss
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
     """train / dev / test .tsv of two classes."""
-    path = tmp_path_factory.mktemp("data")
-    for seed, (split, n) in enumerate((("train", 200), ("dev", 20), ("test", 60))):
-        data.write(rows(n, seed, split), path / f"{split}.tsv")
-    return path
+    return write_splits(tmp_path_factory.mktemp("data"), 200, 20, 60)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from conftest import fails, refused
+from conftest import distilling, fails, refused
 from minibd import checkpoint
 from minibd.attacks.lwp import lwp_loss
 from minibd.attacks.ripple import RIPPLe, ripple
@@ -13,7 +13,7 @@ from minibd.checkpoint import Checkpoint
 from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
 from minibd.cli import Task
 from minibd.job.task import texts_at_once
-from minibd.mitigations.mbtsad import MBTSAD, distill_terms, mbtsad
+from minibd.mitigations.mbtsad import MBTSAD, mbtsad
 from minibd.mitigations.pure import PURE, attention_penalty, pure
 from minibd.models.encoder import Encoder
 from minibd.records import Example, Examples
@@ -32,13 +32,7 @@ def in_float64(monkeypatch):
 
 
 def distillation():
-    teacher = bert(seed=5).double().eval()
-
-    def loss(model, batch):
-        with torch.no_grad():
-            taught = teacher(batch, want=("attn", "hidden"))
-        return distill_terms(model(batch, want=("attn", "hidden")), taught, batch, MBTSAD())
-    return loss
+    return distilling(bert(seed=5).double().eval())
 
 
 def penalty():

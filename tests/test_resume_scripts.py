@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import refused, rows
-from minibd import checkpoint, data, resume
+from conftest import refused, write_splits
+from minibd import checkpoint, resume
 from minibd.job import planted, repair_run
 from test_repair_run import NOTHING, finds
 
@@ -49,10 +49,7 @@ QUICK = ("mbtsad", "pure", "finemix", "fineprune", "musclelora", "ep", "ripple",
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("small")
-    for seed, (split, n) in enumerate((("train", 40), ("dev", 10), ("test", 12))):
-        data.write(rows(n, seed, split), path / f"{split}.tsv")
-    return path
+    return write_splits(tmp_path_factory.mktemp("small"), 40, 10, 12)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from minibd.mitigations.mbtsad import MBTSAD, distill_terms
+from conftest import distilling
 from minibd.models.encoder import Encoder
 from minibd.models.visited_rows import visited_rows
 from minibd.predict import accuracy, predict
@@ -37,13 +37,7 @@ def alike(a: Encoder, b: Encoder) -> None:
 
 
 def distillation():
-    teacher = bert(seed=5).double().eval()
-
-    def loss(model, batch):
-        with torch.no_grad():
-            taught = teacher(batch, want=("attn", "hidden"))
-        return distill_terms(model(batch, want=("attn", "hidden")), taught, batch, MBTSAD())
-    return loss
+    return distilling(bert(seed=5).double().eval())
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
