@@ -153,6 +153,7 @@ def whole(out: Path, is_old: Callable[[str], bool] = is_run_file) -> Iterator[Pa
 
 def _check_writable(folder: Path, said: str) -> None:
     if not leads():
+        meet()  # the first process makes folders and takes them away: nobody else is to look meanwhile
         return
     missing = [f for f in (folder, *folder.parents) if not os.path.lexists(f)]  # deepest first
     try:
@@ -165,6 +166,7 @@ def _check_writable(folder: Path, said: str) -> None:
         for created in missing:
             with suppress(OSError, ValueError):  # it was not made, or another run uses it by now
                 created.rmdir()
+    meet()
 
 
 def write_text(path: Path, text: str) -> None:
