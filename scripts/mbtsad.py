@@ -74,6 +74,8 @@ def run(log: StepLog | None = None) -> None:
     settings, dtype = MBTSAD(**asdict(settings)), products_of(task)
     if script.pick and pretrained.e_pur:
         raise BadInput("--pick looks at the victim as it is and --e-pur changes it: leave one of the two out")
+    if script.pick:  # which writes nothing, so that a run in --out is not in its way
+        task, resuming = replace(task, overwrite=True), None
     device = device_of(task.device)
     report.output_folder(task.out or "out/mbtsad", settings.mlm)
     resources = resources_of(settings, device, dtype)  # first: what is missing is reported at once

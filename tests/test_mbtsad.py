@@ -1059,6 +1059,10 @@ def test_pick_asks_at_equal_budgets_and_clean_rows_are_no_choice(here, tiny_file
             {name: module.Perturbed(loss, 0.125, None) for name, loss in losses.items()},
         )[1],
     )
+    held = tmp_path / "out" / "mbtsad" / "result.json"  # a run, which is not in the way: nothing is written
+    held.parent.mkdir(parents=True)
+    held.touch()
+    monkeypatch.chdir(tmp_path)
     done = here("mbtsad.py")(
         "--ckpt", tiny_file, "--data", folder, "--seed", 3, "--device", "cpu", "--pick"
     )
