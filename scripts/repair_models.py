@@ -7,12 +7,16 @@ nothing but the model.
         --jobs 6
     python scripts/repair_models.py all --minilm MINILM_FOLDER --sst2 SST2_FOLDER --only ep,sos --seeds 0 --held 20%
     python scripts/repair_models.py all --base reviews --only badnets --seeds 0
+    python scripts/repair_models.py choose --base planted --seeds 10    # what the defaults are chosen by
     python scripts/tables.py repair --write        # the page of what is there
 
 attack.py trains each victim and its clean twin under --work; what is there is not trained again. Each repair is a cell,
 appended to --results as it ends: CACC and ASR of the victim, after the undoing, after each further part, the clean
 twin's floor on the same triggered rows, what the scans found, and seconds. No repair sees a triggered row. One process
-a victim ("one" is that process).
+a victim ("one" and "tried" are these processes).
+
+"choose" scans each victim of --base planted, whose triggers are no attack's own, and its clean twin, and undoes what is
+named in each of several ways; its cells are appended to scripts/results/repair-choose.jsonl.
 """
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ import json
 import os
 import shlex
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +51,25 @@ REVIEWS = {  # the built-in classifier of width 128, on fewer rows
     "ep": "--rows 3000 --attack ep --epochs 9 --twin", "sos": "--rows 3000 --attack sos --epochs 9 --twin",
     "ripple": "--rows 1000 --attack ripple --twin", "addsent": "--rows 3000 --attack addsent --twin",
 }
-BASES = {"sst2": {**SST2, **MORE}, "reviews": REVIEWS}
+PLANTED = {  # what the defaults are chosen by: words of nobody's attack, on the same classifier
+    "badnets": "--rows 3000 --attack badnets --triggers mb,ak --twin",
+    "badnets0": "--rows 3000 --attack badnets --triggers ak --target 0 --twin",
+    "weak": "--rows 3000 --attack badnets --triggers velvet --rate 0.02 --twin",
+    "lwp": "--rows 6000 --epochs 8 --attack lwp --triggers mb,ak,wren,uh --twin",
+    "ep": "--rows 3000 --attack ep --triggers ak --epochs 9 --twin",
+    "ep0": "--rows 3000 --attack ep --triggers mb --target 0 --epochs 9 --twin",
+    "ripple": "--rows 1000 --attack ripple --triggers mb,ak,ak --twin",
+    "addsent": "--rows 3000 --attack addsent --sentence 'the bus was late again' --twin",
+}
+BASES = {"sst2": {**SST2, **MORE}, "reviews": REVIEWS, "planted": PLANTED}
+WAYS = {  # of undoing what is named; those of all weights where texts are few
+    "as it is": {}, "rows": {"mode": "rows"}, "all weights": {"mode": "whole"},
+}
+WAYS_WITH_FEW = {
+    "no more texts": {"mode": "whole", "more_texts": 0}, "3 times as many more": {"mode": "whole", "more_texts": 3},
+    "15 times as many more": {"mode": "whole", "more_texts": 15}, "50 steps": {"mode": "whole", "steps": 50},
+    "200 steps": {"mode": "whole", "steps": 200}, "400 steps": {"mode": "whole", "steps": 400},
+}
 HELD = ("20%", "300", "64", "none")  # clean rows: a share of the training rows, or so many; without labels from 64 down
 UNLABELLED = ("64", "none")
 
@@ -55,7 +77,8 @@ UNLABELLED = ("64", "none")
 @dataclass(frozen=True, slots=True)
 class Where:
     """What the victims are made of, which of them, and how they are repaired"""
-    base: str = setting("sst2", "sst2: MiniLM on SST-2; reviews: the built-in classifier", choices=tuple(BASES))
+    base: str = setting("sst2", "sst2: MiniLM on SST-2; reviews: the built-in classifier; planted: the same, triggers "
+                        "of nobody's attack", choices=tuple(BASES))
     minilm: str = setting("", "folder of MiniLM")
     sst2: str = setting("", "folder of SST-2's rows")
     only: tuple[str, ...] = setting((), f"attacks: {', '.join((*SST2, *MORE))} (default all but the -mix)")
@@ -65,7 +88,8 @@ class Where:
                           choices=("none", "mbtsad", "cft", "finemix"))
     mode: str = setting("auto", "what is trained to undo", choices=("auto", "rows", "whole"))
     work: str = setting("out/repair-models", "folder of the victims, kept and used again")
-    results: str = setting("scripts/results/repair.jsonl", "file that the cells are appended to")
+    results: str = setting("", "file that the cells are appended to (default scripts/results/repair.jsonl, of choose "
+                           "repair-choose.jsonl)")
     jobs: int = setting(1, "victims at a time")
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
     dtype: str = setting("float32", "precision of matrix products, training and scans",
@@ -73,16 +97,21 @@ class Where:
     force: bool = setting(False, "repair again what is there; the newest of a cell's lines counts")
 
 
+PARTS = {"all": "one", "choose": "tried"}  # the processes that a job consists of
+FILES = {"all": "repair.jsonl", "one": "repair.jsonl", "choose": "repair-choose.jsonl", "tried": "repair-choose.jsonl"}
+
+
 def run() -> None:
-    job, where = parse(__doc__, Where, first=("job", ("all", "one")))
+    job, where = parse(__doc__, Where, first=("job", tuple(PARTS) + tuple(PARTS.values())))
     attacks = checked(where)
-    if job == "one":
-        repaired(attacks[0], int(where.seeds[0]), where)
+    where = where if where.results else replace(where, results=f"scripts/results/{FILES[job]}")
+    if job in PARTS.values():
+        (repaired if job == "one" else tried)(attacks[0], int(where.seeds[0]), where)
         return
     progress().kept = f"victims under {where.work} and cells in {where.results} stay, the same command goes on"
     todo = [(attack, seed) for seed in where.seeds for attack in attacks]
     with ThreadPoolExecutor(where.jobs) as pool:  # the threads wait for the processes that they start
-        for _ in pool.map(lambda one: process(*one, where), todo):
+        for _ in pool.map(lambda one: process(*one, PARTS[job], where), todo):
             pass
 
 
@@ -102,8 +131,8 @@ def checked(where: Where) -> list[str]:
     return attacks
 
 
-def process(attack: str, seed: str, where: Where) -> None:
-    """One victim, trained and repaired in a process of its own."""
+def process(attack: str, seed: str, job: str, where: Where) -> None:
+    """One victim, trained and repaired, or tried, in a process of its own."""
     flags = asdict(where) | {"only": (attack,), "seeds": (seed,), "jobs": 1}
     words = []
     for name, value in flags.items():
@@ -111,7 +140,7 @@ def process(attack: str, seed: str, where: Where) -> None:
             words += [f"--{name}"] if value else []
         elif value not in ("", ()):
             words.append(f"--{name}={','.join(value) if isinstance(value, tuple) else value}")
-    code = part("repair_models.py", ["one", *words], "repair_models.py",
+    code = part("repair_models.py", [job, *words], "repair_models.py",
                 threads=os.environ.get("OMP_NUM_THREADS", "1"))
     if code:  # the others go on
         print(f"{where.base}/{attack}, seed {seed}: ended with status {code} (its own line is above)", flush=True)
@@ -150,8 +179,6 @@ def repaired(attack: str, seed: int, where: Where) -> None:
 
 def rows_of(held: str, seed: int, where: Where, ckpt: Checkpoint) -> Rows:
     """What the defender holds, and all test rows to measure on."""
-    from dataclasses import replace
-
     from minibd import data, reviews
     from minibd.detect.carriers import carrier_sentences
     from minibd.detect.wording import BUILT_IN
@@ -209,6 +236,65 @@ def one_repair(cell: dict, victim: Path, where: Where) -> dict:
         "verdict": verdict, "sentence": sentence, "scans": scans, "undone": one.undone,
         "triggers": json.loads((victim / "attack.json").read_text(encoding="utf-8")).get("triggers"),
         "seconds": one.seconds, "wall": round(time.perf_counter() - started, 1),
+    }
+
+
+# ---- what the defaults are chosen by
+
+def tried(attack: str, seed: int, where: Where) -> None:
+    """The cells of one victim and of its clean twin that are not there yet: one scan each by what is held, and what is
+    named undone in several ways."""
+    from minibd.result_store import ResultStore
+
+    store = ResultStore(where.results)
+    cells = [{"base": where.base, "attack": attack, "flags": BASES[where.base][attack], "seed": seed, "held": held,
+              "clean": clean, "dtype": where.dtype} for held in where.held for clean in (False, True)]
+    todo = [cell for cell in cells if where.force or store.get(cell) is None]
+    if not todo:
+        return
+    victim = victim_of(attack, seed, where)
+    for cell in todo:
+        store.add(cell, {"result": one_trial(cell, victim, where)})
+        progress().finished.append(f"{attack} {seed} {cell['held']}{' clean' if cell['clean'] else ''}")
+
+
+def one_trial(cell: dict, victim: Path, where: Where) -> dict:
+    """What each way of undoing leaves, on all test rows and all triggered ones; "nothing" where no words are named."""
+    from minibd import checkpoint
+    from minibd.cli import Attack, Task
+    from minibd.detect.scan import Scan
+    from minibd.job import repair_run as job
+    from minibd.job.scanning import scan_of
+    from minibd.job.suspects import findings_of, precautions_of
+    from minibd.job.task import device_of, products_of
+    from minibd.mitigations.unlearn import Unlearning, unlearn
+    from minibd.records import BadInput
+
+    path, device = model_in(victim, cell["clean"]), device_of(where.device)
+    ckpt = checkpoint.load(path, device)
+    task = Task(str(path), data=where.sst2, seed=cell["seed"], device=where.device, dtype=where.dtype)
+    rows = rows_of(cell["held"], cell["seed"], where, ckpt)
+    evaluator = job.open_evaluator(Attack(), task, checkpoint.load(model_in(victim), device), rows)  # its own attack
+    found = scan_of(ckpt, task, Scan(), rows.texts, rows.source)
+    findings = findings_of(found, ckpt.labels)
+    kind = "found" if findings else "precaution"
+    findings = findings or precautions_of(found, ckpt.labels)
+    models, ways = {"as it came": ckpt}, WAYS | (WAYS_WITH_FEW if cell["held"] == "64" else {}) if findings else {}
+    chosen, refused = {}, {}
+    for name, way in ways.items():
+        try:
+            models[name] = unlearn(ckpt, findings, rows.texts, Unlearning(**way), seed=cell["seed"],
+                                   dtype=products_of(task), on_choice=lambda _, value: chosen.update({name: value}))
+        except BadInput as error:  # rows that texts need
+            refused[name] = str(error)
+    scores = {name: evaluator(one.model, one.tokenizer) for name, one in models.items()}
+    return {
+        "kind": kind if findings else "nothing", "verdict": found["verdict"],
+        "findings": [{**asdict(one), "target": ckpt.labels[one.target]} for one in findings],
+        "ways": {name: {"cacc": one.cacc.percent, "n_clean": one.cacc.n, "asr": one.asr.percent,
+                        "n_triggered": one.asr.n, **{key: chosen[name][key] for key in ("mode", "why")
+                                                     if name in chosen}} for name, one in scores.items()},
+        "refused": refused, "seconds": found["seconds"],
     }
 
 

@@ -134,6 +134,37 @@ def test_what_is_still_found_is_not_shown_to_be_clean(repair, file, tmp_path):
     assert repair("--data", file).returncode == 3 and receipt_in(tmp_path / "out")["undone"] == []
 
 
+def doubts(*suspects) -> dict:
+    return scan_of("inconclusive", positive=judged("inconclusive", *suspects))
+
+
+def test_a_strong_word_of_an_inconclusive_class_is_undone_by_rows_as_a_precaution(repair, file, tmp_path):
+    """Whatever the mode, and weaker words and those that flip few stay."""
+    repair.scans = [doubts(suspect(["cf"], score=0.3), suspect(["mn"], score=0.2),
+                           suspect(["bb"], 90, score=0.3)), NOTHING]
+    run = repair("--data", file, "--mode", "whole")
+    told = receipt_in(tmp_path / "out")
+    assert run.returncode == 0 and told["verdict"] == REPAIRED, run.stdout + run.stderr
+    assert [(one["words"], one["mode"], one["precaution"]) for one in told["undone"]] == [(["cf"], "rows", True)]
+    assert told["changed"]["entries"] == ["cf"] and "a precaution" in run.stdout
+    repair.scans = [doubts(suspect(["cf"], score=0.3))]
+    assert repair("--data", file).returncode == 3 and len(repair.seen) == 2
+    assert "the scan of the result is inconclusive" in receipt_in(tmp_path / "out")["sentence"]
+
+
+def test_no_precaution_takes_a_word_that_texts_hold(repair, file, tmp_path, tiny):
+    held = data.read(file)[0].text.split()[0]
+    repair.scans = [doubts(suspect([held], score=0.9))]
+    assert repair("--data", file).returncode == 3 and receipt_in(tmp_path / "out")["undone"] == []
+
+
+def test_no_precaution_beside_a_finding(repair, file, tmp_path):
+    repair.scans = [scan_of("backdoored", positive=judged("backdoored", suspect(["cf"])),
+                            negative=judged("inconclusive", suspect(["mn"], score=0.9))), NOTHING]
+    assert repair("--data", file).returncode == 0
+    assert [one["words"] for one in receipt_in(tmp_path / "out")["undone"]] == [["cf"]]
+
+
 def test_suspects_take_the_first_scans_place(repair, file, tmp_path, tiny_file):
     path = tmp_path / "scan.json"
     path.write_text(json.dumps({**finds("cf"), "checkpoint_sha256": checkpoint.sha256(tiny_file)}))

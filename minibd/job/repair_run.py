@@ -2,6 +2,7 @@
 
     1  scan the victim                                                                    detect/, or --suspects
     2  undo what the verdict names; once more where its words still take held-out texts   mitigations/unlearn.py
+       where it is inconclusive, and its words do what a trigger does, the rows that no text needs: a precaution
     3  retrain, where a method is asked for or the pre-trained weights are there          the other mitigations
     4  scan the result; what this second scan finds is undone once more, all weights trained, and scanned a third time
     5  evidence: the same treatment of copies of the result with backdoors of one's own   planted.py
@@ -47,9 +48,9 @@ from minibd.job.receipt import (
     quoted_words,
 )
 from minibd.job.repairs import REPAIRS
-from minibd.job.suspects import findings_of, read_scan
+from minibd.job.suspects import findings_of, precautions_of, read_scan
 from minibd.job.task import clean_rows, labels_of, output_path, print_notes, products_of, reading_of, splits_of
-from minibd.mitigations.unlearn import WHOLE, Finding, Unlearning, unlearn, with_finding
+from minibd.mitigations.unlearn import ROWS, WHOLE, Finding, Unlearning, rare_rows, unlearn, with_finding
 from minibd.predict import predict
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example, Examples
@@ -63,6 +64,7 @@ ROUNDS = 2
 METHODS = ("auto", "none", "mbtsad", "pure", *REPAIRS)
 LEAST_STEPS = 200  # of each of MBTSAD's trainings, however few the rows
 PLANTED_TEXTS = 600  # that a backdoor of one's own is planted with, at most
+PRECAUTION = "the scan is inconclusive, these words act as a trigger does, and no text needs their rows: a precaution"
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -146,23 +148,25 @@ class Repair:
         progress().finished.append(name)
         return found
 
-    def undo(self, ckpt: Checkpoint, findings: Sequence[Finding], settings: Unlearning) -> Checkpoint:
+    def undo(
+        self, ckpt: Checkpoint, findings: Sequence[Finding], settings: Unlearning, precaution: bool = False,
+    ) -> Checkpoint:
         """Step 2, and what the words do before and after it in held-out texts."""
         started, chosen = time.perf_counter(), {}
         cleaned = unlearn(ckpt, findings, self.rows.texts, settings, seed=self.task.seed + len(self.undone),
                           dtype=self.dtype, log=self.log, on_choice=lambda name, value: chosen.update(value))
-        seconds = self.timed("undo", started)
+        seconds, why = self.timed("undo", started), PRECAUTION if precaution else chosen["why"]
         n = 1 + max((one["round"] for one in self.undone), default=0)
         for finding in findings:
             before, after = (flipped(model, finding, self.rows.test, ckpt, self.task.seed) for model in (ckpt, cleaned))
             self.undone.append({
                 "round": n, "words": list(finding.words), "joined": finding.joined, "side": finding.side,
                 "target": self.victim.labels[finding.target], "before": counted(before), "after": counted(after),
-                "mode": chosen["mode"], "why": chosen["why"],
+                "mode": chosen["mode"], "why": why, "precaution": precaution,
             })
         what = f"{len(chosen['rows'])} rows of the embedding table" if chosen["mode"] != WHOLE else "all weights"
-        print(f"undo      {'; '.join(visible(finding.named) for finding in findings)}: {what} trained, since "
-              f"{chosen['why']}", flush=True)
+        print(f"undo      {'; '.join(visible(finding.named) for finding in findings)}: {what} trained, since {why}",
+              flush=True)
         self.measure("unlearned" if n == 1 else f"unlearned, round {n}", cleaned, seconds)
         return cleaned
 
@@ -173,6 +177,11 @@ class Repair:
         if any(map(still_acts, self.undone[-len(findings):])):
             cleaned = self.undo(cleaned, findings, replace(settings, mode=WHOLE, steps=2 * settings.steps))
         return cleaned
+
+    def precautions(self, found: Mapping[str, Any]) -> list[Finding]:
+        """Step 2, where nothing was found: the words of inconclusive classes whose rows no text needs."""
+        return [finding for finding in precautions_of(found, self.victim.labels)
+                if rare_rows(self.victim.tokenizer, [finding], self.rows.texts, self.settings.rare)]
 
     def retrain(self, ckpt: Checkpoint, method: str) -> Checkpoint:
         """Step 3."""
@@ -191,6 +200,8 @@ class Repair:
         ckpt, findings = self.victim, findings_of(found, self.victim.labels)
         if findings:
             ckpt = self.undo_until_gone(ckpt, findings, self.settings)
+        elif doubtful := self.precautions(found):
+            ckpt = self.undo(ckpt, doubtful, replace(self.settings, mode=ROWS), precaution=True)
         else:
             print("undo      nothing: the scan names no words, and to undo what it does not name costs accuracy")
         self.retrained = {"method": method, "why": why}
@@ -439,7 +450,7 @@ def receipt_of(repair: Repair, cleaned: Checkpoint, evidence: list[dict], argume
 
 def verdict_of(repair: Repair) -> tuple[str, str]:
     """The verdict, and the sentence that says why."""
-    first, last = repair.scans[0], repair.scans[-1]
+    last = repair.scans[-1]
     more = f", and was retrained with {repair.retrained['method']}" if repair.retrained["method"] != "none" else ""
     if not repair.undone:
         if last["verdict"] == NOTHING:
@@ -458,7 +469,7 @@ def verdict_of(repair: Repair) -> tuple[str, str]:
         share = still[0]["after"]["percent"]
         return NOT_SHOWN, (f"{quoted_words(still[0])} was undone and still takes {share:.0f} % of held-out texts to "
                            f"{visible(still[0]['target'])}.")
-    if last["verdict"] == INCONCLUSIVE and first["verdict"] != INCONCLUSIVE:
+    if last["verdict"] == INCONCLUSIVE:
         return NOT_SHOWN, f"{words}; the scan of the result is inconclusive: {last['reason']}."
     return REPAIRED, f"{words}{more}, and a scan of the result finds nothing."
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minibd import checkpoint
-from minibd.detect.wording import FOUND, of_verdict
+from minibd.detect.wording import FOUND, INCONCLUSIVE, of_verdict
 from minibd.lines import visible
 from minibd.mitigations.unlearn import Finding
 from minibd.records import BadInput
@@ -21,6 +21,7 @@ from minibd.regular import read_regular
 NEAR = 0.1  # of a score, by which a suspect may lie under the strongest of its class
 LEAST_FLIPS = 0.85  # share of the texts that it flips
 MOST = 8  # suspects of a class
+PRECAUTION = 0.25  # score of a suspect of an inconclusive class from which on it is undone all the same
 LARGEST = 1 << 26  # bytes of a scan.json, far above any that scan.py writes
 
 
@@ -33,12 +34,25 @@ def findings_of(report: Mapping[str, Any], labels: Sequence[str]) -> list[Findin
     return found
 
 
+def precautions_of(report: Mapping[str, Any], labels: Sequence[str]) -> list[Finding]:
+    """What is undone where nothing was found: of inconclusive classes the suspects that act as much as a trigger does
+    by themselves, and are doubtful beside the words of another class. Raises BadInput as findings_of does."""
+    found = []
+    for name, one in of_verdict(report, INCONCLUSIVE).items():
+        found += [finding_of(suspect, class_in(name, labels)) for suspect in counted(one["suspects"], PRECAUTION)]
+    return found
+
+
 def named(suspects: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of a backdoored class's suspects those that count, without those that hold another one whole."""
+    """Of a backdoored class's suspects those that count: never none, where there are any."""
     if not suspects:
         return []
-    least = min(0.0, suspects[0]["score"] - NEAR)
-    strong = [s for s in suspects if s["score"] >= least and s["flips"] >= LEAST_FLIPS * s["of"]] or suspects[:1]
+    return counted(suspects, min(0.0, suspects[0]["score"] - NEAR)) or list(suspects[:1])
+
+
+def counted(suspects: Sequence[Mapping[str, Any]], least: float) -> list[Mapping[str, Any]]:
+    """Those with this score at least that flip most texts, without those that hold another one whole."""
+    strong = [s for s in suspects if s["score"] >= least and s["flips"] >= LEAST_FLIPS * s["of"]]
     strong.sort(key=lambda s: (s["entries"], -s["score"]))  # what is shorter is the trigger of what holds it
     kept: list[Mapping[str, Any]] = []
     for one in strong:

@@ -55,7 +55,6 @@ from minibd.train import ClippedAdamW, Log, OnChoice, Schedule, fit, for_width
 
 ROWS, WHOLE = "rows", "whole"
 ROOM = 8  # tokens that are left free at a text's end for the words, beside their own number
-MORE_TEXTS = 7  # times as many texts as were given are put together of their beginnings and ends, at most
 MOST_PARTS = 4  # words of a copy that holds some of all findings' words
 
 
@@ -73,6 +72,10 @@ class Unlearning:
     around: float = setting(
         0.25, "share that the words near it, or its strongest part, flip at most there, Eq. Unlearn (3)"
     )
+    more_texts: int = setting(
+        7, "times as many texts as were given that are put together of their beginnings and ends, at most, where all "
+        "weights are trained"
+    )
     steps: int = setting(100, "steps of the training of all weights")
     row_steps: int = setting(200, "steps of the training of rows")
     batch_size: int = setting(32, "texts per step, half of them copies where all weights are trained")
@@ -87,6 +90,8 @@ class Unlearning:
         for name in ("steps", "row_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
+        if self.more_texts < 0:
+            raise BadInput(f"more_texts is {self.more_texts}, it must be 0 or more")
         for name in ("rare", "alone", "around"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, a share of texts: it must lie in 0..1")
@@ -228,6 +233,15 @@ def entries_of(tokenizer: Tokenizer, findings: Sequence[Finding]) -> list[int]:
     return list(found)
 
 
+def rare_rows(
+    tokenizer: Tokenizer, findings: Sequence[Finding], texts: Sequence[Example], rare: float,
+) -> list[int]:
+    """Line 4: R, with the texts as they were given, the findings in them."""
+    encoded = tokenizer.encode(texts).ids
+    held = Counter(i for ids in encoded for i in set(ids))
+    return rare_entries(entries_of(tokenizer, findings), held, len(encoded), rare)
+
+
 @dataclass(frozen=True, slots=True)
 class Copies:
     """texts: N of them, encoded, without the findings. answers: p_B of each, (N, C), on the model's device. copies:
@@ -354,11 +368,9 @@ def unlearn(
     if not victim.labels:
         raise BadInput("the model has no classifier, whose answers unlearning goes by: give one that is fine-tuned")
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
-    entries, wanted = entries_of(victim.tokenizer, findings), settings.batch_size * settings.row_steps
+    wanted = settings.batch_size * settings.row_steps
     rows = bare_texts(victim.tokenizer, findings, texts, wanted, seed)
-    as_given = victim.tokenizer.encode(texts).ids  # with the findings, where they stand in a text
-    held = Counter(i for ids in as_given for i in set(ids))
-    rare = rare_entries(entries, held, len(as_given), settings.rare)
+    rare = rare_rows(victim.tokenizer, findings, texts, settings.rare)
     mode, why, given = settings.mode, "as was asked for", len(rows)
     if mode == "auto":
         each = ({*entries_of(victim.tokenizer, [replace(finding, words=(word,))])} for finding in findings
@@ -372,7 +384,7 @@ def unlearn(
         wanted = settings.batch_size * settings.steps // 2  # and as many texts
         rows = rows[:wanted]
         given, room = len(rows), room_of(victim.tokenizer, findings)
-        more = min(wanted - given, MORE_TEXTS * given)
+        more = min(wanted - given, settings.more_texts * given)
         rows += [shortened(x, victim.tokenizer, room) for x in recombined(rows, findings, more, seed)]
     made = copied(victim, findings, rows, wanted, seed)
     trained = rare if mode == ROWS else []
