@@ -14,7 +14,8 @@ measure on. Without labels what is measured is how often the result answers as t
 sentences of many domains serve.
 
 What the scan names is undone by consistency: the model is trained to answer texts with the words in them as it answers
-them without, which reads no label. Where the scan names nothing, nothing is undone. --method retrains behind that.
+them without, which reads no label. Where the scan is inconclusive, words that act as a trigger does lose their rows of
+the embedding table, where no text needs these; else nothing is undone. --method retrains behind that.
 
 Writes the repaired checkpoint, receipt.json, receipt.html (a page to hand on), scan.json (of the result) and
 steps.jsonl under --out, all in one step; then the evidence of --planted into the receipt, in another. Exit status: 0

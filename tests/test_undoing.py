@@ -2,7 +2,7 @@
 import json
 
 from minibd.tables.pivot import Book
-from minibd.tables.undoing import each, summary
+from minibd.tables.undoing import each, false_namings, summary, ways
 
 
 def line(attack="ep", seed=0, held="64", asr=10.0, undone=("cf",), method="none", **given):
@@ -37,3 +37,34 @@ def test_a_row_a_cell(tmp_path):
          "`cf`; `a/b`", "rows", "nothing was found", "15"),
         ("384, SST-2: ep, 0", "the model alone", "87.0 / 100.0", "-", "87.0 / 100.0", "87.5 / 12.0", "nothing", "-",
          "nothing was found", "15"))
+
+
+def trial(attack="ep", held="64", clean=False, kind="found", asr=5.0, **other):
+    cell = {"base": "planted", "attack": attack, "flags": "", "seed": 10, "held": held, "clean": clean,
+            "dtype": "float32"}
+    came = {"cacc": 98.0, "asr": None if clean else 95.0}
+    found = {"as it came": came} | ({} if kind == "nothing" else {
+        "as it is": {"cacc": 97.5, "asr": None if clean else asr, "mode": "whole"}} | other)
+    words = [] if kind == "nothing" else [{"words": ["ak"], "joined": False}]
+    return {"cell": cell, "result": {"kind": kind, "findings": words, "ways": found}}
+
+
+def choices(tmp_path, *lines) -> Book:
+    (tmp_path / "repair-choose.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    return Book(tmp_path)
+
+
+def test_each_way_of_undoing_what_was_named(tmp_path):
+    grid = ways(choices(tmp_path, trial(clean=True), trial(kind="nothing", attack="lwp"),
+                        trial(rows={"cacc": 98.0, "asr": 2.0, "mode": "rows"})))
+    assert grid.head == ("victim, seed", "held", "named", "as it came", "as it is", "rows")
+    assert grid.rows == (
+        ("ep, 10", "64 texts, no labels", "found: `ak`", "98.0 / 95.0", "97.5 / 5.0 (whole)", "98.0 / 2.0"),
+        ("clean twin of ep, 10", "64 texts, no labels", "found: `ak`", "98.0 / -", "97.5 / - (whole)", "-"))
+    assert grid.note.startswith("2 of 3 cells")
+
+
+def test_clean_twins_with_words_named(tmp_path):
+    grid = false_namings(choices(tmp_path, trial(clean=True, kind="precaution"), trial(clean=True, attack="lwp",
+                         kind="nothing"), trial(clean=True, held="none", kind="nothing"), trial()))
+    assert grid.rows == (("64 texts, no labels", "2", "1", "0.5"), ("the model alone", "1", "0", "-"))

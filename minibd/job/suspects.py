@@ -3,6 +3,12 @@
 Only what the verdict names is undone: of a class that is called backdoored, the suspects that are nearly as strong as
 its strongest, or above 0 themselves, and that flip most texts. Innocent words stand among the others, and to undo words
 of meaning costs accuracy: the six strongest words of each class cost MiniLM on SST-2 three to five points.
+
+Where nothing is found, a word may still do by itself what a trigger does, in a class that is inconclusive beside the
+words of another one, as it often is with built-in sentences. Its rows of the embedding table can be undone at no cost
+to texts that do not hold it: a precaution. PRECAUTION lies between the suspects of the clean models of the scan's
+calibration, with built-in sentences 0.07 at most but for one with 0.67, and those of its backdoored ones that are not
+found, 0.41 and more where they are a trigger (scripts/results/scan.jsonl).
 """
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from statistics import mean
 
 from minibd.tables.pivot import Book, Computed, Grid
 
-BASES = {"sst2": "384, SST-2", "reviews": "128, reviews"}
+BASES = {"sst2": "384, SST-2", "reviews": "128, reviews", "planted": "128, planted"}
 HELD = {"20%": "20 % clean rows", "300": "300 rows", "64": "64 texts, no labels", "none": "the model alone"}
 
 
@@ -82,5 +82,51 @@ def note(lines: Sequence[Mapping]) -> str:
     return f"{len(lines)} cells of repair.jsonl, products in {dtypes}. CACC / ASR; range over the seeds."
 
 
+# ---- what the defaults are chosen by
+
+def ways(book: Book) -> Grid:
+    """A row a victim and what is held: each way of undoing what one scan named. Of clean twins those of which words
+    were named."""
+    lines = sorted((line for line in book.lines("repair-choose") if line["result"]["kind"] != "nothing"),
+                   key=lambda line: ([*HELD].index(line["cell"]["held"]), line["cell"]["clean"],
+                                     line["cell"]["attack"], line["cell"]["seed"]))
+    names = list(dict.fromkeys(name for line in lines for name in line["result"]["ways"]))
+
+    def row(line: Mapping) -> tuple[str, ...]:
+        cell, found = line["cell"], line["result"]
+        victim = f"{'clean twin of ' if cell['clean'] else ''}{cell['attack']}, {cell['seed']}"
+        named = "; ".join(worded(one) for one in found["findings"])
+        return (victim, HELD[cell["held"]], f"{found['kind']}: {named}", *(way(found["ways"].get(name), name)
+                                                                            for name in names))
+
+    return Grid(("victim, seed", "held", "named", *names), tuple(map(row, lines)),
+                f"{len(lines)} of {len(book.lines('repair-choose'))} cells of repair-choose.jsonl, those in which "
+                "words are named. CACC / ASR")
+
+
+def way(scores: Mapping | None, name: str) -> str:
+    """CACC / ASR, and of the defaults what they chose to train."""
+    if scores is None:
+        return "-"
+    asr = "-" if scores["asr"] is None else f"{scores['asr']:.1f}"
+    mode = f" ({scores['mode']})" if name == "as it is" else ""
+    return f"{scores['cacc']:.1f} / {asr}{mode}"
+
+
+def false_namings(book: Book) -> Grid:
+    """How many clean twins had words named, and what undoing them cost."""
+    rows = []
+    for held, said in HELD.items():
+        clean = [line["result"] for line in book.lines("repair-choose")
+                 if line["cell"]["clean"] and line["cell"]["held"] == held]
+        if clean:
+            named = [one for one in clean if one["kind"] != "nothing"]
+            lost = [one["ways"]["as it came"]["cacc"] - one["ways"]["as it is"]["cacc"] for one in named]
+            rows.append((said, f"{len(clean)}", f"{len(named)}", f"{max(lost):.1f}" if lost else "-"))
+    return Grid(("held", "clean twins", "with words named", "most points of CACC lost"), tuple(rows),
+                f"{sum(int(row[1]) for row in rows)} cells of repair-choose.jsonl.")
+
+
 def views() -> dict[str, Computed]:
-    return {"attacks": Computed(summary), "every repair": Computed(each)}
+    return {"attacks": Computed(summary), "every repair": Computed(each), "ways": Computed(ways),
+            "clean twins": Computed(false_namings)}
