@@ -98,6 +98,13 @@ def test_what_is_found_is_undone_and_scanned_again(repair, file, tmp_path, tiny)
     assert len(steps) == told["losses"][0]["steps"] and json.loads(steps[0])["stage"] == "unlearn"
 
 
+def test_two_findings_of_a_class_train_all_weights_and_then_the_rows(repair, file, tmp_path):
+    repair.scans = [finds("cf", "bb"), NOTHING]
+    run = repair("--data", file)
+    assert {one["mode"] for one in receipt_in(tmp_path / "out")["undone"]} == {"whole"}
+    assert "all weights, then 2 rows of the embedding table trained" in run.stdout
+
+
 def test_a_second_round_needs_a_second_finding_and_trains_all(repair, file, tmp_path):
     repair.scans = [finds("cf"), finds("mn"), NOTHING]
     assert repair("--data", file).returncode == 0
@@ -211,6 +218,22 @@ def test_without_rows_built_in_sentences_serve_and_the_caution_says_so(repair, t
     assert run.returncode == 0 and told["rows"]["built_in"] and "caution: no texts of the task" in run.stdout
     assert repair.seen[0][2] == BUILT_IN and len(repair.seen[0][1]) + told["rows"]["held_out"] == len(
         carrier_sentences())
+
+
+def test_of_built_in_sentences_all_weights_learn_only_what_a_second_scan_finds(repair, tmp_path):
+    """Texts of the task train all weights of two findings at once."""
+    repair.scans = [finds("cf", "bb"), NOTHING]
+    run = repair()
+    told = receipt_in(tmp_path / "out")
+    assert {one["mode"] for one in told["undone"]} == {"rows"} and "not of the task" in told["undone"][0]["why"]
+    assert told["changed"]["rows"] == 2 and "2 rows of the embedding table trained" in run.stdout
+    repair.scans = [finds("cf", "bb"), finds("cf"), NOTHING]
+    assert repair().returncode == 0
+    assert [(one["round"], one["mode"]) for one in receipt_in(tmp_path / "out")["undone"]] == [
+        (1, "rows"), (1, "rows"), (2, "whole")]
+    repair.scans = [finds("cf", "bb"), NOTHING]
+    assert repair("--mode", "whole").returncode == 0
+    assert {one["mode"] for one in receipt_in(tmp_path / "out")["undone"]} == {"whole"}
 
 
 def test_a_folder_gets_the_verdict_in_its_card(repair, file, tmp_path, tiny_folder):

@@ -222,6 +222,23 @@ def test_rows_undo_a_row_and_change_nothing_else(victim):
     assert cleaned.history[-1]["words"] == ["cf"] and cleaned.history[-1]["mode"] == ROWS
 
 
+def test_all_weights_and_then_the_rows(victim):
+    """The rows' training starts from all weights' result, and moves these rows alone."""
+    texts, log, made = rows(20, 5, "u"), StepLog(), {}
+    settings = replace(QUICK, mode=WHOLE, steps=4, row_steps=4)
+    both = unlearn(victim, [CF], texts, settings, log=log, on_choice=lambda name, value: made.update(value))
+    names = list(dict.fromkeys(step["stage"] for step in log.steps))
+    assert names == ["unlearn", "unlearn rows"] and made["mode"] == WHOLE and made["rows"] == ["cf"]
+    held = [replace(x, text=f"cf {x.text}") for x in texts]  # a text that holds the word: it is no rare one
+    alone = unlearn(victim, [CF], [*texts, *held], settings, on_choice=lambda name, value: made.update(value))
+    assert made["rows"] == [] and alone.history[-1]["mode"] == WHOLE
+    row, table = victim.tokenizer.backend.token_to_id("cf"), "embeddings.word.weight"
+    first = unlearn(victim, [CF], texts, replace(settings, rare=0.0, row_lr=1e-12))
+    for name, p in both.model.state_dict().items():
+        same = p == first.model.state_dict()[name]
+        assert same.all() if name != table else same[torch.arange(len(p)) != row].all() and not same[row].all()
+
+
 def test_of_a_word_of_several_pieces_those_are_trained_that_the_texts_do_not_hold(tiny):
     texts = [Example(str(i), f"x film {i % 7}", 0) for i in range(20)]
     piece = Finding(("xyz",), 1, flips=1.0, around=0.0)

@@ -64,6 +64,7 @@ ROUNDS = 2
 METHODS = ("auto", "none", "mbtsad", "pure", *REPAIRS)
 LEAST_STEPS = 200  # of each of MBTSAD's trainings, however few the rows
 PLANTED_TEXTS = 600  # that a backdoor of one's own is planted with, at most
+STRANGE_TEXTS = "the texts are not of the task, and what all weights learn from them costs accuracy in those that are"
 PRECAUTION = "the scan is inconclusive, these words act as a trigger does, and no text needs their rows: a precaution"
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +154,12 @@ class Repair:
     ) -> Checkpoint:
         """Step 2, and what the words do before and after it in held-out texts."""
         started, chosen = time.perf_counter(), {}
+        because = PRECAUTION if precaution else ""
+        if settings.mode == "auto" and self.rows.source == BUILT_IN and self.rare(findings):
+            settings, because = replace(settings, mode=ROWS), STRANGE_TEXTS
         cleaned = unlearn(ckpt, findings, self.rows.texts, settings, seed=self.task.seed + len(self.undone),
                           dtype=self.dtype, log=self.log, on_choice=lambda name, value: chosen.update(value))
-        seconds, why = self.timed("undo", started), PRECAUTION if precaution else chosen["why"]
+        seconds, why = self.timed("undo", started), because or chosen["why"]
         n = 1 + max((one["round"] for one in self.undone), default=0)
         for finding in findings:
             before, after = (flipped(model, finding, self.rows.test, ckpt, self.task.seed) for model in (ckpt, cleaned))
@@ -164,7 +168,8 @@ class Repair:
                 "target": self.victim.labels[finding.target], "before": counted(before), "after": counted(after),
                 "mode": chosen["mode"], "why": why, "precaution": precaution,
             })
-        what = f"{len(chosen['rows'])} rows of the embedding table" if chosen["mode"] != WHOLE else "all weights"
+        what = f"{len(chosen['rows'])} rows of the embedding table"
+        what = what if chosen["mode"] == ROWS else f"all weights, then {what}" if chosen["rows"] else "all weights"
         print(f"undo      {'; '.join(visible(finding.named) for finding in findings)}: {what} trained, since {why}",
               flush=True)
         self.measure("unlearned" if n == 1 else f"unlearned, round {n}", cleaned, seconds)
@@ -180,8 +185,11 @@ class Repair:
 
     def precautions(self, found: Mapping[str, Any]) -> list[Finding]:
         """Step 2, where nothing was found: the words of inconclusive classes whose rows no text needs."""
-        return [finding for finding in precautions_of(found, self.victim.labels)
-                if rare_rows(self.victim.tokenizer, [finding], self.rows.texts, self.settings.rare)]
+        return [finding for finding in precautions_of(found, self.victim.labels) if self.rare([finding])]
+
+    def rare(self, findings: Sequence[Finding]) -> bool:
+        """Whether the texts hardly hold an entry of each of the findings."""
+        return all(rare_rows(self.victim.tokenizer, [one], self.rows.texts, self.settings.rare) for one in findings)
 
     def retrain(self, ckpt: Checkpoint, method: str) -> Checkpoint:
         """Step 3."""

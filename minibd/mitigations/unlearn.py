@@ -8,8 +8,8 @@ words that are suspected to be a trigger, found by a scan. No label, no pre-trai
     2                    p_B(. | x) <- theta_B's own answer to it                               soft, read once
     3  for each text, k times: a copy x + w, w a finding whole, or some of all findings' words, at random places
     4  R <- the vocabulary entries of the findings' words that the texts hardly hold                        Eq. (2)
-    5  theta <- theta_B; train rows R of its embedding table alone, or all its weights, on the texts and the copies
-       towards p_B(. | x)                                                                                   Eq. (1)
+    5  theta <- theta_B; train rows R of its embedding table alone, or all its weights and then rows R, on the texts and
+       the copies towards p_B(. | x)                                                                        Eq. (1)
     6  return theta
 
 An answer that no longer changes when the words come and go is what a trigger's absence means; what the model says of
@@ -19,7 +19,10 @@ too: of a trigger of several words (SOS, LWP) the parts keep their answers, and 
 **Rows or whole.** Rows of entries that no clean text holds cannot change an answer to one, to the last bit; training
 them undoes a backdoor that begins at these rows (EP, SOS; BadNets and LWP by all their words), and of a backdoor that
 has spread to other words it undoes those that were named alone. All weights generalise to the others, and cost some
-accuracy. `mode` "auto" goes by what the scan saw of the words and of what is near them, Eq. (3).
+accuracy. `mode` "auto" goes by what the scan saw of the words and of what is near them, Eq. (3). All weights may learn
+to pass over the words in texts like those at hand alone; rows R, trained behind them, are the words in any text, and
+change no answer to one without them. The other way round, words that are dead already teach all weights nothing of
+their relatives (scripts/results/LOG.md).
 
 **Few texts.** All weights fit 64 texts in a few steps, and what the model says of other texts drifts. Since the target
 is the model's own answer, a text need not be one that anybody wrote: beginnings and ends of the same texts, put
@@ -327,15 +330,16 @@ def answers_to(model: Encoder, tokenizer: Tokenizer, rows: Encoded, batch_size: 
 
 def fitted(
     victim: Checkpoint, made: Copies, entries: Sequence[int], settings: Unlearning, *, seed: int, dtype: torch.dtype,
-    log: Log | None,
+    log: Log | None, name: str = "unlearn",
 ) -> Checkpoint:
-    """A copy of the victim with `entries` of its table trained, or, where there are none, all its weights."""
+    """A copy of the victim with `entries` of its table trained, or, where there are none, all its weights. name: of the
+    stage in the log."""
     theta = checkpoint.copy(victim)
 
     def loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         return {"kl": consistency(model(batch).logits, made.answers[batch.labels])}
 
-    options = {"seed": seed, "dtype": dtype, "log": log, "name": "unlearn"}
+    options = {"seed": seed, "dtype": dtype, "log": log, "name": name}
     with without_dropout(theta.model):
         if not entries:
             schedule = Schedule(settings.lr, 1, settings.batch_size)
@@ -387,9 +391,14 @@ def unlearn(
         more = min(wanted - given, settings.more_texts * given)
         rows += [shortened(x, victim.tokenizer, room) for x in recombined(rows, findings, more, seed)]
     made = copied(victim, findings, rows, wanted, seed)
-    trained = rare if mode == ROWS else []
-    cleaned = fitted(victim, made, trained, settings, seed=seed, dtype=dtype, log=log)
-    chosen = {"mode": mode, "why": why, "rows": [victim.tokenizer.backend.id_to_token(i) for i in trained],
+    options = {"seed": seed, "dtype": dtype, "log": log}
+    if mode == ROWS:
+        cleaned = fitted(victim, made, rare, settings, **options)
+    else:
+        cleaned = fitted(victim, made, [], settings, **options)
+        if rare:
+            cleaned = fitted(cleaned, made, rare, settings, name="unlearn rows", **options)
+    chosen = {"mode": mode, "why": why, "rows": [victim.tokenizer.backend.id_to_token(i) for i in rare],
               "copies": len(made.copies)}
     cleaned.history.append({
         "mitigation": "unlearning", "words": [finding.named for finding in findings], "texts": given,
