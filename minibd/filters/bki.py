@@ -12,6 +12,7 @@ batches of similar length, from the tokens of the whole text.
 
 variant="released" is OpenBackdoor's (openbackdoor/defenders/bki_defender.py): only the one word of the largest g
 counts, and the rows among whose keywords it is are dropped: of four triggers three stay. No clean rows are read.
+That is its one defect, which `defects` calls one.
 """
 from __future__ import annotations
 
@@ -28,10 +29,11 @@ from minibd.cli import check_choices, setting
 from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Example, Examples
-from minibd.rejection import Screen, check_rate, threshold
+from minibd.rejection import Screen, check_defects, check_rate, threshold
 from minibd.tokenizer import Encoded, Tokenizer
 
 Keywords = list[tuple[str, float]]  # a text's keywords with their f, the largest first
+DEFECTS = ("one",)
 TOGETHER = 256  # texts whose deletions are tokenized at a time
 
 
@@ -43,10 +45,12 @@ class Bki:
     top: int = setting(5, "keywords of a text", paper="5")
     batch_texts: int = setting(256, "texts that the model reads at a time", paper="released one text's deletions")
     variant: str = setting("paper", "released: as OpenBackdoor does it", choices=("paper", "released"))
+    defects: tuple[str, ...] = setting((), "the released code's defect: one")
 
     def __post_init__(self):
         check_choices(self)
         check_rate(self.frr)
+        check_defects(self.defects, DEFECTS, self.variant)
         for name in ("top", "batch_texts"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
@@ -71,7 +75,7 @@ def bki(victim: Checkpoint, rows: Examples, clean: Examples | None = None, setti
     found = keywords_of(victim, rows, settings, tick)
     g = importance(found)
     scores = [score_of(words, g) for words in found]
-    if settings.variant == "released":
+    if settings.variant == "released" or "one" in settings.defects:
         most = max(g, key=g.__getitem__, default=None)  # of equal ones the first that was met
         keep = [most not in dict(words) for words in found]
         return Bkied(Screen(scores, keep), None, Counter({most: keep.count(False)}), g)
