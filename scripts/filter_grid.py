@@ -4,6 +4,7 @@
     python scripts/filter_grid.py --minilm MINILM_FOLDER --sst2 SST2_FOLDER --lm GPT2_FOLDER
     python scripts/filter_grid.py --minilm MINILM_FOLDER --sst2 SST2_FOLDER --lm GPT2_FOLDER --device cuda --jobs 8
     python scripts/filter_grid.py --minilm MINILM_FOLDER --sst2 SST2_FOLDER --only badnets-0,strip,rap
+    python scripts/filter_grid.py --builtin         # each defect alone, on the models of weights/: no folder needed
     python scripts/tables.py filters --write        # the page of what is there
 
 The victims are seven attacks on MiniLM and SST-2, those of rare words by three seeds; attack.py trains each under
@@ -22,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minibd.cli import PART_OF, Attack, Task, main, parse, progress, setting
+from minibd.cli import PART_OF, Attack, Idle, Task, main, parse, progress, setting
 from minibd.job.victims import is_made, part, trained
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ MARK = "filter_grid.py"  # what calls of this script by itself are told by
 @dataclass(frozen=True, slots=True)
 class Where:
     """What the victims are made of, and which cells"""
+    builtin: bool = setting(False, "each defect of the released code alone, on top of the correct filter, and the "
+                            "filters on a clean model: on weights/ and the built-in reviews, a victim of 1,000 rows")
     minilm: str = setting("", "folder of MiniLM")
     sst2: str = setting("", "folder of SST-2's rows, with hiddenkiller and stylebkd in it")
     lm: str = setting("", "ONION's language model, a causal one (default weights/lm.safetensors, which knows the "
@@ -61,8 +64,14 @@ class Where:
     results: str = setting("scripts/results/filters.jsonl", "file that the cells are appended to")
 
 
+RULES = (
+    Idle(("minilm", "sst2", "lm", "rows", "onion_rows", "device", "jobs"), lambda v: v.builtin,
+         "--builtin runs on the models of weights/ and the built-in reviews, on the CPU: leave it out"),
+)
+
+
 def run() -> None:
-    (where,) = parse(__doc__, Where)
+    (where,) = parse(__doc__, Where, rules=RULES)
 
     from minibd.records import BadInput
     from minibd.result_store import ResultStore
@@ -70,6 +79,9 @@ def run() -> None:
     names = [f"{attack}-{seed}" for attack, (_, seeds) in ATTACKS.items() for seed in range(seeds)]
     if wrong := [w for w in where.only if w not in (*ATTACKS, *FILTERS, *names)]:
         raise BadInput(f"--only {','.join(wrong)[:80]}: there are {', '.join((*ATTACKS, *FILTERS))} and {names[0]}")
+    if where.builtin:
+        of_builtin(where, ResultStore(where.results))
+        return
     for flag in ("minilm", "sst2"):
         if not Path(getattr(where, flag) or "?").is_dir():
             raise BadInput(f"--{flag} {getattr(where, flag)[:100]}: no such folder, and every victim needs it")
@@ -98,6 +110,16 @@ def run() -> None:
         codes = dict(zip(chosen, pool.map(one, chosen)))
     if failed := [name for name, code in codes.items() if code]:
         raise BadInput(f"{', '.join(failed)} ended early (their own lines are above): the same command goes on")
+
+
+def of_builtin(where: Where, store: ResultStore) -> None:
+    from minibd.job.builtin_filters import run_cases
+    from minibd.records import BadInput
+
+    if wrong := [name for name in where.only if name not in FILTERS]:
+        raise BadInput(f"--only {wrong[0]}: --builtin has one victim, of badnets; name filters of {', '.join(FILTERS)}")
+    progress().kept = f"the cells in {store.path} stay, the same command goes on behind them"
+    run_cases(store, Path(where.work, "builtin"), where.only, MARK)
 
 
 def reduced(where: Where, filter_name: str) -> dict[str, int]:
@@ -174,6 +196,7 @@ def of_victim(name: str, where: Where, store: ResultStore) -> None:
 def cell_of(cell: dict, victim: Path, where: Where, lm: str) -> dict:
     """One filter in one variant: what it was scored, without paths."""
     from minibd.job import filtering as job
+    from minibd.job.builtin_filters import kept_of
 
     name, variant = cell["filter"], cell["variant"]
     own = Path(where.work, "rows", f"{victim.name}")
@@ -192,10 +215,7 @@ def cell_of(cell: dict, victim: Path, where: Where, lm: str) -> dict:
             name, replace(task, data=str(poisoned_of(victim, data, where))),
             Attack(attack="none"), settings, job.Training(*training_of(cell["attack"], where)), clean=str(data),
             pretrained=where.minilm, retrain=True)
-    found["outcome"].pop("sizes", None)
-    kept = ("counted", "outcome", "rows", "frr", "far", "auroc", "before", "after", "removed", "retrained", "words",
-            "versions", "seconds")
-    return {key: found[key] for key in kept if key in found}
+    return kept_of(found)
 
 
 def some_rows(victim: Path, folder: Path, where: Where) -> tuple[Path, Attack, Path]:
