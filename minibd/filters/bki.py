@@ -28,6 +28,7 @@ from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import in_order
 from minibd.models.encoder import Encoder
+from minibd.predict import at_once
 from minibd.records import BadInput, Example, Examples
 from minibd.rejection import Screen, check_defects, check_rate, threshold
 from minibd.tokenizer import Encoded, Tokenizer
@@ -43,7 +44,8 @@ class Bki:
     frr: float = setting(0.05, "share of clean texts that may be rejected", paper="not said; released one word is "
                          "dropped")
     top: int = setting(5, "keywords of a text", paper="5")
-    batch_texts: int = setting(256, "texts that the model reads at a time", paper="released one text's deletions")
+    batch_texts: int | None = setting(None, "texts that the model reads at a time (default 256; on a processor 32)",
+                                      paper="released one text's deletions", kind=int)
     variant: str = setting("paper", "released: as OpenBackdoor does it", choices=("paper", "released"))
     defects: tuple[str, ...] = setting((), "the released code's defect: one")
 
@@ -52,7 +54,7 @@ class Bki:
         check_rate(self.frr)
         check_defects(self.defects, DEFECTS, self.variant)
         for name in ("top", "batch_texts"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
 
 
@@ -101,7 +103,8 @@ def keywords_of(victim: Checkpoint, rows: Sequence[Example], settings: Bki, tick
     for start in range(0, len(rows), TOGETHER):
         some = rows[start:start + TOGETHER]
         encoded, words = deletions_of(victim.tokenizer, some)
-        h = states(victim.model.eval(), victim.tokenizer, encoded, settings.batch_texts)
+        size = settings.batch_texts or at_once(victim.model.head_mask.device, 256)
+        h = states(victim.model.eval(), victim.tokenizer, encoded, size)
         at = 0
         for of_text in words:
             f = movement(h[at + 1:at + 1 + len(of_text)], h[at]).tolist()

@@ -47,7 +47,7 @@ Tick = Callable[[int], None]  # called with the number of texts that are done
 ROW = 384  # tokens of a row of branches: its attention grows with their square
 RELEASED_BATCH, RELEASED_LENGTH = 32, 96
 DEFECTS = ("threshold", "case", "padding", "length", "count")
-TOKENS = 8192  # that the language model reads at a time
+TOKENS, CACHED = 8192, 2048  # that the language model reads at a time; whose activations a processor's cache holds
 FILLED = 0.8
 CHUNK = 2 ** 26  # logits computed at a time
 
@@ -58,7 +58,8 @@ class Onion:
     frr: float = setting(0.05, "share of clean texts that may be rejected, and of clean words that may be removed",
                          paper="tuned on clean rows; released a threshold of 0")
     lower: bool = setting(True, "the language model reads the texts in lower case", paper="meant; released no")
-    batch_tokens: int = setting(8192, "tokens that the language model reads at a time", paper="released 32 texts")
+    batch_tokens: int | None = setting(None, "tokens that the language model reads at a time (default 8192; on a "
+                                       "processor 2048)", paper="released 32 texts", kind=int)
     variant: str = setting("paper", "released: as OpenBackdoor does it", choices=("paper", "released"))
     defects: tuple[str, ...] = setting((), "some of the released code's defects on top of the correct filter: "
                                        "threshold, case, padding, length, count")
@@ -67,7 +68,7 @@ class Onion:
         check_choices(self)
         check_rate(self.frr)
         check_defects(self.defects, DEFECTS, self.variant)
-        if self.batch_tokens < 1:
+        if self.batch_tokens is not None and self.batch_tokens < 1:
             raise BadInput(f"batch_tokens is {self.batch_tokens}, it must be at least 1, such as 8192")
 
 
@@ -186,6 +187,10 @@ def suspicion(nats: Tensor, tokens: Tensor, nats_without: Tensor, tokens_without
     return perplexity(nats, tokens) - perplexity(nats_without, tokens_without)
 
 
+def tokens_at_once(lm: Checkpoint) -> int:
+    return CACHED if lm.model.head_mask.device.type == "cpu" else TOKENS
+
+
 @torch.inference_mode()
 def word_scores(lm: Checkpoint, texts: Sequence[Sequence[str]], settings: Onion = Onion(), tick: Tick | None = None
                 ) -> list[list[float]]:
@@ -198,7 +203,7 @@ def word_scores(lm: Checkpoint, texts: Sequence[Sequence[str]], settings: Onion 
     windows = [windows_of(words, *pieces, room_of(lm)) for words, pieces in zip(read, pieces_of(lm.tokenizer, read))]
     flat = [window for of_text in windows for window in of_text]
     score = causal_scores if model.causal else masked_scores
-    found = iter(score(model, lm.tokenizer, flat, settings.batch_tokens, tick))
+    found = iter(score(model, lm.tokenizer, flat, settings.batch_tokens or tokens_at_once(lm), tick))
     scores = []
     for words, of_text in zip(read, windows):
         joined = [f for _ in of_text for f in next(found)]
@@ -517,7 +522,7 @@ def perplexities_of(lm: Checkpoint, batches: Sequence[Sequence[Sequence[int]]], 
         of_length.setdefault(len(rows[0][0]), {}).update(dict.fromkeys(rows, math.nan))
     for t, known in of_length.items():
         rows = list(known)
-        for which in token_batches([t] * len(rows), TOKENS):
+        for which in token_batches([t] * len(rows), tokens_at_once(lm)):
             keys = [rows[i] for i in which]
             if t > 1:
                 known.update(zip(keys, _padded_perplexities(lm, keys, t, counts_padding)))

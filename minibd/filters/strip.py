@@ -26,9 +26,9 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 
 import torch
@@ -37,7 +37,7 @@ from torch import Tensor
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import generator
-from minibd.predict import probabilities
+from minibd.predict import at_once, probabilities
 from minibd.records import BadInput, Example, Examples
 from minibd.rejection import Screen, check_defects, check_rate, threshold
 
@@ -77,16 +77,17 @@ def strip(victim: Checkpoint, clean: Examples, parts: Sequence[Examples], settin
     """Lines 1 to 3. clean: rows that words are taken from and the threshold is chosen on. Raises BadInput where there
     are none, or where they hold no word."""
     sources = Sources.of(clean)
+    answers = partial(probabilities, victim.model, victim.tokenizer, batch_size=at_once(victim.model.head_mask.device))
     if settings.variant == "released":
-        return _released(victim, clean, parts, sources, settings, seed)
+        return _released(answers, clean, parts, sources, settings, seed)
 
     def scores(rows: Examples, name: str) -> list[float]:
         made = [copy for x in rows for copy in copies_of(x, sources, settings, generator(seed, "strip", name, x.id))]
-        found = probabilities(victim.model, victim.tokenizer, rows.like(made))
+        found = answers(rows.like(made))
         return (-mean_entropy(found.unflatten(0, (-1, settings.copies)))).tolist() if made else []
 
     if settings.defects:
-        return _with_defects(victim, clean, parts, sources, settings, seed)
+        return _with_defects(answers, clean, parts, sources, settings, seed)
     limit = threshold(scores(clean, "clean"), settings.frr)
     screens = []
     for number, rows in enumerate(parts):
@@ -170,8 +171,8 @@ def mean_entropy(p: Tensor) -> Tensor:
 
 # ---- as released
 
-def _released(victim: Checkpoint, clean: Examples, parts: Sequence[Examples], sources: Sources, settings: Strip,
-              seed: int) -> Stripped:
+def _released(answers: Callable[[Examples], Tensor], clean: Examples, parts: Sequence[Examples], sources: Sources,
+              settings: Strip, seed: int) -> Stripped:
     """All parts are screened as one list of rows, in their order."""
     rng = generator(seed, "strip", "released")
 
@@ -179,7 +180,7 @@ def _released(victim: Checkpoint, clean: Examples, parts: Sequence[Examples], so
         made = [replace(x, text=_released_copy(x.text, sources, settings.swap, rng),
                         pair=None if x.pair is None else _released_copy(x.pair, sources, settings.swap, rng))
                 for x in rows for _ in range(settings.copies)]
-        found = probabilities(victim.model, victim.tokenizer, rows.like(made))
+        found = answers(rows.like(made))
         return (-released_mean_entropy(found, settings.copies)).tolist()
 
     limit = released_threshold(scores(clean), settings.frr)
@@ -196,13 +197,13 @@ def _judged(scores: Sequence[float], parts: Sequence[Examples], limit: float) ->
     return Stripped(screens, limit)
 
 
-def _with_defects(victim: Checkpoint, clean: Examples, parts: Sequence[Examples], sources: Sources, settings: Strip,
-                  seed: int) -> Stripped:
+def _with_defects(answers: Callable[[Examples], Tensor], clean: Examples, parts: Sequence[Examples], sources: Sources,
+                  settings: Strip, seed: int) -> Stripped:
     """The correct filter's copies, with the defects that `settings` names; all parts as one list of rows."""
     def scores(named: Sequence[tuple[str, Examples]]) -> list[float]:
         made = [copy for name, rows in named for x in rows
                 for copy in copies_of(x, sources, settings, generator(seed, "strip", name, x.id))]
-        p = probabilities(victim.model, victim.tokenizer, clean.like(made))
+        p = answers(clean.like(made))
         of_copies = released_entropy(p) if "nan" in settings.defects else entropy(p)  # a text's copies together
         if "reshape" in settings.defects:
             return (-of_copies.reshape(settings.copies, -1).mean(0)).tolist()
