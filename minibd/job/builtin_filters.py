@@ -25,6 +25,9 @@ from minibd.tokenizer import Tokenizer
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 VICTIM, TWIN = WEIGHTS / "bert.safetensors", WEIGHTS / "bert-twin.safetensors"
 TEXTS, TRAINING = 200, 1000  # dev and test rows; training rows
+RECIPE = job.Training(4e-4, 6, 32)
+# of so few rows a tenth poisoned teaches no backdoor
+PLANTED = f"--attack badnets --rate 0.3 --lr {RECIPE.lr:g} --epochs {RECIPE.epochs}"
 LONG = (100, 126)  # tokens of a long text: more than the released ONION reads, no more than the models do
 SURE = 20.0
 LOOK_UPS = 12000  # rows that the look-ups are timed on
@@ -74,6 +77,7 @@ def run_cases(store: ResultStore, work: Path, only: Sequence[str] = (), mark: st
         cell = {"base": base.name, "data": case.rows, "attack": "none" if clean else "badnets", "seed": 0,
                 "filter": case.filter, "variant": case.variant, "defects": list(case.defects),
                 "settings": case.settings, "texts": TEXTS,
+                **({"flags": PLANTED} if case.rows == "training rows" else {}),
                 "sha256": {"base": digests[base], **({"lm": digests[job.LM]} if case.filter == "onion" else {})}}
         if store.get(cell) is None:
             made = result_of(case, work, mark)
@@ -148,18 +152,17 @@ def sure(victim: Checkpoint, path: Path) -> Path:
 
 
 def of_training(case: Case, task: Task, settings, work: Path, mark: str) -> dict:
-    recipe = job.Training(1e-4, 3, 32)
     train, dev, test = reviews.splits(seed=0, train=12000, dev=1000, test=2000)
     folder = work / "rows"
     for some, name in ((train.like(train[:TRAINING]), "train"), (dev.like(dev[:TEXTS]), "dev"), (test, "test")):
         data.write(some, folder / f"{name}.jsonl")
     if case.rows == "clean training rows":
         return job.filter_training(case.filter, replace(task, ckpt=str(TWIN), data=str(folder / "train.jsonl")),
-                                   Attack(attack="none"), settings, recipe, clean=str(folder / "dev.jsonl"))
-    victim = trained(work / "victim", [f"--ckpt={TWIN}", f"--data={folder}", "--lr=1e-4", "--seed=0", "--device=cpu",
-                                       "--dtype=float32"], mark)
+                                   Attack(attack="none"), settings, RECIPE, clean=str(folder / "dev.jsonl"))
+    victim = trained(work / "victim", [f"--ckpt={TWIN}", f"--data={folder}", *PLANTED.split(), "--seed=0",
+                                       "--device=cpu", "--dtype=float32"], mark)
     return job.filter_training(case.filter, replace(task, ckpt=str(model_in(victim)), data=str(victim)),
-                               Attack(attack="none"), settings, recipe, clean=str(folder), pretrained=str(TWIN),
+                               Attack(attack="none"), settings, RECIPE, clean=str(folder), pretrained=str(TWIN),
                                retrain=True)
 
 
