@@ -47,7 +47,7 @@ filters: texts a second of ONION (with --lm), STRIP and BKI, ours and the toolki
 transformers: ONION scores a text's deletions in padded batches of 32, tokenized anew, with the loss of every token
 computed by the model and again by row; STRIP reads its copies in file order, 4 in a batch; BKI reads a text and its
 deletions in a batch of their own. --batches times --batch-size training rows (--rounds times); both ways read the same
-texts, and STRIP's copies are made beforehand.
+texts, and STRIP's copies are made beforehand. On the CPU the seconds are those that the processor works.
 
 augment: texts per second of processor time, of our augmenters and of the usual ones (pip install nlpaug textaugment),
 which alternate: on the first training rows of at least three words, and on texts of 200 words made of the rows.
@@ -399,7 +399,7 @@ def filters(bench: Bench) -> None:
     from minibd.filters.onion import RELEASED_BATCH, RELEASED_LENGTH, word_scores
     from minibd.filters.strip import Sources, Strip, copies_of
     from minibd.job.task import device_of
-    from minibd.predict import probabilities
+    from minibd.predict import at_once, probabilities
     from minibd.records import BadInput
 
     header = checkpoint.read_header(bench.ckpt)
@@ -433,7 +433,8 @@ def filters(bench: Bench) -> None:
                 found.append([float((row - h[0]).abs().max().cpu()) for row in h[1:]])
         return found
 
-    works = {"STRIP": (lambda: probabilities(ckpt.model, ckpt.tokenizer, copies), usual_strip),
+    size = at_once(device)
+    works = {"STRIP": (lambda: probabilities(ckpt.model, ckpt.tokenizer, copies, size), usual_strip),
              "BKI": (lambda: keywords_of(ckpt, rows, Bki()), usual_bki)}
     if bench.lm:
         lm = checkpoint.load(bench.lm, device)
@@ -461,7 +462,7 @@ def filters(bench: Bench) -> None:
     print(f"{'texts a second':28}{'ours':>12}{'usual':>12}{'ratio':>8}")
     for name, (ours, usual) in works.items():
         times = alternate({"ours": lambda i, way=ours: way(), "usual": lambda i, way=usual: way()}, 1, bench.rounds,
-                          device)
+                          device, of_processor=True)
         fast, slow = (statistics.median(times[way]) for way in ("ours", "usual"))
         print(f"{name:28}{len(rows) / fast:12.1f}{len(rows) / slow:12.1f}{slow / fast:8.2f}", flush=True)
 
@@ -706,26 +707,28 @@ def print_steps(times: dict, memory: dict, tokens: float, weights: int, speed: f
 
 # ---- measuring
 
-def seconds(call, device) -> float:
-    """Seconds that `call` takes, the device's work included."""
+def seconds(call, device, *, of_processor: bool = False) -> float:
+    """Seconds that `call` takes, the device's work included; of_processor: on the CPU those that the processor works on
+    it, which others that keep it busy change little."""
     import time
 
     import torch
 
-    started = time.perf_counter()
+    clock = time.process_time if of_processor and device.type == "cpu" else time.perf_counter
+    started = clock()
     call()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def alternate(ways: dict, batches: int, rounds: int, device) -> dict[str, list[float]]:
+def alternate(ways: dict, batches: int, rounds: int, device, *, of_processor: bool = False) -> dict[str, list[float]]:
     """{name: the seconds of each call}: the ways alternate batch by batch, so that a busy machine slows all of them."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for i in range(batches):
             for name, way in ways.items():
-                times[name].append(seconds(lambda: way(i), device))
+                times[name].append(seconds(lambda: way(i), device, of_processor=of_processor))
     return times
 
 
