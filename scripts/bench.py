@@ -114,7 +114,7 @@ class Bench:
     micro_batch: int | None = setting(None, "long: texts that go through the model at once (default: all)", kind=int)
     checkpoint_activations: bool = setting(False, "long: compute activations again in the backward pass")
     rows: int = setting(0, "prune, pure: how many dev rows, from the first on (0: all)")
-    quick: bool = setting(False, "train: 2 batches of 16, 2 rounds, within a minute on two cores")
+    quick: bool = setting(False, "train: 2 batches of 16, 2 rounds")
     profile: bool = setting(False, "show where our time goes: the operators of forward + backward by their own time")
 
 
