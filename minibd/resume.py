@@ -142,7 +142,7 @@ class Kept:
 
     def done(self) -> None:
         """The run has ended, and nothing is left of this, nor of one that it has taken the place of."""
-        if leads() and (self.begun or not runs(str(_unread(self.folder / "run.json").get("owner")))):
+        if leads() and not runs(self._owner()):
             _remove(self.folder)
         progress().kept = ""
 
@@ -203,11 +203,20 @@ class Kept:
     # ---- files
 
     def _begin(self) -> None:
+        """Raises BadInput where another run keeps its own in the folder, or has since: two began at the same time."""
+        found = self._owner()
+        if runs(found):
+            raise BadInput(f"{self.folder}: another run into the same --out is kept there (process {found})")
+        if self.begun and found != owner():
+            raise BadInput(f"{self.folder}: it vanished")
         if not self.begun:
             _remove(self.folder)
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True)
             _write_json(self.folder / "run.json", {"of": self.of, "owner": owner()})
             self.begun = True
+
+    def _owner(self) -> str:
+        return str(_unread(self.folder / "run.json").get("owner"))
 
     def _append(self) -> None:
         """Log the steps that were taken since to steps.jsonl. A line counts once a .json counts it."""
