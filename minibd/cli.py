@@ -143,7 +143,7 @@ class Resuming:
     )
     save_every: int | None = setting(
         None, "keep what --resume goes on with after each epoch and every so many steps; 0: never (default: as often "
-        "as it takes a fiftieth of the time)", kind=int,
+        "as it takes a hundredth of the time)", kind=int,
     )
 
 

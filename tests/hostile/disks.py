@@ -1,10 +1,10 @@
 """Runs whose disk is full, read-only, fails or vanishes in the middle, or that meet another into the same --out: one
 line, and under --out the old run or the new one, whole; when the trouble is over, the same command runs.
 
-    full       a small tmpfs, where one can be mounted; else every file event that adds something fails from some on
+    full       a small tmpfs, where one can be mounted; or every file event that adds something fails from some on
     large      no file may be longer than so many bytes (what is printed goes to one, too: of repair.py too much)
     fails      every file event from some number on is refused with one of the system's errors
-    read-only  the same from the first on, with the system's word for it; a tmpfs is mounted so, where one can be
+    read-only  a tmpfs that is mounted so; or every one is refused from the first on
     vanishes   before some file event the folder of --out, or the one that it lies in, is removed or renamed
     a file     before some file event a file is in the place of --out, or was there from the start, or of its parent
     two        the same command with another seed, started some time later
@@ -171,7 +171,8 @@ def case(seed: int, bases: dict[str, Path], folder: Path, mounts: bool = False) 
     remove(place)
     place.mkdir()
 
-    event, mounted, gone = rng.randrange(events), mounts and trouble in ("full", "read-only"), False
+    event, gone = rng.randrange(events), False
+    mounted = mounts and trouble in ("full", "read-only") and rng.random() < 0.6
     if mounted:
         mount(place, f"size={max(2 * PAGE, int(rng.uniform(0.2, 4) * size)) if trouble == 'full' else 1 << 28}")
     try:
@@ -215,7 +216,7 @@ def case(seed: int, bases: dict[str, Path], folder: Path, mounts: bool = False) 
         ended = go(call)
         if (verdict := judged(unwarned(ended))).kind not in ("accepted", "refused"):
             return what, ended, verdict
-        found = state(out) if out.is_dir() else {}
+        found, how = state(out) if out.is_dir() else {}, verdict.kind
         if trouble == "two":
             other = Ended(int((logs / "other.status").read_text()), 0, False,
                           *((logs / f"other{name}").read_text() for name in STREAMS), ended.seconds, 0)
@@ -224,13 +225,16 @@ def case(seed: int, bases: dict[str, Path], folder: Path, mounts: bool = False) 
             if "refused" == verdict.kind == second.kind:
                 return fault(ended, "both are refused", f"{verdict.why}; {second.why}")
             what += f"; {verdict.kind}, {second.kind}"
+            how = "accepted"
         elif trouble == "a file" and (out if which == out else place).is_file():
             if which.read_text() != "mine":
                 return fault(ended, "a stranger's file lost", which.name)
             found = old
-        if found not in (*sound, *([{}] if gone else [])):
+        if gone:  # with what others had there
+            sound += [{}, *({name: held for name, held in one.items() if name != "notes.txt"} for one in sound)]
+        if found not in sound:
             return fault(ended, "mixed folder", f"{sorted(path.name for path in out.rglob('*'))}")
-        if verdict.kind == "accepted" and found not in sound[1:] and not gone:
+        if how == "accepted" and found not in sound[1:] and not gone:
             return fault(ended, "accepted, and not there", f"{sorted(path.name for path in out.rglob('*'))}")
     finally:
         if mounted:
@@ -258,7 +262,7 @@ def case(seed: int, bases: dict[str, Path], folder: Path, mounts: bool = False) 
         return fault(again, "a stranger's file lost", "notes.txt")
     if before != {name: digest(path) for name, path in bases.items()}:
         return fault(again, "changed input", "")
-    return what, ended, Verdict(verdict.kind, verdict.why)
+    return what, ended, Verdict(how, "")
 
 
 def unwarned(ended: Ended) -> Ended:
