@@ -166,7 +166,7 @@ def test_a_draft_that_vanished_in_the_middle_is_not_put_in_place_in_part(tmp_pat
             if again:
                 write(draft / "b.json")
 
-    fails(put, str(tmp_path / "out"), "vanished")
+    fails(put, str(tmp_path / "out"), "vanished while")
     assert held(tmp_path) == {"out/a.json": "1"} and len(list(tmp_path.iterdir())) == 1
 
 

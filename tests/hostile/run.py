@@ -102,7 +102,7 @@ def run(kind: str, seeds: range, bases: dict[str, Path], work: Path, show: bool 
     """{verdict: number of cases}; every fault is printed with its seed."""
     found: Counter = Counter()
     by_kind: Counter = Counter()
-    longest = (0.0, 0)
+    longest, most = (0.0, 0), (0, 0)
     for seed in seeds:
         folder = work / f"{kind}-{seed}"
         folder.mkdir()
@@ -112,7 +112,7 @@ def run(kind: str, seeds: range, bases: dict[str, Path], work: Path, show: bool 
             shutil.rmtree(folder, ignore_errors=True)
         found[verdict.kind] += 1
         by_kind[what.partition(":")[0], verdict.kind] += 1
-        longest = max(longest, (ended.seconds, seed))
+        longest, most = max(longest, (ended.seconds, seed)), max(most, (ended.grown, seed))
         if verdict.kind not in RIGHT or show:
             print(f"{kind}:{seed}  {verdict.kind}  [{what[:160]!r}]\n    {verdict.why[-600:]!r}", flush=True)
         if show:
@@ -120,7 +120,7 @@ def run(kind: str, seeds: range, bases: dict[str, Path], work: Path, show: bool 
     print(
         f"{kind}: {len(seeds)} cases, "
         + ", ".join(f"{name} {n}" for name, n in found.most_common())
-        + f"; the longest {longest[0]:.1f} s (seed {longest[1]})"
+        + f"; the longest {longest[0]:.1f} s (seed {longest[1]}), the most memory {most[0] >> 20} MB (seed {most[1]})"
     )
     for name in sorted({name for name, _ in by_kind}):
         print(

@@ -61,4 +61,4 @@ def test_more_of_these():
 
 
 def test_runs_killed_at_a_file_event():
-    assert "kills: 4 cases, accepted 4" in ran("--kills", "4")
+    assert "kills: 4 cases, accepted 4" in ran("--kills", "4", "--first", "12")
