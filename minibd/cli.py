@@ -31,6 +31,7 @@ LIMITS = {
     r"(.*_)?epochs\d?": (-ANY_INT, 10_000),
     r"(.*_)?batch_size": (-ANY_INT, 100_000),
     r"(.*_)?lr\d?": (-ANY_FLOAT, 10.0),    # far above what trains anything, in the embedding attacks too
+    r"(.*_)?steps": (-ANY_INT, 100_000),   # of a model of any size, days
     "k": (-ANY_INT, 1000), "per_text|triggers_per_text|words_per_trigger": (-ANY_INT, 10_000),
     "rank|bottleneck|bandwidth": (-ANY_INT, 100_000), "clip": (0, ANY_FLOAT), "save_every": (0, ANY_INT),
 }

@@ -54,7 +54,8 @@ def toy(*argv: str) -> Toy:
 @pytest.mark.parametrize("name, kind, first, last", [
     ("seed", int, 0, 2**63 - 1), ("epochs2", int, None, 10_000), ("lr1", float, None, 10.0),
     ("attack_batch_size", int, None, 100_000), ("k", int, None, 1000), ("rank", int, None, 100_000),
-    ("clip", float, 0, None), ("steps", int, -10**7, 10**7), ("alpha", float, -1e9, 1e9),
+    ("clip", float, 0, None), ("row_steps", int, None, 100_000), ("pool", int, -10**7, 10**7),
+    ("alpha", float, -1e9, 1e9),
 ])
 def test_numbers_have_their_ranges(name, kind, first, last, capsys):
     made = dataclass(frozen=True)(type("Made", (), {

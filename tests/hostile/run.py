@@ -102,6 +102,7 @@ def run(kind: str, seeds: range, bases: dict[str, Path], work: Path, show: bool 
     """{verdict: number of cases}; every fault is printed with its seed."""
     found: Counter = Counter()
     by_kind: Counter = Counter()
+    went_on = 0
     longest, most = (0.0, 0), (0, 0)
     for seed in seeds:
         folder = work / f"{kind}-{seed}"
@@ -111,6 +112,7 @@ def run(kind: str, seeds: range, bases: dict[str, Path], work: Path, show: bool 
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         found[verdict.kind] += 1
+        went_on += "went on" in verdict.why
         by_kind[what.partition(":")[0], verdict.kind] += 1
         longest, most = max(longest, (ended.seconds, seed)), max(most, (ended.grown, seed))
         if verdict.kind not in RIGHT or show:
@@ -121,6 +123,7 @@ def run(kind: str, seeds: range, bases: dict[str, Path], work: Path, show: bool 
         f"{kind}: {len(seeds)} cases, "
         + ", ".join(f"{name} {n}" for name, n in found.most_common())
         + f"; the longest {longest[0]:.1f} s (seed {longest[1]}), the most memory {most[0] >> 20} MB (seed {most[1]})"
+        + (f"; {went_on} went on from what was kept" if went_on else "")
     )
     for name in sorted({name for name, _ in by_kind}):
         print(
