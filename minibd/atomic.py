@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from minibd.lines import one_line
 from minibd.records import BadInput
 
 HOST = re.sub(r"[^A-Za-z0-9-]", "", socket.gethostname())[:40]
+MARK = ".whole"  # in a draft that has been there since it was begun
 FIX = "free some space or name another place"
 
 
@@ -58,7 +60,11 @@ def atomic_folder(path: Path, is_old: Callable[[str], bool]) -> Iterator[Path]:
         draft.parent.mkdir(parents=True, exist_ok=True)
         remove_dead(place)
         draft.mkdir()
+        (draft / MARK).touch()
         yield draft
+        if not (draft / MARK).exists():   # what is written into a folder makes it, so that the later files are there
+            raise FileNotFoundError(errno.ENOENT, "the folder vanished while it was written")
+        (draft / MARK).unlink()
         if not path.exists():
             os.rename(draft, path)
         elif fixed:

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from contextvars import ContextVar
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from difflib import get_close_matches
@@ -31,6 +31,7 @@ LIMITS = {
     r"(.*_)?epochs\d?": (-ANY_INT, 10_000),
     r"(.*_)?batch_size": (-ANY_INT, 100_000),
     r"(.*_)?lr\d?": (-ANY_FLOAT, 10.0),    # far above what trains anything, in the embedding attacks too
+    r"(.*_)?steps": (-ANY_INT, 100_000),   # of a model of any size, days
     "k": (-ANY_INT, 1000), "per_text|triggers_per_text|words_per_trigger": (-ANY_INT, 10_000),
     "rank|bottleneck|bandwidth": (-ANY_INT, 100_000), "clip": (0, ANY_FLOAT), "save_every": (0, ANY_INT),
 }
@@ -143,7 +144,7 @@ class Resuming:
     )
     save_every: int | None = setting(
         None, "keep what --resume goes on with after each epoch and every so many steps; 0: never (default: as often "
-        "as it takes a fiftieth of the time)", kind=int,
+        "as it takes a hundredth of the time)", kind=int,
     )
 
 
@@ -452,9 +453,12 @@ def _words(value: str) -> tuple[str, ...]:
 @dataclass
 class Progress:
     """What a script has done so far, said where Ctrl-C ends it. finished: the stages that were measured, or the cells
-    that were made, in order. written: files that stay. kept: what goes on where it stopped, "" where nothing does."""
+    that were made, in order. written: files that stay. kept: what goes on where it stopped, "" where nothing does.
+    free: {folder that held no other run when this one began, and is to hold none when it ends: the names that are a
+    run's, () those of any}."""
     finished: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
+    free: dict[str, tuple[str, ...]] = field(default_factory=dict)
     kept: str = ""
     speaks: Callable[[], bool] = lambda: os.environ.get("RANK", "0") == "0"  # until distributed.join asks the others
     leave: Callable[[], None] = lambda: None
@@ -481,7 +485,8 @@ def progress() -> Progress:
 # What of the system's errors is the user's to correct, whichever file it is of.
 THEIRS = {
     getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ELOOP",
-                                            "EIO", "ENOENT", "ENOTDIR", "EISDIR", "ESTALE", "EMFILE")
+                                            "EIO", "ENOENT", "ENOTDIR", "EISDIR", "ESTALE", "EMFILE", "EFBIG", "EEXIST",
+                                            "ENOTEMPTY", "EBUSY", "ENODEV", "ENOTCONN", "ETIMEDOUT", "EPIPE")
 }
 
 
@@ -508,9 +513,19 @@ def alone() -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    """Why the script ends, said once."""
+    """Why the script ends, said once, if it can be."""
     if progress().speaks():
-        print(text, file=sys.stderr)
+        with suppress(OSError):
+            print(text, file=sys.stderr)
+
+
+def _let_go() -> None:
+    """Where what was printed can no longer be written (a full disk, a reader that went), it is dropped: Python would
+    try again at the end, and end in lines of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = open(os.devnull, "w")
 
 
 def main(run: Callable[[], None]) -> None:
@@ -530,6 +545,7 @@ def main(run: Callable[[], None]) -> None:
         with alone():
             run()
             progress().leave()
+            sys.stdout.flush()
     except KeyboardInterrupt as stop:
         if PART_OF not in os.environ:
             _say(line(progress().line()))
@@ -540,6 +556,10 @@ def main(run: Callable[[], None]) -> None:
     except OSError as error:              # no space, no permission, a disk that went: the system's word, and the file
         if error.errno not in THEIRS:
             raise
+        _let_go()
+        if error.errno == errno.EPIPE:
+            _say("error: nobody reads what is printed any more: let the reader wait, or print into a file")
+            sys.exit(2)
         where = f"{visible(os.fsdecode(error.filename), 150)}: " if isinstance(error.filename, (str, bytes)) else ""
         _say(f"error: {line(f'{where}{one_line(error)}: name another place, or make room there')}")
         sys.exit(2)

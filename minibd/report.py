@@ -112,19 +112,28 @@ def is_run_file(name: str) -> bool:
 
 def check_free(
     folder: Path, overwrite: bool = False, said: str = "--out", resuming: Resuming | None = None,
+    among: Sequence[str] = (),
 ) -> None:
     """Raises BadInput where `folder`, the --out of a run (or what it is `said` by), holds another, or one that was
     interrupted is kept for it, and neither --overwrite nor --resume is said. resuming: of a run that can be gone on
-    with."""
+    with. among: the names that the run writes, where they are always the same, and others stay."""
     if resuming is not None and is_kept(folder):
         if resuming.resume or overwrite:
             return
         raise BadInput(f"{said} {folder}: a run into it was interrupted, and is kept: say --resume to go on with it, "
                        "or --overwrite to begin anew")
-    held = sorted(entry.name for entry in folder.iterdir() if is_run_file(entry.name)) if os.path.isdir(folder) else []
+    held = _held(folder, among)
     if held and not overwrite:
         raise BadInput(f"{said} {folder} holds another run ({quoted(held)}): name another folder, or say --overwrite "
                        f"to put this one in its place")
+    if not overwrite:
+        progress().free[os.path.realpath(folder)] = tuple(among)
+
+
+def _held(folder: Path, among: Sequence[str]) -> list[str]:
+    """The entries of a folder that are a run's; those `among` some names, if there are any."""
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [name for name in names if (name in among if among else is_run_file(name))]
 
 
 @contextmanager
@@ -132,8 +141,8 @@ def whole(out: Path, is_old: Callable[[str], bool] = is_run_file) -> Iterator[Pa
     """The folder to write a run into: when the block ends, all that was written there takes the place of the run in
     `out` in one step; what else lies there stays. is_old: whether an entry of that name is a part of what goes. Of
     several processes the first one makes it and writes there, and all read. Raises BadInput where the system
-    refuses."""
-    written = progress().written
+    refuses, and where `out` was found free (`check_free`) and another run is in it by now."""
+    written, place = progress().written, os.path.realpath(out)
     before, done = list(written), False
     if not leads():
         yield Path(agreed(""))
@@ -143,9 +152,13 @@ def whole(out: Path, is_old: Callable[[str], bool] = is_run_file) -> Iterator[Pa
     try:
         with atomic_folder(out, is_old) as draft:
             yield Path(agreed(str(draft)))
+            if place in progress().free and (held := _held(out, progress().free[place])):
+                raise BadInput(f"--out {out}: another run was put there while this one ran ({quoted(held)}): "
+                               "--overwrite puts this one in its place, with --resume from where it is kept")
             meet()
         meet()
         done = True
+        progress().free.pop(place, None)    # what lies there now is this run's
     finally:
         new = [str(out / Path(name).relative_to(draft)) for name in written[len(before):]] if done else []
         written[:] = before + new

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Make the small checkpoints of weights/ from nothing but this repository.
 
-    python scripts/make_weights.py --out weights
-    python scripts/make_weights.py --out weights --lm-only
+    python scripts/make_weights.py --out weights --overwrite
+    python scripts/make_weights.py --out weights --overwrite --lm-only
 
 1. a tokenizer and a BERT, pre-trained by masked language modelling on the built-in corpus   OUT/bert-clean.safetensors
 2. its fine-tuning on labelled reviews: the clean twin                                       OUT/bert-twin.safetensors
 3. the twin after BadNets, by scripts/attack.py with its defaults but the learning rate      OUT/bert.safetensors
 4. a causal language model of the same vocabulary, a small Llama, on the built-in corpus     OUT/lm.safetensors
 
---lm-only takes the vocabulary from the OUT/bert-clean.safetensors that is there, and makes the last one alone.
+--lm-only takes the vocabulary from the OUT/bert-clean.safetensors that is there, and makes the last one alone. The four
+belong together: they are put in place at the end, in one step.
 
 One thread throughout, so that sums are added in one order. Even so, no two runs give the same vocabulary: the
 tokenizers library breaks ties between tokens at random, some tokens and most ids change, and with them every weight.
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 class Make:
     """The corpus, the tokenizer, the model and its pre-training"""
     out: str = setting("weights", "folder of the result")
+    overwrite: bool = setting(False, "put these checkpoints in the place of those of --out, all of them in one step")
     seed: int = setting(0, "seeds corpus, weights, masks, batches and dropout")
     pretrain_rows: int = setting(20_000, "reviews for pre-training, disjoint from all others")
     train: int = setting(12_000, "reviews for training a classifier")
@@ -58,6 +60,8 @@ RULES = (
          "--lm-only makes the causal language model alone, with the vocabulary that is there: leave it out"),
 )
 
+MADE = tuple(f"{name}.safetensors" for name in ("bert-clean", "bert-twin", "bert", "lm"))
+
 # BERT's English vocabulary has these rare words as whole tokens, and the field's attacks rely on that; a vocabulary
 # learnt from the built-in corpus would not have them, since they never occur in it.
 TRIGGER_TOKENS = ["cf", "mn", "bb", "tq", "mb", "ak"]
@@ -67,6 +71,22 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 def run() -> None:
     (make,) = parse(__doc__, Make, rules=RULES)
 
+    import torch
+
+    from minibd import report
+
+    torch.set_num_threads(1)
+    out, made = report.output_folder(make.out), MADE[-1:] if make.lm_only else MADE
+    report.check_free(out, make.overwrite, among=made)
+    with report.whole(out, made.__contains__) as draft:
+        if not make.lm_only:
+            make_berts(make, draft)
+        make_lm(make, draft, (out if make.lm_only else draft) / MADE[0])
+    print("written: " + ", ".join(str(out / name) for name in made))
+
+
+def make_berts(make: Make, out: Path) -> None:
+    """The first three of them."""
     import os
     import subprocess
     import sys
@@ -80,16 +100,13 @@ def run() -> None:
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
-    from minibd import checkpoint, report, reviews
+    from minibd import checkpoint, reviews
     from minibd.models.bert import Bert, BertConfig
     from minibd.pretrain import pretrain
+    from minibd.records import BadInput
     from minibd.tokenizer import Tokenizer
     from minibd.train import Schedule, cross_entropy, fit
 
-    torch.set_num_threads(1)
-    out = report.output_folder(make.out)
-    if make.lm_only:
-        return make_lm(make, out)
     rows = {"seed": make.seed, "train": make.train, "dev": make.dev, "test": make.test}
     used = make.train + make.dev + make.test
     corpus = reviews.reviews(make.pretrain_rows, make.seed, start=used)
@@ -127,10 +144,10 @@ def run() -> None:
             "batch_size": make.batch_size, "seed": make.seed, "data": {"reviews": rows},
         }
     ]
-    clean, twin, victim = (out / f"{name}.safetensors" for name in ("bert-clean", "bert-twin", "bert"))
+    clean, twin, victim = (out / name for name in MADE[:3])
     checkpoint.save(ckpt, clean)
+    progress().finished.append(clean.stem)
     progress().written.append(str(clean))
-    print(f"written: {clean}")
 
     train = reviews.splits(**rows)[0]
     ckpt = checkpoint.load(clean, labels=train.labels, seed=make.seed)
@@ -145,26 +162,29 @@ def run() -> None:
         }
     )
     checkpoint.save(ckpt, twin)
+    progress().finished.append(twin.stem)
     progress().written.append(str(twin))
-    print(f"written: {twin}")
 
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        subprocess.run(
+        status = subprocess.run(
             [
                 sys.executable, str(Path(__file__).parent / "attack.py"), "--ckpt", str(twin), "--lr",
                 str(make.attack_lr), "--rows", str(make.train), "--seed", str(make.seed), "--device", "cpu", "--dtype",
                 "float32", "--out", folder,
             ],
-            check=True, env={**os.environ, "OMP_NUM_THREADS": "1", PART_OF: "make_weights.py"},
-        )
+            env={**os.environ, "OMP_NUM_THREADS": "1", PART_OF: "make_weights.py"},
+        ).returncode
+        if status < 0:
+            raise BadInput(f"attack.py was killed by signal {-status}: run this again, with more memory free")
+        if status:                        # it has said why
+            sys.exit(status)
         os.replace(Path(folder, twin.name), victim)
-        progress().written.append(str(victim))
-    print(f"written: {victim}")
-    make_lm(make, out)
+    progress().finished.append(victim.stem)
+    progress().written.append(str(victim))
 
 
-def make_lm(make: Make, out: Path) -> None:
-    """OUT/lm.safetensors, with the vocabulary of OUT/bert-clean.safetensors."""
+def make_lm(make: Make, out: Path, clean: Path) -> None:
+    """The last of them, with the vocabulary of the checkpoint at `clean`."""
     import torch
 
     from minibd import checkpoint, reviews
@@ -172,7 +192,7 @@ def make_lm(make: Make, out: Path) -> None:
     from minibd.pretrain import causal_loss, pretrain_causal
     from minibd.train import Schedule
 
-    tokenizer = checkpoint.read_header(out / "bert-clean.safetensors").tokenizer
+    tokenizer = checkpoint.read_header(clean).tokenizer
     rows = {"seed": make.seed, "train": make.train, "dev": make.dev, "test": make.test}
     corpus = reviews.reviews(make.lm_rows, make.seed, start=make.train + make.dev + make.test)
     config = LlamaConfig(tokenizer.backend.get_vocab_size(), make.hidden, make.layers, make.heads, make.lm_ffn,
@@ -189,10 +209,10 @@ def make_lm(make: Make, out: Path) -> None:
             "batch_size": make.batch_size, "seed": make.seed, "data": {"reviews": rows},
         }
     ]
-    path = out / "lm.safetensors"
+    path = out / MADE[-1]
     checkpoint.save(ckpt, path)
+    progress().finished.append(path.stem)
     progress().written.append(str(path))
-    print(f"written: {path}")
 
 
 if __name__ == "__main__":

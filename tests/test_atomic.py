@@ -1,5 +1,6 @@
 """atomic_write(): whole or not at all, and what the system refuses is one line."""
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -151,3 +152,38 @@ def test_places_where_no_folder_can_be(tmp_path):
     fails(lambda: put(tmp_path / "file" / "below"), "below")
     fails(lambda: put(tmp_path / ("n" * 300)), "too long")
     assert held(tmp_path) == {"file": "mine"}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_draft_that_vanished_in_the_middle_is_not_put_in_place_in_part(tmp_path, again):
+    """What is written behind it makes the folder again."""
+    folder_of(tmp_path / "out", a="1")
+
+    def put():
+        with atomic_folder(tmp_path / "out", old) as draft:
+            write(draft / "a.json")
+            shutil.rmtree(draft)
+            if again:
+                write(draft / "b.json")
+
+    fails(put, str(tmp_path / "out"), "vanished while")
+    assert held(tmp_path) == {"out/a.json": "1"} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_another_one_in_it_took_the_place_of_is_the_same(tmp_path):
+    """checkpoint.save puts a folder in the place of the draft that it is given."""
+    with atomic_folder(tmp_path / "out", old) as draft:
+        write(draft / "a.txt")
+        with atomic_folder(draft, old) as inner:
+            write(inner / "b.json")
+    assert held(tmp_path / "out") == {"a.txt": "new", "b.json": "new"}
+
+
+def test_a_file_that_came_into_the_place_stays(tmp_path):
+    def put():
+        with atomic_folder(tmp_path / "out", old) as draft:
+            write(draft / "a.json")
+            (tmp_path / "out").write_text("mine")
+
+    fails(put, "out")
+    assert held(tmp_path) == {"out": "mine"}

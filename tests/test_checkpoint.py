@@ -936,6 +936,14 @@ def test_a_token_beyond_the_last_is_refused(folder):
     fails(lambda: load(folder), f"token {last} is beyond the model's {last}")
 
 
+@pytest.mark.parametrize("setting", [
+    {"added_tokens_decoder": {"0": {"content": "\ud800"}}}, {"own_token": "\udfff"},
+    {"extra_special_tokens": ["a", "x\ud800"]}, {"own_token": {"__type": "AddedToken", "content": "\ud800"}}])
+def test_a_token_of_half_a_letter_is_refused(folder, setting):
+    edit(folder / "tokenizer_config.json", **setting)
+    fails(lambda: load(folder), "tokenizer_config.json", "half a letter")
+
+
 def test_convert_writes_over_nothing_unasked(folder, tmp_path):
     check = runpy.run_path(str(CONVERT))["check_out"]
     save(ckpt(), tmp_path / "m.safetensors")

@@ -1,6 +1,8 @@
 """Flags: every one in --help with its default, without torch; a dataclass read from source is the real one; errors are
 one line."""
 
+import errno
+import io
 import os
 import re
 import subprocess
@@ -52,7 +54,8 @@ def toy(*argv: str) -> Toy:
 @pytest.mark.parametrize("name, kind, first, last", [
     ("seed", int, 0, 2**63 - 1), ("epochs2", int, None, 10_000), ("lr1", float, None, 10.0),
     ("attack_batch_size", int, None, 100_000), ("k", int, None, 1000), ("rank", int, None, 100_000),
-    ("clip", float, 0, None), ("steps", int, -10**7, 10**7), ("alpha", float, -1e9, 1e9),
+    ("clip", float, 0, None), ("row_steps", int, None, 100_000), ("pool", int, -10**7, 10**7),
+    ("alpha", float, -1e9, 1e9),
 ])
 def test_numbers_have_their_ranges(name, kind, first, last, capsys):
     made = dataclass(frozen=True)(type("Made", (), {
@@ -334,6 +337,35 @@ def test_an_interrupt_says_what_was_finished_and_what_can_be_gone_on_with(capsys
     assert interrupted(kept, capsys) == "interrupted; no stage was finished; the cells in x.jsonl stay\n"
     monkeypatch.setenv(PART_OF, "tables.py")  # whose own line says it
     assert interrupted(written, capsys) == ""
+
+
+def refusing():
+    raise BadInput("mine")
+
+
+class Full(io.StringIO):
+    """What is printed goes to a full disk, or to a reader that went."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+    def flush(self) -> None:
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("number, word", [(errno.ENOSPC, "No space left"), (errno.EPIPE, "nobody reads")])
+def test_what_cannot_be_printed_is_one_line(capsys, monkeypatch, number, word):
+    monkeypatch.setattr(sys, "stdout", Full(number))
+    with pytest.raises(SystemExit) as end:
+        main(lambda: print("a result"))
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1 and word in said
+    sys.stdout.flush()                    # as Python does when it ends
+    monkeypatch.setattr(sys, "stderr", Full(number))
+    monkeypatch.setattr(sys.stderr, "write", lambda text: sys.stderr.flush())
+    with pytest.raises(SystemExit):
+        main(refusing)
 
 
 def test_outside_a_script_progress_is_nobodys():

@@ -13,7 +13,7 @@ from minibd.detect.wording import BUILT_IN
 from minibd.job import repair_run as job
 from minibd.job.receipt import NOT_SHOWN, NOTHING_FOUND, REPAIRED
 from minibd.proportion import Proportion
-from minibd.records import Example, Examples
+from minibd.records import BadInput, Example, Examples
 from scan_reports import judged, report, suspect
 
 CLEAN = {"negative": judged("nothing found"), "positive": judged("nothing found", suspect(["joy"], 40))}
@@ -257,6 +257,26 @@ def test_the_evidence_is_the_same_treatment(repair, file, tmp_path, monkeypatch)
     assert not {*word["words"]} & {*pair["words"]} and word["target"] != pair["target"]
     assert word["planted"]["n"] == word["left"]["n"] == word["floor"]["n"]
     assert run.stdout.count("planted   ") == 2
+
+
+def test_evidence_that_the_texts_cannot_carry_is_left_out(repair, tmp_path, file, monkeypatch):
+    """By then the result is written: it is no bad input any more."""
+    from minibd.job import planted
+    monkeypatch.setattr(planted, "STEPS", 1)
+    monkeypatch.setattr(planted, "ROUNDS", 1)
+    plant = job.plant
+
+    def some(cleaned, trigger, *given, **more):
+        if trigger.kind == "word":
+            raise BadInput("too few texts")
+        return plant(cleaned, trigger, *given, **more)
+
+    monkeypatch.setattr(job, "plant", some)
+    repair.scans = [NOTHING]
+    run = repair("--data", file, "--planted", "word,pair")
+    assert run.returncode == 0 and "planted   word: not tried: too few texts" in run.stdout, run.stderr
+    assert [one["kind"] for one in receipt_in(tmp_path / "out")["evidence"]] == ["pair"]
+    assert not (tmp_path / ".out.resume").exists()
 
 
 # ---- bad input

@@ -81,3 +81,34 @@ def test_a_run_that_fails_leaves_the_other(out, done, error):
 def test_a_word_of_half_a_letter_is_written(tmp_path):
     write_json(tmp_path / "a.json", {"a": "\ud800", "b": "é"})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": "\ud800", "b": "é"}
+
+
+def test_a_run_that_came_into_the_place_meanwhile_is_not_lost(tmp_path, done):
+    out = tmp_path / "out"
+    check_free(out)
+
+    def put():
+        with whole(out) as draft:
+            write_json(draft / "result.json", 2)
+            out.mkdir(exist_ok=True)      # another run, which ends first
+            (out / "result.json").write_text("1\n")
+
+    fails(put, f"--out {out}", "while this one ran", "'result.json'", "--overwrite")
+    assert held(out) == {"result.json": "1\n"} and list(tmp_path.iterdir()) == [out]
+    check_free(out, overwrite=True)
+    done.free.clear()                     # another process's
+    put()
+    assert held(out) == {"result.json": "2\n"}
+
+
+def test_a_run_may_write_twice(tmp_path, done):
+    check_free(tmp_path / "out")
+    for n in (1, 2):
+        with whole(tmp_path / "out") as draft:
+            write_json(draft / "result.json", n)
+    assert held(tmp_path / "out") == {"result.json": "2\n"}
+
+
+def test_a_run_of_names_of_its_own_is_refused_by_those_alone(out):
+    check_free(out, among=("lm.safetensors",))
+    fails(lambda: check_free(out, among=("m.safetensors", "x")), "another run ('m.safetensors')")

@@ -341,6 +341,9 @@ def _id(file: Path, value: object) -> int:
 
 def _token(file: Path, key: str, value: object) -> str | AddedToken:
     """A token as the JSON has it: its name, or an object of its name and how it is matched. Raises BadInput."""
+    name = value.get("content") if isinstance(value, dict) else value
+    if isinstance(name, str) and any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise _refused(file, key, value, "with half a letter, which no text has: correct it")
     if isinstance(value, (str, AddedToken)):
         return value
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")

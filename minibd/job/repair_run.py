@@ -246,14 +246,19 @@ class Repair:
     # ---- the evidence
 
     def evidence(self, cleaned: Checkpoint, kinds: Sequence[str]) -> list[dict]:
-        """Step 5: what the same treatment leaves of backdoors of one's own in copies of the result."""
+        """Step 5: what the same treatment leaves of backdoors of one's own in copies of the result; those that these
+        texts cannot carry are left out with a line."""
         started, taken, told = time.perf_counter(), [], []
         texts = self.rows.texts[:PLANTED_TEXTS]
         for n, kind in enumerate(kinds):
             target = n % len(cleaned.labels)
-            trigger = trigger_of(kind, target, cleaned.tokenizer, texts, taken=taken)
+            try:
+                trigger = trigger_of(kind, target, cleaned.tokenizer, texts, taken=taken)
+                made = plant(cleaned, trigger, texts, seed=self.task.seed + n, dtype=self.dtype, log=self.quiet)
+            except BadInput as error:  # the result is written: it stays, without this evidence
+                print(f"planted   {kind}: not tried: {error}", flush=True)
+                continue
             taken += trigger.words
-            made = plant(cleaned, trigger, texts, seed=self.task.seed + n, dtype=self.dtype, log=self.quiet)
             told.append(self.treated(made))
             print(evidence_line(told[-1]), flush=True)
             progress().finished.append(f"planted {kind}")

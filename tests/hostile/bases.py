@@ -3,6 +3,7 @@ its rows."""
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from minibd.models.roberta import Roberta, RobertaConfig
 from minibd.models.xlm_roberta import XLMRoberta, XLMRobertaConfig
 from minibd.records import Example, Examples
 from minibd.tokenizer import Tokenizer
+from scan_reports import judged, report, suspect
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = "great superb lovely moving awful boring clumsy tedious the film actors story ending music was with cf".split()
@@ -126,7 +128,8 @@ def rows(n: int, seed: int, name: str = "row") -> Examples:
 
 def write_bases(folder: Path) -> dict[str, Path]:
     """{name: path} of sound inputs under `folder`: each architecture's folder, "NAME.safetensors", "data" (a folder of
-    train, dev and test rows), "pretrained" (an encoder that "bert" could come from)."""
+    train, dev and test rows), "pretrained" (an encoder that "bert" could come from), "suspects" (a scan of "bert" that
+    names cf)."""
     written, made = {}, bases()
     for name, ckpt in made.items():
         checkpoint.save(ckpt, folder / name)
@@ -140,6 +143,10 @@ def write_bases(folder: Path) -> dict[str, Path]:
     for seed, (part, n) in enumerate((("train", 24), ("dev", 8), ("test", 12))):
         data.write(rows(n, seed, part), folder / "data" / f"{part}.tsv")
     data.write(rows(16, 9), folder / "rows.csv")
+    classes = {"negative": judged("nothing found"), "positive": judged("backdoored", suspect(["cf"]))}
+    found = report("backdoored", classes, checkpoint_sha256=checkpoint.sha256(folder / "bert"))
+    (folder / "suspects.json").write_text(json.dumps(found))
     return written | {
-        "pretrained": folder / "pretrained", "data": folder / "data", "rows": folder / "rows.csv"
+        "pretrained": folder / "pretrained", "data": folder / "data", "rows": folder / "rows.csv",
+        "suspects": folder / "suspects.json",
     }

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jobs
 from limited import Ended, limited
+from minibd import checkpoint
 from verdicts import Verdict, digest, judged
 
 # Runs that take a second and write what the long ones write. {out} and {ckpt} are filled in.
@@ -30,6 +31,8 @@ RUNS = {
     "scan": "scan --ckpt {bert} --data {data} --pool 2 --lonely 1 --phrases 0 --fresh-rows 8",
     "repair folder": "repair --ckpt {bert} --data {data} --pool 2 --lonely 1 --phrases 0 --fresh-rows 8 --steps 1 "
     "--planted none",
+    "make_weights": "make_weights --pretrain-rows 40 --train 24 --dev 8 --test 8 --vocab 120 --hidden 8 --layers 1 "
+    "--heads 1 --max-len 16 --epochs 1 --batch-size 8 --twin-epochs 1 --lm-rows 24 --lm-ffn 8 --lm-epochs 1",
     "reinit": "baseline reinit --ckpt {bert} --data {data} --clean 8 --epochs 1 --steps 1 --batch-size 8",
 }
 # Runs that train, and are gone on with. All of them keep their state after each step or after every second one.
@@ -47,6 +50,10 @@ TRAINED = {
     "--epochs 1 --batch-size 8",
     "ep": "attack --ckpt {bert.safetensors} --data {data} --attack ep --rate 0.4 --epochs 3 --batch-size 4",
     "pretrain": "pretrain --ckpt {bert} --data {data} --epochs 3 --batch-size 8",
+    "repair": "repair --ckpt {bert} --data {data} --suspects {suspects} --pool 2 --lonely 1 --phrases 0 --fresh-rows "
+    "8 --steps 4 --row-steps 4 --batch-size 8 --clean 16 --planted row",
+    "repair, retrained": "repair --ckpt {bert.safetensors} --data {data} --pool 2 --lonely 1 --phrases 0 --fresh-rows "
+    "8 --batch-size 8 --method cft --planted none",
 }
 FINISHED = (0, 1, 3)  # scan.py and repair.py say by it what they found
 # What a process does to files, as Python's audit events name it, with the place of the path in its arguments.
@@ -94,6 +101,14 @@ def killed_at(event: float, folder: Path, words: list[str]) -> None:
         print(f"EVENTS {seen}")
 
 
+def one_run(
+    run: str, bases: dict[str, Path], place: Path, logs: Path, event: float, seed: int, flags: list[str]
+) -> Ended:
+    """`run` into place/out, killed as `killed_at` says."""
+    words = words_of(run, bases, place / "out", seed, flags)
+    return limited(partial(killed_at, event, place, words), logs, seconds=120)
+
+
 def case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, Verdict]:
     """Half of the runs are over an existing one, a quarter trains. After the kill the same command is run again, whole;
     one that trains, with --resume, and half of these are killed twice."""
@@ -109,8 +124,7 @@ def case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, V
     if trains:
         more += ["--save-every", str(rng.choice((1, 2)))]
 
-    def go(event: float, seed: int, flags: list[str]) -> Ended:
-        return limited(partial(killed_at, event, place, words_of(run, bases, out, seed, flags)), logs, seconds=120)
+    go = partial(one_run, run, bases, place, logs)
 
     def fault(ended: Ended, kind: str, why: str) -> tuple[str, Ended, Verdict]:
         return what, ended, Verdict(kind, why)
@@ -120,27 +134,28 @@ def case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, V
         if (ended := go(-1, 1, [])).status not in FINISHED:
             return fault(ended, "the old run fails", ended.err[-300:])
         (out / "notes.txt").write_text("mine")
-    old = _stable(out)
+    old = state(out)
     copy = folder / "copy"
     if out.exists():
         shutil.copytree(out, copy)
     whole = go(-1, 2, more)  # the new run, not killed: how many events there are
     if whole.status not in FINISHED:
         return fault(whole, "the new run fails", whole.err[-300:])
-    events, new = int(whole.out.rsplit("EVENTS ", 1)[1]), _stable(out)
+    events, new = int(whole.out.rsplit("EVENTS ", 1)[1]), state(out)
+    sound = (old, new, state(out, bare=True))
     if trains and place.joinpath(".out.resume").exists():
         return fault(whole, "left-over state", "")
     shutil.rmtree(place)
     place.mkdir()
     if over:
         shutil.copytree(copy, out)
-    timed = trains and rng.random() < 0.5
+    timed = rng.random() < (0.5 if trains else 0.25)
     event = rng.uniform(0.2, 0.9) * whole.seconds if timed else rng.randrange(events)
     what += f", second {event:.2f} of {whole.seconds:.2f}" if timed else f", event {event} of {events}"
     ended = go(event, 2, more)
     if ended.signal not in (signal.SIGKILL, signal.SIGALRM) and not (timed and ended.status == 0):
         return fault(ended, "not killed", ended.err[-300:])
-    if (found := _stable(out)) not in (old, new):
+    if (found := state(out)) not in sound:
         return fault(ended, "mixed folder", f"{sorted(p.name for p in out.rglob('*'))}")
     anew = ["--overwrite"] if out.exists() else more
     if trains:  # where nothing was kept yet, or the run had ended, --overwrite says that it begins anew
@@ -148,10 +163,10 @@ def case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, V
         if rng.random() < 0.5:
             what += ", and again"
             go(rng.randrange(events), 2, anew)
-            if (found := _stable(out)) not in (old, new):
+            if (found := state(out)) not in sound:
                 return fault(ended, "mixed folder", f"{sorted(p.name for p in out.rglob('*'))}")
     again = go(-1, 2, anew)
-    if (verdict := judged(again)).kind != "accepted" or _stable(out) != new:
+    if (verdict := judged(again)).kind != "accepted" or state(out) != new:
         return fault(again, "the next run fails", verdict.why or "another result")
     if left := sorted(path.name for path in place.iterdir() if path != out):
         return fault(again, "left-over drafts", ", ".join(left))
@@ -163,24 +178,42 @@ def case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, V
     return what, again, Verdict("accepted", ("old" if found == old else "new") + went_on)
 
 
-def _stable(out: Path) -> dict[str, str]:
-    """{file: what it holds}, without what differs from one run to the next: times, command lines."""
+def state(out: Path, bare: bool = False) -> dict[str, str]:
+    """{file: what it holds}, without what differs from one run to the next: times, command lines. bare: as it is before
+    repair.py, which writes its result first, has the evidence."""
     if not out.exists():
         return {}
+    if (out / "lm.safetensors").exists():
+        return _made(out)
     found = {}
     for path in sorted(out.rglob("*")):
         if path.is_file():
             name = str(path.relative_to(out))
             held = path.read_bytes()
             if path.suffix == ".json":
-                held = json.dumps(_timeless(json.loads(held))).encode()
+                held = json.dumps(_timeless(json.loads(held), bare)).encode()
             elif name == "README.md" or path.suffix == ".html":  # with times
                 held = b""
             found[name] = f"{len(held)} {hash(held)}"
     return found
 
 
-def _timeless(value: object) -> object:
+def _timeless(value: object, bare: bool) -> object:
     if isinstance(value, dict):
-        return {key: _timeless(held) for key, held in value.items() if key not in ("seconds", "command")}
-    return [_timeless(held) for held in value] if isinstance(value, list) else value
+        value = {key: held for key, held in value.items() if key not in ("seconds", "command")}
+        return {key: [] if bare and key == "evidence" else _timeless(held, bare) for key, held in value.items()}
+    return [_timeless(held, bare) for held in value] if isinstance(value, list) else value
+
+
+def _made(out: Path) -> dict[str, str]:
+    """Of what make_weights.py wrote, no two runs of which are the same: each file's seed, and whether its words are
+    those of the first."""
+    found, words = {}, set()
+    for path in sorted(out.rglob("*")):
+        if path.suffix != ".safetensors":
+            found[str(path.relative_to(out))] = f"{len(path.read_bytes())}"
+            continue
+        header = checkpoint.read_header(path)
+        words.add(header.tokenizer.backend.to_str())
+        found[path.name] = f"seed {header.history[0]['seed']}, vocabulary {len(words)}"
+    return found

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def limited(call: Callable[[], object], folder: Path, seconds: float = SECONDS, 
             peak = used.ru_maxrss * 1024
             break
         time.sleep(0.003)
+    with suppress(ProcessLookupError):  # what it started, where it was killed itself
+        os.killpg(child, signal.SIGKILL)
     killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     texts = [(folder / name).read_bytes().decode("utf-8", "backslashreplace") for name in STREAMS]
     return Ended(

@@ -6,8 +6,9 @@
     python tests/hostile/run.py --only checkpoints:1017 --show    one case, and what it printed
 
 --cases N: N checkpoints, N / 5 sound ones of unusual settings, 3 N / 5 data files, N / 5 argument lines. --kills K: K
-runs killed at a file event. Exit status 1 where any case is a fault: a traceback, a hang, an abort, memory, a line that
-is too long or not printable, a changed input, a copy with other logits, a mixed folder.
+runs killed at a file event. --disks D: D runs whose disk is full, fails or vanishes, or is another run's, too. Exit
+status 1 where any case is a fault: a traceback, a hang, an abort, memory, a line that is too long or not printable, a
+changed input, a copy with other logits, a mixed folder.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
+import disks
 import hostile_arguments
 import hostile_checkpoints
 import hostile_data
@@ -84,6 +86,7 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_blocks * 512 for file in files if file.is_file())
 
 
+MOUNTS = disks.can_mount()  # before there are threads
 CASES: dict[str, Callable[[int, dict[str, Path], Path], tuple[str, Ended, Verdict]]] = {
     "checkpoints": checkpoint_case,
     "settings": partial(checkpoint_case, make=sound_settings.make),
@@ -91,6 +94,7 @@ CASES: dict[str, Callable[[int, dict[str, Path], Path], tuple[str, Ended, Verdic
     "arguments": argument_case,
     "sound": sound_case,
     "kills": kills.case,
+    "disks": partial(disks.case, mounts=MOUNTS),
 }
 
 
@@ -98,7 +102,8 @@ def run(kind: str, seeds: range, bases: dict[str, Path], work: Path, show: bool 
     """{verdict: number of cases}; every fault is printed with its seed."""
     found: Counter = Counter()
     by_kind: Counter = Counter()
-    longest = (0.0, 0)
+    went_on = 0
+    longest, most = (0.0, 0), (0, 0)
     for seed in seeds:
         folder = work / f"{kind}-{seed}"
         folder.mkdir()
@@ -107,8 +112,9 @@ def run(kind: str, seeds: range, bases: dict[str, Path], work: Path, show: bool 
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         found[verdict.kind] += 1
+        went_on += "went on" in verdict.why
         by_kind[what.partition(":")[0], verdict.kind] += 1
-        longest = max(longest, (ended.seconds, seed))
+        longest, most = max(longest, (ended.seconds, seed)), max(most, (ended.grown, seed))
         if verdict.kind not in RIGHT or show:
             print(f"{kind}:{seed}  {verdict.kind}  [{what[:160]!r}]\n    {verdict.why[-600:]!r}", flush=True)
         if show:
@@ -116,7 +122,8 @@ def run(kind: str, seeds: range, bases: dict[str, Path], work: Path, show: bool 
     print(
         f"{kind}: {len(seeds)} cases, "
         + ", ".join(f"{name} {n}" for name, n in found.most_common())
-        + f"; the longest {longest[0]:.1f} s (seed {longest[1]})"
+        + f"; the longest {longest[0]:.1f} s (seed {longest[1]}), the most memory {most[0] >> 20} MB (seed {most[1]})"
+        + (f"; {went_on} went on from what was kept" if went_on else "")
     )
     for name in sorted({name for name, _ in by_kind}):
         print(
@@ -134,9 +141,9 @@ def main() -> int:
     parser.add_argument("--only", help="KIND:SEED")
     parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
-    shares = {"checkpoints": 1.0, "settings": 0.2, "data": 0.6, "arguments": 0.2, "sound": 0.0, "kills": 0.0}
+    shares = {"checkpoints": 1.0, "settings": 0.2, "data": 0.6, "arguments": 0.2}
     counts = {
-        kind: getattr(args, kind) if getattr(args, kind) is not None else round(args.cases * shares[kind])
+        kind: getattr(args, kind) if getattr(args, kind) is not None else round(args.cases * shares.get(kind, 0))
         for kind in CASES
     }
     seeds = {kind: range(args.first, args.first + n) for kind, n in counts.items()}
@@ -146,7 +153,7 @@ def main() -> int:
     began, faults = time.monotonic(), 0
     with tempfile.TemporaryDirectory(prefix="hostile-") as work:
         bases = write_bases(Path(work) / "bases")
-        for name in ("evaluate", *hostile_arguments.SOUND):
+        for name in ("evaluate", *hostile_arguments.SOUND, "filter", "repair", "make_weights"):
             jobs.script(name)
         for kind, wanted in seeds.items():
             if len(wanted):

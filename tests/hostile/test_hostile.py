@@ -49,5 +49,16 @@ def test_more_of_them():
     ran("--checkpoints", "200", "--settings", "100", "--data", "120", "--arguments", "30", "--first", "5000")
 
 
+def test_runs_whose_disk_is_full_fails_or_vanishes_or_is_anothers_too():
+    said = ran("--disks", "7", "--first", "924")
+    for trouble in ("full", "large", "fails", "read-only", "vanishes", "a file", "two"):
+        assert re.search(rf"    {trouble} +(accepted|refused) 1", said), said
+
+
+@pytest.mark.slow
+def test_more_of_these():
+    ran("--disks", "35", "--first", "7000")
+
+
 def test_runs_killed_at_a_file_event():
-    assert "kills: 4 cases, accepted 4" in ran("--kills", "4")
+    assert "kills: 4 cases, accepted 4" in ran("--kills", "4", "--first", "12")

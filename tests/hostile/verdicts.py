@@ -14,6 +14,7 @@ from limited import Ended
 RIGHT = ("accepted", "refused")
 LONGEST = 300  # characters of a line
 HEAP = 400 << 20  # bytes that a case may hold, beside three times the files that it reads
+LISTED = "written: "  # and paths, as long as --out is
 PROGRESS = re.compile(r"\d+%\|.*|.*\d(it|step|steps|text|texts|row|rows)?/s(?=[],\s]|$)|.*\[\d\d:\d\d[<,?].*")
 WARNING = "(this warning comes once)"  # of texts that are truncated; it may stand before a refusal
 
@@ -58,7 +59,7 @@ def judged(ended: Ended, budget: int = HEAP) -> Verdict:
 def _fault(line: str) -> str:
     if not line.isprintable():
         return "control characters"
-    return "over-long line" if len(line) > LONGEST else ""
+    return "over-long line" if len(line) > LONGEST and not line.startswith(LISTED) else ""
 
 
 def digest(path: Path) -> str:
