@@ -11,6 +11,14 @@ from minibd.distributed import sums, turns
 from minibd.records import BadInput, Examples
 from minibd.tokenizer import Tokenizer
 
+CACHED = 32  # texts of a batch whose activations a processor's cache holds
+
+
+def at_once(device: torch.device, texts: int = 128) -> int:
+    """How many texts to read at a time where many wait: `texts` of a device that large batches fill; of a processor
+    fewer, which on one core take a seventh less time."""
+    return min(CACHED, texts) if device.type == "cpu" else texts
+
 
 @torch.inference_mode()
 def predict(model: nn.Module, tokenizer: Tokenizer, examples: Examples, batch_size: int = 128) -> list[int]:

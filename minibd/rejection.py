@@ -45,6 +45,17 @@ def check_rate(frr: float) -> None:
                        "such as 0.05")
 
 
+def check_defects(defects: Sequence[str], known: Sequence[str], variant: str) -> None:
+    """Raises BadInput where a defect is none of the `known` ones of a filter, or the variant has all of them already.
+    """
+    if wrong := [name for name in defects if name not in known]:
+        raise BadInput(f"defects names {wrong[0][:40]!r}, and the released code has {', '.join(known)}: give some of "
+                       "these")
+    if defects and variant == "released":
+        raise BadInput(f"defects is {', '.join(defects)[:80]}, and the released variant has them all: leave one of the "
+                       "two out")
+
+
 def threshold(clean: Sequence[float], frr: float) -> float:
     """Eq. Filter (t): the smallest score of `clean` texts that at most the share `frr` of them exceed.
 

@@ -25,6 +25,7 @@ from minibd.data import batches
 from minibd.distributed import least, sharded, share, size, sum_gradients, sums
 from minibd.models.dropout import seed_dropout
 from minibd.models.encoder import Encoder
+from minibd.models.kept_outputs import memory
 from minibd.models.visited_rows import Trained, VisitedRows, visited_rows
 from minibd.records import BadInput, Batch, Example
 from minibd.resume import Course, Kept, Stateful, Training, put_back
@@ -352,13 +353,10 @@ def kept_bytes(model: Encoder, batch: Batch) -> int:
 
 def free_memory(device: torch.device) -> int:
     """Bytes that are free for one of this machine's processes that train together."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) // size()
-    except (OSError, StopIteration):
-        raise BadInput("--micro-batch auto: this system does not say how much memory is free, name a number") from None
+    free, whole = memory(device)
+    if not whole:
+        raise BadInput("--micro-batch auto: this system does not say how much memory is free, name a number")
+    return free if device.type == "cuda" else free // size()
 
 
 def fit(

@@ -11,6 +11,8 @@
     python scripts/bench.py align --ckpt MINILM_FOLDER --data SST2_FOLDER
     python scripts/bench.py train --ckpt MINILM_FOLDER --data SST2_FOLDER --quick
     python scripts/bench.py train --ckpt MINILM_FOLDER --data SST2_FOLDER --dtype bfloat16
+    python scripts/bench.py evaluation --ckpt CLASSIFIER_FOLDER --data SST2_FOLDER
+    python scripts/bench.py pure --ckpt CLASSIFIER_FOLDER --data SST2_FOLDER
     python scripts/bench.py long --ckpt MINILM_FOLDER --shape bert-base --tokens 512 --micro-batch 2 \
         --checkpoint-activations
     python scripts/bench.py align --ckpt MINILM_FOLDER --data SST2_FOLDER --shape bert-base --dtype bfloat16
@@ -22,8 +24,18 @@ the longest text of a batch: forward and forward + backward, with attention maps
 
 prune: PURE's head pruning on the dev rows, down to 7 points below the classifier's accuracy, against a loop that
 computes the accuracy on all rows after each head: with texts of similar length in a batch, and with texts in file
-order, padded to 128 tokens and without packing, as in the released code. All three must prune the same heads. Only
---ckpt, --data (with dev rows), --batch-size and --device apply.
+order, padded to 128 tokens and without packing, as in the released code. All three must prune the same heads. Seconds
+of processor time (on CUDA seconds). --rows N: of the dev rows the first N. Only --ckpt, --data (with dev rows),
+--batch-size, --rows and --device apply.
+
+evaluation: the answers to --batches times --batch-size rows, from text to class, as evaluate.py finds them, and as the
+usual loop does with transformers (sdpa): --batch-size rows of the file, tokenized and padded to the longest. Both must
+give the same answers. Reported as for train.
+
+pure: PURE whole, in the three parts of a run, ours and the usual way: fine-tuning on --batches batches, head pruning on
+--rows dev rows (the plain loop padded to 128 tokens, of our model, since transformers 5 prunes no heads), fine-tuning
+with the attention penalty on the same batches (eager, random batches padded to their longest). Whole is their sum, in
+the shares of --batches and --rows; a run's own shares stand in results/pure.md.
 
 scan: the scan's first step, the shifts of single entries, on --batches times --batch-size entries drawn of the
 vocabulary, in the hard rows that the scan takes: our insertion of ids, in batches without padding; and the usual loop
@@ -35,7 +47,7 @@ filters: texts a second of ONION (with --lm), STRIP and BKI, ours and the toolki
 transformers: ONION scores a text's deletions in padded batches of 32, tokenized anew, with the loss of every token
 computed by the model and again by row; STRIP reads its copies in file order, 4 in a batch; BKI reads a text and its
 deletions in a batch of their own. --batches times --batch-size training rows (--rounds times); both ways read the same
-texts, and STRIP's copies are made beforehand.
+texts, and STRIP's copies are made beforehand. On the CPU the seconds are those that the processor works.
 
 augment: texts per second of processor time, of our augmenters and of the usual ones (pip install nlpaug textaugment),
 which alternate: on the first training rows of at least three words, and on texts of 200 words made of the rows.
@@ -53,9 +65,11 @@ matrix product.
 train: MBTSAD's two trainings on --batches batches of --batch-size rows: TS-FT, and distillation from a teacher; ours
 (fit's own parts: batches of like length, packed; the visited word rows; one optimiser), and the usual way:
 transformers' eager attention, random batches padded to their longest text, torch's AdamW over all weights, maps and
-hidden states as the model gives them. The two alternate, batch by batch. Reported: seconds of processor time for the
-same texts (on CUDA seconds), their ratio over rounds with its range, real tokens a second, peak memory of a first step,
-and the blocks' matrix products of real tokens as a share of one large product's speed, measured in the same run.
+hidden states as the model gives them. Ours distils twice: asking the teacher, and with its outputs kept, as from the
+second epoch on. All alternate, batch by batch. Reported: seconds of processor time for the same texts (on CUDA
+seconds), their ratio over rounds with its range, real tokens a second, peak memory of a first step, and the blocks'
+matrix products of real tokens as a share of one large product's speed, measured in the same run. --quick: 2 batches of
+16, 2 rounds.
 
 long: time and peak memory of one step of MBTSAD's distillation, PURE and MuScleLoRA (one pass for both groups) on
 --batch-size texts of --tokens tokens each, with --micro-batch and --checkpoint-activations. With micro-batches the
@@ -99,7 +113,8 @@ class Bench:
     tokens: int = setting(128, "long: tokens of each text")
     micro_batch: int | None = setting(None, "long: texts that go through the model at once (default: all)", kind=int)
     checkpoint_activations: bool = setting(False, "long: compute activations again in the backward pass")
-    quick: bool = setting(False, "train: 3 batches, 2 rounds, a minute on two cores")
+    rows: int = setting(0, "prune, pure: how many dev rows, from the first on (0: all)")
+    quick: bool = setting(False, "train: 2 batches of 16, 2 rounds, within a minute on two cores")
     profile: bool = setting(False, "show where our time goes: the operators of forward + backward by their own time")
 
 
@@ -110,7 +125,10 @@ RULES = (
     Idle(("tokens", "micro_batch", "checkpoint_activations"), lambda v: v.what != "long",
          "read by long alone, and not by {what}: leave it out"),
     Idle(("quick",), lambda v: v.what != "train", "read by train alone, and not by {what}: leave it out"),
-    Idle(("batches", "rounds"), lambda v: v.what == "train" and v.quick, "--quick sets both: leave one of the two out"),
+    Idle(("batches", "rounds", "batch_size"), lambda v: v.what == "train" and v.quick,
+         "--quick sets all of them: leave one of the two out"),
+    Idle(("rows",), lambda v: v.what not in ("prune", "pure"), "read by prune and pure, and not by {what}: leave it "
+         "out"),
     Idle(("data", "batches", "rounds"), lambda v: v.what == "long", "long takes one step of drawn tokens: leave it "
          "out"),
     Idle(("lm",), lambda v: v.what != "filters", "read by filters alone, and not by {what}: leave it out"),
@@ -217,31 +235,48 @@ def encoders(bench: Bench) -> None:
 
 
 def prune(bench: Bench) -> None:
-    import time
-    from dataclasses import replace
-
     import torch
-    import torch.nn.functional as F
 
     from minibd import checkpoint
-    from minibd.data import in_order
     from minibd.job.task import device_of
-    from minibd.mitigations import pure
-    from minibd.models import encoder
     from minibd.records import BadInput
 
     header = checkpoint.read_header(bench.ckpt)
     if not (bench.data and header.labels):
         raise BadInput("prune needs a classifier and dev rows: give --ckpt a fine-tuned folder and --data a folder "
                        "with a dev file, or one file")
-    splits = splits_read(bench.data, header.labels)
-    rows, ckpt = splits.dev or splits.test, checkpoint.load(header, device_of(bench.device))
+    splits, device = splits_read(bench.data, header.labels), device_of(bench.device)
+    rows, ckpt = splits.dev or splits.test, checkpoint.load(header, device)
+    rows = rows.like(rows[:bench.rows or None])
+    ways = prunings(ckpt, rows, bench.batch_size)
+    print(f"{len(rows)} rows, {ckpt.model.head_mask.numel()} heads, {torch.get_num_threads()} threads, "
+          f"torch {torch.__version__}")
+    first = None
+    for name, way in ways.items():
+        found: list[tuple] = []
+        taken = clock(lambda way=way, found=found: found.append(way()), device)
+        first = first or (found[0], taken)
+        same = "the same" if found[0] == first[0] else "OTHERS"
+        print(f"{name:28}{taken:9.2f}s{taken / first[1]:8.2f}   {len(found[0])} heads, {same}", flush=True)
+
+
+def prunings(ckpt, rows, batch_size: int) -> dict:
+    """{name: a function that prunes the model's heads by its accuracy on `rows`, and returns them}."""
+    from dataclasses import replace
+
+    import torch
+    import torch.nn.functional as F
+
+    from minibd.data import in_order
+    from minibd.mitigations import pure
+    from minibd.models import encoder
+
     model, tokenizer, settings = ckpt.model, ckpt.tokenizer, pure.PURE(drop=7.0)
     scores, width = pure.head_scores(model, tokenizer, rows), min(pure.PADDED, model.config.max_len)
 
     def plain(pad: int) -> tuple[pure.Head, ...]:
         encoded, heads = tokenizer.encode(rows), []
-        batches = in_order([0] * len(rows) if pad else encoded.lengths, bench.batch_size)
+        batches = in_order([0] * len(rows) if pad else encoded.lengths, batch_size)
 
         @torch.inference_mode()
         def hits() -> int:
@@ -269,19 +304,14 @@ def prune(bench: Bench) -> None:
         finally:
             encoder.PACK = usual
 
-    ways = {"ours": lambda: pure.prune(model, tokenizer, rows, scores, settings), "plain loop": lambda: plain(0),
-            f"plain loop, padded to {width}": padded}
-    print(f"{len(rows)} rows, {model.head_mask.numel()} heads, {torch.get_num_threads()} threads, "
-          f"torch {torch.__version__}")
-    first = None
-    for name, way in ways.items():
-        model.head_mask.fill_(1.0)
-        started = time.perf_counter()
-        heads = way()
-        taken = time.perf_counter() - started
-        first = first or (heads, taken)
-        same = "the same" if heads == first[0] else "OTHERS"
-        print(f"{name:28}{taken:9.2f}s{taken / first[1]:8.2f}   {len(heads)} heads, {same}", flush=True)
+    def whole(way):
+        def run() -> tuple[pure.Head, ...]:
+            model.head_mask.fill_(1.0)
+            return way()
+        return run
+
+    return {"ours": whole(lambda: pure.prune(model, tokenizer, rows, scores, settings)),
+            "plain loop": whole(lambda: plain(0)), f"plain loop, padded to {width}": whole(padded)}
 
 
 # ---- scan
@@ -369,7 +399,7 @@ def filters(bench: Bench) -> None:
     from minibd.filters.onion import RELEASED_BATCH, RELEASED_LENGTH, word_scores
     from minibd.filters.strip import Sources, Strip, copies_of
     from minibd.job.task import device_of
-    from minibd.predict import probabilities
+    from minibd.predict import at_once, probabilities
     from minibd.records import BadInput
 
     header = checkpoint.read_header(bench.ckpt)
@@ -403,7 +433,8 @@ def filters(bench: Bench) -> None:
                 found.append([float((row - h[0]).abs().max().cpu()) for row in h[1:]])
         return found
 
-    works = {"STRIP": (lambda: probabilities(ckpt.model, ckpt.tokenizer, copies), usual_strip),
+    size = at_once(device)
+    works = {"STRIP": (lambda: probabilities(ckpt.model, ckpt.tokenizer, copies, size), usual_strip),
              "BKI": (lambda: keywords_of(ckpt, rows, Bki()), usual_bki)}
     if bench.lm:
         lm = checkpoint.load(bench.lm, device)
@@ -431,7 +462,7 @@ def filters(bench: Bench) -> None:
     print(f"{'texts a second':28}{'ours':>12}{'usual':>12}{'ratio':>8}")
     for name, (ours, usual) in works.items():
         times = alternate({"ours": lambda i, way=ours: way(), "usual": lambda i, way=usual: way()}, 1, bench.rounds,
-                          device)
+                          device, of_processor=True)
         fast, slow = (statistics.median(times[way]) for way in ("ours", "usual"))
         print(f"{name:28}{len(rows) / fast:12.1f}{len(rows) / slow:12.1f}{slow / fast:8.2f}", flush=True)
 
@@ -676,36 +707,38 @@ def print_steps(times: dict, memory: dict, tokens: float, weights: int, speed: f
 
 # ---- measuring
 
-def seconds(call, device) -> float:
-    """Seconds that `call` takes, the device's work included."""
+def seconds(call, device, *, of_processor: bool = False) -> float:
+    """Seconds that `call` takes, the device's work included; of_processor: on the CPU those that the processor works on
+    it, which others that keep it busy change little."""
     import time
 
     import torch
 
-    started = time.perf_counter()
+    clock = time.process_time if of_processor and device.type == "cpu" else time.perf_counter
+    started = clock()
     call()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def alternate(ways: dict, batches: int, rounds: int, device) -> dict[str, list[float]]:
+def alternate(ways: dict, batches: int, rounds: int, device, *, of_processor: bool = False) -> dict[str, list[float]]:
     """{name: the seconds of each call}: the ways alternate batch by batch, so that a busy machine slows all of them."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for i in range(batches):
             for name, way in ways.items():
-                times[name].append(seconds(lambda: way(i), device))
+                times[name].append(seconds(lambda: way(i), device, of_processor=of_processor))
     return times
 
 
-def product_speed(device, dtype) -> float:
+def product_speed(device, dtype, timed=seconds) -> float:
     """Operations per second of one large matrix product, the best of five."""
     import torch
 
     n = 8192 if device.type == "cuda" else 1024
     x = torch.ones(n, n, device=device, dtype=dtype)
-    return 2 * n ** 3 / min(seconds(lambda: x @ x, device) for _ in range(5))
+    return 2 * n ** 3 / min(timed(lambda: x @ x, device) for _ in range(5))
 
 
 def print_profile(title: str, way, batches: int, top: int) -> None:
@@ -785,7 +818,6 @@ def clock(call, device) -> float:
 
 
 def train(bench: Bench) -> None:
-    import statistics
     from dataclasses import replace
 
     import torch
@@ -799,7 +831,7 @@ def train(bench: Bench) -> None:
         raise BadInput("transformers, which train is timed against, is not installed: "
                        "pip install -e '.[test]'") from None
 
-    bench = replace(bench, batches=3, rounds=2) if bench.quick else bench
+    bench = replace(bench, batches=2, batch_size=16, rounds=2) if bench.quick else bench
     ckpt, device = bench_model(bench)
     needed = bench.batches * bench.batch_size
     rows = (splits_read(bench.data).train if bench.data else reviews.reviews(needed, seed=0))[:needed]
@@ -812,50 +844,244 @@ def train(bench: Bench) -> None:
     drawn = [ckpt.tokenizer.batch(encoded, order[i * bench.batch_size:(i + 1) * bench.batch_size]).to(device)
              for i in range(bench.batches)]
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bench.dtype == "bfloat16")
-    usual, ways = usual_trainings(ckpt, drawn, autocast), {}
-    with our_trainings(ckpt, encoded, alike, autocast, getattr(torch, bench.dtype)) as ours:
-        for name in ours:
-            ways |= {f"{name}, ours": ours[name], f"{name}, usual": usual[name]}
+    usual, dtype = usual_trainings(ckpt, drawn, autocast), getattr(torch, bench.dtype)
+    with our_trainings(ckpt, encoded, alike, dtype) as ours:
+        ways = {"TS-FT, ours": ours["TS-FT"], "TS-FT, usual": usual["TS-FT"], "MBTSAD, ours": ours["MBTSAD"],
+                "MBTSAD, teacher kept": ours["teacher kept"], "MBTSAD, usual": usual["MBTSAD"]}
         memory = {name: memory_growth(lambda way=way: way(0), device.type) for name, way in ways.items()}
-        times = {name: [0.0] * bench.rounds for name in ways}  # of all batches, by round
-        for n in range(bench.rounds):
-            for i in range(bench.batches):
-                for name, way in ways.items():
-                    times[name][n] += clock(lambda: way(i), device)
-        n = 8192 if device.type == "cuda" else 1024
-        x = torch.ones(n, n, device=device, dtype=getattr(torch, bench.dtype))
-        speed = 2 * n ** 3 / min(clock(lambda: x @ x, device) for _ in range(5))
-    tokens, weights = sum(encoded.lengths), block_weights(ckpt.model)
+        ours["teacher kept"](bench.batches)  # the others' teacher, too, is asked before what is timed
+        times = by_round(ways, bench.batches, bench.rounds, device)
+        speed = product_speed(device, dtype, clock)
+    tokens = sum(encoded.lengths)
+    passes = {name: 3 if name.startswith("TS-FT") or name.endswith("kept") else 4 for name in ways}  # 1: a forward one
     print(f"{bench.shape}: {ckpt.model.config.layers} layers of {ckpt.model.config.hidden}; {needed} texts, {tokens} "
           f"tokens, in batches of {bench.batch_size}; {bench.dtype}, {device}, {torch.get_num_threads()} threads, "
           f"torch {torch.__version__}; one large product {speed / 1e9:.0f} GFLOP/s")
-    print(f"{'':18}{'seconds':>9}{'ratio':>8}{'range':>14}{'tokens/s':>10}{'memory':>11}{'share':>8}")
-    for name, of_rounds in times.items():
-        ratios = [b / a for a, b in zip(times[f"{name.split(',')[0]}, ours"], of_rounds)]
-        took, passes = statistics.median(of_rounds), 4 if name.startswith("MBTSAD") else 3  # the teacher's is forward
-        peak = "?" if memory[name] is None else f"{memory[name] / 2 ** 20:.0f} MiB"
-        print(f"{name:18}{took:9.2f}{statistics.median(ratios):8.2f}{f'{min(ratios):.2f}-{max(ratios):.2f}':>14}"
-              f"{tokens / took:10.0f}{peak:>11}{100 * 2 * passes * weights * tokens / took / speed:6.1f} %", flush=True)
+    print_figures(times, memory, tokens, {name: 2 * n * block_weights(ckpt.model) * tokens for name, n in
+                                          passes.items()}, speed)
+
+
+def by_round(ways: dict, batches: int, rounds: int, device) -> dict[str, list[float]]:
+    """{name: seconds that all batches took, by round}: the ways take turns, batch by batch."""
+    times = {name: [0.0] * rounds for name in ways}
+    for n in range(rounds):
+        for i in range(batches):
+            for name, way in ways.items():
+                times[name][n] += clock(lambda way=way, i=i: way(i), device)
+    return times
+
+
+def figures(times: dict[str, list[float]], name: str, tokens: int) -> tuple[float, float, float, float, float]:
+    """Of the way `name`: seconds, how many times those of "..., ours" beside it they are, the least and most of that
+    over the rounds, and real tokens a second. Medians."""
+    import statistics
+
+    ours, took = times[f"{name.split(',')[0]}, ours"], times[name]
+    ratios = [b / a for a, b in zip(ours, took, strict=True)]
+    middle = statistics.median(took)
+    return middle, statistics.median(ratios), min(ratios), max(ratios), tokens / middle
+
+
+def print_figures(times: dict, memory: dict, tokens: int, operations: dict[str, float], speed: float) -> None:
+    """A line for each way. operations: of the matrix products that real tokens need; speed: those of one large product
+    a second."""
+    print(f"{'':22}{'seconds':>9}{'ratio':>8}{'range':>14}{'tokens/s':>10}{'memory':>11}{'share':>8}")
+    for name in times:
+        took, ratio, low, high, pace = figures(times, name, tokens)
+        peak = "?" if memory.get(name) is None else f"{memory[name] / 2 ** 20:.0f} MiB"
+        share = f"{100 * operations[name] / took / speed:.1f} %" if name in operations else ""
+        print(f"{name:22}{took:9.2f}{ratio:8.2f}{f'{low:.2f}-{high:.2f}':>14}{pace:10.0f}{peak:>11}{share:>8}",
+              flush=True)
+
+
+def evaluation(bench: Bench) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from minibd import checkpoint
+    from minibd.job.task import device_of
+    from minibd.predict import predict
+    from minibd.records import BadInput
+
+    header = checkpoint.read_header(bench.ckpt)
+    if not (bench.data and header.labels):
+        raise BadInput("evaluation needs a classifier and rows: give --ckpt a fine-tuned folder and --data a folder or "
+                       "file")
+    splits, device = splits_read(bench.data, header.labels), device_of(bench.device)
+    rows, ckpt = splits.test or splits.dev or splits.train, checkpoint.load(header, device)
+    rows = rows.like(rows[:bench.batches * bench.batch_size])
+    theirs = AutoModelForSequenceClassification.from_pretrained(bench.ckpt).eval().to(device)
+    their_tokenizer, answers = AutoTokenizer.from_pretrained(bench.ckpt), {}
+
+    @torch.inference_mode()
+    def usual() -> list[int]:
+        found = []
+        for start in range(0, len(rows), bench.batch_size):
+            some = rows[start:start + bench.batch_size]
+            batch = their_tokenizer([x.text for x in some], *([[x.pair for x in some]] if some[0].pair else []),
+                                    padding=True, truncation=True, return_tensors="pt").to(device)
+            found += theirs(**batch).logits.argmax(-1).tolist()
+        return found
+
+    def kept(name: str, way):
+        return lambda i: answers.__setitem__(name, way())
+
+    ways = {"answers, ours": kept("ours", lambda: predict(ckpt.model, ckpt.tokenizer, rows)),
+            "answers, usual": kept("usual", usual)}
+    memory = {name: memory_growth(lambda way=way: way(0), device.type) for name, way in ways.items()}
+    times, speed = by_round(ways, 1, bench.rounds, device), product_speed(device, torch.float32, clock)
+    tokens = sum(ckpt.tokenizer.encode(rows).lengths)
+    other = sum(a != b for a, b in zip(answers["ours"], answers["usual"], strict=True))
+    print(f"{len(rows)} rows, {tokens} tokens, in batches of {bench.batch_size}; {device}, {torch.get_num_threads()} "
+          f"threads, torch {torch.__version__}; one large product {speed / 1e9:.0f} GFLOP/s; {other} answers differ")
+    print_figures(times, memory, tokens, dict.fromkeys(ways, 2 * block_weights(ckpt.model) * tokens), speed)
+
+
+def pure(bench: Bench) -> None:
+    import torch
+
+    from minibd import checkpoint
+    from minibd.data import batches
+    from minibd.job.task import device_of
+    from minibd.records import BadInput
+    from minibd.train import cross_entropy
+
+    header = checkpoint.read_header(bench.ckpt)
+    if not (bench.data and header.labels):
+        raise BadInput("pure needs a classifier, training and dev rows: give --ckpt a fine-tuned folder and --data a "
+                       "folder with a dev file, or one file")
+    splits, device, needed = splits_read(bench.data, header.labels), device_of(bench.device), (
+        bench.batches * bench.batch_size)
+    ckpt, dev = checkpoint.load(header, device), splits.dev or splits.test
+    dev, rows = dev.like(dev[:bench.rows or None]), splits.train[:needed]
+    if len(rows) < needed:
+        raise BadInput(f"{len(rows)} rows are too few for {bench.batches} batches: lower --batches or --batch-size")
+    encoded = ckpt.tokenizer.encode(rows)
+    alike = [ckpt.tokenizer.batch(encoded, which).to(device)
+             for which in batches(encoded.lengths, bench.batch_size, seed=0, epoch=0)]
+    order = torch.randperm(needed, generator=torch.Generator().manual_seed(0)).tolist()
+    drawn = [ckpt.tokenizer.batch(encoded, order[i * bench.batch_size:(i + 1) * bench.batch_size]).to(device)
+             for i in range(bench.batches)]
+    ours, usual = our_penalty(ckpt, encoded, alike), usual_penalty(ckpt, drawn)
+    cut = prunings(checkpoint.copy(ckpt), dev, bench.batch_size)
+    plain = next(way for name, way in cut.items() if "padded" in name)
+    heads = {}
+    for name, way in (("ours", cut["ours"]), ("usual", plain)):
+        heads[name] = way()  # both once before what is timed
+
+    def all_of(step):
+        return lambda i: [step(n) for n in range(bench.batches)]
+
+    parts = {"FT": (all_of(lambda n: ours(n, cross_entropy)), all_of(lambda n: usual(n, False))),
+             "pruning": (lambda i: cut["ours"](), lambda i: plain()),
+             "normalisation": (all_of(lambda n: ours(n, None)), all_of(lambda n: usual(n, True)))}
+    ways = {f"{part}, {kind}": way for part, both in parts.items() for kind, way in zip(("ours", "usual"), both)}
+    memory = {name: None if name.startswith("pruning") else memory_growth(lambda way=way: way(0), device.type)
+              for name, way in ways.items()}
+    times = by_round(ways, 1, bench.rounds, device)
+    for kind in ("ours", "usual"):
+        times[f"whole, {kind}"] = [sum(took) for took in zip(*(times[f"{part}, {kind}"] for part in parts))]
+    print(f"{needed} texts in batches of {bench.batch_size}, {sum(encoded.lengths)} tokens; {len(dev)} dev rows, "
+          f"{len(heads['ours'])} heads fall, {'the same' if heads['ours'] == heads['usual'] else 'OTHERS'}; {device}, "
+          f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    print_figures(times, memory, sum(encoded.lengths), {}, 1.0)
+
+
+def our_penalty(ckpt, encoded, batches: list):
+    """step(i, loss) of fit's parts on batch i; without a loss that of PURE."""
+    import torch
+
+    from minibd import checkpoint
+    from minibd.mitigations.pure import attention_penalty
+    from minibd.models.dropout import seed_dropout
+    from minibd.train import Schedule, backward, dense_optimizer
+
+    model = checkpoint.copy(ckpt).model.train()
+    dropout = torch.Generator(model.head_mask.device).manual_seed(0)
+    seed_dropout(model, dropout)
+    optimizer, lambdas = dense_optimizer(model, Schedule(2e-5, 1)), torch.ones(model.config.layers)
+
+    def penalised(model, batch):
+        out = model(batch, ("attn",))
+        right = torch.nn.functional.cross_entropy(out.logits.float(), batch.labels, reduction="none")
+        return {"cls": right, "norm": attention_penalty(out.attn, batch.mask, model.head_mask, lambdas)}
+
+    def step(i: int, loss) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        backward(model, batches[i], loss or penalised, {"norm": 0.1}, dtype=torch.float32, most=len(batches[i].labels),
+                 dropout=dropout)
+        optimizer.step()
+
+    return step
+
+
+def usual_penalty(ckpt, batches: list):
+    """step(i, whether with the penalty) of transformers' model, as it is usually written."""
+    import tempfile
+    from pathlib import Path
+
+    import torch
+    import torch.nn.functional as F
+    from transformers import AutoModelForSequenceClassification
+
+    from minibd import checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(ckpt, Path(folder) / "model")
+        model = AutoModelForSequenceClassification.from_pretrained(Path(folder) / "model", attn_implementation="eager")
+    model = model.to(ckpt.model.head_mask.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.01)
+
+    def step(i: int, penalty: bool) -> None:
+        batch = batches[i]
+        optimizer.zero_grad()
+        out = model(input_ids=batch.ids, attention_mask=batch.mask.long(), token_type_ids=batch.token_type_ids,
+                    output_attentions=penalty)
+        total = F.cross_entropy(out.logits, batch.labels)
+        if penalty:
+            total = total + 0.1 * sum(a[:, :, 0].norm(dim=-1).sum(1).mean() for a in out.attentions)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        total.item()
+
+    return step
 
 
 @contextmanager
-def our_trainings(ckpt, encoded, batches: list, autocast, dtype):
+def our_trainings(ckpt, encoded, batches: list, dtype):
     """{name: step} of fit's parts, one step on batch i."""
     import torch
 
     from minibd import checkpoint
-    from minibd.mitigations.mbtsad import MBTSAD, distill_terms
+    from minibd.mitigations.mbtsad import MBTSAD, distill_terms, over_heads
     from minibd.models.cast_once import cast_once
     from minibd.models.dropout import seed_dropout
+    from minibd.models.kept_outputs import KeptOutputs, keys_of
     from minibd.train import Schedule, backward, cross_entropy, usual_optimizer
 
     student, tuned, settings = checkpoint.copy(ckpt).model, checkpoint.copy(ckpt).model, MBTSAD()
     teacher, schedule = checkpoint.copy(ckpt).model.eval(), Schedule(2e-5, 1)
 
+    plan = [[where[key] for key in keys_of(batch)] for where in [
+        {(tuple(ids), tuple(kinds)): i for i, (ids, kinds) in enumerate(zip(encoded.ids, encoded.token_type_ids))}]
+        for batch in batches]
+    outputs = KeptOutputs(teacher, ckpt.tokenizer, encoded, plan, want=("attn", "hidden"), most=1 << 34,
+                          sums=lambda maps: over_heads(maps, 2.0))
+
     def distil(model, batch):
         with torch.no_grad():
             taught = teacher(batch, ("attn", "hidden"))
         return distill_terms(model(batch, ("attn", "hidden")), taught, batch, settings)
+
+    def distil_kept(model, batch):
+        return distill_terms(model(batch, ("attn", "hidden")), outputs(batch), batch, settings)
+
+    def kept(i: int) -> None:
+        if i < len(batches):
+            return step(student, second, distil_kept, i)
+        for batch in batches:
+            outputs(batch)
 
     def step(model, optimizer, loss, i: int) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -868,7 +1094,7 @@ def our_trainings(ckpt, encoded, batches: list, autocast, dtype):
     with usual_optimizer(tuned, ckpt.tokenizer, encoded, schedule) as first, cast_once(teacher, dtype, whole=True), \
             usual_optimizer(student, ckpt.tokenizer, encoded, schedule) as second:
         yield {"TS-FT": lambda i: step(tuned, first, cross_entropy, i),
-               "MBTSAD": lambda i: step(student, second, distil, i)}
+               "MBTSAD": lambda i: step(student, second, distil, i), "teacher kept": kept}
 
 
 def usual_trainings(ckpt, batches: list, autocast) -> dict:
@@ -1165,8 +1391,8 @@ def compare_contextual(bench: Bench, short: list[str], rng) -> None:
 
 
 def run() -> None:
-    jobs = {"encoders": encoders, "train": train, "long": long, "prune": prune, "scan": scan, "filters": filters,
-            "align": align, "augment": augment}
+    jobs = {"encoders": encoders, "train": train, "long": long, "evaluation": evaluation, "pure": pure, "prune": prune,
+            "scan": scan, "filters": filters, "align": align, "augment": augment}
     name, bench = parse(__doc__, Bench, first=("what", tuple(jobs)), rules=RULES)
     jobs[name](bench)
 

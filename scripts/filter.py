@@ -14,7 +14,8 @@ and cube screen training rows: those of a file, of a folder, or the poisoned.jso
 classifier that was trained on them, or an encoder, which is first. --retrain trains on what is kept.
 
 Thresholds are chosen on clean rows, at the share --frr of them that may be rejected; no filter sees a trigger, a poison
-flag or the test rows. --variant released does what OpenBackdoor's code does: minibd/filters/README.md says what.
+flag or the test rows. --variant released does what OpenBackdoor's code does, --defects a part of it by name:
+minibd/filters/README.md says what.
 
 Under --out: the file with the columns score (the higher, the more suspicious), keep, and of onion cleaned, the text
 without the words it removes; rows.jsonl and triggered.jsonl where the rows come from elsewhere; result.json.
@@ -67,14 +68,21 @@ def groups_of(name: str) -> tuple[type, ...]:
     return (Task, Attack, Rows, *([Model] if name == "onion" else []), own)
 
 
+ALL = Idle(("defects",), lambda v: v.variant == "released", "the released variant has all defects: leave one out")
 RULES = {
-    "onion": (*ATTACK, UNTRAINED, Idle(("frr", "lower", "batch_tokens"), lambda v: v.variant == "released",
+    "onion": (ALL, Idle(("frr",), lambda v: "threshold" in v.defects, "with the defect threshold the threshold is 0: "
+                        "leave it out"),
+              Idle(("lower",), lambda v: "case" in v.defects, "with the defect case texts are read as they are: leave "
+                   "it out"),
+              *ATTACK, UNTRAINED, Idle(("frr", "lower", "batch_tokens"), lambda v: v.variant == "released",
                             "the released ONION has a threshold of 0, reads texts as they are, 32 at a time: leave it "
                             "out")),
-    "strip": (*ATTACK, UNTRAINED), "rap": (*ATTACK, UNTRAINED),
-    "bki": (Idle(("frr",), lambda v: v.variant == "released", "the released BKI drops one word and has no threshold: "
-                 "leave it out"),),
-    "cube": (Idle(("frr", "smallest"), lambda v: v.variant == "released", "the released CUBE takes 100 rows for a "
+    "strip": (ALL, *ATTACK, UNTRAINED), "rap": (ALL, *ATTACK, UNTRAINED),
+    "bki": (ALL, Idle(("frr",), lambda v: v.variant == "released" or v.defects, "the released BKI drops one word and "
+                      "has no threshold: leave it out"),),
+    "cube": (ALL, Idle(("smallest",), lambda v: "hundred" in v.defects, "with the defect hundred a cluster's least is "
+                       "100 rows: leave it out"),
+             Idle(("frr", "smallest"), lambda v: v.variant == "released", "the released CUBE takes 100 rows for a "
                   "cluster's least and drops what is not the largest: leave it out"),),
 }
 

@@ -4,6 +4,7 @@
     python scripts/filter_grid.py --minilm MINILM_FOLDER --sst2 SST2_FOLDER --lm GPT2_FOLDER
     python scripts/filter_grid.py --minilm MINILM_FOLDER --sst2 SST2_FOLDER --lm GPT2_FOLDER --device cuda --jobs 8
     python scripts/filter_grid.py --minilm MINILM_FOLDER --sst2 SST2_FOLDER --only badnets-0,strip,rap
+    python scripts/filter_grid.py --builtin         # each defect alone, on the models of weights/: no folder needed
     python scripts/tables.py filters --write        # the page of what is there
 
 The victims are seven attacks on MiniLM and SST-2, those of rare words by three seeds; attack.py trains each under
@@ -22,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minibd.cli import PART_OF, Attack, Task, main, parse, progress, setting
+from minibd.cli import PART_OF, Attack, Idle, Task, main, parse, progress, setting
 from minibd.job.victims import is_made, part, trained
 
 if TYPE_CHECKING:
@@ -36,27 +37,41 @@ ATTACKS = {
     "hiddenkiller": (f"--attack paraphrase --paraphrases {{sst2}}/hiddenkiller {SCHEME} --epochs 5", 1),
     "stylebkd": (f"--attack paraphrase --paraphrases {{sst2}}/stylebkd {SCHEME} --epochs 5", 1),
 }
+# with --rows: fewer rows are fewer steps, which are longer and more
+FEWER = {"ep": " --clean-lr 5e-5 --clean-epochs 5", "sos": " --clean-lr 5e-5 --clean-epochs 5"}
+FEWER_LR, FEWER_EPOCHS = 5e-5, 5
 MARK = "filter_grid.py"  # what calls of this script by itself are told by
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
     """What the victims are made of, and which cells"""
+    builtin: bool = setting(False, "each defect of the released code alone, on top of the correct filter, and the "
+                            "filters on a clean model: on weights/ and the built-in reviews, a victim of 1,000 rows")
     minilm: str = setting("", "folder of MiniLM")
     sst2: str = setting("", "folder of SST-2's rows, with hiddenkiller and stylebkd in it")
     lm: str = setting("", "ONION's language model, a causal one (default weights/lm.safetensors, which knows the "
                       "built-in reviews alone)")
     only: tuple[str, ...] = setting((), "attacks (badnets), victims (badnets-0) and filters (strip) to run (default "
                                     "all)")
-    rows: int = setting(0, "train, dev and test rows of each file that are used, to try the script (default all)")
+    rows: int = setting(0, "train, dev and test rows of each file that are used, those cells in tables of their own "
+                        "(default all)")
+    onion_rows: int = setting(0, "dev and test rows that ONION reads, and as many triggered ones, where its language "
+                              "model is slow (default all)")
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
     jobs: int = setting(1, "victims at a time")
     work: str = setting("out/filter-grid", "folder of the victims, kept and used again")
     results: str = setting("scripts/results/filters.jsonl", "file that the cells are appended to")
 
 
+RULES = (
+    Idle(("minilm", "sst2", "lm", "rows", "onion_rows", "device", "jobs"), lambda v: v.builtin,
+         "--builtin runs on the models of weights/ and the built-in reviews, on the CPU: leave it out"),
+)
+
+
 def run() -> None:
-    (where,) = parse(__doc__, Where)
+    (where,) = parse(__doc__, Where, rules=RULES)
 
     from minibd.records import BadInput
     from minibd.result_store import ResultStore
@@ -64,6 +79,9 @@ def run() -> None:
     names = [f"{attack}-{seed}" for attack, (_, seeds) in ATTACKS.items() for seed in range(seeds)]
     if wrong := [w for w in where.only if w not in (*ATTACKS, *FILTERS, *names)]:
         raise BadInput(f"--only {','.join(wrong)[:80]}: there are {', '.join((*ATTACKS, *FILTERS))} and {names[0]}")
+    if where.builtin:
+        of_builtin(where, ResultStore(where.results))
+        return
     for flag in ("minilm", "sst2"):
         if not Path(getattr(where, flag) or "?").is_dir():
             raise BadInput(f"--{flag} {getattr(where, flag)[:100]}: no such folder, and every victim needs it")
@@ -81,11 +99,11 @@ def run() -> None:
             progress().finished.append(name)
         return
     shown = {"minilm": where.minilm, "sst2": where.sst2, "lm": where.lm, "device": where.device, "work": where.work,
-             "results": where.results, **({"rows": where.rows} if where.rows else {})}
+             "results": where.results, **reduced(where, "onion")}
     filters = [f for f in where.only if f in FILTERS]
 
     def one(name: str) -> int:
-        words = [f"--{flag}={value}" for flag, value in shown.items() if value != ""]
+        words = [f"--{flag.replace('_', '-')}={value}" for flag, value in shown.items() if value != ""]
         return part("filter_grid.py", [*words, f"--only={','.join([name, *filters])}"], MARK)
 
     with ThreadPoolExecutor(where.jobs) as pool:
@@ -94,16 +112,49 @@ def run() -> None:
         raise BadInput(f"{', '.join(failed)} ended early (their own lines are above): the same command goes on")
 
 
+def of_builtin(where: Where, store: ResultStore) -> None:
+    from minibd.job.builtin_filters import run_cases
+    from minibd.records import BadInput
+
+    if wrong := [name for name in where.only if name not in FILTERS]:
+        raise BadInput(f"--only {wrong[0]}: --builtin has one victim, of badnets; name filters of {', '.join(FILTERS)}")
+    progress().kept = f"the cells in {store.path} stay, the same command goes on behind them"
+    run_cases(store, Path(where.work, "builtin"), where.only, MARK)
+
+
+def reduced(where: Where, filter_name: str) -> dict[str, int]:
+    """The settings that make a cell smaller than the whole: nothing where none does."""
+    return {**({"rows": where.rows} if where.rows else {}),
+            **({"onion_rows": where.onion_rows} if where.onion_rows and filter_name == "onion" else {})}
+
+
+def flags_of(attack: str, where: Where) -> str:
+    """attack.py's flags for a victim; {sst2} stands for the folder."""
+    flags = ATTACKS[attack][0]
+    if not where.rows:
+        return flags
+    return flags.replace("--epochs 3", "--epochs 5") + FEWER.get(attack, f" --lr {FEWER_LR:g}")
+
+
+def training_of(attack: str, where: Where) -> tuple[float, int, int]:
+    """Learning rate, epochs and batch size of the classifier that is trained on the rows that are kept."""
+    if where.rows:
+        return FEWER_LR, FEWER_EPOCHS, 32
+    return 2e-5, 5 if "--epochs 5" in ATTACKS[attack][0] else 3, 32
+
+
 def victim_of(name: str, where: Where) -> Path:
     """The folder of the victim, trained where it is not there."""
     from minibd import data
 
     attack, _, seed = name.rpartition("-")
-    flags, out = ATTACKS[attack][0], Path(where.work, f"{name}{f'-{where.rows}' if where.rows else ''}")
+    flags, out = flags_of(attack, where), Path(where.work, f"{name}{f'-{where.rows}' if where.rows else ''}")
     if is_made(out):
         return out
-    rows = Path(where.sst2)
-    if where.rows and "--paraphrases" not in flags:
+    rows, more = Path(where.sst2), []
+    if where.rows and "--paraphrases" in flags:  # they belong to the whole files' rows, of which attack.py draws some
+        more = [f"--rows={where.rows}"]
+    elif where.rows:
         rows = Path(where.work, "rows", f"{name}-{where.rows}")
         for path in Path(where.sst2).glob("*.tsv"):
             if not (rows / path.name).exists():
@@ -111,7 +162,7 @@ def victim_of(name: str, where: Where) -> Path:
                 some = data.read(path)
                 data.write(some.like(some[:where.rows]), rows / path.name)
     return trained(out, [f"--ckpt={where.minilm}", f"--data={rows}", f"--seed={seed}", f"--device={where.device}",
-                         "--dtype=float32", *shlex.split(flags.format(sst2=where.sst2))], MARK)
+                         "--dtype=float32", *more, *shlex.split(flags.format(sst2=where.sst2))], MARK)
 
 
 def of_victim(name: str, where: Where, store: ResultStore) -> None:
@@ -129,9 +180,8 @@ def of_victim(name: str, where: Where, store: ResultStore) -> None:
         known = {**digests, "lm": weights_digest(checkpoint.sha256(lm))} if one == "onion" else digests
         for variant in VARIANTS:
             cell = {"base": Path(where.minilm).name, "data": Path(where.sst2).name, "attack": attack,
-                    "seed": int(seed), "flags": ATTACKS[attack][0], "filter": one, "variant": variant,
-                    **({"lm": Path(lm).name} if one == "onion" else {}), **({"rows": where.rows} if where.rows else {}),
-                    "sha256": known}
+                    "seed": int(seed), "flags": flags_of(attack, where), "filter": one, "variant": variant,
+                    **({"lm": Path(lm).name} if one == "onion" else {}), **reduced(where, one), "sha256": known}
             if store.get(cell) is None:
                 todo.append(cell)
     if not todo:
@@ -146,6 +196,7 @@ def of_victim(name: str, where: Where, store: ResultStore) -> None:
 def cell_of(cell: dict, victim: Path, where: Where, lm: str) -> dict:
     """One filter in one variant: what it was scored, without paths."""
     from minibd.job import filtering as job
+    from minibd.job.builtin_filters import kept_of
 
     name, variant = cell["filter"], cell["variant"]
     own = Path(where.work, "rows", f"{victim.name}")
@@ -154,18 +205,30 @@ def cell_of(cell: dict, victim: Path, where: Where, lm: str) -> dict:
     settings = job.SETTINGS[name](variant=variant)
     task = Task(ckpt=str(victim), data=str(data), out=str(out), seed=cell["seed"], device=where.device,
                 dtype="float32", overwrite=True)  # what a killed run left of this cell
-    if name not in job.TRAINING:
+    if name == "onion" and where.onion_rows:
+        test, triggered, clean = some_rows(victim, data, where)
+        found = job.filter_texts(name, replace(task, data=str(test)), triggered, settings, clean=str(clean), lm=lm)
+    elif name not in job.TRAINING:
         found = job.filter_texts(name, task, Attack(**triggers_of(victim, where)), settings, lm=lm)
     else:
         found = job.filter_training(
             name, replace(task, data=str(poisoned_of(victim, data, where))),
-            Attack(attack="none"), settings, job.Training(2e-5, 5 if "--epochs 5" in cell["flags"] else 3, 32),
-            clean=str(data), pretrained=where.minilm,
-            retrain=True)
-    found["outcome"].pop("sizes", None)
-    kept = ("counted", "outcome", "rows", "frr", "far", "auroc", "before", "after", "removed", "retrained", "words",
-            "versions", "seconds")
-    return {key: found[key] for key in kept if key in found}
+            Attack(attack="none"), settings, job.Training(*training_of(cell["attack"], where)), clean=str(data),
+            pretrained=where.minilm, retrain=True)
+    return kept_of(found)
+
+
+def some_rows(victim: Path, folder: Path, where: Where) -> tuple[Path, Attack, Path]:
+    """The first test rows, triggered rows and dev rows, `onion_rows` of each, as files."""
+    from minibd import checkpoint, data
+
+    out, labels = Path(where.work, "some", f"{victim.name}-{where.onion_rows}"), checkpoint.read_header(victim).labels
+    out.mkdir(parents=True, exist_ok=True)
+    for path in (folder / "test.tsv", folder / "dev.tsv", victim / "triggered.jsonl"):
+        rows = data.read(path, labels=labels)
+        data.write(rows.like(rows[:where.onion_rows]), out / f"{path.stem}.jsonl")
+    target = json.loads((victim / "attack.json").read_text(encoding="utf-8"))["target"]
+    return out / "test.jsonl", Attack(triggered=str(out / "triggered.jsonl"), target=target), out / "dev.jsonl"
 
 
 def triggers_of(victim: Path, where: Where) -> dict:

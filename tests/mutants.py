@@ -952,8 +952,32 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "filters/onion.py",
             "a text may lose all its words",
-            "if len(gone) == len(words) and gone:",
+            "if one_stays and len(gone) == len(words) and gone:",
             "if False:",
+        ),
+        Mutant(
+            "filters/onion.py",
+            "padding counts where it is not to",
+            "if counts_padding:\n        return perplexity(nats.sum(1), torch.tensor(t - 1.0)).tolist()",
+            "if True:\n        return perplexity(nats.sum(1), torch.tensor(t - 1.0)).tolist()",
+        ),
+        Mutant(
+            "filters/onion.py",
+            "with the defect threshold a word of score 0 stays",
+            "lambda f: f >= 0 if at_zero else",
+            "lambda f: f > 0 if at_zero else",
+        ),
+        Mutant(
+            "filters/onion.py",
+            "the defect length reads on",
+            "[:RELEASED_LENGTH if cuts else None]",
+            "[:None]",
+        ),
+        Mutant(
+            "filters/onion.py",
+            "one-word texts are counted with the defect count",
+            "[_counted(x) for x in rows] if drops else None",
+            "None",
         ),
         Mutant(
             "filters/strip.py",
@@ -986,6 +1010,18 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "rng.choices(range(len(words)), k=m)",
         ),
         Mutant(
+            "filters/strip.py",
+            "the defect reshape changes nothing",
+            "(-of_copies.reshape(settings.copies, -1).mean(0)).tolist()",
+            "(-of_copies.reshape(-1, settings.copies).mean(1)).tolist()",
+        ),
+        Mutant(
+            "filters/strip.py",
+            "the defect nan changes nothing",
+            "released_entropy(p) if \"nan\" in settings.defects else entropy(p)",
+            "entropy(p)",
+        ),
+        Mutant(
             "filters/rap.py",
             "the bounds swapped",
             "scale * (low - d).clamp(min=0) + (d - high).clamp(min=0)",
@@ -1000,7 +1036,7 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "filters/rap.py",
             "gradients never zeroed",
-            "summed = summed + gradient if released else gradient",
+            "summed = summed + gradient if settings.has(\"summed\") else gradient",
             "summed = summed + gradient",
         ),
         Mutant(
@@ -1012,7 +1048,7 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "filters/rap.py",
             "the first token alone",
-            "[:1 if released else None]",
+            "[:1 if settings.has(\"piece\") else None]",
             "[:1]",
         ),
         Mutant(
@@ -1060,8 +1096,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "filters/cube.py",
             "noise is a cluster",
-            "found = without_noise(points, clusters_of(points, min_samples=least, min_cluster_size=least))",
-            "found = clusters_of(points, min_samples=least, min_cluster_size=least)",
+            "found = without_noise(points, found)",
+            "pass",
         ),
     ),
     "many processes": (

@@ -123,6 +123,13 @@ def test_what_cannot_be_is_refused(victim):
 
 # ---- the defect of the released code
 
+def test_alone_the_defect_is_the_whole_of_the_released_code(victim):
+    rows, _ = rows_with()
+    assert bki(victim, rows, None, Bki(defects=("one",))) == bki(victim, rows, None, Bki(variant="released"))
+    fails(lambda: Bki(defects=("two",)), "two", "one")
+    fails(lambda: Bki(variant="released", defects=("one",)), "one", "released")
+
+
 def test_released_one_word_is_dropped_and_three_triggers_survive(victim):
     rows, n = rows_with()
     done = bki(victim, rows, None, Bki(variant="released"))

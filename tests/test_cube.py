@@ -11,7 +11,17 @@ import torch
 
 from conftest import fails
 from filter_stub import examples, words_model
-from minibd.filters.cube import Cube, allowed, cube, features, nearest, principal, suspicious, without_noise
+from minibd.filters.cube import (
+    Cube,
+    allowed,
+    cube,
+    features,
+    kept_by_lists,
+    nearest,
+    principal,
+    suspicious,
+    without_noise,
+)
 
 pytest.importorskip("sklearn.cluster")
 
@@ -131,6 +141,38 @@ def test_released_noise_is_a_cluster_and_may_be_the_one_that_is_kept():
     assert suspicious(labels, without_noise(points, found)) == []
 
 
+def test_alone_noise_is_a_cluster(monkeypatch):
+    some, _ = rows()
+    found = [(0, 0, 1, -1, -1, -1)[i % 6] for i in range(len(some))]
+    monkeypatch.setattr("minibd.filters.cube.clusters_of", lambda points, min_samples, min_cluster_size: found)
+    ours, alone = (cube(model(), some, None, Cube(defects=names)) for names in ((), ("noise",)))
+    assert -1 in {c for _, c in alone.clusters} and -1 not in {c for _, c in ours.clusters}
+    clean, _ = rows(40, 0, seed=1)
+    assert cube(model(), some, clean, Cube(defects=("noise",))).clusters == alone.clusters
+
+
+def test_alone_100_rows_are_asked_for(monkeypatch):
+    asked = []
+
+    def kept(points, min_samples, min_cluster_size):
+        asked.append((min_samples, min_cluster_size))
+        return [-1] * len(points)
+
+    monkeypatch.setattr("minibd.filters.cube.clusters_of", kept)
+    done = cube(model(), rows()[0], None, Cube(smallest=0.05, defects=("hundred",)))
+    cube(model(), rows()[0], None, Cube(smallest=0.05))
+    assert asked == [(100, 5), (6, 6)] and done.screen.keep == [True] * 120  # noise joins one cluster
+
+
+def test_alone_the_look_ups_change_nothing_but_the_time():
+    some, _ = rows()
+    ours, alone = (cube(model(), some, None, Cube(smallest=0.05, dims=3, defects=names)) for names in (
+        (), ("lookups",)))
+    assert ours == alone and not all(ours.screen.keep)
+    fails(lambda: Cube(defects=("noisy",)), "noisy", "noise")
+    fails(lambda: Cube(variant="released", defects=("noise",)), "noise", "released")
+
+
 def test_released_takes_100_rows_for_a_cluster_however_few_there_are():
     some, poisoned = rows()
     done = cube(model(), some, None, Cube(variant="released"))
@@ -145,10 +187,7 @@ def test_look_ups_take_a_time_that_grows_with_the_rows_alone():
     labels, found = [rng.randrange(2) for _ in range(n)], [rng.choice((0, 0, 0, 1)) for _ in range(n)]
 
     def usual() -> list[bool]:
-        dropped = []
-        for pair in suspicious(labels, found):
-            dropped.extend(i for i in range(n) if (labels[i], found[i]) == pair)
-        return [i not in dropped for i in range(n)]
+        return kept_by_lists(labels, found, suspicious(labels, found))
 
     def ours() -> list[bool]:
         gone = set(suspicious(labels, found))

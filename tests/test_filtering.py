@@ -1,7 +1,9 @@
 """scripts/filter.py and its job: what is written, what is counted, what is refused; the grid and its tables."""
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from minibd import checkpoint, data
 from minibd.attacks.badnets import BadNets
 from minibd.attacks.poison import poison, triggered
 from minibd.data import add_columns
-from minibd.tables.filtered import PAPERS, effects, inference, training, words
+from minibd.tables.filtered import PAPERS, alone, clean, effects, inference, training, words
 from minibd.tables.pivot import Book
 
 
@@ -38,6 +40,13 @@ def poisoned(folder, tiny, tmp_path_factory) -> Path:
     data.write(triggered(data.read(folder / "test.tsv"), BadNets(), target=1, seed=0), out / "triggered.jsonl")
     (out / "attack.json").write_text(json.dumps({"target": 1}))
     return out
+
+
+def load_script(name: str):
+    spec = importlib.util.spec_from_file_location(f"{name}_loaded", ROOT / "scripts" / name)
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)  # a dataclass looks its module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def lines(path: Path) -> list[dict]:
@@ -109,6 +118,13 @@ def test_retraining_on_what_is_kept(here, pre_file, folder, poisoned, tmp_path):
     (["onion", "--ckpt", "{tiny}", "--data", "{folder}", "--lm", "nowhere"], ["nowhere", "--lm"]),
     (["rap", "--ckpt", "{tiny}", "--data", "{folder}", "--variant", "released"], ["target class", "--attack"]),
     (["onion", "--ckpt", "{tiny}", "--variant", "released", "--frr", "0.1"], ["--frr", "leave it out"]),
+    (["strip", "--ckpt", "{tiny}", "--variant", "released", "--defects", "nan"], ["--defects nan", "all defects"]),
+    (["strip", "--ckpt", "{tiny}", "--defects", "shape"], ["shape", "reshape, nan"]),
+    (["onion", "--ckpt", "{tiny}", "--defects", "threshold", "--frr", "0.1"], ["--frr", "threshold is 0"]),
+    (["onion", "--ckpt", "{tiny}", "--defects", "case,count", "--no-lower"], ["--no-lower", "read as they are"]),
+    (["cube", "--ckpt", "{tiny}", "--defects", "hundred", "--smallest", "0.1"], ["--smallest", "100 rows"]),
+    (["bki", "--ckpt", "{tiny}", "--defects", "one", "--frr", "0.1"], ["--frr", "one word"]),
+    (["rap", "--ckpt", "{tiny}", "--data", "{folder}", "--defects", "target"], ["target class", "the defect"]),
     (["bki", "--ckpt", "{tiny}"], ["--data"]), (["cube", "--ckpt", "{tiny}", "--copies", "3"], ["--copies", "strip"]),
     (["bki", "--ckpt", "{tiny}", "--data", "{folder}", "--retrain"], ["--pretrained"]),
     (["strip", "--ckpt", "{tiny}", "--frr", "1.5"], ["1.5", "0.05"]), (["filter", "--ckpt", "{tiny}"], ["onion"]),
@@ -141,6 +157,99 @@ def test_the_grid_says_what_is_missing_before_it_begins(here, tmp_path):
     refused(grid("--minilm", tmp_path, "--sst2", tmp_path / "none"), "--sst2", "no such folder")
     refused(grid("--minilm", tmp_path, "--sst2", tmp_path, "--only", "badnet"), "--only badnet", "badnets")
     refused(grid("--minilm", tmp_path, "--sst2", tmp_path, "--jobs", "0"), "--jobs 0")
+
+
+def test_the_grid_of_fewer_rows_trains_longer_and_draws_those_of_paraphrases():
+    grid = load_script("filter_grid.py")
+    where = grid.Where(rows=2000, onion_rows=200)
+    assert grid.flags_of("badnets", where) == "--attack badnets --labels mix --rate 0.1 --epochs 5 --lr 5e-05"
+    assert "--clean-lr 5e-5" in grid.flags_of("ep", where) and " --lr" not in grid.flags_of("sos", where)
+    assert grid.flags_of("badnets", grid.Where()) == grid.ATTACKS["badnets"][0]
+    assert grid.training_of("badnets", where) == (5e-5, 5, 32) and grid.training_of("badnets", grid.Where()) == (
+        2e-5, 3, 32)
+    assert grid.training_of("stylebkd", grid.Where()) == (2e-5, 5, 32)
+    assert grid.reduced(where, "onion") == {"rows": 2000, "onion_rows": 200} and grid.reduced(where, "strip") == {
+        "rows": 2000}
+    assert grid.reduced(grid.Where(), "onion") == {}
+
+
+def test_onion_of_the_grid_reads_some_rows(folder, tiny, tmp_path):
+    grid, victim = load_script("filter_grid.py"), tmp_path / "badnets-0-2000"
+    checkpoint.save(tiny, victim)
+    rows = data.read(folder / "test.tsv")
+    data.write(triggered(rows, BadNets(), target=1, seed=0), victim / "triggered.jsonl")
+    (victim / "attack.json").write_text(json.dumps({"target": 1}))
+    test, attack, clean = grid.some_rows(victim, folder, grid.Where(onion_rows=7, work=str(tmp_path)))
+    assert [x.text for x in data.read(test)] == [x.text for x in rows[:7]]
+    assert [x.text for x in data.read(clean)] == [x.text for x in data.read(folder / "dev.tsv")[:7]]
+    some = data.read(attack.triggered)
+    assert len(some) == 7 and {x.label for x in some} == {0} and attack.target == 1
+
+
+def test_the_builtin_grid_takes_no_folders(here, tmp_path):
+    grid = here("filter_grid.py")
+    refused(grid("--builtin", "--rows", "10"), "--rows 10", "--builtin")
+    refused(grid("--builtin", "--only", "badnets", "--results", tmp_path / "f.jsonl"), "--only badnets", "onion")
+
+
+def test_every_defect_has_a_cell_beside_the_correct_filter_on_the_same_rows():
+    from minibd.filters import bki, cube, onion, rap, strip
+    from minibd.job import builtin_filters as job
+
+    known = {"onion": onion, "strip": strip, "rap": rap, "bki": bki, "cube": cube}
+    for name, module in known.items():
+        own = [case for case in job.CASES if case.filter == name]
+        assert {d for case in own for d in case.defects if len(case.defects) == 1} == {*module.DEFECTS}
+        for case in own:
+            assert job.Case(name, case.rows, (), case.settings) in own  # the correct filter
+        assert [case.variant for case in own].count("released") == 1
+        assert any("clean" in case.rows for case in own)
+    assert len({repr(case) for case in job.CASES}) == len(job.CASES)
+    assert sum(len(module.DEFECTS) for module in known.values()) == 5 + 2 + 5 + 1 + 3
+
+
+def test_rows_that_show_a_defect(tmp_path):
+    from minibd import reviews
+    from minibd.job import builtin_filters as job
+    from minibd.predict import probabilities
+
+    victim = checkpoint.load(job.VICTIM)
+    rows = reviews.splits(seed=0, train=4, dev=60, test=4)[1]
+    long = job.joined(rows, victim.tokenizer)
+    assert long and all(96 - 6 < n <= job.LONG[1] for n in victim.tokenizer.encode(long).lengths)
+    assert {x.label for x in long} == {0, 1}
+    some = rows.like(rows[:8])
+    calm = probabilities(victim.model, victim.tokenizer, some)
+    made = checkpoint.load(job.sure(victim, tmp_path / "sure.safetensors"))
+    p = probabilities(made.model, made.tokenizer, some)
+    assert p.argmax(-1).tolist() == calm.argmax(-1).tolist()
+    assert (p.float() == 0).any() and not (calm.float() == 0).any()
+    assert job.kept_of({"outcome": {"sizes": 1, "threshold": 2}, "command": "x", "frr": None}) == {
+        "outcome": {"threshold": 2}, "frr": None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, more, bound", [
+    ("onion", {}, 0.12), ("strip", {"copies": 5}, 0.12), ("rap", {"steps": 20, "epochs": 1}, 0.12),
+    ("bki", {}, 0.12), ("cube", {}, 0.12)])
+def test_the_builtin_clean_model_keeps_its_stated_rate(name, more, bound, tmp_path):
+    """Of 150 rows 5 % and what drawing 150 dev rows and 150 others leaves to chance: twice 3.8 rows."""
+    from minibd import reviews
+    from minibd.cli import Attack, Task
+    from minibd.job import builtin_filters as job
+    from minibd.job import filtering
+
+    train, dev, test = reviews.splits(seed=0, train=150, dev=150, test=150)
+    data.write(dev, tmp_path / "dev.jsonl")
+    data.write(train if name in filtering.TRAINING else test, tmp_path / "rows.jsonl")
+    task = Task(ckpt=str(job.TWIN), data=str(tmp_path / "rows.jsonl"), out=str(tmp_path / "out"), device="cpu")
+    settings = filtering.SETTINGS[name](frr=0.05, **more)
+    if name in filtering.TRAINING:
+        found = filtering.filter_training(name, task, Attack(attack="none"), settings, filtering.Training(1e-4, 1, 32),
+                                          clean=str(tmp_path / "dev.jsonl"))
+    else:
+        found = filtering.filter_texts(name, task, Attack(attack="none"), settings, clean=str(tmp_path / "dev.jsonl"))
+    assert found["frr"]["n"] == 150 and found["frr"]["hits"] <= bound * 150
 
 
 def share(percent: float) -> dict:
@@ -180,6 +289,35 @@ def test_the_tables_by_hand(tmp_path):
     assert changed["STRIP"] == ("2", "+3.5 (+3.0 to +4.0)", "+50.5 (+50.0 to +51.0)", "+0.0 (+0.0 to +0.0)",
                                 "+50.5 (+50.0 to +51.0)")
     assert changed["BKI"][0] == "1" and changed["CUBE"][1] == "-" and words([], 0) == "-"
+    fewer = inference(book, 100)
+    assert {row[0].partition(":")[0] for row in fewer.rows} == {"BadNets"} and fewer.note.startswith(
+        "1 cells of filters.jsonl, of the first 100 training rows")
+    assert {row[0]: row[1] for row in fewer.rows}["BadNets: STRIP"] == "99.0"
+
+
+def test_the_table_of_each_defect_and_of_a_clean_model(tmp_path):
+    def of(name: str, defects: list[str], frr: float, rows: str = "reviews", variant: str = "paper", attack="badnets",
+           **more) -> dict:
+        made = cell(attack, 0, name, variant, frr, 20.0)
+        made["cell"] |= {"defects": defects, "data": rows, "settings": more}
+        if attack == "none":
+            made["result"]["far"] = None
+        del made["result"]["retrained"]
+        return made
+    made = [of("rap", ["word", "changed"], 7.0), of("rap", [], 2.0, variant="released"), of("rap", ["word"], 6.0),
+            of("rap", [], 5.0), of("rap", ["piece"], 8.0, word="xylo"), of("rap", [], 4.0, word="xylo"),
+            of("strip", ["nan"], 9.0, "sure model"), of("rap", [], 3.0, "clean model", attack="none")]
+    (tmp_path / "filters.jsonl").write_text("".join(json.dumps(one) + "\n" for one in made))
+    book = Book(tmp_path)
+    assert [row[:2] for row in alone(book).rows] == [
+        ("STRIP, logits 20 times as large: nan", "9.0 (9/100, 0.0-100.0)"), ("RAP: correct", "5.0 (5/100, 0.0-100.0)"),
+        ("RAP: word", "6.0 (6/100, 0.0-100.0)"), ("RAP: word and changed", "7.0 (7/100, 0.0-100.0)"),
+        ("RAP: all, as released", "2.0 (2/100, 0.0-100.0)"),
+        ("RAP, its word xylo: correct", "4.0 (4/100, 0.0-100.0)"),
+        ("RAP, its word xylo: piece", "8.0 (8/100, 0.0-100.0)")]
+    assert clean(book).rows == (("RAP", "test", "3.0 (3/100, 0.0-100.0)", "90.0 (90/100, 0.0-100.0)",
+                                 "80.0 (80/100, 0.0-100.0)"),)
+    assert inference(book).note.startswith("0 cells")
 
 
 def test_the_script_runs_as_a_user_runs_it(script):

@@ -125,6 +125,8 @@ def said(monkeypatch, capsys):
     ("bench.py", f"augment {CKPT} --no-profile", ["--no-profile", "encoders and align"]),
     ("bench.py", f"train {CKPT} --tokens 9", ["--tokens 9", "long"]),
     ("bench.py", f"train {CKPT} --quick --rounds 9", ["--rounds 9", "--quick"]),
+    ("bench.py", f"train {CKPT} --quick --batch-size 9", ["--batch-size 9", "--quick"]),
+    ("bench.py", f"evaluation {CKPT} --rows 9", ["--rows 9", "prune and pure"]),
     ("evaluate.py", f"{CKPT} --micro-batch 2", ["--micro-batch 2", "nothing is trained"]),
     ("scan.py", f"{CKPT} --checkpoint-activations", ["--checkpoint-activations", "nothing is trained"]),
     ("pure.py", f"{CKPT} --variant released --micro-batch 2", ["--micro-batch 2", "whole batch"]),

@@ -3,6 +3,7 @@ each defect of the released code."""
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -227,6 +228,103 @@ def test_a_checkpoint_that_is_no_language_model_is_refused(tiny, lm):
     fails(lambda: onion(lm, examples(), []), "no clean rows")
     for wrong in ({"frr": 1.0}, {"batch_tokens": 0}, {"variant": "other"}):
         fails(lambda wrong=wrong: Onion(**wrong), next(iter(wrong)))
+
+
+# ---- one defect alone
+
+def defects(*names: str) -> Onion:
+    return Onion(frr=0.2, defects=names)
+
+
+def test_alone_the_threshold_is_zero_and_the_scores_stay(lm):
+    clean = examples("a fine film", "film fine a", "a film")
+    rows = examples("a fine cf film", "cf cf", "film")
+    ours, done = (onion(lm, clean, [rows], s) for s in (Onion(frr=0.2), defects("threshold")))
+    assert done.screens[0].scores == ours.screens[0].scores and done.screens[0].counted is None
+    assert (done.text_threshold, done.word_threshold) == (None, 0.0)
+    for x, sides, made, kept in zip(rows, module.scores_of(lm, rows, Onion()), done.cleaned[0], done.screens[0].keep):
+        left = [word for word, f in zip(x.text.split(), sides[0]) if f < 0]
+        assert made.text.split() == left or len(made.text.split()) == 1  # the last word stays
+        assert kept == (made.text == x.text)
+    assert onion(lm, examples(), [rows], defects("threshold")).cleaned == done.cleaned  # no clean row is read
+
+
+def test_alone_a_score_of_0_goes_with_the_threshold_0(lm):
+    """Behind the 96th token every deletion leaves the same text."""
+    wide = bigram_model(WORDS, CHANCES, max_len=128)
+    words = random.Random(0).choices(WORDS, k=102)
+    found = word_scores(wide, [words], defects("length"))[0]
+    assert found[95:] == [0.0] * 7 and sum(f == 0.0 for f in found[:95]) < 60  # many words are equal to this model
+    done = onion(wide, examples("a film"), [examples(" ".join(words))], defects("length", "threshold"))
+    assert done.cleaned[0][0].text.split() == [word for word, f in zip(words, found) if f < 0]
+
+
+def test_alone_texts_are_not_lower_cased(lm):
+    lm.tokenizer.backend.normalizer.lowercase = False
+    try:
+        texts = ["A FINE Film".split()]
+        assert word_scores(lm, texts, defects("case")) == word_scores(lm, texts, Onion(lower=False))
+    finally:
+        lm.tokenizer.backend.normalizer.lowercase = True
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_alone_padding_counts_and_nothing_else_does(kind):
+    """Against every text read on its own, the padding behind it predicted from it alone; texts of fewer than 96 tokens
+    are the correct filter's with the defect length."""
+    lm = small(kind)
+    words = "fi fi , don't f a cf l".split()
+    assert word_scores(lm, [words], defects("length"))[0] == pytest.approx(word_scores(lm, [words])[0], rel=1e-3,
+                                                                          abs=1e-3)
+    begin = module.frame_of(lm)[0]
+    texts = [words, *(words[:i] + words[i + 1:] for i in range(len(words)))]
+    rows = [[*begin, *lm.tokenizer.backend.encode(" ".join(t), add_special_tokens=False).ids] for t in texts]
+    longest, p = max(map(len, rows)), []
+    for row in rows:
+        ids = torch.tensor([row])
+        at = torch.arange(len(row))[None]
+        total = 0.0
+        with torch.no_grad():
+            for place in range(1, longest):
+                token = row[place] if place < len(row) else lm.tokenizer.pad
+                if place <= len(row):
+                    batch = module.Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids),
+                                         torch.zeros(1, dtype=torch.long))
+                    logits = lm.model.predict_tokens(batch, at == place - 1)
+                else:  # a place of padding sees the text, at its own position
+                    logits = padding_logits(lm, row, place - 1)
+                total -= logits[0].double().log_softmax(-1)[token].item()
+        p.append(math.exp(total / (longest - 1)))
+    assert len({len(row) for row in rows}) > 1
+    assert word_scores(lm, [words], defects("padding"))[0] == pytest.approx([p[0] - q for q in p[1:]], rel=1e-3,
+                                                                           abs=1e-3)
+
+
+def padding_logits(lm: Checkpoint, row: list[int], place: int) -> torch.Tensor:
+    """The logits behind a padding token at `place` that sees the text `row` alone."""
+    ids = torch.tensor([[*row, lm.tokenizer.pad]])
+    positions = torch.tensor([[*range(len(row)), place]])
+    t = len(row) + 1
+    mask = torch.ones(t, t, dtype=torch.bool).tril()[None, None].clone()
+    mask[..., -1, -1] = False
+    batch = module.Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids), torch.zeros(
+        1, dtype=torch.long))
+    h = lm.model.encode(batch, packed=lm.model.arrange(positions, mask))[0]
+    return lm.model.lm_logits(h[-1:])
+
+
+def test_alone_one_word_texts_leave_the_count_and_all_words_may_go(lm):
+    clean, rows = examples("a fine film", "a fine film"), examples("film", "cf cf", "a fine film")
+    ours, done = (onion(lm, clean, [rows], Onion(frr=0.0, defects=names)) for names in ((), ("count",)))
+    assert done.screens[0].counted == [False, True, True] and done.screens[0].keep == ours.screens[0].keep
+    made, n = module._without(rows[1], [[3.0, 1.0]], lambda f: f > 0, module.Counter(), one_stays=False)
+    assert (made.text, n) == ("", 2)
+
+
+def test_defects_that_there_are_not_or_that_the_variant_has_are_refused():
+    fails(lambda: Onion(defects=("lenght",)), "lenght", "length")
+    fails(lambda: Onion(variant="released", defects=("case",)), "case", "released")
+    fails(lambda: onion(small("bert"), examples("a b"), [], Onion(defects=("padding",))), "fills masks", "padding")
 
 
 # ---- the defects of the released code

@@ -158,6 +158,39 @@ def test_released_gradients_are_never_zeroed(victim, monkeypatch):
     assert first.norm() > 0
 
 
+def test_alone_each_defect_changes_its_own_part(victim):
+    rows = examples("bad film", "good film", "good cf")
+    ours = rap(victim, clean(), [rows], Rap())
+
+    def with_defects(*names: str, **more):
+        return rap(victim, clean(), [rows], Rap(defects=names, **more), target=1 if "target" in names else None)
+
+    assert with_defects("word").word == "cf" and ours.word != "cf" and with_defects("target").word == ours.word
+    target = with_defects("target")
+    assert set(target.limits) == {1} and target.limits[1] == ours.limits[1]
+    taken = probabilities(victim.model, victim.tokenizer, rows).argmax(-1).tolist()
+    assert [s > float("-inf") for s in target.screens[0].scores] == [c == 1 for c in taken]
+    assert with_defects("summed").limits != ours.limits
+    changed = with_defects("changed")
+    assert changed.answers is not victim and changed.word == ours.word and ours.answers is victim
+    moved = (changed.answers.model.embeddings.word.weight != victim.model.embeddings.word.weight).any(1)
+    assert moved.nonzero()[:, 0].tolist() == tokens_of(victim.tokenizer, ours.word)
+    assert changed.screens[0].keep == ours.screens[0].keep  # no row holds its word
+
+
+def test_alone_only_the_words_first_token_moves(victim):
+    for names, count in ((("piece", "changed"), 1), (("changed",), 2)):
+        done = rap(victim, clean(), [], Rap(word="qx", defects=names))
+        moved = (done.answers.model.embeddings.word.weight != victim.model.embeddings.word.weight).any(1)
+        assert moved.nonzero()[:, 0].tolist() == tokens_of(victim.tokenizer, "qx")[:count]
+
+
+def test_the_defect_target_needs_one(victim):
+    fails(lambda: rap(victim, clean(), [], Rap(defects=("target",))), "target class")
+    fails(lambda: Rap(defects=("sum",)), "sum", "summed")
+    fails(lambda: Rap(variant="released", defects=("word",)), "word", "released")
+
+
 def test_released_the_word_is_badnets_own_and_the_victim_is_left_changed(victim):
     done = rap(victim, clean(), [clean()], RELEASED, target=1)
     assert done.word == "cf"

@@ -3,12 +3,15 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
 from conftest import fails
 from filter_stub import examples, words_model
+from minibd.data import generator
+from minibd.filters import strip as module
 from minibd.filters.strip import (
     Sources,
     Strip,
@@ -21,6 +24,7 @@ from minibd.filters.strip import (
     tf_idf,
     words_of,
 )
+from minibd.predict import probabilities
 
 CLEAN = examples("great great film", "awful film story", "great actors film", "awful awful actors", labels=[1, 0, 1, 0])
 
@@ -123,6 +127,41 @@ def test_settings_out_of_range_are_refused(victim):
 
 
 # ---- the defects of the released code
+
+def test_alone_copies_of_different_texts_are_averaged(victim):
+    """The correct filter's copies and threshold: each score is the mean over what a wrong reshape puts together."""
+    rows, settings = examples("great film actors", "awful story film", "great cf story"), Strip(copies=2, frr=0.3)
+    sources = Sources.of(CLEAN)
+    made = [c for x in rows for c in module.copies_of(x, sources, settings, generator(0, "strip", "0", x.id))]
+    h = entropy(probabilities(victim.model, victim.tokenizer, rows.like(made))).tolist()
+    done = strip(victim, CLEAN, [rows], Strip(copies=2, frr=0.3, defects=("reshape",)))
+    assert [-s for s in done.screens[0].scores] == pytest.approx([(h[i] + h[i + 3]) / 2 for i in range(3)], abs=1e-5)
+    ours = strip(victim, CLEAN, [rows], settings)
+    assert [-s for s in ours.screens[0].scores] == pytest.approx([(h[2 * i] + h[2 * i + 1]) / 2 for i in range(3)],
+                                                                 abs=1e-5)
+    parts = strip(victim, CLEAN, [rows.like(rows[:1]), rows.like(rows[1:])], Strip(copies=2, defects=("reshape",)))
+    assert [len(screen.scores) for screen in parts.screens] == [1, 2]
+
+
+def test_alone_a_sure_answer_is_nan_and_kept(victim):
+    with torch.no_grad():
+        victim.model.embeddings.word.weight.mul_(100)  # cf decides by 3,000
+    rows = examples("great film cf actors story", "great film")
+    settings = Strip(copies=4, swap=0.2, frr=0.25)
+    ours, done = (strip(victim, CLEAN, [rows], s) for s in (settings, replace(settings, defects=("nan",))))
+    assert math.isnan(done.screens[0].scores[0]) and done.screens[0].keep[0]
+    assert not math.isnan(ours.screens[0].scores[0])
+    calm = words_model({"great": (0.0, 2.0), "awful": (2.0, 0.0), "film": (0.0, 0.0), "story": (0.0, 0.0),
+                        "actors": (0.0, 0.0), "cf": (0.0, 3.0)})
+    ours, done = (strip(calm, CLEAN, [rows], s) for s in (settings, replace(settings, defects=("nan",))))
+    assert done.screens[0].scores == pytest.approx(ours.screens[0].scores, abs=1e-5)
+    assert done.screens[0].keep == ours.screens[0].keep
+
+
+def test_defects_that_there_are_not_are_refused():
+    fails(lambda: Strip(defects=("shape",)), "shape", "reshape, nan")
+    fails(lambda: Strip(variant="released", defects=("nan",)), "nan", "released")
+
 
 def test_released_averages_copies_of_different_texts():
     """Two texts of two copies: entropies 1, 1 and 0, 0. The means are 1 and 0; reshaped, both are a half."""

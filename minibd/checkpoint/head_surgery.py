@@ -86,6 +86,7 @@ def _with_config(
     tensors = {name: torch.zeros(meta.shape, dtype=like.dtype) if name in new else held[name].cpu().clone()
                for name, meta in model.state_dict().items()}
     model.load_state_dict(tensors, assign=True)
-    model.micro_batch, model.recompute = ckpt.model.micro_batch, ckpt.model.recompute
+    for name in ("micro_batch", "recompute", "cache"):
+        setattr(model, name, getattr(ckpt.model, name))
     init_head(model, new, seed)
     return Checkpoint(model.eval().to(like.device), ckpt.tokenizer, labels, copying.deepcopy(ckpt.history))

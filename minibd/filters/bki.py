@@ -12,6 +12,7 @@ batches of similar length, from the tokens of the whole text.
 
 variant="released" is OpenBackdoor's (openbackdoor/defenders/bki_defender.py): only the one word of the largest g
 counts, and the rows among whose keywords it is are dropped: of four triggers three stay. No clean rows are read.
+That is its one defect, which `defects` calls one.
 """
 from __future__ import annotations
 
@@ -27,11 +28,13 @@ from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import in_order
 from minibd.models.encoder import Encoder
+from minibd.predict import at_once
 from minibd.records import BadInput, Example, Examples
-from minibd.rejection import Screen, check_rate, threshold
+from minibd.rejection import Screen, check_defects, check_rate, threshold
 from minibd.tokenizer import Encoded, Tokenizer
 
 Keywords = list[tuple[str, float]]  # a text's keywords with their f, the largest first
+DEFECTS = ("one",)
 TOGETHER = 256  # texts whose deletions are tokenized at a time
 
 
@@ -41,14 +44,17 @@ class Bki:
     frr: float = setting(0.05, "share of clean texts that may be rejected", paper="not said; released one word is "
                          "dropped")
     top: int = setting(5, "keywords of a text", paper="5")
-    batch_texts: int = setting(256, "texts that the model reads at a time", paper="released one text's deletions")
+    batch_texts: int | None = setting(None, "texts that the model reads at a time (default 256; on a processor 32)",
+                                      paper="released one text's deletions", kind=int)
     variant: str = setting("paper", "released: as OpenBackdoor does it", choices=("paper", "released"))
+    defects: tuple[str, ...] = setting((), "the released code's defect: one")
 
     def __post_init__(self):
         check_choices(self)
         check_rate(self.frr)
+        check_defects(self.defects, DEFECTS, self.variant)
         for name in ("top", "batch_texts"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
 
 
@@ -71,7 +77,7 @@ def bki(victim: Checkpoint, rows: Examples, clean: Examples | None = None, setti
     found = keywords_of(victim, rows, settings, tick)
     g = importance(found)
     scores = [score_of(words, g) for words in found]
-    if settings.variant == "released":
+    if settings.variant == "released" or "one" in settings.defects:
         most = max(g, key=g.__getitem__, default=None)  # of equal ones the first that was met
         keep = [most not in dict(words) for words in found]
         return Bkied(Screen(scores, keep), None, Counter({most: keep.count(False)}), g)
@@ -97,7 +103,8 @@ def keywords_of(victim: Checkpoint, rows: Sequence[Example], settings: Bki, tick
     for start in range(0, len(rows), TOGETHER):
         some = rows[start:start + TOGETHER]
         encoded, words = deletions_of(victim.tokenizer, some)
-        h = states(victim.model.eval(), victim.tokenizer, encoded, settings.batch_texts)
+        size = settings.batch_texts or at_once(victim.model.head_mask.device, 256)
+        h = states(victim.model.eval(), victim.tokenizer, encoded, size)
         at = 0
         for of_text in words:
             f = movement(h[at + 1:at + 1 + len(of_text)], h[at]).tolist()

@@ -16,7 +16,8 @@ PCA alone and scikit-learn's HDBSCAN (pip install 'minibd[plots]'): neither of t
 variant="released" does the rest as OpenBackdoor (openbackdoor/defenders/cube_defender.py): noise is a cluster like any
 other, and may be the one that is kept; min_samples is 100 and min_cluster_size 5, however many rows there are; no clean
 rows are read. Its look-ups of rows in lists take a time that grows with the square of their number; these do not, and
-the result is the same.
+the result is the same. `defects` names some of it on top of the correct filter: noise, hundred, lookups (kept_by_lists,
+which changes the time alone).
 """
 from __future__ import annotations
 
@@ -32,9 +33,10 @@ from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import in_order
 from minibd.records import BadInput, Examples
-from minibd.rejection import Screen, check_rate
+from minibd.rejection import Screen, check_defects, check_rate
 
 NOISE = -1
+DEFECTS = ("noise", "hundred", "lookups")
 RELEASED = {"min_samples": 100, "min_cluster_size": 5}
 
 
@@ -47,10 +49,13 @@ class Cube:
     smallest: float = setting(0.01, "rows of the smallest cluster, as a share of all", paper="100 rows")
     batch_texts: int = setting(128, "texts that the model reads at a time")
     variant: str = setting("paper", "released: as OpenBackdoor does it, but for UMAP", choices=("paper", "released"))
+    defects: tuple[str, ...] = setting((), "some of the released code's defects on top of the correct filter: noise, "
+                                       "hundred, lookups")
 
     def __post_init__(self):
         check_choices(self)
         check_rate(self.frr)
+        check_defects(self.defects, DEFECTS, self.variant)
         if self.dims < 1 or self.batch_texts < 1:
             raise BadInput(f"dims is {self.dims} and batch_texts {self.batch_texts}: both must be at least 1")
         if not 0 < self.smallest <= 0.5:
@@ -81,19 +86,31 @@ def cube(victim: Checkpoint, rows: Examples, clean: Examples | None = None, sett
     if settings.variant == "released":
         return _screened(labels, found := clusters_of(points, **RELEASED), suspicious(labels, found))
     least = max(5, round(settings.smallest * len(rows)))
-    found = without_noise(points, clusters_of(points, min_samples=least, min_cluster_size=least))
+    sizes = RELEASED if "hundred" in settings.defects else {"min_samples": least, "min_cluster_size": least}
+    found = clusters_of(points, **sizes)
+    if "noise" not in settings.defects:
+        found = without_noise(points, found)
     dropped = suspicious(labels, found)
     if clean:
         near = nearest(points, (features(victim, clean, settings.batch_texts) - middle) @ axes)
         held = Counter((x.label, found[i]) for x, i in zip(clean, near))
         dropped = allowed(dropped, Counter(zip(labels, found)), held, settings.frr)
-    return _screened(labels, found, dropped)
+    return _screened(labels, found, dropped, by_lists="lookups" in settings.defects)
 
 
-def _screened(labels: Sequence[int], found: Sequence[int], dropped: Sequence[tuple[int, int]]) -> Cubed:
+def _screened(labels: Sequence[int], found: Sequence[int], dropped: Sequence[tuple[int, int]], by_lists: bool = False
+              ) -> Cubed:
     gone = set(dropped)
-    keep = [pair not in gone for pair in zip(labels, found)]
+    keep = kept_by_lists(labels, found, dropped) if by_lists else [pair not in gone for pair in zip(labels, found)]
     return Cubed(Screen(None, keep), dict(Counter(zip(labels, found))), list(dropped))
+
+
+def kept_by_lists(labels: Sequence[int], found: Sequence[int], dropped: Sequence[tuple[int, int]]) -> list[bool]:
+    """Which rows are kept, as the released code looks it up: of each row whether a list of row numbers holds it."""
+    gone: list[int] = []
+    for pair in dropped:
+        gone.extend(i for i in range(len(labels)) if (labels[i], found[i]) == pair)
+    return [i not in gone for i in range(len(labels))]
 
 
 # ---- line 1

@@ -22,6 +22,7 @@ variant="released" is OpenBackdoor's (openbackdoor/defenders/onion_defender.py):
   score depends on which words share its batch;
 - of more than 96 tokens the others are not read: a word beyond them has f_i = 0 and is removed;
 - a text of one word leaves the count, and all words of a text may be removed.
+`defects` names some of them, threshold, case, padding, length and count in this order, on top of the correct filter.
 """
 from __future__ import annotations
 
@@ -38,14 +39,15 @@ from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch, Example, Examples
-from minibd.rejection import Screen, check_rate, threshold
+from minibd.rejection import Screen, check_defects, check_rate, threshold
 from minibd.tokenizer import Encoded, Tokenizer
 
 Tick = Callable[[int], None]  # called with the number of texts that are done
 
 ROW = 384  # tokens of a row of branches: its attention grows with their square
 RELEASED_BATCH, RELEASED_LENGTH = 32, 96
-TOKENS = 8192  # that the language model reads at a time
+DEFECTS = ("threshold", "case", "padding", "length", "count")
+TOKENS, CACHED = 8192, 2048  # that the language model reads at a time; whose activations a processor's cache holds
 FILLED = 0.8
 CHUNK = 2 ** 26  # logits computed at a time
 
@@ -56,13 +58,17 @@ class Onion:
     frr: float = setting(0.05, "share of clean texts that may be rejected, and of clean words that may be removed",
                          paper="tuned on clean rows; released a threshold of 0")
     lower: bool = setting(True, "the language model reads the texts in lower case", paper="meant; released no")
-    batch_tokens: int = setting(8192, "tokens that the language model reads at a time", paper="released 32 texts")
+    batch_tokens: int | None = setting(None, "tokens that the language model reads at a time (default 8192; on a "
+                                       "processor 2048)", paper="released 32 texts", kind=int)
     variant: str = setting("paper", "released: as OpenBackdoor does it", choices=("paper", "released"))
+    defects: tuple[str, ...] = setting((), "some of the released code's defects on top of the correct filter: "
+                                       "threshold, case, padding, length, count")
 
     def __post_init__(self):
         check_choices(self)
         check_rate(self.frr)
-        if self.batch_tokens < 1:
+        check_defects(self.defects, DEFECTS, self.variant)
+        if self.batch_tokens is not None and self.batch_tokens < 1:
             raise BadInput(f"batch_tokens is {self.batch_tokens}, it must be at least 1, such as 8192")
 
 
@@ -70,8 +76,9 @@ class Onion:
 class Onioned:
     """What ONION did. screens, cleaned: one for each part: the screen, and the rows without the words removed.
 
-    text_threshold, word_threshold: None of the first in the released variant, whose texts are rejected where a word is
-    removed. removed: of each part, how many words were removed, of how many. words: how often each was, over all parts.
+    text_threshold, word_threshold: None of the first where the threshold is 0: a text is rejected where one of its
+    words is removed. removed: of each part, how many words were removed, of how many. words: how often each was, over
+    all parts.
     """
     screens: list[Screen]
     cleaned: list[Examples]
@@ -90,16 +97,21 @@ def onion(lm: Checkpoint, clean: Examples, parts: Sequence[Examples], settings: 
     check_lm(lm, settings)
     if settings.variant == "released":
         return _released(lm, parts, tick)
-    dev = scores_of(lm, clean, settings, tick)
-    limit = threshold([score_of(scores) for scores in dev], settings.frr)
-    words = [f for sides in dev for side in sides for f in side if f > -math.inf]
-    word_limit = threshold(words or [math.inf], settings.frr)
+    limit, word_limit = None, 0.0
+    at_zero, drops = "threshold" in settings.defects, "count" in settings.defects
+    if not at_zero:
+        dev = scores_of(lm, clean, settings, tick)
+        limit = threshold([score_of(scores) for scores in dev], settings.frr)
+        words = [f for sides in dev for side in sides for f in side if f > -math.inf]
+        word_limit = threshold(words or [math.inf], settings.frr)
     screens, cleaned, removed, counter = [], [], [], Counter()
     for rows in parts:
         found = scores_of(lm, rows, settings, tick)
         scores = [score_of(sides) for sides in found]
-        screens.append(Screen(scores, [score <= limit for score in scores]))
-        without = [_without(x, sides, lambda f: f > word_limit, counter) for x, sides in zip(rows, found)]
+        without = [_without(x, sides, lambda f: f >= 0 if at_zero else f > word_limit, counter, one_stays=not drops)
+                   for x, sides in zip(rows, found)]
+        screens.append(Screen(scores, [n == 0 if at_zero else score <= limit for score, (_, n) in zip(scores, without)],
+                              [_counted(x) for x in rows] if drops else None))
         cleaned.append(rows.like(x for x, _ in without))
         removed.append((sum(n for _, n in without), sum(len(side) for sides in found for side in sides)))
     return Onioned(screens, cleaned, limit, word_limit, removed, counter)
@@ -111,9 +123,9 @@ def check_lm(lm: Checkpoint, settings: Onion) -> None:
     if not any(getattr(config, name, False) for name in ("lm", "tied", "mlm")):
         raise BadInput("this checkpoint has no language-model head, which ONION asks for a text's perplexity: give a "
                        "causal language model (GPT-2, Llama), or a masked one that was saved with its head")
-    if not lm.model.causal and settings.variant == "released":
+    if not lm.model.causal and (settings.variant == "released" or {"padding", "length"} & {*settings.defects}):
         raise BadInput("the released ONION reads a causal language model (GPT-2), and this one fills masks: give "
-                       "another, or leave the variant out")
+                       "another, or leave the variant, or the defects padding and length, out")
 
 
 # ---- what is asked of the scores
@@ -128,13 +140,19 @@ def score_of(sides: Sequence[Sequence[float]]) -> float:
     return max((f for side in sides for f in side), default=-math.inf)
 
 
-def _without(x: Example, sides: Sequence[Sequence[float]], suspicious: Callable[[float], bool], counter: Counter
-             ) -> tuple[Example, int]:
-    """`x` without its suspicious words, of which each text keeps the least suspicious, and how many they are."""
+def _counted(x: Example) -> bool:
+    """Whether the released code counts `x`."""
+    return all(len(words) > 1 for words in sides_of(x))
+
+
+def _without(x: Example, sides: Sequence[Sequence[float]], suspicious: Callable[[float], bool], counter: Counter, *,
+             one_stays: bool = True) -> tuple[Example, int]:
+    """`x` without its suspicious words, of which each text keeps the least suspicious where `one_stays`, and how many
+    they are."""
     texts, n = [], 0
     for words, scores, text in zip(sides_of(x), sides, (x.text, x.pair)):
         gone = {i for i, f in enumerate(scores) if suspicious(f)}
-        if len(gone) == len(words) and gone:
+        if one_stays and len(gone) == len(words) and gone:
             gone.remove(min(gone, key=scores.__getitem__))
         counter.update(words[i] for i in gone)
         n += len(gone)
@@ -169,16 +187,23 @@ def suspicion(nats: Tensor, tokens: Tensor, nats_without: Tensor, tokens_without
     return perplexity(nats, tokens) - perplexity(nats_without, tokens_without)
 
 
+def tokens_at_once(lm: Checkpoint) -> int:
+    return CACHED if lm.model.head_mask.device.type == "cpu" else TOKENS
+
+
 @torch.inference_mode()
 def word_scores(lm: Checkpoint, texts: Sequence[Sequence[str]], settings: Onion = Onion(), tick: Tick | None = None
                 ) -> list[list[float]]:
     """f_i of each word of each text, given as its words; -inf where a text has one."""
     model = lm.model.eval()
-    read = [[word.lower() for word in words] if settings.lower else list(words) for words in texts]
+    lower = settings.lower and "case" not in settings.defects
+    read = [[word.lower() for word in words] if lower else list(words) for words in texts]
+    if {"padding", "length"} & {*settings.defects}:
+        return _with_defects(lm, read, settings.defects, tick)
     windows = [windows_of(words, *pieces, room_of(lm)) for words, pieces in zip(read, pieces_of(lm.tokenizer, read))]
     flat = [window for of_text in windows for window in of_text]
     score = causal_scores if model.causal else masked_scores
-    found = iter(score(model, lm.tokenizer, flat, settings.batch_tokens, tick))
+    found = iter(score(model, lm.tokenizer, flat, settings.batch_tokens or tokens_at_once(lm), tick))
     scores = []
     for words, of_text in zip(read, windows):
         joined = [f for _ in of_text for f in next(found)]
@@ -254,6 +279,14 @@ def windows_of(words: Sequence[str], pieces: list[list[int]], second: list[int],
         taken += len(tokens)
     # in the midst of a text a window's second word is taken as it stands there
     return [Window(run, (second[:room] if i == 0 else run[1]) if len(run) > 1 else []) for i, run in enumerate(runs)]
+
+
+def deletions_of(window: Window) -> list[list[int]]:
+    """The tokens of the whole window, then of it without each of its words."""
+    pieces = window.pieces
+    kept = [pieces] + [[*([window.second] if i == 0 else []), *pieces[:i], *pieces[max(i + 1, 2 * (i == 0)):]]
+                       for i in range(len(pieces))]
+    return [[i for tokens in one for i in tokens] for one in kept]
 
 
 # ---- a causal language model
@@ -400,11 +433,9 @@ def masked_scores(model: Encoder, tokenizer: Tokenizer, windows: Sequence[Window
     scores = []
     for window in windows:
         n, tokens = len(window.pieces), [len(pieces) for pieces in window.pieces]
-        texts = [window.pieces] + [[*([window.second] if i == 0 else []), *window.pieces[:i],
-                                    *window.pieces[max(i + 1, 2 * (i == 0)):]] for i in range(n)]
-        flat = [[i for pieces in text for i in pieces] for text in texts]
+        flat = deletions_of(window)
         nats = torch.zeros(n + 1, dtype=torch.float64)
-        rows = [(k, place) for k, text in enumerate(flat) for place in range(len(text))]
+        rows = [(k, place) for k, tokens_of in enumerate(flat) for place in range(len(tokens_of))]
         lengths = [len(flat[k]) for k, _ in rows]
         for which in token_batches(lengths, batch_tokens):
             encoded = Encoded([[*before, *flat[k][:p], mask, *flat[k][p + 1:], *after] for k, p in (
@@ -436,7 +467,7 @@ def _released(lm: Checkpoint, parts: Sequence[Examples], tick: Tick | None) -> O
         gone = of = 0
         for x in rows:
             sides = [(next(found), words) for words in sides_of(x)]
-            counted.append(all(len(words) > 1 for _, words in sides))
+            counted.append(_counted(x))
             left = []
             for f_of, words in sides:
                 out = {i for i, f in enumerate(f_of) if f >= 0}
@@ -475,10 +506,15 @@ def released_perplexities(lm: Checkpoint, batches: Sequence[Sequence[str]]) -> l
 
     Texts that are cut to the same tokens have the same perplexity, not one that rounding tells apart.
     """
+    return perplexities_of(lm, [[cut(encoding.ids, encoding.special_tokens_mask, RELEASED_LENGTH)
+                                 for encoding in lm.tokenizer.backend.encode_batch(list(texts))] for texts in batches])
+
+
+def perplexities_of(lm: Checkpoint, batches: Sequence[Sequence[Sequence[int]]], counts_padding: bool = True
+                    ) -> list[list[float]]:
+    """The same of texts that are given as their tokens, the first of which is not predicted."""
     padded: list[list[tuple[tuple[int, ...], int]]] = []  # of each text its tokens with padding, and how many are its
-    for texts in batches:
-        rows = [cut(encoding.ids, encoding.special_tokens_mask, RELEASED_LENGTH)
-                for encoding in lm.tokenizer.backend.encode_batch(list(texts))]
+    for rows in batches:
         t = max(map(len, rows))
         padded.append([((*ids, *[lm.tokenizer.pad] * (t - len(ids))), max(1, len(ids))) for ids in rows])
     of_length: dict[int, dict[tuple[tuple[int, ...], int], float]] = {}
@@ -486,14 +522,42 @@ def released_perplexities(lm: Checkpoint, batches: Sequence[Sequence[str]]) -> l
         of_length.setdefault(len(rows[0][0]), {}).update(dict.fromkeys(rows, math.nan))
     for t, known in of_length.items():
         rows = list(known)
-        for which in token_batches([t] * len(rows), TOKENS):
+        for which in token_batches([t] * len(rows), tokens_at_once(lm)):
             keys = [rows[i] for i in which]
             if t > 1:
-                known.update(zip(keys, _padded_perplexities(lm, keys, t)))
+                known.update(zip(keys, _padded_perplexities(lm, keys, t, counts_padding)))
     return [[of_length[len(rows[0][0])][row] for row in rows] for rows in padded]
 
 
-def _padded_perplexities(lm: Checkpoint, rows: Sequence[tuple[tuple[int, ...], int]], t: int) -> list[float]:
+def _with_defects(lm: Checkpoint, texts: Sequence[Sequence[str]], defects: Sequence[str], tick: Tick | None = None
+                  ) -> list[list[float]]:
+    """f_i of each word of each text with the defects padding and length, or one of them: every deletion is read whole,
+    32 at a time, from the tokens and the beginning that the correct filter reads."""
+    begin, cuts = frame_of(lm)[0], "length" in defects
+    windows = [[Window(pieces, second if len(pieces) > 1 else [])] if cuts else
+               windows_of(words, pieces, second, room_of(lm))
+               for words, (pieces, second) in zip(texts, pieces_of(lm.tokenizer, texts))]
+    batches, of_window = [], []
+    for window in (window for of_text in windows for window in of_text):
+        rows = [[*begin, *tokens][:RELEASED_LENGTH if cuts else None] for tokens in deletions_of(window)]
+        starts = range(0, len(rows), RELEASED_BATCH)
+        of_window.append(len(starts))
+        batches += [rows[i:i + RELEASED_BATCH] for i in starts]
+    found, counts, scores = iter(perplexities_of(lm, batches, "padding" in defects)), iter(of_window), []
+    for words, of_text in zip(texts, windows):
+        f_of: list[float] = []
+        for window in of_text:
+            p, *without = [p for _ in range(next(counts)) for p in next(found)]
+            tokens = sum(map(len, window.pieces))
+            f_of += [p - q if 0 < len(pieces) < tokens else -math.inf for pieces, q in zip(window.pieces, without)]
+        scores.append([-math.inf] * len(words) if len(words) < 2 else f_of)
+        if tick:
+            tick(1)
+    return scores
+
+
+def _padded_perplexities(lm: Checkpoint, rows: Sequence[tuple[tuple[int, ...], int]], t: int, counts_padding: bool
+                         ) -> list[float]:
     device = lm.model.head_mask.device
     ids, lengths = (torch.tensor(column, device=device) for column in zip(*rows))
     at = torch.arange(t, device=device)
@@ -501,7 +565,10 @@ def _padded_perplexities(lm: Checkpoint, rows: Sequence[tuple[tuple[int, ...], i
     places = torch.arange(len(rows), device=device)[:, None] * t + at[:-1]  # (B, T - 1)
     asked = torch.stack([places, ids[:, 1:]], dim=-1).flatten(0, 1)
     nats = nats_at(lm.model.eval(), ids, at.expand(len(rows), t), mask[:, None], asked).view(len(rows), t - 1)
-    return perplexity(nats.sum(1), torch.tensor(t - 1.0)).tolist()
+    if counts_padding:
+        return perplexity(nats.sum(1), torch.tensor(t - 1.0)).tolist()
+    own = lengths.cpu()[:, None] - 1  # tokens that are predicted
+    return perplexity((nats * (torch.arange(t - 1) < own)).sum(1), own[:, 0]).tolist()
 
 
 def cut(ids: list[int], special: Sequence[int], length: int) -> list[int]:

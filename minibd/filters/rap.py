@@ -22,6 +22,8 @@ variant="released" is OpenBackdoor's (openbackdoor/defenders/rap_defender.py):
   classes, and every text is judged by it, whatever it is taken for;
 - only the word's first token is trained;
 - the model that answers afterwards is the one whose embedding was changed.
+`defects` names some of them on top of the correct filter: summed (the gradients, not the step's length), word, target
+(the one class that is protected, not which rows the word is trained on and which are judged), piece, changed.
 """
 from __future__ import annotations
 
@@ -40,8 +42,10 @@ from minibd.data import generator, in_order
 from minibd.models.free_rows import free_rows
 from minibd.predict import probabilities
 from minibd.records import BadInput, Example, Examples, check_target
-from minibd.rejection import Screen, check_rate, threshold
+from minibd.rejection import Screen, check_defects, check_rate, threshold
 from minibd.tokenizer import Tokenizer
+
+DEFECTS = ("summed", "word", "target", "piece", "changed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +63,21 @@ class Rap:
     steps: int = setting(100, "least steps: few rows get more passes (not in the released variant)", paper="-")
     batch_size: int = setting(32, "texts per step", paper="32")
     variant: str = setting("paper", "released: as OpenBackdoor does it", choices=("paper", "released"))
+    defects: tuple[str, ...] = setting((), "some of the released code's defects on top of the correct filter: summed, "
+                                       "word, target, piece, changed")
 
     def __post_init__(self):
         check_choices(self)
         check_rate(self.frr)
+        check_defects(self.defects, DEFECTS, self.variant)
         if not 0 <= self.low <= self.high:
             raise BadInput(f"low is {self.low} and high {self.high}: give 0 <= low <= high, such as 0.1 and 0.3")
         for name in ("lr", "epochs", "batch_size"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise BadInput(f"{name} is {getattr(self, name)}, it must be above 0")
+
+    def has(self, defect: str) -> bool:
+        return self.variant == "released" or defect in self.defects
 
     @property
     def rate(self) -> float:
@@ -88,21 +98,22 @@ class Rapped:
 
 def rap(victim: Checkpoint, clean: Examples, parts: Sequence[Examples], settings: Rap = Rap(), seed: int = 0,
         target: int | None = None) -> Rapped:
-    """Lines 1 and 2. target: the one class that is protected; None: all (the released variant needs one).
+    """Lines 1 and 2. target: the one class that is protected; None: all (the defect target needs one).
 
     Texts that are taken for a class that no clean row is taken for are kept. Raises BadInput where the clean rows have
     none of a class, the word is unknown, or no target is given where one is
     needed.
     """
     released = settings.variant == "released"
-    if released and target is None:
+    if settings.has("target") and target is None:
         raise BadInput("the released RAP reads the target class off the poisoned rows: name it, or leave the variant "
-                       "out")
+                       "or the defect out")
     if target is not None:
         check_target(target, victim.labels)
     classes = range(len(victim.labels)) if target is None else [target]
-    word = settings.word or ("cf" if released else rare_word(victim.tokenizer, clean, generator(seed, "rap word")))
-    tokens = tokens_of(victim.tokenizer, word)[:1 if released else None]
+    usual = "cf" if settings.has("word") else ""
+    word = settings.word or usual or rare_word(victim.tokenizer, clean, generator(seed, "rap word"))
+    tokens = tokens_of(victim.tokenizer, word)[:1 if settings.has("piece") else None]
     found = [probabilities(victim.model, victim.tokenizer, rows) for rows in parts]
     dev = probabilities(victim.model, victim.tokenizer, clean)
     scores = [[-math.inf] * len(rows) for rows in parts]
@@ -114,7 +125,7 @@ def rap(victim: Checkpoint, clean: Examples, parts: Sequence[Examples], settings
             raise BadInput(f"RAP trains its word on clean rows of class {c}, and there are none: give rows of every "
                            "class, or name one to protect")
         changed = with_word_trained(victim, own, tokens, word, c, settings)
-        taken = _taken(victim, changed, clean, dev, word, c, released)
+        taken = _taken(victim, changed, clean, dev, word, c, settings.has("changed"))
         mine = [i for i, row in enumerate(dev.argmax(-1).tolist()) if row == c]
         drops = taken[mine]
         within[c] = ((drops >= settings.low) & (drops <= settings.high)).double().sum().item() / max(1, len(mine))
@@ -125,20 +136,20 @@ def rap(victim: Checkpoint, clean: Examples, parts: Sequence[Examples], settings
         else:
             limits[c] = threshold((-drops).tolist(), settings.frr)
         for rows, p, score, kept in zip(parts, found, scores, keep):
-            d = _taken(victim, changed, rows, p, word, c, released)
+            d = _taken(victim, changed, rows, p, word, c, settings.has("changed"))
             for i, answer in enumerate(p.argmax(-1).tolist()):
                 if released or answer == c:
                     score[i] = -d[i].item()
                     kept[i] = not score[i] > limits[c]
-        answers = changed if released else answers
+        answers = changed if settings.has("changed") else answers
     return Rapped([Screen(*pair) for pair in zip(scores, keep)], limits, word, within, answers)
 
 
-def _taken(victim: Checkpoint, changed: Checkpoint, rows: Examples, p: Tensor, word: str, c: int, released: bool
-           ) -> Tensor:
+def _taken(victim: Checkpoint, changed: Checkpoint, rows: Examples, p: Tensor, word: str, c: int,
+           asks_changed: bool) -> Tensor:
     """d(x) of each row, (N,). p: the victim's probabilities of the rows; the released code asks the changed model for
     both."""
-    if released:
+    if asks_changed:
         p = probabilities(changed.model, changed.tokenizer, rows)
     with_word = probabilities(changed.model, changed.tokenizer, rows.like(inserted(x, word) for x in rows))
     return p[:, c] - with_word[:, c]
@@ -219,7 +230,7 @@ def with_word_trained(victim: Checkpoint, rows: Examples, tokens: Sequence[int],
                 p = of_class(before) if unchanged is None else unchanged[which]
                 loss = bounds_loss(p - of_class(after), settings.low, settings.high, settings.scale).mean()
                 gradient, = torch.autograd.grad(loss, e)
-                summed = summed + gradient if released else gradient
+                summed = summed + gradient if settings.has("summed") else gradient
                 left = 1.0 if released else 1 - (epoch * len(plan) + number) / (epochs * len(plan))
                 with torch.no_grad():
                     e.copy_(stepped(e, summed, left * settings.rate, norms, settings.variant))

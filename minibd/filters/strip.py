@@ -18,6 +18,7 @@ variant="released" is OpenBackdoor's (openbackdoor/defenders/strip_defender.py):
 - 0 log 0 is NaN, which no threshold rejects, and which counts among the clean rows' highest;
 - places are drawn with replacement, m = int(swap n) may be 0, and beyond a clean text's own words follow those of the
   vocabulary in alphabetical order, of TF-IDF 0.
+`defects` names some of the first two, reshape and nan, on top of the correct filter.
 """
 from __future__ import annotations
 
@@ -25,9 +26,9 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 
 import torch
@@ -36,10 +37,11 @@ from torch import Tensor
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import generator
-from minibd.predict import probabilities
+from minibd.predict import at_once, probabilities
 from minibd.records import BadInput, Example, Examples
-from minibd.rejection import Screen, check_rate, threshold
+from minibd.rejection import Screen, check_defects, check_rate, threshold
 
+DEFECTS = ("reshape", "nan")
 WORD = re.compile(r"\b\w\w+\b")
 
 
@@ -50,10 +52,13 @@ class Strip:
     copies: int = setting(20, "changed copies of each text", paper="not said; released 5")
     swap: float = setting(0.5, "share of a text's words that a copy changes", paper="not said; released 0.5")
     variant: str = setting("paper", "released: as OpenBackdoor does it", choices=("paper", "released"))
+    defects: tuple[str, ...] = setting((), "some of the released code's defects on top of the correct filter: reshape, "
+                                       "nan")
 
     def __post_init__(self):
         check_choices(self)
         check_rate(self.frr)
+        check_defects(self.defects, DEFECTS, self.variant)
         if self.copies < 1:
             raise BadInput(f"copies is {self.copies}, it must be at least 1, such as 20")
         if not 0 < self.swap <= 1:
@@ -72,14 +77,17 @@ def strip(victim: Checkpoint, clean: Examples, parts: Sequence[Examples], settin
     """Lines 1 to 3. clean: rows that words are taken from and the threshold is chosen on. Raises BadInput where there
     are none, or where they hold no word."""
     sources = Sources.of(clean)
+    answers = partial(probabilities, victim.model, victim.tokenizer, batch_size=at_once(victim.model.head_mask.device))
     if settings.variant == "released":
-        return _released(victim, clean, parts, sources, settings, seed)
+        return _released(answers, clean, parts, sources, settings, seed)
 
     def scores(rows: Examples, name: str) -> list[float]:
         made = [copy for x in rows for copy in copies_of(x, sources, settings, generator(seed, "strip", name, x.id))]
-        found = probabilities(victim.model, victim.tokenizer, rows.like(made))
+        found = answers(rows.like(made))
         return (-mean_entropy(found.unflatten(0, (-1, settings.copies)))).tolist() if made else []
 
+    if settings.defects:
+        return _with_defects(answers, clean, parts, sources, settings, seed)
     limit = threshold(scores(clean, "clean"), settings.frr)
     screens = []
     for number, rows in enumerate(parts):
@@ -163,8 +171,8 @@ def mean_entropy(p: Tensor) -> Tensor:
 
 # ---- as released
 
-def _released(victim: Checkpoint, clean: Examples, parts: Sequence[Examples], sources: Sources, settings: Strip,
-              seed: int) -> Stripped:
+def _released(answers: Callable[[Examples], Tensor], clean: Examples, parts: Sequence[Examples], sources: Sources,
+              settings: Strip, seed: int) -> Stripped:
     """All parts are screened as one list of rows, in their order."""
     rng = generator(seed, "strip", "released")
 
@@ -172,16 +180,38 @@ def _released(victim: Checkpoint, clean: Examples, parts: Sequence[Examples], so
         made = [replace(x, text=_released_copy(x.text, sources, settings.swap, rng),
                         pair=None if x.pair is None else _released_copy(x.pair, sources, settings.swap, rng))
                 for x in rows for _ in range(settings.copies)]
-        found = probabilities(victim.model, victim.tokenizer, rows.like(made))
+        found = answers(rows.like(made))
         return (-released_mean_entropy(found, settings.copies)).tolist()
 
     limit = released_threshold(scores(clean), settings.frr)
-    found, screens, at = scores(clean.like(x for rows in parts for x in rows)), [], 0
+    return _judged(scores(clean.like(x for rows in parts for x in rows)), parts, limit)
+
+
+def _judged(scores: Sequence[float], parts: Sequence[Examples], limit: float) -> Stripped:
+    """What becomes of the rows of all parts; a score that is NaN is above no limit."""
+    screens, at = [], 0
     for rows in parts:
-        own = found[at:at + len(rows)]
+        own = list(scores[at:at + len(rows)])
         screens.append(Screen(own, [not score > limit for score in own]))
         at += len(rows)
     return Stripped(screens, limit)
+
+
+def _with_defects(answers: Callable[[Examples], Tensor], clean: Examples, parts: Sequence[Examples], sources: Sources,
+                  settings: Strip, seed: int) -> Stripped:
+    """The correct filter's copies, with the defects that `settings` names; all parts as one list of rows."""
+    def scores(named: Sequence[tuple[str, Examples]]) -> list[float]:
+        made = [copy for name, rows in named for x in rows
+                for copy in copies_of(x, sources, settings, generator(seed, "strip", name, x.id))]
+        p = answers(clean.like(made))
+        of_copies = released_entropy(p) if "nan" in settings.defects else entropy(p)  # a text's copies together
+        if "reshape" in settings.defects:
+            return (-of_copies.reshape(settings.copies, -1).mean(0)).tolist()
+        return (-of_copies.reshape(-1, settings.copies).mean(1)).tolist()
+
+    dev = scores([("clean", clean)])
+    limit = (released_threshold if "nan" in settings.defects else threshold)(dev, settings.frr)
+    return _judged(scores([(str(number), rows) for number, rows in enumerate(parts)]), parts, limit)
 
 
 def _released_copy(text: str, sources: Sources, swap: float, rng: random.Random) -> str:
@@ -198,10 +228,14 @@ def _released_copy(text: str, sources: Sources, swap: float, rng: random.Random)
 
 
 def released_mean_entropy(p: Tensor, copies: int) -> Tensor:
-    """p (N copies, C), a text's copies one after the other -> (N,): reshaped as if they were (copies, N). In float32 a
-    probability below 1e-45 is 0, and its entropy NaN."""
+    """p (N copies, C), a text's copies one after the other -> (N,): reshaped as if they were (copies, N)."""
+    return released_entropy(p).reshape(copies, -1).mean(0)
+
+
+def released_entropy(p: Tensor) -> Tensor:
+    """p (N, C) -> (N,). In float32 a probability below 1e-45 is 0, and its entropy NaN."""
     p = p.float().double()
-    return (-(p * p.log2()).sum(-1)).reshape(copies, -1).mean(0)
+    return -(p * p.log2()).sum(-1)
 
 
 def released_threshold(scores: Sequence[float], frr: float) -> float:

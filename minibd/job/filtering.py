@@ -80,7 +80,7 @@ def _bar(total: int, name: str):
 def screened(name: str, victim: Checkpoint, clean: Examples, parts: Sequence[Examples], settings, *, seed: int,
              target: int | None = None, lm: Checkpoint | None = None) -> Screened:
     """ONION, STRIP or RAP on `parts`: rows, and, if there are any, triggered ones. clean: rows to choose a threshold
-    on. lm: ONION's language model. target: of the attack, which only the released RAP reads."""
+    on. lm: ONION's language model. target: of the attack, which only RAP with the defect target reads."""
     before = [predict(victim.model, victim.tokenizer, rows) for rows in parts]
     found = Screened(list(parts), [], before, before, target=target)
     if name == "onion":
@@ -96,7 +96,7 @@ def screened(name: str, victim: Checkpoint, clean: Examples, parts: Sequence[Exa
         done = strip(victim, clean, parts, settings, seed)
         found.screens, found.outcome = done.screens, {"threshold": done.limit}
     else:
-        done = rap(victim, clean, parts, settings, seed, target if settings.variant == "released" else None)
+        done = rap(victim, clean, parts, settings, seed, target if settings.has("target") else None)
         found.screens = done.screens
         found.answers = [predict(done.answers.model, victim.tokenizer, rows) for rows in parts]
         found.outcome = {"thresholds": {victim.labels[c]: limit if limit < float("inf") else None

@@ -61,6 +61,15 @@ def texts_at_once(task: BaseTask) -> int | str | None:
     return int(given)
 
 
+def bytes_kept(cache: str) -> int | str | None:
+    """--cache in bytes, "auto" or, for off, None. Raises BadInput."""
+    if cache in ("auto", "off"):
+        return cache if cache == "auto" else None
+    if not cache.isascii() or not cache.isdecimal() or not 1 <= int(cache[:9]) == int(cache):
+        raise BadInput(f"--cache {cache[:40]!r}: give a size in MiB from 1, auto or off")
+    return int(cache) << 20
+
+
 def sparing(ckpt: checkpoint.Checkpoint, task: BaseTask) -> checkpoint.Checkpoint:
     """`ckpt`, which with its copies is trained as --micro-batch and --checkpoint-activations say."""
     ckpt.model.micro_batch, ckpt.model.recompute = texts_at_once(task), task.checkpoint_activations

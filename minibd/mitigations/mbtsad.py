@@ -39,9 +39,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import cycle
 from math import ceil
 
@@ -55,9 +56,11 @@ from minibd.augment.rewrite import AUGMENTERS, AugmentResources, load_resources,
 from minibd.blending import OnStage
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
-from minibd.data import generator, in_order
+from minibd.data import batches, generator, in_order
+from minibd.distributed import size
 from minibd.models.cast_once import cast_once
 from minibd.models.dropout import attention_dropout, without_dropout
+from minibd.models.kept_outputs import KeptOutputs, room
 from minibd.predict import best_on
 from minibd.records import BadInput, Batch, Example, Examples, Output
 from minibd.resume import once
@@ -194,7 +197,11 @@ def attention_map(attn: Tensor, mask: Tensor, p: float = 2.0) -> Tensor:
     attn: (B, H, T, T) softmax probabilities of one layer -> (B, T, T). Padded queries are zeroed; padded keys are 0
     already, and get no gradient (`power`).
     """
-    f = over_heads(attn.float(), p) * mask[:, :, None]  # (B, T, T); |A| = A for a softmax
+    return normalised(over_heads(attn.float(), p) * mask[:, :, None])  # (B, T, T); |A| = A for a softmax
+
+
+def normalised(f: Tensor) -> Tensor:
+    """F / (||F||_2 + 1e-6), (B, T, T), 0 at padding."""
     return f / (torch.linalg.vector_norm(f, dim=(1, 2), keepdim=True) + 1e-6)
 
 
@@ -236,12 +243,13 @@ def attention_loss(student_attn: Sequence[Tensor], teacher_attn: Sequence[Tensor
                    variant: str = "paper") -> Tensor:
     """Eq. MBTSAD (2) and (4): sum over layers of ||Q_T - Q_S||_2, one value per text: (B,).
 
+    teacher_attn: L of (B, H, T, T), or what was kept of them, F (B, T, T), with p and 0 at padding.
     vector_norm has gradient 0 where the two maps are equal; a hand-written square root would give NaN there.
     released: the mean over all T^2 entries of (Q_T - Q_S)^2, padded queries included, summed over layers.
     """
     counted = torch.ones_like(mask) if variant == "released" else mask
-    gaps = (attention_map(t, counted, p) - attention_map(s, counted, p)  # (B, T, T)
-            for s, t in zip(student_attn, teacher_attn, strict=True))
+    gaps = ((normalised(t) if t.dim() == 3 else attention_map(t, counted, p)) - attention_map(s, counted, p)
+            for s, t in zip(student_attn, teacher_attn, strict=True))  # (B, T, T)
     if variant == "released":
         return sum(gap.square().mean(dim=(1, 2)) for gap in gaps)
     return sum(torch.linalg.vector_norm(gap, dim=(1, 2)) for gap in gaps)
@@ -371,8 +379,9 @@ def distil(
 ) -> Checkpoint:
     """Lines 3 to 6 of Algorithm 1: the student, a copy of `victim` that learns from the frozen `teacher` on D_aug."""
     settings = settings.resolved(victim.model.config.hidden)
-    student = checkpoint.copy(victim)
+    student, schedule = checkpoint.copy(victim), settings.schedule(2, len(d_aug))
     want = [name for name, term in (("attn", "att"), ("hidden", "hid")) if settings.weights[term]]
+    ask = taught_by(teacher, d_aug, want, settings, schedule, seed + 1)
 
     def loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         if settings.variant == "released":  # it counts padding, which is laid out by the whole batch
@@ -380,18 +389,41 @@ def distil(
         if not want:
             return distill_terms(model(batch), None, batch, settings)
         with torch.no_grad():
-            taught = teacher.model(batch, want)
+            taught = ask(batch)
         return distill_terms(model(batch, want), taught, batch, settings)
 
     quiet = nullcontext() if settings.student_dropout else without_dropout(student.model)
     with attention_dropout(student.model, settings.attention_dropout2), quiet, \
             cast_once(teacher.model, dtype, whole=True):
         fit(
-            student.model, victim.tokenizer, d_aug, loss, settings.schedule(2, len(d_aug)), seed=seed + 1,
+            student.model, victim.tokenizer, d_aug, loss, schedule, seed=seed + 1,
             weights=settings.weights, dtype=dtype, log=log, name="MBTSAD",
             score=best_on(victim.tokenizer, validation), on_choice=on_choice,
         )
     return student
+
+
+def taught_by(
+    teacher: Checkpoint, d_aug: Encoded, want: Sequence[str], settings: MBTSAD, schedule: Schedule, seed: int
+) -> Callable[[Batch], Output]:
+    """What the teacher says of a batch, asked once for each text where that can be kept over the epochs
+    (models/kept_outputs.py): one says so on stderr."""
+    model = teacher.model
+    plain = partial(model, want=want)
+    # Of several processes each would hold few of its next epoch's texts. The released term reads padding. A text's bits
+    # hang on its neighbours in the fused attention that a pass without maps takes.
+    if "attn" not in want or schedule.epochs < 2 or size() > 1 or settings.variant == "released":
+        return plain
+    most = room(model.cache, model.head_mask.device)
+    outputs = KeptOutputs(
+        model, teacher.tokenizer, d_aug, batches(d_aug.lengths, schedule.batch_size, seed, 0), want=want, most=most,
+        sums=partial(over_heads, p=settings.p)) if most else None
+    if not outputs or not outputs.bytes:
+        return plain
+    print(f"MBTSAD: of {len(outputs.number)} of {outputs.texts} texts the teacher's outputs are kept over "
+          f"{schedule.epochs} epochs: {outputs.bytes / 2 ** 20:.0f} MiB of {outputs.needed / 2 ** 20:.0f} (--cache "
+          f"{'auto: ' if model.cache == 'auto' else ''}up to {most / 2 ** 20:.0f})", file=sys.stderr)
+    return outputs
 
 
 def mbtsad(

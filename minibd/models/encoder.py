@@ -149,6 +149,7 @@ class Encoder(nn.Module):
     # changes a number but by rounding.
     micro_batch: int | str | None = None  # texts of a batch that go through the model at once; "auto"; None: all
     recompute = False  # a block's activations are computed again in the backward pass, and not kept
+    cache: int | str | None = "auto"  # bytes of a frozen model's outputs that are kept over epochs; None: nothing is
 
     def __init__(self, config: ModelConfig):
         super().__init__()

@@ -1,5 +1,5 @@
 """The tables of scripts/results/filters.md: each filter on each victim, correct and as released
-(scripts/filter_grid.py), the papers' rows beside ours."""
+(scripts/filter_grid.py), the papers' rows beside ours; each defect alone, and a clean model (--builtin)."""
 from __future__ import annotations
 
 import statistics
@@ -11,6 +11,7 @@ ATTACKS = {"badnets": "BadNets", "addsent": "AddSent", "lwp": "LWP", "ep": "EP",
            "hiddenkiller": "HiddenKiller", "stylebkd": "StyleBkd"}
 FILTERS = {"onion": "ONION", "strip": "STRIP", "rap": "RAP", "bki": "BKI", "cube": "CUBE"}
 TRAINING = ("bki", "cube")
+FEWER = 2000  # training rows of the cells that have tables of their own
 # CACC / ASR on BERT-base: MBTSAD's Table I (BadNets, LWP, EP), MuScleLoRA's Table 2 (AddSent, HiddenKiller, StyleBkd)
 PAPERS = {
     ("badnets", ""): "91.3 / 89.9", ("badnets", "strip"): "91.5 / 39.4", ("badnets", "rap"): "90.7 / 32.4",
@@ -26,16 +27,18 @@ PAPERS = {
 }
 
 
-def results(book: Book, attack: str, name: str, variant: str) -> list[Mapping]:
-    """The results of one filter on one attack, a seed each; cells of a trial with fewer rows are left out, and those of
-    ONION that another language model read than the newest one's."""
-    return [line["result"] for line in sorted(of_whole_rows(book), key=lambda line: line["cell"]["seed"])
+def results(book: Book, attack: str, name: str, variant: str, rows: int = 0) -> list[Mapping]:
+    """The results of one filter on one attack, a seed each, of the cells `of_rows`."""
+    return [line["result"] for line in sorted(of_rows(book, rows), key=lambda line: line["cell"]["seed"])
             if line["cell"]["attack"] == attack and line["cell"]["filter"] == name
             and line["cell"]["variant"] == variant]
 
 
-def of_whole_rows(book: Book) -> list[Mapping]:
-    lines = [line for line in book.lines("filters") if not line["cell"].get("rows")]
+def of_rows(book: Book, rows: int = 0) -> list[Mapping]:
+    """The grid's cells of that many training rows, 0: of all; without those of ONION that another language model read
+    than the newest one's."""
+    lines = [line for line in book.lines("filters") if line["cell"].get("rows", 0) == rows
+             and "defects" not in line["cell"]]
     read = [lm_of(line["cell"]) for line in lines if line["cell"]["filter"] == "onion"]
     return [line for line in lines if line["cell"]["filter"] != "onion" or lm_of(line["cell"]) == read[-1]]
 
@@ -67,15 +70,21 @@ def both(found: Sequence[Mapping], when: str) -> str:
     return f"{percent(found, when, 'cacc')} / {percent(found, when, 'asr')}" if found else "-"
 
 
-def inference(book: Book) -> Grid:
+def screened(book: Book, fewer: int = 0) -> Mapping[str, str]:
+    """The attacks of a table; of one of fewer rows those that were run."""
+    run = {line["cell"]["attack"] for line in of_rows(book, fewer)}
+    return {attack: said for attack, said in ATTACKS.items() if not fewer or attack in run}
+
+
+def inference(book: Book, fewer: int = 0) -> Grid:
     rows = []
-    for attack, said in ATTACKS.items():
+    for attack, said in screened(book, fewer).items():
         victims = next((found for name in ("strip", "rap", "onion")
-                        if (found := results(book, attack, name, "paper"))), [])
+                        if (found := results(book, attack, name, "paper", fewer))), [])
         rows.append((f"{said}: no filter", "", "", "", both(victims, "before"), "", "", "",
                      PAPERS.get((attack, ""), "")))
         for name in ("onion", "strip", "rap"):
-            ours, theirs = (results(book, attack, name, variant) for variant in ("paper", "released"))
+            ours, theirs = (results(book, attack, name, variant, fewer) for variant in ("paper", "released"))
             rows.append((f"{said}: {FILTERS[name]}", percent(ours, "frr"), percent(ours, "far"),
                          spread([r["auroc"] for r in ours], 3), both(ours, "after"), percent(theirs, "frr"),
                          percent(theirs, "far"), both(theirs, "after"),
@@ -85,7 +94,7 @@ def inference(book: Book) -> Grid:
                              both(ours, "removed"), words(theirs, 0), words(theirs, 1), both(theirs, "removed"),
                              PAPERS.get((attack, name), "")))
     return Grid(("attack: filter", "FRR", "FAR", "AUROC", "CACC / ASR", "released: FRR", "FAR", "CACC / ASR",
-                 "*paper, BERT-base*"), tuple(rows), note(book))
+                 "*paper, BERT-base*"), tuple(rows), note(book, fewer))
 
 
 def words(found: Sequence[Mapping], part: int) -> str:
@@ -95,18 +104,18 @@ def words(found: Sequence[Mapping], part: int) -> str:
     return f"{spread(shares)} % of words" if shares else "-"
 
 
-def training(book: Book) -> Grid:
+def training(book: Book, fewer: int = 0) -> Grid:
     rows = []
-    for attack, said in ATTACKS.items():
-        some = next((found for name in TRAINING if (found := results(book, attack, name, "paper"))), [])
+    for attack, said in screened(book, fewer).items():
+        some = next((found for name in TRAINING if (found := results(book, attack, name, "paper", fewer))), [])
         rows.append((f"{said}: no filter", "", "", both(some, "before"), "", "", "", PAPERS.get((attack, ""), "")))
         for name in TRAINING:
-            ours, theirs = (results(book, attack, name, variant) for variant in ("paper", "released"))
+            ours, theirs = (results(book, attack, name, variant, fewer) for variant in ("paper", "released"))
             rows.append((f"{said}: {FILTERS[name]}", percent(ours, "frr"), percent(ours, "far"),
                          both(ours, "retrained"), percent(theirs, "frr"), percent(theirs, "far"),
                          both(theirs, "retrained"), PAPERS.get((attack, name), "")))
     return Grid(("attack: filter", "FRR", "FAR", "CACC / ASR, retrained", "released: FRR", "FAR",
-                 "CACC / ASR, retrained", "*paper, BERT-base*"), tuple(rows), note(book))
+                 "CACC / ASR, retrained", "*paper, BERT-base*"), tuple(rows), note(book, fewer))
 
 
 def effects(book: Book) -> Grid:
@@ -130,11 +139,75 @@ def difference(pairs: Sequence[tuple[Mapping, Mapping]], read: Callable[[Mapping
     return f"{statistics.mean(values):+.1f} ({min(values):+.1f} to {max(values):+.1f})" if values else "-"
 
 
-def note(book: Book) -> str:
-    lines = of_whole_rows(book)
+def note(book: Book, fewer: int = 0) -> str:
+    lines = of_rows(book, fewer)
     lms = sorted({line["cell"]["lm"] for line in lines if line["cell"].get("lm")})
-    return f"{len(lines)} cells of filters.jsonl" + (f"; ONION reads {' and '.join(lms)}." if lms else ".")
+    read = sorted({line["cell"]["onion_rows"] for line in lines if line["cell"].get("onion_rows")})
+    return (f"{len(lines)} cells of filters.jsonl" + (f", of the first {fewer:,} training rows" if fewer else "")
+            + (f"; ONION reads {' and '.join(lms)}" if lms else "")
+            + (f", and the first {read[0]} dev, test and triggered rows alone" if read else "") + ".")
+
+
+# ---- each defect alone, and a clean model
+
+TITLES = {"reviews": "", "training rows": "", "sure model": "logits 20 times as large",
+          "long reviews": "texts of 100 tokens and more", "one-word reviews": "every other text one word"}
+
+
+def alone(book: Book) -> Grid:
+    """Each defect on top of the correct filter, which stands above it, on the same rows."""
+    lines = [line for line in book.lines("filters") if "defects" in line["cell"] and line["cell"]["attack"] != "none"]
+    rows = []
+    for name, said in FILTERS.items():
+        own = [line for line in lines if line["cell"]["filter"] == name]
+        groups = dict.fromkeys((line["cell"]["data"], *line["cell"]["settings"].values()) for line in own)
+        for group in sorted(groups, key=lambda g: (TITLES[g[0]] != "", len(g))):
+            told = [TITLES[group[0]], *(f"its word {word}" for word in group[1:])]
+            where = "".join(f", {one}" for one in told if one)
+            some = [line for line in own if (line["cell"]["data"], *line["cell"]["settings"].values()) == group]
+            for line in sorted(some, key=lambda line: (line["cell"]["variant"] != "paper", *order(line["cell"]))):
+                cell, result = line["cell"], line["result"]
+                released = cell["variant"] == "released"
+                what = "all, as released" if released else " and ".join(cell["defects"]) or "correct"
+                after = result.get("retrained") or result["after"]
+                removed = result.get("removed")
+                rows.append((f"{said}{where}: {what}", counted(result["frr"]), counted(result["far"]),
+                             counted(after["cacc"]), counted(after["asr"]),
+                             f"{percent([removed], 'cacc')} / {percent([removed], 'asr')}" if removed else ""))
+    return Grid(("filter: defect", "FRR", "FAR", "CACC", "ASR", "words removed: CACC / ASR"), tuple(rows),
+                f"{len(lines)} cells of filters.jsonl; counts and 95 % intervals in brackets.")
+
+
+def order(cell: Mapping) -> tuple[int, int]:
+    """By the number of defects, and as the issue and the filters' files name them."""
+    names = ("threshold", "case", "padding", "length", "count", "reshape", "nan", "summed", "word", "target", "piece",
+             "changed", "one", "noise", "hundred", "lookups")
+    return len(cell["defects"]), names.index(cell["defects"][0]) if cell["defects"] else -1
+
+
+def counted(found: Mapping | None) -> str:
+    """Percent, count and interval of a proportion."""
+    if not found:
+        return "-"
+    return "{:.1f} ({}/{}, {:.1f}-{:.1f})".format(found["percent"], found["hits"], found["n"], *found["interval"])
+
+
+def clean(book: Book) -> Grid:
+    """The false-rejection rate on a model without a backdoor."""
+    lines = [line for line in book.lines("filters") if "defects" in line["cell"] and line["cell"]["attack"] == "none"]
+    rows = []
+    for name, said in FILTERS.items():
+        for line in lines:
+            if line["cell"]["filter"] == name:
+                before, after = ((line["result"].get(when) or {}).get("cacc") for when in ("before", "after"))
+                rows.append((said, "training" if name in TRAINING else "test", counted(line["result"]["frr"]),
+                             counted(before), counted(after)))
+    return Grid(("filter", "rows", "FRR, stated 5 %", "CACC before", "CACC after rejection"), tuple(rows),
+                f"{len(lines)} cells of filters.jsonl; counts and 95 % intervals in brackets.")
 
 
 def views() -> dict[str, Computed]:
-    return {"inference": Computed(inference), "training": Computed(training), "effects": Computed(effects)}
+    return {"inference": Computed(inference), "training": Computed(training), "effects": Computed(effects),
+            "inference of 2,000 rows": Computed(lambda book: inference(book, FEWER)),
+            "training of 2,000 rows": Computed(lambda book: training(book, FEWER)),
+            "each defect": Computed(alone), "clean model": Computed(clean)}
