@@ -220,8 +220,10 @@ def test_without_rows_built_in_sentences_serve_and_the_caution_says_so(repair, t
         carrier_sentences())
 
 
-def test_of_built_in_sentences_all_weights_learn_only_what_a_second_scan_finds(repair, tmp_path):
-    """Texts of the task train all weights of two findings at once."""
+def test_of_built_in_sentences_all_weights_learn_only_what_still_acts(repair, tmp_path, monkeypatch):
+    """Or what a second scan finds; texts of the task train all weights of two findings at once."""
+    share = {("cf",): 0, ("bb",): 0, ("the",): 0}
+    monkeypatch.setattr(job, "flipped", lambda ckpt, finding, *given: Proportion(share[finding.words], 100))
     repair.scans = [finds("cf", "bb"), NOTHING]
     run = repair()
     told = receipt_in(tmp_path / "out")
@@ -231,6 +233,13 @@ def test_of_built_in_sentences_all_weights_learn_only_what_a_second_scan_finds(r
     assert repair().returncode == 0
     assert [(one["round"], one["mode"]) for one in receipt_in(tmp_path / "out")["undone"]] == [
         (1, "rows"), (1, "rows"), (2, "whole")]
+    repair.scans = [finds("cf", "the"), NOTHING]  # a word that the sentences hold is left to a second scan
+    assert repair().returncode == 0
+    assert [one["words"] for one in receipt_in(tmp_path / "out")["undone"]] == [["cf"]]
+    share[("the",)] = 60
+    assert repair().returncode == 3
+    assert [(one["words"], one["mode"]) for one in receipt_in(tmp_path / "out")["undone"]] == [
+        (["cf"], "rows"), (["cf"], "whole"), (["the"], "whole")]
     repair.scans = [finds("cf", "bb"), NOTHING]
     assert repair("--mode", "whole").returncode == 0
     assert {one["mode"] for one in receipt_in(tmp_path / "out")["undone"]} == {"whole"}

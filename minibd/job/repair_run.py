@@ -149,24 +149,20 @@ class Repair:
         progress().finished.append(name)
         return found
 
-    def undo(
-        self, ckpt: Checkpoint, findings: Sequence[Finding], settings: Unlearning, precaution: bool = False,
-    ) -> Checkpoint:
-        """Step 2, and what the words do before and after it in held-out texts."""
+    def undo(self, ckpt: Checkpoint, findings: Sequence[Finding], settings: Unlearning, why: str = "") -> Checkpoint:
+        """Step 2, and what the words do before and after it in held-out texts. why: the reason where it is none of the
+        words' own."""
         started, chosen = time.perf_counter(), {}
-        because = PRECAUTION if precaution else ""
-        if settings.mode == "auto" and self.rows.source == BUILT_IN and self.rare(findings):
-            settings, because = replace(settings, mode=ROWS), STRANGE_TEXTS
         cleaned = unlearn(ckpt, findings, self.rows.texts, settings, seed=self.task.seed + len(self.undone),
                           dtype=self.dtype, log=self.log, on_choice=lambda name, value: chosen.update(value))
-        seconds, why = self.timed("undo", started), because or chosen["why"]
+        seconds, why = self.timed("undo", started), why or chosen["why"]
         n = 1 + max((one["round"] for one in self.undone), default=0)
         for finding in findings:
             before, after = (flipped(model, finding, self.rows.test, ckpt, self.task.seed) for model in (ckpt, cleaned))
             self.undone.append({
                 "round": n, "words": list(finding.words), "joined": finding.joined, "side": finding.side,
                 "target": self.victim.labels[finding.target], "before": counted(before), "after": counted(after),
-                "mode": chosen["mode"], "why": why, "precaution": precaution,
+                "mode": chosen["mode"], "why": why, "precaution": why == PRECAUTION,
             })
         what = f"{len(chosen['rows'])} rows of the embedding table"
         what = what if chosen["mode"] == ROWS else f"all weights, then {what}" if chosen["rows"] else "all weights"
@@ -177,19 +173,27 @@ class Repair:
 
     def undo_until_gone(self, ckpt: Checkpoint, findings: Sequence[Finding], settings: Unlearning) -> Checkpoint:
         """Step 2, and once more, all weights and twice the steps, where a word that was undone still takes held-out
-        texts: that is a finding, too."""
-        cleaned = self.undo(ckpt, findings, settings)
-        if any(map(still_acts, self.undone[-len(findings):])):
+        texts: that is a finding, too. Built-in sentences train rows alone at first, of the words that have some, and
+        all weights where any of the words still acts."""
+        if settings.mode == "auto" and self.rows.source == BUILT_IN and (rare := self.with_rare_rows(findings)):
+            cleaned = self.undo(ckpt, rare, replace(settings, mode=ROWS), STRANGE_TEXTS)
+            shares = [flipped(cleaned, one, self.rows.test, ckpt, self.task.seed) for one in findings]
+            still = any(share.interval[0] > 100 * STILL for share in shares)
+        else:
+            cleaned = self.undo(ckpt, findings, settings)
+            still = any(map(still_acts, self.undone[-len(findings):]))
+        if still:
             cleaned = self.undo(cleaned, findings, replace(settings, mode=WHOLE, steps=2 * settings.steps))
         return cleaned
 
     def precautions(self, found: Mapping[str, Any]) -> list[Finding]:
         """Step 2, where nothing was found: the words of inconclusive classes whose rows no text needs."""
-        return [finding for finding in precautions_of(found, self.victim.labels) if self.rare([finding])]
+        return self.with_rare_rows(precautions_of(found, self.victim.labels))
 
-    def rare(self, findings: Sequence[Finding]) -> bool:
-        """Whether the texts hardly hold an entry of each of the findings."""
-        return all(rare_rows(self.victim.tokenizer, [one], self.rows.texts, self.settings.rare) for one in findings)
+    def with_rare_rows(self, findings: Sequence[Finding]) -> list[Finding]:
+        """Those of which the texts hardly hold an entry."""
+        return [one for one in findings
+                if rare_rows(self.victim.tokenizer, [one], self.rows.texts, self.settings.rare)]
 
     def retrain(self, ckpt: Checkpoint, method: str) -> Checkpoint:
         """Step 3."""
@@ -209,7 +213,7 @@ class Repair:
         if findings:
             ckpt = self.undo_until_gone(ckpt, findings, self.settings)
         elif doubtful := self.precautions(found):
-            ckpt = self.undo(ckpt, doubtful, replace(self.settings, mode=ROWS), precaution=True)
+            ckpt = self.undo(ckpt, doubtful, replace(self.settings, mode=ROWS), PRECAUTION)
         else:
             print("undo      nothing: the scan names no words, and to undo what it does not name costs accuracy")
         self.retrained = {"method": method, "why": why}
