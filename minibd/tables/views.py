@@ -502,7 +502,7 @@ VIEWS: dict[str, dict[str, View | Computed]] = {
     "finemix-reviews": {held: by_attack("finemix-reviews", held) for held in ("20 %", "64 rows")},
     "finemix-pairs": {"": finemix_pairs()},
     "scan": scans.views(),
-    "repair": undoing.views(),
+    "repair": undoing.views(), "repair-choose": undoing.choices(),
     "mbtsad-base": {"": there(mbtsad_base())},
     "musclelora-base": {"": there(untrusted_base("musclelora-base"))},
     "pure-base": {"": there(in_lines("pure-base", ("FT", "Prune-only", "Norm-only", "PURE")))},
