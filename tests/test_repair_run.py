@@ -266,6 +266,13 @@ def test_the_evidence_is_the_same_treatment(repair, file, tmp_path, monkeypatch)
     assert not {*word["words"]} & {*pair["words"]} and word["target"] != pair["target"]
     assert word["planted"]["n"] == word["left"]["n"] == word["floor"]["n"]
     assert run.stdout.count("planted   ") == 2
+    seen = []
+    undoing = job.unlearn
+    monkeypatch.setattr(job, "unlearn", lambda ckpt, findings, texts, settings, **given: seen.append(
+        ([one.words for one in findings], settings.mode)) or undoing(ckpt, findings, texts, settings, **given))
+    repair.scans = [NOTHING, doubts(suspect(["cobalt"], score=0.3))]
+    repair("--data", file, "--planted", "word", "--mode", "whole")
+    assert seen == [([("cobalt",)], "rows")]  # a precaution, there too
 
 
 def test_evidence_that_the_texts_cannot_carry_is_left_out(repair, tmp_path, file, monkeypatch):

@@ -172,19 +172,25 @@ class Repair:
         return cleaned
 
     def undo_until_gone(self, ckpt: Checkpoint, findings: Sequence[Finding], settings: Unlearning) -> Checkpoint:
-        """Step 2, and once more, all weights and twice the steps, where a word that was undone still takes held-out
-        texts: that is a finding, too. Built-in sentences train rows alone at first, of the words that have some, and
-        all weights where any of the words still acts."""
-        if settings.mode == "auto" and self.rows.source == BUILT_IN and (rare := self.with_rare_rows(findings)):
-            cleaned = self.undo(ckpt, rare, replace(settings, mode=ROWS), STRANGE_TEXTS)
-            shares = [flipped(cleaned, one, self.rows.test, ckpt, self.task.seed) for one in findings]
-            still = any(share.interval[0] > 100 * STILL for share in shares)
-        else:
-            cleaned = self.undo(ckpt, findings, settings)
-            still = any(map(still_acts, self.undone[-len(findings):]))
-        if still:
+        """Step 2, and once more, all weights and twice the steps, where one of the words still takes held-out texts:
+        that is a finding, too."""
+        taken, first, why = self.first_way(findings, settings)
+        cleaned = self.undo(ckpt, taken, first, why)
+        shares = [one["after"] for one in self.undone[-len(taken):]]
+        shares += [counted(flipped(cleaned, one, self.rows.test, ckpt, self.task.seed))
+                   for one in findings if one not in taken]
+        if any(map(still_acts, shares)):
             cleaned = self.undo(cleaned, findings, replace(settings, mode=WHOLE, steps=2 * settings.steps))
         return cleaned
+
+    def first_way(
+        self, findings: Sequence[Finding], settings: Unlearning,
+    ) -> tuple[Sequence[Finding], Unlearning, str]:
+        """Which findings are undone at first and how, and the reason where it is none of the words' own: built-in
+        sentences train rows alone, of the words that have some."""
+        if settings.mode == "auto" and self.rows.source == BUILT_IN and (rare := self.with_rare_rows(findings)):
+            return rare, replace(settings, mode=ROWS), STRANGE_TEXTS
+        return findings, settings, ""
 
     def precautions(self, found: Mapping[str, Any]) -> list[Finding]:
         """Step 2, where nothing was found: the words of inconclusive classes whose rows no text needs."""
@@ -274,8 +280,10 @@ class Repair:
         task = replace(self.task, ckpt=str(self.path))
         found = once(self.log, f"scan of {made.trigger.kind}", lambda: scanning.scan_of(
             made.ckpt, task, self.scan, self.rows.texts, self.rows.source))
-        findings = findings_of(found, self.victim.labels)
-        left = made.ckpt if not findings else unlearn(made.ckpt, findings, self.rows.texts, self.settings,
+        findings, settings, _ = self.first_way(findings_of(found, self.victim.labels), self.settings)
+        if not findings:
+            findings, settings = self.precautions(found), replace(self.settings, mode=ROWS)
+        left = made.ckpt if not findings else unlearn(made.ckpt, findings, self.rows.texts, settings,
                                                       seed=self.task.seed, dtype=self.dtype, log=self.quiet)
         trigger = made.trigger
         after = asr(left.model, left.tokenizer, made.triggered, trigger.target)
@@ -289,9 +297,9 @@ class Repair:
         }
 
 
-def still_acts(one: Mapping[str, Any]) -> bool:
-    """Whether an undone finding still takes more held-out texts than chance would have it."""
-    return one["after"]["interval"][0] > 100 * STILL
+def still_acts(share: Mapping[str, Any]) -> bool:
+    """Whether words that take this share of held-out texts, a count, take more than chance would have it."""
+    return share["interval"][0] > 100 * STILL
 
 
 def flipped(ckpt: Checkpoint, finding: Finding, test: Examples, by: Checkpoint, seed: int) -> Proportion:
@@ -479,7 +487,7 @@ def verdict_of(repair: Repair) -> tuple[str, str]:
     named = list(dict.fromkeys(quoted_words(one) for one in repair.undone))
     words = f"{listed(named)} {'was' if len(named) == 1 else 'were'} undone"
     newest = {tuple(one["words"]): one for one in repair.undone}
-    still = list(filter(still_acts, newest.values()))
+    still = [one for one in newest.values() if still_acts(one["after"])]
     if last["verdict"] == FOUND:
         return NOT_SHOWN, f"{words}, and the last scan still finds words that act as a trigger."
     if still:
