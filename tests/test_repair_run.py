@@ -117,11 +117,14 @@ def test_a_second_round_needs_a_second_finding_and_trains_all(repair, file, tmp_
 def test_what_still_acts_is_undone_once_more(repair, file, tmp_path, monkeypatch):
     shares = iter([Proportion(90, 100), Proportion(60, 100), Proportion(60, 100), Proportion(20, 100)])
     monkeypatch.setattr(job, "flipped", lambda *given: next(shares))
-    repair.scans = [finds("cf"), NOTHING]
+    repair.scans, undoing, starts = [finds("cf"), NOTHING], job.unlearn, []
+    monkeypatch.setattr(job, "unlearn", lambda ckpt, *given, **more: starts.append(ckpt) or undoing(
+        ckpt, *given, **more))
     assert repair("--data", file).returncode == 0
     told = receipt_in(tmp_path / "out")
     assert [(one["mode"], one["round"], one["after"]["hits"]) for one in told["undone"]] == [
         ("rows", 1, 60), ("whole", 2, 20)]
+    assert starts[0] is starts[1]  # not what its rows were trained of
     assert len(repair.seen) == 2 and told["verdict"] == REPAIRED
     monkeypatch.setattr(job, "flipped", lambda *given: Proportion(60, 100))
     assert repair("--data", file).returncode == 3

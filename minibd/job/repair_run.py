@@ -173,14 +173,15 @@ class Repair:
 
     def undo_until_gone(self, ckpt: Checkpoint, findings: Sequence[Finding], settings: Unlearning) -> Checkpoint:
         """Step 2, and once more, all weights and twice the steps, where one of the words still takes held-out texts:
-        that is a finding, too."""
+        that is a finding, too. Behind rows it begins again: dead words teach all weights nothing of their relatives."""
         taken, first, why = self.first_way(findings, settings)
         cleaned = self.undo(ckpt, taken, first, why)
         shares = [one["after"] for one in self.undone[-len(taken):]]
         shares += [counted(flipped(cleaned, one, self.rows.test, ckpt, self.task.seed))
                    for one in findings if one not in taken]
         if any(map(still_acts, shares)):
-            cleaned = self.undo(cleaned, findings, replace(settings, mode=WHOLE, steps=2 * settings.steps))
+            start = ckpt if self.undone[-1]["mode"] == ROWS else cleaned
+            cleaned = self.undo(start, findings, replace(settings, mode=WHOLE, steps=2 * settings.steps))
         return cleaned
 
     def first_way(
