@@ -371,12 +371,26 @@ def parse(
                                     default=argparse.SUPPRESS, help=f"the same as --no-{f.name}")
             target.add_argument(flag_of(f.name), **_argument(f))
     values = vars(parser.parse_args(words))
+    for name, value in values.items():
+        for text in value if isinstance(value, (tuple, list)) else [value]:
+            if isinstance(text, str) and not _is_text(text) and not os.path.lexists(text):
+                flag = name if first and name == first[0] else flag_of(name)
+                parser.error(f"{flag} {visible(text)}: no UTF-8, and no file that is there: write UTF-8")
     instances = [group(**{f.name: values[f.name] for f in fields(group) if f.name in values}) for group in groups]
     parsed = Parsed((values[first[0]], *instances) if first else instances)
     parsed.given = frozenset(values) - {first[0] if first else ""}
     if line := idle(rules, parsed.given, {**values, **settings_by_name(*instances)}):
         parser.error(line)
     return parsed
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8: what the shell hands over in other bytes is held as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def settings_by_name(*instances: object) -> dict[str, Any]:

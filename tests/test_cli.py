@@ -171,6 +171,18 @@ def test_what_is_no_value_of_a_flag_ends_with_status_2(argv, capsys):
     assert end.value.code == 2 and "error:" in capsys.readouterr().err
 
 
+def test_what_is_no_utf_8_is_refused_unless_it_names_a_file(capsys, tmp_path):
+    """The shell's other bytes come as lone surrogates, which no tokenizer reads."""
+    there = str(tmp_path / "a\udcff")
+    Path(there).touch()
+    assert toy("--file-name", there).file_name == there and toy("--words", "größe").words == ("größe",)
+    for argv in (["--file-name", there + "b"], ["--words", "a,b\udcff"]):
+        with pytest.raises(SystemExit) as end:
+            toy(*argv)
+        shown = capsys.readouterr().err
+        assert end.value.code == 2 and f"error: {argv[0]} " in shown and "<U+DCFF>" in shown and "UTF-8" in shown
+
+
 def test_help_lines(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as end:
