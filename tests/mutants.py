@@ -187,21 +187,21 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "mitigations/mbtsad.py",
             "the student starts at the teacher",
-            "student = checkpoint.copy(victim)",
-            "student = checkpoint.copy(teacher)",
+            "student, schedule = checkpoint.copy(victim),",
+            "student, schedule = checkpoint.copy(teacher),",
         ),
         Mutant(
             "mitigations/mbtsad.py",
             "the victim teaches, not the retrained model",
-            "taught = teacher.model(batch, want)",
-            "taught = victim.model(batch, want)",
+            "ask = taught_by(teacher, d_aug,",
+            "ask = taught_by(victim, d_aug,",
             ("test_mbtsad.py", "test_pairs.py"),
         ),
         Mutant(
             "mitigations/mbtsad.py",
             "the teacher teaches in train mode",
-            "taught = teacher.model(batch, want)",
-            "taught = teacher.model.train()(batch, want)",
+            "plain = partial(model, want=want)",
+            "plain = partial(model.train(), want=want)",
         ),
         Mutant(
             "mitigations/mbtsad.py",
