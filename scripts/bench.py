@@ -234,19 +234,27 @@ def encoders(bench: Bench) -> None:
                       lambda i: step(ours, batches[i], True, True), len(batches), top=8)
 
 
-def prune(bench: Bench) -> None:
-    import torch
-
+def classifier_and_rows(bench: Bench, needed: str):
+    """The classifier of --ckpt, the splits of --data, the device. Raises BadInput, which says `needed`, where there
+    are no rows or it is no classifier."""
     from minibd import checkpoint
     from minibd.job.task import device_of
     from minibd.records import BadInput
 
     header = checkpoint.read_header(bench.ckpt)
     if not (bench.data and header.labels):
-        raise BadInput("prune needs a classifier and dev rows: give --ckpt a fine-tuned folder and --data a folder "
-                       "with a dev file, or one file")
-    splits, device = splits_read(bench.data, header.labels), device_of(bench.device)
-    rows, ckpt = splits.dev or splits.test, checkpoint.load(header, device)
+        raise BadInput(needed)
+    device = device_of(bench.device)
+    return checkpoint.load(header, device), splits_read(bench.data, header.labels), device
+
+
+def prune(bench: Bench) -> None:
+    import torch
+
+    ckpt, splits, device = classifier_and_rows(
+        bench, "prune needs a classifier and dev rows: give --ckpt a fine-tuned folder and --data a folder with a "
+               "dev file, or one file")
+    rows = splits.dev or splits.test
     rows = rows.like(rows[:bench.rows or None])
     ways = prunings(ckpt, rows, bench.batch_size)
     print(f"{len(rows)} rows, {ckpt.model.head_mask.numel()} heads, {torch.get_num_threads()} threads, "
@@ -326,21 +334,16 @@ def scan(bench: Bench) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from minibd import checkpoint
     from minibd.detect.confirm import margins_of
     from minibd.detect.insertion import margins_with
     from minibd.detect.scan import Scan, probes_of
     from minibd.detect.search import middle, surest_of_two_classes
     from minibd.detect.table import entries_of
-    from minibd.job.task import device_of
     from minibd.precision import dtype_of
-    from minibd.records import BadInput
 
-    header = checkpoint.read_header(bench.ckpt)
-    if not (bench.data and header.labels):
-        raise BadInput("scan needs a classifier and rows: give --ckpt a fine-tuned folder and --data a folder or file")
-    splits, device = splits_read(bench.data, header.labels), device_of(bench.device)
-    rows, ckpt = splits.test or splits.train, checkpoint.load(header, device)
+    ckpt, splits, device = classifier_and_rows(
+        bench, "scan needs a classifier and rows: give --ckpt a fine-tuned folder and --data a folder or file")
+    rows = splits.test or splits.train
     model, tokenizer = ckpt.model.eval(), ckpt.tokenizer
     theirs = AutoModelForSequenceClassification.from_pretrained(bench.ckpt).eval().to(device)
     their_tokenizer, dtype = AutoTokenizer.from_pretrained(bench.ckpt), dtype_of(bench.dtype, device)
@@ -398,16 +401,11 @@ def filters(bench: Bench) -> None:
     from minibd.filters.bki import Bki, keywords_of
     from minibd.filters.onion import RELEASED_BATCH, RELEASED_LENGTH, word_scores
     from minibd.filters.strip import Sources, Strip, copies_of
-    from minibd.job.task import device_of
     from minibd.predict import at_once, probabilities
-    from minibd.records import BadInput
 
-    header = checkpoint.read_header(bench.ckpt)
-    if not (bench.data and header.labels):
-        raise BadInput("filters needs a classifier and rows: give --ckpt a fine-tuned folder and --data a folder or "
-                       "file")
-    splits, device = splits_read(bench.data, header.labels), device_of(bench.device)
-    ckpt, theirs = checkpoint.load(header, device), AutoModelForSequenceClassification.from_pretrained(bench.ckpt)
+    ckpt, splits, device = classifier_and_rows(
+        bench, "filters needs a classifier and rows: give --ckpt a fine-tuned folder and --data a folder or file")
+    theirs = AutoModelForSequenceClassification.from_pretrained(bench.ckpt)
     theirs, tokenizer = theirs.eval().to(device), AutoTokenizer.from_pretrained(bench.ckpt)
     rows = splits.train.like(splits.train[:bench.batches * bench.batch_size])
     sources = Sources.of(splits.dev or rows)
@@ -898,17 +896,11 @@ def evaluation(bench: Bench) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from minibd import checkpoint
-    from minibd.job.task import device_of
     from minibd.predict import predict
-    from minibd.records import BadInput
 
-    header = checkpoint.read_header(bench.ckpt)
-    if not (bench.data and header.labels):
-        raise BadInput("evaluation needs a classifier and rows: give --ckpt a fine-tuned folder and --data a folder or "
-                       "file")
-    splits, device = splits_read(bench.data, header.labels), device_of(bench.device)
-    rows, ckpt = splits.test or splits.dev or splits.train, checkpoint.load(header, device)
+    ckpt, splits, device = classifier_and_rows(
+        bench, "evaluation needs a classifier and rows: give --ckpt a fine-tuned folder and --data a folder or file")
+    rows = splits.test or splits.dev or splits.train
     rows = rows.like(rows[:bench.batches * bench.batch_size])
     theirs = AutoModelForSequenceClassification.from_pretrained(bench.ckpt).eval().to(device)
     their_tokenizer, answers = AutoTokenizer.from_pretrained(bench.ckpt), {}
@@ -942,17 +934,13 @@ def pure(bench: Bench) -> None:
 
     from minibd import checkpoint
     from minibd.data import batches
-    from minibd.job.task import device_of
     from minibd.records import BadInput
     from minibd.train import cross_entropy
 
-    header = checkpoint.read_header(bench.ckpt)
-    if not (bench.data and header.labels):
-        raise BadInput("pure needs a classifier, training and dev rows: give --ckpt a fine-tuned folder and --data a "
-                       "folder with a dev file, or one file")
-    splits, device, needed = splits_read(bench.data, header.labels), device_of(bench.device), (
-        bench.batches * bench.batch_size)
-    ckpt, dev = checkpoint.load(header, device), splits.dev or splits.test
+    ckpt, splits, device = classifier_and_rows(
+        bench, "pure needs a classifier, training and dev rows: give --ckpt a fine-tuned folder and --data a "
+               "folder with a dev file, or one file")
+    needed, dev = bench.batches * bench.batch_size, splits.dev or splits.test
     dev, rows = dev.like(dev[:bench.rows or None]), splits.train[:needed]
     if len(rows) < needed:
         raise BadInput(f"{len(rows)} rows are too few for {bench.batches} batches: lower --batches or --batch-size")

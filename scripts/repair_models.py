@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -98,13 +99,13 @@ class Where:
 
 
 PARTS = {"all": "one", "choose": "tried"}  # the processes that a job consists of
-FILES = {"all": "repair.jsonl", "one": "repair.jsonl", "choose": "repair-choose.jsonl", "tried": "repair-choose.jsonl"}
 
 
 def run() -> None:
     job, where = parse(__doc__, Where, first=("job", tuple(PARTS) + tuple(PARTS.values())))
     attacks = checked(where)
-    where = where if where.results else replace(where, results=f"scripts/results/{FILES[job]}")
+    name = "repair" if job in ("all", "one") else "repair-choose"
+    where = where if where.results else replace(where, results=f"scripts/results/{name}.jsonl")
     if job in PARTS.values():
         (repaired if job == "one" else tried)(attacks[0], int(where.seeds[0]), where)
         return
@@ -162,19 +163,25 @@ def victim_of(attack: str, seed: int, where: Where) -> Path:
 
 def repaired(attack: str, seed: int, where: Where) -> None:
     """The cells of one victim that are not there yet."""
-    from minibd.result_store import ResultStore
-
-    store = ResultStore(where.results)
     cells = [{"base": where.base, "attack": attack, "flags": BASES[where.base][attack], "seed": seed, "held": held,
               "method": "none" if held in UNLABELLED else where.method, "mode": where.mode, "dtype": where.dtype}
              for held in where.held]
+    add_missing(cells, one_repair, where)
+
+
+def add_missing(cells: list[dict], result_of: Callable[[dict, Path, Where], dict], where: Where) -> None:
+    """Append those of one victim's cells that are not there yet, or all with --force, each as it ends."""
+    from minibd.result_store import ResultStore
+
+    store = ResultStore(where.results)
     todo = [cell for cell in cells if where.force or store.get(cell) is None]
     if not todo:
         return
-    victim = victim_of(attack, seed, where)
+    victim = victim_of(todo[0]["attack"], todo[0]["seed"], where)
     for cell in todo:
-        store.add(cell, {"result": one_repair(cell, victim, where)})
-        progress().finished.append(f"{attack} {seed} {cell['held']}")
+        store.add(cell, {"result": result_of(cell, victim, where)})
+        progress().finished.append(f"{cell['attack']} {cell['seed']} {cell['held']}"
+                                   f"{' clean' if cell.get('clean') else ''}")
 
 
 def rows_of(held: str, seed: int, where: Where, ckpt: Checkpoint) -> Rows:
@@ -244,18 +251,9 @@ def one_repair(cell: dict, victim: Path, where: Where) -> dict:
 def tried(attack: str, seed: int, where: Where) -> None:
     """The cells of one victim and of its clean twin that are not there yet: one scan each by what is held, and what is
     named undone in several ways."""
-    from minibd.result_store import ResultStore
-
-    store = ResultStore(where.results)
     cells = [{"base": where.base, "attack": attack, "flags": BASES[where.base][attack], "seed": seed, "held": held,
               "clean": clean, "dtype": where.dtype} for held in where.held for clean in (False, True)]
-    todo = [cell for cell in cells if where.force or store.get(cell) is None]
-    if not todo:
-        return
-    victim = victim_of(attack, seed, where)
-    for cell in todo:
-        store.add(cell, {"result": one_trial(cell, victim, where)})
-        progress().finished.append(f"{attack} {seed} {cell['held']}{' clean' if cell['clean'] else ''}")
+    add_missing(cells, one_trial, where)
 
 
 def one_trial(cell: dict, victim: Path, where: Where) -> dict:

@@ -6,7 +6,7 @@ of meaning costs accuracy: the six strongest words of each class cost MiniLM on 
 
 Where nothing is found, a word may still do by itself what a trigger does, in a class that is inconclusive beside the
 words of another one, as it often is with built-in sentences. Its rows of the embedding table can be undone at no cost
-to texts that do not hold it: a precaution. PRECAUTION lies between the suspects of the clean models of the scan's
+to texts that do not hold it: a precaution. LEAST_DOUBTED lies between the suspects of the clean models of the scan's
 calibration, with built-in sentences 0.07 at most but for one with 0.67, and those of its backdoored ones that are not
 found, 0.41 and more where they are a trigger (scripts/results/scan.jsonl).
 """
@@ -27,7 +27,7 @@ from minibd.regular import read_regular
 NEAR = 0.1  # of a score, by which a suspect may lie under the strongest of its class
 LEAST_FLIPS = 0.85  # share of the texts that it flips
 MOST = 8  # suspects of a class
-PRECAUTION = 0.25  # score of a suspect of an inconclusive class from which on it is undone all the same
+LEAST_DOUBTED = 0.25  # score of a suspect of an inconclusive class from which on it is undone all the same
 LARGEST = 1 << 26  # bytes of a scan.json, far above any that scan.py writes
 
 
@@ -45,7 +45,7 @@ def precautions_of(report: Mapping[str, Any], labels: Sequence[str]) -> list[Fin
     by themselves, and are doubtful beside the words of another class. Raises BadInput as findings_of does."""
     found = []
     for name, one in of_verdict(report, INCONCLUSIVE).items():
-        found += [finding_of(suspect, class_in(name, labels)) for suspect in counted(one["suspects"], PRECAUTION)]
+        found += [finding_of(suspect, class_in(name, labels)) for suspect in strong(one["suspects"], LEAST_DOUBTED)]
     return found
 
 
@@ -53,15 +53,15 @@ def named(suspects: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Of a backdoored class's suspects those that count: never none, where there are any."""
     if not suspects:
         return []
-    return counted(suspects, min(0.0, suspects[0]["score"] - NEAR)) or list(suspects[:1])
+    return strong(suspects, min(0.0, suspects[0]["score"] - NEAR)) or list(suspects[:1])
 
 
-def counted(suspects: Sequence[Mapping[str, Any]], least: float) -> list[Mapping[str, Any]]:
+def strong(suspects: Sequence[Mapping[str, Any]], least: float) -> list[Mapping[str, Any]]:
     """Those with this score at least that flip most texts, without those that hold another one whole."""
-    strong = [s for s in suspects if s["score"] >= least and s["flips"] >= LEAST_FLIPS * s["of"]]
-    strong.sort(key=lambda s: (s["entries"], -s["score"]))  # what is shorter is the trigger of what holds it
+    left = [s for s in suspects if s["score"] >= least and s["flips"] >= LEAST_FLIPS * s["of"]]
+    left.sort(key=lambda s: (s["entries"], -s["score"]))  # what is shorter is the trigger of what holds it
     kept: list[Mapping[str, Any]] = []
-    for one in strong:
+    for one in left:
         if not any(holds(one, other) for other in kept):
             kept.append(one)
     return sorted(kept, key=lambda s: -s["score"])[:MOST]
