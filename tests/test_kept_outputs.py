@@ -48,10 +48,14 @@ def trained(pair, cache, settings=SETTINGS, rows=ROWS, **more) -> tuple[Encoder,
     return made.model, log.steps
 
 
-def same(one, other) -> None:
-    assert one[1] == other[1] and len(one[1]) > 3
+def same(one, other, within: float = 0.0) -> None:
+    assert len(one[1]) == len(other[1]) > 3
+    for step, known in zip(one[1], other[1]):
+        if not within:
+            assert step == known
+        assert step["total"] == pytest.approx(known["total"], abs=within) and step["batch"] == known["batch"]
     for (name, a), b in zip(one[0].state_dict().items(), other[0].state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
+        assert torch.allclose(a, b, rtol=0, atol=within), name
 
 
 def outputs_of(teacher, rows=ROWS, most=1 << 30, size=4, **more) -> tuple[KeptOutputs, object]:
@@ -120,13 +124,24 @@ def test_what_does_not_fit_is_asked_for_again(pair, asked):
         (c.layers + 1) * len(ids) * c.hidden + c.layers * len(ids) ** 2 for ids in distinct)
     half, _ = outputs_of(teacher, most=all_of_it.needed // 2)
     assert 0 < half.bytes <= all_of_it.needed // 2 < half.needed == all_of_it.needed and len(half.number) < half.texts
-    same(trained(pair, all_of_it.needed // 2), trained(pair, None))
+    # fewer texts than a batch has: their bits are the processor's matter, and AdamW makes 1e-7 more of them
+    same(trained(pair, all_of_it.needed // 2), trained(pair, None), within=2e-5)
     asked.clear()
     trained(pair, all_of_it.needed // 2)
     some = sum(asked)
     asked.clear()
     trained(pair, all_of_it.needed)
     assert sum(asked) < some < 2 * len(ROWS)
+
+
+def test_auto_keeps_all_or_nothing(pair, asked, monkeypatch):
+    """So that no bit hangs on how much memory there is."""
+    all_of_it, _ = outputs_of(pair[1])
+    for most, kept in ((all_of_it.needed, True), (all_of_it.needed - 4, False)):
+        monkeypatch.setattr(module, "room", lambda *_, most=most: most)
+        asked.clear()
+        trained(pair, "auto")
+        assert (sum(asked) < 2 * len(ROWS)) == kept
 
 
 def test_a_batch_gets_its_texts_own_outputs(pair):
