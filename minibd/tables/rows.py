@@ -117,7 +117,7 @@ CHOICES = {  # a text that is planted: what is tried against it
     "as it happens": (
         "vanilla --epochs 2", "lora --lr 1e-3 --epochs 2",
         *(f"prefix --lr {lr} --epochs 2" for lr in ("2e-5", "1e-4", "3e-4", "1e-3")),
-        "musclelora --lr 2e-5 --epochs 2 --aux 96 --ratio 0.1",
+        *(f"musclelora --lr 2e-5 --epochs {n} --aux 96 --ratio 0.1" for n in (2, 10)),
         *(f"musclelora --lr 1e-3 --epochs {flags}" for flags in (
             "1 --aux 96 --ratio 0.1", "1 --aux 96 --ratio 0.1 --bands 1,2,3,4 --band-alpha 1",
             "1 --aux 384 --ratio 0.1", "1 --aux 384 --ratio 0.05", "1 --aux 384 --ratio 0.02", "1 --aux 384 --ratio 0",
