@@ -357,7 +357,7 @@ BANDS = " --bands 1,2,3,4 --band-alpha 1"
 TRIED = (  # model and what is not its default; clean rows, mu, passes; rate; flags behind
     ("vanilla", "", "", "2", "", ""), ("lora", "", "", "2", "1e-3", ""),
     *(("prefix", "", "", "2", lr, "") for lr in ("2e-5", "1e-4", "3e-4", "1e-3")),
-    ("musclelora", "96", "0.1", "2", "2e-5", ""),
+    ("musclelora", "96", "0.1", "2", "2e-5", ""), ("musclelora", "96", "0.1", "10", "2e-5", ""),
     *(("musclelora", aux, ratio, epochs, "1e-3", "") for aux, ratio, epochs in (
         ("96", "0.1", "1"), ("96", "0", "1"), ("384", "0.1", "1"), ("384", "0.05", "1"), ("384", "0.02", "1"),
         ("384", "0.02", "2"), ("384", "0", "1"), ("640", "0.02", "1"), ("640", "0", "1"))),
