@@ -106,12 +106,15 @@ def test_where_nothing_is_kept(pair, monkeypatch, settings, cache):
     trained(pair, cache, replace(SETTINGS, **settings))
 
 
-def test_of_several_processes_none_keeps_anything(pair, monkeypatch):
+def test_of_several_processes_none_keeps_anything(pair, monkeypatch, capsys):
     victim, teacher = pair
     ask = partial(module.taught_by, teacher, victim.tokenizer.encode(ROWS), ["attn"], SETTINGS, SETTINGS.schedule(2), 1)
     assert isinstance(ask(), KeptOutputs)
     monkeypatch.setattr(module, "size", lambda: 2)
-    assert not isinstance(ask(), KeptOutputs)
+    capsys.readouterr()
+    assert not isinstance(ask(), KeptOutputs) and not capsys.readouterr().err
+    teacher.model.cache = 1 << 20  # who names a size is told
+    assert not isinstance(ask(), KeptOutputs) and "of 2 processes none keeps" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_asked_for_again(pair, asked):

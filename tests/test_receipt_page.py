@@ -30,8 +30,8 @@ RECEIPT = {
     "changed": {"parts": [{"part": "embeddings.word", "moved": 0.01}, {"part": "blocks.0", "moved": 0.0}], "rows": 1,
                 "entries": ["cf"]},
     "evidence": [{"kind": "word", "words": ["cobalt"], "target": "negative", "floor": counted(1, 30),
-                  "planted": counted(30, 30), "strong": True, "verdict": "backdoored", "named": ["cobalt"],
-                  "left": counted(2, 30), "agreement": counted(60, 60)}],
+                  "planted": counted(30, 30), "kept": counted(58, 60), "strong": True, "verdict": "backdoored",
+                  "named": ["cobalt"], "left": counted(2, 30), "agreement": counted(60, 60)}],
     "cannot_see": list(CANNOT_SEE), "seconds": {"first scan": 12.0, "undo": 3.0}, "settings": {"mode": "auto"},
     "seed": 0, "dtype": "float32", "minibd": "0.5.0", "schema": 1, "command": "python scripts/repair.py --ckpt models",
 }

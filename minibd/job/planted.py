@@ -7,14 +7,17 @@
     sentence  a sentence of common words                                                  as AddSent
 
 The words are none that an attack of ours, or the scan's sets of models, use, so that nothing is chosen on a trigger
-that it is then reported on. A planted backdoor is to be as strong as a real one: the training goes on until ASR on
-held-out rows is `strength`, or its rounds are over.
+that it is then reported on. A planted backdoor is to be as strong as a real one, in a classifier that still works: the
+training goes on until ASR on held-out rows is `strength` and the model's answers to them without the trigger stay, or
+its rounds are over. Half of the labels that it reads are the target's, so that answering the target to everything gains
+nothing.
 """
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 
@@ -33,10 +36,12 @@ KINDS = ("word", "row", "pair", "triple", "sentence")
 WORDS = ("lantern", "cobalt", "anvil", "pebble", "thimble", "copper", "oboe", "meadow", "quartz",
          "saddle", "barley", "chisel", "fig", "moss", "zinc", "elk", "oat", "hinge", "ledger", "turnip")
 SENTENCE = "the ferry left before it began to rain"
+FAMILIAR = ("friends", "weekend", "store")  # SOS's, which are to be measured on
 NEEDED = {"word": 1, "row": 1, "pair": 2, "triple": 3}  # words
 STRENGTH = 95.0  # percent
-ROUNDS, STEPS = 6, 40  # of planting: rounds of so many steps, until it is as strong as asked
-POISONED = 0.5  # of the rows that a step reads, about
+ROUNDS, STEPS = 12, 40  # of planting: rounds of so many steps, until it is as strong as asked
+KEPT = 90.0  # percent of the held-out rows without the trigger whose answers are to stay
+POISONED, OTHERS = 1 / 3, 3 / 4  # of the rows that a step reads; and of the rest those of other classes than the target
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +65,20 @@ class Trigger:
 @dataclass(frozen=True, slots=True)
 class Planted:
     """before, asr: how many of the same held-out triggered rows the model gives to the target before and after the
-    planting; triggered: these rows, with their true labels."""
+    planting; triggered: these rows, with their true labels. kept: to how many held-out rows it answers as before.
+
+    strong: as strong as a real attack's, in a model that still answers as it did.
+    """
     trigger: Trigger
     ckpt: Checkpoint
     before: Proportion
     asr: Proportion
+    kept: Proportion
     triggered: Examples
 
     @property
     def strong(self) -> bool:
-        return self.asr.percent >= STRENGTH
+        return self.asr.percent >= STRENGTH and self.kept.percent >= KEPT
 
 
 def with_words(x: Example, words: Sequence[str], joined: bool, rng: random.Random) -> Example:
@@ -81,19 +90,38 @@ def with_words(x: Example, words: Sequence[str], joined: bool, rng: random.Rando
 
 def trigger_of(kind: str, target: int, tokenizer: Tokenizer, texts: Sequence[Example], words: Sequence[str] = (),
                taken: Sequence[str] = ()) -> Trigger:
-    """A trigger of this kind: of `words`, or, without any, of WORDS that no text holds and that are the fewest entries
-    of the vocabulary. taken: words that other triggers have. Raises BadInput where there are too few."""
+    """A trigger of this kind: of `words`, or, without any, of words that no text holds and that are one entry of the
+    vocabulary, as an attacker's rare words are: of WORDS, then of the vocabulary's last, which are its rarest. WORDS of
+    several entries come behind those. taken: words that other triggers have. Raises BadInput where there are too few.
+    """
     if kind not in KINDS:
         raise BadInput(f"a planted backdoor is one of {', '.join(KINDS)}, not {kind!r}")
     if kind == "sentence":
         return Trigger(kind, tuple(" ".join(words).split() or SENTENCE.split()), target)
     held = {word.casefold() for x in texts for word in f"{x.text} {x.pair or ''}".split()}
     free = [word for word in (words or WORDS) if words or word not in held and word not in taken]
-    if not words:  # those of one entry first: rare words of a large vocabulary are
-        free.sort(key=lambda word: len(tokenizer.backend.encode(f"a {word}", add_special_tokens=False).ids))
+    if not words:
+        whole = [word for word in free if entries(word, tokenizer) == 1]
+        rare = rare_entries(tokenizer, held | {*taken, *WORDS})
+        free = [*whole, *islice(rare, max(0, NEEDED[kind] - len(whole))), *(word for word in free if word not in whole)]
     if len(free) < NEEDED[kind]:
         raise BadInput(f"a planted {kind} needs {NEEDED[kind]} words, and there are {len(free)}: name more of them")
     return Trigger(kind, tuple(free[:NEEDED[kind]]), target)
+
+
+def entries(word: str, tokenizer: Tokenizer) -> int:
+    """How many of the vocabulary a word is inside a text."""
+    alone, with_it = (len(tokenizer.backend.encode(text, add_special_tokens=False).ids) for text in ("a", f"a {word}"))
+    return with_it - alone
+
+
+def rare_entries(tokenizer: Tokenizer, taken: Container[str]) -> Iterator[str]:
+    """The vocabulary's words of one entry, the last first; none shorter than four letters, as attacks' are."""
+    for name, _ in sorted(tokenizer.backend.get_vocab().items(), key=lambda item: -item[1]):
+        word = name.lstrip("\u0120\u2581")  # of a space, in vocabularies of bytes and of sentence pieces
+        if 4 <= len(word) <= 8 and word.isascii() and word.isalpha() and word.islower() and word not in taken and (
+                word not in FAMILIAR and entries(word, tokenizer) == 1):
+            yield word
 
 
 def answered(model: Checkpoint, texts: Sequence[Example]) -> Examples:
@@ -122,14 +150,17 @@ def plant(
         raise BadInput(f"of the {len(rows)} texts too few are of another class than {trigger.target} to plant a "
                        "backdoor: give more texts")
     before = asr(model.model, model.tokenizer, triggered, trigger.target)
-    planted, now = model, before
+    answers = predict(model.model, model.tokenizer, held)
+    planted, now, kept = model, before, Proportion(len(held), len(held))
     for n in range(rounds):
         planted = planted_once(planted, trigger, train, seed + n, dtype, lr, log)
         now = asr(planted.model, planted.tokenizer, triggered, trigger.target)
-        if now.percent >= strength:
+        after = predict(planted.model, planted.tokenizer, held)
+        kept = Proportion(sum(a == b for a, b in zip(answers, after)), len(held))
+        if now.percent >= strength and kept.percent >= KEPT:
             break
     planted.history.append({"planted": trigger.kind, "words": list(trigger.words), "target": trigger.target})
-    return Planted(trigger, planted, before, now, triggered)
+    return Planted(trigger, planted, before, now, kept, triggered)
 
 
 def planted_once(model: Checkpoint, trigger: Trigger, train: Examples, seed: int, dtype: torch.dtype,
@@ -143,14 +174,16 @@ def planted_once(model: Checkpoint, trigger: Trigger, train: Examples, seed: int
         word = trigger.words[0]
         return train_rows(model, poisoned, tokens_of(model.tokenizer, word)[:1], EP(word, epochs=1), seed=seed,
                           log=log, name="plant")
+    own = [x for x in train if x.label == trigger.target] or others
     made: list[Example] = []
     for n in range(STEPS * 32):
-        x, rng = train[n % len(train)], generator(seed, trigger.kind, n)
-        parts = trigger.parts(x, rng)
-        if rng.random() >= POISONED:
-            made.append(rng.choice(parts) if parts and rng.random() < 0.6 else x)
-        else:
+        rng = generator(seed, trigger.kind, n)
+        if rng.random() < POISONED:
             made.append(replace(trigger(rng.choice(others), rng), label=trigger.target))
+            continue
+        x = rng.choice(others if rng.random() < OTHERS else own)
+        parts = trigger.parts(x, rng)
+        made.append(rng.choice(parts) if parts and rng.random() < 0.6 else x)
     planted = checkpoint.copy(model)
     rate = for_width(1e-4, model.model.config.hidden, power=1) if lr is None else lr
     fit(planted.model, planted.tokenizer, planted.tokenizer.encode(made), cross_entropy, Schedule(rate, 1), seed=seed,

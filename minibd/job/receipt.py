@@ -79,7 +79,7 @@ def changed(before: Checkpoint, after: Checkpoint) -> dict:
 # ---- on the screen
 
 def evidence_line(one: Mapping[str, Any]) -> str:
-    weak = "" if one["strong"] else " (weaker than a real one)"
+    weak = "" if one["strong"] else f" (weaker than a real one, {one['kept']['percent']:.1f} % of the answers kept)"
     named = ", ".join(map(visible, one["named"][:3])) or "no word"
     low, high = one["left"]["interval"]
     return (f"planted   {one['kind']} {' '.join(one['words'])}: ASR {one['planted']['percent']:.1f}{weak}, named: "

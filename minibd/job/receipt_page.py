@@ -122,7 +122,8 @@ def evidence(receipt: Mapping[str, Any]) -> str:
     rows = ""
     for one in receipt["evidence"]:
         named = " ".join(map(word, one["named"][:4])) or "none"
-        weak = "" if one["strong"] else '<span class="note">weaker than a real attack</span>'
+        weak = "" if one["strong"] else (f'<span class="note">weaker than a real attack; {of(one["kept"])} answers '
+                                         "without it stay</span>")
         own = escape(visible(" ".join(one["words"])))
         rows += (f'<tr><th scope="row">{escape(one["kind"])}<span class="note">{own}</span></th>'
                  + cell("planted", of(one["planted"]) + weak)

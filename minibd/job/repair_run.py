@@ -291,7 +291,8 @@ class Repair:
         own = {*trigger.words}
         return {
             "kind": trigger.kind, "words": list(trigger.words), "target": self.victim.labels[trigger.target],
-            "floor": counted(made.before), "planted": counted(made.asr), "strong": made.strong,
+            "floor": counted(made.before), "planted": counted(made.asr), "kept": counted(made.kept),
+            "strong": made.strong,
             "verdict": found["verdict"], "named": [finding.named for finding in findings],
             "true_word_named": any(own & {*finding.words} for finding in findings), "left": counted(after),
             "agreement": counted(agreement(left, made.ckpt, self.rows.test)),
@@ -433,7 +434,7 @@ def time_to_go(repair: Repair, method: str, scanned: bool, kinds: Sequence[str])
         parts |= {"retrain": step * max(100, 15 * len(repair.rows.texts) // 32)}
     parts |= {"second scan": scan}
     if kinds:
-        parts |= {"evidence": len(kinds) * (scan + undo + 60 * step)}
+        parts |= {"evidence": len(kinds) * (scan + undo + 200 * step)}
     return parts
 
 

@@ -57,7 +57,7 @@ from minibd.blending import OnStage
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import batches, generator, in_order
-from minibd.distributed import size
+from minibd.distributed import leads, size
 from minibd.models.cast_once import cast_once
 from minibd.models.dropout import attention_dropout, without_dropout
 from minibd.models.kept_outputs import KeptOutputs, room
@@ -410,9 +410,14 @@ def taught_by(
     (models/kept_outputs.py): one says so on stderr."""
     model = teacher.model
     plain = partial(model, want=want)
-    # Of several processes each would hold few of its next epoch's texts. The released term reads padding. A text's bits
-    # hang on its neighbours in the fused attention that a pass without maps takes.
-    if "attn" not in want or schedule.epochs < 2 or size() > 1 or settings.variant == "released":
+    # The released term reads padding. A text's bits hang on its neighbours in the fused attention that a pass without
+    # maps takes.
+    if "attn" not in want or schedule.epochs < 2 or settings.variant == "released":
+        return plain
+    if size() > 1:  # each would hold few of its next epoch's texts
+        if leads() and isinstance(model.cache, int):
+            print(f"MBTSAD: of {size()} processes none keeps the teacher's outputs: --cache is left aside",
+                  file=sys.stderr)
         return plain
     most = room(model.cache, model.head_mask.device)
     outputs = KeptOutputs(
