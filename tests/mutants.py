@@ -761,6 +761,16 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant("models/free_rows.py", "the trained rows are not written back",
                "            word.weight[index] = rows\n", "            word.weight[index] = word.weight[index]\n",
                ("test_unlearn.py",)),
+        Mutant("job/planted.py", "the plain rows of a planting are drawn of both classes alike",
+               "x = rng.choice(others if rng.random() < OTHERS else own)",
+               "x = rng.choice(others if rng.random() < 0.5 else own)", audited=False),
+        Mutant("job/planted.py", "a planting ends with the ASR, whatever the model still answers",
+               "if now.percent >= strength and kept.percent >= KEPT:", "if now.percent >= strength:", audited=False),
+        Mutant("job/planted.py", "a model that answers one class holds a strong backdoor",
+               "self.asr.percent >= STRENGTH and self.kept.percent >= KEPT", "self.asr.percent >= STRENGTH",
+               audited=False),
+        Mutant("job/planted.py", "words of several entries are taken before the vocabulary's own",
+               "islice(rare, max(0, NEEDED[kind] - len(whole)))", "islice(rare, 0)", audited=False),
     ),
     "the scan": (
         # Eq. (1)
