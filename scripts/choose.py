@@ -373,6 +373,10 @@ def trial_of_kind(victim: Checkpoint, clean: Examples, dev: Examples, plant: Pla
               f"{plant.plant_strength:g}; try more clean rows (now {len(clean)}), or a lower --plant-strength",
               flush=True)
         trial.victims[1]["not_planted"] = True
+    elif made.kept.percent < planted.KEPT:
+        print(f"not planted: the model keeps {made.kept.percent:.2f} % of its answers to rows without the trigger, and "
+              f"{planted.KEPT:g} are needed; try more clean rows (now {len(clean)})", flush=True)
+        trial.victims[1]["not_planted"] = True
     return trial
 
 

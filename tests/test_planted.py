@@ -137,4 +137,11 @@ def test_choose_plants_a_kind_on_the_clean_rows_and_measures_it_on_dev(
     words = re.search("planted: a row, (.+)", run.stdout)[1].split()
     assert len(words) == 1 and words[0] in {*WORDS, *tiny.tokenizer.backend.get_vocab()}
     refused(script(*common, "--plant-strength", 50), "--plant-strength 50", "--plant-kind")
+    broken = checkpoint.copy(tiny)
+    with torch.no_grad():
+        broken.model.classifier.bias[1] += 1e4
+    monkeypatch.setattr(planting, "planted_once", lambda *_: checkpoint.copy(broken))
+    run = script(*common, "--plant-kind", "word", "--plant-target", 1, "--plant-strength", 60)
+    assert run.returncode == 0 and re.search("not planted: the model keeps .* % of its answers", run.stdout), run.stderr
+    assert json.loads(results.read_text().splitlines()[-1])["steps"][1]["not_planted"] is True
     refused(script(*common, "--plant-kind", "pair", "--plant-epochs", 2), "--plant-epochs 2", "a pair")

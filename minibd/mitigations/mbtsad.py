@@ -423,7 +423,7 @@ def taught_by(
     outputs = KeptOutputs(
         model, teacher.tokenizer, d_aug, batches(d_aug.lengths, schedule.batch_size, seed, 0), want=want, most=most,
         sums=partial(over_heads, p=settings.p)) if most else None
-    # auto changes no bit, on no machine, and hangs on how much memory is free: it keeps all of it or nothing.
+    # auto goes by the memory that is free, which must change no bit on any machine: it keeps all of it or nothing.
     if not outputs or not outputs.bytes or model.cache == "auto" and outputs.bytes < outputs.needed:
         return plain
     print(f"MBTSAD: of {len(outputs.number)} of {outputs.texts} texts the teacher's outputs are kept over "

@@ -9,8 +9,8 @@ other batch wherever a text's bits do not hang on its neighbours. Measured (AVX2
 product does, from four rows on; the width T of the batch changes bits only below 12, where scores and softmax take
 other paths. So a text that stands in a batch narrower than SMALL is kept for batches of that width alone. The sums are
 kept as they are and normalised in each batch: a norm over T^2 places adds up in an order that the width decides.
-Where only some texts are kept, the others of a batch are asked for without them, and some processors' kernels (AVX-512)
-round a batch of fewer texts in another way; so auto keeps all texts or none, and only a size that is given keeps some.
+Where only some texts are kept, the others of a batch are asked for without them, and some processors' kernels round a
+batch of fewer texts in another way; so auto keeps all texts or none, and only a size that is given keeps some.
 
 A text is known by its ids, not by its number: copies that augmentation left alike are one, and texts that never come
 again are never found. A run that goes on after a break computes the first batch that a text stood in, not the one at
