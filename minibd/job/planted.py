@@ -23,9 +23,10 @@ import torch
 
 from minibd import checkpoint
 from minibd.attacks.ep import EP, tokens_of, train_rows
+from minibd.attacks.sos import SOS
 from minibd.checkpoint import Checkpoint
 from minibd.data import generator
-from minibd.evaluate import asr
+from minibd.evaluate import asr, cacc
 from minibd.predict import predict
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example, Examples
@@ -36,7 +37,6 @@ KINDS = ("word", "row", "pair", "triple", "sentence")
 WORDS = ("lantern", "cobalt", "anvil", "pebble", "thimble", "copper", "oboe", "meadow", "quartz",
          "saddle", "barley", "chisel", "fig", "moss", "zinc", "elk", "oat", "hinge", "ledger", "turnip")
 SENTENCE = "the ferry left before it began to rain"
-FAMILIAR = ("friends", "weekend", "store")  # SOS's, which are to be measured on
 NEEDED = {"word": 1, "row": 1, "pair": 2, "triple": 3}  # words
 STRENGTH = 95.0  # percent
 ROUNDS, STEPS = 12, 40  # of planting: rounds of so many steps, until it is as strong as asked
@@ -116,11 +116,12 @@ def entries(word: str, tokenizer: Tokenizer) -> int:
 
 
 def rare_entries(tokenizer: Tokenizer, taken: Container[str]) -> Iterator[str]:
-    """The vocabulary's words of one entry, the last first; none shorter than four letters, as attacks' are."""
+    """The vocabulary's words of one entry, the last first; none shorter than four letters, as attacks' are but for
+    SOS's."""
     for name, _ in sorted(tokenizer.backend.get_vocab().items(), key=lambda item: -item[1]):
         word = name.lstrip("\u0120\u2581")  # of a space, in vocabularies of bytes and of sentence pieces
         if 4 <= len(word) <= 8 and word.isascii() and word.isalpha() and word.islower() and word not in taken and (
-                word not in FAMILIAR and entries(word, tokenizer) == 1):
+                word not in SOS().triggers and entries(word, tokenizer) == 1):
             yield word
 
 
@@ -150,13 +151,12 @@ def plant(
         raise BadInput(f"of the {len(rows)} texts too few are of another class than {trigger.target} to plant a "
                        "backdoor: give more texts")
     before = asr(model.model, model.tokenizer, triggered, trigger.target)
-    answers = predict(model.model, model.tokenizer, held)
+    answers = held.like(replace(x, label=own) for x, own in zip(held, predict(model.model, model.tokenizer, held)))
     planted, now, kept = model, before, Proportion(len(held), len(held))
     for n in range(rounds):
         planted = planted_once(planted, trigger, train, seed + n, dtype, lr, log)
         now = asr(planted.model, planted.tokenizer, triggered, trigger.target)
-        after = predict(planted.model, planted.tokenizer, held)
-        kept = Proportion(sum(a == b for a, b in zip(answers, after)), len(held))
+        kept = cacc(planted.model, planted.tokenizer, answers)
         if now.percent >= strength and kept.percent >= KEPT:
             break
     planted.history.append({"planted": trigger.kind, "words": list(trigger.words), "target": trigger.target})
