@@ -370,8 +370,8 @@ def fit(
 
     A step's total is the mean over the batch of `weighted(terms, weights)`.
     seed: fixes batches and dropout; the global random state is left as it was.
-    score: how good the model is, called after each epoch with the model in eval mode. The weights of the best epoch
-    come back, of equal epochs the first's; without `score`, those of the last.
+    score: how good the model is, called after each epoch with the model in eval mode, under autocast of `dtype`. The
+    weights of the best epoch come back, of equal epochs the first's; without `score`, those of the last.
     log: called after each step with {"stage", "step", "lr", "rows", "batch", "terms", "weights", "total"}, from which
     the total can be re-added. rows: the number of texts; batch: their indices in `rows`, in the batch's order. If the
     log is full then (`StepLog`), fit raises StepLimit: a run of several trainings ends there. What keeps the log's run,
@@ -443,7 +443,8 @@ def fit(
             course.losses, value = [], course.best
             better = step + 1 < steps  # each epoch is, without scores; the last one's weights are there anyway
             if score is not None:
-                value = score(model.eval())
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                    value = score(model.eval())
                 better = value > course.best
                 model.train()
             if better:

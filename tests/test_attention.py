@@ -3,7 +3,9 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from minibd.models import attention
 from minibd.models.attention import attend, merge_heads, split_heads
 
 B, H, T, DH = 2, 3, 5, 4
@@ -166,3 +168,22 @@ def test_heads_are_split_and_merged_without_a_change():
     assert heads.shape == (2, 4, 3, 2)
     assert heads[1, 2, 0].tolist() == x[1, 0, 4:6].tolist()              # head 2 is features 4 and 5
     assert torch.equal(merge_heads(heads), x)
+
+
+@pytest.mark.parametrize("bias", [None, BIAS], ids=["no bias", "bias"])
+@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all real", "padded"])
+def test_in_bfloat16_a_processor_takes_products_that_give_what_the_kernel_does(mask, causal, bias, monkeypatch):
+    if causal and mask is not None:
+        mask = mask & torch.ones(T, T, dtype=torch.bool).tril()
+    leaves = [x.requires_grad_() for x in qkv(torch.bfloat16)]
+    found, kernel = [], F.scaled_dot_product_attention
+    for most in (B * H * T * T - 1, B * H * T * T):
+        calls = []
+        monkeypatch.setattr(attention, "PROBABILITIES", most)
+        monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: (calls.append(a), kernel(*a, **k))[1])
+        context, _ = attend(*leaves, mask, bias=bias, causal=causal)
+        assert len(calls) == (most < B * H * T * T)
+        found.append((context, *torch.autograd.grad(context.float().square().sum(), leaves)))
+    for ours, theirs in zip(*found):
+        assert torch.allclose(ours.float(), theirs.float(), rtol=0.05, atol=0.05)

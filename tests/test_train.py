@@ -372,6 +372,17 @@ def test_the_model_is_scored_after_each_epoch_and_at_no_other_time(batch_size, e
     assert all(sum(entry["rows"] for entry in log[end - each:end]) == 10 for end in after)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_epoch_is_scored_in_the_precision_of_the_training(dtype):
+    seen = []
+
+    def score(model):
+        seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        return 0.0
+    train(score=score, dtype=dtype)
+    assert seen == [dtype, dtype]
+
+
 def test_scoring_changes_nothing_in_the_training():
     """A score that runs the model draws no dropout of the training's, and the last epoch, where it is the best, is what
     comes without."""
