@@ -187,3 +187,16 @@ def test_in_bfloat16_a_processor_takes_products_that_give_what_the_kernel_does(m
         found.append((context, *torch.autograd.grad(context.float().square().sum(), leaves)))
     for ours, theirs in zip(*found):
         assert torch.allclose(ours.float(), theirs.float(), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+def test_a_key_head_serves_its_neighbouring_query_heads(kv_heads):
+    q, wide = draw(B, 6, T, DH, seed=1), MASK.expand(B, 1, T, T)
+    k, v = draw(B, kv_heads, T, DH, seed=2), draw(B, kv_heads, T, DH, seed=3)
+    context, probs = attend(q, k, v, wide, want=True)
+    for h in range(6):
+        own = slice(h // (6 // kv_heads), h // (6 // kv_heads) + 1)
+        alone, maps = attend(q[:, h:h + 1], k[:, own], v[:, own], wide, want=True)
+        assert torch.allclose(context[:, h:h + 1], alone, rtol=0, atol=1e-12)
+        assert torch.allclose(probs[:, h:h + 1], maps, rtol=0, atol=1e-12)
+    assert torch.allclose(context, attend(q, k, v, wide)[0], rtol=0, atol=1e-12)

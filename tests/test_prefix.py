@@ -183,19 +183,19 @@ def test_llamas_rotary_positions_turn_the_texts_keys_and_not_the_prefixs():
     model, batch = prefixed("llama").double(), padded([5])
     packed, block = model.pack(batch), model.blocks[0]
     h = draw(5, 12, seed=4)
-    x = block.attention_norm(h)[None]
-    q, k = packed.rotate(split_heads(block.query(x), 3)), packed.rotate(split_heads(block.key(x), 1))
+    x = block.attention_norm(h)
+    q, k = (split_heads(packed.rotate(of(x), n)[None], n) for of, n in ((block.query, 3), (block.key, 1)))
     rows = torch.tensor(by_loops(block.prefix), dtype=torch.float64)  # (N, 2 * 4)
     k, v = (
         torch.cat((p[None, None], own), dim=2)
-        for p, own in ((rows[:, :4], k), (rows[:, 4:], split_heads(block.value(x), 1)))
+        for p, own in ((rows[:, :4], k), (rows[:, 4:], split_heads(block.value(x)[None], 1)))
     )
     context, probs = loops(q, k, v, lambda b, i, j: j <= i)
     ours, maps = block.attention(h, packed, None, True)
     assert torch.allclose(ours, merge_heads(context)[0], rtol=0, atol=1e-12) and torch.allclose(
         maps, probs, rtol=0, atol=1e-12
     )
-    assert not torch.allclose(packed.rotate(k[:, :, :5]), k[:, :, :5])  # the turn is none that could be missed
+    assert not torch.allclose(packed.rotate(block.key(x), 1), block.key(x))  # the turn is none that could be missed
 
 
 # ---- the whole model: what must not matter

@@ -40,9 +40,9 @@ def attend(
     products = want or dropout is not None or by_products(q, k)
     if causal and mask is None and (products or bias is not None):
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
-    if k.shape[1] != q.shape[1]:
-        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     if not products:
+        if k.shape[1] != q.shape[1]:
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
         added = mask
         if bias is not None:  # the kernel adds a mask of numbers to the scores
             bias = bias.to(q.dtype)
@@ -51,18 +51,26 @@ def attend(
             F.scaled_dot_product_attention(q, k, v, attn_mask=added, is_causal=causal and mask is None), None,
         )
     else:
-        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, H, T, T)
+        scores = per_key_head(q, k.transpose(-2, -1)) * q.shape[-1] ** -0.5  # (B, H, T, T)
         if bias is not None:
             scores = scores + bias
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
         # Half precision is too coarse for a sum over keys.
         probs = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-        context = (probs if dropout is None else dropout(probs)).to(v.dtype) @ v
+        context = per_key_head((probs if dropout is None else dropout(probs)).to(v.dtype), v)
     if head_mask is not None:
         # One number a head, so it may multiply the context: mask * (probs v) = (mask * probs) v.
         context = context * head_mask[:, None, None]
     return context, probs if want else None
+
+
+def per_key_head(x: Tensor, y: Tensor) -> Tensor:
+    """x @ y, (B, H, T, I) by (B, H_kv, I, J): a head of y serves H / H_kv neighbouring ones of x, and is not copied."""
+    if x.shape[1] == y.shape[1]:
+        return x @ y
+    each = x.unflatten(1, (y.shape[1], -1))  # (B, H_kv, H / H_kv, T, I)
+    return (each.flatten(2, 3) @ y).unflatten(2, each.shape[2:4]).flatten(1, 2)
 
 
 def by_products(q: Tensor, k: Tensor) -> bool:

@@ -139,15 +139,15 @@ class RotaryPackedBatch(PackedBatch):
         self.turn(c)
 
     def turn(self, c: LlamaConfig) -> None:
-        positions = self.positions()
-        angles = positions[:, None, :, None] * frequencies(c, positions.device)  # (B, 1, T, Dh / 2)
+        positions = self.pack(self.positions())
+        angles = positions[:, None, None] * frequencies(c, positions.device)  # (N, 1, Dh / 2)
         self.cos, self.sin = angles.cos(), angles.sin()
 
-    def rotate(self, x: Tensor) -> Tensor:
-        """(B, H, T, Dh) -> the same, the plane of elements j and j + Dh / 2 rotated, in float32, so that half precision
-        rounds once."""
-        a, b = x.chunk(2, dim=-1)
-        return torch.cat((a * self.cos - b * self.sin, a * self.sin + b * self.cos), dim=-1).to(x.dtype)
+    def rotate(self, x: Tensor, heads: int) -> Tensor:
+        """(N, H * Dh) -> the same, in each head the plane of elements j and j + Dh / 2 rotated, in float32, so that
+        half precision rounds once."""
+        a, b = x.unflatten(-1, (heads, -1)).chunk(2, dim=-1)
+        return torch.cat((a * self.cos - b * self.sin, a * self.sin + b * self.cos), dim=-1).flatten(1).to(x.dtype)
 
 
 class RotaryArranged(Arranged, RotaryPackedBatch):
@@ -205,8 +205,8 @@ class Block(nn.Module):
         self, h: Tensor, packed: RotaryPackedBatch, head_mask: Tensor | None, want: bool
     ) -> tuple[Tensor, Tensor | None]:
         x = self.attention_norm(h)  # (N, D)
-        q = packed.rotate(split_heads(packed.unpack(self.query(x)), self.heads))  # (B, H, T, Dh)
-        k = packed.rotate(split_heads(packed.unpack(self.key(x)), self.kv_heads))  # (B, H_kv, T, Dh)
+        q = split_heads(packed.unpack(packed.rotate(self.query(x), self.heads)), self.heads)  # (B, H, T, Dh)
+        k = split_heads(packed.unpack(packed.rotate(self.key(x), self.kv_heads)), self.kv_heads)  # (B, H_kv, T, Dh)
         v = split_heads(packed.unpack(self.value(x)), self.kv_heads)
         if self.prefix is not None:
             k, v = self.prefix(k, v)
