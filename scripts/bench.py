@@ -77,7 +77,7 @@ first turn and the optimiser's step are run, and the time is that of all turns, 
 """
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -99,7 +99,8 @@ class Bench:
     data: str = setting("", "folder or file of rows, for real lengths; encoders, without it: the built-in reviews")
     shape: str = setting("own", "own: the model of --ckpt; with random weights: bert-base, 12 layers of 768; align "
                          "only: bert-large, 24 of 1024; llama-7b, 32 of 4096", choices=("own", *SHAPES))
-    dtype: str = setting("float32", "align, scan, train, long: type of the matrix products; bfloat16 is autocast, for "
+    dtype: str = setting("float32", "align, evaluation, scan, train, long: type of the matrix products; bfloat16 is "
+                         "autocast (the usual way is timed in float32, too), for "
                          "llama-7b also the type of the weights; auto, scan only: as scan.py chooses",
                          choices=("float32", "bfloat16", "auto"))
     batch_size: int = setting(32, "texts per batch")
@@ -120,8 +121,8 @@ class Bench:
 
 RULES = (
     Idle(("order",), lambda v: v.what != "encoders", "read by encoders alone, and not by {what}: leave it out"),
-    Idle(("dtype",), lambda v: v.what not in ("align", "scan", "train", "long"),
-         "read by align, scan, train and long, and not by {what}: leave it out"),
+    Idle(("dtype",), lambda v: v.what not in ("align", "evaluation", "scan", "train", "long"),
+         "read by align, evaluation, scan, train and long, and not by {what}: leave it out"),
     Idle(("tokens", "micro_batch", "checkpoint_activations"), lambda v: v.what != "long",
          "read by long alone, and not by {what}: leave it out"),
     Idle(("quick",), lambda v: v.what != "train", "read by train alone, and not by {what}: leave it out"),
@@ -138,7 +139,7 @@ RULES = (
     Idle(("profile",), lambda v: v.what not in ("encoders", "align"),
          "read by encoders and align alone, and not by {what}: leave it out"),
     Idle(("batches", "rounds"), lambda v: v.what == "prune", "prune goes through all dev rows once: leave it out"),
-    Idle(("dtype",), lambda v: v.what in ("align", "train", "long") and v.dtype == "auto",
+    Idle(("dtype",), lambda v: v.what in ("align", "evaluation", "train", "long") and v.dtype == "auto",
          "{what} times float32 or bfloat16: name one"),
     Idle(("device",), lambda v: v.what == "augment", "augment measures the processor alone: leave it out"),
 )
@@ -500,6 +501,8 @@ def align(bench: Bench) -> None:
     usual = usual_way(theirs, separate, autocast, takes_kinds=not model.causal)
     ours, params = our_ways(model, numbers, generator, separate, joined, size, autocast)
     ways = {**ours, "transformers + peft": usual}
+    if bench.dtype == "bfloat16" and bench.shape != "llama-7b":
+        ways["the same in float32"] = usual_way(theirs, separate, nullcontext(), takes_kinds=not model.causal)
     # Memory is measured in the first step of each way, which also warms it up.
     memory = {name: memory_growth(lambda way=way: seconds(lambda: way(0), device), device.type)
               for name, way in ways.items()}
@@ -841,11 +844,14 @@ def train(bench: Bench) -> None:
     order = torch.randperm(needed, generator=torch.Generator().manual_seed(0)).tolist()
     drawn = [ckpt.tokenizer.batch(encoded, order[i * bench.batch_size:(i + 1) * bench.batch_size]).to(device)
              for i in range(bench.batches)]
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bench.dtype == "bfloat16")
-    usual, dtype = usual_trainings(ckpt, drawn, autocast), getattr(torch, bench.dtype)
+    dtype = getattr(torch, bench.dtype)
+    usual = {kind: usual_trainings(ckpt, drawn, torch.autocast(device.type, kind, enabled=kind != torch.float32))
+             for kind in {dtype: None, torch.float32: None}}
     with our_trainings(ckpt, encoded, alike, dtype) as ours:
-        ways = {"TS-FT, ours": ours["TS-FT"], "TS-FT, usual": usual["TS-FT"], "MBTSAD, ours": ours["MBTSAD"],
-                "MBTSAD, teacher kept": ours["teacher kept"], "MBTSAD, usual": usual["MBTSAD"]}
+        ways = {"TS-FT, ours": ours["TS-FT"], "MBTSAD, ours": ours["MBTSAD"],
+                "MBTSAD, teacher kept": ours["teacher kept"]}
+        for kind, trainings in usual.items():
+            ways |= {f"{name}, usual" + " float32" * (kind != dtype): way for name, way in trainings.items()}
         memory = {name: memory_growth(lambda way=way: way(0), device.type) for name, way in ways.items()}
         ours["teacher kept"](bench.batches)  # the others' teacher, too, is asked before what is timed
         times = by_round(ways, bench.batches, bench.rounds, device)
@@ -883,12 +889,12 @@ def figures(times: dict[str, list[float]], name: str, tokens: int) -> tuple[floa
 def print_figures(times: dict, memory: dict, tokens: int, operations: dict[str, float], speed: float) -> None:
     """A line for each way. operations: of the matrix products that real tokens need; speed: those of one large product
     a second."""
-    print(f"{'':22}{'seconds':>9}{'ratio':>8}{'range':>14}{'tokens/s':>10}{'memory':>11}{'share':>8}")
+    print(f"{'':24}{'seconds':>9}{'ratio':>8}{'range':>14}{'tokens/s':>10}{'memory':>11}{'share':>8}")
     for name in times:
         took, ratio, low, high, pace = figures(times, name, tokens)
         peak = "?" if memory.get(name) is None else f"{memory[name] / 2 ** 20:.0f} MiB"
         share = f"{100 * operations[name] / took / speed:.1f} %" if name in operations else ""
-        print(f"{name:22}{took:9.2f}{ratio:8.2f}{f'{low:.2f}-{high:.2f}':>14}{pace:10.0f}{peak:>11}{share:>8}",
+        print(f"{name:24}{took:9.2f}{ratio:8.2f}{f'{low:.2f}-{high:.2f}':>14}{pace:10.0f}{peak:>11}{share:>8}",
               flush=True)
 
 
@@ -918,14 +924,24 @@ def evaluation(bench: Bench) -> None:
     def kept(name: str, way):
         return lambda i: answers.__setitem__(name, way())
 
-    ways = {"answers, ours": kept("ours", lambda: predict(ckpt.model, ckpt.tokenizer, rows)),
-            "answers, usual": kept("usual", usual)}
+    def within(kind, way):
+        def answer() -> list[int]:
+            with torch.autocast(device.type, kind, enabled=kind != torch.float32):
+                return way()
+        return answer
+
+    dtype = getattr(torch, bench.dtype)
+    ways = {"answers, ours": kept("ours", within(dtype, lambda: predict(ckpt.model, ckpt.tokenizer, rows))),
+            "answers, usual": kept("usual", within(dtype, usual))}
+    if dtype != torch.float32:
+        ways["answers, usual float32"] = kept("usual", usual)
     memory = {name: memory_growth(lambda way=way: way(0), device.type) for name, way in ways.items()}
-    times, speed = by_round(ways, 1, bench.rounds, device), product_speed(device, torch.float32, clock)
+    times, speed = by_round(ways, 1, bench.rounds, device), product_speed(device, dtype, clock)
     tokens = sum(ckpt.tokenizer.encode(rows).lengths)
     other = sum(a != b for a, b in zip(answers["ours"], answers["usual"], strict=True))
-    print(f"{len(rows)} rows, {tokens} tokens, in batches of {bench.batch_size}; {device}, {torch.get_num_threads()} "
-          f"threads, torch {torch.__version__}; one large product {speed / 1e9:.0f} GFLOP/s; {other} answers differ")
+    print(f"{len(rows)} rows, {tokens} tokens, in batches of {bench.batch_size}; {bench.dtype}, {device}, "
+          f"{torch.get_num_threads()} threads, torch {torch.__version__}; one large product {speed / 1e9:.0f} GFLOP/s; "
+          f"{other} answers differ")
     print_figures(times, memory, tokens, dict.fromkeys(ways, 2 * block_weights(ckpt.model) * tokens), speed)
 
 

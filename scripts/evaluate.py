@@ -7,8 +7,9 @@
     python scripts/evaluate.py --ckpt FOLDER --data FOLDER_OR_FILE --triggered triggered.tsv --target 1
 
 Of a folder as --data its test file is measured (without one, its dev file), with --all its train and dev rows, too; of
-a single file all rows, or with --no-all the fifth that the mitigations hold out of it by --seed. Writes result.json
-under --out.
+a single file all rows, or with --no-all the fifth that the mitigations hold out of it by --seed. Measured is in
+float32, as by the mitigations; --dtype bfloat16 is faster on some processors and changes an answer here and there.
+Writes result.json under --out.
 """
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ class Measured:
 
 
 RULES = (*ATTACK, UNTRAINED,
-         Idle(("dtype",), lambda v: True, "nothing is trained here, and models are measured in float32"))
+         Idle(("dtype",), lambda v: v.dtype == "auto", "models are measured in float32 where bfloat16 is not named"))
 
 
 def run() -> None:
@@ -51,6 +52,8 @@ def run() -> None:
 
     import time
     from dataclasses import replace
+
+    import torch
 
     from minibd import checkpoint, report
     from minibd.job.chance import chances
@@ -63,6 +66,8 @@ def run() -> None:
     if measured.all is False and task.data and not Path(task.data).is_file():
         raise BadInput(f"--no-all: {task.data} is no single file, of which a fifth is held out: leave it out")
     started = time.perf_counter()
+    if task.dtype == "auto":
+        task = replace(task, dtype="float32")
     ckpt, splits, out = open_task(
         "evaluate", task, hold_out=measured.all is False,
         check=lambda header, splits: check_attack(attack, task, header, splits.test),
@@ -73,7 +78,9 @@ def run() -> None:
     print(f"measured: {'all rows' if whole else 'the test rows'}")
     evaluator = evaluator_of(attack, task, ckpt, splits.test)
     print_rows(test=splits.test, triggered=evaluator.triggered)
-    steps = [report.Step("model", evaluator(ckpt.model, ckpt.tokenizer), 0.0)]
+    products = torch.autocast(device_of(task.device).type, torch.bfloat16, enabled=task.dtype == "bfloat16")
+    with products:
+        steps = [report.Step("model", evaluator(ckpt.model, ckpt.tokenizer), 0.0)]
     progress().finished.append("model")
     if floor.clean_ckpt:
         clean = checkpoint.read_header(floor.clean_ckpt)
@@ -83,13 +90,14 @@ def run() -> None:
                 f"{floor.clean_ckpt} has the classes {', '.join(clean.labels) or 'of no classifier'}, {task.ckpt} has "
                 f"{', '.join(ckpt.labels)}: give a clean model of the same task"
             )
-        steps.append(report.Step("clean model", evaluator(clean.model, clean.tokenizer), 0.0))
+        with products:
+            steps.append(report.Step("clean model", evaluator(clean.model, clean.tokenizer), 0.0))
     print_scores(steps)
     verdict = {} if steps[0].scores.asr else verdict_of(task.ckpt, task.data)
     if verdict:
         print("\n".join(lines_of(verdict)))
     found = report.result(
-        "evaluate", args_of(replace(task, dtype="float32"), attack, floor, measured) | target_args(evaluator),
+        "evaluate", args_of(task, attack, floor, measured) | target_args(evaluator),
         {"test": len(splits.test)}, steps, after=steps[0], seconds=time.perf_counter() - started,
         sha256=checkpoint.sha256(task.ckpt),
         outcome={"at_chance": chances(steps), **verdict},

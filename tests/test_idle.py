@@ -71,7 +71,7 @@ def said(monkeypatch, capsys):
     ("evaluate.py", f"{CKPT} --triggered F --attack known", ["--attack known", "--triggered"]),
     ("evaluate.py", f"{CKPT} --triggered F --triggers cf", ["--triggers cf", "--target"]),
     ("evaluate.py", f"{CKPT} --triggered F --side second", ["--side second"]),
-    ("evaluate.py", f"{CKPT} --dtype float32", ["--dtype float32"]),
+    ("evaluate.py", f"{CKPT} --dtype auto", ["--dtype auto", "float32"]),
     *((script, f"{CKPT} --target 0", ["--target 0", "--attack"]) for script in (
         "mbtsad.py", "pure.py", "finemix.py", "musclelora.py")),
     ("baseline.py", f"cft {CKPT} --target 0", ["--target 0", "--attack"]),
