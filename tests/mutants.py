@@ -101,8 +101,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "models/attention.py",
             "scores not divided by the root of the head's width",
-            "scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5",
-            "scores = q @ k.transpose(-2, -1)",
+            "scores = per_key_head(q, k.transpose(-2, -1)) * q.shape[-1] ** -0.5",
+            "scores = per_key_head(q, k.transpose(-2, -1))",
         ),
         Mutant(
             "models/bert.py", "no dropout behind the feed-forward half", "self.norm(h + self.dropout(self.down(",
@@ -123,7 +123,7 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "models/attention.py",
             "the map comes back after dropout",
-            "context = (probs if dropout is None else dropout(probs)).to(v.dtype) @ v",
+            "context = per_key_head((probs if dropout is None else dropout(probs)).to(v.dtype), v)",
             "probs = probs if dropout is None else dropout(probs)\n        context = probs.to(v.dtype) @ v",
         ),
         # Eq. (2) and (4)
@@ -691,6 +691,14 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "models/attention.py", "a padded key keeps its bias in the fused kernel",
             'bias if mask is None else bias.masked_fill(~mask, float("-inf"))', "bias",
         ),
+        Mutant(
+            "models/attention.py", "in bfloat16 a causal query sees the keys behind it",
+            "mask is None and (products or", "mask is None and (want or",
+        ),
+        Mutant(
+            "models/attention.py", "a key head serves every second query head",
+            "each = x.unflatten(1, (y.shape[1], -1))", "each = x.unflatten(1, (-1, y.shape[1])).transpose(1, 2)",
+        ),
         Mutant("models/attention.py", "the bias left out of the explicit path", "scores = scores + bias", "pass"),
         Mutant(
             "models/attention.py", "the bias divided with the scores", "scores = scores + bias",
@@ -1142,6 +1150,11 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         ),
         Mutant("distributed.py", "each process keeps its own choice", "return box[0]", "return value"),
         Mutant("distributed.py", "every process writes", "return rank() == 0", "return True"),
+        Mutant(
+            "train.py", "an epoch is scored in another precision than the training's",
+            "enabled=dtype != torch.float32):\n                    value", "enabled=False):\n                    value",
+            ("test_train.py",),
+        ),
         Mutant(
             "train.py", "the gradients stay each process's own", "        sum_gradients(leaves)\n", "",
             ("test_distributed.py",),
