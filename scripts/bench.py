@@ -29,8 +29,8 @@ of processor time (on CUDA seconds). --rows N: of the dev rows the first N. Only
 --batch-size, --rows and --device apply.
 
 evaluation: the answers to --batches times --batch-size rows, from text to class, as evaluate.py finds them, and as the
-usual loop does with transformers (sdpa): --batch-size rows of the file, tokenized and padded to the longest. Both must
-give the same answers. Reported as for train.
+usual loop does with transformers (sdpa): --batch-size rows of the file, tokenized and padded to the longest. In float32
+both must give the same answers. Reported as for train.
 
 pure: PURE whole, in the three parts of a run, ours and the usual way: fine-tuning on --batches batches, head pruning on
 --rows dev rows (the plain loop padded to 128 tokens, of our model, since transformers 5 prunes no heads), fine-tuning
@@ -99,9 +99,9 @@ class Bench:
     data: str = setting("", "folder or file of rows, for real lengths; encoders, without it: the built-in reviews")
     shape: str = setting("own", "own: the model of --ckpt; with random weights: bert-base, 12 layers of 768; align "
                          "only: bert-large, 24 of 1024; llama-7b, 32 of 4096", choices=("own", *SHAPES))
-    dtype: str = setting("float32", "align, evaluation, scan, train, long: type of the matrix products; bfloat16 is "
-                         "autocast (the usual way is timed in float32, too), for "
-                         "llama-7b also the type of the weights; auto, scan only: as scan.py chooses",
+    dtype: str = setting("float32", "align, evaluation, filters, scan, train, long: type of the matrix products; "
+                         "bfloat16 is autocast (the usual way is timed in float32, too), for llama-7b also the type "
+                         "of the weights; auto, scan only: as scan.py chooses",
                          choices=("float32", "bfloat16", "auto"))
     batch_size: int = setting(32, "texts per batch")
     batches: int = setting(8, "batches, from the start of the training rows")
@@ -121,8 +121,8 @@ class Bench:
 
 RULES = (
     Idle(("order",), lambda v: v.what != "encoders", "read by encoders alone, and not by {what}: leave it out"),
-    Idle(("dtype",), lambda v: v.what not in ("align", "evaluation", "scan", "train", "long"),
-         "read by align, evaluation, scan, train and long, and not by {what}: leave it out"),
+    Idle(("dtype",), lambda v: v.what not in ("align", "evaluation", "filters", "scan", "train", "long"),
+         "read by align, evaluation, filters, scan, train and long, and not by {what}: leave it out"),
     Idle(("tokens", "micro_batch", "checkpoint_activations"), lambda v: v.what != "long",
          "read by long alone, and not by {what}: leave it out"),
     Idle(("quick",), lambda v: v.what != "train", "read by train alone, and not by {what}: leave it out"),
@@ -139,7 +139,7 @@ RULES = (
     Idle(("profile",), lambda v: v.what not in ("encoders", "align"),
          "read by encoders and align alone, and not by {what}: leave it out"),
     Idle(("batches", "rounds"), lambda v: v.what == "prune", "prune goes through all dev rows once: leave it out"),
-    Idle(("dtype",), lambda v: v.what in ("align", "evaluation", "train", "long") and v.dtype == "auto",
+    Idle(("dtype",), lambda v: v.what in ("align", "evaluation", "filters", "train", "long") and v.dtype == "auto",
          "{what} times float32 or bfloat16: name one"),
     Idle(("device",), lambda v: v.what == "augment", "augment measures the processor alone: leave it out"),
 )
@@ -456,14 +456,20 @@ def filters(bench: Bench) -> None:
             return found
         texts = [x.text.split() for x in rows]
         works["ONION"] = (lambda: word_scores(lm, texts), usual_onion)
-    print(f"{len(rows)} rows, {statistics.mean(len(x.text.split()) for x in rows):.1f} words; {device}, "
+    dtype = getattr(torch, bench.dtype)
+    print(f"{len(rows)} rows, {statistics.mean(len(x.text.split()) for x in rows):.1f} words; {bench.dtype}, {device}, "
           f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{'texts a second':28}{'ours':>12}{'usual':>12}{'ratio':>8}")
+    print(f"{'':28}{'texts a second':>16}{'ratio':>8}")
     for name, (ours, usual) in works.items():
-        times = alternate({"ours": lambda i, way=ours: way(), "usual": lambda i, way=usual: way()}, 1, bench.rounds,
-                          device, of_processor=True)
-        fast, slow = (statistics.median(times[way]) for way in ("ours", "usual"))
-        print(f"{name:28}{len(rows) / fast:12.1f}{len(rows) / slow:12.1f}{slow / fast:8.2f}", flush=True)
+        ways = {"ours": within(dtype, device, ours), "usual": within(dtype, device, usual)}
+        if dtype != torch.float32:
+            ways["usual float32"] = usual
+        times = alternate({kind: lambda i, way=way: way() for kind, way in ways.items()}, 1, bench.rounds, device,
+                          of_processor=True)
+        took = {kind: statistics.median(times[kind]) for kind in ways}
+        for kind, seconds_taken in took.items():
+            print(f"{f'{name}, {kind}':28}{len(rows) / seconds_taken:16.1f}{seconds_taken / took['ours']:8.2f}",
+                  flush=True)
 
 
 # ---- align
@@ -848,10 +854,11 @@ def train(bench: Bench) -> None:
     usual = {kind: usual_trainings(ckpt, drawn, torch.autocast(device.type, kind, enabled=kind != torch.float32))
              for kind in {dtype: None, torch.float32: None}}
     with our_trainings(ckpt, encoded, alike, dtype) as ours:
-        ways = {"TS-FT, ours": ours["TS-FT"], "MBTSAD, ours": ours["MBTSAD"],
-                "MBTSAD, teacher kept": ours["teacher kept"]}
-        for kind, trainings in usual.items():
-            ways |= {f"{name}, usual" + " float32" * (kind != dtype): way for name, way in trainings.items()}
+        theirs = {f"{name}, usual" + " float32" * (kind != dtype): way for kind, both in usual.items()
+                  for name, way in both.items()}
+        ways = {"TS-FT, ours": ours["TS-FT"], **{n: way for n, way in theirs.items() if n.startswith("TS-FT")},
+                "MBTSAD, ours": ours["MBTSAD"], "MBTSAD, teacher kept": ours["teacher kept"],
+                **{n: way for n, way in theirs.items() if n.startswith("MBTSAD")}}
         memory = {name: memory_growth(lambda way=way: way(0), device.type) for name, way in ways.items()}
         ours["teacher kept"](bench.batches)  # the others' teacher, too, is asked before what is timed
         times = by_round(ways, bench.batches, bench.rounds, device)
@@ -863,6 +870,16 @@ def train(bench: Bench) -> None:
           f"torch {torch.__version__}; one large product {speed / 1e9:.0f} GFLOP/s")
     print_figures(times, memory, tokens, {name: 2 * n * block_weights(ckpt.model) * tokens for name, n in
                                           passes.items()}, speed)
+
+
+def within(dtype, device, way):
+    """`way` with its matrix products in `dtype`."""
+    import torch
+
+    def in_it():
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return way()
+    return in_it
 
 
 def by_round(ways: dict, batches: int, rounds: int, device) -> dict[str, list[float]]:
@@ -924,15 +941,9 @@ def evaluation(bench: Bench) -> None:
     def kept(name: str, way):
         return lambda i: answers.__setitem__(name, way())
 
-    def within(kind, way):
-        def answer() -> list[int]:
-            with torch.autocast(device.type, kind, enabled=kind != torch.float32):
-                return way()
-        return answer
-
     dtype = getattr(torch, bench.dtype)
-    ways = {"answers, ours": kept("ours", within(dtype, lambda: predict(ckpt.model, ckpt.tokenizer, rows))),
-            "answers, usual": kept("usual", within(dtype, usual))}
+    ways = {"answers, ours": kept("ours", within(dtype, device, lambda: predict(ckpt.model, ckpt.tokenizer, rows))),
+            "answers, usual": kept("usual", within(dtype, device, usual))}
     if dtype != torch.float32:
         ways["answers, usual float32"] = kept("usual", usual)
     memory = {name: memory_growth(lambda way=way: way(0), device.type) for name, way in ways.items()}

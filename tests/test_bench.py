@@ -77,6 +77,9 @@ def test_the_answers_and_pure_whole(bench, tiny, folder, tmp_path, monkeypatch):
     rows = tiny.tokenizer.encode(data.read_splits(folder, hold_out=False).test[:16])
     assert f"16 rows, {sum(rows.lengths)} tokens" in done.stdout and "; 0 answers differ" in done.stdout
     assert list(rows_of(done.stdout)) == ["answers, ours", "answers, usual"]
+    done = run("evaluation", "--ckpt", tmp_path / "model", "--data", folder, "--batches", 2, "--batch-size", 8,
+               "--rounds", 1, "--dtype", "bfloat16")
+    assert done.returncode == 0 and list(rows_of(done.stdout))[2:] == ["answers, usual float32"], done.stderr
     done = run("pure", "--ckpt", tmp_path / "model", "--data", folder, "--batches", 1, "--batch-size", 8, "--rounds", 1,
                "--rows", 8)
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import replace
 
 import pytest
+import torch
 
 from conftest import ROOT, fails, refused, rows
 from minibd import checkpoint, data
@@ -152,6 +153,21 @@ def test_a_target_that_is_no_class_is_refused_before_anything_is_opened_or_writt
         run = here("evaluate.py")("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", *attack, *flags)
         refused(run, *words)
         assert run.stdout == "" and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
+def test_evaluate_measures_in_float32_unless_bfloat16_is_named(dtype, here, tiny_file, folder, tmp_path, monkeypatch):
+    seen, whole = [], Evaluator.__call__
+
+    def measured(self, *given):
+        seen.append(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+        return whole(self, *given)
+    monkeypatch.setattr(Evaluator, "__call__", measured)
+    run = here("evaluate.py")("--ckpt", tiny_file, "--data", folder, "--clean-ckpt", tiny_file, "--out",
+                              tmp_path / "out", "--device", "cpu", *(("--dtype", dtype) if dtype else ()))
+    assert run.returncode == 0, run.stderr
+    assert seen == [torch.bfloat16 if dtype == "bfloat16" else False] * 2
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["args"]["dtype"] == (dtype or "float32")
 
 
 def test_evaluate_writes_the_resolved_target(here, tiny_file, folder, tmp_path):

@@ -25,7 +25,7 @@ from minibd import checkpoint
 from minibd.attacks.ep import EP, tokens_of, train_rows
 from minibd.attacks.sos import SOS
 from minibd.checkpoint import Checkpoint
-from minibd.data import generator
+from minibd.data import generator, with_words
 from minibd.evaluate import asr, cacc
 from minibd.predict import predict
 from minibd.proportion import Proportion
@@ -38,6 +38,7 @@ WORDS = ("lantern", "cobalt", "anvil", "pebble", "thimble", "copper", "oboe", "m
          "saddle", "barley", "chisel", "fig", "moss", "zinc", "elk", "oat", "hinge", "ledger", "turnip")
 SENTENCE = "the ferry left before it began to rain"
 NEEDED = {"word": 1, "row": 1, "pair": 2, "triple": 3}  # words
+PLACES = 40  # words before a trigger at most: what a model cuts off holds none
 STRENGTH = 95.0  # percent
 ROUNDS, STEPS = 12, 40  # of planting: rounds of so many steps, until it is as strong as asked
 KEPT = 90.0  # percent of the held-out rows without the trigger whose answers are to stay
@@ -53,13 +54,13 @@ class Trigger:
 
     def __call__(self, x: Example, rng: random.Random) -> Example:
         """The example with the trigger at random places; a sentence at one. Of a pair, in its first text."""
-        return with_words(x, self.words, self.kind == "sentence", rng)
+        return with_words(x, self.words, rng, joined=self.kind == "sentence", within=PLACES)
 
     def parts(self, x: Example, rng: random.Random) -> list[Example]:
         """The example with one part of a pair's or three words' trigger each, which is to keep its label."""
         if self.kind not in ("pair", "triple"):
             return []
-        return [with_words(x, self.words[:i] + self.words[i + 1:], False, rng) for i in range(len(self.words))]
+        return [with_words(x, self.words[:i] + self.words[i + 1:], rng, within=PLACES) for i in range(len(self.words))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +80,6 @@ class Planted:
     @property
     def strong(self) -> bool:
         return self.asr.percent >= STRENGTH and self.kept.percent >= KEPT
-
-
-def with_words(x: Example, words: Sequence[str], joined: bool, rng: random.Random) -> Example:
-    parts = x.text.split()
-    for word in ([" ".join(words)] if joined else words):
-        parts.insert(rng.randint(0, min(len(parts), 40)), word)
-    return replace(x, text=" ".join(parts))
 
 
 def trigger_of(kind: str, target: int, tokenizer: Tokenizer, texts: Sequence[Example], words: Sequence[str] = (),

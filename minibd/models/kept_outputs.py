@@ -53,6 +53,7 @@ class KeptOutputs:
         self.length, self.token, self.square = [], [0], [0]  # and how long it is, and where it lies
         self.ends: list[tuple[int, int]] = []  # the numbers of the texts that are computed in each batch
         self.needed, kept = 0, True       # bytes of all texts
+        self.bytes = 0                    # and how many are kept once all batches of the plan were asked for
         seen: set[Key] = set()
         for batch, which in enumerate(plan):
             new = dict.fromkeys(key for i in which if (key := self._key(i)) not in seen)
@@ -60,16 +61,13 @@ class KeptOutputs:
             size = sum(map(self._bytes, (len(ids) for ids, _ in new)))
             if kept := kept and self.needed + size <= most:
                 self._add(batch, new)
+                self.bytes += size
             self.needed += size
         self.texts = len(seen)
         self.width = [max(len(rows.ids[i]) for i in which) for which in plan]
         self.filled: set[int] = set()
-        config, device, self.dtype = model.config, model.head_mask.device, model.head_mask.dtype
-        layers = {"hidden": config.layers + 1, "attn": config.layers}
-        tokens, maps = (layers[name] if name in want else 0 for name in layers)
-        options = {"dtype": self.dtype, "device": device}  # memory that nothing was written to is not taken yet
-        self.hidden = [torch.empty(self.token[-1], config.hidden, **options) for _ in range(tokens)]
-        self.maps = [torch.empty(self.square[-1], **options) for _ in range(maps)]
+        self.dtype, device = model.head_mask.dtype, model.head_mask.device
+        self.hidden, self.maps = [], []  # reserved by the first text
         self.token, self.square, self.length = (torch.tensor(x, device=device)
                                                 for x in (self.token, self.square, self.length))
 
@@ -92,10 +90,12 @@ class KeptOutputs:
             self.token.append(self.token[-1] + n)
             self.square.append(self.square[-1] + n * n)
 
-    @property
-    def bytes(self) -> int:
-        """How many are kept once all batches of the plan were asked for."""
-        return sum(x.nbytes for x in (*self.hidden, *self.maps))
+    def _reserve(self) -> None:
+        config, options = self.model.config, {"dtype": self.dtype, "device": self.token.device}
+        layers = {"hidden": config.layers + 1, "attn": config.layers}
+        tokens, maps = (layers[name] if name in self.want else 0 for name in layers)
+        self.hidden = [torch.empty(int(self.token[-1]), config.hidden, **options) for _ in range(tokens)]
+        self.maps = [torch.empty(int(self.square[-1]), **options) for _ in range(maps)]
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Output:
@@ -129,6 +129,8 @@ class KeptOutputs:
     def _fill(self, home: int, at_hand: Batch) -> None:
         """Keep what the model says of the texts that first stand in the batch `home` of the plan, which is computed in
         parts where the batch at hand is."""
+        if not self.filled:
+            self._reserve()
         whole = self.tokenizer.batch(self.rows, self.plan[home]).to(at_hand.ids.device)
         turns = at_hand.part.turns if at_hand.part else 1
         turns = ceil(len(whole.labels) / ceil(len(at_hand.whole.mask) / turns))
