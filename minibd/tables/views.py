@@ -459,10 +459,11 @@ def untrusted_base(table: str) -> View:
     """Datasets down, models across."""
     names = list(dict.fromkeys(row.name.split(", ")[0] for row in TABLES[table]))
     labels = list(dict.fromkeys(row.name.split(", ")[1] for row in TABLES[table]))
+    trained = {label: MUSCLELORA[label.split(" at ")[0]].split()[1] for label in labels}
     rows = []
     for name in names:
-        rows.append((name, *(pick(table, f"{name}, {label}", MUSCLELORA[label].split()[1]) for label in labels)))
-        papers = [paper(table, f"{name}, {label}", MUSCLELORA[label].split()[1]) for label in labels]
+        rows.append((name, *(pick(table, f"{name}, {label}", trained[label]) for label in labels)))
+        papers = [paper(table, f"{name}, {label}", trained[label]) for label in labels]
         if any(papers):
             rows.append(("*paper, BERT-base*", *papers))
     return View(("CACC / ASR", *labels), tuple(rows))
