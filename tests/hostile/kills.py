@@ -153,7 +153,7 @@ def case(seed: int, bases: dict[str, Path], folder: Path) -> tuple[str, Ended, V
     event = rng.uniform(0.2, 0.9) * whole.seconds if timed else rng.randrange(events)
     what += f", second {event:.2f} of {whole.seconds:.2f}" if timed else f", event {event} of {events}"
     ended = go(event, 2, more)
-    if ended.signal not in (signal.SIGKILL, signal.SIGALRM) and not (timed and ended.status == 0):
+    if ended.signal not in (signal.SIGKILL, signal.SIGALRM) and not (timed and ended.status in FINISHED):
         return fault(ended, "not killed", ended.err[-300:])
     if (found := state(out)) not in sound:
         return fault(ended, "mixed folder", f"{sorted(p.name for p in out.rglob('*'))}")
