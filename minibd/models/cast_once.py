@@ -19,7 +19,7 @@ def cast_once(model: nn.Module, dtype: torch.dtype, whole: bool = False) -> Iter
     Nothing may change the weights inside.
     """
     layers = [layer for layer in model.modules() if type(layer) is nn.Linear and dtype != torch.float32
-              and "forward" not in vars(layer) and (whole or not any(p.requires_grad for p in layer.parameters()))]
+              and (whole or not any(p.requires_grad for p in layer.parameters()))]
     for layer in layers:
         layer.forward = _Cast(layer, dtype)
     try:
