@@ -501,6 +501,11 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "accuracy(model, theta.tokenizer, train)",
         ),
         Mutant(
+            "train.py", "an epoch is scored in another precision than the training's",
+            "enabled=dtype != torch.float32):\n                    value", "enabled=False):\n                    value",
+            ("test_train.py",),
+        ),
+        Mutant(
             "train.py",
             "the last of equal epochs",
             "better = value > course.best",
@@ -1150,11 +1155,6 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         ),
         Mutant("distributed.py", "each process keeps its own choice", "return box[0]", "return value"),
         Mutant("distributed.py", "every process writes", "return rank() == 0", "return True"),
-        Mutant(
-            "train.py", "an epoch is scored in another precision than the training's",
-            "enabled=dtype != torch.float32):\n                    value", "enabled=False):\n                    value",
-            ("test_train.py",),
-        ),
         Mutant(
             "train.py", "the gradients stay each process's own", "        sum_gradients(leaves)\n", "",
             ("test_distributed.py",),
