@@ -196,8 +196,9 @@ LLAMA_CHOICES = (  # what is tried on smollm2-135m against a planted text; the f
     "vanilla", "lora", "musclelora", *(f"{model} --lr {lr} --epochs 2" for model in ("lora", "musclelora")
                                        for lr in ("1e-4", "3e-4", "1e-3")),
     "musclelora --lr 3e-4 --epochs 2 --train-head", "musclelora --lr 3e-4 --epochs 2 --init zero",
+    "musclelora --lr 3e-4 --epochs 1", "lora --lr 3e-4 --epochs 1",
 )
-LLAMA_LR = "--lr 1e-3 --epochs 2"  # what makes LoRA and MuScleLoRA train it
+LLAMA_LR = "--lr 3e-4 --epochs 1"  # what makes LoRA and MuScleLoRA train it
 BASE_CHOICES = (  # the same on mpnet-base: one change each to the published numbers
     "musclelora", "musclelora --init zero", "musclelora --train-head", "musclelora --aux 384",
     "musclelora --ratio 0.02", *(f"musclelora --lr {lr} --epochs 2" for lr in ("1e-4", "3e-4", "1e-3")),
@@ -316,7 +317,7 @@ TABLES = {
     # With --base a Llama; its settings are those of Llama 2 7B, which are chosen by the architecture.
     "musclelora-llama": tuple(
         row._replace(paper={}) for name in ("badnets", "addsent") for row in untrusted_rows(name))
-    + tuple(row._replace(paper={}, name=f"{row.name} at 1e-3", method=f"{row.method} {LLAMA_LR}")
+    + tuple(row._replace(paper={}, name=f"{row.name} at 3e-4", method=f"{row.method} {LLAMA_LR}")
             for name in ("badnets", "addsent") for row in untrusted_rows(name, ("LoRA", "MuScleLoRA"))),
     "musclelora-llama-choose": tuple(choice_row("as it happens", flags) for flags in LLAMA_CHOICES),
 }
