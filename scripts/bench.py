@@ -851,14 +851,14 @@ def train(bench: Bench) -> None:
     drawn = [ckpt.tokenizer.batch(encoded, order[i * bench.batch_size:(i + 1) * bench.batch_size]).to(device)
              for i in range(bench.batches)]
     dtype = getattr(torch, bench.dtype)
-    usual = {kind: usual_trainings(ckpt, drawn, torch.autocast(device.type, kind, enabled=kind != torch.float32))
-             for kind in {dtype: None, torch.float32: None}}
+    half = torch.autocast(device.type, torch.bfloat16, enabled=dtype != torch.float32)
+    usual = {"usual": usual_trainings(ckpt, drawn, half)}
+    if dtype != torch.float32:
+        usual["usual float32"] = usual_trainings(ckpt, drawn, nullcontext())
     with our_trainings(ckpt, encoded, alike, dtype) as ours:
-        theirs = {f"{name}, usual" + " float32" * (kind != dtype): way for kind, both in usual.items()
-                  for name, way in both.items()}
-        ways = {"TS-FT, ours": ours["TS-FT"], **{n: way for n, way in theirs.items() if n.startswith("TS-FT")},
+        ways = {"TS-FT, ours": ours["TS-FT"], **{f"TS-FT, {kind}": both["TS-FT"] for kind, both in usual.items()},
                 "MBTSAD, ours": ours["MBTSAD"], "MBTSAD, teacher kept": ours["teacher kept"],
-                **{n: way for n, way in theirs.items() if n.startswith("MBTSAD")}}
+                **{f"MBTSAD, {kind}": both["MBTSAD"] for kind, both in usual.items()}}
         memory = {name: memory_growth(lambda way=way: way(0), device.type) for name, way in ways.items()}
         ours["teacher kept"](bench.batches)  # the others' teacher, too, is asked before what is timed
         times = by_round(ways, bench.batches, bench.rounds, device)

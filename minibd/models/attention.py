@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PROBABILITIES = 1 << 23  # that a layer may keep for the backward pass, some 70 MB: 32 texts of 12 heads, 147 tokens
+PROBABILITIES = 1 << 23  # that a layer may keep for the backward pass, 50 MB: 32 texts of 12 heads, 147 tokens
 
 
 def attend(
