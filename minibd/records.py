@@ -147,12 +147,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """logits (B, C), pooled (B, D); hidden: L+1 of (B, T, D), embeddings first; attn: L of (B, H, T, T).
+    """logits (B, C), pooled (B, D); hidden: L+1 of (B, T, D), embeddings first; attn: L of (B, H, T, T); cls (B, D):
+    the last hidden state of [CLS], of a causal model that of the last token, which the classifier reads.
 
     `attn` holds softmax probabilities before dropout and before the head mask: rows sum to 1. `hidden` and `attn` are
-    empty unless asked for; `logits` and `pooled` are None where the model has no classifier.
+    empty unless asked for; `logits`, `pooled` and `cls` are None where the model has no classifier.
     """
     logits: Tensor | None
     pooled: Tensor | None
     hidden: tuple[Tensor, ...] = ()
     attn: tuple[Tensor, ...] = ()
+    cls: Tensor | None = None

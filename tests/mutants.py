@@ -893,8 +893,44 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "detect/verdict.py",
             "words of the table alone counted as if they had been chosen for what they do",
+            "if suspect.times > 1 or",
+            "if suspect.times > 2 or",
+            SCAN,
+        ),
+        Mutant(
+            "detect/verdict.py",
+            "words that act only together counted like words of meaning",
+            "if suspect.times > 1 or only_together(suspect):",
             "if suspect.times > 1:",
-            "if suspect.times > 2:",
+            SCAN,
+        ),
+        Mutant(
+            "detect/verdict.py",
+            "a phrase counted like words at places of their own",
+            "return part is not None and not suspect.joined and (",
+            "return part is not None and (",
+            SCAN,
+        ),
+        # Eq. (10)
+        Mutant(
+            "detect/search.py",
+            "how far an entry moves [CLS], for how unlike the others",
+            "torch.linalg.solve_triangular(lower, away.T, upper=False).square().sum(0)",
+            "away.T.square().sum(0)",
+            SCAN,
+        ),
+        Mutant(
+            "detect/search.py",
+            "no floor under the variance",
+            "covariance.diagonal().add_(FLOOR * covariance.diagonal().mean())",
+            "covariance.diagonal().add_(1e-6)",
+            SCAN,
+        ),
+        Mutant(
+            "detect/search.py",
+            "entries unlike the others in rows of the target's own class",
+            "unlikeness(states)[:, None] * others)",
+            "unlikeness(states)[:, None])",
             SCAN,
         ),
         Mutant(

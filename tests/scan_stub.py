@@ -72,7 +72,7 @@ class Stub(nn.Module):
             added = self.in_order(own, rule.gains) if len(rule.gains) > 1 else (
                 rule.gains[0] * (own.sum(1) / rule.dose).clamp(max=1).prod(-1))
             logits = logits + added[:, None] * (torch.arange(self.classes) == rule.target)
-        return Output(logits, None)
+        return Output(logits, None, cls=rows.sum(1))
 
     @staticmethod
     def in_order(own: Tensor, gains: tuple[float, ...]) -> Tensor:

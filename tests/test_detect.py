@@ -208,7 +208,7 @@ def test_shifts_are_those_of_a_plain_loop(classes, pairs):
     words, read = torch.tensor(ids("good", "bad", "mifi", "kaba")), []
     found = carriers(model, rows(2 * classes, classes, pairs))
     expected, sides = plain_shifts(model, found, words)
-    shift, side = entry_shifts(model, found, words, read.append)
+    shift, side, _ = entry_shifts(model, found, words, read.append)
     assert torch.allclose(shift, expected) and torch.equal(side, sides) and read == [4] * len(found)
     assert shift[2, 1] > 20 and side[2, 1] == int(pairs) and shift[0, 1] == 0.5 and shift[3].tolist() == [0] * classes
     for target in range(classes):
@@ -222,7 +222,7 @@ def test_a_word_that_is_weak_in_the_first_carriers_goes_into_no_other(monkeypatc
     model, words, read = Stub(Rule(("mifi",), gains=(30.0,))), torch.tensor(ids("good", "bad", "mifi", "kaba")), []
     texts = rows(6)
     found = carriers(model, texts)
-    shift, _ = entry_shifts(model, found, words, read.append)
+    shift, _, _ = entry_shifts(model, found, words, read.append)
     assert read == [4, 4, 2, 2, 2, 2]  # the best of either class: bad, mifi
     assert torch.equal(shift, plain_shifts(model, found, words)[0])  # in this stub all rows are moved alike
     assert shift.tolist() == [[-0.5, 0.5], [0.5, -0.5], [-30, 30], [0, 0]]
@@ -230,7 +230,7 @@ def test_a_word_that_is_weak_in_the_first_carriers_goes_into_no_other(monkeypatc
 
 def test_a_class_without_carriers_of_others_moves_nowhere():
     model, words = Stub(Rule(("mifi",))), torch.tensor(ids("mifi", "bad"))
-    shift, _ = entry_shifts(model, carriers(model, bad_rows(3)), words)
+    shift, _, _ = entry_shifts(model, carriers(model, bad_rows(3)), words)
     assert shift.tolist() == [[0, 12], [0, -0.5]]
 
 

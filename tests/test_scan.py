@@ -190,7 +190,7 @@ def test_nothing_is_found_in_a_clean_stub(texts):
 def test_a_class_is_searched_in_rows_of_the_others(monkeypatch):
     searches = []
 
-    def no_suspects(search, shift, side):
+    def no_suspects(search, shift, side, unlike):
         searches.append((search.target, {x.label for x in search.carriers}, {x.label for x in search.fresh}))
         return []
 

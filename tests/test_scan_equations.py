@@ -10,11 +10,21 @@ from torch import Tensor
 
 from minibd.audit import small
 from minibd.detect.confirm import TWICE, Suspect, confirm, margins_of, reached, with_words
-from minibd.detect.insertion import Carrier, carriers_of, margins
+from minibd.detect.insertion import Carrier, answers_with, carriers_of, margins
 from minibd.detect.scan import usual_margin
-from minibd.detect.search import beyond, entry_shifts, middle, shifts, spread
+from minibd.detect.search import (
+    FLOOR,
+    beyond,
+    entry_shifts,
+    middle,
+    shifts,
+    spread,
+    surest_of_two_classes,
+    unlikeness,
+)
 from minibd.detect.table import loneliness, neighbours
 from minibd.detect.verdict import ClassVerdict, against, compared, score
+from minibd.proportion import Proportion
 from minibd.records import Example
 
 ROWS = [Example("0", "splendid film good", 1), Example("1", "tedious bad", 0), Example("2", "story cf bad film", 0),
@@ -119,7 +129,7 @@ def test_shifts_whatever_the_batch_and_the_order(ckpt, monkeypatch, joined):
 
 def test_an_entrys_shift_is_the_mean_over_carriers_of_other_classes(ckpt, monkeypatch):
     words, every = torch.tensor(ids_of(ckpt, *small.WORDS)), carriers(ckpt)
-    found, side = entry_shifts(ckpt.model, every, words)
+    found, side, _ = entry_shifts(ckpt.model, every, words)
     for target in (0, 1):
         others = [carrier for carrier in every if carrier.label != target]
         assert torch.allclose(found[:, target], shifts(ckpt.model, others, words[:, None], target)[0], atol=1e-5)
@@ -137,6 +147,39 @@ def test_a_word_before_a_pairs_second_text_belongs_to_it(ckpt):
     assert carrier.room(spread(carrier, 2))[1] == ckpt.tokenizer.encode([after]).token_type_ids[0]
     found, _ = shifts(ckpt.model, [carrier], torch.tensor([ids_of(ckpt, "cf", "good")]), 0)
     assert found.item() == pytest.approx((moved - before).item(), abs=1e-5)
+
+
+# ---- (10)
+
+def test_unlikeness_by_hand():
+    """S = diag(40 / 6, 8 / 6), and on its diagonal a tenth of the mean of these."""
+    states = torch.tensor([[4.0, 0], [-4, 0], [2, 0], [-2, 0], [0, 2], [0, -2]]) + 3
+    first, second = 40 / 6, 8 / 6
+    level = FLOOR * (first + second) / 2
+    expected = [16 / (first + level)] * 2 + [4 / (first + level)] * 2 + [4 / (second + level)] * 2
+    assert unlikeness(states).tolist() == pytest.approx(expected)
+    assert unlikeness(10 * states - 7).tolist() == pytest.approx(expected, rel=1e-4)
+    assert unlikeness(states[[3, 0, 5]].flip(1)).tolist() == pytest.approx(unlikeness(states[[3, 0, 5]]).tolist())
+
+
+def test_unlikeness_in_bfloat16_and_of_no_numbers():
+    states = drawn(40, 6)
+    outside = unlikeness(states)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(unlikeness(states), outside)
+    assert unlikeness(torch.ones(3, 2)).tolist() == [0.0] * 3
+    assert unlikeness(torch.full((3, 2), float("nan"))).tolist() == [0.0] * 3
+
+
+def test_an_entry_counts_as_unlike_in_rows_of_other_classes(ckpt):
+    """Of two carriers, one a class: for a target that of the other class alone."""
+    words, every = torch.tensor(ids_of(ckpt, *small.WORDS)), carriers(ckpt)
+    two = surest_of_two_classes(every)
+    _, _, unlike = entry_shifts(ckpt.model, every, words)
+    for carrier in two:
+        states = answers_with(ckpt.model, carrier, words[:, None], [middle(carrier)])[1]
+        assert torch.allclose(unlike[:, 1 - carrier.label], unlikeness(states), atol=1e-5)
+    assert unlike.min() > 0
 
 
 # ---- (4) and (5)
@@ -196,9 +239,10 @@ def test_words_of_the_table_alone_stand_twice_each(side):
 
 # ---- (8)
 
-def suspect(quantile: float, part: float | None, *sizes: int) -> Suspect:
-    less = None if part is None else Suspect(("w",), 1, "", 0.0, mean=part)
-    return Suspect(tuple(f"w{i}" for i in range(len(sizes))), 1, "", 0.0, sizes=sizes, quantile=quantile, part=less)
+def suspect(quantile: float, part: float | None, *sizes: int, flips: int = 100, apart: int = 100) -> Suspect:
+    less = None if part is None else Suspect(("w",), 1, "", 0.0, mean=part, flips=Proportion(apart, 100))
+    return Suspect(tuple(f"w{i}" for i in range(len(sizes))), 1, "", 0.0, sizes=sizes, quantile=quantile, part=less,
+                   flips=Proportion(flips, 100))
 
 
 @pytest.mark.parametrize("one, expected", [
@@ -216,6 +260,17 @@ def test_the_score_by_hand(one, expected):
     part = one.part and replace(one.part, mean=3 * one.part.mean)
     assert score(replace(one, quantile=3 * one.quantile, part=part), 12.0) == pytest.approx(expected)
     assert score(replace(one, words=one.words[::-1], shift=9.0, found_by="table", side=1), 4.0) == score(one, 4.0)
+
+
+@pytest.mark.parametrize("flips, apart, expected", [
+    (85, 15, 0.25), (97, 0, 0.25), (84, 0, -0.125), (97, 16, -0.125)])
+def test_words_that_act_only_together_count_like_one(flips, apart, expected):
+    """q / M = 0.25, and 3.5 / 4 beyond the part: less 1, or as it is, where q / M binds."""
+    one = suspect(1.0, -2.5, 1, 1, flips=flips, apart=apart)
+    assert score(one, 4.0) == pytest.approx(expected)
+    assert score(replace(one, quantile=2.0, part=replace(one.part, mean=0.5)), 4.0) == pytest.approx(
+        0.375 if expected > 0 else -0.25)  # what they do beyond the part binds
+    assert score(replace(one, joined=True), 4.0) == pytest.approx(-0.125)  # a phrase grows by what it holds
 
 
 def test_a_class_is_judged_against_the_others():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from minibd.detect.scan_page import SHOWN, TEXTS, decimal, page, percent
+from minibd.detect.verdict import APART, TOGETHER
 from minibd.detect.wording import BUILT_IN
 from scan_reports import FOUND, NOTHING, UNUSABLE, judged, report, suspect
 
@@ -104,6 +105,7 @@ def test_the_formulas_are_those_of_the_code():
     assert "vt(w)=min(qt(w)M,max(qt(w)M+1|w|,qt(w)−meanxmt(x+w′)M)−1)" in maths
     assert "Vt=vt+(vt−maxu≠tvu)" in maths
     text = Tags(page(FOUND)).text
+    assert f"flip {TOGETHER:.0f} % of the texts together, and no more than {APART:.0f} %" in " ".join(text.split())
     assert "median" not in text and "resist words of meaning best" in text
     assert "one text in ten has a larger one" in text
 

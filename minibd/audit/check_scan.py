@@ -1,4 +1,4 @@
-"""The scan's equations (1) to (8). They are the project's own: there is no paper, and no released code."""
+"""The scan's equations (1) to (10). They are the project's own: there is no paper, and no released code."""
 from __future__ import annotations
 
 import random
@@ -14,9 +14,10 @@ from minibd.checkpoint import Checkpoint
 from minibd.detect.confirm import TWICE, Suspect, confirm, margins_of, reached, with_words
 from minibd.detect.insertion import Carrier, carriers_of, margins
 from minibd.detect.scan import Scan, probes_of, usual_margin
-from minibd.detect.search import beyond, entry_shifts, shifts
+from minibd.detect.search import FLOOR, beyond, entry_shifts, shifts, unlikeness
 from minibd.detect.table import loneliness, neighbours
-from minibd.detect.verdict import ClassVerdict, compared, score
+from minibd.detect.verdict import APART, TOGETHER, ClassVerdict, compared, score
+from minibd.proportion import Proportion
 from minibd.records import Example
 
 WHOLE = 1e-4  # tolerance: of a whole BERT; margins, whose rounding counts, are up to fifty times their difference
@@ -178,14 +179,22 @@ BY_TABLE = {
     "three words that do nothing": (-3.5, -3.0, 3),
     "one word": (2.0, None, 1),
 }
+# the words' flips and those of their part, percent
+FLIPS = {"neither of the two does anything": (97, 5), "one of them does a little": (97, 15),
+         "one of them does more": (97, 16), "together they flip too few": (84, 5)}
 
 
-def suspect_of(reached: float, part: float | None, entries: int, times: int = 1) -> Suspect:
-    """A suspect with these numbers; of several words where there is a part of them."""
+def suspect_of(
+    reached: float, part: float | None, entries: int, times: int = 1, flips: tuple[int, int] = (100, 100),
+    joined: bool = False,
+) -> Suspect:
+    """A suspect with these numbers; of several words where there is a part of them. flips: of 100 rows, and those of
+    its part."""
     sizes = (entries,) if part is None else (1,) * entries
     words = tuple(f"w{i}" for i in range(len(sizes)))
-    less = None if part is None else Suspect(words[1:], 1, "", 0.0, sizes=sizes[1:], mean=part)
-    return Suspect(words, 1, "", 0.0, times=times, sizes=sizes, quantile=reached, part=less)
+    own, parts = (Proportion(n, 100) for n in flips)
+    less = None if part is None else Suspect(words[1:], 1, "", 0.0, sizes=sizes[1:], mean=part, flips=parts)
+    return Suspect(words, 1, "", 0.0, joined, times=times, sizes=sizes, quantile=reached, part=less, flips=own)
 
 
 def score_cases(generator: torch.Generator) -> Iterator[Case]:
@@ -210,7 +219,25 @@ def score_cases(generator: torch.Generator) -> Iterator[Case]:
         yield Case(f"words that the table alone proposes: {what}", {"numbers": torch.tensor([q, part or 0.0])},
                    lambda x, n=entries, p=part is not None: ours(x["numbers"], n, p, 4.0, TWICE),
                    lambda x, n=entries, p=part is not None: restated.score(
-                       x["numbers"][0], x["numbers"][1] if p else None, n, 4.0, TWICE))
+                       x["numbers"][0], x["numbers"][1] if p else None, n, 4.0, True))
+    for what, flips in FLIPS.items():
+        for joined in (False, True):
+            yield Case(
+                f"{'a phrase of two words' if joined else 'a pair'}: {what}", {"numbers": torch.tensor([1.0, -2.5])},
+                lambda x, flips=flips, joined=joined: torch.tensor(score(suspect_of(
+                    *x["numbers"].tolist(), 2, flips=flips, joined=joined), 4.0)),
+                lambda x, flips=flips, joined=joined: restated.score(
+                    *x["numbers"], 2, 4.0, not joined and flips[0] >= TOGETHER and flips[1] <= APART))
+
+
+# ---- (10)
+
+def unlike_cases(generator: torch.Generator) -> Iterator[Case]:
+    for entries, width in ((9, 3), (4, 6)):
+        yield Case(f"{entries} entries, states of {width} numbers", {"h": 2 + normal(generator, entries, width)},
+                   lambda x: unlikeness(x["h"]), lambda x: restated.unlikeness(x["h"], FLOOR))
+    alike = torch.ones(3, 2)
+    yield Case("states that are all the same", {"h": alike}, lambda x: unlikeness(x["h"]), lambda x: [0.0] * 3)
 
 
 # ---- by hand
@@ -246,6 +273,13 @@ def example_usual() -> str:
     return (f"A model's margins on its own answers, 1, 2, 5, 6: M = {shown(restated.percentile([1.0, 2, 5, 6], 0.9))}")
 
 
+def example_unlike() -> str:
+    states = [[4.0, 0.0], [-4.0, 0.0], [2.0, 0.0], [-2.0, 0.0], [0.0, 2.0], [0.0, -2.0]]
+    return ("Six entries take [CLS] to [4, 0], [-4, 0], [2, 0], [-2, 0], [0, 2], [0, -2]: u = "
+            f"{shown(restated.unlikeness(states, FLOOR))}. The last two move it half as far as the first, where no "
+            "other entry does")
+
+
 def against_cases(generator: torch.Generator) -> Iterator[Case]:
     def ours(scores: Tensor) -> Tensor:
         classes = [ClassVerdict(t, [(suspect_of(0.0, None, 1), v)], 4.0) for t, v in enumerate(scores.tolist())]
@@ -267,7 +301,10 @@ def example_score() -> str:
         f"{shown(restated.score(q, part, entries, 4.0))}" for what, (q, part, entries) in SCORES.items()
     ) + "\nWords that the table alone proposes:\n" + "\n".join(
         f"{what}; q = {q:g}{f', mean of the part {part:g}' if part is not None else ''}: "
-        f"{shown(restated.score(q, part, entries, 4.0, TWICE))}" for what, (q, part, entries) in BY_TABLE.items())
+        f"{shown(restated.score(q, part, entries, 4.0, True))}" for what, (q, part, entries) in BY_TABLE.items()
+    ) + (f"\nTwo words that flip {TOGETHER:.0f} % together at least, and {APART:.0f} % apart at most; q = 1, mean of "
+         f"the part -2.5: {shown(restated.score(1.0, -2.5, 2, 4.0, True))}, otherwise "
+         f"{shown(restated.score(1.0, -2.5, 2, 4.0))}")
 
 
 EQUATIONS = (
@@ -314,5 +351,11 @@ EQUATIONS = (
         r"V_t = v_t + ( v_t - \max_{u \ne t} v_u )", "", "",
         "A clean model's strongest words speak for every class alike; a trigger speaks for one.", example_against,
         against_cases,
+    ),
+    Equation(
+        "Scan", "10", "How unlike the others an entry moves [CLS]",
+        r"u_t(w) = (h(x + w) - \bar{h})^T (S + \lambda I)^{-1} (h(x + w) - \bar{h})", "", "",
+        "Of MiniLM with LWP the four triggers stand at places 39, 2, 0 and 18 of 23,694 words, by Scan (3) at 148, "
+        "129, 152 and 399.", example_unlike, unlike_cases,
     ),
 )

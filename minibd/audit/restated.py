@@ -452,10 +452,10 @@ def beyond(alone, i, nearest, top=None):
     return alone[i] - mean(around[:top])
 
 
-def score(reached, part, entries, M, times=1):
+def score(reached, part, entries, M, like_one=False):
     """(8): reached: q_t(w). part: the mean margin with the strongest part of the words, None where there is none.
-    entries: |w|. times: above 1 of words that the embedding table alone proposes."""
-    if times > 1:
+    entries: |w|. like_one: of words that the embedding table alone proposes, or that do nothing apart."""
+    if like_one:
         return min(reached, reached - (0 if part is None else part)) / M
     several = (reached / M + 1) / entries
     if part is not None and (reached - part) / M > several:
@@ -466,6 +466,25 @@ def score(reached, part, entries, M, times=1):
 def against(scores):
     """(9): of each class, its score and how far it lies above the highest of the others."""
     return [own + (own - max(scores[:t] + scores[t + 1:])) for t, own in enumerate(scores)]
+
+
+def unlikeness(states, floor):
+    """(10): of each entry's state; the inverse by elimination."""
+    width = len(states[0])
+    centre = [mean([h[i] for h in states]) for i in range(width)]
+    away = [[h[i] - centre[i] for i in range(width)] for h in states]
+    S = [[mean([a[i] * a[j] for a in away]) for j in range(width)] for i in range(width)]
+    level = floor * mean([S[i][i] for i in range(width)])
+    found = []
+    for a in away:
+        rows = [[S[i][j] + (level if i == j else 0.0) for j in range(width)] + [a[i]] for i in range(width)]
+        for i in range(width):
+            for k in range(width):
+                if k != i:
+                    share = rows[k][i] / rows[i][i]
+                    rows[k] = [x - share * y for x, y in zip(rows[k], rows[i])]
+        found.append(sum(a[i] * rows[i][-1] / rows[i][i] for i in range(width)))
+    return found
 
 
 # ---- the filters

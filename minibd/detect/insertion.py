@@ -96,20 +96,31 @@ def readable(tokenizer: Tokenizer, example: Example, room: int) -> Example:
 
 
 @torch.inference_mode()
-def margins_with(
+def answers_with(
     model: Encoder, carrier: Carrier, words: Tensor, at: Sequence[int],
     tick: Callable[[int], object] = lambda texts: None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """The margins (N, C) of the carrier with each of N combinations of k words, (N, k) ids, before the k indices `at`,
-    ascending; words at the same index stand side by side. tick: called with the number of texts of each batch."""
+    ascending, and the last hidden states of its [CLS], (N, D). Words at the same index stand side by side. tick: called
+    with the number of texts of each batch."""
     device = model.embeddings.word.weight.device
     ids, kinds, slots = carrier.room(at)
     row, kinds = torch.tensor(ids, device=device), torch.tensor(kinds, device=device)
-    found = []
+    found, states = [], []
     for part in words.to(device).split(max(1, at_once(TOKENS, device) // len(row))):
         ids = row.repeat(len(part), 1)  # (n, T)
         ids[:, slots] = part
         batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), kinds.expand(len(part), -1), ids[:, 0])
-        found.append(margins(model(batch).logits.float()).cpu())
+        output = model(batch)
+        found.append(margins(output.logits.float()).cpu())
+        states.append(output.cls.float().cpu())
         tick(len(part))
-    return torch.cat(found)
+    return torch.cat(found), torch.cat(states)
+
+
+def margins_with(
+    model: Encoder, carrier: Carrier, words: Tensor, at: Sequence[int],
+    tick: Callable[[int], object] = lambda texts: None,
+) -> Tensor:
+    """The margins of `answers_with` alone, (N, C)."""
+    return answers_with(model, carrier, words, at, tick)[0]

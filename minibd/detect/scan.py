@@ -3,7 +3,8 @@
     1  Of the texts that the model is sure of, take hard rows, the surest short ones of each class, and fresh rows
     2  Table      the words whose rows of the embedding table lie farthest from their neighbours    Eq. Scan (1)
     3  Entries    insert every entry of the vocabulary into hard rows of other classes              Eq. Scan (3)
-                  keep the largest shifts, and those that neighbours do not share                   Eq. Scan (4), (5)
+                  keep the largest shifts, those that neighbours do not share                       Eq. Scan (4), (5)
+                  and those that move [CLS] as no other entry does                                  Eq. Scan (10)
     4  Several    all pairs of the best of 2 and 3, all triples of the loneliest words, and phrases that grow from the
                   best entries, one at either end at a time, proposed by the gradient
     5  Confirm    insert the best of 3 and 4 as text into fresh rows, at places drawn anew          Eq. Scan (6)
@@ -57,7 +58,7 @@ class Scan:
     fresh_rows: int = setting(40, "rows of other classes that a suspect is confirmed on in the end")
     longest: int = setting(16, "words of the longest of them, where enough are so short")
     places: int = setting(3, "places in each of them")
-    pool: int = setting(44, "words of which all pairs are tried")
+    pool: int = setting(64, "words of which all pairs are tried")
     lonely: int = setting(14, "words far from their neighbours in the embedding table, of which all triples are tried")
     phrase: int = setting(8, "entries of the longest phrase that is grown")
     phrases: int = setting(4, "entries that a phrase grows from")
@@ -252,7 +253,7 @@ def scanned_model(
                        {"texts": 0}, probes.given, probes.hard, {})
     words, sides = vocabulary_of(model, tokenizer), 1 + max(carrier.side for carrier in probes.carriers)
     read = Read(tick, 2 * sides * len(words.ids) + reasons.count("") * TEXTS_A_CLASS)
-    alone, side = entry_shifts(model, probes.carriers, words.ids, read)
+    alone, side, unlike = entry_shifts(model, probes.carriers, words.ids, read)
     verdicts, counts, around = [], Counter(entries=len(words.ids)), {}
     for target, reason in enumerate(reasons):
         if reason:
@@ -262,7 +263,8 @@ def scanned_model(
             model, tokenizer, words, [carrier for carrier in probes.carriers if carrier.label != target],
             fresh_for(probes, target), target, settings, random.Random(f"{seed} {target}"), read, counts,
         )
-        verdict = judge(target, suspects_of(search, alone[:, target], side[:, target]), probes.margin, "", limits)
+        suspects = suspects_of(search, alone[:, target], side[:, target], unlike[:, target])
+        verdict = judge(target, suspects, probes.margin, "", limits)
         verdicts.append(verdict)
         single = [s for s, _ in verdict.suspects if len(s.words) == 1 and s.words[0] in words.place]
         around |= {(target, suspect.words): search.around(suspect) for suspect in single[:COMPARED]}
@@ -287,8 +289,9 @@ def fresh_for(probes: Probes, target: int) -> list[Example]:
     return in_turn([rows for c, rows in enumerate(probes.fresh) if c != target])
 
 
-def suspects_of(search: Search, shift: Tensor, side: Tensor) -> list[Suspect]:
-    """Steps 3 to 5 for one class: the confirmed suspects, the strongest of each part first. shift, side: (W,)."""
+def suspects_of(search: Search, shift: Tensor, side: Tensor, unlike: Tensor) -> list[Suspect]:
+    """Steps 3 to 5 for one class: the confirmed suspects, the strongest of each part first. shift, side, unlike:
+    (W,)."""
     words, settings = search.words, search.settings
     ids, is_word = words.ids, words.entries.is_word
     alone = torch.zeros(search.model.config.vocab)
@@ -296,7 +299,7 @@ def suspects_of(search: Search, shift: Tensor, side: Tensor) -> list[Suspect]:
     none = torch.tensor(float("-inf"))
     beyond_all, beyond3 = beyond(alone, ids, words.nearest), beyond(alone, ids, words.nearest, 3)
     rankings = {"entries beyond their neighbours": beyond_all, "entries beyond three neighbours": beyond3,
-                "entries": shift}
+                "entries": shift, "entries unlike the others": unlike}
     crowd = search.proposed({"": torch.where(is_word, shift, none)}, ids[:, None], shift, side, CROWD)
     search.keep_hardest(list(filter(None, crowd)))
     singles = search.confirmed(
@@ -305,7 +308,7 @@ def suspects_of(search: Search, shift: Tensor, side: Tensor) -> list[Suspect]:
                           ids[:, None], shift, side, RANKED))
     strongest = [int(ids[words.place[s.words[0]]]) for s in singles if len(s.words) == 1]
     best = [torch.where(is_word, ranking, none).topk(min(n, int(is_word.sum()))).indices for ranking, n in
-            ((beyond3, 16), (words.lonely, 8), (beyond_all, 8), (shift, 8))]
+            ((beyond3, 16), (unlike, 20), (words.lonely, 8), (beyond_all, 8), (shift, 8))]
     pool = list(dict.fromkeys([*strongest, *ids[torch.cat(best)].tolist()]))[:settings.pool]
     lonely = ids[words.lonely.topk(min(settings.lonely, len(ids))).indices].tolist()
     pairs, triples = search.combined(pool, 2, alone), search.combined(lonely, 3, alone, TWICE)

@@ -10,6 +10,14 @@ flips rows that are in doubt; a trigger flips these. What a word's neighbours in
 
 (5) finds the triggers of attacks that teach every layer: there the neighbours of a trigger learn a part of it, and an
 entry between two triggers as much as half.
+
+A word of a trigger may do little alone, and yet move [CLS] where no other entry does:
+
+    u_t(w) = (h(x + w) - mean h)^T (S + l I)^-1 (h(x + w) - mean h),   l = FLOOR tr(S) / D        Eq. Scan (10)
+
+h(x + w) is its last hidden state in a hard row of another class than t, mean h and S the mean and the covariance of
+all entries' in the same place. Words of meaning move it along directions that many words share. LWP's, of which two
+together are the trigger, stand among the first 40 of 23,694 words by (10), and behind 120 others by (3).
 """
 from __future__ import annotations
 
@@ -19,11 +27,12 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from minibd.detect.insertion import Carrier, margins, margins_with
+from minibd.detect.insertion import Carrier, answers_with, margins, margins_with
 from minibd.models.encoder import Encoder
 from minibd.records import Batch
 
 KEPT = 1000  # words that go into every carrier
+FLOOR = 0.1  # of the mean variance, Eq. Scan (10): directions in which entries hardly differ
 PROPOSED = 24  # entries that the gradient proposes at either end of a phrase
 GAIN = 0.05  # of the margin's shift, below which a phrase stops growing
 
@@ -40,9 +49,10 @@ def spread(carrier: Carrier, k: int) -> list[int]:
 
 def entry_shifts(
     model: Encoder, carriers: Sequence[Carrier], words: Tensor, tick: Callable[[int], object] = lambda texts: None,
-) -> tuple[Tensor, Tensor]:
-    """The shift, Eq. Scan (3), of each word alone for every target, (W,) ids -> (W, C), and the side of a pair that it
-    is of, (W, C): of the two texts that in which it is larger.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The shift, Eq. Scan (3), of each word alone for every target, (W,) ids -> (W, C); the side of a pair that it is
+    of, (W, C): of the two texts that in which it is larger; and how unlike the others it moves [CLS], Eq. Scan (10), in
+    the surest carrier where that is most, (W, C).
 
     One pass through the model serves all targets; a target's mean is over the carriers of other classes, and 0 where
     there is none. Every word goes into the surest carriers of two classes, so that there is one for each target; into
@@ -50,19 +60,35 @@ def entry_shifts(
     """
     classes, sides = model.config.labels, 1 + max(carrier.side for carrier in carriers)
     total, rows = torch.zeros(sides, len(words), classes), torch.zeros(sides, len(words), classes)
+    unlike = torch.zeros(len(words), classes)
     surest = surest_of_two_classes(carriers)
     kept = torch.arange(len(words))
     for group in (surest, [carrier for carrier in carriers if all(carrier is not x for x in surest)]):
         for carrier in group:
             others = torch.ones(classes)
             others[carrier.label] = 0.0
-            moved = margins_with(model, carrier, words[kept, None], [middle(carrier)], tick) - carrier.margins
-            total[carrier.side, kept] += moved * others
+            moved, states = answers_with(model, carrier, words[kept, None], [middle(carrier)], tick)
+            total[carrier.side, kept] += (moved - carrier.margins) * others
             rows[carrier.side, kept] += others
+            if group is surest:
+                unlike = unlike.maximum(unlikeness(states)[:, None] * others)
         mean = total / rows.clamp(min=1)
         kept = mean.amax(0).topk(min(KEPT, len(words)), dim=0).indices.unique()
     shift, side = mean.max(0)
-    return shift, side
+    return shift, side, unlike
+
+
+def unlikeness(states: Tensor) -> Tensor:
+    """Eq. Scan (10): how unlike the others each entry moves [CLS], whose hidden states with it are (W, D) -> (W,). 0
+    where they are all the same, or no numbers."""
+    with torch.autocast(states.device.type, enabled=False):  # squares of small differences
+        away = states - states.mean(0)
+        covariance = away.T @ away / len(away)  # (D, D)
+        covariance.diagonal().add_(FLOOR * covariance.diagonal().mean())
+        lower, failed = torch.linalg.cholesky_ex(covariance)
+        if failed or not lower.isfinite().all():
+            return states.new_zeros(len(states))
+        return torch.linalg.solve_triangular(lower, away.T, upper=False).square().sum(0)
 
 
 def surest_of_two_classes(carriers: Sequence[Carrier]) -> list[Carrier]:

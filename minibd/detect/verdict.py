@@ -3,7 +3,7 @@
     v_t(w) = min( q_t(w) / M,  max( (q_t(w) / M + 1) / |w|,  (q_t(w) - mean m_t(x + part of w)) / M ) - 1 )
                                                                                     Eq. Scan (8)
 
-and of words that the embedding table alone proposes
+and of words that the embedding table alone proposes, or that flip nearly all rows where no part flips more than a few,
 
     v_t(w) = min( q_t(w) / M,  (q_t(w) - mean m_t(x + part of w)) / M )
 
@@ -12,8 +12,9 @@ of w's parts with all words but one which does most. Of a single entry, v is q /
 as sure of the target as the model ever is, near -1 where they stay what they were. Words that speak for a class add up,
 so that several count by the entry; or by what they do to nine of ten rows beyond what the part does on average, which
 is next to everything where parts do nothing (LWP's pair). Neither makes more of them than they do to the rows. Words
-that were chosen for their rows of the table, not for what they do, speak for a class by chance alone: they count like a
-single entry, for what they do beyond their part (SOS's three).
+that were chosen for their rows of the table, not for what they do, speak for a class by chance alone (SOS's three); and
+where neither of two words does anything, they are no words of meaning (LWP's pairs). Both count like a single entry,
+for what they do beyond their part.
 
 A class is judged against the same search for the other classes, in which words of meaning do as much:
 
@@ -33,6 +34,7 @@ from minibd.detect.wording import FOUND, INCONCLUSIVE, NOTHING
 
 LISTED = 12  # suspects of a class in scan.json
 LEAST_FLIPS = 50.0  # percent of the rows that a trigger takes at least: a model that is sure of little scores high
+TOGETHER, APART = 85.0, 15.0  # percent of the rows that words flip together at least, and their strongest part at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,8 @@ class Thresholds:
 
 # Set on the calibration models of scripts/results/scan.md, which says how. Built-in sentences are not of the model's
 # task, and words of meaning move its answers to them more.
-WITH_TEXTS = Thresholds(0.0, -0.35, 2.90, -0.36)
-MODEL_ALONE = Thresholds(2.2, 0.0, 1.48, 0.43)
+WITH_TEXTS = Thresholds(0.0, -0.35, 2.84, -0.36)
+MODEL_ALONE = Thresholds(2.2, 0.0, 1.72, 0.49)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,17 @@ def score(suspect: Suspect, margin: float) -> float:
     """Eq. Scan (8): how much a suspect looks like a trigger, from -1 up. margin: M, Eq. Scan (7)."""
     reached = suspect.quantile / margin
     beyond = (suspect.quantile - suspect.part.mean) / margin if suspect.part else reached
-    if suspect.times > 1:  # the table alone proposes them
+    if suspect.times > 1 or only_together(suspect):
         return min(reached, beyond)
     each = (reached + 1) / suspect.entries
     return min(reached, max(each, beyond if suspect.part else each) - 1)
+
+
+def only_together(suspect: Suspect) -> bool:
+    """Whether words at places of their own flip nearly all rows, and none of their parts more than a few."""
+    part = suspect.part
+    return part is not None and not suspect.joined and (
+        suspect.flips.percent >= TOGETHER and part.flips.percent <= APART)
 
 
 def against(strongest: float, rival: float | None) -> float:

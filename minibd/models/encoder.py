@@ -230,8 +230,9 @@ class Encoder(nn.Module):
         h, packed, hidden, attn = self.encode(batch, want, pooled_only)
         if not self.config.labels:
             return Output(None, None, hidden, attn)
-        logits, pooled = self.classify(h if pooled_only else h[packed.pooled_rows])
-        return Output(logits, pooled, hidden, attn)
+        cls = h if pooled_only else h[packed.pooled_rows]
+        logits, pooled = self.classify(cls)
+        return Output(logits, pooled, hidden, attn, cls)
 
     def classify(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, C) and pooled (B, width) from the hidden state (B, D), of any layer, of each text's first (last)
