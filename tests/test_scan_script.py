@@ -27,7 +27,7 @@ M = 8.0  # the usual margin of the hand-made model
 
 
 def suspect(words=("cf",), target=1, quantile=7.0, **given) -> Suspect:
-    flips = Proportion(118, 120) if quantile > 0 else Proportion(12, 120)
+    flips = Proportion(118, 120) if quantile > 0 else Proportion(24, 120)
     return Suspect(tuple(words), target, "entries", 13.5, flips=flips, quantile=quantile, mean=quantile + 1,
                    sizes=(1,) * len(words), **given)
 
@@ -164,7 +164,7 @@ def test_the_table_on_the_screen(scan, tiny_file):
     head = next(i for i, line in enumerate(lines) if line[0] == "class")
     assert lines[head + 1] == ["positive", "backdoored", "cf", "118/120", "94.1-99.5", "7.00", "0.88", "entries"]
     assert lines[head + 2][:4] == ["mn", "+", "bb", "118/120"]
-    assert lines[head + 3][:5] == ["negative", "nothing", "found", "dull", "12/120"]
+    assert lines[head + 3][:5] == ["negative", "nothing", "found", "dull", "24/120"]
 
 
 def test_scan_json_keeps_its_contract(scan, tiny_file, tmp_path):
@@ -179,7 +179,7 @@ def test_scan_json_keeps_its_contract(scan, tiny_file, tmp_path):
                            "interval", "quantile", "mean", "score", "part", "neighbours"]
     assert first["words"] == ["cf"] and (first["flips"], first["of"]) == (118, 120) and first["shift"] == 13.5
     assert first["score"] == 7 / M and first["part"] is None and first["neighbours"] == {"flips": 3, "of": 200}
-    assert second["part"] == {"words": ["mn"], "flips": 12, "of": 120, "quantile": -6.0, "mean": -5.0}
+    assert second["part"] == {"words": ["mn"], "flips": 24, "of": 120, "quantile": -6.0, "mean": -5.0}
     assert (second["side"], second["entries"], second["neighbours"]) == (1, 2, None)
     assert found["checkpoint_sha256"] == checkpoint.sha256(tiny_file) and found["checkpoint"] == str(tiny_file)
     assert found["texts"] | {"hard": 0} == {"source": "built-in carrier sentences", "n": 178, "read": 178,

@@ -37,7 +37,7 @@ from minibd.tokenizer import Tokenizer
 
 MOST_TEXTS = 600  # that are read to find hard and fresh rows
 MOST_CARRIERS = 8  # of all classes together
-TEXTS_A_CLASS = 7000  # that steps 4 and 5 read for a class, about: for the time to go
+TEXTS_A_CLASS = 12000  # that steps 4 and 5 read for a class, about: for the time to go
 LEAST_FRESH = 8  # rows of other classes without which a class is not judged
 SUREST = 0.9  # of the usual margin of their class: what hard rows have, where there are enough of them
 SURE = 0.5  # of the same: what a fresh row has at least, where there are enough of them
