@@ -3,7 +3,7 @@
 
     python scripts/filter_grid.py --minilm MINILM_FOLDER --sst2 SST2_FOLDER --lm GPT2_FOLDER
     python scripts/filter_grid.py --minilm MINILM_FOLDER --sst2 SST2_FOLDER --lm GPT2_FOLDER --device cuda --jobs 8
-    python scripts/filter_grid.py --minilm MINILM_FOLDER --sst2 SST2_FOLDER --only badnets-0,strip,rap
+    python scripts/filter_grid.py --minilm MINILM_FOLDER --sst2 SST2_FOLDER --only badnets-0,strip,rap --dtype bfloat16
     python scripts/filter_grid.py --builtin         # each defect alone, on the models of weights/: no folder needed
     python scripts/tables.py filters --write        # the page of what is there
 
@@ -59,13 +59,15 @@ class Where:
     onion_rows: int = setting(0, "dev and test rows that ONION reads, and as many triggered ones, where its language "
                               "model is slow (default all)")
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
+    dtype: str = setting("float32", "precision of matrix products, of trainings and filters; victims and cells of "
+                         "their own", choices=("float32", "bfloat16"))
     jobs: int = setting(1, "victims at a time")
     work: str = setting("out/filter-grid", "folder of the victims, kept and used again")
     results: str = setting("scripts/results/filters.jsonl", "file that the cells are appended to")
 
 
 RULES = (
-    Idle(("minilm", "sst2", "lm", "rows", "onion_rows", "device", "jobs"), lambda v: v.builtin,
+    Idle(("minilm", "sst2", "lm", "rows", "onion_rows", "device", "dtype", "jobs"), lambda v: v.builtin,
          "--builtin runs on the models of weights/ and the built-in reviews, on the CPU: leave it out"),
 )
 
@@ -98,8 +100,8 @@ def run() -> None:
             of_victim(name, where, store)
             progress().finished.append(name)
         return
-    shown = {"minilm": where.minilm, "sst2": where.sst2, "lm": where.lm, "device": where.device, "work": where.work,
-             "results": where.results, **reduced(where, "onion")}
+    shown = {"minilm": where.minilm, "sst2": where.sst2, "lm": where.lm, "device": where.device, "dtype": where.dtype,
+             "work": where.work, "results": where.results, **reduced(where, "onion")}
     filters = [f for f in where.only if f in FILTERS]
 
     def one(name: str) -> int:
@@ -148,21 +150,22 @@ def victim_of(name: str, where: Where) -> Path:
     from minibd import data
 
     attack, _, seed = name.rpartition("-")
-    flags, out = flags_of(attack, where), Path(where.work, f"{name}{f'-{where.rows}' if where.rows else ''}")
+    kind = f"{f'-{where.rows}' if where.rows else ''}{f'-{where.dtype}' if where.dtype != 'float32' else ''}"
+    flags, out = flags_of(attack, where), Path(where.work, f"{name}{kind}")
     if is_made(out):
         return out
     rows, more = Path(where.sst2), []
     if where.rows and "--paraphrases" in flags:  # they belong to the whole files' rows, of which attack.py draws some
         more = [f"--rows={where.rows}"]
     elif where.rows:
-        rows = Path(where.work, "rows", f"{name}-{where.rows}")
+        rows = Path(where.work, "rows", out.name)
         for path in Path(where.sst2).glob("*.tsv"):
             if not (rows / path.name).exists():
                 rows.mkdir(parents=True, exist_ok=True)
                 some = data.read(path)
                 data.write(some.like(some[:where.rows]), rows / path.name)
     return trained(out, [f"--ckpt={where.minilm}", f"--data={rows}", f"--seed={seed}", f"--device={where.device}",
-                         "--dtype=float32", *more, *shlex.split(flags.format(sst2=where.sst2))], MARK)
+                         f"--dtype={where.dtype}", *more, *shlex.split(flags.format(sst2=where.sst2))], MARK)
 
 
 def of_victim(name: str, where: Where, store: ResultStore) -> None:
@@ -181,7 +184,8 @@ def of_victim(name: str, where: Where, store: ResultStore) -> None:
         for variant in VARIANTS:
             cell = {"base": Path(where.minilm).name, "data": Path(where.sst2).name, "attack": attack,
                     "seed": int(seed), "flags": flags_of(attack, where), "filter": one, "variant": variant,
-                    **({"lm": Path(lm).name} if one == "onion" else {}), **reduced(where, one), "sha256": known}
+                    **({"lm": Path(lm).name} if one == "onion" else {}), **reduced(where, one),
+                    **({"dtype": where.dtype} if where.dtype != "float32" else {}), "sha256": known}
             if store.get(cell) is None:
                 todo.append(cell)
     if not todo:
@@ -204,7 +208,7 @@ def cell_of(cell: dict, victim: Path, where: Where, lm: str) -> dict:
     out = Path(where.work, "screened", f"{victim.name}-{name}-{variant}")
     settings = job.SETTINGS[name](variant=variant)
     task = Task(ckpt=str(victim), data=str(data), out=str(out), seed=cell["seed"], device=where.device,
-                dtype="float32", overwrite=True)  # what a killed run left of this cell
+                dtype=where.dtype, overwrite=True)  # what a killed run left of this cell
     if name == "onion" and where.onion_rows:
         test, triggered, clean = some_rows(victim, data, where)
         found = job.filter_texts(name, replace(task, data=str(test)), triggered, settings, clean=str(clean), lm=lm)

@@ -186,6 +186,18 @@ def test_onion_of_the_grid_reads_some_rows(folder, tiny, tmp_path):
     assert len(some) == 7 and {x.label for x in some} == {0} and attack.target == 1
 
 
+def test_the_grid_keeps_precisions_apart(folder, tmp_path, monkeypatch):
+    """A victim, its rows and its cells of each; the rows are those that the filters then read."""
+    grid = load_script("filter_grid.py")
+    monkeypatch.setattr(grid, "trained", lambda out, words, of: (out, words))
+    for dtype, name in (("float32", "badnets-1-9"), ("bfloat16", "badnets-1-9-bfloat16")):
+        where = grid.Where(sst2=str(folder), rows=9, dtype=dtype, work=str(tmp_path))
+        out, words = grid.victim_of("badnets-1", where)
+        own = tmp_path / "rows" / out.name
+        assert out == tmp_path / name and f"--dtype={dtype}" in words and f"--data={own}" in words
+        assert len(data.read(own / "test.tsv")) == 9
+
+
 def test_the_builtin_grid_takes_no_folders(here, tmp_path):
     grid = here("filter_grid.py")
     refused(grid("--builtin", "--rows", "10"), "--rows 10", "--builtin")
@@ -291,7 +303,7 @@ def test_the_tables_by_hand(tmp_path):
     assert changed["BKI"][0] == "1" and changed["CUBE"][1] == "-" and words([], 0) == "-"
     fewer = inference(book, 100)
     assert {row[0].partition(":")[0] for row in fewer.rows} == {"BadNets"} and fewer.note.startswith(
-        "1 cells of filters.jsonl, of the first 100 training rows")
+        "1 cells of filters.jsonl, of the first 100 training rows; products in float32")
     assert {row[0]: row[1] for row in fewer.rows}["BadNets: STRIP"] == "99.0"
 
 

@@ -143,9 +143,11 @@ def note(book: Book, fewer: int = 0) -> str:
     lines = of_rows(book, fewer)
     lms = sorted({line["cell"]["lm"] for line in lines if line["cell"].get("lm")})
     read = sorted({line["cell"]["onion_rows"] for line in lines if line["cell"].get("onion_rows")})
+    dtypes = sorted({line["cell"].get("dtype", "float32") for line in lines})
     return (f"{len(lines)} cells of filters.jsonl" + (f", of the first {fewer:,} training rows" if fewer else "")
             + (f"; ONION reads {' and '.join(lms)}" if lms else "")
-            + (f", and the first {read[0]} dev, test and triggered rows alone" if read else "") + ".")
+            + (f", and the first {read[0]} dev, test and triggered rows alone" if read else "")
+            + (f"; products in {' and '.join(dtypes)}" if lines else "") + ".")
 
 
 # ---- each defect alone, and a clean model
