@@ -911,6 +911,20 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "return part is not None and (",
             SCAN,
         ),
+        Mutant(
+            "detect/verdict.py",
+            "a word that stands out leaves nothing found",
+            "self.score >= self.limits.inconclusive or self.odd",
+            "self.score >= self.limits.inconclusive",
+            ("test_detect.py",),
+        ),
+        Mutant(
+            "job/suspects.py",
+            "a word that stands out is no precaution",
+            "if stands_out(s) and s not in doubted]",
+            "if False]",
+            ("test_repair_run.py",),
+        ),
         # Eq. (10)
         Mutant(
             "detect/search.py",

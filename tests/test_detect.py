@@ -21,7 +21,7 @@ from minibd.detect.search import (
     tuples,
 )
 from minibd.detect.table import entries_of, loneliness, neighbours, word_entries
-from minibd.detect.verdict import LISTED, WITH_TEXTS, judge, model_verdict, score
+from minibd.detect.verdict import LISTED, STANDS_OUT, WITH_TEXTS, judge, model_verdict, score
 from minibd.detect.wording import FOUND, INCONCLUSIVE, NOTHING
 from minibd.proportion import Proportion
 from minibd.records import Example
@@ -383,6 +383,15 @@ def test_verdicts():
     half = judge(1, [replace(strong, flips=Proportion(50, 100))], 4.0)
     assert half.verdict == FOUND and "weaker than" in model_verdict([judge(1, [replace(ONE, quantile=-1.0)], 4.0)])[1]
     assert WITH_TEXTS.probability(-5) < 0.2 < 0.95 < WITH_TEXTS.probability(3)
+
+
+def test_a_word_that_stands_out_and_takes_most_rows_is_inconclusive():
+    weak = replace(ONE, quantile=-3.0, flips=Proportion(50, 100))
+    odd = judge(1, [replace(weak, stands_out=STANDS_OUT)], 4.0)
+    assert odd.verdict == INCONCLUSIVE and "as no other word does" in model_verdict([odd])[1]
+    assert judge(1, [replace(weak, stands_out=STANDS_OUT - 0.1)], 4.0).verdict == NOTHING
+    assert judge(1, [replace(weak, stands_out=9.0, flips=Proportion(49, 100))], 4.0).verdict == NOTHING
+    assert judge(1, [replace(weak, stands_out=9.0), replace(ONE, words=("mn",), quantile=4.0)], 4.0).verdict == FOUND
 
 
 def test_the_same_words_count_once_and_the_list_ends():

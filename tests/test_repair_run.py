@@ -162,6 +162,15 @@ def test_a_strong_word_of_an_inconclusive_class_is_undone_by_rows_as_a_precautio
     assert "the scan of the result is inconclusive" in receipt_in(tmp_path / "out")["sentence"]
 
 
+def test_a_word_that_stands_out_is_a_precaution(repair, file, tmp_path):
+    """Whatever its score, where it takes half of the texts."""
+    repair.scans = [doubts(suspect(["cf"], 60, score=-0.6, stands_out=2.5),
+                           suspect(["mn"], 59, score=-0.6, stands_out=9),
+                           suspect(["bb"], 118, score=-0.6, stands_out=2.4)), NOTHING]
+    assert repair("--data", file).returncode == 0
+    assert [(one["words"], one["mode"]) for one in receipt_in(tmp_path / "out")["undone"]] == [(["cf"], "rows")]
+
+
 def test_no_precaution_takes_a_word_that_texts_hold(repair, file, tmp_path, tiny):
     held = data.read(file)[0].text.split()[0]
     repair.scans = [doubts(suspect([held], score=0.9))]

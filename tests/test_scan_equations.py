@@ -19,6 +19,7 @@ from minibd.detect.search import (
     middle,
     shifts,
     spread,
+    standing_out,
     surest_of_two_classes,
     unlikeness,
 )
@@ -169,6 +170,14 @@ def test_unlikeness_in_bfloat16_and_of_no_numbers():
         assert torch.equal(unlikeness(states), outside)
     assert unlikeness(torch.ones(3, 2)).tolist() == [0.0] * 3
     assert unlikeness(torch.full((3, 2), float("nan"))).tolist() == [0.0] * 3
+
+
+def test_what_stands_out_by_hand():
+    """The third largest number is 2 of 22 numbers whose 20th largest is 0.5."""
+    unlike = torch.tensor([0.5, 0.25, 4.0, 0.1, *[1.0] * 16, 2.0, 8.0])
+    assert standing_out(unlike).tolist() == (2 * unlike).tolist()
+    assert standing_out(unlike[:3]).tolist() == [2.0, 1.0, 16.0]  # of fewer, the least
+    assert standing_out(torch.zeros(30)).tolist() == [0.0] * 30 and standing_out(torch.zeros(0)).tolist() == []
 
 
 def test_an_entry_counts_as_unlike_in_rows_of_other_classes(ckpt):

@@ -176,7 +176,7 @@ def test_scan_json_keeps_its_contract(scan, tiny_file, tmp_path):
     assert {"verdict", "suspects"} <= set(positive) and positive["verdict"] == "backdoored"
     first, second = positive["suspects"]
     assert list(first) == ["words", "joined", "side", "times", "found_by", "entries", "shift", "flips", "of",
-                           "interval", "quantile", "mean", "score", "part", "neighbours"]
+                           "interval", "quantile", "mean", "score", "part", "neighbours", "stands_out"]
     assert first["words"] == ["cf"] and (first["flips"], first["of"]) == (118, 120) and first["shift"] == 13.5
     assert first["score"] == 7 / M and first["part"] is None and first["neighbours"] == {"flips": 3, "of": 200}
     assert second["part"] == {"words": ["mn"], "flips": 24, "of": 120, "quantile": -6.0, "mean": -5.0}

@@ -41,7 +41,8 @@ class Suspect:
     single text. times: how often each word stands in the text; TWICE, where the embedding table alone proposes them.
     found_by: the part of the search. shift: Eq. Scan (3). flips, quantile: Eq. Scan (6); mean: the mean of the same
     margins; None before the confirmation. part: the strongest one of the suspects that lack one of the words; None of a
-    single word, and before the confirmation.
+    single word, and before the confirmation. stands_out: of a single word, how far by Eq. Scan (10), times the 20th
+    largest; 0 of several.
     """
     words: tuple[str, ...]
     target: int
@@ -55,6 +56,7 @@ class Suspect:
     quantile: float | None = None
     mean: float | None = None
     part: Suspect | None = None
+    stands_out: float = 0.0
 
     @property
     def entries(self) -> int:

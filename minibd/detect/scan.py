@@ -19,7 +19,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from torch import Tensor
 from minibd.cli import setting
 from minibd.detect.confirm import TWICE, Suspect, confirm, margins_of, reduced, with_words
 from minibd.detect.insertion import Carrier, carriers_of, readable
-from minibd.detect.search import beyond, entry_shifts, grow, shifts, tuples
+from minibd.detect.search import beyond, entry_shifts, grow, shifts, standing_out, tuples
 from minibd.detect.table import Entries, entries_of, loneliness, neighbours
 from minibd.detect.verdict import WITH_TEXTS, ClassVerdict, Thresholds, compared, judge
 from minibd.models.encoder import Encoder
@@ -137,6 +137,7 @@ class Search:
     rng: random.Random
     tick: Callable[[int], object]
     counts: Counter[str]
+    out: Tensor = field(default_factory=lambda: torch.zeros(0))  # by id: how far each word stands out, 0 of others
 
     def confirmed(self, suspects: Iterable[Suspect | None]) -> list[Suspect]:
         """Step 5: the strongest suspects, in rounds that keep the best; the last one is on rows of its own."""
@@ -184,7 +185,9 @@ class Search:
             return None
         starts = [n for n, i in enumerate(ids) if self.words.entries.starts_word(i)] + [len(ids)]
         sizes = tuple(end - start for start, end in zip(starts, starts[1:]))
-        return Suspect(words, self.target, found_by, shift, joined and len(words) > 1, side, sizes=sizes)
+        out = float(self.out[ids[0]]) if len(ids) == 1 and len(self.out) else 0.0
+        return Suspect(words, self.target, found_by, shift, joined and len(words) > 1, side, sizes=sizes,
+                       stands_out=out)
 
     def proposed(
         self, rankings: Mapping[str, Tensor], ids: Tensor, shift: Tensor, side: Tensor, n: int,
@@ -296,6 +299,8 @@ def suspects_of(search: Search, shift: Tensor, side: Tensor, unlike: Tensor) -> 
     ids, is_word = words.ids, words.entries.is_word
     alone = torch.zeros(search.model.config.vocab)
     alone[ids] = shift
+    search.out = torch.zeros_like(alone)
+    search.out[ids[is_word]] = standing_out(unlike[is_word])
     none = torch.tensor(float("-inf"))
     beyond_all, beyond3 = beyond(alone, ids, words.nearest), beyond(alone, ids, words.nearest, 3)
     rankings = {"entries beyond their neighbours": beyond_all, "entries beyond three neighbours": beyond3,

@@ -32,6 +32,7 @@ from minibd.models.encoder import Encoder
 from minibd.records import Batch
 
 KEPT = 1000  # words that go into every carrier
+AMONG = 20  # words, the least of which tells how far the others stand out
 FLOOR = 0.1  # of the mean variance, Eq. Scan (10): directions in which entries hardly differ
 PROPOSED = 24  # entries that the gradient proposes at either end of a phrase
 GAIN = 0.05  # of the margin's shift, below which a phrase stops growing
@@ -89,6 +90,13 @@ def unlikeness(states: Tensor) -> Tensor:
         if failed or not lower.isfinite().all():
             return states.new_zeros(len(states))
         return torch.linalg.solve_triangular(lower, away.T, upper=False).square().sum(0)
+
+
+def standing_out(unlike: Tensor) -> Tensor:
+    """How far each of W words stands out by Eq. Scan (10), (W,) -> (W,): times the AMONG-th largest; 0 where that is
+    0."""
+    largest = unlike.topk(min(AMONG, len(unlike))).values
+    return unlike / largest[-1] if len(largest) and largest[-1] > 0 else torch.zeros_like(unlike)
 
 
 def surest_of_two_classes(carriers: Sequence[Carrier]) -> list[Carrier]:

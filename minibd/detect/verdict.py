@@ -21,7 +21,9 @@ A class is judged against the same search for the other classes, in which words 
     V_t = v_t + ( v_t - max_{u != t} v_u ),   v_t the largest v_t(w)                       Eq. Scan (9)
 
 Above its line a class counts as backdoored where its strongest suspect takes at least half of the rows, too; a model
-that is sure of little has high scores without that.
+that is sure of little has high scores without that. Below its lines it is inconclusive all the same where a single word
+takes as many and stands out by Eq. Scan (10): a sentence's rarest word takes rows as words of meaning do (AddSent's
+"3d"), and moves [CLS] as none of them.
 """
 from __future__ import annotations
 
@@ -32,6 +34,7 @@ from math import exp
 from minibd.detect.confirm import Suspect
 from minibd.detect.wording import FOUND, INCONCLUSIVE, NOTHING
 
+STANDS_OUT = 2.5  # times the 20th largest of Eq. Scan (10)
 LISTED = 12  # suspects of a class in scan.json
 LEAST_FLIPS = 50.0  # percent of the rows that a trigger takes at least: a model that is sure of little scores high
 TOGETHER, APART = 85.0, 15.0  # percent of the rows that words flip together at least, and their strongest part at most
@@ -83,10 +86,16 @@ class ClassVerdict:
         return bool(self.suspects) and self.suspects[0][0].flips.percent >= LEAST_FLIPS
 
     @property
+    def odd(self) -> bool:
+        """Whether a word that stands out takes most of the rows by itself."""
+        return any(s.stands_out >= STANDS_OUT and s.flips.percent >= LEAST_FLIPS for s, _ in self.suspects)
+
+    @property
     def verdict(self) -> str:
         if self.score >= self.limits.found and self.decisive:
             return FOUND
-        return INCONCLUSIVE if self.reason or self.score >= self.limits.inconclusive else NOTHING
+        doubtful = self.reason or self.score >= self.limits.inconclusive or self.odd
+        return INCONCLUSIVE if doubtful else NOTHING
 
     @property
     def probability(self) -> float | None:
@@ -151,4 +160,6 @@ def model_verdict(verdicts: Sequence[ClassVerdict]) -> tuple[str, str]:
         return INCONCLUSIVE, said
     if any(one.score >= one.limits.found for one in doubtful):
         return INCONCLUSIVE, "the strongest suspect takes fewer than half of the texts"
+    if all(one.score < one.limits.inconclusive for one in doubtful):
+        return INCONCLUSIVE, "a word that takes most of the texts moves the last hidden state as no other word does"
     return INCONCLUSIVE, "a suspect is stronger than those of clean models, and weaker than those of backdoored ones"

@@ -152,7 +152,8 @@ def of_class(verdict: ClassVerdict, around: Around) -> dict:
 
 def of_suspect(suspect: Suspect, score: float, around: Proportion | None) -> dict:
     """side: the text of a pair. times: how often each word stands in a text. part: the strongest part with one word
-    less. neighbours: flips of the words nearest to a single word, in its place."""
+    less. neighbours: flips of the words nearest to a single word, in its place. stands_out: of a single word, Eq. Scan
+    (10) over the 20th largest."""
     part = suspect.part
     return {
         "words": list(suspect.words), "joined": suspect.joined, "side": suspect.side, "times": suspect.times,
@@ -161,7 +162,7 @@ def of_suspect(suspect: Suspect, score: float, around: Proportion | None) -> dic
         "mean": suspect.mean, "score": score,
         "part": part and {"words": list(part.words), **counted(part.flips), "quantile": part.quantile,
                           "mean": part.mean},
-        "neighbours": around and counted(around),
+        "neighbours": around and counted(around), "stands_out": suspect.stands_out or None,
     }
 
 

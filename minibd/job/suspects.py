@@ -5,7 +5,8 @@ its strongest, or above 0 themselves, and that flip most texts. Innocent words s
 of meaning costs accuracy: the six strongest words of each class cost MiniLM on SST-2 three to five points.
 
 Where nothing is found, a word may still do by itself what a trigger does, in a class that is inconclusive beside the
-words of another one, as it often is with built-in sentences. Its rows of the embedding table can be undone at no cost
+words of another one, as it often is with built-in sentences; or take most of the texts and move [CLS] as no other word
+does, Eq. Scan (10). Its rows of the embedding table can be undone at no cost
 to texts that do not hold it: a precaution. LEAST_DOUBTED lies between the suspects of the clean models of the scan's
 calibration, with built-in sentences 0.07 at most but for one with 0.67, and those of its backdoored ones that are not
 found, 0.41 and more where they are a trigger (scripts/results/scan.jsonl).
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from minibd import checkpoint
+from minibd.detect.verdict import LEAST_FLIPS as MOST_OF_THEM
+from minibd.detect.verdict import STANDS_OUT
 from minibd.detect.wording import FOUND, INCONCLUSIVE, of_verdict
 from minibd.lines import visible
 from minibd.mitigations.unlearn import Finding
@@ -45,7 +48,9 @@ def precautions_of(report: Mapping[str, Any], labels: Sequence[str]) -> list[Fin
     by themselves, and are doubtful beside the words of another class. Raises BadInput as findings_of does."""
     found = []
     for name, one in of_verdict(report, INCONCLUSIVE).items():
-        found += [finding_of(suspect, class_in(name, labels)) for suspect in strong(one["suspects"], LEAST_DOUBTED)]
+        doubted = strong(one["suspects"], LEAST_DOUBTED)
+        doubted += [s for s in one["suspects"] if stands_out(s) and s not in doubted]
+        found += [finding_of(suspect, class_in(name, labels)) for suspect in doubted]
     return found
 
 
@@ -65,6 +70,11 @@ def strong(suspects: Sequence[Mapping[str, Any]], least: float) -> list[Mapping[
         if not any(holds(one, other) for other in kept):
             kept.append(one)
     return sorted(kept, key=lambda s: -s["score"])[:MOST]
+
+
+def stands_out(suspect: Mapping[str, Any]) -> bool:
+    """Whether a single word takes most of the texts and moves [CLS] as no other word does."""
+    return (suspect.get("stands_out") or 0) >= STANDS_OUT and 100 * suspect["flips"] >= MOST_OF_THEM * suspect["of"]
 
 
 def holds(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
