@@ -921,8 +921,22 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "job/suspects.py",
             "a word that stands out is no precaution",
-            "if stands_out(s) and s not in doubted]",
-            "if False]",
+            "if (stands_out(s) or only_together(s)) and",
+            "if only_together(s) and",
+            ("test_repair_run.py",),
+        ),
+        Mutant(
+            "job/suspects.py",
+            "words that act only together are no precaution",
+            "if (stands_out(s) or only_together(s)) and",
+            "if stands_out(s) and",
+            ("test_repair_run.py",),
+        ),
+        Mutant(
+            "job/repair_run.py",
+            "an inconclusive second scan leaves its words",
+            "elif doubtful := self.precautions(again):",
+            "elif False:",
             ("test_repair_run.py",),
         ),
         # Eq. (10)

@@ -14,7 +14,7 @@ from minibd.job import repair_run as job
 from minibd.job.receipt import NOT_SHOWN, NOTHING_FOUND, REPAIRED
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example, Examples
-from scan_reports import judged, report, suspect
+from scan_reports import judged, part, report, suspect
 
 CLEAN = {"negative": judged("nothing found"), "positive": judged("nothing found", suspect(["joy"], 40))}
 
@@ -158,8 +158,9 @@ def test_a_strong_word_of_an_inconclusive_class_is_undone_by_rows_as_a_precautio
     assert [(one["words"], one["mode"], one["precaution"]) for one in told["undone"]] == [(["cf"], "rows", True)]
     assert told["changed"]["entries"] == ["cf"] and "a precaution" in run.stdout
     repair.scans = [doubts(suspect(["cf"], score=0.3))]
-    assert repair("--data", file).returncode == 3 and len(repair.seen) == 2
-    assert "the scan of the result is inconclusive" in receipt_in(tmp_path / "out")["sentence"]
+    assert repair("--data", file).returncode == 3 and len(repair.seen) == 3
+    told = receipt_in(tmp_path / "out")
+    assert "the scan of the result is inconclusive" in told["sentence"] and len(told["undone"]) == 2
 
 
 def test_a_word_that_stands_out_is_a_precaution(repair, file, tmp_path):
@@ -169,6 +170,28 @@ def test_a_word_that_stands_out_is_a_precaution(repair, file, tmp_path):
                            suspect(["bb"], 118, score=-0.6, stands_out=2.4)), NOTHING]
     assert repair("--data", file).returncode == 0
     assert [(one["words"], one["mode"]) for one in receipt_in(tmp_path / "out")["undone"]] == [(["cf"], "rows")]
+
+
+def test_words_that_act_only_together_are_a_precaution(repair, file, tmp_path):
+    """Whatever their score; not where one of them acts alone, and not a phrase."""
+    def pair(*words, apart=18, **given):
+        return suspect(words, 102, score=-0.6, neighbours=None, part=part(words[:1], apart, 120), **given)
+
+    repair.scans = [doubts(pair("cf", "mn"), pair("bb", "tq", apart=19), pair("mn", "tq", joined=True)), NOTHING]
+    assert repair("--data", file).returncode == 0
+    assert [(one["words"], one["mode"]) for one in receipt_in(tmp_path / "out")["undone"]] == [(["cf", "mn"], "rows")]
+
+
+def test_a_second_precaution_where_the_second_scan_is_inconclusive(repair, file, tmp_path):
+    """By rows alone, behind a finding too; a third scan is the last."""
+    for first, mode in ((finds("cf"), False), (doubts(suspect(["cf"], score=0.3)), True)):
+        repair.scans = [first, doubts(suspect(["mn"], score=0.3)), NOTHING]
+        repair.seen.clear()
+        assert repair("--data", file, "--overwrite").returncode == 0
+        told = receipt_in(tmp_path / "out")
+        assert [(one["words"], one["mode"], one["round"], one["precaution"]) for one in told["undone"]] == [
+            (["cf"], "rows", 1, mode), (["mn"], "rows", 2, True)]
+        assert len(repair.seen) == 3 and told["verdict"] == REPAIRED
 
 
 def test_no_precaution_takes_a_word_that_texts_hold(repair, file, tmp_path, tiny):

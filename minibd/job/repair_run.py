@@ -4,7 +4,8 @@
     2  undo what the verdict names; once more where its words still take held-out texts   mitigations/unlearn.py
        where it is inconclusive, and its words do what a trigger does, the rows that no text needs: a precaution
     3  retrain, where a method is asked for or the pre-trained weights are there          the other mitigations
-    4  scan the result; what this second scan finds is undone once more, all weights trained, and scanned a third time
+    4  scan the result; what this second scan finds is undone once more, all weights trained; where it is inconclusive,
+       once more as a precaution; and it is scanned a third time
     5  evidence: the same treatment of copies of the result with backdoors of one's own   planted.py
 
 A second round needs a second finding: to undo again what no scan names only costs accuracy. Nothing here knows an
@@ -233,10 +234,13 @@ class Repair:
         if not self.undone and method == "none":
             return ckpt
         again = self.look(ckpt, self.place, "second scan")
-        more = findings_of(again, self.victim.labels)
+        more, doubtful = findings_of(again, self.victim.labels), []
         if more:  # what is found again is more than rows
             settings = replace(self.settings, mode=WHOLE) if self.undone else self.settings
             ckpt = self.undo_until_gone(ckpt, more, settings)
+        elif doubtful := self.precautions(again):
+            ckpt = self.undo(ckpt, doubtful, replace(self.settings, mode=ROWS), PRECAUTION)
+        if more or doubtful:
             self.save(ckpt)
             self.look(ckpt, self.place, "third scan")
         return ckpt

@@ -6,10 +6,10 @@ of meaning costs accuracy: the six strongest words of each class cost MiniLM on 
 
 Where nothing is found, a word may still do by itself what a trigger does, in a class that is inconclusive beside the
 words of another one, as it often is with built-in sentences; or take most of the texts and move [CLS] as no other word
-does, Eq. Scan (10). Its rows of the embedding table can be undone at no cost
-to texts that do not hold it: a precaution. LEAST_DOUBTED lies between the suspects of the clean models of the scan's
-calibration, with built-in sentences 0.07 at most but for one with 0.67, and those of its backdoored ones that are not
-found, 0.41 and more where they are a trigger (scripts/results/scan.jsonl).
+does, Eq. Scan (10); or several do that together, of which none does anything alone. Their rows of the embedding table
+can be undone at no cost to texts that do not hold them: a precaution. LEAST_DOUBTED lies between the suspects of the
+clean models of the scan's calibration, with built-in sentences 0.07 at most but for one with 0.67, and those of its
+backdoored ones that are not found, 0.41 and more where they are a trigger (scripts/results/scan.jsonl).
 """
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from minibd import checkpoint
+from minibd.detect.verdict import APART, STANDS_OUT, TOGETHER
 from minibd.detect.verdict import LEAST_FLIPS as MOST_OF_THEM
-from minibd.detect.verdict import STANDS_OUT
 from minibd.detect.wording import FOUND, INCONCLUSIVE, of_verdict
 from minibd.lines import visible
 from minibd.mitigations.unlearn import Finding
@@ -49,7 +49,7 @@ def precautions_of(report: Mapping[str, Any], labels: Sequence[str]) -> list[Fin
     found = []
     for name, one in of_verdict(report, INCONCLUSIVE).items():
         doubted = strong(one["suspects"], LEAST_DOUBTED)
-        doubted += [s for s in one["suspects"] if stands_out(s) and s not in doubted]
+        doubted += [s for s in one["suspects"] if (stands_out(s) or only_together(s)) and s not in doubted]
         found += [finding_of(suspect, class_in(name, labels)) for suspect in doubted]
     return found
 
@@ -75,6 +75,13 @@ def strong(suspects: Sequence[Mapping[str, Any]], least: float) -> list[Mapping[
 def stands_out(suspect: Mapping[str, Any]) -> bool:
     """Whether a single word takes most of the texts and moves [CLS] as no other word does."""
     return (suspect.get("stands_out") or 0) >= STANDS_OUT and 100 * suspect["flips"] >= MOST_OF_THEM * suspect["of"]
+
+
+def only_together(suspect: Mapping[str, Any]) -> bool:
+    """Whether words at places of their own flip nearly all texts, and none of their parts more than a few."""
+    part = suspect["part"]
+    return bool(part and part["of"]) and not suspect["joined"] and (
+        100 * suspect["flips"] >= TOGETHER * suspect["of"] and 100 * part["flips"] <= APART * part["of"])
 
 
 def holds(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
