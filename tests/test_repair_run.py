@@ -192,6 +192,9 @@ def test_a_second_precaution_where_the_second_scan_is_inconclusive(repair, file,
         assert [(one["words"], one["mode"], one["round"], one["precaution"]) for one in told["undone"]] == [
             (["cf"], "rows", 1, mode), (["mn"], "rows", 2, True)]
         assert len(repair.seen) == 3 and told["verdict"] == REPAIRED
+    repair.scans = [finds("cf"), doubts(suspect(["mn"], score=-0.3, stands_out=9.0))]  # not again
+    assert repair("--data", file, "--overwrite").returncode == 3
+    assert [one["words"] for one in receipt_in(tmp_path / "out")["undone"]] == [["cf"]]
 
 
 def test_no_precaution_takes_a_word_that_texts_hold(repair, file, tmp_path, tiny):

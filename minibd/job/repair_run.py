@@ -194,9 +194,10 @@ class Repair:
             return rare, replace(settings, mode=ROWS), STRANGE_TEXTS
         return findings, settings, ""
 
-    def precautions(self, found: Mapping[str, Any]) -> list[Finding]:
-        """Step 2, where nothing was found: the words of inconclusive classes whose rows no text needs."""
-        return self.with_rare_rows(precautions_of(found, self.victim.labels))
+    def precautions(self, found: Mapping[str, Any], again: bool = False) -> list[Finding]:
+        """Step 2, where nothing was found: the words of inconclusive classes whose rows no text needs. again: `found`
+        is of the result."""
+        return self.with_rare_rows(precautions_of(found, self.victim.labels, again))
 
     def with_rare_rows(self, findings: Sequence[Finding]) -> list[Finding]:
         """Those of which the texts hardly hold an entry."""
@@ -238,7 +239,7 @@ class Repair:
         if more:  # what is found again is more than rows
             settings = replace(self.settings, mode=WHOLE) if self.undone else self.settings
             ckpt = self.undo_until_gone(ckpt, more, settings)
-        elif doubtful := self.precautions(again):
+        elif doubtful := self.precautions(again, again=True):
             ckpt = self.undo(ckpt, doubtful, replace(self.settings, mode=ROWS), PRECAUTION)
         if more or doubtful:
             self.save(ckpt)

@@ -43,13 +43,16 @@ def findings_of(report: Mapping[str, Any], labels: Sequence[str]) -> list[Findin
     return found
 
 
-def precautions_of(report: Mapping[str, Any], labels: Sequence[str]) -> list[Finding]:
+def precautions_of(report: Mapping[str, Any], labels: Sequence[str], again: bool = False) -> list[Finding]:
     """What is undone where nothing was found: of inconclusive classes the suspects that act as much as a trigger does
-    by themselves, and are doubtful beside the words of another class. Raises BadInput as findings_of does."""
+    by themselves, and are doubtful beside the words of another class; those that act only together; and those that
+    stand out, but not `again`, of a model whose words were undone: what is left then stands out by its meaning. Raises
+    BadInput as findings_of does."""
     found = []
     for name, one in of_verdict(report, INCONCLUSIVE).items():
         doubted = strong(one["suspects"], LEAST_DOUBTED)
-        doubted += [s for s in one["suspects"] if (stands_out(s) or only_together(s)) and s not in doubted]
+        doubted += [s for s in one["suspects"] if (stands_out(s) and not again or only_together(s))
+                    and s not in doubted]
         found += [finding_of(suspect, class_in(name, labels)) for suspect in doubted]
     return found
 
