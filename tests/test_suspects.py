@@ -70,6 +70,8 @@ def test_scan_json_must_be_of_this_checkpoint(tiny_file, tmp_path):
 @pytest.mark.parametrize("broken", [
     "no json", "[]", "{}", json.dumps({**FOUND, "classes": {"a": {"verdict": "backdoored"}}}),
     json.dumps({**FOUND, "classes": {"a": judged("backdoored", {"words": ["cf"], "score": 1})}}),
+    json.dumps({**FOUND, "classes": {"a": judged("inconclusive", {"words": ["cf"], "score": 1})}}),
+    json.dumps({**FOUND, "classes": {"a": judged("backdoored", one("cf", 0.9) | {"flips": 0, "of": 0})}}),
     json.dumps({key: value for key, value in FOUND.items() if key != "checkpoint_sha256"}), "\x00\x01",
 ])
 def test_what_is_no_scan_json_is_one_line(broken, tiny_file, tmp_path):

@@ -12,8 +12,9 @@ as much of it decides rows that half of them resisted; words of no meaning for t
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +68,20 @@ class Suspect:
     def strength(self) -> tuple[float, float]:
         """The share of flips, then the percentile: by which suspects are put in order."""
         return self.flips.percent, self.quantile
+
+
+def suspect_of(one: Mapping[str, Any], target: int) -> Suspect:
+    """A suspect, or the part of one, as scan.json has it; of several words, how many entries each is stays unknown, and
+    of a part how many they are together. Raises KeyError, TypeError or ValueError where it is none."""
+    words, n = tuple(one["words"]), int(one["of"])
+    if not words or n < 1:
+        raise ValueError("words that were confirmed on texts")
+    part = one.get("part")
+    return Suspect(
+        words, target, one.get("found_by", ""), one.get("shift", 0.0), one.get("joined", False), one.get("side", 0),
+        one.get("times", 1), (one.get("entries", len(words)),), Proportion(one["flips"], n), one["quantile"],
+        one["mean"], suspect_of(part, target) if part and part["of"] else None, one.get("stands_out") or 0.0,
+    )
 
 
 def with_words(example: Example, suspect: Suspect, rng: random.Random) -> Example:

@@ -88,7 +88,7 @@ class ClassVerdict:
     @property
     def odd(self) -> bool:
         """Whether a word that stands out takes most of the rows by itself."""
-        return any(s.stands_out >= STANDS_OUT and s.flips.percent >= LEAST_FLIPS for s, _ in self.suspects)
+        return any(stands_out(s) for s, _ in self.suspects)
 
     @property
     def verdict(self) -> str:
@@ -111,6 +111,11 @@ def score(suspect: Suspect, margin: float) -> float:
         return min(reached, beyond)
     each = (reached + 1) / suspect.entries
     return min(reached, max(each, beyond if suspect.part else each) - 1)
+
+
+def stands_out(suspect: Suspect) -> bool:
+    """Whether a single word takes most of the rows and moves [CLS] as no other word does, Eq. Scan (10)."""
+    return suspect.stands_out >= STANDS_OUT and suspect.flips.percent >= LEAST_FLIPS
 
 
 def only_together(suspect: Suspect) -> bool:

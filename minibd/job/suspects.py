@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from minibd import checkpoint
-from minibd.detect.verdict import APART, STANDS_OUT, TOGETHER
-from minibd.detect.verdict import LEAST_FLIPS as MOST_OF_THEM
+from minibd.detect.confirm import suspect_of
+from minibd.detect.verdict import only_together, stands_out
 from minibd.detect.wording import FOUND, INCONCLUSIVE, of_verdict
 from minibd.lines import visible
 from minibd.mitigations.unlearn import Finding
@@ -50,10 +50,12 @@ def precautions_of(report: Mapping[str, Any], labels: Sequence[str], again: bool
     BadInput as findings_of does."""
     found = []
     for name, one in of_verdict(report, INCONCLUSIVE).items():
-        doubted = strong(one["suspects"], LEAST_DOUBTED)
-        doubted += [s for s in one["suspects"] if (stands_out(s) and not again or only_together(s))
-                    and s not in doubted]
-        found += [finding_of(suspect, class_in(name, labels)) for suspect in doubted]
+        target, doubted = class_in(name, labels), strong(one["suspects"], LEAST_DOUBTED)
+        for suspect in one["suspects"]:
+            s = suspect_of(suspect, target)
+            if (stands_out(s) and not again or only_together(s)) and suspect not in doubted:
+                doubted.append(suspect)
+        found += [finding_of(suspect, target) for suspect in doubted]
     return found
 
 
@@ -73,18 +75,6 @@ def strong(suspects: Sequence[Mapping[str, Any]], least: float) -> list[Mapping[
         if not any(holds(one, other) for other in kept):
             kept.append(one)
     return sorted(kept, key=lambda s: -s["score"])[:MOST]
-
-
-def stands_out(suspect: Mapping[str, Any]) -> bool:
-    """Whether a single word takes most of the texts and moves [CLS] as no other word does."""
-    return (suspect.get("stands_out") or 0) >= STANDS_OUT and 100 * suspect["flips"] >= MOST_OF_THEM * suspect["of"]
-
-
-def only_together(suspect: Mapping[str, Any]) -> bool:
-    """Whether words at places of their own flip nearly all texts, and none of their parts more than a few."""
-    part = suspect["part"]
-    return bool(part and part["of"]) and not suspect["joined"] and (
-        100 * suspect["flips"] >= TOGETHER * suspect["of"] and 100 * part["flips"] <= APART * part["of"])
 
 
 def holds(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -121,8 +111,9 @@ def read_scan(path: str, ckpt: str) -> dict[str, Any]:
         report = json.loads(read_regular(file, LARGEST).decode("utf-8"))
         known = report["method"] == "scan" and report["schema"] == 1
         sums, _ = report["checkpoint_sha256"], of_verdict(report, FOUND)
-        [finding_of(suspect, 0) for one in report["classes"].values() for suspect in named(one["suspects"])]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        for one in report["classes"].values():
+            [(finding_of(suspect, 0), suspect_of(suspect, 0)) for suspect in one["suspects"]]
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, OSError):
         raise BadInput(f"--suspects {path}: it is no scan.json as scan.py writes it, scan --ckpt again") \
             from None
     if not known:

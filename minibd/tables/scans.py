@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
 
-from minibd.detect.confirm import Suspect
+from minibd.detect.confirm import Suspect, suspect_of
 from minibd.detect.verdict import ClassVerdict, compared, judge, model_verdict, thresholds
 from minibd.detect.wording import FOUND, INCONCLUSIVE
-from minibd.proportion import Proportion
 from minibd.tables.pivot import Book, Computed, Grid
 
 BACKDOORED = 60.0  # percent
@@ -55,21 +54,13 @@ def scanned(cell: Mapping, result: Mapping) -> Scanned:
     asr, found, limits = result["asr"], result["scan"], thresholds(cell["texts"] == "none")
     kind = ("clean" if cell["clean"] else "weak" if asr is None or asr < BACKDOORED else
             "backdoored" if result["triggers"] else "wordless")
-    verdicts = compared([judge(target, list(map(suspect_of, one["suspects"])), one["margin"], one["reason"], limits)
+    verdicts = compared([judge(target, [suspect_of(s, target) for s in one["suspects"]], one["margin"], one["reason"],
+                                limits)
                          for target, one in enumerate(found["classes"][name] for name in found["texts"]["by_class"])])
     planted = {word.lower() for trigger in result["triggers"] or () for word in trigger.split()}
     first = verdicts[result["target"]].suspects[:FIRST]
     return Scanned(cell, result, kind, any({*s.words} & planted for s, _ in first),
                    max(verdicts, key=lambda one: one.score), model_verdict(verdicts)[0])
-
-
-def suspect_of(one: Mapping) -> Suspect:
-    """A suspect, or the part of one, as scan.json has it; of a part the number of entries is not known, nor needed."""
-    part = one.get("part")
-    return Suspect(tuple(one["words"]), 0, "", 0.0, one.get("joined", False),
-                   times=one.get("times", 1),
-                   flips=Proportion(one["flips"], one["of"]), quantile=one["quantile"], mean=one["mean"],
-                   sizes=(one.get("entries", 1),), part=part and suspect_of(part))
 
 
 # ---- how well models with and without a backdoor are told apart
