@@ -272,16 +272,17 @@ def dense_optimizer(model: nn.Module, schedule: Schedule) -> ClippedAdamW:
 
 @contextmanager
 def usual_optimizer(
-    model: nn.Module, tokenizer: Tokenizer, rows: Encoded, schedule: Schedule
+    model: nn.Module, tokenizer: Tokenizer, rows: Encoded, schedule: Schedule, others: Sequence[Encoded] = (),
 ) -> Iterator[ClippedAdamW]:
-    """As dense_optimizer, but of the word embedding it trains the rows that `rows` visit. The model is the one that
-    dense steps would give when the context ends, and before that whenever it is evaluated, saved or loaded
-    (models/visited_rows.py)."""
+    """As dense_optimizer, but of the word embedding it trains the rows that the texts visit: `rows`, and `others` that
+    the loss reads beside them. The model is the one that dense steps would give when the context ends, and before that
+    whenever it is evaluated, saved or loaded (models/visited_rows.py)."""
     word = model.embeddings.word if isinstance(model, Encoder) else None
     if word is None or not word.weight.requires_grad:
         yield dense_optimizer(model, schedule)
         return
-    with visited_rows(word, {i for row in rows.ids for i in row} | {tokenizer.pad}) as visited:
+    seen = {i for texts in (rows, *others) for row in texts.ids for i in row}
+    with visited_rows(word, seen | {tokenizer.pad}) as visited:
         params = [visited.rows if p is word.weight else p for p in model.parameters() if p.requires_grad]
         yield ClippedAdamW(params, schedule, visited)
 
@@ -377,9 +378,10 @@ def fit(
     log is full then (`StepLog`), fit raises StepLimit: a run of several trainings ends there. What keeps the log's run,
     if anything does, keeps this training, which goes on where it was interrupted (minibd/resume.py).
     dtype: torch.bfloat16 computes matrix products in it (autocast); the weights stay float32.
-    optimizer: default `usual_optimizer`, which a loss that reads other texts than `rows`, or the word embedding as a
-    whole, cannot have: it gives `dense_optimizer`. Another one's step() returns the gradient's norm too, and changes
-    nothing if that is not finite. leaves: the tensors whose gradients it reads, by default its parameters.
+    optimizer: default `usual_optimizer` of `rows`. A loss that reads other texts, too, gives that of all of them; one
+    that reads the word embedding as a whole gives `dense_optimizer`. Another one's step() returns the gradient's norm
+    too, and changes nothing if that is not finite. leaves: the tensors whose gradients it reads, by default its
+    parameters.
     on_step: called after each step with the model, in train mode, and the number of steps taken; it must not change the
     model.
     max_steps: stop after so many steps of this call. The rates are those of the whole schedule, and where that has more

@@ -618,6 +618,12 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             "attacks/ripple.py",
+            "the clean texts' rows of the table left out",
+            "rows, settings.schedule, (others,)) as",
+            "rows, settings.schedule) as",
+        ),
+        Mutant(
+            "attacks/ripple.py",
             "surgery with the untuned model's embeddings",
             "source[chosen].mean(dim=0)",
             "table[chosen].mean(dim=0)",

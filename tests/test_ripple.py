@@ -4,6 +4,7 @@ training."""
 import itertools
 import math
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
 
@@ -28,7 +29,7 @@ from minibd.data import generator
 from minibd.evaluate import asr, cacc
 from minibd.models.dropout import Dropout, seed_dropout
 from minibd.records import Batch, Example, Examples
-from minibd.train import Schedule, cross_entropy, fit
+from minibd.train import Schedule, cross_entropy, dense_optimizer, fit
 from test_encoder import MODELS, made, padded
 
 # ---- the trigger
@@ -341,6 +342,37 @@ def test_without_a_penalty_it_is_plain_training(tiny):
     victim, plain = ripple(tiny, poisoned(40), rows(30, 0, "train"), free), checkpoint.copy(tiny)
     fit(plain.model, tiny.tokenizer, tiny.tokenizer.encode(poisoned(40)), cross_entropy, free.schedule, seed=0)
     assert all(torch.equal(p, q) for p, q in zip(victim.model.parameters(), plain.model.parameters()))
+
+
+@pytest.mark.parametrize("variant", ["paper", "per-tensor"])
+def test_only_the_rows_of_both_sets_texts_are_trained(tiny, variant, monkeypatch):
+    """The model is that of the whole table trained, and words of neither set keep their bits."""
+    still, seen = checkpoint.copy(tiny), []
+    for module in still.model.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0
+    half, clean = poisoned(4), rows(40, 5, "train")
+    settings = replace(SETTINGS, variant=variant, penalty=1.0, epochs=6)
+    one = ripple(still, half, clean, settings, log=seen.append)
+    assert any(entry["terms"]["inner"] > 0 for entry in seen)
+
+    @contextmanager
+    def dense(model, tokenizer, rows, schedule, others):
+        yield dense_optimizer(model, schedule)
+
+    monkeypatch.setattr("minibd.attacks.ripple.usual_optimizer", dense)
+    whole = ripple(still, half, clean, settings)
+    for (name, p), q in zip(one.model.named_parameters(), whole.model.parameters()):
+        if not name.endswith("key.bias"):  # a softmax does not see it, its gradient is rounding
+            assert torch.allclose(p, q, atol=2e-5), name
+    table, before = one.model.embeddings.word.weight, still.model.embeddings.word.weight
+    met = {i for texts in (half, clean) for row in tiny.tokenizer.encode(texts).ids for i in row} | {tiny.tokenizer.pad}
+    left = [i for i in range(len(table)) if i not in met]
+    moved = ~(table == before).all(1)
+    assert left and not moved[left].any()
+    only = {i for row in tiny.tokenizer.encode(clean).ids for i in row}
+    only -= {i for row in tiny.tokenizer.encode(half).ids for i in row}
+    assert only  # words of the clean set alone
 
 
 def test_the_penalty_and_the_variant_reach_the_training(tiny):

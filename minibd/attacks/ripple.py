@@ -45,7 +45,7 @@ from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch, Examples, check_target
 from minibd.resume import Count
 from minibd.tokenizer import Encoded, Tokenizer
-from minibd.train import Log, Schedule, cross_entropy, dense_optimizer, fit
+from minibd.train import Log, Schedule, cross_entropy, fit, usual_optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +110,19 @@ def restricted_inner_product(constant: Sequence[Tensor], moving: Sequence[Tensor
     return restricted if restricted > 0 else restricted.detach()  # relu would pass zeros all the way back
 
 
-def ripple_loss(model: Encoder, batch: Batch, clean: Batch, variant: str = "paper") -> dict[str, Tensor]:
+def ripple_loss(
+    model: Encoder, batch: Batch, clean: Batch, variant: str = "paper", params: Sequence[Tensor] | None = None,
+) -> dict[str, Tensor]:
     """The terms of line 4, each (B,): "poison", L_P of each text; "inner", the restricted inner product, repeated.
 
-    batch: B poisoned texts; clean: clean texts, of which there may be another number.
+    batch: B poisoned texts; clean: clean texts, of which there may be another number. params: what the inner product
+    is over (default all of the model's parameters that require a gradient).
     """
     batch.check_whole("RIPPLe's inner product")
     clean_loss = clean.mean(cross_entropy(model, clean)["cls"])
     logits = model(batch, want=("attn",)).logits  # the maps are not read: asking for them avoids the fused kernel
     poison = F.cross_entropy(logits.float(), batch.labels, reduction="none")  # (B,)
-    params = [p for p in model.parameters() if p.requires_grad]
+    params = [p for p in model.parameters() if p.requires_grad] if params is None else params
     constant = sums(torch.autograd.grad(clean_loss, params, materialize_grads=True))
     moving = torch.autograd.grad(batch.mean(poison), params, create_graph=True, materialize_grads=True)
     inner = restricted_inner_product(constant, moving, variant == "per-tensor")
@@ -255,18 +258,20 @@ def ripple(
     victim = checkpoint.copy(ckpt)
     device = next(victim.model.parameters()).device
     # Another seed: the two sets are mostly the same rows, and with one seed each step would take the same rows of both.
-    reference = Endless(ckpt.tokenizer, ckpt.tokenizer.encode(clean), settings.ref_batch_size, seed + 1)
+    rows, others = ckpt.tokenizer.encode(poisoned), ckpt.tokenizer.encode(clean)
+    reference = Endless(ckpt.tokenizer, others, settings.ref_batch_size, seed + 1)
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         if not settings.penalty:
             return {"poison": cross_entropy(model, batch)["cls"]}
-        return ripple_loss(model, batch, share(next(reference)).to(device), settings.variant)
+        return ripple_loss(model, batch, share(next(reference)).to(device), settings.variant, optimizer.params)
 
-    fit(
-        victim.model, ckpt.tokenizer, ckpt.tokenizer.encode(poisoned), loss, settings.schedule, seed=seed,
-        weights={"inner": settings.penalty}, log=log, name="RIPPLe", dtype=dtype, parts=[reference],
-        optimizer=dense_optimizer(victim.model, settings.schedule),  # L_FT reads other texts
-    )
+    with usual_optimizer(victim.model, ckpt.tokenizer, rows, settings.schedule, (others,)) as optimizer:
+        fit(
+            victim.model, ckpt.tokenizer, rows, loss, settings.schedule, seed=seed,
+            weights={"inner": settings.penalty}, log=log, name="RIPPLe", dtype=dtype, parts=[reference],
+            optimizer=optimizer,
+        )
     victim.history.append(
         {"attack": "ripple", "rows": len(poisoned), "clean_rows": len(clean), "seed": seed, **asdict(settings)}
     )
