@@ -340,6 +340,7 @@ def scan(bench: Bench) -> None:
     from minibd.detect.scan import Scan, probes_of
     from minibd.detect.search import middle, surest_of_two_classes
     from minibd.detect.table import entries_of
+    from minibd.models.cast_once import only_asked
     from minibd.precision import dtype_of
 
     ckpt, splits, device = classifier_and_rows(
@@ -358,7 +359,7 @@ def scan(bench: Bench) -> None:
     chosen = random.Random(0).sample([i for i, word in enumerate(words) if word], bench.batches * bench.batch_size)
 
     def ours(i: int, kind: torch.dtype) -> None:
-        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
+        with only_asked(kind, model):
             for carrier in carriers:
                 margins_with(model, carrier, entries.ids[chosen][:, None], [middle(carrier)])
 
@@ -435,8 +436,10 @@ def filters(bench: Bench) -> None:
     size = at_once(device)
     works = {"STRIP": (lambda: probabilities(ckpt.model, ckpt.tokenizer, copies, size), usual_strip),
              "BKI": (lambda: keywords_of(ckpt, rows, Bki()), usual_bki)}
+    asked = [ckpt.model]
     if bench.lm:
         lm = checkpoint.load(bench.lm, device)
+        asked.append(lm.model)
         their_lm, lm_tokenizer = (kind.from_pretrained(bench.lm) for kind in (AutoModelForCausalLM, AutoTokenizer))
         their_lm = their_lm.eval().to(device)
         lm_tokenizer.pad_token = lm_tokenizer.eos_token or lm_tokenizer.convert_ids_to_tokens(lm.tokenizer.pad)
@@ -461,7 +464,7 @@ def filters(bench: Bench) -> None:
           f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{'':28}{'texts a second':>16}{'ratio':>8}")
     for name, (ours, usual) in works.items():
-        ways = {"ours": within(dtype, device, ours), "usual": within(dtype, device, usual)}
+        ways = {"ours": within(dtype, device, ours, *asked), "usual": within(dtype, device, usual)}
         if dtype != torch.float32:
             ways["usual float32"] = usual
         times = alternate({kind: lambda i, way=way: way() for kind, way in ways.items()}, 1, bench.rounds, device,
@@ -872,11 +875,16 @@ def train(bench: Bench) -> None:
                                           passes.items()}, speed)
 
 
-def within(dtype, device, way):
-    """`way` with its matrix products in `dtype`."""
+def within(dtype, device, way, *models):
+    """`way` with its matrix products in `dtype`; `models`: ours, whose weights are cast once."""
     import torch
 
+    from minibd.models.cast_once import only_asked
+
     def in_it():
+        if models:
+            with only_asked(dtype, *models):
+                return way()
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return way()
     return in_it

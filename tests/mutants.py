@@ -100,6 +100,13 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             "models/attention.py",
+            "narrow rows' scores not lessened by their largest",
+            "(scores - scores.amax(-1, keepdim=True)).exp_()",
+            "scores.exp()",
+            ("test_attention.py",),
+        ),
+        Mutant(
+            "models/attention.py",
             "scores not divided by the root of the head's width",
             "scores = per_key_head(q, k.transpose(-2, -1)) * q.shape[-1] ** -0.5",
             "scores = per_key_head(q, k.transpose(-2, -1))",

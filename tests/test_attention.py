@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from minibd.models import attention
-from minibd.models.attention import attend, merge_heads, split_heads
+from minibd.models.attention import NARROW, attend, merge_heads, over_keys, split_heads
 
 B, H, T, DH = 2, 3, 5, 4
 
@@ -200,3 +200,26 @@ def test_a_key_head_serves_its_neighbouring_query_heads(kv_heads):
         assert torch.allclose(context[:, h:h + 1], alone, rtol=0, atol=1e-12)
         assert torch.allclose(probs[:, h:h + 1], maps, rtol=0, atol=1e-12)
     assert torch.allclose(context, attend(q, k, v, wide)[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("keys", [1, 2, 9, NARROW - 1, NARROW, NARROW + 1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_narrow_rows_are_torchs_softmax(keys, dtype):
+    """Large scores and masked keys too; half precision is summed in float32."""
+    scores = 20 * draw(2, 3, 4, keys).to(dtype)
+    scores[0, :, :, keys // 2:] = float("-inf")
+    scores[0, ..., 0] = 1e4
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    kept, found = scores.clone(), over_keys(scores)
+    assert found.dtype == wide and torch.equal(scores, kept)
+    assert torch.allclose(found, scores.softmax(-1, dtype=wide), rtol=1e-5, atol=1e-12)
+    assert torch.allclose(found.sum(-1), torch.ones((), dtype=wide), atol=1e-6)
+
+
+@pytest.mark.parametrize("keys", [9, NARROW])
+def test_narrow_rows_have_torchs_gradient(keys):
+    scores = draw(2, 3, 4, keys).requires_grad_()
+    assert torch.equal(over_keys(scores), scores.softmax(-1))  # with a graph, the kernel
+    assert torch.autograd.gradcheck(over_keys, (scores,))
+    with torch.no_grad():
+        assert torch.allclose(over_keys(scores), scores.softmax(-1), rtol=1e-12)

@@ -1,4 +1,6 @@
 """Frozen weights that are cast once: the bits of a cast at every pass."""
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
 from minibd.cleantrain.peft import PEFT, train_peft
 from minibd.mitigations.mbtsad import MBTSAD, mbtsad
 from minibd.models import cast_once as module
-from minibd.models.cast_once import cast_once
+from minibd.models.cast_once import cast_once, only_asked
 from minibd.records import Examples
 from test_train import ROWS, TEXT, bert, state
 
@@ -59,3 +61,27 @@ def test_only_frozen_layers_and_only_under_autocast():
             assert "forward" in vars(model[1])
             raise KeyError
     assert "forward" not in vars(model[1])
+
+
+def test_models_that_are_only_asked_answer_as_under_autocast():
+    models = [bert().eval(), bert().eval()]
+    batch = TEXT([x for x in ROWS])
+    with torch.no_grad(), torch.autocast("cpu", HALF):
+        half = models[0](batch).logits
+    with torch.no_grad(), only_asked(HALF, *models):
+        assert all("forward" in vars(model.pooler) for model in models)
+        assert torch.equal(models[0](batch).logits, half)
+    plain = models[0](batch).logits
+    assert "forward" not in vars(models[1].pooler) and not torch.equal(plain, half)
+    with only_asked(torch.float32, *models):
+        assert torch.equal(models[0](batch).logits, plain)
+
+
+def test_a_copy_made_inside_reads_its_own_weights():
+    layer, x = nn.Sequential(nn.Linear(4, 4)), torch.ones(2, 4)
+    with only_asked(HALF, layer):
+        copied = copy.deepcopy(layer)
+        copied[0].weight.data.zero_()
+        copied[0].bias.data.zero_()
+        assert not copied(x).any() and layer(x).any()
+    assert not copied(x).any()

@@ -49,7 +49,7 @@ RELEASED_BATCH, RELEASED_LENGTH = 32, 96
 DEFECTS = ("threshold", "case", "padding", "length", "count")
 TOKENS, CACHED = 8192, 2048  # that the language model reads at a time; whose activations a processor's cache holds
 FILLED = 0.8
-CHUNK = 2 ** 26  # logits computed at a time
+CHUNK, SLICE = 2 ** 26, 2 ** 20  # logits computed at a time; of which a processor's cache holds the exponents
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,10 +412,12 @@ def nats_at(model: Encoder, ids: Tensor, positions: Tensor, mask: Tensor, asked:
     nats = torch.empty(len(asked), dtype=torch.float64, device=ids.device)
     step = max(1, CHUNK // model.config.vocab)
     for start in range(0, len(places), step):
-        logits = model.lm_logits(h[places[start:start + step]]).float()  # (M, V)
+        logits = model.lm_logits(h[places[start:start + step]])  # (M, V)
+        rows = max(1, (SLICE if logits.device.type == "cpu" else CHUNK) // logits.shape[-1])
+        all_of = torch.cat([part.float().logsumexp(-1) for part in logits.split(rows)])
         low, high = torch.searchsorted(of[order], torch.tensor([start, start + step], device=ids.device)).tolist()
         these = order[low:high]
-        found = logits.logsumexp(-1)[of[these] - start] - logits[of[these] - start, asked[these, 1]]
+        found = all_of[of[these] - start] - logits[of[these] - start, asked[these, 1]].float()
         nats[these] = found.double()
     return nats.cpu()
 

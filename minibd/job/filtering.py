@@ -40,6 +40,7 @@ from minibd.job.task import (
     splits_of,
     texts_at_once,
 )
+from minibd.models.cast_once import only_asked
 from minibd.predict import predict
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example, Examples
@@ -220,9 +221,9 @@ def filter_texts(name: str, task: Task, attack: Attack, settings, *, clean: str 
     device = victim.model.head_mask.device
     dtype = products_of(task)
     print_dtype(task)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        found = screened(name, victim, opened.clean, parts, settings, seed=task.seed, target=target,
-                         lm=checkpoint.load(reads, device) if reads else None)
+    lm = checkpoint.load(reads, device) if reads else None
+    with only_asked(dtype, victim.model, *([lm.model] if lm else [])):
+        found = screened(name, victim, opened.clean, parts, settings, seed=task.seed, target=target, lm=lm)
     measured = measures(found, counting, opened.labelled)
     result = {
         "method": name,
@@ -443,7 +444,7 @@ def filter_training(name: str, task: Task, attack: Attack, settings, training: T
         victim = checkpoint.load(header, device, labels=task.labels, seed=task.seed)
     else:
         victim = trained(sparing(checkpoint.load(header, device), task), rows, training, task.seed, dtype, "untrusted")
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    with only_asked(dtype, victim.model):
         screen, outcome, words = screened_training(name, victim, rows, held or None, settings)
     kept = rows.like(x for x, k in zip(rows, screen.keep) if k)
     measured, model = training_measures(screen, rows, poisoned), None

@@ -25,6 +25,7 @@ from minibd.detect.scan_page import page
 from minibd.detect.verdict import ClassVerdict, model_verdict, thresholds
 from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, deed, of_verdict, visible
 from minibd.job.task import device_of, labels_of, print_notes, reading_of, splits_of
+from minibd.models.cast_once import only_asked
 from minibd.precision import dtype_of
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example
@@ -58,7 +59,7 @@ def scan_of(
     print(f"texts     {len(rows)} of {visible(source)}")
     print(f"products  in {str(dtype).removeprefix('torch.')}", flush=True)
     with tqdm(total=None, unit="text", desc="scan", disable=not sys.stderr.isatty()) as bar, \
-            torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            only_asked(dtype, ckpt.model):
         def tick(texts: int, total: int) -> None:
             bar.total = total
             bar.update(texts)

@@ -1,8 +1,10 @@
 """Frozen weights that autocast would cast at every pass: cast once."""
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy as copying
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import MethodType
 
 import torch
 import torch.nn.functional as F
@@ -29,11 +31,26 @@ def cast_once(model: nn.Module, dtype: torch.dtype, whole: bool = False) -> Iter
             del layer.forward
 
 
+@contextmanager
+def only_asked(dtype: torch.dtype, model: nn.Module, *others: nn.Module) -> Iterator[None]:
+    """Inside, products are taken in `dtype` by autocast, and the models are only asked: their weights are cast once."""
+    kind = next(model.parameters()).device.type
+    with ExitStack() as stack:
+        for one in (model, *others):
+            stack.enter_context(cast_once(one, dtype, whole=True))
+        stack.enter_context(torch.autocast(kind, dtype, enabled=dtype != torch.float32))
+        yield
+
+
 class _Cast:
     def __init__(self, layer: nn.Linear, dtype: torch.dtype):
         self.layer, self.dtype = layer, dtype
         self.weight = layer.weight.detach().to(dtype)
         self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+
+    def __deepcopy__(self, memo: dict) -> Callable[[Tensor], Tensor]:
+        """A copy of the layer reads its own weights, which may be trained."""
+        return MethodType(nn.Linear.forward, copying.deepcopy(self.layer, memo))
 
     def __call__(self, x: Tensor) -> Tensor:
         kind = x.device.type
