@@ -21,7 +21,7 @@ def test_a_process_is_timed_once(monkeypatch):
     monkeypatch.setattr(precision, "seconds", lambda dtype: asked.append(dtype) or 1.0)
     monkeypatch.setattr(precision, "faster", faster)
     faster.cache_clear()
-    assert {dtype_of("auto", CPU) for _ in range(3)} == {torch.float32} and len(asked) == 2
+    assert {dtype_of("auto", CPU) for _ in range(3)} == {torch.float32} and len(asked) == 2 * precision.TURNS
     faster.cache_clear()
 
 
@@ -35,6 +35,30 @@ def test_on_cuda_auto_asks_the_device(monkeypatch, has, chosen):
 def test_a_type_that_is_named_is_not_timed(monkeypatch):
     monkeypatch.setattr(precision, "seconds", None)
     assert dtype_of("float32", CPU) == torch.float32 and dtype_of("bfloat16", CUDA) == torch.bfloat16
+
+
+@pytest.mark.parametrize("float32, bfloat16, chosen", [
+    ([2, 9, 2, 2], [9, 3, 3, 1], torch.bfloat16),  # others took the first turns
+    ([2, 2, 2, 9], [1.2, 1.2, 9, 9], torch.float32),
+    ([1, 9], [2, 2], torch.float32),  # no further turn
+])
+def test_the_least_of_the_turns_counts(monkeypatch, float32, bfloat16, chosen):
+    times = {torch.float32: iter(float32), torch.bfloat16: iter(bfloat16)}
+    monkeypatch.setattr(precision, "seconds", lambda dtype: next(times[dtype]))
+    monkeypatch.setattr(precision, "faster", faster.__wrapped__)
+    assert dtype_of("auto", CPU) == chosen
+    assert list(times[torch.float32]) == list(times[torch.bfloat16]) == []
+
+
+def test_one_thread_is_timed_and_all_are_there_afterwards(monkeypatch):
+    seen, before, mm = [], torch.get_num_threads(), torch.mm
+    torch.set_num_threads(2)
+    try:
+        monkeypatch.setattr(torch, "mm", lambda a, b: seen.append(torch.get_num_threads()) or mm(a, b))
+        precision.seconds(torch.float32)
+        assert seen == [1] * precision.ROUNDS and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_least_of_the_rounds_counts(monkeypatch):
