@@ -23,8 +23,8 @@ def dtype_of(name: str, device: torch.device) -> torch.dtype:
 
 @cache
 def faster() -> bool:
-    """Whether the processor multiplies at least FASTER times as fast in bfloat16: by the least times of several turns, so
-    that other work on the machine does not decide."""
+    """Whether the processor multiplies at least FASTER times as fast in bfloat16: by the least times of several turns,
+    so that other work on the machine does not decide."""
     whole = half = float("inf")
     for turn in range(TURNS):
         whole, half = min(whole, seconds(torch.float32)), min(half, seconds(torch.bfloat16))
