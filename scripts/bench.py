@@ -393,6 +393,7 @@ def scan(bench: Bench) -> None:
 
 def filters(bench: Bench) -> None:
     import statistics
+    from pathlib import Path
 
     import torch
     import torch.nn.functional as F
@@ -404,7 +405,11 @@ def filters(bench: Bench) -> None:
     from minibd.filters.onion import RELEASED_BATCH, RELEASED_LENGTH, word_scores
     from minibd.filters.strip import Sources, Strip, copies_of
     from minibd.predict import at_once, probabilities
+    from minibd.records import BadInput
 
+    if bench.lm and not Path(bench.lm).is_dir():
+        raise BadInput(f"--lm {bench.lm[:100]}: transformers reads it, too, so give a Hugging Face folder; convert.py "
+                       "makes one of a file")
     ckpt, splits, device = classifier_and_rows(
         bench, "filters needs a classifier and rows: give --ckpt a fine-tuned folder and --data a folder or file")
     theirs = AutoModelForSequenceClassification.from_pretrained(bench.ckpt)

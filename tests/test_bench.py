@@ -89,3 +89,5 @@ def test_the_answers_and_pure_whole(bench, tiny, folder, tmp_path, monkeypatch):
         parts = [float(found[f"{part}, {kind}"][0]) for part in ("FT", "pruning", "normalisation")]
         assert float(found[f"whole, {kind}"][0]) == pytest.approx(sum(parts), abs=0.02)
     refused(run("evaluation", "--ckpt", tmp_path / "model"), "give --ckpt a fine-tuned folder")
+    refused(run("filters", "--ckpt", tmp_path / "model", "--data", tmp_path, "--lm", "lm.safetensors"),
+            "--lm lm.safetensors", "a Hugging Face folder")
