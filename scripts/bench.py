@@ -439,12 +439,10 @@ def filters(bench: Bench) -> None:
         return found
 
     size = at_once(device)
-    works = {"STRIP": (lambda: probabilities(ckpt.model, ckpt.tokenizer, copies, size), usual_strip),
-             "BKI": (lambda: keywords_of(ckpt, rows, Bki()), usual_bki)}
-    asked = [ckpt.model]
+    works = {"STRIP": (lambda: probabilities(ckpt.model, ckpt.tokenizer, copies, size), usual_strip, ckpt.model),
+             "BKI": (lambda: keywords_of(ckpt, rows, Bki()), usual_bki, ckpt.model)}
     if bench.lm:
         lm = checkpoint.load(bench.lm, device)
-        asked.append(lm.model)
         their_lm, lm_tokenizer = (kind.from_pretrained(bench.lm) for kind in (AutoModelForCausalLM, AutoTokenizer))
         their_lm = their_lm.eval().to(device)
         lm_tokenizer.pad_token = lm_tokenizer.eos_token or lm_tokenizer.convert_ids_to_tokens(lm.tokenizer.pad)
@@ -463,13 +461,13 @@ def filters(bench: Bench) -> None:
                                   for i, ids in enumerate(batch.input_ids)]
             return found
         texts = [x.text.split() for x in rows]
-        works["ONION"] = (lambda: word_scores(lm, texts), usual_onion)
+        works["ONION"] = (lambda: word_scores(lm, texts), usual_onion, lm.model)
     dtype = getattr(torch, bench.dtype)
     print(f"{len(rows)} rows, {statistics.mean(len(x.text.split()) for x in rows):.1f} words; {bench.dtype}, {device}, "
           f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{'':28}{'texts a second':>16}{'ratio':>8}")
-    for name, (ours, usual) in works.items():
-        ways = {"ours": within(dtype, device, ours, *asked), "usual": within(dtype, device, usual)}
+    for name, (ours, usual, model) in works.items():
+        ways = {"ours": within(dtype, device, ours, model), "usual": within(dtype, device, usual)}
         if dtype != torch.float32:
             ways["usual float32"] = usual
         times = alternate({kind: lambda i, way=way: way() for kind, way in ways.items()}, 1, bench.rounds, device,
@@ -887,10 +885,8 @@ def within(dtype, device, way, *models):
     from minibd.models.cast_once import only_asked
 
     def in_it():
-        if models:
-            with only_asked(dtype, *models):
-                return way()
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        usual = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+        with only_asked(dtype, *models) if models else usual:
             return way()
     return in_it
 

@@ -257,8 +257,8 @@ def ripple(
         raise BadInput("RIPPLe: there are no clean rows for L_FT: give those that the user is expected to fine-tune on")
     victim = checkpoint.copy(ckpt)
     device = next(victim.model.parameters()).device
-    # Another seed: the two sets are mostly the same rows, and with one seed each step would take the same rows of both.
     rows, others = ckpt.tokenizer.encode(poisoned), ckpt.tokenizer.encode(clean)
+    # Another seed: the two sets are mostly the same rows, and with one seed each step would take the same rows of both.
     reference = Endless(ckpt.tokenizer, others, settings.ref_batch_size, seed + 1)
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -414,10 +414,10 @@ def nats_at(model: Encoder, ids: Tensor, positions: Tensor, mask: Tensor, asked:
     for start in range(0, len(places), step):
         logits = model.lm_logits(h[places[start:start + step]])  # (M, V)
         rows = max(1, (SLICE if logits.device.type == "cpu" else CHUNK) // logits.shape[-1])
-        all_of = torch.cat([part.float().logsumexp(-1) for part in logits.split(rows)])
+        log_sums = torch.cat([part.float().logsumexp(-1) for part in logits.split(rows)])  # (M,)
         low, high = torch.searchsorted(of[order], torch.tensor([start, start + step], device=ids.device)).tolist()
         these = order[low:high]
-        found = all_of[of[these] - start] - logits[of[these] - start, asked[these, 1]].float()
+        found = log_sums[of[these] - start] - logits[of[these] - start, asked[these, 1]].float()
         nats[these] = found.double()
     return nats.cpu()
 

@@ -112,8 +112,8 @@ def read_scan(path: str, ckpt: str) -> dict[str, Any]:
         known = report["method"] == "scan" and report["schema"] == 1
         sums, _ = report["checkpoint_sha256"], of_verdict(report, FOUND)
         for one in report["classes"].values():
-            [(finding_of(suspect, 0), suspect_of(suspect, 0)) for suspect in one["suspects"]]
-    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, OSError):
+            [(suspect_of(suspect, 0), finding_of(suspect, 0)) for suspect in one["suspects"]]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise BadInput(f"--suspects {path}: it is no scan.json as scan.py writes it, scan --ckpt again") \
             from None
     if not known:

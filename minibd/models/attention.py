@@ -73,7 +73,7 @@ def over_keys(scores: Tensor) -> Tensor:
     five times as fast there. A backward pass would keep all they leave, so they run where there is none.
     """
     wide = torch.promote_types(scores.dtype, torch.float32)
-    if scores.shape[-1] >= NARROW or scores.device.type != "cpu" or scores.requires_grad and torch.is_grad_enabled():
+    if scores.shape[-1] >= NARROW or scores.device.type != "cpu" or scores.requires_grad:
         return scores.softmax(dim=-1, dtype=wide)
     scores = scores.to(wide)
     probs = (scores - scores.amax(-1, keepdim=True)).exp_()
