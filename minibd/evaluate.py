@@ -98,6 +98,12 @@ class Scores:
     answers: Mapping[tuple[int, int], int] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
 
+    def taken_for(self, target: int) -> Proportion:
+        """Of the clean rows of other classes than `target`, those that are answered it: what the model's own errors
+        leave of an ASR where no trigger is."""
+        others = {pair: n for pair, n in self.answers.items() if pair[0] != target}
+        return Proportion(sum(n for (_, answer), n in others.items() if answer == target), sum(others.values()))
+
     def counts(self) -> dict:
         """As JSON."""
         return {

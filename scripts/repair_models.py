@@ -7,6 +7,7 @@ nothing but the model.
         --jobs 6
     python scripts/repair_models.py all --minilm MINILM_FOLDER --sst2 SST2_FOLDER --only ep,sos --seeds 0 --held 20%
     python scripts/repair_models.py all --base reviews --only badnets --seeds 0
+    python scripts/repair_models.py victims --minilm MINILM_FOLDER --sst2 SST2_FOLDER --only ep,sos --seeds 0
     python scripts/repair_models.py choose --base planted --seeds 10    # what the defaults are chosen by
     python scripts/tables.py repair --write        # the page of what is there
 
@@ -34,6 +35,7 @@ from minibd.job.victims import model_in, part, trained
 
 if TYPE_CHECKING:
     from minibd.checkpoint import Checkpoint
+    from minibd.cli import Attack
     from minibd.job.repair_run import Rows
 
 SST2 = {  # attack.py's flags, those of the attacks' own papers but for LWP's more passes, which MiniLM needs
@@ -90,7 +92,7 @@ class Where:
     mode: str = setting("auto", "what is trained to undo", choices=("auto", "rows", "whole"))
     work: str = setting("out/repair-models", "folder of the victims, kept and used again")
     results: str = setting("", "file that the cells are appended to (default scripts/results/repair.jsonl, of choose "
-                           "repair-choose.jsonl)")
+                           "repair-choose.jsonl, of victims repair-victims.jsonl)")
     jobs: int = setting(1, "victims at a time")
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
     dtype: str = setting("float32", "precision of matrix products, training and scans",
@@ -98,22 +100,26 @@ class Where:
     force: bool = setting(False, "repair again what is there; the newest of a cell's lines counts")
 
 
-PARTS = {"all": "one", "choose": "tried"}  # the processes that a job consists of
+PARTS = {"all": "one", "choose": "tried", "victims": "measured"}  # the processes that a job consists of
+FILES = {"one": "repair", "tried": "repair-choose", "measured": "repair-victims"}  # .jsonl that their cells go to
 
 
 def run() -> None:
     job, where = parse(__doc__, Where, first=("job", tuple(PARTS) + tuple(PARTS.values())))
     attacks = checked(where)
-    name = "repair" if job in ("all", "one") else "repair-choose"
-    where = where if where.results else replace(where, results=f"scripts/results/{name}.jsonl")
-    if job in PARTS.values():
-        (repaired if job == "one" else tried)(attacks[0], int(where.seeds[0]), where)
+    where = where if where.results else replace(where, results=file_of(PARTS.get(job, job)))
+    if job in FILES:
+        {"one": repaired, "tried": tried, "measured": measured}[job](attacks[0], int(where.seeds[0]), where)
         return
     progress().kept = f"victims under {where.work} and cells in {where.results} stay, the same command goes on"
     todo = [(attack, seed) for seed in where.seeds for attack in attacks]
     with ThreadPoolExecutor(where.jobs) as pool:  # the threads wait for the processes that they start
         for _ in pool.map(lambda one: process(*one, PARTS[job], where), todo):
             pass
+
+
+def file_of(part: str) -> str:
+    return f"scripts/results/{FILES[part]}.jsonl"
 
 
 def checked(where: Where) -> list[str]:
@@ -167,6 +173,14 @@ def repaired(attack: str, seed: int, where: Where) -> None:
               "method": "none" if held in UNLABELLED else where.method, "mode": where.mode, "dtype": where.dtype}
              for held in where.held]
     add_missing(cells, one_repair, where)
+    if where.results == file_of("one"):
+        measured(attack, seed, replace(where, results=file_of("measured"), force=False))
+
+
+def measured(attack: str, seed: int, where: Where) -> None:
+    """The cell of one victim and its clean twin as they are, if it is not there yet."""
+    add_missing([{"base": where.base, "attack": attack, "flags": BASES[where.base][attack], "seed": seed,
+                  "dtype": where.dtype}], one_measurement, where)
 
 
 def add_missing(cells: list[dict], result_of: Callable[[dict, Path, Where], dict], where: Where) -> None:
@@ -180,8 +194,8 @@ def add_missing(cells: list[dict], result_of: Callable[[dict, Path, Where], dict
     victim = victim_of(todo[0]["attack"], todo[0]["seed"], where)
     for cell in todo:
         store.add(cell, {"result": result_of(cell, victim, where)})
-        progress().finished.append(f"{cell['attack']} {cell['seed']} {cell['held']}"
-                                   f"{' clean' if cell.get('clean') else ''}")
+        said = (cell["attack"], cell["seed"], cell.get("held", "as it is"), "clean" if cell.get("clean") else "")
+        progress().finished.append(" ".join(map(str, said)).strip())
 
 
 def rows_of(held: str, seed: int, where: Where, ckpt: Checkpoint) -> Rows:
@@ -210,7 +224,7 @@ def one_repair(cell: dict, victim: Path, where: Where) -> dict:
     import time
 
     from minibd import checkpoint
-    from minibd.cli import Attack, Task
+    from minibd.cli import Task
     from minibd.detect.scan import Scan
     from minibd.job import repair_run as job
     from minibd.job.receipt import brief
@@ -224,8 +238,7 @@ def one_repair(cell: dict, victim: Path, where: Where) -> dict:
     out = Path(where.work, where.base, "repaired", name)
     task = Task(str(path), data=where.sst2, out=str(out), seed=cell["seed"], device=where.device, dtype=where.dtype)
     rows = rows_of(cell["held"], cell["seed"], where, ckpt)
-    more = Attack(paraphrases=f"{where.sst2}/{cell['attack']}") if "paraphrase" in cell["flags"] else Attack()
-    evaluator = job.open_evaluator(more, task, ckpt, rows)
+    evaluator = job.open_evaluator(attack_of(cell, where), task, ckpt, rows)
     twin = checkpoint.load(model_in(victim, clean=True), device)
     floor = evaluator(twin.model, twin.tokenizer)
     pretrained = checkpoint.load(where.minilm, device, labels=ckpt.labels) if cell["method"] == "finemix" else None
@@ -244,6 +257,33 @@ def one_repair(cell: dict, victim: Path, where: Where) -> dict:
         "triggers": json.loads((victim / "attack.json").read_text(encoding="utf-8")).get("triggers"),
         "seconds": one.seconds, "wall": round(time.perf_counter() - started, 1),
     }
+
+
+def attack_of(cell: dict, where: Where) -> Attack:
+    """What the triggered rows are made with; a checkpoint's history knows the rest."""
+    from minibd.cli import Attack
+
+    return Attack(paraphrases=f"{where.sst2}/{cell['attack']}") if "paraphrase" in cell["flags"] else Attack()
+
+
+def one_measurement(cell: dict, victim: Path, where: Where) -> dict:
+    """The victim and its clean twin on all test rows and all triggered ones, with what is taken for the target where
+    no trigger is."""
+    from minibd import checkpoint
+    from minibd.cli import Task
+    from minibd.job import repair_run as job
+    from minibd.job.task import device_of
+
+    device, steps = device_of(where.device), []
+    task = Task(str(model_in(victim)), data=where.sst2, seed=cell["seed"], device=where.device, dtype=where.dtype)
+    ckpt = checkpoint.load(task.ckpt, device)
+    evaluator = job.open_evaluator(attack_of(cell, where), task, ckpt, rows_of("none", cell["seed"], where, ckpt))
+    for name, one in (("victim", ckpt), ("clean twin", checkpoint.load(model_in(victim, clean=True), device))):
+        scores = evaluator(one.model, one.tokenizer)
+        untriggered = scores.taken_for(evaluator.target)
+        steps.append({"name": name, "cacc": scores.cacc.percent, "n_clean": scores.cacc.n, "asr": scores.asr.percent,
+                      "n_triggered": scores.asr.n, "untriggered": untriggered.percent, "n_untriggered": untriggered.n})
+    return {"steps": steps}
 
 
 # ---- what the defaults are chosen by

@@ -65,6 +65,12 @@ def test_cacc_counts_the_rows_whose_answer_is_their_label():
     assert cacc(Says(), TEXT, MIXED) == Proportion(5, 7)              # wrong: "two long" of class 0, "one" of class 2
 
 
+def test_what_is_taken_for_the_target_without_a_trigger_counts_rows_of_other_classes():
+    scores = Evaluator(rows(("one", 0), ("zero", 0), ("one long", 2), ("one", 1), ("zero", 1)))(Says(), TEXT)
+    assert scores.taken_for(1) == Proportion(2, 3)      # by Says, "one" and "one long" are 1; rows of class 1 are out
+    assert scores.taken_for(0) == Proportion(1, 3)      # of "one long", "one" and "zero", of which "zero" is 0
+
+
 def test_asr_counts_the_answers_that_are_the_target_whatever_the_label():
     triggered = rows(("one", 0), ("zero", 0), ("one long", 2), ("two", 2), ("zero", 2))
     assert asr(Says(), TEXT, triggered, target=1) == Proportion(2, 5)

@@ -2,7 +2,7 @@
 import json
 
 from minibd.tables.pivot import Book
-from minibd.tables.undoing import each, false_namings, summary, ways
+from minibd.tables.undoing import each, false_namings, summary, victims, ways
 
 
 def line(attack="ep", seed=0, held="64", asr=10.0, undone=("cf",), method="none", **given):
@@ -24,10 +24,26 @@ def test_a_row_an_attack_with_the_range_over_seeds(tmp_path):
     grid = summary(book(tmp_path, line(asr=10.0), line(seed=1, asr=14.0), line(held="none", undone=()),
                         line("lwp", method="mbtsad", held="20%", base="reviews")))
     assert grid.rows == (
-        ("384, SST-2: ep", "2", "12.0", "87.0 / 100.0 (100.0-100.0)", "-", "-", "86.5 / 12.0 (10.0-14.0)",
+        ("384, SST-2: ep", "2", "12.0", "-", "87.0 / 100.0 (100.0-100.0)", "-", "-", "86.5 / 12.0 (10.0-14.0)",
          "87.0 / 100.0"),
-        ("128, reviews: lwp, mbtsad", "1", "12.0", "87.0 / 100.0", "86.5 / 10.0", "-", "-", "-"))
+        ("128, reviews: lwp, mbtsad", "1", "12.0", "-", "87.0 / 100.0", "86.5 / 10.0", "-", "-", "-"))
     assert grid.note.startswith("4 cells of repair.jsonl, products in float32")
+
+
+def victim(attack="ep", seed=0, untriggered=16.0, base="sst2"):
+    steps = [{"name": "victim", "cacc": 87.0, "asr": 100.0, "untriggered": untriggered},
+             {"name": "clean twin", "cacc": 87.5, "asr": 12.0, "untriggered": 14.0}]
+    return {"cell": {"base": base, "attack": attack, "seed": seed, "dtype": "float32"}, "result": {"steps": steps}}
+
+
+def test_what_a_victim_takes_for_the_target_without_a_trigger(tmp_path):
+    (tmp_path / "repair-victims.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (
+        victim(seed=1, untriggered=15.0), victim(), victim("lwp", untriggered=30.0), victim(base="reviews"))))
+    read = book(tmp_path, line(), line("sos"))
+    assert [row[3] for row in summary(read).rows] == ["15.5 (15.0-16.0)", "-"]
+    assert victims(read).rows[:2] == (("384, SST-2: ep, 0", "87.0 / 100.0", "87.5 / 12.0", "16.0", "14.0"),
+                                      ("384, SST-2: ep, 1", "87.0 / 100.0", "87.5 / 12.0", "15.0", "14.0"))
+    assert victims(read).note.startswith("4 cells")
 
 
 def test_a_row_a_cell(tmp_path):

@@ -322,4 +322,4 @@ TABLES = {
     "musclelora-llama-choose": tuple(choice_row("as it happens", flags) for flags in LLAMA_CHOICES),
 }
 # cells of mbtsad.py, choose.py, scan_models.py, repair_models.py and filter_grid.py, which tables.py only shows
-STORED = ("builtin", "choose", "scan", "repair", "filters", "devices")
+STORED = ("builtin", "choose", "scan", "repair", "repair-victims", "filters", "devices")

@@ -30,8 +30,16 @@ def scores(lines: Sequence[Mapping], step: int) -> str:
     return f"{mean(one['cacc'] for one in steps):.1f} / {spread([one['asr'] for one in steps])}"
 
 
+def untriggered(book: Book, base: str, attack: str) -> str:
+    """What a victim takes for the target of the same rows without a trigger, over the seeds that were measured."""
+    found = [line["result"]["steps"][0]["untriggered"] for line in book.lines("repair-victims")
+             if (line["cell"]["base"], line["cell"]["attack"]) == (base, attack)]
+    return spread(found) if found else "-"
+
+
 def summary(book: Book) -> Grid:
-    """A row an attack and a method behind the undoing: floor, victim, and the repaired model by what was held."""
+    """A row an attack and a method behind the undoing: floor, the victim's own errors, victim, and the repaired model
+    by what was held."""
     found, rows = cells(book), []
     for key in dict.fromkeys(map(kind_of, found)):
         own = [line for line in found if kind_of(line) == key]
@@ -40,9 +48,25 @@ def summary(book: Book) -> Grid:
         behind = (f", {method}" if method != "none" else "") + (f", {mode}" if mode != "auto" else "")
         seeds = len({line["cell"]["seed"] for line in own})
         floor = f"{mean(line['result']['floor']['asr'] for line in own):.1f}"
-        rows.append((f"{BASES[base]}: {attack}{behind}", f"{seeds}", floor, scores(own, 0),
-                     *(scores(part, -1) for part in by_held)))
-    return Grid(("victim", "seeds", "floor of ASR", "as it came", *HELD.values()), tuple(rows), note(found))
+        rows.append((f"{BASES[base]}: {attack}{behind}", f"{seeds}", floor, untriggered(book, base, attack),
+                     scores(own, 0), *(scores(part, -1) for part in by_held)))
+    return Grid(("victim", "seeds", "floor of ASR", "taken without a trigger", "as it came", *HELD.values()),
+                tuple(rows), note(found))
+
+
+def victims(book: Book) -> Grid:
+    """A row a victim: it and its clean twin on the triggered rows, and on the same rows without a trigger."""
+    found = sorted(book.lines("repair-victims"), key=lambda line: (
+        [*BASES].index(line["cell"]["base"]), line["cell"]["attack"], line["cell"]["seed"]))
+    rows = []
+    for line in found:
+        cell, (victim, twin) = line["cell"], line["result"]["steps"]
+        rows.append((f"{BASES[cell['base']]}: {cell['attack']}, {cell['seed']}",
+                     *(f"{one['cacc']:.1f} / {one['asr']:.1f}" for one in (victim, twin)),
+                     *(f"{one['untriggered']:.1f}" for one in (victim, twin))))
+    return Grid(("victim, seed", "as it came", "clean twin", "victim without a trigger", "twin without a trigger"),
+                tuple(rows), f"{len(rows)} cells of repair-victims.jsonl. CACC / ASR; percent of the same rows that "
+                             "are taken for the target")
 
 
 def kind_of(line: Mapping) -> tuple[str, str, str, str]:
@@ -129,6 +153,10 @@ def false_namings(book: Book) -> Grid:
 
 def views() -> dict[str, Computed]:
     return {"attacks": Computed(summary), "every repair": Computed(each)}
+
+
+def measured() -> dict[str, Computed]:
+    return {"without a trigger": Computed(victims)}
 
 
 def choices() -> dict[str, Computed]:
