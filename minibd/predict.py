@@ -21,14 +21,15 @@ def at_once(device: torch.device, texts: int = 128) -> int:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, tokenizer: Tokenizer, examples: Examples, batch_size: int = 128) -> list[int]:
+def predict(model: nn.Module, tokenizer: Tokenizer, examples: Examples, batch_size: int | None = None) -> list[int]:
     """The predicted class of each example, in their order; of several processes each computes its batches, and all
-    get all answers. Raises BadInput where the logits are NaN."""
+    get all answers. batch_size: None for as many texts as suit the device. Raises BadInput where the logits are
+    NaN."""
     model.eval()
     device = next(model.parameters()).device
     rows = tokenizer.encode(examples)
     predicted = torch.zeros(len(rows), dtype=torch.int64, device=device)
-    for which, counts in turns(in_order(rows.lengths, batch_size)):
+    for which, counts in turns(in_order(rows.lengths, batch_size or at_once(device))):
         logits = model(tokenizer.batch(rows, which).to(device)).logits
         if counts:  # argmax would make a class of NaN
             predicted[which] = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
@@ -39,13 +40,16 @@ def predict(model: nn.Module, tokenizer: Tokenizer, examples: Examples, batch_si
 
 
 @torch.inference_mode()
-def probabilities(model: nn.Module, tokenizer: Tokenizer, examples: Examples, batch_size: int = 128) -> Tensor:
-    """Softmax of the logits of each example, in their order: (N, C), float64, on the CPU."""
+def probabilities(
+    model: nn.Module, tokenizer: Tokenizer, examples: Examples, batch_size: int | None = None
+) -> Tensor:
+    """Softmax of the logits of each example, in their order: (N, C), float64, on the CPU. batch_size: as for
+    predict."""
     model.eval()
     device = next(model.parameters()).device
     rows = tokenizer.encode(examples)
     found = torch.zeros(len(rows), model.config.labels, dtype=torch.float64)
-    for which, counts in turns(in_order(rows.lengths, batch_size)):
+    for which, counts in turns(in_order(rows.lengths, batch_size or at_once(device))):
         p = model(tokenizer.batch(rows, which).to(device)).logits.double().softmax(-1).cpu()
         if counts:
             found[which] = p

@@ -61,6 +61,7 @@ def run() -> None:
     from minibd.job.run import print_scores
     from minibd.job.task import args_of, device_of, open_task, print_rows
     from minibd.job.unproven import lines_of, verdict_of
+    from minibd.models.cast_once import only_asked
     from minibd.records import BadInput
 
     if measured.all is False and task.data and not Path(task.data).is_file():
@@ -78,8 +79,8 @@ def run() -> None:
     print(f"measured: {'all rows' if whole else 'the test rows'}")
     evaluator = evaluator_of(attack, task, ckpt, splits.test)
     print_rows(test=splits.test, triggered=evaluator.triggered)
-    products = torch.autocast(device_of(task.device).type, torch.bfloat16, enabled=task.dtype == "bfloat16")
-    with products:
+    dtype = getattr(torch, task.dtype)
+    with only_asked(dtype, ckpt.model):
         steps = [report.Step("model", evaluator(ckpt.model, ckpt.tokenizer), 0.0)]
     progress().finished.append("model")
     if floor.clean_ckpt:
@@ -90,7 +91,7 @@ def run() -> None:
                 f"{floor.clean_ckpt} has the classes {', '.join(clean.labels) or 'of no classifier'}, {task.ckpt} has "
                 f"{', '.join(ckpt.labels)}: give a clean model of the same task"
             )
-        with products:
+        with only_asked(dtype, clean.model):
             steps.append(report.Step("clean model", evaluator(clean.model, clean.tokenizer), 0.0))
     print_scores(steps)
     verdict = {} if steps[0].scores.asr else verdict_of(task.ckpt, task.data)

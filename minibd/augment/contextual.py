@@ -34,6 +34,7 @@ from tokenizers.models import WordPiece
 
 from minibd.augment.eda import in_case_of
 from minibd.data import in_order
+from minibd.models.cast_once import only_asked
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput
 from minibd.tokenizer import Encoded, Tokenizer
@@ -96,32 +97,32 @@ def each_contextual(
         drawn = rngs[i].sample(eligible, min(n_target, len(eligible)))
         targets.append(sorted(drawn, key=lambda target: target.first, reverse=True))
 
-    for step in range(max(map(len, targets), default=0)):
-        active = [i for i in range(len(augmented)) if step < len(targets[i])]
-        for i in active:
-            target = targets[i][step]
-            ids[i][target.first:target.end if action == "substitute" else target.first] = [mask]
-            if len(ids[i]) > tokenizer.max_len:
-                del ids[i][-2]  # the token before the closing one: it is after the mask
-        rows = Encoded([ids[i] for i in active], [[0] * len(ids[i]) for i in active], [0] * len(active))
-        for which in in_order(rows.lengths, batch_size):
-            batch = tokenizer.batch(rows, which)
-            at = torch.tensor([targets[active[row]][step].first for row in which])  # (B,)
-            masked = torch.arange(batch.ids.shape[1]) == at[:, None]  # (B, T), one True a row
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                logits = model.predict_tokens(batch.to(device), masked.to(device))  # (B, V)
-            logits = logits.float().masked_fill_(no_word, -math.inf)
-            if action == "substitute":
-                for j, row in enumerate(which):
-                    replaced = word_at(augmented[active[row]], targets[active[row]][step])
-                    logits[j, tokens_of.get(replaced.lower(), [])] = -math.inf
-            values, candidates = logits.topk(min(top_k, len(words)))
-            for row, probabilities, tokens in zip(which, values.double().softmax(1).tolist(), candidates.tolist()):
-                i, target = active[row], targets[active[row]][step]
-                ids[i][target.first] = token = draw(tokens, probabilities, rngs[i], variant)
-                old, new = word_at(augmented[i], target), words[token]
-                new = in_case_of(old, new) if action == "substitute" else f"{new} {old}"
-                augmented[i] = augmented[i][:target.start] + new + augmented[i][target.stop:]
+    with only_asked(dtype, model):
+        for step in range(max(map(len, targets), default=0)):
+            active = [i for i in range(len(augmented)) if step < len(targets[i])]
+            for i in active:
+                target = targets[i][step]
+                ids[i][target.first:target.end if action == "substitute" else target.first] = [mask]
+                if len(ids[i]) > tokenizer.max_len:
+                    del ids[i][-2]  # the token before the closing one: it is after the mask
+            rows = Encoded([ids[i] for i in active], [[0] * len(ids[i]) for i in active], [0] * len(active))
+            for which in in_order(rows.lengths, batch_size):
+                batch = tokenizer.batch(rows, which)
+                at = torch.tensor([targets[active[row]][step].first for row in which])  # (B,)
+                masked = torch.arange(batch.ids.shape[1]) == at[:, None]  # (B, T), one True a row
+                logits = model.predict_tokens(batch.to(device), masked.to(device)).float()  # (B, V)
+                logits.masked_fill_(no_word, -math.inf)
+                if action == "substitute":
+                    for j, row in enumerate(which):
+                        replaced = word_at(augmented[active[row]], targets[active[row]][step])
+                        logits[j, tokens_of.get(replaced.lower(), [])] = -math.inf
+                values, candidates = logits.topk(min(top_k, len(words)))
+                for row, probabilities, tokens in zip(which, values.double().softmax(1).tolist(), candidates.tolist()):
+                    i, target = active[row], targets[active[row]][step]
+                    ids[i][target.first] = token = draw(tokens, probabilities, rngs[i], variant)
+                    old, new = word_at(augmented[i], target), words[token]
+                    new = in_case_of(old, new) if action == "substitute" else f"{new} {old}"
+                    augmented[i] = augmented[i][:target.start] + new + augmented[i][target.stop:]
     return augmented
 
 
