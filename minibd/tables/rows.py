@@ -235,6 +235,7 @@ TABLES = {
             {"victim": "91.3 / 89.9", "CFT": "91.8 / 65.0", "TS-FT": "90.5 / 33.4", "MBTSAD": "90.2 / 9.7"}),
         Row("attention dropout 0.9", BADNETS, "mbtsad.py --attention-dropout 0.9 --lr2 1e-4"),
         Row("attention dropout 0.1", BADNETS, "mbtsad.py --attention-dropout 0.1 --lr2 1e-4 --no-cft"),
+        Row("lr2 5e-4", BADNETS, "mbtsad.py --no-cft --lr2 5e-4"),
     ),
     "mbtsad-3": augmenter_rows("badnets, ", BADNETS, "91.3 / 89.9", "90.2 / 27.2", "90.8 / 42.5", "87.5 / 94.9",
                                "90.6 / 39.8", "90.5 / 33.4")
@@ -322,4 +323,4 @@ TABLES = {
     "musclelora-llama-choose": tuple(choice_row("as it happens", flags) for flags in LLAMA_CHOICES),
 }
 # cells of mbtsad.py, choose.py, scan_models.py, repair_models.py and filter_grid.py, which tables.py only shows
-STORED = ("builtin", "choose", "scan", "repair", "repair-victims", "filters", "devices")
+STORED = ("builtin", "choose", "mbtsad-step2", "scan", "repair", "repair-victims", "filters", "devices")

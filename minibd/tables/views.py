@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from minibd.tables import devices, filtered, scans, undoing
+from minibd.tables import devices, filtered, scans, step_two, undoing
 from minibd.tables.pivot import (
     Computed,
     Entry,
@@ -81,7 +81,8 @@ def mbtsad() -> dict[str, View]:
         "other settings": View(("CACC / ASR", "victim", "TS-FT", "MBTSAD"), (
             other("default", "default"),
             other("attention dropout 0.9, lr2 1e-4", "attention dropout 0.9"),
-            other("attention dropout 0.1, lr2 1e-4", "attention dropout 0.1"))),
+            other("attention dropout 0.1, lr2 1e-4", "attention dropout 0.1"),
+            other("lr2 5e-4", "lr2 5e-4"))),
         "type": View(("CACC / ASR", "victim", "TS-FT", "MBTSAD"), (
             ("repaired in bfloat16", *(pick("mbtsad", "default", model, seed=0) for model in MBTSAD_MODELS[::2]),
              pick("mbtsad", "default", "MBTSAD", seed=0)),
@@ -489,6 +490,7 @@ def finemix_base() -> View:
 
 VIEWS: dict[str, dict[str, View | Computed]] = {
     "mbtsad": mbtsad(),
+    "mbtsad-step2": step_two.views(),
     "builtin": builtin(),
     "choose": choose(),
     "mbtsad-3": {"": mbtsad_3()},
