@@ -29,8 +29,8 @@ def test_a_row_a_cell_with_its_rates_and_what_else_is_not_the_methods_own(tmp_pa
     assert grid.note.startswith("4 cells of mbtsad-step2.jsonl")
 
 
-def test_settings_that_came_later_than_a_cell_are_left_out(tmp_path):
-    one = line()
-    del one["cell"]["settings"]["student_dropout"]
-    (tmp_path / "mbtsad-step2.jsonl").write_text(json.dumps(one) + "\n")
-    assert steps(Book(tmp_path)).rows[0][-1] == ""
+def test_a_setting_that_a_cell_lacks_is_told_in_the_others(tmp_path):
+    lacks, *others = line(), line(ckpt="victim-2"), line(replace(MBTSAD(), student_dropout=False), ckpt="victim-3")
+    del lacks["cell"]["settings"]["student_dropout"], others[0]["cell"]["settings"]["student_dropout"]
+    (tmp_path / "mbtsad-step2.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (lacks, *others)))
+    assert [row[-1] for row in steps(Book(tmp_path)).rows] == ["", "", "student dropout no"]
