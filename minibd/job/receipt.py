@@ -17,7 +17,8 @@ MOST_ENTRIES = 40  # of the embedding table that are named
 CANNOT_SEE = (
     "A backdoor without words: a syntax, a style, a sentence that is rephrased.",
     "A trigger of more words than the scan tries together, or one that fires only in texts unlike those given.",
-    "Whether the words that were undone are all that the attacker planted: what a scan does not find is not undone.",
+    "Whether the words that were undone are all that the attacker planted: what a scan does not find is not undone. Of "
+    "a planted sentence it finds the rare word, and the everyday words around it may go on by themselves.",
     "A model that was made to look repaired to this very treatment.",
 )
 

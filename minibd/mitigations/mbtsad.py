@@ -13,7 +13,10 @@ pre-trained weights.
 Lines 4 and 5 copy the teacher. The student is trained with its dropout and compared with a teacher that has none, so
 that even h_0 is compared behind it: two identical models have L_hid 0.62 and L_AT 1.74 (MiniLM, SST-2), about what a
 whole run ends at. `student_dropout` False leaves the student's out: the terms then go to 0.003 and 0.09, and the ASR to
-the teacher's (17.0 beside 17.1; with dropout 12.7; one seed). What step 2 adds to a copy here is this noise.
+the teacher's (17.0 beside 17.1; with dropout 12.7; one seed). At the rate of the retraining this noise is all that step
+2 adds to a copy. At two and a half times that rate the student goes its own way: the teacher's maps and states keep it
+accurate where retraining alone would lose points, and of a backdoor that the teacher keeps it keeps less
+(scripts/results/mbtsad.md).
 
 Departure: while the teacher is retrained half of the attention edges are dropped (`attention_dropout`; the paper does
 not mention it). A rare-word trigger acts through few strong edges, a sentiment through many; README.md has what it
