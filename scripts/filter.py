@@ -80,10 +80,11 @@ RULES = {
     "strip": (ALL, *ATTACK, UNTRAINED), "rap": (ALL, *ATTACK, UNTRAINED),
     "bki": (ALL, Idle(("frr",), lambda v: v.variant == "released" or v.defects, "the released BKI drops one word and "
                       "has no threshold: leave it out"),),
-    "cube": (ALL, Idle(("smallest",), lambda v: "hundred" in v.defects, "with the defect hundred a cluster's least is "
-                       "100 rows: leave it out"),
-             Idle(("frr", "smallest"), lambda v: v.variant == "released", "the released CUBE takes 100 rows for a "
-                  "cluster's least and drops what is not the largest: leave it out"),),
+    "cube": (ALL, Idle(("smallest", "min_samples"), lambda v: "hundred" in v.defects, "with the defect hundred a "
+                       "cluster's least is 100 rows: leave it out"),
+             Idle(("frr", "smallest", "min_samples", "dims"), lambda v: v.variant == "released", "the released CUBE "
+                  "has 20 components, takes 100 rows for a cluster's least and drops what is not the largest: leave it "
+                  "out"),),
 }
 
 

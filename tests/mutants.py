@@ -1183,6 +1183,18 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             "filters/cube.py",
+            "components as they are",
+            "axes[:, spread] / deviation[spread]",
+            "axes[:, spread]",
+        ),
+        Mutant(
+            "filters/cube.py",
+            "clean rows of another label's rows",
+            "if x.label == label]):",
+            "]):",
+        ),
+        Mutant(
+            "filters/cube.py",
             "clusters of half the rows dropped, too",
             "n < 0.5 * of_label[pair[0]]",
             "n <= 0.5 * of_label[pair[0]] + 1",
@@ -1196,7 +1208,7 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "filters/cube.py",
             "noise is a cluster",
-            "found = without_noise(points, found)",
+            "own = without_noise(points, own)",
             "pass",
         ),
     ),

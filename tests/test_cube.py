@@ -14,11 +14,13 @@ from filter_stub import examples, words_model
 from minibd.filters.cube import (
     Cube,
     allowed,
+    clusters_of,
     cube,
     features,
     kept_by_lists,
     nearest,
     principal,
+    scaled,
     suspicious,
     without_noise,
 )
@@ -61,6 +63,46 @@ def test_the_components_are_those_of_scikit_learn():
     assert axes.gather(0, axes.abs().argmax(0, keepdim=True)).min() > 0
 
 
+def test_components_have_a_deviation_of_1_and_flat_ones_are_left_out():
+    x = torch.randn(40, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = x * torch.tensor([9.0, 1.0, 0.1, 0.0]) + 1
+    middle, axes = scaled(x, 4)
+    places = (x - middle) @ axes
+    assert places.shape == (40, 3) and places.std(0, unbiased=False).tolist() == pytest.approx([1.0] * 3)
+    assert scaled(torch.ones(5, 3, dtype=torch.float64), 2)[1].shape == (3, 0)
+    assert clusters_of(torch.empty(5, 0), 2, 2) == [0] * 5 and clusters_of(torch.randn(4, 2), 2, 5) == [0] * 4
+
+
+def test_poisoned_rows_near_their_class_are_found_in_the_directions_of_their_label():
+    """The way between the classes is a hundred times as long as that from clean to poisoned rows."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = {"good": (0.0, 100.0, 0.0), "bad": (100.0, 0.0, 0.0), "cf": (0.0, 0.0, 4.0)}
+    vectors |= {f"w{i}": tuple(0.3 * x for x in torch.randn(3, generator=generator).tolist()) for i in range(30)}
+    some, poisoned = rows(240, 24)
+    texts = [x.text.replace("bad", "good") if i in poisoned else x.text for i, x in enumerate(some)]
+    victim = words_model(vectors, width=3)
+    clean, _ = rows(80, 0, seed=1)
+    done = cube(victim, examples(*texts, labels=[x.label for x in some]), clean)
+    dropped = {i for i, kept in enumerate(done.screen.keep) if not kept}
+    assert poisoned <= dropped and len(dropped - poisoned) <= 0.1 * 240
+
+
+def test_clean_rows_count_for_their_own_label_alone():
+    some, poisoned = rows()
+    clean, _ = rows(80, 0, seed=1)
+    beside = examples(*(x.text for x in clean), *(f"bad w{i} cf" for i in range(20)),  # where poisoned rows of 1 stand
+                      labels=[*(x.label for x in clean), *[0] * 20])
+    done = cube(model(), some, beside, Cube(smallest=0.05, dims=3))
+    assert poisoned <= {i for i, kept in enumerate(done.screen.keep) if not kept}
+
+
+def test_a_label_of_few_rows_and_clean_rows_of_another_label_are_taken():
+    some, _ = rows(40, 0)
+    texts, labels = [x.text for x in some], [x.label for x in some]
+    done = cube(model(), examples(*texts, "w1 w2", labels=[*labels, 2]), examples("good w1", "w3", labels=[1, 3]))
+    assert done.clusters[2, 0] == 1 and done.screen.keep[-1]
+
+
 def test_what_is_suspicious_by_hand():
     labels = [0] * 6 + [1] * 5
     found = [0, 0, 0, 1, 1, 2, 3, 3, 4, 4, 0]
@@ -86,7 +128,8 @@ def test_the_rate_is_that_of_all_clusters_that_are_dropped():
 def test_noise_is_never_what_is_dropped_or_kept(monkeypatch):
     some, _ = rows()
     found = [(0, 0, 1, -1, -1, -1)[i % 6] for i in range(len(some))]
-    monkeypatch.setattr("minibd.filters.cube.clusters_of", lambda points, min_samples, min_cluster_size: found)
+    monkeypatch.setattr("minibd.filters.cube.clusters_of",
+                        lambda points, min_samples, min_cluster_size: found[:len(points)])
     ours, released = (cube(model(), some, None, Cube(variant=variant)) for variant in ("paper", "released"))
     assert {c for _, c in ours.clusters} <= {0, 1} and -1 in {c for _, c in released.clusters}
 
@@ -127,7 +170,8 @@ def test_the_batches_of_the_features_do_not_matter():
 
 def test_what_cannot_be_is_refused():
     fails(lambda: cube(model(), examples("good")), "1", "ten")
-    for wrong in ({"frr": 1.0}, {"dims": 0}, {"smallest": 0.0}, {"smallest": 0.6}, {"variant": "other"}):
+    for wrong in ({"frr": 1.0}, {"dims": 0}, {"min_samples": 0}, {"smallest": 0.0}, {"smallest": 0.6},
+                  {"variant": "other"}):
         fails(lambda wrong=wrong: Cube(**wrong), next(iter(wrong)))
 
 
@@ -144,7 +188,8 @@ def test_released_noise_is_a_cluster_and_may_be_the_one_that_is_kept():
 def test_alone_noise_is_a_cluster(monkeypatch):
     some, _ = rows()
     found = [(0, 0, 1, -1, -1, -1)[i % 6] for i in range(len(some))]
-    monkeypatch.setattr("minibd.filters.cube.clusters_of", lambda points, min_samples, min_cluster_size: found)
+    monkeypatch.setattr("minibd.filters.cube.clusters_of",
+                        lambda points, min_samples, min_cluster_size: found[:len(points)])
     ours, alone = (cube(model(), some, None, Cube(defects=names)) for names in ((), ("noise",)))
     assert -1 in {c for _, c in alone.clusters} and -1 not in {c for _, c in ours.clusters}
     clean, _ = rows(40, 0, seed=1)
@@ -161,7 +206,7 @@ def test_alone_100_rows_are_asked_for(monkeypatch):
     monkeypatch.setattr("minibd.filters.cube.clusters_of", kept)
     done = cube(model(), rows()[0], None, Cube(smallest=0.05, defects=("hundred",)))
     cube(model(), rows()[0], None, Cube(smallest=0.05))
-    assert asked == [(100, 5), (6, 6)] and done.screen.keep == [True] * 120  # noise joins one cluster
+    assert asked == [(100, 5)] * 2 + [(5, 6)] * 2 and done.screen.keep == [True] * 120  # noise joins one cluster
 
 
 def test_alone_the_look_ups_change_nothing_but_the_time():

@@ -11,7 +11,7 @@ from torch import Tensor
 from minibd.audit import restated
 from minibd.audit.check import Case, Equation, normal, shown, uniform
 from minibd.filters.bki import importance, movement
-from minibd.filters.cube import allowed, principal, suspicious
+from minibd.filters.cube import allowed, principal, scaled, suspicious
 from minibd.filters.onion import causal_scores, perplexity, suspicion, windows_of
 from minibd.filters.rap import bounds_loss, stepped
 from minibd.filters.strip import entropy, mean_entropy, released_mean_entropy, tf_idf
@@ -161,6 +161,20 @@ def component_cases(generator: torch.Generator) -> Iterator[Case]:
                lambda x: [restated.spread_along(x["x"], a) for a in axes(torch.tensor(x["x"])).T.tolist()])
 
 
+def scale_cases(generator: torch.Generator) -> Iterator[Case]:
+    drawn = {"x": normal(generator, 30, 4) * torch.tensor([3.0, 1.0, 2.0, 0.5]) @ normal(generator, 4, 4)}
+
+    def places(x: list) -> Tensor:
+        rows = torch.tensor(x).double()
+        middle, axes = scaled(rows, 3)
+        return (rows - middle) @ axes
+    yield Case("each row's place", drawn, lambda x: places(x["x"].tolist()),
+               lambda x: restated.scaled(x["x"], principal(torch.tensor(x["x"]).double(), 3)[1].T.tolist()))
+    flat = {"x": torch.cat([drawn["x"], torch.zeros(30, 2)], dim=1)}
+    yield Case("a direction along which rows are the same is left out", flat,
+               lambda x: torch.tensor([float(scaled(x["x"].double(), 6)[1].shape[1])]), lambda x: [4.0], tolerance=0.0)
+
+
 def keep_cases(generator: torch.Generator) -> Iterator[Case]:
     for n, clusters in ((40, 3), (25, 5), (9, 2)):
         drawn = {"y": torch.randint(2, (n,), generator=generator),
@@ -237,6 +251,10 @@ def example_components() -> str:
     return "Rows that lie on a line: the first component is its direction, and no variance is left"
 
 
+def example_scale() -> str:
+    return f"Rows 0 and 4 along one direction: {restated.scaled([[0.0], [4.0]], [[1.0]])}, whatever their distance"
+
+
 def example_keep() -> str:
     return f"Label 1 in clusters 0 0 0 2 1 1: {restated.suspicious([1] * 6, [0, 0, 0, 2, 1, 1])} are suspicious"
 
@@ -277,6 +295,9 @@ EQUATIONS = (
              example_importance, importance_cases),
     Equation("CUBE", "PCA", "The principal components", r"a_k = \arg\max_a \sum_n ( (x_n - \bar{x}) \cdot a )^2", "",
              "", "", example_components, component_cases),
+    Equation("CUBE", "scale", "Components of equal variance, of a label's rows",
+             r"q_{nk} = ( (x_n - \bar{x}) \cdot a_k ) / s_k , \quad s_k^2 = \frac{1}{N} \sum_n ( (x_n - \bar{x}) "
+             r"\cdot a_k )^2", "in place of UMAP", "UMAP of all rows", "", example_scale, scale_cases),
     Equation("CUBE", "keep", "Which clusters are suspicious",
              r"\{ (y, c) : c \ne \arg\max_u n_{yu} , n_{yc} < n_y / 2 \}", "noise has joined the nearest cluster",
              "noise is a cluster", "", example_keep, keep_cases),

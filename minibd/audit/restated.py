@@ -578,6 +578,14 @@ def spread_along(x, axis):
     return sum(sum((a - m) * b for a, m, b in zip(row, middle, axis)) ** 2 for row in x)
 
 
+def scaled(x, axes):
+    """CUBE (scale): the places of the rows x[n][d] along each direction, in deviations."""
+    middle = [mean(column) for column in zip(*x)]
+    places = [[sum((a - m) * b for a, m, b in zip(row, middle, axis)) for axis in axes] for row in x]
+    deviations = [mean([place[k] ** 2 for place in places]) ** 0.5 for k in range(len(axes))]
+    return [[value / s for value, s in zip(place, deviations)] for place in places]
+
+
 def suspicious(labels, clusters):
     """CUBE (keep): the (label, cluster) that are suspicious, by label and cluster."""
     found = []

@@ -2,22 +2,26 @@
 labelled as.
 
 Of a classifier that was trained on the suspicious rows:
-1. the features of all rows, what its last layer reads, are reduced to `dims` principal components.
-2. HDBSCAN clusters them, with min_cluster_size and min_samples a share `smallest` of the rows. A row that it calls
-   noise (-1) belongs to the cluster of the nearest row that has one.
+1. the features of a label's rows, what the last layer reads of them, are reduced to `dims` principal components, each
+   scaled to a variance of 1.
+2. HDBSCAN clusters the rows of that label, with min_cluster_size a share `smallest` of all rows, and min_samples. A row
+   that it calls noise (-1) belongs to the cluster of the nearest row that has one.
 3. of the rows of a label the largest cluster is kept, and any that holds half of them; the others are suspicious.
-4. with clean rows, each of which belongs to the cluster of its nearest row, suspicious clusters are dropped from the
-   one that holds the fewest clean rows of that label for its size, as long as all that are dropped hold no more than
-   the share `frr` of these; without clean rows, all of them. CUBE has no score.
+4. with clean rows, each of which belongs to the cluster of its label's nearest row, suspicious clusters are dropped
+   from the one that holds the fewest clean rows of that label for its size, as long as all dropped ones hold no more
+   than the share `frr` of these; without clean rows, all of them. CUBE has no score.
 
-The paper reduces by PCA, then UMAP, to 2 dimensions, and its released code clusters by the package hdbscan; here it is
-PCA alone and scikit-learn's HDBSCAN (pip install 'minibd[plots]'): neither of the two packages is needed.
+The paper reduces all rows by PCA, then by UMAP to 2 dimensions, and its released code clusters by the package hdbscan;
+here it is PCA and scikit-learn's HDBSCAN (pip install 'minibd[plots]'): neither of the two packages is needed. Line 1
+stands in for UMAP, which measures distances in a row's own neighbourhood. By PCA of all rows 98 % of the variance of a
+victim's features (BadNets, SST-2 / MiniLM) lie along the one direction between the classes; poisoned rows, whose
+nearest neighbours are poisoned to 99 %, then lie in the cluster of their label, and none is dropped.
 
 variant="released" does the rest as OpenBackdoor (openbackdoor/defenders/cube_defender.py): noise is a cluster like any
 other, and may be the one that is kept; min_samples is 100 and min_cluster_size 5, however many rows there are; no clean
-rows are read. Its look-ups of rows in lists take a time that grows with the square of their number; these do not, and
-the result is the same. `defects` names some of it on top of the correct filter: noise, hundred, lookups (kept_by_lists,
-which changes the time alone).
+rows are read. All rows are reduced and clustered together, to 20 components as they are. Its look-ups of rows in lists
+take a time that grows with the square of their number; these do not, and the result is the same. `defects` names some
+of it on top of the correct filter: noise, hundred, lookups (kept_by_lists, which changes the time alone).
 """
 from __future__ import annotations
 
@@ -37,7 +41,8 @@ from minibd.rejection import Screen, check_defects, check_rate
 
 NOISE = -1
 DEFECTS = ("noise", "hundred", "lookups")
-RELEASED = {"min_samples": 100, "min_cluster_size": 5}
+RELEASED, RELEASED_DIMS = {"min_samples": 100, "min_cluster_size": 5}, 20
+FLAT = 1e-6  # of the largest deviation along a component: one with less is rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,9 @@ class Cube:
     """CUBE's settings."""
     frr: float = setting(0.05, "share of the clean rows of a label that the dropped clusters may hold",
                          paper="not known")
-    dims: int = setting(20, "principal components", paper="20, then UMAP to 2")
-    smallest: float = setting(0.01, "rows of the smallest cluster, as a share of all", paper="100 rows")
+    dims: int = setting(3, "principal components of a label's rows", paper="20 of all rows, then UMAP to 2")
+    smallest: float = setting(0.01, "rows of the smallest cluster, as a share of all", paper="5 rows")
+    min_samples: int = setting(5, "rows around a row that tell HDBSCAN how dense it is there", paper="100")
     batch_texts: int = setting(128, "texts that the model reads at a time")
     variant: str = setting("paper", "released: as OpenBackdoor does it, but for UMAP", choices=("paper", "released"))
     defects: tuple[str, ...] = setting((), "some of the released code's defects on top of the correct filter: noise, "
@@ -56,8 +62,9 @@ class Cube:
         check_choices(self)
         check_rate(self.frr)
         check_defects(self.defects, DEFECTS, self.variant)
-        if self.dims < 1 or self.batch_texts < 1:
-            raise BadInput(f"dims is {self.dims} and batch_texts {self.batch_texts}: both must be at least 1")
+        for name in ("dims", "min_samples", "batch_texts"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
         if not 0 < self.smallest <= 0.5:
             raise BadInput(f"smallest is {self.smallest}, a share of the rows: it must be above 0 and at most 0.5, "
                            "such as 0.01")
@@ -81,19 +88,28 @@ def cube(victim: Checkpoint, rows: Examples, clean: Examples | None = None, sett
         raise BadInput(f"CUBE clusters training rows, and {len(rows)} are too few: give ten or more")
     labels = [x.label for x in rows]
     of_rows = features(victim, rows, settings.batch_texts)
-    middle, axes = principal(of_rows, settings.dims)
-    points = (of_rows - middle) @ axes
     if settings.variant == "released":
-        return _screened(labels, found := clusters_of(points, **RELEASED), suspicious(labels, found))
+        middle, axes = principal(of_rows, RELEASED_DIMS)
+        found = clusters_of((of_rows - middle) @ axes, **RELEASED)
+        return _screened(labels, found, suspicious(labels, found))
     least = max(5, round(settings.smallest * len(rows)))
-    sizes = RELEASED if "hundred" in settings.defects else {"min_samples": least, "min_cluster_size": least}
-    found = clusters_of(points, **sizes)
-    if "noise" not in settings.defects:
-        found = without_noise(points, found)
+    sizes = RELEASED if "hundred" in settings.defects else {
+        "min_samples": settings.min_samples, "min_cluster_size": least}
+    found, held = [0] * len(rows), Counter()
+    of_clean = features(victim, clean, settings.batch_texts) if clean else None
+    for label in sorted(set(labels)):
+        at = [i for i, own in enumerate(labels) if own == label]
+        middle, axes = scaled(of_rows[at], settings.dims)
+        points = (of_rows[at] - middle) @ axes
+        own = clusters_of(points, **sizes)
+        if "noise" not in settings.defects:
+            own = without_noise(points, own)
+        for i, cluster in zip(at, own):
+            found[i] = cluster
+        if clean and (held_at := [i for i, x in enumerate(clean) if x.label == label]):
+            held.update((label, own[i]) for i in nearest(points, (of_clean[held_at] - middle) @ axes))
     dropped = suspicious(labels, found)
     if clean:
-        near = nearest(points, (features(victim, clean, settings.batch_texts) - middle) @ axes)
-        held = Counter((x.label, found[i]) for x, i in zip(clean, near))
         dropped = allowed(dropped, Counter(zip(labels, found)), held, settings.frr)
     return _screened(labels, found, dropped, by_lists="lookups" in settings.defects)
 
@@ -138,10 +154,22 @@ def principal(x: Tensor, dims: int) -> tuple[Tensor, Tensor]:
     return middle, axes * axes.gather(0, largest).sign()
 
 
+def scaled(x: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+    """Eq. CUBE (scale): the mean of x (N, D), and its principal directions (D, k), each divided by the deviation of the
+    rows along it. Directions along which the rows are the same are left out; k is at most `dims`."""
+    middle, axes = principal(x, dims)
+    deviation = ((x - middle) @ axes).square().mean(0).sqrt()  # (k,)
+    spread = deviation > FLAT * deviation.max()
+    return middle, axes[:, spread] / deviation[spread]
+
+
 # ---- line 2
 
 def clusters_of(points: Tensor, min_samples: int, min_cluster_size: int) -> list[int]:
-    """HDBSCAN's cluster of each of the points (N, k); -1: noise. Raises BadInput."""
+    """HDBSCAN's cluster of each of the points (N, k); -1: noise. Points that are all the same, or fewer than a cluster
+    has, are one. Raises BadInput."""
+    if not points.shape[1] or len(points) < max(2, min_cluster_size):
+        return [0] * len(points)
     try:
         from sklearn.cluster import HDBSCAN
     except ImportError:

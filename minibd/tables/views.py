@@ -81,7 +81,8 @@ def mbtsad() -> dict[str, View]:
         "other settings": View(("CACC / ASR", "victim", "TS-FT", "MBTSAD"), (
             other("default", "default"),
             other("attention dropout 0.9, lr2 1e-4", "attention dropout 0.9"),
-            other("attention dropout 0.1, lr2 1e-4", "attention dropout 0.1"))),
+            other("attention dropout 0.1, lr2 1e-4", "attention dropout 0.1"),
+            other("lr2 5e-4", "lr2 5e-4"))),
         "type": View(("CACC / ASR", "victim", "TS-FT", "MBTSAD"), (
             ("repaired in bfloat16", *(pick("mbtsad", "default", model, seed=0) for model in MBTSAD_MODELS[::2]),
              pick("mbtsad", "default", "MBTSAD", seed=0)),
