@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minibd.cli import main, parse, progress, setting
-from minibd.job.victims import model_in, part, trained
+from minibd.job.victims import is_made, model_in, part, trained
 
 if TYPE_CHECKING:
     from minibd.checkpoint import Checkpoint
@@ -157,12 +157,16 @@ def process(attack: str, seed: str, job: str, where: Where) -> None:
 
 # ---- one victim
 
+def folder_of(attack: str, seed: int, where: Where) -> Path:
+    return Path(where.work, where.base, f"{attack}-{seed}")
+
+
 def victim_of(attack: str, seed: int, where: Where) -> Path:
     """The folder of the victim, made where it is not there."""
     ckpt = where.minilm if where.base == "sst2" else "weights/bert-twin.safetensors"
     rows = [f"--data={where.sst2}"] if where.base == "sst2" else []
     words = shlex.split(BASES[where.base][attack].format(sst2=where.sst2))
-    return trained(Path(where.work, where.base, f"{attack}-{seed}"),
+    return trained(folder_of(attack, seed, where),
                    [f"--ckpt={ckpt}", *rows, f"--seed={seed}", f"--device={where.device}", f"--dtype={where.dtype}",
                     *words], "repair_models.py")
 
@@ -173,7 +177,7 @@ def repaired(attack: str, seed: int, where: Where) -> None:
               "method": "none" if held in UNLABELLED else where.method, "mode": where.mode, "dtype": where.dtype}
              for held in where.held]
     add_missing(cells, one_repair, where)
-    if where.results == file_of("one"):
+    if where.results == file_of("one") and is_made(folder_of(attack, seed, where)):  # none is trained for that alone
         measured(attack, seed, replace(where, results=file_of("measured"), force=False))
 
 

@@ -1,6 +1,13 @@
 """The tables of the repair's cells."""
+import importlib.util
 import json
+import subprocess
+import sys
+from dataclasses import replace
 
+import pytest
+
+from conftest import ROOT
 from minibd.tables.pivot import Book
 from minibd.tables.undoing import each, false_namings, summary, victims, ways
 
@@ -84,3 +91,44 @@ def test_clean_twins_with_words_named(tmp_path):
     grid = false_namings(choices(tmp_path, trial(clean=True, kind="precaution"), trial(clean=True, attack="lwp",
                          kind="nothing"), trial(clean=True, held="none", kind="nothing"), trial()))
     assert grid.rows == (("64 texts, no labels", "2", "1", "0.5"), ("the model alone", "1", "0", "-"))
+
+
+# ---- repair_models.py's victims
+
+@pytest.fixture
+def models():
+    spec = importlib.util.spec_from_file_location("repair_models_loaded", ROOT / "scripts" / "repair_models.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_all_measures_the_victims_that_are_there_and_trains_none_for_that(models, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(models, "add_missing", lambda cells, result_of, where: asked.append(result_of.__name__))
+    monkeypatch.chdir(tmp_path)
+    where = models.Where(work="work", results=models.file_of("one"))
+    models.repaired("ep", 3, where)
+    assert asked == ["one_repair"]
+    folder = tmp_path / models.folder_of("ep", 3, where)
+    folder.mkdir(parents=True)
+    (folder / "attack.json").write_text("{}")
+    models.repaired("ep", 3, where)
+    models.repaired("ep", 3, replace(where, results="mine.jsonl"))  # whose cells are kept apart
+    assert asked == ["one_repair", "one_repair", "one_measurement", "one_repair"]
+
+
+@pytest.mark.slow
+def test_a_victim_and_its_twin_are_measured_with_and_without_a_trigger(models, tmp_path):
+    where = models.Where(base="reviews", work=str(tmp_path), results=str(tmp_path / "victims.jsonl"), device="cpu")
+    folder = models.folder_of("badnets", 0, where)
+    base = ROOT / "weights" / "bert-twin.safetensors"
+    run = subprocess.run([sys.executable, ROOT / "scripts" / "attack.py", "--ckpt", base,
+                          "--out", folder, "--rows", "200", "--attack", "badnets", "--epochs", "1", "--twin",
+                          "--device", "cpu"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    models.measured("badnets", 0, where)
+    victim, twin = json.loads((tmp_path / "victims.jsonl").read_text())["result"]["steps"]
+    assert (victim["name"], twin["name"]) == ("victim", "clean twin")
+    for one in (victim, twin):
+        assert one["n_untriggered"] == one["n_triggered"] and 0 <= one["untriggered"] <= 100
