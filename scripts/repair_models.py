@@ -36,6 +36,7 @@ from minibd.job.victims import is_made, model_in, part, trained
 if TYPE_CHECKING:
     from minibd.checkpoint import Checkpoint
     from minibd.cli import Attack
+    from minibd.evaluate import Scores
     from minibd.job.repair_run import Rows
 
 SST2 = {  # attack.py's flags, those of the attacks' own papers but for LWP's more passes, which MiniLM needs
@@ -253,9 +254,7 @@ def one_repair(cell: dict, victim: Path, where: Where) -> dict:
     scans = [{**brief(scan), "named": [finding.named for finding in job.findings_of(scan, ckpt.labels)]}
              for scan in one.scans]
     return {
-        "steps": [{"name": step.name, "cacc": step.scores.cacc.percent, "n_clean": step.scores.cacc.n,
-                   "asr": step.scores.asr.percent, "n_triggered": step.scores.asr.n,
-                   "seconds": round(step.seconds, 1)} for step in one.steps],
+        "steps": [figures(step.name, step.scores) | {"seconds": round(step.seconds, 1)} for step in one.steps],
         "floor": {"cacc": floor.cacc.percent, "asr": floor.asr.percent}, "texts": len(rows.texts),
         "verdict": verdict, "sentence": sentence, "scans": scans, "undone": one.undone,
         "triggers": json.loads((victim / "attack.json").read_text(encoding="utf-8")).get("triggers"),
@@ -285,9 +284,14 @@ def one_measurement(cell: dict, victim: Path, where: Where) -> dict:
     for name, one in (("victim", ckpt), ("clean twin", checkpoint.load(model_in(victim, clean=True), device))):
         scores = evaluator(one.model, one.tokenizer)
         untriggered = scores.taken_for(evaluator.target)
-        steps.append({"name": name, "cacc": scores.cacc.percent, "n_clean": scores.cacc.n, "asr": scores.asr.percent,
-                      "n_triggered": scores.asr.n, "untriggered": untriggered.percent, "n_untriggered": untriggered.n})
+        steps.append(figures(name, scores) | {"untriggered": untriggered.percent, "n_untriggered": untriggered.n})
     return {"steps": steps}
+
+
+def figures(name: str, scores: Scores) -> dict:
+    """A model's step of a cell, CACC and ASR in percent of so many rows."""
+    return {"name": name, "cacc": scores.cacc.percent, "n_clean": scores.cacc.n, "asr": scores.asr.percent,
+            "n_triggered": scores.asr.n}
 
 
 # ---- what the defaults are chosen by

@@ -73,18 +73,23 @@ def test_components_have_a_deviation_of_1_and_flat_ones_are_left_out():
     assert clusters_of(torch.empty(5, 0), 2, 2) == [0] * 5 and clusters_of(torch.randn(4, 2), 2, 5) == [0] * 4
 
 
-def test_poisoned_rows_near_their_class_are_found_in_the_directions_of_their_label():
-    """The way between the classes is a hundred times as long as that from clean to poisoned rows."""
+def test_poisoned_rows_are_found_where_their_label_spreads_further_than_they_lie_apart(monkeypatch):
+    """The words of a text move it ten times as far along the way between the classes as `cf` moves it beside."""
     generator = torch.Generator().manual_seed(0)
-    vectors = {"good": (0.0, 100.0, 0.0), "bad": (100.0, 0.0, 0.0), "cf": (0.0, 0.0, 4.0)}
-    vectors |= {f"w{i}": tuple(0.3 * x for x in torch.randn(3, generator=generator).tolist()) for i in range(30)}
+    vectors = {"good": (0.0, 100.0, 0.0), "bad": (100.0, 0.0, 0.0), "cf": (0.0, 0.0, 2.0)}
+    for i in range(30):
+        along, beside = torch.randn(2, generator=generator).tolist()
+        vectors[f"w{i}"] = 20 * along, -20 * along, 0.1 * beside
     some, poisoned = rows(240, 24)
     texts = [x.text.replace("bad", "good") if i in poisoned else x.text for i, x in enumerate(some)]
-    victim = words_model(vectors, width=3)
-    clean, _ = rows(80, 0, seed=1)
-    done = cube(victim, examples(*texts, labels=[x.label for x in some]), clean)
-    dropped = {i for i, kept in enumerate(done.screen.keep) if not kept}
-    assert poisoned <= dropped and len(dropped - poisoned) <= 0.1 * 240
+    suspect, (clean, _) = examples(*texts, labels=[x.label for x in some]), rows(80, 0, seed=1)
+
+    def dropped() -> set[int]:
+        done = cube(words_model(vectors, width=3), suspect, clean)
+        return {i for i, kept in enumerate(done.screen.keep) if not kept}
+    assert poisoned <= dropped() and len(dropped() - poisoned) <= 0.1 * 240
+    monkeypatch.setattr("minibd.filters.cube.scaled", principal)  # the components as they are
+    assert not poisoned <= dropped()
 
 
 def test_clean_rows_count_for_their_own_label_alone():

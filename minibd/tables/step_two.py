@@ -15,7 +15,7 @@ def steps(book: Book) -> Grid:
     """A row a cell: the victim, what is planted in it, teacher and student with their rates, and the settings that are
     not those of most cells."""
     lines, usual = book.lines("mbtsad-step2"), {}
-    for name in {name: None for line in lines for name in line["cell"]["settings"]}:
+    for name in dict.fromkeys(name for line in lines for name in line["cell"]["settings"]):
         values = Counter(json.dumps(line["cell"]["settings"].get(name)) for line in lines)
         usual[name] = json.loads(values.most_common(1)[0][0])
 
@@ -37,8 +37,9 @@ def steps(book: Book) -> Grid:
 
 def worded(value: object) -> str:
     """yes, no, or the value."""
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else f"{value:g}" if isinstance(
-        value, float) else f"{value}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
 
 
 def kind_of(cell: Mapping) -> str:

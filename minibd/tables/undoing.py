@@ -60,10 +60,9 @@ def victims(book: Book) -> Grid:
         [*BASES].index(line["cell"]["base"]), line["cell"]["attack"], line["cell"]["seed"]))
     rows = []
     for line in found:
-        cell, (victim, twin) = line["cell"], line["result"]["steps"]
-        rows.append((f"{BASES[cell['base']]}: {cell['attack']}, {cell['seed']}",
-                     *(f"{one['cacc']:.1f} / {one['asr']:.1f}" for one in (victim, twin)),
-                     *(f"{one['untriggered']:.1f}" for one in (victim, twin))))
+        both_models = line["result"]["steps"]  # victim and clean twin
+        rows.append((victim_of(line["cell"]), *map(both, both_models),
+                     *(f"{one['untriggered']:.1f}" for one in both_models)))
     return Grid(("victim, seed", "as it came", "clean twin", "victim without a trigger", "twin without a trigger"),
                 tuple(rows), f"{len(rows)} cells of repair-victims.jsonl. CACC / ASR; percent of the same rows that "
                              "are taken for the target")
@@ -87,14 +86,18 @@ def row(line: Mapping) -> tuple[str, ...]:
     undone = "; ".join(dict.fromkeys(worded(one) for one in result["undone"])) or "nothing"
     modes = ", then ".join(dict(sorted({one["round"]: one["mode"] for one in result["undone"]}.items())).values())
     steps = {step["name"]: step for step in result["steps"]}
+    return (victim_of(cell), HELD[cell["held"]] + behind, both(steps["victim"]), both(steps.get("unlearned")),
+            both(result["steps"][-1]), both(result["floor"]), undone, modes or "-", result["verdict"],
+            f"{sum(result['seconds'].values()):.0f}")
 
-    def both(step: Mapping | None) -> str:
-        return f"{step['cacc']:.1f} / {step['asr']:.1f}" if step else "-"
-    floor = result["floor"]
-    twin = f"{floor['cacc']:.1f} / {floor['asr']:.1f}"
-    return (f"{BASES[cell['base']]}: {cell['attack']}, {cell['seed']}", HELD[cell["held"]] + behind,
-            both(steps["victim"]), both(steps.get("unlearned")), both(result["steps"][-1]), twin, undone, modes or "-",
-            result["verdict"], f"{sum(result['seconds'].values()):.0f}")
+
+def victim_of(cell: Mapping) -> str:
+    return f"{BASES[cell['base']]}: {cell['attack']}, {cell['seed']}"
+
+
+def both(step: Mapping | None) -> str:
+    """CACC / ASR of a model."""
+    return f"{step['cacc']:.1f} / {step['asr']:.1f}" if step else "-"
 
 
 def worded(one: Mapping) -> str:
