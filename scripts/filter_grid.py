@@ -27,6 +27,7 @@ from minibd.cli import PART_OF, Attack, Idle, Task, main, parse, progress, setti
 from minibd.job.victims import is_made, part, trained
 
 if TYPE_CHECKING:
+    from minibd.filters.bki import Read
     from minibd.result_store import ResultStore
 
 FILTERS, VARIANTS = ("onion", "strip", "rap", "bki", "cube"), ("paper", "released")
@@ -171,6 +172,7 @@ def victim_of(name: str, where: Where) -> Path:
 def of_victim(name: str, where: Where, store: ResultStore) -> None:
     """Every cell of one victim that is not there yet."""
     from minibd import checkpoint
+    from minibd.filters.bki import once
     from minibd.job.filtering import LM
     from minibd.result_store import weights_digest
 
@@ -190,15 +192,15 @@ def of_victim(name: str, where: Where, store: ResultStore) -> None:
                 todo.append(cell)
     if not todo:
         return
-    victim = victim_of(name, where)
+    victim, read = victim_of(name, where), once()
     for cell in todo:
-        made = cell_of(cell, victim, where, lm)
+        made = cell_of(cell, victim, where, lm, read)
         store.add(cell, {"result": made})
         print(f"{name} {cell['filter']} {cell['variant']}: {made['seconds']:.0f} s", flush=True)
 
 
-def cell_of(cell: dict, victim: Path, where: Where, lm: str) -> dict:
-    """One filter in one variant: what it was scored, without paths."""
+def cell_of(cell: dict, victim: Path, where: Where, lm: str, read: Read) -> dict:
+    """One filter in one variant: what it was scored, without paths. read: BKI's, of this victim."""
     from minibd.job import filtering as job
     from minibd.job.builtin_filters import kept_of
 
@@ -218,7 +220,7 @@ def cell_of(cell: dict, victim: Path, where: Where, lm: str) -> dict:
         found = job.filter_training(
             name, replace(task, data=str(poisoned_of(victim, data, where))),
             Attack(attack="none"), settings, job.Training(*training_of(cell["attack"], where)), clean=str(data),
-            pretrained=where.minilm, retrain=True)
+            pretrained=where.minilm, retrain=True, read=read)
     return kept_of(found)
 
 

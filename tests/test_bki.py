@@ -12,6 +12,7 @@ import torch
 from conftest import fails
 from filter_stub import examples, words_model
 from minibd import checkpoint
+from minibd.filters import bki as bki_module
 from minibd.filters.bki import Bki, bki, deletions_of, importance, keywords_of, movement, score_of
 from minibd.models.bert import Bert, BertConfig
 from minibd.tokenizer import Tokenizer
@@ -112,6 +113,16 @@ def test_the_stated_rate_holds_on_clean_rows_of_a_clean_model(victim):
     rows = examples(*[f"a film {word}" for word in ("good", "bad", "film")] * 20)
     done = bki(victim, rows, rows, Bki(frr=0.1))
     assert done.screen.keep.count(False) <= 0.1 * len(rows)
+
+
+def test_once_serves_both_variants_with_one_reading(victim, monkeypatch):
+    rows, _ = rows_with()
+    clean, read, asked = examples(*["a film good", "bad film a"] * 10), bki_module.once(), []
+    alone = [bki(victim, rows, clean, Bki(variant=v)) for v in ("paper", "released")]
+    monkeypatch.setattr(bki_module, "keywords_of", lambda *a: asked.append(len(a[1])) or keywords_of(*a))
+    assert [bki(victim, rows, clean, Bki(variant=v), read=read) for v in ("paper", "released")] == alone
+    assert asked == [len(rows), len(clean)]
+    assert len(read(victim, rows, Bki(top=1))[0]) == 1  # another number of keywords is another reading
 
 
 def test_what_cannot_be_is_refused(victim):

@@ -34,6 +34,8 @@ from minibd.rejection import Screen, check_defects, check_rate, threshold
 from minibd.tokenizer import Encoded, Tokenizer
 
 Keywords = list[tuple[str, float]]  # a text's keywords with their f, the largest first
+Tick = Callable[[int], None]  # called with the number of texts that are done
+Read = Callable[[Checkpoint, Sequence[Example], "Bki", Tick | None], list[Keywords]]
 DEFECTS = ("one",)
 TOGETHER = 256  # texts whose deletions are tokenized at a time
 
@@ -69,19 +71,21 @@ class Bkied:
 
 
 def bki(victim: Checkpoint, rows: Examples, clean: Examples | None = None, settings: Bki = Bki(),
-        tick: Callable[[int], None] | None = None) -> Bkied:
+        tick: Tick | None = None, read: Read | None = None) -> Bkied:
     """Lines 1 to 3. victim: trained on `rows`; clean: what the threshold is chosen on, which the released variant does
-    not read. Raises BadInput where there are no rows."""
+    not read. read: what line 1 is asked of (default keywords_of), such as `once`. Raises BadInput where there are no
+    rows."""
     if not rows:
         raise BadInput("BKI screens training rows, and there are none: give some")
-    found = keywords_of(victim, rows, settings, tick)
+    read = read or keywords_of
+    found = read(victim, rows, settings, tick)
     g = importance(found)
     scores = [score_of(words, g) for words in found]
     if settings.variant == "released" or "one" in settings.defects:
         most = max(g, key=g.__getitem__, default=None)  # of equal ones the first that was met
         keep = [most not in dict(words) for words in found]
         return Bkied(Screen(scores, keep), None, Counter({most: keep.count(False)}), g)
-    dev = keywords_of(victim, clean or rows.like([]), settings, tick)
+    dev = read(victim, clean or rows.like([]), settings, tick)
     limit = threshold([score_of(words, g) for words in dev], settings.frr)
     keep = [score <= limit for score in scores]
     dropped = Counter(word for words, kept in zip(found, keep) if not kept for word, _ in words if g[word] > limit)
@@ -96,7 +100,7 @@ def movement(without: Tensor, whole: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def keywords_of(victim: Checkpoint, rows: Sequence[Example], settings: Bki, tick: Callable[[int], None] | None = None
+def keywords_of(victim: Checkpoint, rows: Sequence[Example], settings: Bki, tick: Tick | None = None
                 ) -> list[Keywords]:
     """Each text's keywords; of a word that stands there twice, both."""
     found: list[Keywords] = []
@@ -114,6 +118,18 @@ def keywords_of(victim: Checkpoint, rows: Sequence[Example], settings: Bki, tick
         if tick:
             tick(len(some))
     return found
+
+
+def once() -> Read:
+    """keywords_of, of the same rows asked once: what the variants of one victim differ in is lines 2 and 3."""
+    known: dict[tuple[int, tuple[Example, ...]], list[Keywords]] = {}
+
+    def read(victim: Checkpoint, rows: Sequence[Example], settings: Bki, tick: Tick | None = None) -> list[Keywords]:
+        key = (settings.top, tuple(rows))
+        if key not in known:
+            known[key] = keywords_of(victim, rows, settings, tick)
+        return known[key]
+    return read
 
 
 def states(model: Encoder, tokenizer: Tokenizer, rows: Encoded, batch_size: int) -> Tensor:

@@ -18,7 +18,7 @@ from minibd.checkpoint import Checkpoint
 from minibd.cli import Attack, Task, progress
 from minibd.detect.wording import visible
 from minibd.evaluate import Evaluator
-from minibd.filters.bki import Bki, bki
+from minibd.filters.bki import Bki, Read, bki
 from minibd.filters.cube import Cube, cube
 from minibd.filters.onion import Onion, onion
 from minibd.filters.rap import Rap, rap
@@ -360,12 +360,12 @@ def trained(base: Checkpoint, rows: Examples, training: Training, seed: int, dty
     return ckpt
 
 
-def screened_training(name: str, victim: Checkpoint, rows: Examples, clean: Examples | None, settings
-                      ) -> tuple[Screen, dict, Counter]:
-    """BKI or CUBE on training rows: the screen, what it found out, BKI's words."""
+def screened_training(name: str, victim: Checkpoint, rows: Examples, clean: Examples | None, settings,
+                      read: Read | None = None) -> tuple[Screen, dict, Counter]:
+    """BKI or CUBE on training rows: the screen, what it found out, BKI's words. read: see bki."""
     if name == "bki":
         with _bar(len(rows) + len(clean or ()), "BKI") as tick:
-            done = bki(victim, rows, clean, settings, tick)
+            done = bki(victim, rows, clean, settings, tick, read)
         most = sorted(done.g.items(), key=lambda pair: -pair[1])[:SHOWN]
         return done.screen, {"threshold": done.limit, "g": most}, done.words
     done = cube(victim, rows, clean, settings)
@@ -390,8 +390,9 @@ def training_measures(screen: Screen, rows: Examples, poisoned: set[str] | None)
 
 
 def filter_training(name: str, task: Task, attack: Attack, settings, training: Training, *, clean: str = "",
-                    pretrained: str = "", retrain: bool = False) -> dict:
-    """scripts/filter.py bki|cube: screen training rows; with `retrain`, train on what is kept. Returns result.json."""
+                    pretrained: str = "", retrain: bool = False, read: Read | None = None) -> dict:
+    """scripts/filter.py bki|cube: screen training rows; with `retrain`, train on what is kept. read: see bki. Returns
+    result.json."""
     started = time.perf_counter()
     device, dtype, _ = device_of(task.device), products_of(task), texts_at_once(task)
     out = report.output_folder(task.out or Path("out", name), task.ckpt, task.data, clean, pretrained)
@@ -445,7 +446,7 @@ def filter_training(name: str, task: Task, attack: Attack, settings, training: T
     else:
         victim = trained(sparing(checkpoint.load(header, device), task), rows, training, task.seed, dtype, "untrusted")
     with only_asked(dtype, victim.model):
-        screen, outcome, words = screened_training(name, victim, rows, held or None, settings)
+        screen, outcome, words = screened_training(name, victim, rows, held or None, settings, read)
     kept = rows.like(x for x, k in zip(rows, screen.keep) if k)
     measured, model = training_measures(screen, rows, poisoned), None
     if evaluator:
