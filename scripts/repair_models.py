@@ -89,7 +89,7 @@ class Where:
     seeds: tuple[str, ...] = setting(("0", "1", "2"), "seeds of victim and repair")
     held: tuple[str, ...] = setting(("20%", "64", "none"), f"clean rows: {', '.join(HELD)}")
     method: str = setting("none", "what retrains behind the undoing, where there are labels",
-                          choices=("none", "mbtsad", "cft", "finemix"))
+                          choices=("none", "mbtsad", "cft", "reinit", "finemix", "finepurify"))
     mode: str = setting("auto", "what is trained to undo", choices=("auto", "rows", "whole"))
     work: str = setting("out/repair-models", "folder of the victims, kept and used again")
     results: str = setting("", "file that the cells are appended to (default scripts/results/repair.jsonl, of choose "
@@ -233,6 +233,7 @@ def one_repair(cell: dict, victim: Path, where: Where) -> dict:
     from minibd.detect.scan import Scan
     from minibd.job import repair_run as job
     from minibd.job.receipt import brief
+    from minibd.job.repairs import REPAIRS
     from minibd.job.task import device_of
     from minibd.mitigations.unlearn import Unlearning
 
@@ -246,7 +247,8 @@ def one_repair(cell: dict, victim: Path, where: Where) -> dict:
     evaluator = job.open_evaluator(attack_of(cell, where), task, ckpt, rows)
     twin = checkpoint.load(model_in(victim, clean=True), device)
     floor = evaluator(twin.model, twin.tokenizer)
-    pretrained = checkpoint.load(where.minilm, device, labels=ckpt.labels) if cell["method"] == "finemix" else None
+    reads = cell["method"] in REPAIRS and REPAIRS[cell["method"]].takes_pretrained
+    pretrained = checkpoint.load(where.minilm, device, labels=ckpt.labels) if reads else None
     settings = Unlearning(mode=cell["mode"]).resolved(ckpt.model.config.hidden)
     one = job.Repair(task, settings, Scan(), ckpt, rows, evaluator, out, pretrained)
     one.run(cell["method"], "as the cell says", None)

@@ -952,6 +952,20 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "elif False:",
             ("test_repair_run.py",),
         ),
+        Mutant(
+            "job/repair_run.py",
+            "the part of a trigger counts as the whole",
+            "if score is not None and score < 0:",
+            "if score is not None and score < -1:",
+            ("test_repair_run.py",),
+        ),
+        Mutant(
+            "job/suspects.py",
+            "the score of what was not undone counts",
+            "if (tuple(s[\"words\"]), s[\"joined\"]) in words), default=None)",
+            "if True), default=None)",
+            ("test_repair_run.py",),
+        ),
         # Eq. (10)
         Mutant(
             "detect/search.py",

@@ -164,12 +164,38 @@ def test_a_strong_word_of_an_inconclusive_class_is_undone_by_rows_as_a_precautio
 
 
 def test_a_word_that_stands_out_is_a_precaution(repair, file, tmp_path):
-    """Whatever its score, where it takes half of the texts."""
+    """Whatever its score, where it takes half of the texts; what takes so few may be a part of a trigger."""
     repair.scans = [doubts(suspect(["cf"], 60, score=-0.6, stands_out=2.5),
                            suspect(["mn"], 59, score=-0.6, stands_out=9),
                            suspect(["bb"], 118, score=-0.6, stands_out=2.4)), NOTHING]
-    assert repair("--data", file).returncode == 0
-    assert [(one["words"], one["mode"]) for one in receipt_in(tmp_path / "out")["undone"]] == [(["cf"], "rows")]
+    assert repair("--data", file).returncode == 3
+    told = receipt_in(tmp_path / "out")
+    assert [(one["words"], one["mode"]) for one in told["undone"]] == [(["cf"], "rows")]
+    assert told["verdict"] == NOT_SHOWN and "--method mbtsad" in told["next"]
+    assert "(score -0.60; most of theirs are above 0): it may be a part" in told["sentence"]
+
+
+def test_what_does_less_than_a_whole_trigger_is_not_shown_to_be_clean(repair, file, tmp_path):
+    """The strongest of what was undone counts, of a phrase and its words the one that was undone, in any scan."""
+    weak = suspect(["3d"], 103, score=-0.14)
+
+    def found(*suspects):
+        return scan_of("backdoored", positive=judged("backdoored", *suspects))
+
+    for scans, status in (
+        ([found(weak)], 3), ([found(weak, suspect(["cf"], score=0.0))], 0), ([found(suspect(["cf"], score=0.0))], 0),
+        ([found(weak), finds("mn")], 0),  # a second round finds a whole one
+        ([found(weak, suspect(["joy"], 20, score=0.5))], 3),  # that flips few and is not undone
+        ([found(weak, suspect(["3d", "joy"], 100, score=0.5, joined=True, neighbours=None, part=part(["3d"], 5, 120)))],
+         3),  # what holds another one whole is not undone
+    ):
+        repair.scans = [*scans, NOTHING]
+        run = repair("--data", file)
+        told = receipt_in(tmp_path / "out")
+        assert run.returncode == status, (scans, told["sentence"])
+        assert ("it may be a part of one" in told["sentence"]) == (status == 3)
+    repair.scans = [found(weak), NOTHING]  # retraining behind it shows nothing either
+    assert repair("--data", file, "--method", "cft").returncode == 3
 
 
 def test_words_that_act_only_together_are_a_precaution(repair, file, tmp_path):
@@ -178,7 +204,7 @@ def test_words_that_act_only_together_are_a_precaution(repair, file, tmp_path):
         return suspect(words, 102, score=-0.6, neighbours=None, part=part(words[:1], apart, 120), **given)
 
     repair.scans = [doubts(pair("cf", "mn"), pair("bb", "tq", apart=19), pair("mn", "tq", joined=True)), NOTHING]
-    assert repair("--data", file).returncode == 0
+    assert repair("--data", file).returncode == 3  # they take less than a whole trigger does
     assert [(one["words"], one["mode"]) for one in receipt_in(tmp_path / "out")["undone"]] == [(["cf", "mn"], "rows")]
 
 

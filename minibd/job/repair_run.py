@@ -49,7 +49,7 @@ from minibd.job.receipt import (
     quoted_words,
 )
 from minibd.job.repairs import REPAIRS
-from minibd.job.suspects import findings_of, precautions_of, read_scan
+from minibd.job.suspects import findings_of, precautions_of, read_scan, score_of_undone
 from minibd.job.task import clean_rows, labels_of, output_path, print_notes, products_of, reading_of, splits_of
 from minibd.mitigations.unlearn import ROWS, WHOLE, Finding, Unlearning, rare_rows, unlearn, with_finding
 from minibd.predict import predict
@@ -503,6 +503,11 @@ def verdict_of(repair: Repair) -> tuple[str, str]:
                            f"{visible(still[0]['target'])}.")
     if last["verdict"] == INCONCLUSIVE:
         return NOT_SHOWN, f"{words}; the scan of the result is inconclusive: {last['reason']}."
+    score = score_of_undone(repair.scans, repair.undone)
+    if score is not None and score < 0:
+        return NOT_SHOWN, (f"{words}{more}, and a scan of the result finds nothing; but what was undone did less than "
+                           f"whole triggers do (score {score:.2f}; most of theirs are above 0): it may be a part of "
+                           "one, such as a word of a sentence, and the rest may act still.")
     return REPAIRED, f"{words}{more}, and a scan of the result finds nothing."
 
 

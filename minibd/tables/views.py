@@ -389,6 +389,7 @@ def musclelora_choose() -> View:
 # ---- Fine-mixing and the other repairs of a classifier
 
 REPAIRS = (*TABLE_II[:7], "E-PUR", "Fine-mixing + E-PUR", "Fine-purifying")
+UNDONE = "scan and unlearning"  # repair.py
 
 
 def repaired(table: str, attack: str, held: str, method: str) -> Pick:
@@ -398,6 +399,11 @@ def repaired(table: str, attack: str, held: str, method: str) -> Pick:
     return pick(table, f"{attack}, {held}, {ran}", model)
 
 
+def undone(attack: str, held: str, model: str = "unlearned", method: str = "none") -> Pick:
+    """What repair.py leaves of the same victims: once what its scan names is undone, or behind a further `method`."""
+    return Pick("repair", {"base": "sst2", "attack": attack, "held": held, "method": method, "mode": "auto"}, model)
+
+
 def paper_of(attack: str, method: str) -> str:
     """MBTSAD's Table II."""
     figures = dict(zip(TABLE_II, REPAIRED[attack][1]))
@@ -405,17 +411,24 @@ def paper_of(attack: str, method: str) -> str:
 
 
 def finemix() -> dict[str, View]:
-    def with_paper(method: str) -> tuple[Entry, ...]:
-        columns = ((repaired("finemix", attack, "20 %", method), paper_of(attack, method)) if figures else
-                   (repaired("finemix", attack, "20 %", method),) for attack, (_, figures) in REPAIRED.items())
-        return (method, *(entry for column in columns for entry in column))
+    def with_paper(name: str, of: Callable[[str], Pick]) -> tuple[Entry, ...]:
+        columns = ((of(attack), paper_of(attack, name)) if figures else (of(attack),)
+                   for attack, (_, figures) in REPAIRED.items())
+        return (name, *(entry for column in columns for entry in column))
+
+    def both_ways(method: str) -> tuple[Entry, ...]:
+        return with_paper(method, lambda attack: repaired("finemix", attack, "20 %", method))
 
     head = (word for attack, (_, figures) in REPAIRED.items() for word in (attack, "*paper*")[:1 + bool(figures)])
     twin = pick("attacks", "badnets", "clean twin"), pick("attacks", "ep", "clean twin")
     floors = ("clean twin: the floor", twin[0], "", f"87.4 / {FLOORS['addsent']}", f"87.4 / {FLOORS['lwp']}", "",
               twin[1], "")
-    return {"20 %": View(("20 %", *head), (*(with_paper(method) for method in REPAIRS), floors)),
-            "64 rows": by_attack("finemix", "64 rows")}
+    behind = (with_paper(UNDONE, lambda attack: undone(attack, "20%")),
+              with_paper(f"{UNDONE}, Fine-mixing + E-PUR", lambda attack: undone(attack, "20%", "finemix", "finemix")))
+    few = by_attack("finemix", "64 rows")
+    unlabelled = (f"{UNDONE}, no label read", *(undone(attack, "64") for attack in REPAIRED))
+    return {"20 %": View(("20 %", *head), (*map(both_ways, REPAIRS), *behind, floors)),
+            "64 rows": View(few.head, (*few.rows, unlabelled))}
 
 
 def by_attack(table: str, held: str) -> View:
