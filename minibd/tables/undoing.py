@@ -76,8 +76,8 @@ def kind_of(line: Mapping) -> tuple[str, str, str, str]:
 def each(book: Book) -> Grid:
     """A row a cell."""
     found = cells(book)
-    return Grid(("victim, seed", "held", "as it came", "after undoing", "in the end", "clean twin", "undone", "trained",
-                 "verdict", "seconds"), tuple(map(row, found)), note(found))
+    return Grid(("victim, seed", "held", "as it came", "after undoing", "in the end", "clean twin", "undone", "score",
+                 "trained", "verdict", "seconds"), tuple(map(row, found)), note(found))
 
 
 def row(line: Mapping) -> tuple[str, ...]:
@@ -87,8 +87,16 @@ def row(line: Mapping) -> tuple[str, ...]:
     modes = ", then ".join(dict(sorted({one["round"]: one["mode"] for one in result["undone"]}.items())).values())
     steps = {step["name"]: step for step in result["steps"]}
     return (victim_of(cell), HELD[cell["held"]] + behind, both(steps["victim"]), both(steps.get("unlearned")),
-            both(result["steps"][-1]), both(result["floor"]), undone, modes or "-", result["verdict"],
-            f"{sum(result['seconds'].values()):.0f}")
+            both(result["steps"][-1]), both(result["floor"]), undone, strongest(result), modes or "-",
+            result["verdict"], f"{sum(result['seconds'].values()):.0f}")
+
+
+def strongest(result: Mapping) -> str:
+    """The largest score, Eq. Scan (8), of what was undone, of the suspects that the cell keeps of each scan."""
+    undone = {(tuple(one["words"]), one["joined"]) for one in result["undone"]}
+    scores = [one["score"] for scan in result["scans"] for one in scan["suspects"]
+              if (tuple(one["words"]), one["joined"]) in undone]
+    return f"{max(scores):.2f}" if scores else "-"
 
 
 def victim_of(cell: Mapping) -> str:
