@@ -172,7 +172,7 @@ def victim_of(name: str, where: Where) -> Path:
 def of_victim(name: str, where: Where, store: ResultStore) -> None:
     """Every cell of one victim that is not there yet."""
     from minibd import checkpoint
-    from minibd.filters.bki import once
+    from minibd.filters.bki import read_once
     from minibd.job.filtering import LM
     from minibd.result_store import weights_digest
 
@@ -192,7 +192,7 @@ def of_victim(name: str, where: Where, store: ResultStore) -> None:
                 todo.append(cell)
     if not todo:
         return
-    victim, read = victim_of(name, where), once()
+    victim, read = victim_of(name, where), read_once()
     for cell in todo:
         made = cell_of(cell, victim, where, lm, read)
         store.add(cell, {"result": made})

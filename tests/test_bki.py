@@ -115,9 +115,9 @@ def test_the_stated_rate_holds_on_clean_rows_of_a_clean_model(victim):
     assert done.screen.keep.count(False) <= 0.1 * len(rows)
 
 
-def test_once_serves_both_variants_with_one_reading(victim, monkeypatch):
+def test_read_once_serves_both_variants_with_one_reading(victim, monkeypatch):
     rows, _ = rows_with()
-    clean, read, asked = examples(*["a film good", "bad film a"] * 10), bki_module.once(), []
+    clean, read, asked = examples(*["a film good", "bad film a"] * 10), bki_module.read_once(), []
     alone = [bki(victim, rows, clean, Bki(variant=v)) for v in ("paper", "released")]
     monkeypatch.setattr(bki_module, "keywords_of", lambda *a: asked.append(len(a[1])) or keywords_of(*a))
     assert [bki(victim, rows, clean, Bki(variant=v), read=read) for v in ("paper", "released")] == alone

@@ -73,8 +73,8 @@ class Bkied:
 def bki(victim: Checkpoint, rows: Examples, clean: Examples | None = None, settings: Bki = Bki(),
         tick: Tick | None = None, read: Read | None = None) -> Bkied:
     """Lines 1 to 3. victim: trained on `rows`; clean: what the threshold is chosen on, which the released variant does
-    not read. read: what line 1 is asked of (default keywords_of), such as `once`. Raises BadInput where there are no
-    rows."""
+    not read. read: what line 1 is asked of (default keywords_of), such as read_once's. Raises BadInput where there are
+    no rows."""
     if not rows:
         raise BadInput("BKI screens training rows, and there are none: give some")
     read = read or keywords_of
@@ -120,7 +120,7 @@ def keywords_of(victim: Checkpoint, rows: Sequence[Example], settings: Bki, tick
     return found
 
 
-def once() -> Read:
+def read_once() -> Read:
     """keywords_of, of the same rows asked once: what the variants of one victim differ in is lines 2 and 3."""
     known: dict[tuple[int, tuple[Example, ...]], list[Keywords]] = {}
 
