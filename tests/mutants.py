@@ -960,6 +960,26 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             ("test_repair_run.py",),
         ),
         Mutant(
+            "job/repair_run.py",
+            "what retraining brings back stays",
+            "if again := brought_back(ckpt, findings, self.rows.test, self.task.seed):",
+            "if again := []:",
+            ("test_repair_run.py",),
+        ),
+        Mutant(
+            "job/run.py",
+            "what a method brings back of --suspects stays",
+            "cleaned = cleaned and self.undo_again(cleaned)",
+            "pass",
+            ("test_unproven.py",),
+        ),
+        Mutant(
+            "job/undone.py",
+            "words act by their share, however few the texts",
+            "return share[\"interval\"][0] > 100 * STILL",
+            "return sum(share[\"interval\"]) > 200 * STILL",
+        ),
+        Mutant(
             "job/suspects.py",
             "the score of what was not undone counts",
             "if (tuple(s[\"words\"]), s[\"joined\"]) in words), default=None)",

@@ -236,6 +236,38 @@ def test_no_precaution_beside_a_finding(repair, file, tmp_path):
     assert [one["words"] for one in receipt_in(tmp_path / "out")["undone"]] == [["cf"]]
 
 
+def test_what_retraining_brought_back_is_undone_once_more(repair, file, tmp_path, monkeypatch):
+    """Asked of the retrained model, and undone in the way that it was undone before."""
+    asked = []
+
+    def brought_back(ckpt, findings, texts, seed):
+        asked.append((ckpt, [one.named for one in findings], len(texts)))
+        return findings
+
+    monkeypatch.setattr(job, "brought_back", brought_back)
+    retraining, made = job.retrained, []
+    monkeypatch.setattr(job, "retrained", lambda *given, **more: made.append(retraining(*given, **more)) or made[-1])
+    undoing, starts = job.unlearn, []
+    monkeypatch.setattr(job, "unlearn", lambda ckpt, findings, texts, settings, **more: starts.append(
+        (ckpt, settings.mode)) or undoing(ckpt, findings, texts, settings, **more))
+    for first, mode in ((finds("cf"), "auto"), (doubts(suspect(["cf"], score=0.3)), "rows")):
+        repair.scans = [first, NOTHING]
+        run = repair("--data", file, "--method", "cft")
+        told = receipt_in(tmp_path / "out")
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert [step["name"] for step in told["models"]] == ["victim", "unlearned", "cft", "unlearned, round 2"]
+        assert [(one["words"], one["round"]) for one in told["undone"]] == [(["cf"], 1), (["cf"], 2)]
+        assert told["undone"][1]["why"] == job.BROUGHT_BACK and job.BROUGHT_BACK in run.stdout
+        assert asked[-1] == (made[-1], ["cf"], 12) and starts[-1] == (made[-1], mode)
+        assert len(repair.seen) == 2 and repair.seen[1][0] is not made[-1]
+    repair.scans = [finds("cf"), NOTHING]
+    monkeypatch.setattr(job, "brought_back", lambda *given: [])
+    assert repair("--data", file, "--method", "cft").returncode == 0
+    assert len(receipt_in(tmp_path / "out")["undone"]) == 1
+    monkeypatch.setattr(job, "brought_back", lambda *given: pytest.fail("nothing was retrained"))
+    assert repair("--data", file).returncode == 0
+
+
 def test_suspects_take_the_first_scans_place(repair, file, tmp_path, tiny_file):
     path = tmp_path / "scan.json"
     path.write_text(json.dumps({**finds("cf"), "checkpoint_sha256": checkpoint.sha256(tiny_file)}))

@@ -72,6 +72,27 @@ def test_suspects_are_undone_before_the_method(here, tiny_file, folder, tmp_path
     assert history[:2] == ["unlearning", "fine-tuning"]
 
 
+def test_what_the_method_brings_back_is_undone_again(here, tiny_file, pre_file, folder, tmp_path, monkeypatch):
+    from minibd.job import undone
+    from minibd.mitigations import unlearn
+    usual = unlearn.Unlearning.__init__.__defaults__
+    monkeypatch.setattr(unlearn.Unlearning.__init__, "__defaults__",
+                        tuple(2 if value in (100, 200) else value for value in usual))
+    monkeypatch.setattr(undone, "brought_back", lambda ckpt, findings, texts, seed: findings)
+    found = report("backdoored", {"negative": judged("nothing found"), "positive": judged(
+        "backdoored", suspect(["cf"]))})
+    path = scan_json(tmp_path / "scan.json", tiny_file, found)
+    run = here("finemix.py")("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", *FAST, "--rho", 1,
+                             "--pretrained", pre_file, "--suspects", path)
+    assert run.returncode == 0, run.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert [step["name"] for step in result["steps"]][-2:] == ["Fine-mixing", "unlearned again"]
+    assert {"unlearned", "unlearned again"} <= result["outcome"].keys()
+    assert "undone again: cf, which finemix brought back" in run.stdout
+    made = checkpoint.load(tmp_path / "out" / "tiny.safetensors")
+    assert made.history[-1]["mitigation"] == "unlearning" and result["after"]["cacc"] == result["steps"][-1]["cacc"]
+
+
 def test_a_scan_that_names_nothing_leaves_the_method_alone(here, tiny_file, folder, tmp_path):
     path = scan_json(tmp_path / "scan.json", tiny_file, NOTHING)
     run = here("baseline.py")("cft", "--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", *FAST,

@@ -4,6 +4,7 @@
     2  undo what the verdict names; once more where its words still take held-out texts   mitigations/unlearn.py
        where it is inconclusive, and its words do what a trigger does, the rows that no text needs: a precaution
     3  retrain, where a method is asked for or the pre-trained weights are there          the other mitigations
+       what that brings back of 2 is undone once more                                     undone.py
     4  scan the result; what this second scan finds is undone once more, all weights trained; where it is inconclusive,
        once more as a precaution; and it is scanned a third time
     5  evidence: the same treatment of copies of the result with backdoors of one's own   planted.py
@@ -54,7 +55,8 @@ from minibd.job.receipt import (
 from minibd.job.repairs import REPAIRS
 from minibd.job.suspects import findings_of, precautions_of, read_scan, score_of_undone
 from minibd.job.task import clean_rows, labels_of, output_path, print_notes, products_of, reading_of, splits_of
-from minibd.mitigations.unlearn import ROWS, WHOLE, Finding, Unlearning, rare_rows, unlearn, with_finding
+from minibd.job.undone import brought_back, flipped, still_acts
+from minibd.mitigations.unlearn import ROWS, WHOLE, Finding, Unlearning, rare_rows, unlearn
 from minibd.predict import predict
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example, Examples
@@ -62,13 +64,12 @@ from minibd.resume import carried, kept_by, once
 from minibd.train import StepLog
 
 HELD_OUT = 0.2  # of the rows of a file, and of the built-in sentences, that measure and train nothing
-CHECKED = 200  # held-out texts that an undone finding is put into again
-STILL = 0.25  # share of them that it may still flip, beyond what a few texts cannot tell
 ROUNDS = 2
 METHODS = ("auto", "none", "mbtsad", "pure", *REPAIRS)
 LEAST_STEPS = 200  # of each of MBTSAD's trainings, however few the rows
 PLANTED_TEXTS = 600  # that a backdoor of one's own is planted with, at most
 STRANGE_TEXTS = "the texts are not of the task, and what all weights learn from them costs accuracy in those that are"
+BROUGHT_BACK = "retraining brought them back"
 PRECAUTION = "the scan is inconclusive, these words act as a trigger does, and no text needs their rows: a precaution"
 
 @dataclass(frozen=True, slots=True)
@@ -221,17 +222,20 @@ class Repair:
         found = suspects if suspects is not None else self.look(self.victim, self.task.ckpt, "first scan")
         if suspects is not None:
             self.scans.append(suspects)
-        ckpt, findings = self.victim, findings_of(found, self.victim.labels)
+        ckpt, findings, settings = self.victim, findings_of(found, self.victim.labels), self.settings
         if findings:
-            ckpt = self.undo_until_gone(ckpt, findings, self.settings)
-        elif doubtful := self.precautions(found):
-            ckpt = self.undo(ckpt, doubtful, replace(self.settings, mode=ROWS), PRECAUTION)
+            ckpt = self.undo_until_gone(ckpt, findings, settings)
+        elif findings := self.precautions(found):
+            settings = replace(settings, mode=ROWS)
+            ckpt = self.undo(ckpt, findings, settings, PRECAUTION)
         else:
             print("undo      nothing: the scan names no words, and to undo what it does not name costs accuracy")
         self.retrained = {"method": method, "why": why}
         print(f"retrain   {method}: {why}", flush=True)
         if method != "none":
             ckpt = self.retrain(ckpt, method)
+            if again := brought_back(ckpt, findings, self.rows.test, self.task.seed):
+                ckpt = self.undo(ckpt, again, settings, BROUGHT_BACK)
         if ckpt is self.victim:
             ckpt = checkpoint.copy(ckpt)
         self.save(ckpt)
@@ -305,24 +309,6 @@ class Repair:
             "true_word_named": any(own & {*finding.words} for finding in findings), "left": counted(after),
             "agreement": counted(agreement(left, made.ckpt, self.rows.test)),
         }
-
-
-def still_acts(share: Mapping[str, Any]) -> bool:
-    """Whether words that take this share of held-out texts, a count, take more than chance would have it."""
-    return share["interval"][0] > 100 * STILL
-
-
-def flipped(ckpt: Checkpoint, finding: Finding, test: Examples, by: Checkpoint, seed: int) -> Proportion:
-    """Of held-out texts that `by` gives to other classes than the finding's, those that `ckpt` gives to it with the
-    words at random places."""
-    some = test[:2 * CHECKED]
-    answers = predict(by.model, by.tokenizer, some)
-    others = [x for x, answer in zip(some, answers) if answer != finding.target][:CHECKED]
-    if not others:
-        return Proportion(0, 1)
-    texts = [with_finding(x, finding, generator(seed, "left", finding.named, x.id)) for x in others]
-    got = predict(ckpt.model, ckpt.tokenizer, texts)
-    return Proportion(sum(answer == finding.target for answer in got), len(got))
 
 
 def agreement(one: Checkpoint, other: Checkpoint, test: Examples) -> Proportion:

@@ -165,9 +165,28 @@ class Job:
         print(f"undone: {self.outcome['unlearned']['mode']} trained, since {self.outcome['unlearned']['why']}",
               flush=True)
 
+    def undo_again(self, cleaned: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
+        """What --suspects names once more, where the method brought it back; else `cleaned`."""
+        if not self.findings:
+            return cleaned
+        from minibd.job.undone import brought_back
+        from minibd.mitigations.unlearn import unlearn
+
+        back = brought_back(cleaned, self.findings, self.clean, self.args["seed"])
+        if not back:
+            return cleaned
+        print(f"undone again: {'; '.join(visible(one.named) for one in back)}, which {self.method} brought back",
+              flush=True)
+        return unlearn(
+            cleaned, back, self.clean, seed=self.args["seed"] + 1, dtype=self.dtype, log=self.log,
+            on_stage=lambda name, ckpt, seconds: self.on_stage(f"{name} again", ckpt, seconds),
+            on_choice=lambda name, value: self.on_choice(f"{name} again", value),
+        )
+
     def finish(self, cleaned: checkpoint.Checkpoint | None, rows: dict[str, int]) -> None:
         """Write the cleaned checkpoint (None: the model cannot be one), steps.jsonl and result.json under `out`; print
         the table."""
+        cleaned = cleaned and self.undo_again(cleaned)
         output_sha256 = None
         verdict = None if self.steps[-1].scores.asr else verdict_of(
             output_path(self.out, self.args["ckpt"]), self.args["data"])
