@@ -15,7 +15,8 @@ sentences of many domains serve.
 
 What the scan names is undone by consistency: the model is trained to answer texts with the words in them as it answers
 them without, which reads no label. Where the scan is inconclusive, words that act as a trigger does lose their rows of
-the embedding table, where no text needs these; else nothing is undone. --method retrains behind that.
+the embedding table, where no text needs these; else nothing is undone. --method retrains behind that, and Fine-mixing
+where nothing is found and --pretrained is given; what words a retraining brings back are undone once more.
 
 Writes the repaired checkpoint, receipt.json, receipt.html (a page to hand on), scan.json (of the result) and
 steps.jsonl under --out, all in one step; then the evidence of --planted into the receipt, in another. Exit status: 0
@@ -51,7 +52,7 @@ class Repair:
     """How it is repaired"""
     method: str = setting(
         "auto", "what retrains behind the undoing: none, or a method with its default settings; auto: finemix where "
-        "--pretrained is given, else none", choices=METHODS,
+        "--pretrained is given and the scan finds nothing, else none", choices=METHODS,
     )
     pretrained: str | None = setting(
         None, "the checkpoint that --ckpt was fine-tuned from, for Fine-mixing with E-PUR, or finepurify", kind=str

@@ -289,12 +289,20 @@ def test_a_method_retrains_behind_the_undoing(repair, file, tmp_path, method):
     assert f"retrained with {method}" in told["sentence"] and len(told["losses"]) > 1
 
 
-def test_the_pre_trained_weights_choose_finemix(repair, file, tmp_path, pre_file, monkeypatch):
+def test_the_pre_trained_weights_choose_finemix_where_nothing_is_found(repair, file, tmp_path, pre_file, monkeypatch):
+    """Behind a precaution, too; behind a finding only where it is asked for."""
     monkeypatch.setattr(job, "retrained", lambda method, ckpt, pretrained, *rows, **more: checkpoint.copy(ckpt)
                         if method == "finemix" and pretrained.labels else None)
-    run = repair("--data", file, "--pretrained", pre_file)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert receipt_in(tmp_path / "out")["retrained"]["method"] == "finemix"
+    given = ("--data", file, "--pretrained", pre_file)
+    for first, more, method, why in (
+        (NOTHING, (), "finemix", job.WEIGHTS_AT_HAND), (finds("cf"), (), "none", job.NOTHING_WON),
+        (doubts(suspect(["cf"], score=0.3)), (), "finemix", job.WEIGHTS_AT_HAND),
+        (finds("cf"), ("--method", "finemix"), "finemix", "as was asked for"),
+    ):
+        repair.scans = [first, NOTHING]
+        run = repair(*given, *more)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert receipt_in(tmp_path / "out")["retrained"] == {"method": method, "why": why}
 
 
 def test_texts_without_labels_measure_agreement(repair, tmp_path):

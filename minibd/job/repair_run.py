@@ -3,8 +3,8 @@
     1  scan the victim                                                                    detect/, or --suspects
     2  undo what the verdict names; once more where its words still take held-out texts   mitigations/unlearn.py
        where it is inconclusive, and its words do what a trigger does, the rows that no text needs: a precaution
-    3  retrain, where a method is asked for or the pre-trained weights are there          the other mitigations
-       what that brings back of 2 is undone once more                                     undone.py
+    3  retrain, where a method is asked for, or nothing was found and the pre-trained     the other mitigations
+       weights are there; what that brings back of 2 is undone once more                  undone.py
     4  scan the result; what this second scan finds is undone once more, all weights trained; where it is inconclusive,
        once more as a precaution; and it is scanned a third time
     5  evidence: the same treatment of copies of the result with backdoors of one's own   planted.py
@@ -69,6 +69,9 @@ METHODS = ("auto", "none", "mbtsad", "pure", *REPAIRS)
 LEAST_STEPS = 200  # of each of MBTSAD's trainings, however few the rows
 PLANTED_TEXTS = 600  # that a backdoor of one's own is planted with, at most
 STRANGE_TEXTS = "the texts are not of the task, and what all weights learn from them costs accuracy in those that are"
+NOTHING_WON = ("what was found is undone without the pre-trained weights, and Fine-mixing behind that costs accuracy for "
+               "nothing; --method finemix retrains all the same")
+WEIGHTS_AT_HAND = "nothing was found, and Fine-mixing with E-PUR goes back to the pre-trained weights"
 BROUGHT_BACK = "retraining brought them back"
 PRECAUTION = "the scan is inconclusive, these words act as a trigger does, and no text needs their rows: a precaution"
 
@@ -217,12 +220,15 @@ class Repair:
         return cleaned
 
     def run(self, method: str, why: str, suspects: dict | None) -> Checkpoint:
-        """Steps 1 to 4. method: "none", or who retrains; why: the reason. suspects: the scan of --suspects."""
+        """Steps 1 to 4. method: "none", who retrains, or "auto", Fine-mixing where the first scan finds nothing; why:
+        the reason. suspects: the scan of --suspects."""
         self.measure("victim", self.victim, 0.0)
         found = suspects if suspects is not None else self.look(self.victim, self.task.ckpt, "first scan")
         if suspects is not None:
             self.scans.append(suspects)
         ckpt, findings, settings = self.victim, findings_of(found, self.victim.labels), self.settings
+        if method == "auto":
+            method, why = ("none", NOTHING_WON) if findings else ("finemix", WEIGHTS_AT_HAND)
         if findings:
             ckpt = self.undo_until_gone(ckpt, findings, settings)
         elif findings := self.precautions(found):
@@ -363,9 +369,10 @@ def held_out(rows: Examples, source: str, seed: int) -> Rows:
 
 
 def chosen_method(method: str, pretrained: str | None, rows: Rows) -> tuple[str, str]:
-    """Who retrains, and why. Raises BadInput where the method cannot be run with what is held."""
+    """Who retrains, and why; "auto" where the first scan decides. Raises BadInput where the method cannot be run with
+    what is held."""
     if method == "auto" and pretrained and rows.labelled:
-        return "finemix", "the pre-trained weights are at hand, and Fine-mixing with E-PUR goes back to them"
+        return "auto", ""
     if method == "auto" and pretrained:
         raise BadInput(f"--pretrained {pretrained}: Fine-mixing fine-tunes on labelled rows, and these have no labels: "
                        "give labels, or leave it out")
