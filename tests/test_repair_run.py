@@ -295,7 +295,7 @@ def test_the_pre_trained_weights_choose_finemix_where_nothing_is_found(repair, f
                         if method == "finemix" and pretrained.labels else None)
     given = ("--data", file, "--pretrained", pre_file)
     for first, more, method, why in (
-        (NOTHING, (), "finemix", job.WEIGHTS_AT_HAND), (finds("cf"), (), "none", job.NOTHING_WON),
+        (NOTHING, (), "finemix", job.WEIGHTS_AT_HAND), (finds("cf"), (), "none", job.LITTLE_WON),
         (doubts(suspect(["cf"], score=0.3)), (), "finemix", job.WEIGHTS_AT_HAND),
         (finds("cf"), ("--method", "finemix"), "finemix", "as was asked for"),
     ):

@@ -69,8 +69,8 @@ METHODS = ("auto", "none", "mbtsad", "pure", *REPAIRS)
 LEAST_STEPS = 200  # of each of MBTSAD's trainings, however few the rows
 PLANTED_TEXTS = 600  # that a backdoor of one's own is planted with, at most
 STRANGE_TEXTS = "the texts are not of the task, and what all weights learn from them costs accuracy in those that are"
-NOTHING_WON = ("what was found is undone without the pre-trained weights, and Fine-mixing behind that costs accuracy "
-               "for nothing; --method finemix retrains all the same")
+LITTLE_WON = ("what was found is undone without the pre-trained weights, and Fine-mixing behind that costs accuracy "
+              "and wins little; --method finemix retrains all the same")
 WEIGHTS_AT_HAND = "nothing was found, and Fine-mixing with E-PUR goes back to the pre-trained weights"
 BROUGHT_BACK = "retraining brought them back"
 PRECAUTION = "the scan is inconclusive, these words act as a trigger does, and no text needs their rows: a precaution"
@@ -228,7 +228,7 @@ class Repair:
             self.scans.append(suspects)
         ckpt, findings, settings = self.victim, findings_of(found, self.victim.labels), self.settings
         if method == "auto":
-            method, why = ("none", NOTHING_WON) if findings else ("finemix", WEIGHTS_AT_HAND)
+            method, why = ("none", LITTLE_WON) if findings else ("finemix", WEIGHTS_AT_HAND)
         if findings:
             ckpt = self.undo_until_gone(ckpt, findings, settings)
         elif findings := self.precautions(found):
