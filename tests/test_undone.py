@@ -48,7 +48,7 @@ def test_words_act_where_a_quarter_is_below_the_interval():
 
 
 def test_what_a_training_brought_back_is_named():
-    """A third of 90 texts has the interval 24.4 to 43.6, above which a quarter is not; half has one above it."""
+    """A third of 90 texts may be a quarter (24.4 to 43.6) and does not count; half of them does."""
     rows = texts(90)
     assert brought_back(model("cf"), [PAIR, CF], rows, 0) == [CF]
     assert brought_back(model("cf", every=3), [CF], rows, 0) == []
