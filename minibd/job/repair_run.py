@@ -10,7 +10,7 @@
     5  evidence: the same treatment of copies of the result with backdoors of one's own   planted.py
 
 The verdict is "repaired as far as was tested" where the last scan finds nothing, what was undone takes held-out texts
-no more, and some of it scored 0 or more, Eq. Scan (8): below that it may be a part of a trigger, and the rest act still.
+no more, and some of it scored 0 or more, Eq. Scan (8): below that it may be a part of a trigger, whose rest acts still.
 
 A second round needs a second finding: to undo again what no scan names only costs accuracy. Nothing here knows an
 attacker's trigger; where it is known (--attack, --triggered, a victim of ours), ASR is measured beside, and decides
