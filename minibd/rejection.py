@@ -12,12 +12,13 @@ right nor a successful attack, and stays in the denominators. `counting` says ho
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Examples
 
+Tick = Callable[[int], None]  # called with the number of texts that a filter is done with
 COUNTINGS = ("rejected", "released", "flipped")
 
 

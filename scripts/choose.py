@@ -33,7 +33,7 @@ from minibd.cli import (
     settings_of,
 )
 from minibd.job.idle import DISTILLING, MBTSAD_RULES, REPAIR_RULES
-from minibd.job.repairs import REPAIRS
+from minibd.job.repairs import REPAIRS, takes_pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -201,7 +201,7 @@ def check_flags(method: str, pretrained: Pretrained) -> None:
             f"--{'e-pur' if pretrained.e_pur else 'no-e-pur'}: E-PUR is a part of finemix, --top says how many "
             "embeddings it resets, 0 none"
         )
-    check_pretrained(method, pretrained, method in REPAIRS and REPAIRS[method].takes_pretrained)
+    check_pretrained(method, pretrained, takes_pretrained(method))
 
 
 def grid_of(method: str, flags: Any, vary: tuple[str, ...]) -> tuple[list[str], list[Any]]:

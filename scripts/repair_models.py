@@ -233,7 +233,7 @@ def one_repair(cell: dict, victim: Path, where: Where) -> dict:
     from minibd.detect.scan import Scan
     from minibd.job import repair_run as job
     from minibd.job.receipt import brief
-    from minibd.job.repairs import REPAIRS
+    from minibd.job.repairs import takes_pretrained
     from minibd.job.task import device_of
     from minibd.mitigations.unlearn import Unlearning
 
@@ -247,8 +247,9 @@ def one_repair(cell: dict, victim: Path, where: Where) -> dict:
     evaluator = job.open_evaluator(attack_of(cell, where), task, ckpt, rows)
     twin = checkpoint.load(model_in(victim, clean=True), device)
     floor = evaluator(twin.model, twin.tokenizer)
-    reads = cell["method"] in REPAIRS and REPAIRS[cell["method"]].takes_pretrained
-    pretrained = checkpoint.load(where.minilm, device, labels=ckpt.labels) if reads else None
+    pretrained = None
+    if takes_pretrained(cell["method"]):
+        pretrained = checkpoint.load(where.minilm, device, labels=ckpt.labels)
     settings = Unlearning(mode=cell["mode"]).resolved(ckpt.model.config.hidden)
     one = job.Repair(task, settings, Scan(), ckpt, rows, evaluator, out, pretrained)
     one.run(cell["method"], "as the cell says", None)

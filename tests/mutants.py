@@ -962,8 +962,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "job/repair_run.py",
             "what retraining brings back stays",
-            "if again := brought_back(ckpt, findings, self.rows.test, self.task.seed):",
-            "if again := []:",
+            "if back := brought_back(ckpt, findings, self.rows.test, self.task.seed):",
+            "if back := []:",
             ("test_repair_run.py",),
         ),
         Mutant(
@@ -980,10 +980,10 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "return sum(share[\"interval\"]) > 200 * STILL",
         ),
         Mutant(
-            "job/suspects.py",
+            "detect/wording.py",
             "the score of what was not undone counts",
-            "if (tuple(s[\"words\"]), s[\"joined\"]) in words), default=None)",
-            "if True), default=None)",
+            "for s in suspects if (tuple(s[\"words\"]), s[\"joined\"]) in words), default=None)",
+            "for s in suspects), default=None)",
             ("test_repair_run.py",),
         ),
         # Eq. (10)

@@ -12,6 +12,14 @@ from minibd.tables.pivot import Book
 from minibd.tables.undoing import each, false_namings, summary, victims, ways
 
 
+def scored(word: str, score: float, joined: bool = False) -> dict:
+    return {"words": [word], "joined": joined, "score": score}
+
+
+SCANS = [{"suspects": [scored("joy", 0.9), scored("cf", -0.6), scored("a|b", -0.144), scored("cf", 0.8, joined=True)]},
+         {"suspects": [scored("cf", -0.7)]}]
+
+
 def line(attack="ep", seed=0, held="64", asr=10.0, undone=("cf",), method="none", **given):
     cell = {"base": "sst2", "attack": attack, "flags": "", "seed": seed, "held": held, "method": method, "mode": "auto",
             "dtype": "float32"} | given
@@ -19,7 +27,7 @@ def line(attack="ep", seed=0, held="64", asr=10.0, undone=("cf",), method="none"
     return {"cell": cell, "result": {
         "steps": steps if undone else steps[:1], "floor": {"cacc": 87.5, "asr": 12.0}, "verdict": "nothing was found",
         "undone": [{"words": [word], "joined": False, "mode": "rows", "round": 1} for word in undone],
-        "seconds": {"first scan": 10.0, "undo": 5.4}}}
+        "scans": SCANS, "seconds": {"first scan": 10.0, "undo": 5.4}}}
 
 
 def book(tmp_path, *lines) -> Book:
@@ -57,9 +65,9 @@ def test_a_row_a_cell(tmp_path):
     grid = each(book(tmp_path, line(undone=("cf", "a|b")), line(held="none", undone=())))
     assert grid.rows == (
         ("384, SST-2: ep, 0", "64 texts, no labels", "87.0 / 100.0", "86.5 / 10.0", "86.5 / 10.0", "87.5 / 12.0",
-         "`cf`; `a/b`", "rows", "nothing was found", "15"),
+         "`cf`; `a/b`", "-0.14", "rows", "nothing was found", "15"),
         ("384, SST-2: ep, 0", "the model alone", "87.0 / 100.0", "-", "87.0 / 100.0", "87.5 / 12.0", "nothing", "-",
-         "nothing was found", "15"))
+         "-", "nothing was found", "15"))
 
 
 def trial(attack="ep", held="64", clean=False, kind="found", asr=5.0, **other):

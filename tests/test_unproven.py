@@ -52,16 +52,21 @@ def scan_json(path, ckpt, found) -> str:
     return str(path)
 
 
-def test_suspects_are_undone_before_the_method(here, tiny_file, folder, tmp_path, monkeypatch):
+@pytest.fixture
+def cf_found(tiny_file, tmp_path, monkeypatch) -> str:
+    """A scan.json that names "cf", of which two steps undo."""
     from minibd.mitigations import unlearn
     usual = unlearn.Unlearning.__init__.__defaults__
     monkeypatch.setattr(unlearn.Unlearning.__init__, "__defaults__",
                         tuple(2 if value in (100, 200) else value for value in usual))
     found = report("backdoored", {"negative": judged("nothing found"), "positive": judged(
         "backdoored", suspect(["cf"]))})
-    path = scan_json(tmp_path / "scan.json", tiny_file, found)
+    return scan_json(tmp_path / "scan.json", tiny_file, found)
+
+
+def test_suspects_are_undone_before_the_method(here, tiny_file, folder, tmp_path, cf_found):
     run = here("baseline.py")("cft", "--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", *FAST,
-                              "--suspects", path)
+                              "--suspects", cf_found)
     assert run.returncode == 0, run.stderr
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert [step["name"] for step in result["steps"]] == ["victim", "unlearned", "CFT"]
@@ -72,18 +77,13 @@ def test_suspects_are_undone_before_the_method(here, tiny_file, folder, tmp_path
     assert history[:2] == ["unlearning", "fine-tuning"]
 
 
-def test_what_the_method_brings_back_is_undone_again(here, tiny_file, pre_file, folder, tmp_path, monkeypatch):
+def test_what_the_method_brings_back_is_undone_again(
+    here, tiny_file, pre_file, folder, tmp_path, cf_found, monkeypatch,
+):
     from minibd.job import undone
-    from minibd.mitigations import unlearn
-    usual = unlearn.Unlearning.__init__.__defaults__
-    monkeypatch.setattr(unlearn.Unlearning.__init__, "__defaults__",
-                        tuple(2 if value in (100, 200) else value for value in usual))
     monkeypatch.setattr(undone, "brought_back", lambda ckpt, findings, texts, seed: findings)
-    found = report("backdoored", {"negative": judged("nothing found"), "positive": judged(
-        "backdoored", suspect(["cf"]))})
-    path = scan_json(tmp_path / "scan.json", tiny_file, found)
     run = here("finemix.py")("--ckpt", tiny_file, "--data", folder, "--out", tmp_path / "out", *FAST, "--rho", 1,
-                             "--pretrained", pre_file, "--suspects", path)
+                             "--pretrained", pre_file, "--suspects", cf_found)
     assert run.returncode == 0, run.stderr
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert [step["name"] for step in result["steps"]][-2:] == ["Fine-mixing", "unlearned again"]

@@ -5,7 +5,7 @@ beside it, is spelled out.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from minibd import lines
@@ -48,6 +48,14 @@ def deed(name: str, suspect: Mapping[str, Any], mark: Callable[[str], str] = quo
     """What a suspect of the class `name` does: the word "cf" takes 118 of 120 texts of other classes to "positive"."""
     verb = "take" if len(suspect["words"]) > 1 and not suspect["joined"] else "takes"
     return f"{named(suspect, mark)} {verb} {suspect['flips']} of {suspect['of']} texts of other classes to {mark(name)}"
+
+
+def score_of_undone(suspects: Iterable[Mapping[str, Any]], undone: Iterable[Mapping[str, Any]]) -> float | None:
+    """The largest score, Eq. Scan (8), that scans gave to words that were undone, as a receipt has them; None where
+    none of `suspects` is one. Below 0 they do no more than words of meaning do, by themselves or added up: as a part
+    of a trigger does."""
+    words = {(tuple(one["words"]), one["joined"]) for one in undone}
+    return max((s["score"] for s in suspects if (tuple(s["words"]), s["joined"]) in words), default=None)
 
 
 def of_verdict(report: Mapping[str, Any], verdict: str) -> dict[str, Mapping[str, Any]]:

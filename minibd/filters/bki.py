@@ -30,11 +30,10 @@ from minibd.data import in_order
 from minibd.models.encoder import Encoder
 from minibd.predict import at_once
 from minibd.records import BadInput, Example, Examples
-from minibd.rejection import Screen, check_defects, check_rate, threshold
+from minibd.rejection import Screen, Tick, check_defects, check_rate, threshold
 from minibd.tokenizer import Encoded, Tokenizer
 
 Keywords = list[tuple[str, float]]  # a text's keywords with their f, the largest first
-Tick = Callable[[int], None]  # called with the number of texts that are done
 Read = Callable[[Checkpoint, Sequence[Example], "Bki", Tick | None], list[Keywords]]
 DEFECTS = ("one",)
 TOGETHER = 256  # texts whose deletions are tokenized at a time

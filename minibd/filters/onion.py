@@ -39,10 +39,8 @@ from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.models.encoder import Encoder
 from minibd.records import BadInput, Batch, Example, Examples
-from minibd.rejection import Screen, check_defects, check_rate, threshold
+from minibd.rejection import Screen, Tick, check_defects, check_rate, threshold
 from minibd.tokenizer import Encoded, Tokenizer
-
-Tick = Callable[[int], None]  # called with the number of texts that are done
 
 ROW = 384  # tokens of a row of branches: its attention grows with their square
 RELEASED_BATCH, RELEASED_LENGTH = 32, 96

@@ -33,7 +33,7 @@ from minibd.cli import Attack, Clean, Task, progress
 from minibd.data import generator
 from minibd.detect.carriers import carrier_sentences
 from minibd.detect.scan import TEXTS_A_CLASS, Scan
-from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, listed, visible
+from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, listed, score_of_undone, visible
 from minibd.evaluate import Evaluator, asr
 from minibd.job import scanning
 from minibd.job.e_pur import pretrained_of
@@ -52,8 +52,8 @@ from minibd.job.receipt import (
     losses,
     quoted_words,
 )
-from minibd.job.repairs import REPAIRS
-from minibd.job.suspects import findings_of, precautions_of, read_scan, score_of_undone
+from minibd.job.repairs import REPAIRS, takes_pretrained
+from minibd.job.suspects import findings_of, precautions_of, read_scan
 from minibd.job.task import clean_rows, labels_of, output_path, print_notes, products_of, reading_of, splits_of
 from minibd.job.undone import brought_back, flipped, still_acts
 from minibd.mitigations.unlearn import ROWS, WHOLE, Finding, Unlearning, rare_rows, unlearn
@@ -240,8 +240,8 @@ class Repair:
         print(f"retrain   {method}: {why}", flush=True)
         if method != "none":
             ckpt = self.retrain(ckpt, method)
-            if again := brought_back(ckpt, findings, self.rows.test, self.task.seed):
-                ckpt = self.undo(ckpt, again, settings, BROUGHT_BACK)
+            if back := brought_back(ckpt, findings, self.rows.test, self.task.seed):
+                ckpt = self.undo(ckpt, back, settings, BROUGHT_BACK)
         if ckpt is self.victim:
             ckpt = checkpoint.copy(ckpt)
         self.save(ckpt)
@@ -385,9 +385,9 @@ def chosen_method(method: str, pretrained: str | None, rows: Rows) -> tuple[str,
         raise BadInput(f"--method {method} trains on labelled rows, and these have none: give labels, or leave it out")
     if len({x.label for x in rows.texts}) < 2:
         raise BadInput(f"--method {method}: the {len(rows.texts)} rows are of one class: give rows of every class")
-    if method in REPAIRS and REPAIRS[method].takes_pretrained and not pretrained:
+    if takes_pretrained(method) and not pretrained:
         raise BadInput(f"--method {method} goes back to the pre-trained weights: name them with --pretrained")
-    if pretrained and not (method in REPAIRS and REPAIRS[method].takes_pretrained):
+    if pretrained and not takes_pretrained(method):
         raise BadInput(f"--pretrained {pretrained}: --method {method} does not read it: leave one of the two out")
     return method, "as was asked for"
 
@@ -499,7 +499,8 @@ def verdict_of(repair: Repair) -> tuple[str, str]:
                            f"{visible(still[0]['target'])}.")
     if last["verdict"] == INCONCLUSIVE:
         return NOT_SHOWN, f"{words}; the scan of the result is inconclusive: {last['reason']}."
-    score = score_of_undone(repair.scans, repair.undone)
+    score = score_of_undone((s for scan in repair.scans for one in scan["classes"].values() for s in one["suspects"]),
+                            repair.undone)
     if score is not None and score < 0:
         return NOT_SHOWN, (f"{words}{more}, and a scan of the result finds nothing; but what was undone did less than "
                            f"whole triggers do (score {score:.2f}; most of theirs are above 0): it may be a part of "

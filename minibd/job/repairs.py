@@ -37,6 +37,11 @@ class Repair:
         return _imported(self.function)(*models, clean, validation, settings, **options)
 
 
+def takes_pretrained(method: str) -> bool:
+    """Whether `method` is one of REPAIRS that reads the pre-trained weights."""
+    return method in REPAIRS and REPAIRS[method].takes_pretrained
+
+
 def _imported(path: str) -> Callable:
     module, name = path.rsplit(".", 1)
     return getattr(import_module(f"minibd.{module}"), name)

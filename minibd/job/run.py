@@ -156,12 +156,7 @@ class Job:
         if not self.findings:
             print("--suspects names no words: nothing is undone, and the method alone is run", flush=True)
             return
-        from minibd.mitigations.unlearn import unlearn  # only a run with --suspects imports it
-
-        self.victim = unlearn(
-            self.victim, self.findings, self.clean, seed=self.args["seed"], dtype=self.dtype,
-            log=self.log, on_stage=self.on_stage, on_choice=self.on_choice,
-        )
+        self.victim = self.unlearned(self.victim, self.findings)
         print(f"undone: {self.outcome['unlearned']['mode']} trained, since {self.outcome['unlearned']['why']}",
               flush=True)
 
@@ -170,17 +165,22 @@ class Job:
         if not self.findings:
             return cleaned
         from minibd.job.undone import brought_back
-        from minibd.mitigations.unlearn import unlearn
 
         back = brought_back(cleaned, self.findings, self.clean, self.args["seed"])
         if not back:
             return cleaned
         print(f"undone again: {'; '.join(visible(one.named) for one in back)}, which {self.method} brought back",
               flush=True)
+        return self.unlearned(cleaned, back, " again")
+
+    def unlearned(self, ckpt: checkpoint.Checkpoint, findings: list[Finding], again: str = "") -> checkpoint.Checkpoint:
+        """`ckpt` with the findings undone. again: what the names of stage and choice end with, and another seed."""
+        from minibd.mitigations.unlearn import unlearn  # only a run with --suspects imports it
+
         return unlearn(
-            cleaned, back, self.clean, seed=self.args["seed"] + 1, dtype=self.dtype, log=self.log,
-            on_stage=lambda name, ckpt, seconds: self.on_stage(f"{name} again", ckpt, seconds),
-            on_choice=lambda name, value: self.on_choice(f"{name} again", value),
+            ckpt, findings, self.clean, seed=self.args["seed"] + bool(again), dtype=self.dtype, log=self.log,
+            on_stage=lambda name, made, seconds: self.on_stage(name + again, made, seconds),
+            on_choice=lambda name, value: self.on_choice(name + again, value),
         )
 
     def finish(self, cleaned: checkpoint.Checkpoint | None, rows: dict[str, int]) -> None:

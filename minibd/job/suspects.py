@@ -14,7 +14,7 @@ backdoored ones that are not found, 0.41 and more where they are a trigger (scri
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +91,6 @@ def finding_of(suspect: Mapping[str, Any], target: int) -> Finding:
         tuple(suspect["words"]), target, suspect["joined"], suspect["side"], suspect.get("times", 1),
         flips=suspect["flips"] / suspect["of"], around=near["flips"] / near["of"] if near and near["of"] else None,
     )
-
-
-def score_of_undone(reports: Iterable[Mapping[str, Any]], undone: Iterable[Mapping[str, Any]]) -> float | None:
-    """The largest score that a scan gave to words that were undone, as a receipt has them; None where no scan scored
-    any. Below 0 they do no more than words of meaning do, by themselves or added up: as a part of a trigger does."""
-    words = {(tuple(one["words"]), one["joined"]) for one in undone}
-    return max((s["score"] for report in reports for one in report["classes"].values() for s in one["suspects"]
-                if (tuple(s["words"]), s["joined"]) in words), default=None)
 
 
 def class_in(name: str, labels: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
+from minibd.detect.wording import score_of_undone
 from minibd.tables.pivot import Book, Computed, Grid
 
 BASES = {"sst2": "384, SST-2", "reviews": "128, reviews", "planted": "128, planted"}
@@ -92,11 +93,9 @@ def row(line: Mapping) -> tuple[str, ...]:
 
 
 def strongest(result: Mapping) -> str:
-    """The largest score, Eq. Scan (8), of what was undone, of the suspects that the cell keeps of each scan."""
-    undone = {(tuple(one["words"]), one["joined"]) for one in result["undone"]}
-    scores = [one["score"] for scan in result["scans"] for one in scan["suspects"]
-              if (tuple(one["words"]), one["joined"]) in undone]
-    return f"{max(scores):.2f}" if scores else "-"
+    """The largest score of what was undone, of the suspects that the cell keeps of each scan."""
+    score = score_of_undone((one for scan in result["scans"] for one in scan["suspects"]), result["undone"])
+    return "-" if score is None else f"{score:.2f}"
 
 
 def victim_of(cell: Mapping) -> str:
