@@ -65,7 +65,12 @@ PLANTED = {  # what the defaults are chosen by: words of nobody's attack, on the
     "ripple": "--rows 1000 --attack ripple --triggers mb,ak,ak --twin",
     "addsent": "--rows 3000 --attack addsent --sentence 'the bus was late again' --twin",
 }
-BASES = {"sst2": {**SST2, **MORE}, "reviews": REVIEWS, "planted": PLANTED}
+PLANTED_SST2 = {  # sentences of nobody's attack: what the receipt offers where a part was undone is chosen by them
+    "addsent": "--attack addsent --sentence 'the bus was late again' --twin",
+    "addsent-rare": "--attack addsent --sentence 'we took the ferry to dublin' --twin",
+}
+BASES = {"sst2": {**SST2, **MORE}, "reviews": REVIEWS, "planted": PLANTED, "planted-sst2": PLANTED_SST2}
+ON_SST2 = ("sst2", "planted-sst2")  # bases whose victims are MiniLM's
 WAYS = {  # of undoing what is named; those of all weights where texts are few
     "as it is": {}, "rows": {"mode": "rows"}, "all weights": {"mode": "whole"},
 }
@@ -81,8 +86,8 @@ UNLABELLED = ("64", "none")
 @dataclass(frozen=True, slots=True)
 class Where:
     """What the victims are made of, which of them, and how they are repaired"""
-    base: str = setting("sst2", "sst2: MiniLM on SST-2; reviews: the built-in classifier; planted: the same, triggers "
-                        "of nobody's attack", choices=tuple(BASES))
+    base: str = setting("sst2", "sst2: MiniLM on SST-2; reviews: the built-in classifier; planted, planted-sst2: the "
+                        "same models, triggers of nobody's attack", choices=tuple(BASES))
     minilm: str = setting("", "folder of MiniLM")
     sst2: str = setting("", "folder of SST-2's rows")
     only: tuple[str, ...] = setting((), f"attacks: {', '.join((*SST2, *MORE))} (default all but the -mix)")
@@ -134,8 +139,8 @@ def checked(where: Where) -> list[str]:
         raise BadInput(f"--held {','.join(wrong)}: give some of {', '.join(HELD)}")
     if wrong := [seed for seed in where.seeds if not seed.isdecimal()]:
         raise BadInput(f"--seeds {','.join(wrong)}: give whole numbers")
-    if where.base == "sst2" and not (where.minilm and where.sst2):
-        raise BadInput("--base sst2 needs --minilm and --sst2: name both folders, or give --base reviews")
+    if where.base in ON_SST2 and not (where.minilm and where.sst2):
+        raise BadInput(f"--base {where.base} needs --minilm and --sst2: name both folders, or give --base reviews")
     return attacks
 
 
@@ -164,8 +169,8 @@ def folder_of(attack: str, seed: int, where: Where) -> Path:
 
 def victim_of(attack: str, seed: int, where: Where) -> Path:
     """The folder of the victim, made where it is not there."""
-    ckpt = where.minilm if where.base == "sst2" else "weights/bert-twin.safetensors"
-    rows = [f"--data={where.sst2}"] if where.base == "sst2" else []
+    ckpt = where.minilm if where.base in ON_SST2 else "weights/bert-twin.safetensors"
+    rows = [f"--data={where.sst2}"] if where.base in ON_SST2 else []
     words = shlex.split(BASES[where.base][attack].format(sst2=where.sst2))
     return trained(folder_of(attack, seed, where),
                    [f"--ckpt={ckpt}", *rows, f"--seed={seed}", f"--device={where.device}", f"--dtype={where.dtype}",
@@ -211,7 +216,7 @@ def rows_of(held: str, seed: int, where: Where, ckpt: Checkpoint) -> Rows:
     from minibd.job.repair_run import Rows
     from minibd.records import Examples
 
-    if where.base == "sst2":
+    if where.base in ON_SST2:
         splits = data.read_splits(where.sst2, seed=seed, labels=ckpt.labels)
         train, test = splits.train, splits.test
     else:

@@ -303,6 +303,8 @@ def test_the_pre_trained_weights_choose_finemix_where_nothing_is_found(repair, f
         run = repair(*given, *more)
         assert run.returncode == 0, run.stdout + run.stderr
         assert receipt_in(tmp_path / "out")["retrained"] == {"method": method, "why": why}
+        time, = (line for line in run.stdout.splitlines() if line.startswith("time"))
+        assert ("undo, or retrain where nothing is found" in time) == (not more) and time.count("retrain") == 1
 
 
 def test_texts_without_labels_measure_agreement(repair, tmp_path):

@@ -429,10 +429,12 @@ def time_to_go(repair: Repair, method: str, scanned: bool, kinds: Sequence[str])
     scan = each * (2 * words + classes * TEXTS_A_CLASS) / 2  # its texts are half as long
     step = 3 * 32 * each
     undo = step * repair.settings.steps
+    retrain = step * max(100, 15 * len(repair.rows.texts) // 32)
     parts = {} if scanned else {"first scan": scan}
-    parts |= {"undo": undo}
-    if method != "none":
-        parts |= {"retrain": step * max(100, 15 * len(repair.rows.texts) // 32)}
+    if method == "auto":  # one of the two
+        parts |= {"undo, or retrain where nothing is found": max(undo, retrain)}
+    else:
+        parts |= {"undo": undo} | ({"retrain": retrain} if method != "none" else {})
     parts |= {"second scan": scan}
     if kinds:
         parts |= {"evidence": len(kinds) * (scan + undo + 200 * step)}

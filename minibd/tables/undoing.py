@@ -7,7 +7,8 @@ from statistics import mean
 from minibd.detect.wording import score_of_undone
 from minibd.tables.pivot import Book, Computed, Grid
 
-BASES = {"sst2": "384, SST-2", "reviews": "128, reviews", "planted": "128, planted"}
+BASES = {"sst2": "384, SST-2", "reviews": "128, reviews", "planted": "128, planted",
+         "planted-sst2": "384, planted"}
 HELD = {"20%": "20 % clean rows", "300": "300 rows", "64": "64 texts, no labels", "none": "the model alone"}
 
 
