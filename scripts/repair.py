@@ -4,7 +4,7 @@ left.
 
     python scripts/repair.py --ckpt FOLDER --data rows.csv
     python scripts/repair.py --ckpt FOLDER --data rows.csv --pretrained PRETRAINED
-    python scripts/repair.py --ckpt FOLDER --data rows.csv --method mbtsad
+    python scripts/repair.py --ckpt FOLDER --data rows.csv --method reinit
     python scripts/repair.py --ckpt FOLDER --data rows.csv --suspects out/scan/scan.json
     python scripts/repair.py --ckpt FOLDER
     python scripts/repair.py --ckpt weights/bert.safetensors --data reviews
@@ -15,8 +15,9 @@ sentences of many domains serve.
 
 What the scan names is undone by consistency: the model is trained to answer texts with the words in them as it answers
 them without, which reads no label. Where the scan is inconclusive, words that act as a trigger does lose their rows of
-the embedding table, where no text needs these; else nothing is undone. --method retrains behind that, and Fine-mixing
-where nothing is found and --pretrained is given; what words a retraining brings back are undone once more.
+the embedding table, where no text needs these; else nothing is undone. --method retrains behind that. Left to itself,
+labelled rows of which 200 or more train, reinitialisation does so where what was undone is a part of a trigger, and
+Fine-mixing where nothing is found and --pretrained is given; what words a retraining brings back are undone once more.
 
 Writes the repaired checkpoint, receipt.json, receipt.html (a page to hand on), scan.json (of the result) and
 steps.jsonl under --out, all in one step; then the evidence of --planted into the receipt, in another. Exit status: 0
@@ -51,8 +52,9 @@ class RepairTask(Task):
 class Repair:
     """How it is repaired"""
     method: str = setting(
-        "auto", "what retrains behind the undoing: none, or a method with its default settings; auto: finemix where "
-        "--pretrained is given and the scan finds nothing, else none", choices=METHODS,
+        "auto", "what retrains behind the undoing: none, or a method with its default settings; auto: reinit where a "
+        "part of a trigger was undone, finemix where nothing was found and --pretrained is given, else none",
+        choices=METHODS,
     )
     pretrained: str | None = setting(
         None, "the checkpoint that --ckpt was fine-tuned from, for Fine-mixing with E-PUR, or finepurify", kind=str
@@ -112,7 +114,7 @@ def run() -> None:
                      job.open_evaluator(attack, task, victim, rows), out, pretrained, StepLog(kept=kept))
     print(f"rows      {len(rows.texts)} of {visible(rows.source)} to work with, {len(rows.test)} held out; "
           f"measured: {rows.measure}")
-    print(job.time_line(job.time_to_go(one, method, suspects is not None, kinds)), flush=True)
+    print(job.time_line(*job.time_to_go(one, method, suspects is not None, kinds)), flush=True)
     arguments = args_of(task, clean, repair, attack, settings, scan)
 
     def write(evidence: list[dict], folder: Path) -> dict:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_nothing_found_is_nothing_undone(repair, file, tmp_path, tiny):
     made, told = checkpoint.load(tmp_path / "out" / "tiny.safetensors"), receipt_in(tmp_path / "out")
     assert all(torch.equal(p, q) for p, q in zip(tiny.model.state_dict().values(), made.model.state_dict().values()))
     assert told["verdict"] == NOTHING_FOUND and told["undone"] == [] and len(told["scans"]) == 1
-    assert "--method mbtsad" in told["next"] and told["changed"]["rows"] == 0
+    assert "--method reinit" in told["next"] and told["changed"]["rows"] == 0
     assert "to undo what it does not name costs accuracy" in run.stdout and "verdict: nothing was found" in run.stdout
     assert run.stdout.index("time      about") < run.stdout.index("nothing found")
     assert [model["name"] for model in told["models"]] == ["victim"] and told["measure"] == "accuracy"
@@ -136,7 +137,7 @@ def test_what_is_still_found_is_not_shown_to_be_clean(repair, file, tmp_path):
     run = repair("--data", file)
     told = receipt_in(tmp_path / "out")
     assert run.returncode == 3 and told["verdict"] == NOT_SHOWN and "still finds" in told["sentence"]
-    assert len(repair.seen) == 3 and len(told["undone"]) == 2 and "--method mbtsad" in told["next"]
+    assert len(repair.seen) == 3 and len(told["undone"]) == 2 and "--method reinit" in told["next"]
     repair.scans = [finds("cf"), UNSURE]
     assert repair("--data", file).returncode == 3 and "inconclusive: few texts" in receipt_in(tmp_path / "out")[
         "sentence"]
@@ -171,7 +172,7 @@ def test_a_word_that_stands_out_is_a_precaution(repair, file, tmp_path):
     assert repair("--data", file).returncode == 3
     told = receipt_in(tmp_path / "out")
     assert [(one["words"], one["mode"]) for one in told["undone"]] == [(["cf"], "rows")]
-    assert told["verdict"] == NOT_SHOWN and "--method mbtsad" in told["next"]
+    assert told["verdict"] == NOT_SHOWN and "--method reinit" in told["next"]
     assert "(score -0.60; most of theirs are above 0): it may be a part" in told["sentence"]
 
 
@@ -304,7 +305,53 @@ def test_the_pre_trained_weights_choose_finemix_where_nothing_is_found(repair, f
         assert run.returncode == 0, run.stdout + run.stderr
         assert receipt_in(tmp_path / "out")["retrained"] == {"method": method, "why": why}
         time, = (line for line in run.stdout.splitlines() if line.startswith("time"))
-        assert ("undo, or retrain where nothing is found" in time) == (not more) and time.count("retrain") == 1
+        assert ("also retrain" in time) == (not more) and time.count("retrain") == 1
+
+
+@pytest.mark.parametrize("given", [(), ("pretrained",)])
+def test_behind_a_part_of_a_trigger_the_last_layer_is_drawn_anew(repair, file, tmp_path, pre_file, monkeypatch, given):
+    """Where enough rows have labels; not behind a precaution, nor where a method is named, nor behind a whole one."""
+    more = ("--pretrained", pre_file) if given else ()
+    part_of, whole_one = finds("cf", score=-0.1), finds("cf", score=0.0)
+    undone = job.LITTLE_WON if given else job.UNDONE
+    monkeypatch.setattr(job, "PART_ROWS", 48)  # all that the file leaves to work with
+    made = []
+    monkeypatch.setattr(job, "retrained", lambda method, ckpt, *given, **more: made.append(ckpt)
+                        or checkpoint.copy(ckpt))
+    for first, status, method, why in (
+        (part_of, 3, "reinit", job.PART_UNDONE), (whole_one, 0, "none", undone),
+        (scan_of("backdoored", positive=judged("backdoored", suspect(["cf"], score=-0.1), suspect(["mn"], score=0.3))),
+         0, "none", undone),
+    ):
+        repair.scans = [first, NOTHING]
+        run = repair("--data", file, *more)
+        told = receipt_in(tmp_path / "out")
+        assert run.returncode == status, run.stdout + run.stderr
+        assert told["retrained"] == {"method": method, "why": why} and f"retrain   {method}: {why}" in run.stdout
+        assert [step["name"] for step in told["models"]] == ["victim", "unlearned"] + ["reinit"] * (method != "none")
+        assert ("scripts/scan.py" in told["next"]) and str(tmp_path / "out") in told["next"]  # reinit is not repeated
+    assert len(made) == 1 and made[0].history[-1]["mitigation"] == "unlearning"
+    repair.scans = [part_of, NOTHING]
+    assert repair("--data", file, "--method", "none").returncode == 3 and len(made) == 1
+    assert "--method reinit" in receipt_in(tmp_path / "out")["next"]
+    monkeypatch.setattr(job, "PART_ROWS", 49)
+    assert repair("--data", file, *more).returncode == 3
+    assert receipt_in(tmp_path / "out")["retrained"]["method"] == "none" and len(made) == 1
+    if not given:
+        monkeypatch.setattr(job, "PART_ROWS", 48)
+        repair.scans = [doubts(suspect(["cf"], 60, score=-0.6, stands_out=2.5)), NOTHING]
+        assert repair("--data", file).returncode == 3 and len(made) == 1
+        assert receipt_in(tmp_path / "out")["retrained"] == {"method": "none", "why": job.NOT_FOUND}
+
+
+def test_rows_of_one_class_retrain_nothing(repair, tmp_path, pre_file):
+    """Words are undone with them all the same; the pre-trained weights, which retraining alone reads, are refused."""
+    path, both = tmp_path / "one.tsv", rows(60, 3, "f")
+    data.write(both.like(replace(x, label=1) for x in both), path)
+    repair.scans = [finds("cf", score=-0.1), NOTHING]
+    assert repair("--data", path).returncode == 3
+    assert receipt_in(tmp_path / "out")["retrained"] == {"method": "none", "why": job.NO_LABELS}
+    refused(repair("--data", path, "--pretrained", pre_file), "one class")
 
 
 def test_texts_without_labels_measure_agreement(repair, tmp_path):
@@ -314,6 +361,7 @@ def test_texts_without_labels_measure_agreement(repair, tmp_path):
     run = repair("--data", path)
     told = receipt_in(tmp_path / "out")
     assert run.returncode == 0 and told["measure"] == "agreement with the model as it came"
+    assert told["retrained"] == {"method": "none", "why": job.NO_LABELS}
     assert told["models"][0]["percent"] == 100 and not told["rows"]["labelled"]
     refused(repair("--data", path, "--method", "cft"), "--method cft", "labels")
 

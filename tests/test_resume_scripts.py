@@ -80,7 +80,7 @@ def run(here, monkeypatch, tmp_path, tiny_file, tiny_folder, pre_file, small):
         monkeypatch.setattr(planted, "STEPS", 1)
         monkeypatch.setattr(planted, "ROUNDS", 1)
         monkeypatch.setattr(repair_run, "LEAST_STEPS", 3)
-        monkeypatch.setattr(repair_run, "time_to_go", lambda *given: {"all": 1.0})
+        monkeypatch.setattr(repair_run, "time_to_go", lambda *given: ({"all": 1.0}, {"more": 1.0}))
         return here(script)(*words, "--data", small, "--device", "cpu", "--out", out, *more)
     return call
 

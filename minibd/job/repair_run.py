@@ -3,8 +3,9 @@
     1  scan the victim                                                                    detect/, or --suspects
     2  undo what the verdict names; once more where its words still take held-out texts   mitigations/unlearn.py
        where it is inconclusive, and its words do what a trigger does, the rows that no text needs: a precaution
-    3  retrain, where a method is asked for, or nothing was found and the pre-trained     the other mitigations
-       weights are there; what that brings back of 2 is undone once more                  undone.py
+    3  retrain, where a method is asked for, where what was undone is a part of a         the other mitigations
+       trigger, or where nothing was found and the pre-trained weights are there; what
+       that brings back of 2 is undone once more                                          undone.py
     4  scan the result; what this second scan finds is undone once more, all weights trained; where it is inconclusive,
        once more as a precaution; and it is scanned a third time
     5  evidence: the same treatment of copies of the result with backdoors of one's own   planted.py
@@ -67,10 +68,16 @@ HELD_OUT = 0.2  # of the rows of a file, and of the built-in sentences, that mea
 ROUNDS = 2
 METHODS = ("auto", "none", "mbtsad", "pure", *REPAIRS)
 LEAST_STEPS = 200  # of each of MBTSAD's trainings, however few the rows
+OFFERED = "reinit"  # what the receipt offers where words do not get there
 PLANTED_TEXTS = 600  # that a backdoor of one's own is planted with, at most
+PART_ROWS = 200  # labelled rows from which on what holds a part of a trigger is retrained
 STRANGE_TEXTS = "the texts are not of the task, and what all weights learn from them costs accuracy in those that are"
+NO_LABELS = "retraining reads labels of two classes or more, which these texts do not have"
+UNDONE = "what was found is undone without it; --method retrains all the same"
 LITTLE_WON = ("what was found is undone without the pre-trained weights, and Fine-mixing behind that costs accuracy "
               "and wins little; --method finemix retrains all the same")
+PART_UNDONE = "what was undone did less than whole triggers do, and a new last layer passes on less of the rest"
+NOT_FOUND = "nothing was found, and retraining costs accuracy where nothing is there; --method retrains all the same"
 WEIGHTS_AT_HAND = "nothing was found, and Fine-mixing with E-PUR goes back to the pre-trained weights"
 BROUGHT_BACK = "retraining brought them back"
 PRECAUTION = "the scan is inconclusive, these words act as a trigger does, and no text needs their rows: a precaution"
@@ -219,28 +226,43 @@ class Repair:
         self.measure(method, cleaned, self.timed("retrain", started))
         return cleaned
 
+    @property
+    def score(self) -> float | None:
+        """The largest that the scans gave to what was undone, Eq. Scan (8): below 0 it may be a part of a trigger."""
+        return score_of_undone((one for scan in self.scans for found in scan["classes"].values()
+                                for one in found["suspects"]), self.undone)
+
+    def behind(self, findings: Sequence[Finding]) -> tuple[str, str]:
+        """Step 3 as "auto" has it: who retrains the model in which `findings` were undone, and why."""
+        if not findings:
+            return ("finemix", WEIGHTS_AT_HAND) if self.pretrained else ("none", NOT_FOUND)
+        if (self.score or 0.0) < 0 and len(self.rows.texts) >= PART_ROWS:
+            return "reinit", PART_UNDONE
+        return "none", LITTLE_WON if self.pretrained else UNDONE
+
     def run(self, method: str, why: str, suspects: dict | None) -> Checkpoint:
-        """Steps 1 to 4. method: "none", who retrains, or "auto", Fine-mixing where the first scan finds nothing; why:
-        the reason. suspects: the scan of --suspects."""
+        """Steps 1 to 4. method: "none", who retrains, or "auto", which goes by what was found; why: the reason of any
+        but auto. suspects: the scan of --suspects."""
         self.measure("victim", self.victim, 0.0)
         found = suspects if suspects is not None else self.look(self.victim, self.task.ckpt, "first scan")
         if suspects is not None:
             self.scans.append(suspects)
         ckpt, findings, settings = self.victim, findings_of(found, self.victim.labels), self.settings
-        if method == "auto":
-            method, why = ("none", LITTLE_WON) if findings else ("finemix", WEIGHTS_AT_HAND)
+        doubtful = [] if findings else self.precautions(found)
         if findings:
             ckpt = self.undo_until_gone(ckpt, findings, settings)
-        elif findings := self.precautions(found):
+        elif doubtful:
             settings = replace(settings, mode=ROWS)
-            ckpt = self.undo(ckpt, findings, settings, PRECAUTION)
+            ckpt = self.undo(ckpt, doubtful, settings, PRECAUTION)
         else:
             print("undo      nothing: the scan names no words, and to undo what it does not name costs accuracy")
+        if method == "auto":
+            method, why = self.behind(findings)
         self.retrained = {"method": method, "why": why}
         print(f"retrain   {method}: {why}", flush=True)
         if method != "none":
             ckpt = self.retrain(ckpt, method)
-            if back := brought_back(ckpt, findings, self.rows.test, self.task.seed):
+            if back := brought_back(ckpt, [*findings, *doubtful], self.rows.test, self.task.seed):
                 ckpt = self.undo(ckpt, back, settings, BROUGHT_BACK)
         if ckpt is self.victim:
             ckpt = checkpoint.copy(ckpt)
@@ -248,11 +270,12 @@ class Repair:
         if not self.undone and method == "none":
             return ckpt
         again = self.look(ckpt, self.place, "second scan")
-        more, doubtful = findings_of(again, self.victim.labels), []
+        more = findings_of(again, self.victim.labels)
+        doubtful = [] if more else self.precautions(again, again=True)
         if more:  # what is found again is more than rows
             settings = replace(self.settings, mode=WHOLE) if self.undone else self.settings
             ckpt = self.undo_until_gone(ckpt, more, settings)
-        elif doubtful := self.precautions(again, again=True):
+        elif doubtful:
             ckpt = self.undo(ckpt, doubtful, replace(self.settings, mode=ROWS), PRECAUTION)
         if more or doubtful:
             self.save(ckpt)
@@ -369,22 +392,20 @@ def held_out(rows: Examples, source: str, seed: int) -> Rows:
 
 
 def chosen_method(method: str, pretrained: str | None, rows: Rows) -> tuple[str, str]:
-    """Who retrains, and why; "auto" where the first scan decides. Raises BadInput where the method cannot be run with
-    what is held."""
-    if method == "auto" and pretrained and rows.labelled:
-        return "auto", ""
-    if method == "auto" and pretrained:
+    """Who retrains, and why; "auto" where that goes by what the first scan finds. Raises BadInput where the method
+    cannot be run with what is held."""
+    classes = len({x.label for x in rows.texts}) if rows.labelled else 0
+    if method == "none" or method == "auto" and not pretrained and classes < 2:
+        return "none", "as was asked for" if method == "none" else NO_LABELS
+    if method == "auto" and not rows.labelled:
         raise BadInput(f"--pretrained {pretrained}: Fine-mixing fine-tunes on labelled rows, and these have no labels: "
                        "give labels, or leave it out")
-    if method == "auto":
-        return "none", ("what was found is undone without it, and retraining alone leaves such backdoors; --method "
-                        "mbtsad retrains all the same")
-    if method == "none":
-        return "none", "as was asked for"
     if not rows.labelled:
         raise BadInput(f"--method {method} trains on labelled rows, and these have none: give labels, or leave it out")
-    if len({x.label for x in rows.texts}) < 2:
+    if classes < 2:
         raise BadInput(f"--method {method}: the {len(rows.texts)} rows are of one class: give rows of every class")
+    if method == "auto":
+        return "auto", ""
     if takes_pretrained(method) and not pretrained:
         raise BadInput(f"--method {method} goes back to the pre-trained weights: name them with --pretrained")
     if pretrained and not takes_pretrained(method):
@@ -413,8 +434,11 @@ def retrained(
 
 # ---- how long it takes
 
-def time_to_go(repair: Repair, method: str, scanned: bool, kinds: Sequence[str]) -> dict[str, float]:
-    """Seconds of each part, estimated from a batch that the model reads now. scanned: the first scan is at hand."""
+def time_to_go(
+    repair: Repair, method: str, scanned: bool, kinds: Sequence[str],
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of each part, and of those that only some findings call for, estimated from a batch that the model reads
+    now. scanned: the first scan is at hand."""
     model, tokenizer, texts = repair.victim.model, repair.victim.tokenizer, repair.rows.texts[:64]
     device, dtype = model.embeddings.word.weight.device, repair.dtype
     batch = tokenizer(list(texts)).to(device)
@@ -429,16 +453,15 @@ def time_to_go(repair: Repair, method: str, scanned: bool, kinds: Sequence[str])
     scan = each * (2 * words + classes * TEXTS_A_CLASS) / 2  # its texts are half as long
     step = 3 * 32 * each
     undo = step * repair.settings.steps
-    retrain = step * max(100, 15 * len(repair.rows.texts) // 32)
     parts = {} if scanned else {"first scan": scan}
-    if method == "auto":  # one of the two
-        parts |= {"undo, or retrain where nothing is found": max(undo, retrain)}
-    else:
-        parts |= {"undo": undo} | ({"retrain": retrain} if method != "none" else {})
+    parts |= {"undo": undo}
+    retrain = {"retrain": step * max(100, 15 * len(repair.rows.texts) // 32)}
+    if method not in ("auto", "none"):
+        parts |= retrain
     parts |= {"second scan": scan}
     if kinds:
         parts |= {"evidence": len(kinds) * (scan + undo + 200 * step)}
-    return parts
+    return parts, (retrain if method == "auto" else {}) | {"third scan": scan}
 
 
 def spoken(seconds: float) -> str:
@@ -446,10 +469,9 @@ def spoken(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
 
 
-def time_line(parts: Mapping[str, float]) -> str:
-    return (f"time      about {spoken(sum(parts.values()))} to go: "
-            + ", ".join(f"{name} {spoken(seconds)}" for name, seconds in parts.items())
-            + "; a third scan where the second finds something")
+def time_line(parts: Mapping[str, float], perhaps: Mapping[str, float]) -> str:
+    said, more = (", ".join(f"{name} {spoken(seconds)}" for name, seconds in some.items()) for some in (parts, perhaps))
+    return f"time      about {spoken(sum(parts.values()))} to go: {said}; by what is found also {more}"
 
 
 # ---- the receipt
@@ -501,29 +523,28 @@ def verdict_of(repair: Repair) -> tuple[str, str]:
                            f"{visible(still[0]['target'])}.")
     if last["verdict"] == INCONCLUSIVE:
         return NOT_SHOWN, f"{words}; the scan of the result is inconclusive: {last['reason']}."
-    score = score_of_undone((s for scan in repair.scans for one in scan["classes"].values() for s in one["suspects"]),
-                            repair.undone)
-    if score is not None and score < 0:
+    if (repair.score or 0.0) < 0:
         return NOT_SHOWN, (f"{words}{more}, and a scan of the result finds nothing; but what was undone did less than "
-                           f"whole triggers do (score {score:.2f}; most of theirs are above 0): it may be a part of "
-                           "one, such as a word of a sentence, and the rest may act still.")
+                           f"whole triggers do (score {repair.score:.2f}; most of theirs are above 0): it may be a "
+                           "part of one, such as a word of a sentence, and the rest may act still.")
     return REPAIRED, f"{words}{more}, and a scan of the result finds nothing."
 
 
 def next_command(repair: Repair, verdict: str) -> str:
-    """What to run next; "" where nothing is offered."""
-    rows = ["--data", repair.task.data] if repair.task.data else []
-    if verdict == REPAIRED:
-        return shlex.join(["python", "scripts/scan.py", "--ckpt", str(repair.path), *(rows or ["--data", "TEXTS"]),
-                           "--seed", str(repair.task.seed + 1)])
-    if repair.rows.labelled and repair.retrained["method"] == "none":
-        ckpt = str(repair.path) if repair.undone else repair.task.ckpt
-        return shlex.join(["python", "scripts/repair.py", "--ckpt", ckpt, *rows, "--method", "mbtsad"])
-    if repair.rows.labelled and not repair.pretrained:
-        return shlex.join(["python", "scripts/repair.py", "--ckpt", str(repair.path), *rows, "--pretrained",
-                           "PRETRAINED"])
-    return shlex.join(["python", "scripts/repair.py", "--ckpt", repair.task.ckpt, "--data", "LABELLED_ROWS", "--method",
-                       "mbtsad"])
+    """What to run next."""
+    rows, again = ["--data", repair.task.data] if repair.task.data else [], ["--seed", str(repair.task.seed + 1)]
+    method = repair.retrained["method"]
+    if verdict == REPAIRED or repair.undone and method != "none":  # Fine-mixing would bring back what was undone
+        words = ["scan.py", "--ckpt", str(repair.path), *(rows or ["--data", "TEXTS"]), *again]
+    elif not repair.rows.labelled:
+        words = ["repair.py", "--ckpt", repair.task.ckpt, "--data", "LABELLED_ROWS"]
+        words += [] if repair.undone else ["--method", OFFERED]
+    elif method == "none":
+        words = ["repair.py", "--ckpt", str(repair.path) if repair.undone else repair.task.ckpt, *rows, "--method",
+                 OFFERED]
+    else:
+        words = ["repair.py", "--ckpt", str(repair.path), *rows, "--pretrained", "PRETRAINED"]
+    return shlex.join(["python", f"scripts/{words[0]}", *words[1:]])
 
 
 def open_evaluator(attack: Attack, task: Task, ckpt: Checkpoint, rows: Rows) -> Evaluator:
