@@ -101,8 +101,8 @@ def output_file(path: str | Path, flag: str, *inputs: str | Path) -> Path:
 
 
 # What a run leaves in its folder, beside the files of a model; the folders of attack.py's other models.
-RUN_FILES = re.compile(r"(result|attack|scan|receipt)\.json|steps\.jsonl|curves-[\w-]+\.json|poisoned_ids\.txt|"
-                       r"(poisoned|triggered\w*)\.jsonl|clean|twin|(clean-|twin-)?[^/]+\.safetensors")
+RUN_FILES = re.compile(r"(result|attack|scan|receipt)\.json|receipt\.html|steps\.jsonl|curves-[\w-]+\.json|"
+                       r"poisoned_ids\.txt|(poisoned|triggered\w*)\.jsonl|clean|twin|(clean-|twin-)?[^/]+\.safetensors")
 
 
 def is_run_file(name: str) -> bool:

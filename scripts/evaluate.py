@@ -94,7 +94,7 @@ def run() -> None:
         with only_asked(dtype, clean.model):
             steps.append(report.Step("clean model", evaluator(clean.model, clean.tokenizer), 0.0))
     print_scores(steps)
-    verdict = {} if steps[0].scores.asr else verdict_of(task.ckpt, task.data)
+    verdict = {} if steps[0].scores.asr else verdict_of(task.ckpt, args_of(task))
     if verdict:
         print("\n".join(lines_of(verdict)))
     found = report.result(

@@ -68,7 +68,9 @@ class Repair:
 
 RULES = (*ATTACK, Idle(("dev",), lambda v: True, "a method that chooses by validation rows holds a tenth of the clean "
                        "ones out: leave it out"),
-         Idle(("clean",), lambda v: not v.data, "the built-in sentences are used whole: name rows with --data"))
+         Idle(("clean",), lambda v: not v.data, "the built-in sentences are used whole: name rows with --data"),
+         Idle(("text_column", "label_column", "pair_column"), lambda v: not v.data,
+              "the built-in sentences are in no file: name a file with --data, or leave it out"))
 
 
 def run() -> None:
@@ -82,11 +84,12 @@ def run() -> None:
     from minibd.detect.scan import Scan
     from minibd.detect.wording import visible
     from minibd.job import repair_run as job
-    from minibd.job.evaluation import check_attack
+    from minibd.job.evaluation import check_labelled
     from minibd.job.receipt import EXIT, lines_of
     from minibd.job.receipt_page import page
     from minibd.job.resuming import keeper
     from minibd.job.run import print_scores
+    from minibd.job.suspects import called_by, read_scan
     from minibd.job.task import args_of, device_of, sparing, texts_at_once
     from minibd.mitigations.unlearn import Unlearning
     from minibd.records import BadInput
@@ -95,20 +98,24 @@ def run() -> None:
 
     settings, scan, kinds = Unlearning(**asdict(settings)), Scan(**asdict(scan)), job.kinds_of(repair.planted)
     device, _ = device_of(task.device), texts_at_once(task)
-    out = report.output_folder(task.out or Path("out", "repair"), task.ckpt, task.data, repair.pretrained or "")
+    inputs = (task.ckpt, task.data, repair.pretrained or "", repair.suspects or "")
+    out = report.output_folder(task.out or Path("out", "repair"), *inputs)
     report.check_free(out, task.overwrite, resuming=resuming)
     header = checkpoint.read_header(task.ckpt)
     if len(header.labels) < 2:
         raise BadInput(f"{task.ckpt} has no classifier of two classes or more: give one that is fine-tuned on the "
                        "task, and an encoder to pure.py")
-    suspects = job.suspects_for(repair.suspects, task.ckpt)
+    suspects = read_scan(repair.suspects, task.ckpt) if repair.suspects else None
     rows = job.open_rows(task, clean, header)
     job.check_texts(rows.texts)
     method, why = job.chosen_method(repair.method, repair.pretrained, rows)
-    if rows.labelled:
-        check_attack(attack, task, header, rows.test)
+    if method not in ("none", "auto", "mbtsad") or method == "auto" and repair.pretrained:
+        job.with_validation(rows.texts, method, task.seed)  # refuses too few before the first scan
+    check_labelled(attack, task, header, rows.test)
     kept = keeper("repair", out, task, resuming, header, clean, repair, attack, settings, scan)
     victim = sparing(checkpoint.load(header, device, labels=task.labels, seed=task.seed), task)
+    if suspects:
+        suspects = called_by(suspects, victim.labels, header.labels, task.labels or ())
     pretrained = job.pretrained_for(repair.pretrained, task, victim)
     one = job.Repair(task, settings.resolved(victim.model.config.hidden), scan, victim, rows,
                      job.open_evaluator(attack, task, victim, rows), out, pretrained, StepLog(kept=kept))

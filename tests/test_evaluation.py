@@ -123,6 +123,15 @@ def test_the_target_by_name_is_the_target_by_number(tiny, folder):
     assert target_args(known)["target"] == 0  # the history's, and not the flag's default
 
 
+def test_rows_of_the_historys_target_alone_measure_no_asr(tiny, folder, capsys):
+    """Nobody asked for it; where the attack is named, it is an error."""
+    task, own = Task(ckpt="m", data=str(folder)), TEST.like(x for x in TEST if x.label == 0)
+    assert evaluator_of(Attack(), task, history(tiny, BADNETS), own).triggered is None
+    assert f"ASR is not measured: all {len(own)} rows are of the class 0" in capsys.readouterr().out
+    fails(lambda: evaluator_of(Attack(attack="badnets", target=0), task, tiny, own), "no triggered rows")
+    assert evaluator_of(Attack(), task, history(tiny, BADNETS), TEST).triggered and not capsys.readouterr().out
+
+
 def test_triggered_rows_of_other_classes_are_refused(tiny, folder, tmp_path):
     data.write(Examples([Example("a", "cf film", 0)], ("art", "science")), tmp_path / "t.tsv")
     task, attack = Task(ckpt="m", data=str(folder)), Attack(triggered=str(tmp_path / "t.tsv"))

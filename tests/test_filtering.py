@@ -90,6 +90,19 @@ def test_a_file_comes_back_with_its_columns_score_and_keep(here, tiny_file, fold
     assert result["counted"] == "rows of the file" and result["far"] is None and result["after"]["cacc"] is None
 
 
+def test_a_file_that_is_called_as_the_triggered_rows_are_comes_back(here, tiny_file, folder, poisoned, tmp_path):
+    source = tmp_path / "in" / "triggered.jsonl"
+    source.parent.mkdir()
+    data.write(data.read(folder / "test.tsv"), source)
+    run = here("filter.py")("strip", "--ckpt", tiny_file, "--data", source, "--clean", folder / "dev.tsv", "--copies",
+                            "2", "--triggered", poisoned / "triggered.jsonl", "--out", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    own, bad = lines(tmp_path / "out" / "triggered.jsonl"), lines(tmp_path / "out" / "triggered-2.jsonl")
+    assert len(own) == 60 and len(bad) == 30 and "keep" in own[0] and "keep" in bad[0]
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["files"] == [
+        "triggered.jsonl", "triggered-2.jsonl"]
+
+
 @pytest.mark.parametrize("name", ["bki", "cube"])
 def test_a_training_set_is_screened_by_what_is_known_to_be_poisoned(name, here, tiny_file, folder, poisoned, tmp_path):
     run = here("filter.py")(name, "--ckpt", tiny_file, "--data", poisoned, "--clean", folder, "--out", tmp_path)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -106,13 +107,34 @@ def test_two_findings_of_a_class_train_all_weights_and_then_the_rows(repair, fil
     assert "all weights, then 2 rows of the embedding table trained" in run.stdout
 
 
+def test_the_next_command_reads_the_same_rows_into_another_folder(repair, file, tmp_path):
+    """It runs as it is printed: the columns, the classes' names and a folder that is free."""
+    path = tmp_path / "my rows.csv"
+    path.write_text("body,verdict\n" + "\n".join(f"{x.text},{('neg', 'pos')[x.label]}" for x in data.read(file)),
+                    encoding="utf-8")
+    flags = ("--data", path, "--text-column", "body", "--label-column", "verdict", "--labels", "neg,pos")
+    given = ["--data", str(path), "--text-column", "body", "--label-column", "verdict", "--labels", "neg,pos"]
+    for first, script in ((finds("cf"), "scan.py"), (UNSURE, "repair.py")):
+        repair.scans = [first, NOTHING]
+        repair(*flags)
+        words = shlex.split(receipt_in(tmp_path / "out")["next"])
+        assert words[:2] == ["python", f"scripts/{script}"] and not {*given} - {*words}
+        assert words[-2:] == ["--out", f"{tmp_path / 'out'}-2"]
+    assert repair(*words[2:]).returncode == 0
+
+
 def test_a_second_round_needs_a_second_finding_and_trains_all(repair, file, tmp_path):
     repair.scans = [finds("cf"), finds("mn"), NOTHING]
     assert repair("--data", file).returncode == 0
     told = receipt_in(tmp_path / "out")
     assert [(one["words"], one["mode"], one["round"]) for one in told["undone"]] == [
         (["cf"], "rows", 1), (["mn"], "whole", 2)]
-    assert len(repair.seen) == 3 and told["verdict"] == REPAIRED
+    assert len(repair.seen) == 3 and told["verdict"] == REPAIRED and told["undone"][1]["why"] == job.FOUND_AGAIN
+    held = data.read(file)[0].text.split()[0]
+    repair.scans = [finds("cf"), finds("mn", held), NOTHING]  # rows that texts need stay where rows are asked for
+    assert repair("--data", file, "--mode", "rows").returncode == 0
+    assert [(one["words"], one["mode"]) for one in receipt_in(tmp_path / "out")["undone"]] == [
+        (["cf"], "rows"), (["mn"], "rows")]
 
 
 def test_what_still_acts_is_undone_once_more(repair, file, tmp_path, monkeypatch):
@@ -130,6 +152,41 @@ def test_what_still_acts_is_undone_once_more(repair, file, tmp_path, monkeypatch
     monkeypatch.setattr(job, "flipped", lambda *given: Proportion(60, 100))
     assert repair("--data", file).returncode == 3
     assert '"cf" was undone and still takes 60 % of held-out texts' in receipt_in(tmp_path / "out")["sentence"]
+
+
+    assert receipt_in(tmp_path / "out")["undone"][1]["why"] == job.STILL_ACTS
+    assert repair("--data", file, "--mode", "rows").returncode == 3  # no other way than what was asked for
+    assert [one["mode"] for one in receipt_in(tmp_path / "out")["undone"]] == ["rows"]
+
+
+def test_what_nothing_measured_is_not_shown_to_be_clean(repair, file, tmp_path, monkeypatch):
+    """Texts that were worked with stand in for held-out ones where none of these is of another class."""
+    asked = []
+    monkeypatch.setattr(job, "flipped", lambda ckpt, finding, texts, *given: asked.append(len(texts)))
+    repair.scans = [finds("cf"), NOTHING]
+    assert repair("--data", file).returncode == 3
+    told, page = receipt_in(tmp_path / "out"), (tmp_path / "out" / "receipt.html").read_text()
+    assert asked == [12, 48, 12, 48] and told["undone"][0]["before"] is None is told["undone"][0]["after"]
+    assert "no text at hand is of another class than positive" in told["sentence"] and "not measured" in page
+    monkeypatch.setattr(job, "flipped", lambda ckpt, finding, texts, *given: Proportion(0, 48) if len(texts) == 48
+                        else None)
+    assert repair("--data", file).returncode == 0
+
+
+def test_each_finding_of_one_word_counts(repair):
+    """By class and by text of a pair: the newest count of each."""
+    def undone(left, **given):
+        return {"words": ["cf"], "joined": False, "side": 0, "target": "a", "round": 1,
+                "after": {"interval": [left, 100.0], "percent": left}} | given
+
+    def verdict(*entries):
+        made = job.Repair(None, None, None, None, None, None, None, None, scans=[NOTHING], undone=list(entries),
+                          retrained={"method": "none", "why": ""})
+        return job.verdict_of(made)[0]
+
+    assert verdict(undone(90.0), undone(0.0, round=2)) == REPAIRED
+    for other in ({"side": 1}, {"target": "b"}, {"joined": True}):
+        assert verdict(undone(90.0), undone(0.0, **other)) == NOT_SHOWN == verdict(undone(0.0), undone(90.0, **other))
 
 
 def test_what_is_still_found_is_not_shown_to_be_clean(repair, file, tmp_path):
@@ -442,9 +499,11 @@ def test_evidence_that_the_texts_cannot_carry_is_left_out(repair, tmp_path, file
         return plant(cleaned, trigger, *given, **more)
 
     monkeypatch.setattr(job, "plant", some)
-    repair.scans = [NOTHING]
-    run = repair("--data", file, "--planted", "word,pair")
+    held = data.read(file)[0].text.split()[0]
+    repair.scans = [NOTHING, NOTHING, finds(held)]  # of the model, of the pair's copy, of the triple's
+    run = repair("--data", file, "--planted", "word,pair,triple", "--mode", "rows")
     assert run.returncode == 0 and "planted   word: not tried: too few texts" in run.stdout, run.stderr
+    assert f"planted   triple: not treated: mode rows: the texts hold all entries of '{held}'" in run.stdout
     assert [one["kind"] for one in receipt_in(tmp_path / "out")["evidence"]] == ["pair"]
     assert not (tmp_path / ".out.resume").exists()
 
@@ -456,7 +515,8 @@ def test_evidence_that_the_texts_cannot_carry_is_left_out(repair, tmp_path, file
     (["--steps", "0"], ["steps is 0"]), (["--mode", "all"], ["--mode", "whole"]), (["--dev", "3"], ["--dev"]),
     (["--pretrained", "gone", "--method", "mbtsad"], ["--pretrained gone", "mbtsad"]),
     (["--suspects", "gone.json"], ["gone.json"]), (["--attack", "none", "--triggers", "zz"], ["--triggers"]),
-    (["--fresh-rows", "1"], ["fresh_rows"]),
+    (["--fresh-rows", "1"], ["fresh_rows"]), (["--method", "none", "--pretrained", "gone"], ["--pretrained gone"]),
+    (["--method", "cft", "--clean", "3"], ["1"]),
 ])
 def test_bad_input_is_one_line_and_leaves_nothing(repair, file, tmp_path, words, named):
     refused(repair("--data", file, *words), *named)
@@ -466,6 +526,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(repair, file, tmp_path, words,
 def test_what_cannot_be_repaired_is_refused(repair, pre_file, tmp_path):
     refused(repair("--ckpt", pre_file), "no classifier", "pure.py")
     refused(repair("--clean", "20"), "--clean 20", "--data")
+    refused(repair("--text-column", "body"), "--text-column body", "--data")
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text\n" + "a film\n" * 60, encoding="utf-8")
+    for flags in (("--triggered", "gone.csv", "--target", "1"), ("--attack", "badnets"), ("--attack", "badnets",
+                                                                                          "--target", "7")):
+        refused(repair("--data", texts, *flags), "texts.csv", "--attack", "labels")
+    assert repair("--data", texts, "--attack", "none").returncode == 0
+    texts.write_text("text\na film\na story\n", encoding="utf-8")
+    refused(repair("--data", texts), "2 rows of texts.csv", "give more")
+    refused(repair("--data", tmp_path / "one.tsv", "--suspects", tmp_path / "out" / "scan.json"), "--out", "input")
     one = tmp_path / "one.tsv"
     data.write(Examples([Example("0", "a film", 1)] , ("negative", "positive")), one)
     refused(repair("--data", one), "1 rows", "give more")
@@ -476,5 +546,6 @@ def test_drawn_rows():
     assert len(job.drawn(some, 0.2, 0)) == 2 and len(job.drawn(some, 7, 0)) == 7
     assert [x.id for x in job.drawn(some, 4, 0)] == sorted(x.id for x in job.drawn(some, 4, 0))
     fails(lambda: job.drawn(some, 11, 0), "11", "up to 10")
+    fails(lambda: job.drawn(some, 2.5, 0), "2.5", "up to 10")
     held = job.held_out(some, "rows", 0)
     assert len(held.texts) == 8 and len(held.test) == 2 and not held.labelled

@@ -36,6 +36,7 @@ def held(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("name, is_one", [
     ("result.json", True), ("steps.jsonl", True), ("bert.safetensors", True), ("clean-bert.safetensors", True),
     ("config.json", True), ("receipt.json", True), ("poisoned_ids.txt", True), ("curves-PURE.json", True),
+    ("receipt.html", True),
     ("notes.txt", False), ("rows.csv", False), ("result.json.bak", False), (".safetensors", False),
 ])
 def test_which_files_are_a_runs(name, is_one):

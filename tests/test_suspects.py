@@ -5,7 +5,7 @@ import pytest
 
 from conftest import fails
 from minibd import checkpoint
-from minibd.job.suspects import class_in, findings_of, named, read_scan
+from minibd.job.suspects import called_by, class_in, findings_of, named, read_scan
 from scan_reports import FOUND, NOTHING, judged, part, report, suspect
 
 LABELS = ("negative", "positive")
@@ -57,6 +57,19 @@ def test_classes_of_one_name_are_told_apart():
     fails(lambda: class_in("c\x1b", ("a", "b")), "c<U+001B>", "scan this checkpoint")
 
 
+def test_a_scan_goes_by_the_names_of_labels_or_by_the_checkpoints_own():
+    """Whichever it was made with; another class's name is refused."""
+    own, given = ("LABEL_0", "LABEL_1"), ("neg", "pos")
+    for name in ("LABEL_1", "pos"):
+        made = report("backdoored", {name: judged("backdoored", suspect(["cf"]))})
+        assert [finding.target for finding in findings_of(called_by(made, given, own), given)] == [1]
+        assert called_by(made, given, own)["classes"] == {"pos": made["classes"][name]}
+        assert called_by(made, ("no", "yes"), own, given)["classes"] == {"yes": made["classes"][name]}
+    twice = report("backdoored", {"a (class 1)": judged("backdoored", suspect(["cf"]))})
+    assert called_by(twice, ("a", "a")) == twice
+    fails(lambda: called_by(report("backdoored", {"other": judged("nothing found")}), given, own), "other", "neg, pos")
+
+
 def test_scan_json_must_be_of_this_checkpoint(tiny_file, tmp_path):
     path = tmp_path / "scan.json"
     own = FOUND | {"checkpoint_sha256": checkpoint.sha256(tiny_file)}
@@ -72,6 +85,10 @@ def test_scan_json_must_be_of_this_checkpoint(tiny_file, tmp_path):
     json.dumps({**FOUND, "classes": {"a": judged("backdoored", {"words": ["cf"], "score": 1})}}),
     json.dumps({**FOUND, "classes": {"a": judged("inconclusive", {"words": ["cf"], "score": 1})}}),
     json.dumps({**FOUND, "classes": {"a": judged("backdoored", one("cf", 0.9) | {"flips": 0, "of": 0})}}),
+    *(json.dumps({**FOUND, "classes": {"a": judged("backdoored", one("cf", 0.9) | wrong)}}) for wrong in (
+        {"words": [5]}, {"words": [" "]}, {"words": []}, {"score": None}, {"times": 0}, {"times": 10 ** 9},
+        {"times": 1.5}, {"side": 7})),
+    "[" * 100_000,
     json.dumps({key: value for key, value in FOUND.items() if key != "checkpoint_sha256"}), "\x00\x01",
 ])
 def test_what_is_no_scan_json_is_one_line(broken, tiny_file, tmp_path):

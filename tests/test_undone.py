@@ -39,12 +39,13 @@ def test_of_texts_of_other_classes_those_that_the_words_take_are_counted():
     assert flipped(model("cf", every=3), CF, rows, model(), 0) == Proportion(10, 30)
     assert flipped(model("bb"), CF, rows, model(), 0) == Proportion(0, 30)
     assert flipped(model("bb", "mn"), PAIR, rows, model(), 0) == Proportion(30, 30)
-    assert flipped(model("cf"), CF, texts(5, "good"), model(), 0) == Proportion(0, 1)  # all are of the class already
+    assert flipped(model("cf"), CF, texts(5, "good"), model(), 0) is None  # all are of the class already
     assert flipped(model("cf"), CF, texts(3 * CHECKED), model(), 0).n == CHECKED
 
 
 def test_words_act_where_a_quarter_is_below_the_interval():
     assert not still_acts({"interval": [25.0, 40.0]}) and still_acts({"interval": [25.1, 40.0]})
+    assert not still_acts(None)
 
 
 def test_what_a_training_brought_back_is_named():
@@ -53,4 +54,5 @@ def test_what_a_training_brought_back_is_named():
     assert brought_back(model("cf"), [PAIR, CF], rows, 0) == [CF]
     assert brought_back(model("cf", every=3), [CF], rows, 0) == []
     assert brought_back(model("cf", every=2), [CF], rows, 0) == [CF]
+    assert brought_back(model("cf"), [CF], texts(5, "good"), 0) == []  # none of another class: nothing is known
     assert brought_back(model(), [CF, PAIR], rows, 0) == [] == brought_back(model("cf"), [], rows, 0)

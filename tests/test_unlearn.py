@@ -119,6 +119,8 @@ def test_a_long_text_is_cut_so_that_words_behind_it_are_read(tiny):
     cut = shortened(long, tiny.tokenizer, 8)
     assert len(tiny.tokenizer.encode([cut]).ids[0]) <= 40 and len(cut.text.split()) >= 28
     assert shortened(Example("0", "a film", 0), tiny.tokenizer, 8).text == "a film"
+    of_two = shortened(Example("0", f"{'好' * 60} {'坏' * 60}", 0), tiny.tokenizer, 8)  # a clause is a word there
+    assert of_two.text == "好" * 60
     pair = shortened(replace(long, pair="film " * 60), tiny.tokenizer, 8)
     assert len(tiny.tokenizer.encode([pair]).ids[0]) <= 40 and pair.pair.split()
 

@@ -12,10 +12,14 @@ FAST = ("--steps", 1, "--epochs", 1, "--clean", 40, "--device", "cpu")
 
 
 def test_the_block_names_the_next_command():
-    verdict = verdict_of("a b/model", "rows.csv")
+    verdict = verdict_of("a b/model", {"data": "rows.csv"})
     assert verdict["next"] == "python scripts/scan.py --ckpt 'a b/model' --data rows.csv"
     assert lines_of(verdict) == [f"verdict: {NOT_SHOWN}", f"next:    {verdict['next']}"]
-    assert "--data" not in verdict_of("m", "")["next"]
+    assert verdict_of("m", {"data": "", "text_column": "t"})["next"] == "python scripts/scan.py --ckpt m"
+    alike = {"data": "r.csv", "text_column": "my text", "label_column": None, "pair_column": "b",
+             "labels": ("no", "yes")}
+    assert verdict_of("m", alike)["next"] == (
+        "python scripts/scan.py --ckpt m --data r.csv --text-column 'my text' --pair-column b --labels no,yes")
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])

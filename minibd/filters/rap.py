@@ -39,6 +39,7 @@ from minibd import checkpoint
 from minibd.checkpoint import Checkpoint
 from minibd.cli import check_choices, setting
 from minibd.data import generator, in_order
+from minibd.lines import visible
 from minibd.models.free_rows import free_rows
 from minibd.predict import probabilities
 from minibd.records import BadInput, Example, Examples, check_target
@@ -122,8 +123,8 @@ def rap(victim: Checkpoint, clean: Examples, parts: Sequence[Examples], settings
     for c in classes:
         own = clean if released else clean.like(x for x in clean if x.label == c)
         if not own:
-            raise BadInput(f"RAP trains its word on clean rows of class {c}, and there are none: give rows of every "
-                           "class, or name one to protect")
+            raise BadInput(f"RAP trains its word on clean rows of class {visible(victim.labels[c])}, and there are "
+                           "none: give rows of every class")
         changed = with_word_trained(victim, own, tokens, word, c, settings)
         taken = _taken(victim, changed, clean, dev, word, c, settings.has("changed"))
         mine = [i for i, row in enumerate(dev.argmax(-1).tolist()) if row == c]

@@ -32,6 +32,10 @@ def evaluator_of(attack: Attack, task: Task, ckpt: checkpoint.Checkpoint, test: 
         entry = with_side(entry_of(attack, class_of(attack.target, test.labels)), "either", test)
     if entry is None:
         return Evaluator(test)
+    if attack.attack == "known" and all(x.label == entry["target"] for x in test):  # nobody asked for it
+        print(f"ASR is not measured: all {len(test)} rows are of the class {entry['target']}, which the attack of the "
+              "checkpoint's history aims at")
+        return Evaluator(test)
     if attack.side:
         entry = with_side(entry, attack.side, test)
     rows = triggered(
@@ -70,6 +74,18 @@ def check_attack(
     if not attack.paraphrases:
         check_columns(task, ckpt)
     return None
+
+
+def check_labelled(attack: Attack, task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header, rows: Examples) -> bool:
+    """Whether all rows have labels, which ASR reads; `check_attack` then. Raises BadInput where they have not, and an
+    attack is named."""
+    if all(x.label >= 0 for x in rows):
+        check_attack(attack, task, ckpt, rows)
+        return True
+    if attack not in (Attack(), Attack(attack="none")):
+        raise BadInput(f"{task.data or 'the built-in sentences'}: ASR is measured on rows with labels, and some have "
+                       "none: leave --attack and its flags out, or give labels")
+    return False
 
 
 def check_side(attack: Attack, rows: Examples) -> None:

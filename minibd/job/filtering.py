@@ -23,7 +23,7 @@ from minibd.filters.cube import Cube, cube
 from minibd.filters.onion import Onion, onion
 from minibd.filters.rap import Rap, rap
 from minibd.filters.strip import Strip, strip
-from minibd.job.evaluation import check_attack, evaluator_of
+from minibd.job.evaluation import check_labelled, evaluator_of
 from minibd.job.task import (
     args_of,
     data_of,
@@ -185,13 +185,8 @@ def open_inference(name: str, task: Task, attack: Attack, clean: str, lm: str | 
         print_notes(splits)
         rows = splits.test
     held = clean_rows(task, clean, header, splits)
-    labelled = all(x.label >= 0 for x in rows)
+    labelled = check_labelled(attack, task, header, rows)
     given = attack.attack not in ("known", "none") or attack.triggered
-    if labelled:
-        check_attack(attack, task, header, rows)
-    elif given:
-        raise BadInput(f"{task.data}: ASR is measured on rows with labels, and some have none: leave --attack out, or "
-                       "give labels")
     victim = checkpoint.load(header, device, labels=task.labels, seed=task.seed)
     # the texts of a single file may hold a trigger already
     known = labelled and (given or splits is not None)
@@ -237,7 +232,8 @@ def filter_texts(name: str, task: Task, attack: Attack, settings, *, clean: str 
     with _whole(opened.out) as draft:
         written = [_write_rows(opened, found, 0, draft / "rows.jsonl")]
         if triggered:
-            written.append(_write_rows(opened, found, 1, draft / "triggered.jsonl"))
+            taken = written[0].name == "triggered.jsonl"  # as the file that was screened is called
+            written.append(_write_rows(opened, found, 1, draft / f"triggered{'-2' if taken else ''}.jsonl"))
         result["files"] = [path.name for path in written]
         report.write_json(draft / "result.json", result)
     _print(result, [opened.out / name for name in (*result["files"], "result.json")])

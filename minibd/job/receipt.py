@@ -23,8 +23,9 @@ CANNOT_SEE = (
 )
 
 
-def counted(share: Proportion) -> dict[str, Any]:
-    return {"hits": share.hits, "n": share.n, "percent": round(share.percent, 2),
+def counted(share: Proportion | None) -> dict[str, Any] | None:
+    """As a receipt has it; None where nothing was counted."""
+    return share and {"hits": share.hits, "n": share.n, "percent": round(share.percent, 2),
             "interval": [round(end, 2) for end in share.interval]}
 
 

@@ -66,8 +66,10 @@ def share(one: Mapping[str, Any]) -> str:
     return f"{one['percent']:.1f} %"
 
 
-def of(one: Mapping[str, Any]) -> str:
+def of(one: Mapping[str, Any] | None) -> str:
     """61 of 64 (95.3 %) and its interval."""
+    if one is None:
+        return "not measured"
     low, high = one["interval"]
     return (f'<span class="number">{count(one["hits"])} of {count(one["n"])}</span> '
             f'<span class="number">({one["percent"]:.1f} %)</span>'

@@ -54,15 +54,24 @@ from minibd.job.receipt import (
     quoted_words,
 )
 from minibd.job.repairs import REPAIRS, takes_pretrained
-from minibd.job.suspects import findings_of, precautions_of, read_scan
-from minibd.job.task import clean_rows, labels_of, output_path, print_notes, products_of, reading_of, splits_of
+from minibd.job.suspects import findings_of, precautions_of
+from minibd.job.task import (
+    clean_rows,
+    labels_of,
+    output_path,
+    print_notes,
+    products_of,
+    read_alike,
+    reading_of,
+    splits_of,
+)
 from minibd.job.undone import brought_back, flipped, still_acts
 from minibd.mitigations.unlearn import ROWS, WHOLE, Finding, Unlearning, rare_rows, unlearn
 from minibd.predict import predict
 from minibd.proportion import Proportion
 from minibd.records import BadInput, Example, Examples
 from minibd.resume import carried, kept_by, once
-from minibd.train import StepLog
+from minibd.train import StepLog, check_classes
 
 HELD_OUT = 0.2  # of the rows of a file, and of the built-in sentences, that measure and train nothing
 ROUNDS = 2
@@ -76,6 +85,8 @@ NO_LABELS = "retraining reads labels of two classes or more, which these texts d
 UNDONE = "what was found is undone without it; --method retrains all the same"
 LITTLE_WON = ("what was found is undone without the pre-trained weights, and Fine-mixing behind that costs accuracy "
               "and wins little; --method finemix retrains all the same")
+STILL_ACTS = "the words take held-out texts still"
+FOUND_AGAIN = "a second scan finds more than was undone"
 PART_UNDONE = "what was undone did less than whole triggers do, and a new last layer passes on less of the rest"
 NOT_FOUND = "nothing was found, and retraining costs accuracy where nothing is there; --method retrains all the same"
 WEIGHTS_AT_HAND = "nothing was found, and Fine-mixing with E-PUR goes back to the pre-trained weights"
@@ -173,7 +184,7 @@ class Repair:
         seconds, why = self.timed("undo", started), why or chosen["why"]
         n = 1 + max((one["round"] for one in self.undone), default=0)
         for finding in findings:
-            before, after = (flipped(model, finding, self.rows.test, ckpt, self.task.seed) for model in (ckpt, cleaned))
+            before, after = (self.flips(model, finding, ckpt) for model in (ckpt, cleaned))
             self.undone.append({
                 "round": n, "words": list(finding.words), "joined": finding.joined, "side": finding.side,
                 "target": self.victim.labels[finding.target], "before": counted(before), "after": counted(after),
@@ -186,17 +197,25 @@ class Repair:
         self.measure("unlearned" if n == 1 else f"unlearned, round {n}", cleaned, seconds)
         return cleaned
 
-    def undo_until_gone(self, ckpt: Checkpoint, findings: Sequence[Finding], settings: Unlearning) -> Checkpoint:
+    def flips(self, ckpt: Checkpoint, finding: Finding, by: Checkpoint) -> Proportion | None:
+        """`flipped` of held-out texts, or where none of these is of another class of those that were worked with."""
+        return (flipped(ckpt, finding, self.rows.test, by, self.task.seed)
+                or flipped(ckpt, finding, self.rows.texts, by, self.task.seed))
+
+    def undo_until_gone(
+        self, ckpt: Checkpoint, findings: Sequence[Finding], settings: Unlearning, why: str = "",
+    ) -> Checkpoint:
         """Step 2, and once more, all weights and twice the steps, where one of the words still takes held-out texts:
-        that is a finding, too. Behind rows it begins again: dead words teach all weights nothing of their relatives."""
-        taken, first, why = self.first_way(findings, settings)
-        cleaned = self.undo(ckpt, taken, first, why)
+        that is a finding, too, but where rows alone were asked for. Behind rows it begins again: dead words teach all
+        weights nothing of their relatives. why: the first one's reason where it is none of the words' own."""
+        taken, first, own = self.first_way(findings, settings)
+        cleaned = self.undo(ckpt, taken, first, why or own)
         shares = [one["after"] for one in self.undone[-len(taken):]]
-        shares += [counted(flipped(cleaned, one, self.rows.test, ckpt, self.task.seed))
-                   for one in findings if one not in taken]
-        if any(map(still_acts, shares)):
+        shares += [counted(self.flips(cleaned, one, ckpt)) for one in findings if one not in taken]
+        if any(map(still_acts, shares)) and settings.mode != ROWS:
             start = ckpt if self.undone[-1]["mode"] == ROWS else cleaned
-            cleaned = self.undo(start, findings, replace(settings, mode=WHOLE, steps=2 * settings.steps))
+            again = replace(settings, mode=WHOLE, steps=2 * settings.steps)
+            cleaned = self.undo(start, findings, again, STILL_ACTS)
         return cleaned
 
     def first_way(
@@ -271,10 +290,13 @@ class Repair:
             return ckpt
         again = self.look(ckpt, self.place, "second scan")
         more = findings_of(again, self.victim.labels)
+        if self.settings.mode == ROWS:
+            more = self.with_rare_rows(more)
         doubtful = [] if more else self.precautions(again, again=True)
         if more:  # what is found again is more than rows
-            settings = replace(self.settings, mode=WHOLE) if self.undone else self.settings
-            ckpt = self.undo_until_gone(ckpt, more, settings)
+            found_again = self.undone and self.settings.mode == "auto"
+            settings = replace(self.settings, mode=WHOLE) if found_again else self.settings
+            ckpt = self.undo_until_gone(ckpt, more, settings, FOUND_AGAIN if found_again else "")
         elif doubtful:
             ckpt = self.undo(ckpt, doubtful, replace(self.settings, mode=ROWS), PRECAUTION)
         if more or doubtful:
@@ -311,7 +333,11 @@ class Repair:
                 print(f"planted   {kind}: not tried: {error}", flush=True)
                 continue
             taken += trigger.words
-            told.append(self.treated(made))
+            try:
+                told.append(self.treated(made))
+            except BadInput as error:
+                print(f"planted   {kind}: not treated: {error}", flush=True)
+                continue
             print(evidence_line(told[-1]), flush=True)
             progress().finished.append(f"planted {kind}")
         self.timed("evidence", started)
@@ -375,14 +401,16 @@ def drawn(rows: Examples, amount: float, seed: int) -> Examples:
     """`amount` of the rows, a share or a number; where all have labels of each class as many, as data.sample."""
     if all(x.label >= 0 for x in rows):
         return data.sample(rows, amount, seed)
-    n = round(amount * len(rows)) if amount <= 1 else int(amount)
-    if not 0 < n <= len(rows):
+    n = round(amount * len(rows)) if amount <= 1 else amount
+    if not 0 < n <= len(rows) or n != int(n):
         raise BadInput(f"{amount:g} clean rows: give a fraction above 0 and up to 1, or a number up to {len(rows)}")
-    return rows.like(rows[i] for i in sorted(generator(seed, "clean").sample(range(len(rows)), n)))
+    return rows.like(rows[i] for i in sorted(generator(seed, "clean").sample(range(len(rows)), int(n))))
 
 
 def held_out(rows: Examples, source: str, seed: int) -> Rows:
     """The rows of one file, a fifth of which measures and trains nothing."""
+    if round(HELD_OUT * len(rows)) < 1:
+        raise BadInput(f"{len(rows)} rows of {source}: a fifth is held out to measure on, and that is none: give more")
     test = drawn(rows, HELD_OUT, seed)
     ids = {id(x) for x in test}
     rest = rows.like(x for x in rows if id(x) not in ids)
@@ -395,6 +423,8 @@ def chosen_method(method: str, pretrained: str | None, rows: Rows) -> tuple[str,
     """Who retrains, and why; "auto" where that goes by what the first scan finds. Raises BadInput where the method
     cannot be run with what is held."""
     classes = len({x.label for x in rows.texts}) if rows.labelled else 0
+    if method == "none" and pretrained:
+        raise BadInput(f"--pretrained {pretrained}: --method none does not read it: leave one of the two out")
     if method == "none" or method == "auto" and not pretrained and classes < 2:
         return "none", "as was asked for" if method == "none" else NO_LABELS
     if method == "auto" and not rows.labelled:
@@ -413,6 +443,15 @@ def chosen_method(method: str, pretrained: str | None, rows: Rows) -> tuple[str,
     return method, "as was asked for"
 
 
+def with_validation(clean: Examples, method: str, seed: int) -> tuple[Examples, Examples]:
+    """The rows that train and the tenth that chooses. Raises BadInput where they are too few."""
+    validation = data.sample(clean, 0.1, seed)
+    ids = {x.id for x in validation}
+    train = clean.like(x for x in clean if x.id not in ids)
+    check_classes(train, f"--method {method}")
+    return train, validation
+
+
 def retrained(
     method: str, ckpt: Checkpoint, pretrained: Checkpoint | None, clean: Examples, *, seed: int, dtype: torch.dtype,
     log: StepLog,
@@ -422,9 +461,7 @@ def retrained(
     if method == "mbtsad":
         from minibd.mitigations.mbtsad import MBTSAD, mbtsad
         return mbtsad(ckpt, clean, MBTSAD(steps=LEAST_STEPS), **options)
-    validation = data.sample(clean, 0.1, seed)
-    ids = {x.id for x in validation}
-    train = clean.like(x for x in clean if x.id not in ids)
+    train, validation = with_validation(clean, method, seed)
     if method == "pure":
         from minibd.mitigations.pure import PURE, pure
         return pure(ckpt, train, validation, PURE(), **options)
@@ -513,7 +550,7 @@ def verdict_of(repair: Repair) -> tuple[str, str]:
         return NOT_SHOWN, f"The scan is inconclusive: {last['reason'] or 'no class could be judged'}."
     named = list(dict.fromkeys(quoted_words(one) for one in repair.undone))
     words = f"{listed(named)} {'was' if len(named) == 1 else 'were'} undone"
-    newest = {tuple(one["words"]): one for one in repair.undone}
+    newest = {(*one["words"], one["joined"], one["side"], one["target"]): one for one in repair.undone}
     still = [one for one in newest.values() if still_acts(one["after"])]
     if last["verdict"] == FOUND:
         return NOT_SHOWN, f"{words}, and the last scan still finds words that act as a trigger."
@@ -521,6 +558,9 @@ def verdict_of(repair: Repair) -> tuple[str, str]:
         share = still[0]["after"]["percent"]
         return NOT_SHOWN, (f"{quoted_words(still[0])} was undone and still takes {share:.0f} % of held-out texts to "
                            f"{visible(still[0]['target'])}.")
+    if unseen := [one for one in newest.values() if one["after"] is None]:
+        return NOT_SHOWN, (f"{words}, and no text at hand is of another class than {visible(unseen[0]['target'])}, so "
+                           "that nothing measured what is left of it.")
     if last["verdict"] == INCONCLUSIVE:
         return NOT_SHOWN, f"{words}; the scan of the result is inconclusive: {last['reason']}."
     if (repair.score or 0.0) < 0:
@@ -531,20 +571,21 @@ def verdict_of(repair: Repair) -> tuple[str, str]:
 
 
 def next_command(repair: Repair, verdict: str) -> str:
-    """What to run next."""
-    rows, again = ["--data", repair.task.data] if repair.task.data else [], ["--seed", str(repair.task.seed + 1)]
-    method = repair.retrained["method"]
+    """What to run next, into a folder beside this one."""
+    task, method = repair.task, repair.retrained["method"]
+    rows, labels = read_alike(asdict(task)), read_alike({"labels": task.labels})
+    ckpt = str(repair.path) if repair.undone else task.ckpt
     if verdict == REPAIRED or repair.undone and method != "none":  # Fine-mixing would bring back what was undone
-        words = ["scan.py", "--ckpt", str(repair.path), *(rows or ["--data", "TEXTS"]), *again]
+        words = ["scan.py", "--ckpt", ckpt, *([] if task.data else ["--data", "TEXTS"]), *rows, "--seed",
+                 str(task.seed + 1)]
     elif not repair.rows.labelled:
-        words = ["repair.py", "--ckpt", repair.task.ckpt, "--data", "LABELLED_ROWS"]
+        words = ["repair.py", "--ckpt", task.ckpt, "--data", "LABELLED_ROWS", *labels]
         words += [] if repair.undone else ["--method", OFFERED]
     elif method == "none":
-        words = ["repair.py", "--ckpt", str(repair.path) if repair.undone else repair.task.ckpt, *rows, "--method",
-                 OFFERED]
+        words = ["repair.py", "--ckpt", ckpt, *rows, "--method", OFFERED]
     else:
         words = ["repair.py", "--ckpt", str(repair.path), *rows, "--pretrained", "PRETRAINED"]
-    return shlex.join(["python", f"scripts/{words[0]}", *words[1:]])
+    return shlex.join(["python", f"scripts/{words[0]}", *words[1:], "--out", f"{repair.out}-2"])
 
 
 def open_evaluator(attack: Attack, task: Task, ckpt: Checkpoint, rows: Rows) -> Evaluator:
@@ -558,10 +599,6 @@ def open_evaluator(attack: Attack, task: Task, ckpt: Checkpoint, rows: Rows) -> 
 
 def pretrained_for(path: str | None, task: Task, victim: Checkpoint) -> Checkpoint | None:
     return pretrained_of(path, task, victim) if path else None
-
-
-def suspects_for(path: str | None, ckpt: str) -> dict | None:
-    return read_scan(path, ckpt) if path else None
 
 
 def kinds_of(words: Sequence[str]) -> tuple[str, ...]:

@@ -189,7 +189,7 @@ class Job:
         cleaned = cleaned and self.undo_again(cleaned)
         output_sha256 = None
         verdict = None if self.steps[-1].scores.asr else verdict_of(
-            output_path(self.out, self.args["ckpt"]), self.args["data"])
+            output_path(self.out, self.args["ckpt"]), self.args)
         if verdict and cleaned is not None:
             self.outcome |= verdict
         rows = {"train": len(self.splits.train), "clean": len(self.clean), **rows, "test": len(self.splits.test)}
@@ -245,7 +245,7 @@ def start(
         nonlocal findings, kept
         check_attack(attack, task, header, splits.test)
         if pretrained.suspects:
-            findings = suspected(pretrained.suspects, header)
+            findings = suspected(pretrained.suspects, header, splits.train.labels)
         if resuming is not None and log is None:
             kept = keeper(method, out, task, resuming, header, clean, attack, pretrained, *settings)
 
@@ -270,14 +270,15 @@ def start(
     )
 
 
-def suspected(path: str, header: checkpoint.Header) -> list[Finding]:
-    """What the scan.json of --suspects names. Raises BadInput."""
-    from minibd.job.suspects import findings_of, read_scan  # only a run with --suspects imports the scan's code
+def suspected(path: str, header: checkpoint.Header, labels: Sequence[str]) -> list[Finding]:
+    """What the scan.json of --suspects names. labels: the classes as the run calls them. Raises BadInput."""
+    # only a run with --suspects imports the scan's code
+    from minibd.job.suspects import called_by, findings_of, read_scan
 
     if not header.labels:
         raise BadInput(f"--suspects {path}: {header.path} has no classifier, and unlearning goes by its answers: leave "
                        "it out")
-    return findings_of(read_scan(path, str(header.path)), header.labels)
+    return findings_of(called_by(read_scan(path, str(header.path)), labels, header.labels), labels)
 
 
 def same(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -> bool:

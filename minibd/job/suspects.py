@@ -31,6 +31,7 @@ NEAR = 0.1  # of a score, by which a suspect may lie under the strongest of its 
 LEAST_FLIPS = 0.85  # share of the texts that it flips
 MOST = 8  # suspects of a class
 LEAST_DOUBTED = 0.25  # score of a suspect of an inconclusive class from which on it is undone all the same
+MOST_TIMES = 100  # of a word in one text, far above any that a scan tries
 LARGEST = 1 << 26  # bytes of a scan.json, far above any that scan.py writes
 
 
@@ -93,13 +94,32 @@ def finding_of(suspect: Mapping[str, Any], target: int) -> Finding:
     )
 
 
-def class_in(name: str, labels: Sequence[str]) -> int:
-    """The class that a report calls `name`: a name that stands twice has its number behind it."""
-    for c, label in enumerate(labels):
-        if name in (label, f"{label} (class {c})"):
-            return c
-    raise BadInput(f"the scan's class '{visible(name)}' is none of the model's, {', '.join(map(visible, labels[:5]))}: "
-                   "scan this checkpoint")
+def class_in(name: str, *names: Sequence[str]) -> int:
+    """The class that a report calls `name`, by the first of `names` that has it, all names of the same classes in the
+    same order: a name that stands twice has its number behind it."""
+    for labels in names:
+        for c, label in enumerate(labels):
+            if name in (label, f"{label} (class {c})"):
+                return c
+    raise BadInput(f"the scan's class '{visible(name)}' is none of the model's, "
+                   f"{', '.join(map(visible, names[0][:5]))}: scan this checkpoint")
+
+
+def called_by(report: dict[str, Any], labels: Sequence[str], *others: Sequence[str]) -> dict[str, Any]:
+    """The report with the classes by the names `labels`. others: more names of the same classes, in the same order,
+    that a scan may go by: the checkpoint's own, those of --labels. Raises BadInput where a class has none of them."""
+    return report | {"classes": {
+        name if name.removesuffix(f" (class {c})") == labels[c] else labels[c]: one
+        for name, one in report["classes"].items() for c in [class_in(name, labels, *others)]}}
+
+
+def checked(finding: Finding) -> Finding:
+    """Raises ValueError where it has what no scan gives."""
+    if not (finding.words and all(isinstance(word, str) and word.strip() for word in finding.words)):
+        raise ValueError("words")
+    if finding.side not in (0, 1) or finding.times not in range(1, MOST_TIMES + 1):
+        raise ValueError("side, times")
+    return finding
 
 
 def read_scan(path: str, ckpt: str) -> dict[str, Any]:
@@ -112,8 +132,9 @@ def read_scan(path: str, ckpt: str) -> dict[str, Any]:
         known = report["method"] == "scan" and report["schema"] == 1
         sums, _ = report["checkpoint_sha256"], of_verdict(report, FOUND)
         for one in report["classes"].values():
-            [(suspect_of(suspect, 0), finding_of(suspect, 0)) for suspect in one["suspects"]]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+            [(suspect_of(suspect, 0), checked(finding_of(suspect, 0))) for suspect in one["suspects"]]
+            named(one["suspects"])
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, ArithmeticError, RecursionError):
         raise BadInput(f"--suspects {path}: it is no scan.json as scan.py writes it, scan --ckpt again") \
             from None
     if not known:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -107,6 +107,14 @@ def splits_of(
 def columns_of(task: Task) -> dict[str, str | None]:
     """The flags that name columns, as data.read takes them."""
     return {"text_column": task.text_column, "label_column": task.label_column, "pair_column": task.pair_column}
+
+
+def read_alike(values: Mapping) -> list[str]:
+    """The flags by which another run reads the rows of this one, and calls the classes as it does. values: this one's
+    settings by their names."""
+    named = ("data", "text_column", "label_column", "pair_column") if values.get("data") else ()
+    words = [word for name in named if values.get(name) for word in (flag_of(name), str(values[name]))]
+    return words + (["--labels", ",".join(values["labels"])] if values.get("labels") else [])
 
 
 def check_columns(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> None:

@@ -2,16 +2,20 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from minibd.job.task import read_alike
 from minibd.lines import visible
 
 NOT_SHOWN = "NOT shown to be clean: no row with the trigger measured it, and nothing searched it for a trigger"
 
 
-def verdict_of(path: str | Path, data: str) -> dict[str, str]:
-    """The verdict on a model that is written at `path`, and the next command. data: --data."""
-    words = ["--ckpt", str(path), *(["--data", data] if data else [])]
+def verdict_of(path: str | Path, values: Mapping[str, Any]) -> dict[str, str]:
+    """The verdict on a model that is written at `path`, and the next command. values: the run's settings by their
+    names."""
+    words = ["--ckpt", str(path), *read_alike(values)]
     command = shlex.join(["python", "scripts/scan.py", *(visible(word, 1000) for word in words)])
     return {"verdict": NOT_SHOWN, "next": command}
 

@@ -203,7 +203,7 @@ def shortened(x: Example, tokenizer: Tokenizer, room: int) -> Example:
         return len(tokenizer.backend.encode(*((x.text,) if x.pair is None else (x.text, x.pair))).ids)
 
     while tokens(x) > tokenizer.max_len - room and max(map(len, map(str.split, (x.text, x.pair or "")))) > 1:
-        text, pair = (" ".join(words[:ceil(0.8 * len(words) - 0.5)] or words)
+        text, pair = (" ".join(words[:min(len(words) - 1, ceil(0.8 * len(words) - 0.5))] or words)
                       for words in (x.text.split(), (x.pair or "").split()))
         x = replace(x, text=text, pair=None if x.pair is None else pair)
     return x
@@ -365,12 +365,15 @@ def unlearn(
 
     texts: their labels are not read. log: see train.fit. on_stage: called with "unlearned", the result and the seconds
     it took. on_choice: called with "unlearned": {"mode", "why", "rows" (the entries whose rows were trained, as they
-    are written), "copies"}. Raises BadInput where there is no finding, or no text without one.
+    are written), "copies"}. Raises BadInput where there is no finding, no text without one, or no pair where one stands
+    in the second text of pairs.
     """
     if not findings:
         raise BadInput("there is no finding to undo: give words that a scan found")
     if not victim.labels:
         raise BadInput("the model has no classifier, whose answers unlearning goes by: give one that is fine-tuned")
+    if any(finding.side for finding in findings) and not any(x.pair is not None for x in texts):
+        raise BadInput("the findings stand in the second text of a pair, and the texts are no pairs: give pairs")
     started, settings = time.perf_counter(), settings.resolved(victim.model.config.hidden)
     wanted = settings.batch_size * settings.row_steps
     rows = bare_texts(victim.tokenizer, findings, texts, wanted, seed)
