@@ -411,7 +411,7 @@ def paper_of(attack: str, method: str) -> str:
 
 
 def finemix() -> dict[str, View]:
-    def with_paper(name: str, of: Callable[[str], Pick]) -> tuple[Entry, ...]:
+    def with_paper(name: str, of: Callable[[str], Entry]) -> tuple[Entry, ...]:
         columns = ((of(attack), paper_of(attack, name)) if figures else (of(attack),)
                    for attack, (_, figures) in REPAIRED.items())
         return (name, *(entry for column in columns for entry in column))
@@ -424,6 +424,8 @@ def finemix() -> dict[str, View]:
     floors = ("clean twin: the floor", twin[0], "", f"87.4 / {FLOORS['addsent']}", f"87.4 / {FLOORS['lwp']}", "",
               twin[1], "")
     behind = (with_paper(UNDONE, lambda attack: undone(attack, "20%")),
+              with_paper(f"{UNDONE}, Reinitialisation",  # repair.py's own choice behind a part of a trigger alone
+                         lambda attack: undone(attack, "20%", "reinit", "reinit") if attack == "addsent" else ""),
               with_paper(f"{UNDONE}, Fine-mixing + E-PUR", lambda attack: undone(attack, "20%", "finemix", "finemix")))
     few = by_attack("finemix", "64 rows")
     unlabelled = (f"{UNDONE}, no label read", *(undone(attack, "64") for attack in REPAIRED))
