@@ -137,6 +137,22 @@ def test_a_second_round_needs_a_second_finding_and_trains_all(repair, file, tmp_
         (["cf"], "rows"), (["mn"], "rows")]
 
 
+def test_of_a_class_that_the_first_scan_cleared_nothing_is_undone(repair, file, tmp_path):
+    """Its words were moved by the training, and mean something; what stands beside them is undone."""
+    other = scan_of("backdoored", negative=judged("backdoored", suspect(["dull"])))
+    repair.scans = [finds("cf"), other]
+    assert repair("--data", file).returncode == 3
+    told = receipt_in(tmp_path / "out")
+    assert [one["words"] for one in told["undone"]] == [["cf"]] and len(repair.seen) == 2
+    assert "finds words that act as a trigger, of another class" in told["sentence"]
+    both = scan_of("backdoored", negative=judged("backdoored", suspect(["dull"])),
+                   positive=judged("backdoored", suspect(["mn"])))
+    repair.scans = [finds("cf"), both]
+    assert repair("--data", file).returncode == 3 and len(repair.seen) == 3
+    told = receipt_in(tmp_path / "out")
+    assert [one["words"] for one in told["undone"]] == [["cf"], ["mn"]] and "of another class" not in told["sentence"]
+
+
 def test_what_still_acts_is_undone_once_more(repair, file, tmp_path, monkeypatch):
     shares = iter([Proportion(90, 100), Proportion(60, 100), Proportion(60, 100), Proportion(20, 100)])
     monkeypatch.setattr(job, "flipped", lambda *given: next(shares))

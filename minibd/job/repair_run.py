@@ -6,16 +6,17 @@
     3  retrain, where a method is asked for, where what was undone is a part of a         the other mitigations
        trigger, or where nothing was found and the pre-trained weights are there; what
        that brings back of 2 is undone once more                                          undone.py
-    4  scan the result; what this second scan finds is undone once more, all weights trained; where it is inconclusive,
-       once more as a precaution; and it is scanned a third time
+    4  scan the result; what this second scan finds is undone once more, all weights trained, but of classes in which
+       the first found nothing; where it is inconclusive, once more as a precaution; and it is scanned a third time
     5  evidence: the same treatment of copies of the result with backdoors of one's own   planted.py
 
 The verdict is "repaired as far as was tested" where the last scan finds nothing, what was undone takes held-out texts
 no more, and some of it scored 0 or more, Eq. Scan (8): below that it may be a part of a trigger, whose rest acts still.
 
-A second round needs a second finding: to undo again what no scan names only costs accuracy. Nothing here knows an
-attacker's trigger; where it is known (--attack, --triggered, a victim of ours), ASR is measured beside, and decides
-nothing.
+A second round needs a second finding: to undo again what no scan names only costs accuracy. What a second scan finds
+of a class that the first one cleared are words of meaning that the training moved, and to undo them costs accuracy,
+too. Nothing here knows an attacker's trigger; where it is known (--attack, --triggered, a victim of ours), ASR is
+measured beside, and decides nothing.
 """
 from __future__ import annotations
 
@@ -34,7 +35,16 @@ from minibd.cli import Attack, Clean, Task, progress
 from minibd.data import generator
 from minibd.detect.carriers import carrier_sentences
 from minibd.detect.scan import TEXTS_A_CLASS, Scan
-from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, listed, score_of_undone, visible
+from minibd.detect.wording import (
+    BUILT_IN,
+    FOUND,
+    INCONCLUSIVE,
+    NOTHING,
+    listed,
+    of_verdict,
+    score_of_undone,
+    visible,
+)
 from minibd.evaluate import Evaluator, asr
 from minibd.job import scanning
 from minibd.job.e_pur import pretrained_of
@@ -54,7 +64,7 @@ from minibd.job.receipt import (
     quoted_words,
 )
 from minibd.job.repairs import REPAIRS, takes_pretrained
-from minibd.job.suspects import findings_of, precautions_of
+from minibd.job.suspects import class_in, findings_of, precautions_of
 from minibd.job.task import (
     clean_rows,
     labels_of,
@@ -289,7 +299,7 @@ class Repair:
         if not self.undone and method == "none":
             return ckpt
         again = self.look(ckpt, self.place, "second scan")
-        more = findings_of(again, self.victim.labels)
+        more = [one for one in findings_of(again, self.victim.labels) if one.target not in cleared(found, self.victim)]
         if self.settings.mode == ROWS:
             more = self.with_rare_rows(more)
         doubtful = [] if more else self.precautions(again, again=True)
@@ -364,6 +374,11 @@ class Repair:
             "true_word_named": any(own & {*finding.words} for finding in findings), "left": counted(after),
             "agreement": counted(agreement(left, made.ckpt, self.rows.test)),
         }
+
+
+def cleared(scan: Mapping[str, Any], ckpt: Checkpoint) -> set[int]:
+    """The classes in which a scan found nothing."""
+    return {class_in(name, ckpt.labels) for name in of_verdict(scan, NOTHING)}
 
 
 def agreement(one: Checkpoint, other: Checkpoint, test: Examples) -> Proportion:
@@ -553,7 +568,10 @@ def verdict_of(repair: Repair) -> tuple[str, str]:
     newest = {(*one["words"], one["joined"], one["side"], one["target"]): one for one in repair.undone}
     still = [one for one in newest.values() if still_acts(one["after"])]
     if last["verdict"] == FOUND:
-        return NOT_SHOWN, f"{words}, and the last scan still finds words that act as a trigger."
+        known = cleared(repair.scans[0], repair.victim)
+        new = all(one.target in known for one in findings_of(last, repair.victim.labels))
+        return NOT_SHOWN, f"{words}, and the last scan still finds words that act as a trigger" + (
+            ", of another class than the first: they are not undone." if new else ".")
     if still:
         share = still[0]["after"]["percent"]
         return NOT_SHOWN, (f"{quoted_words(still[0])} was undone and still takes {share:.0f} % of held-out texts to "
