@@ -128,7 +128,7 @@ def test_a_class_that_no_clean_text_is_taken_for_keeps_its_texts(victim):
 
 def test_what_cannot_be_is_refused(victim):
     one_class = examples("good film", labels=[1])
-    fails(lambda: rap(victim, one_class, [one_class], Rap(word="zu")), "class 0", "give rows")
+    fails(lambda: rap(victim, one_class, [one_class], Rap(word="zu")), "class negative", "give rows")
     fails(lambda: rap(victim, clean(), [], Rap(variant="released")), "target class", "poisoned rows")
     fails(lambda: rap(victim, clean(), [], Rap(word="zu"), target=5), "5", "0..1")
     for wrong in ({"frr": 1.0}, {"low": 0.4}, {"lr": 0.0}, {"epochs": 0}, {"variant": "other"}):
