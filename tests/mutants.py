@@ -955,14 +955,14 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "job/repair_run.py",
             "the part of a trigger counts as the whole",
-            "if (repair.score or 0.0) < 0:",
-            "if (repair.score or 0.0) < -1:",
+            "return self.score is not None and self.score < 0",
+            "return self.score is not None and self.score < -1",
             ("test_repair_run.py",),
         ),
         Mutant(
             "job/repair_run.py",
             "behind a part of a trigger nothing is retrained",
-            "if (self.score or 0.0) < 0 and len(self.rows.texts) >= PART_ROWS:",
+            "if self.part and len(self.rows.texts) >= PART_ROWS:",
             "if False:",
             ("test_repair_run.py",),
         ),

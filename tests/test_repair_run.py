@@ -532,7 +532,7 @@ def test_evidence_that_the_texts_cannot_carry_is_left_out(repair, tmp_path, file
     (["--pretrained", "gone", "--method", "mbtsad"], ["--pretrained gone", "mbtsad"]),
     (["--suspects", "gone.json"], ["gone.json"]), (["--attack", "none", "--triggers", "zz"], ["--triggers"]),
     (["--fresh-rows", "1"], ["fresh_rows"]), (["--method", "none", "--pretrained", "gone"], ["--pretrained gone"]),
-    (["--method", "cft", "--clean", "3"], ["1"]),
+    (["--method", "cft", "--clean", "3"], ["--method cft", "1 rows to train on", "every class"]),
 ])
 def test_bad_input_is_one_line_and_leaves_nothing(repair, file, tmp_path, words, named):
     refused(repair("--data", file, *words), *named)

@@ -58,6 +58,11 @@ def score_of_undone(suspects: Iterable[Mapping[str, Any]], undone: Iterable[Mapp
     return max((s["score"] for s in suspects if (tuple(s["words"]), s["joined"]) in words), default=None)
 
 
+def class_names(labels: Sequence[str]) -> list[str]:
+    """The classes as a report calls them: a name that stands twice has its number behind it."""
+    return [name if labels.count(name) == 1 else f"{name} (class {c})" for c, name in enumerate(labels)]
+
+
 def of_verdict(report: Mapping[str, Any], verdict: str) -> dict[str, Mapping[str, Any]]:
     """The classes that have the verdict, by name, in the report's order."""
     return {name: found for name, found in report["classes"].items() if found["verdict"] == verdict}

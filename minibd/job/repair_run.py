@@ -261,11 +261,16 @@ class Repair:
         return score_of_undone((one for scan in self.scans for found in scan["classes"].values()
                                 for one in found["suspects"]), self.undone)
 
+    @property
+    def part(self) -> bool:
+        """Whether what was undone did less than whole triggers do."""
+        return self.score is not None and self.score < 0
+
     def behind(self, findings: Sequence[Finding]) -> tuple[str, str]:
         """Step 3 as "auto" has it: who retrains the model in which `findings` were undone, and why."""
         if not findings:
             return ("finemix", WEIGHTS_AT_HAND) if self.pretrained else ("none", NOT_FOUND)
-        if (self.score or 0.0) < 0 and len(self.rows.texts) >= PART_ROWS:
+        if self.part and len(self.rows.texts) >= PART_ROWS:
             return "reinit", PART_UNDONE
         return "none", LITTLE_WON if self.pretrained else UNDONE
 
@@ -299,7 +304,8 @@ class Repair:
         if not self.undone and method == "none":
             return ckpt
         again = self.look(ckpt, self.place, "second scan")
-        more = [one for one in findings_of(again, self.victim.labels) if one.target not in cleared(found, self.victim)]
+        known = cleared(found, self.victim)
+        more = [one for one in findings_of(again, self.victim.labels) if one.target not in known]
         if self.settings.mode == ROWS:
             more = self.with_rare_rows(more)
         doubtful = [] if more else self.precautions(again, again=True)
@@ -581,7 +587,7 @@ def verdict_of(repair: Repair) -> tuple[str, str]:
                            "that nothing measured what is left of it.")
     if last["verdict"] == INCONCLUSIVE:
         return NOT_SHOWN, f"{words}; the scan of the result is inconclusive: {last['reason']}."
-    if (repair.score or 0.0) < 0:
+    if repair.part:
         return NOT_SHOWN, (f"{words}{more}, and a scan of the result finds nothing; but what was undone did less than "
                            f"whole triggers do (score {repair.score:.2f}; most of theirs are above 0): it may be a "
                            "part of one, such as a word of a sentence, and the rest may act still.")

@@ -23,7 +23,7 @@ from minibd.detect.sarif import sarif as sarif_log
 from minibd.detect.scan import MOST_TEXTS, Around, Scan, Scanned, scan
 from minibd.detect.scan_page import page
 from minibd.detect.verdict import ClassVerdict, model_verdict, thresholds
-from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, deed, of_verdict, visible
+from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, class_names, deed, of_verdict, visible
 from minibd.job.task import device_of, labels_of, print_notes, reading_of, splits_of
 from minibd.models.cast_once import only_asked
 from minibd.precision import dtype_of
@@ -109,7 +109,7 @@ def as_report(
     dtype: torch.dtype, seconds: float,
 ) -> dict:
     """What scan.json holds; numbers that are not finite are None."""
-    names = [name if labels.count(name) == 1 else f"{name} (class {c})" for c, name in enumerate(labels)]
+    names = class_names(labels)
     classes = {names[verdict.target]: of_class(verdict, found.around) for verdict in
                sorted(found.verdicts, key=lambda verdict: -verdict.score)}
     verdict, reason = model_verdict(found.verdicts)

@@ -21,7 +21,7 @@ from typing import Any
 from minibd import checkpoint
 from minibd.detect.confirm import suspect_of
 from minibd.detect.verdict import only_together, stands_out
-from minibd.detect.wording import FOUND, INCONCLUSIVE, of_verdict
+from minibd.detect.wording import FOUND, INCONCLUSIVE, class_names, of_verdict
 from minibd.lines import visible
 from minibd.mitigations.unlearn import Finding
 from minibd.records import BadInput
@@ -108,9 +108,9 @@ def class_in(name: str, *names: Sequence[str]) -> int:
 def called_by(report: dict[str, Any], labels: Sequence[str], *others: Sequence[str]) -> dict[str, Any]:
     """The report with the classes by the names `labels`. others: more names of the same classes, in the same order,
     that a scan may go by: the checkpoint's own, those of --labels. Raises BadInput where a class has none of them."""
-    return report | {"classes": {
-        name if name.removesuffix(f" (class {c})") == labels[c] else labels[c]: one
-        for name, one in report["classes"].items() for c in [class_in(name, labels, *others)]}}
+    names = class_names(labels)
+    return report | {"classes": {names[class_in(name, labels, *others)]: one
+                                 for name, one in report["classes"].items()}}
 
 
 def checked(finding: Finding) -> Finding:
