@@ -227,6 +227,9 @@ def join(device: torch.device) -> torch.device:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    # Imported when the group is there (the first optimizer does), it keeps the group as a default argument beyond
+    # destroy_process_group; a thread of gloo's that then still holds a tensor aborts Python at its end.
+    from torch.distributed.nn import functional  # noqa: F401
     with _Watched():
         dist.init_process_group(backend, timeout=PATIENCE)
     meet()  # whoever ended before all are connected would leave the others waiting for it

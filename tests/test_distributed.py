@@ -65,6 +65,11 @@ def test_one_process_prints_and_writes(ends):
     assert [path.name for path in (ends / "run").iterdir()] == ["model.safetensors"]
 
 
+def test_the_processes_leave_no_thread_behind_that_could_abort_them(ends):
+    statuses, out, err, _ = ended(ends, "trained_last")
+    assert (statuses, out, err) == ([0, 0, 0], "", "")
+
+
 def test_bad_input_is_one_line_and_status_2_for_all(ends):
     statuses, out, err, _ = ended(ends, "bad_input")
     assert (statuses, out, err) == ([2, 2, 2], "", "error: no row is of class 1: give rows of both\n")
