@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minibd.cli import Attack, Clean, Idle, Resuming, Task, main, parse, progress, setting, settings_of
-from minibd.job.idle import ATTACK
+from minibd.job.idle import ATTACK, IN_NO_FILE
 
 METHODS = ("auto", "none", "mbtsad", "pure", "cft", "reinit", "fineprune", "finemix", "finepurify")
 
@@ -69,8 +69,7 @@ class Repair:
 RULES = (*ATTACK, Idle(("dev",), lambda v: True, "a method that chooses by validation rows holds a tenth of the clean "
                        "ones out: leave it out"),
          Idle(("clean",), lambda v: not v.data, "the built-in sentences are used whole: name rows with --data"),
-         Idle(("text_column", "label_column", "pair_column"), lambda v: not v.data,
-              "the built-in sentences are in no file: name a file with --data, or leave it out"))
+         IN_NO_FILE)
 
 
 def run() -> None:

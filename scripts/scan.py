@@ -19,20 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minibd.cli import Idle, Task, main, parse, setting, settings_of
-from minibd.job.idle import UNTRAINED
+from minibd.job.idle import IN_NO_FILE, UNTRAINED, built_in
 
 Scan = settings_of("detect.scan", "Scan")
 
 
-def built_in(name: str) -> bool:
-    """Whether --data names built-in rows, and no file or folder."""
-    return name in ("reviews", "pairs") and not Path(name).exists()
-
-
 RULES = (
     UNTRAINED,
-    Idle(("text_column", "label_column", "pair_column"), lambda v: not v.data or built_in(v.data),
-         "the texts are built-in ones and in no file: name a file with --data, or leave it out"),
+    IN_NO_FILE,
     Idle(("labels",), lambda v: v.data == "pairs" and built_in(v.data),
          "the built-in pairs have names of their own, and a model of them the same: leave it out"),
 )

@@ -136,6 +136,8 @@ def said(monkeypatch, capsys):
     ("scan.py", f"{CKPT} --text-column a --pair-column b", ["--text-column a, --pair-column b", "--data"]),
     ("scan.py", f"{CKPT} --data reviews --label-column a", ["--label-column a", "built-in"]),
     ("scan.py", f"{CKPT} --data pairs --labels a,b", ["--labels a,b", "pairs"]),
+    ("repair.py", f"{CKPT} --pair-column a", ["--pair-column a", "built-in", "--data"]),
+    ("repair.py", f"{CKPT} --data reviews --text-column a", ["--text-column a", "built-in", "--data"]),
     ("choose.py", f"{CKPT} --out F", ["--out F", "--results"]),
     ("choose.py", f"{CKPT} --method cft --teachers", ["--teachers", "cft"]),
     ("choose.py", f"{CKPT} --method cft --share 0.2", ["--share", "fineprune"]),

@@ -4,6 +4,7 @@ A script hands the rules of its groups to `cli.parse`, with its own behind them.
 """
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 from minibd.cli import Idle
@@ -41,6 +42,19 @@ ATTACK = (
          "{attack} inserts its trigger and reads no paraphrases: say --attack paraphrase, or leave it out"),
 )
 
+
+# ---- the rows
+
+def built_in(name: str) -> bool:
+    """Whether --data of scan.py or repair.py names built-in rows, and no file or folder."""
+    return name in ("reviews", "pairs") and not Path(name).exists()
+
+
+IN_NO_FILE = Idle(("text_column", "label_column", "pair_column"), lambda v: not v.data or built_in(v.data),
+                  "the texts are built-in ones and in no file: name a file with --data, or leave it out")
+
+
+# ---- the training
 
 MEMORY = ("micro_batch", "checkpoint_activations")
 UNTRAINED = Idle(MEMORY, lambda v: True, "of a training, and nothing is trained here: leave it out")
