@@ -103,6 +103,7 @@ WEIGHTS_AT_HAND = "nothing was found, and Fine-mixing with E-PUR goes back to th
 BROUGHT_BACK = "retraining brought them back"
 PRECAUTION = "the scan is inconclusive, these words act as a trigger does, and no text needs their rows: a precaution"
 
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """What the defender holds. texts: to scan with, to undo and to train on, -1 where a text has no label. test: held
