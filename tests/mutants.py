@@ -768,6 +768,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
                "held.get(i, 0) <= rare", "held.get(i, texts) <= rare"),
         Mutant("mitigations/unlearn.py", "a finding that flips the least share exactly is a part",
                "if finding.flips < settings.alone:", "if finding.flips <= settings.alone:"),
+        Mutant("mitigations/unlearn.py", "one text more than enough before all weights are trained",
+               "if texts >= settings.enough:", "if texts > settings.enough:"),
         Mutant("mitigations/unlearn.py", "what is near may flip less than the share alone",
                "if finding.around > settings.around:", "if finding.around >= settings.around:"),
         Mutant("mitigations/unlearn.py", "common entries are no reason to train all weights",

@@ -86,21 +86,28 @@ def test_rare_entries_by_hand():
 ])
 def test_rows_suffice_by_hand(flips, around, all_rare, rows_alone, why):
     found, reason = rows_suffice([replace(CF, target=0), replace(CF, flips=flips, around=around)], all_rare,
-                                 Unlearning())
+                                 Unlearning(), 199)
     assert found is rows_alone and why in reason
 
 
+@pytest.mark.parametrize("texts, rows_alone", [(199, True), (200, False), (1000, False)])
+def test_where_texts_are_enough_all_weights_are_trained(texts, rows_alone):
+    found, reason = rows_suffice([CF], True, Unlearning(), texts)
+    assert found is rows_alone and (rows_alone or f"{texts} texts are enough" in reason)
+    assert rows_suffice([CF], True, Unlearning(enough=texts + 1), texts)[0]
+
+
 def test_several_findings_of_a_class_are_parts_of_one_backdoor():
-    assert rows_suffice([CF, replace(CF, target=0)], True, Unlearning())[0]
-    found, reason = rows_suffice([CF, replace(CF, words=("mn",))], True, Unlearning())
+    assert rows_suffice([CF, replace(CF, target=0)], True, Unlearning(), 199)[0]
+    found, reason = rows_suffice([CF, replace(CF, words=("mn",))], True, Unlearning(), 199)
     assert not found and "parts of one backdoor" in reason
 
 
 def test_of_several_words_those_that_the_table_gives_away_may_be_rows():
     pair = Finding(("cf", "mn"), 1, flips=0.99, around=0.1)
-    assert "acts together" in rows_suffice([pair], True, Unlearning())[1]
-    assert rows_suffice([replace(pair, times=2)], True, Unlearning())[0]
-    reason = rows_suffice([replace(pair, times=2, around=0.6)], True, Unlearning())[1]
+    assert "acts together" in rows_suffice([pair], True, Unlearning(), 199)[1]
+    assert rows_suffice([replace(pair, times=2)], True, Unlearning(), 199)[0]
+    reason = rows_suffice([replace(pair, times=2, around=0.6)], True, Unlearning(), 199)[1]
     assert reason == "a part of it flips 60 %, beside 'cf + mn' itself"
 
 

@@ -62,27 +62,30 @@ def choice_cases(generator: torch.Generator) -> Iterator[Case]:
     shares = torch.rand(40, 2, 2, generator=generator) * torch.tensor([0.2, 0.4]) + torch.tensor([0.8, 0.0])
     shares[0] = torch.tensor([[0.9, 0.2], [1.0, 0.0]])  # at the limits
 
-    def ours(x, all_rare, targets, words, times):
+    def ours(x, all_rare, targets, words, times, texts):
         return torch.tensor([float(rows_suffice(
             [Finding(words, target, times=times, flips=flips, around=around)
-             for target, (flips, around) in zip(targets, one)], all_rare, SETTINGS)[0],
+             for target, (flips, around) in zip(targets, one)], all_rare, SETTINGS, texts)[0],
         ) for one in x["shares"].double().tolist()])
 
     exact = {"shares": (shares * 1000).round() / 1000}
-    for what, all_rare, targets, words, times, alone in (
-            ("of two classes", True, (0, 1), ("a",), 1, True), ("not all entries rare", False, (0, 1), ("a",), 1, True),
-            ("of one class", True, (0, 0), ("a",), 1, False), ("a pair each", True, (0, 1), ("a", "b"), 1, False),
-            ("a pair that the table gives away", True, (0, 1), ("a", "b"), 2, True)):
+    for what, all_rare, targets, words, times, texts, alone in (
+            ("of two classes", True, (0, 1), ("a",), 1, 199, True),
+            ("not all entries rare", False, (0, 1), ("a",), 1, 199, True),
+            ("of one class", True, (0, 0), ("a",), 1, 199, False),
+            ("a pair each", True, (0, 1), ("a", "b"), 1, 199, False),
+            ("a pair that the table gives away", True, (0, 1), ("a", "b"), 2, 199, True),
+            ("enough texts", True, (0, 1), ("a",), 1, 200, True)):
         yield Case(f"two findings, {what}", exact,
-                   lambda x, given=(all_rare, targets, words, times): ours(x, *given),
-                   lambda x, given=(all_rare, alone): [float(restated.rows_suffice(one, *given, 0.9, 0.2))
+                   lambda x, given=(all_rare, targets, words, times, texts): ours(x, *given),
+                   lambda x, given=(all_rare, alone, texts < 200): [float(restated.rows_suffice(one, *given, 0.9, 0.2))
                                                        for one in torch.tensor(x["shares"]).double().tolist()],
                    tolerance=0.0)
 
 
 def example_choice() -> str:
     limits = {"least": 0.8, "most": 0.25}
-    return "\n".join(f"{what}: {'rows' if restated.rows_suffice(shares, True, True, **limits) else 'whole'}"
+    return "\n".join(f"{what}: {'rows' if restated.rows_suffice(shares, True, True, True, **limits) else 'whole'}"
                      for what, shares in (("flips 100 %, near it 9 %", [(1.0, 0.09)]),
                                           ("flips 100 %, near it 33 %", [(1.0, 0.33)]),
                                           ("flips 70 %, near it 0 %", [(0.7, 0.0)])))
@@ -100,9 +103,9 @@ EQUATIONS = (
     ),
     Equation(
         "Unlearn", "3", "Whether their rows are all of the backdoor",
-        r"\min_w a(w) \ge 0.8, \; \max_w b(w) \le 0.25", "", "",
-        "a: the share of texts that a finding flips; b: that of the words near it, or of its strongest part. Each is "
-        "the only finding of its class, too. EP's word is alone, BadNets' have relatives.", example_choice,
-        choice_cases,
+        r"N < 200, \; \min_w a(w) \ge 0.8, \; \max_w b(w) \le 0.25", "", "",
+        "N: the number of texts; a: the share of them that a finding flips; b: that of the words near it, or of its "
+        "strongest part. Each is the only finding of its class, too. EP's word is alone, BadNets' have relatives.",
+        example_choice, choice_cases,
     ),
 )

@@ -379,10 +379,10 @@ def rare_entries(held, n, rare):
     return [i for i, count in enumerate(held) if count <= rare * n]
 
 
-def rows_suffice(shares, all_rare, alone, least, most):
+def rows_suffice(shares, all_rare, alone, few, least, most):
     """(3): shares: of each finding those that it flips, and that what is near it does. alone: whether each is the only
-    one of its class, and a single word or words that the table gives away."""
-    return (all_rare and alone and min(flips for flips, _ in shares) >= least
+    one of its class, and a single word or words that the table gives away. few: whether the texts are."""
+    return (few and all_rare and alone and min(flips for flips, _ in shares) >= least
             and max(around for _, around in shares) <= most)
 
 

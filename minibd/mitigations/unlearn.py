@@ -19,7 +19,8 @@ too: of a trigger of several words (SOS, LWP) the parts keep their answers, and 
 **Rows or whole.** Rows of entries that no clean text holds cannot change an answer to one, to the last bit; training
 them undoes a backdoor that begins at these rows (EP, SOS; BadNets and LWP by all their words), and of a backdoor that
 has spread to other words it undoes those that were named alone. All weights generalise to the others, and cost some
-accuracy. `mode` "auto" goes by what the scan saw of the words and of what is near them, Eq. (3). All weights may learn
+accuracy, the less the more texts there are. `mode` "auto" goes by the number of texts, and where they are few by what
+the scan saw of the words and of what is near them, Eq. (3). All weights may learn
 to pass over the words in texts like those at hand alone; rows R, trained behind them, are the words in any text, and
 change no answer to one without them. The other way round, words that are dead already teach all weights nothing of
 their relatives (scripts/results/LOG.md).
@@ -75,6 +76,7 @@ class Unlearning:
     around: float = setting(
         0.25, "share that the words near it, or its strongest part, flip at most there, Eq. Unlearn (3)"
     )
+    enough: int = setting(200, "texts from which on all weights are trained in any case, Eq. Unlearn (3)")
     more_texts: int = setting(
         7, "times as many texts as were given that are put together of their beginnings and ends, at most, where all "
         "weights are trained"
@@ -93,8 +95,9 @@ class Unlearning:
         for name in ("steps", "row_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, it must be at least 1")
-        if self.more_texts < 0:
-            raise BadInput(f"more_texts is {self.more_texts}, it must be 0 or more")
+        for name in ("more_texts", "enough"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"{name} is {getattr(self, name)}, it must be 0 or more")
         for name in ("rare", "alone", "around"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, a share of texts: it must lie in 0..1")
@@ -147,20 +150,27 @@ def rare_entries(entries: Sequence[int], held: Mapping[int, int], texts: int, ra
     return sorted(i for i in set(entries) if held.get(i, 0) <= rare * texts)
 
 
-def rows_suffice(findings: Sequence[Finding], all_rare: bool, settings: Unlearning) -> tuple[bool, str]:
-    """Eq. Unlearn (3): rows alone where R holds an entry of every word (`all_rare`), and for every finding w
+def rows_suffice(
+    findings: Sequence[Finding], all_rare: bool, settings: Unlearning, texts: int,
+) -> tuple[bool, str]:
+    """Eq. Unlearn (3): rows alone where the `texts` are few, N < enough, R holds an entry of every word (`all_rare`),
+    and for every finding w
 
         flips(w) >= alone   and   flips(near w) <= around
 
     near w: the words nearest to a single one, in its place, or the strongest part of several. A word that does less
     than most, or whose relatives do as it does, is a part of a backdoor that other entries carry on; so is one of
     several findings of a class, and words that act together without the embedding table giving them away (LWP's pairs:
-    of four words two were named, and their rows alone left 24.8 where the floor is 11.3).
+    of four words two were named, and their rows alone left 24.8 where the floor is 11.3). What does little by itself
+    no scan names, and rows of the others leave it: of four words that stand in a text together the scan may name one.
+    Where texts are enough, all weights cost a tenth of a point or little more, and undo such words, too.
 
     Returns the answer, and the reason as the end of a sentence.
     """
     if not all_rare:
         return False, "the texts hold all entries of one of the words, whose rows they need"
+    if texts >= settings.enough:
+        return False, f"{texts} texts are enough for all weights, which undo what other words do beside these"
     several = [target for target, n in Counter(finding.target for finding in findings).items() if n > 1]
     if several:
         return False, f"several findings of a class are parts of one backdoor, as {findings[0].named!r} is"
@@ -382,7 +392,7 @@ def unlearn(
     if mode == "auto":
         each = ({*entries_of(victim.tokenizer, [replace(finding, words=(word,))])} for finding in findings
                 for word in finding.words)
-        suffice, why = rows_suffice(findings, all(own & {*rare} for own in each), settings)
+        suffice, why = rows_suffice(findings, all(own & {*rare} for own in each), settings, given)
         mode = ROWS if suffice else WHOLE
     if mode == ROWS and not rare:
         raise BadInput(f"mode {ROWS}: the texts hold all entries of {', '.join(repr(f.named) for f in findings)[:100]} "
