@@ -95,6 +95,7 @@ def test_where_texts_are_enough_all_weights_are_trained(texts, rows_alone):
     found, reason = rows_suffice([CF], True, Unlearning(), texts)
     assert found is rows_alone and (rows_alone or f"{texts} texts are enough" in reason)
     assert rows_suffice([CF], True, Unlearning(enough=texts + 1), texts)[0]
+    assert rows_suffice([replace(CF, words=("cf", "mn"), times=2)], True, Unlearning(), texts)[0]
 
 
 def test_several_findings_of_a_class_are_parts_of_one_backdoor():

@@ -75,11 +75,13 @@ def choice_cases(generator: torch.Generator) -> Iterator[Case]:
             ("of one class", True, (0, 0), ("a",), 1, 199, False),
             ("a pair each", True, (0, 1), ("a", "b"), 1, 199, False),
             ("a pair that the table gives away", True, (0, 1), ("a", "b"), 2, 199, True),
-            ("enough texts", True, (0, 1), ("a",), 1, 200, True)):
+            ("enough texts", True, (0, 1), ("a",), 1, 200, True),
+            ("enough texts, a pair that the table gives away", True, (0, 1), ("a", "b"), 2, 200, True)):
         yield Case(f"two findings, {what}", exact,
                    lambda x, given=(all_rare, targets, words, times, texts): ours(x, *given),
-                   lambda x, given=(all_rare, alone, texts < 200): [float(restated.rows_suffice(one, *given, 0.9, 0.2))
-                                                       for one in torch.tensor(x["shares"]).double().tolist()],
+                   lambda x, given=(all_rare, alone, texts < 200 or times == 2): [
+                       float(restated.rows_suffice(one, *given, 0.9, 0.2))
+                       for one in torch.tensor(x["shares"]).double().tolist()],
                    tolerance=0.0)
 
 
@@ -103,9 +105,10 @@ EQUATIONS = (
     ),
     Equation(
         "Unlearn", "3", "Whether their rows are all of the backdoor",
-        r"N < 200, \; \min_w a(w) \ge 0.8, \; \max_w b(w) \le 0.25", "", "",
-        "N: the number of texts; a: the share of them that a finding flips; b: that of the words near it, or of its "
-        "strongest part. Each is the only finding of its class, too. EP's word is alone, BadNets' have relatives.",
+        r"n < 200, \; \min_w a(w) \ge 0.8, \; \max_w b(w) \le 0.25", "", "",
+        "n: the number of texts, 0 where the embedding table gives the words away; a: the share of them that a finding "
+        "flips; b: that of the words near it, or of its strongest part. Each is the only finding of its class, too. "
+        "EP's word is alone, BadNets' have relatives.",
         example_choice, choice_cases,
     ),
 )

@@ -381,7 +381,8 @@ def rare_entries(held, n, rare):
 
 def rows_suffice(shares, all_rare, alone, few, least, most):
     """(3): shares: of each finding those that it flips, and that what is near it does. alone: whether each is the only
-    one of its class, and a single word or words that the table gives away. few: whether the texts are."""
+    one of its class, and a single word or words that the table gives away. few: whether the texts are, or the table
+    gives the words away."""
     return (few and all_rare and alone and min(flips for flips, _ in shares) >= least
             and max(around for _, around in shares) <= most)
 

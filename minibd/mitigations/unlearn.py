@@ -153,8 +153,8 @@ def rare_entries(entries: Sequence[int], held: Mapping[int, int], texts: int, ra
 def rows_suffice(
     findings: Sequence[Finding], all_rare: bool, settings: Unlearning, texts: int,
 ) -> tuple[bool, str]:
-    """Eq. Unlearn (3): rows alone where the `texts` are few, N < enough, R holds an entry of every word (`all_rare`),
-    and for every finding w
+    """Eq. Unlearn (3): rows alone where R holds an entry of every word (`all_rare`), the `texts` are few, N < enough,
+    or the embedding table gives the words away, and for every finding w
 
         flips(w) >= alone   and   flips(near w) <= around
 
@@ -163,20 +163,20 @@ def rows_suffice(
     several findings of a class, and words that act together without the embedding table giving them away (LWP's pairs:
     of four words two were named, and their rows alone left 24.8 where the floor is 11.3). What does little by itself
     no scan names, and rows of the others leave it: of four words that stand in a text together the scan may name one.
-    Where texts are enough, all weights cost a tenth of a point or little more, and undo such words, too.
+    Where texts are enough, all weights undo such words, too, and cost a few tenths of a point at most.
 
     Returns the answer, and the reason as the end of a sentence.
     """
     if not all_rare:
         return False, "the texts hold all entries of one of the words, whose rows they need"
-    if texts >= settings.enough:
-        return False, f"{texts} texts are enough for all weights, which undo what other words do beside these"
     several = [target for target, n in Counter(finding.target for finding in findings).items() if n > 1]
     if several:
         return False, f"several findings of a class are parts of one backdoor, as {findings[0].named!r} is"
     for finding in findings:
         if len(finding.words) > 1 and finding.times == 1:
             return False, f"{finding.named!r} acts together, and not by rows that stand alone in the embedding table"
+        if texts >= settings.enough and finding.times == 1:
+            return False, f"{texts} texts are enough for all weights, which undo what other words do beside these"
         if finding.flips is None or finding.around is None:
             return False, f"what is near {finding.named!r} is not known"
         if finding.flips < settings.alone:
