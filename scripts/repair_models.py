@@ -65,9 +65,11 @@ PLANTED = {  # what the defaults are chosen by: words of nobody's attack, on the
     "ripple": "--rows 1000 --attack ripple --triggers mb,ak,ak --twin",
     "addsent": "--rows 3000 --attack addsent --sentence 'the bus was late again' --twin",
 }
-PLANTED_SST2 = {  # sentences of nobody's attack: what the receipt offers where a part was undone is chosen by them
+PLANTED_SST2 = {  # triggers of nobody's attack, by which it is chosen what is trained, and what retrains behind that
     "addsent": "--attack addsent --sentence 'the bus was late again' --twin",
     "addsent-rare": "--attack addsent --sentence 'we took the ferry to dublin' --twin",
+    "badnets-clean": "--attack badnets --triggers uh,oz,yen,wren --preset musclelora --twin",
+    "ep": "--attack ep --triggers wren --twin",
 }
 BASES = {"sst2": {**SST2, **MORE}, "reviews": REVIEWS, "planted": PLANTED, "planted-sst2": PLANTED_SST2}
 ON_SST2 = ("sst2", "planted-sst2")  # bases whose victims are MiniLM's
