@@ -76,7 +76,7 @@ class Unlearning:
     around: float = setting(
         0.25, "share that the words near it, or its strongest part, flip at most there, Eq. Unlearn (3)"
     )
-    enough: int = setting(200, "texts from which on all weights are trained in any case, Eq. Unlearn (3)")
+    enough: int = setting(200, "texts from which on all weights are trained on a single word, Eq. Unlearn (3)")
     more_texts: int = setting(
         7, "times as many texts as were given that are put together of their beginnings and ends, at most, where all "
         "weights are trained"
