@@ -30,7 +30,9 @@ is the model's own answer, a text need not be one that anybody wrote: beginnings
 together, keep a point or more of accuracy (`recombined`; scripts/results/LOG.md). Many more than those that were given
 would also keep what words do that were not named.
 
-Texts of another task serve, and so do the scan's built-in sentences: what is compared is the model with itself.
+Texts of another task serve, and so do the scan's built-in sentences: what is compared is the model with itself. What
+all weights learn from such texts costs accuracy in those of the task, and nothing here tells them: `mode` "rows" is for
+them where they are many.
 """
 from __future__ import annotations
 
@@ -154,7 +156,7 @@ def rows_suffice(
     findings: Sequence[Finding], all_rare: bool, settings: Unlearning, texts: int,
 ) -> tuple[bool, str]:
     """Eq. Unlearn (3): rows alone where R holds an entry of every word (`all_rare`), the `texts` are few, N < enough,
-    or the embedding table gives the words away, and for every finding w
+    or the embedding table gives the words away (whose `times` is above 1), and for every finding w
 
         flips(w) >= alone   and   flips(near w) <= around
 
