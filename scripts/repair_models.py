@@ -8,13 +8,16 @@ nothing but the model.
     python scripts/repair_models.py all --minilm MINILM_FOLDER --sst2 SST2_FOLDER --only ep,sos --seeds 0 --held 20%
     python scripts/repair_models.py all --base reviews --only badnets --seeds 0
     python scripts/repair_models.py victims --minilm MINILM_FOLDER --sst2 SST2_FOLDER --only ep,sos --seeds 0
+    python scripts/repair_models.py twins --minilm MINILM_FOLDER --sst2 SST2_FOLDER --only ep,sos    # clean models
     python scripts/repair_models.py choose --base planted --seeds 10    # what the defaults are chosen by
     python scripts/tables.py repair --write        # the page of what is there
 
 attack.py trains each victim and its clean twin under --work; what is there is not trained again. Each repair is a cell,
 appended to --results as it ends: CACC and ASR of the victim, after the undoing, after each further part, the clean
-twin's floor on the same triggered rows, what the scans found, and seconds. No repair sees a triggered row. One process
-a victim ("one" and "tried" are these processes).
+twin's floor on the same triggered rows, what the scans found, and seconds. No repair sees a triggered row. "twins"
+repairs the clean twins in the victims' place: what a repair costs a model without a backdoor; its cells are appended
+to scripts/results/repair-twins.jsonl. One process a victim ("one", "tried", "measured" and "spared" are these
+processes).
 
 "choose" scans each victim of --base planted, whose triggers are no attack's own, and its clean twin, and undoes what is
 named in each of several ways; its cells are appended to scripts/results/repair-choose.jsonl.
@@ -100,7 +103,7 @@ class Where:
     mode: str = setting("auto", "what is trained to undo", choices=("auto", "rows", "whole"))
     work: str = setting("out/repair-models", "folder of the victims, kept and used again")
     results: str = setting("", "file that the cells are appended to (default scripts/results/repair.jsonl, of choose "
-                           "repair-choose.jsonl, of victims repair-victims.jsonl)")
+                           "repair-choose.jsonl, of victims repair-victims.jsonl, of twins repair-twins.jsonl)")
     jobs: int = setting(1, "victims at a time")
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
     dtype: str = setting("float32", "precision of matrix products, training and scans",
@@ -108,8 +111,12 @@ class Where:
     force: bool = setting(False, "repair again what is there; the newest of a cell's lines counts")
 
 
-PARTS = {"all": "one", "choose": "tried", "victims": "measured"}  # the processes that a job consists of
-FILES = {"one": "repair", "tried": "repair-choose", "measured": "repair-victims"}  # .jsonl that their cells go to
+PARTS = {  # the processes that a job consists of
+    "all": "one", "choose": "tried", "victims": "measured", "twins": "spared",
+}
+FILES = {  # .jsonl that their cells go to
+    "one": "repair", "tried": "repair-choose", "measured": "repair-victims", "spared": "repair-twins",
+}
 
 
 def run() -> None:
@@ -117,7 +124,8 @@ def run() -> None:
     attacks = checked(where)
     where = where if where.results else replace(where, results=file_of(PARTS.get(job, job)))
     if job in FILES:
-        {"one": repaired, "tried": tried, "measured": measured}[job](attacks[0], int(where.seeds[0]), where)
+        cells = {"one": repaired, "tried": tried, "measured": measured, "spared": spared}[job]
+        cells(attacks[0], int(where.seeds[0]), where)
         return
     progress().kept = f"victims under {where.work} and cells in {where.results} stay, the same command goes on"
     todo = [(attack, seed) for seed in where.seeds for attack in attacks]
@@ -181,12 +189,20 @@ def victim_of(attack: str, seed: int, where: Where) -> Path:
 
 def repaired(attack: str, seed: int, where: Where) -> None:
     """The cells of one victim that are not there yet."""
-    cells = [{"base": where.base, "attack": attack, "flags": BASES[where.base][attack], "seed": seed, "held": held,
-              "method": "none" if held in UNLABELLED else where.method, "mode": where.mode, "dtype": where.dtype}
-             for held in where.held]
-    add_missing(cells, one_repair, where)
+    add_missing(cells_of(attack, seed, where), one_repair, where)
     if where.results == file_of("one") and is_made(folder_of(attack, seed, where)):  # none is trained for that alone
         measured(attack, seed, replace(where, results=file_of("measured"), force=False))
+
+
+def spared(attack: str, seed: int, where: Where) -> None:
+    """The cells of one clean twin that are not there yet."""
+    add_missing([cell | {"clean": True} for cell in cells_of(attack, seed, where)], one_repair, where)
+
+
+def cells_of(attack: str, seed: int, where: Where) -> list[dict]:
+    return [{"base": where.base, "attack": attack, "flags": BASES[where.base][attack], "seed": seed, "held": held,
+             "method": "none" if held in UNLABELLED else where.method, "mode": where.mode, "dtype": where.dtype}
+            for held in where.held]
 
 
 def measured(attack: str, seed: int, where: Where) -> None:
@@ -232,7 +248,7 @@ def rows_of(held: str, seed: int, where: Where, ckpt: Checkpoint) -> Rows:
 
 
 def one_repair(cell: dict, victim: Path, where: Where) -> dict:
-    """One repair, measured on all test rows and all triggered ones."""
+    """One repair of a victim or of its clean twin, measured on all test rows and all triggered ones."""
     import time
 
     from minibd import checkpoint
@@ -244,15 +260,15 @@ def one_repair(cell: dict, victim: Path, where: Where) -> dict:
     from minibd.job.task import device_of
     from minibd.mitigations.unlearn import Unlearning
 
-    started, path = time.perf_counter(), model_in(victim)
-    device = device_of(where.device)
-    ckpt = checkpoint.load(path, device)
+    started, device, clean = time.perf_counter(), device_of(where.device), cell.get("clean", False)
+    attacked, twin = (checkpoint.load(model_in(victim, one), device) for one in (False, True))
+    ckpt, path = twin if clean else attacked, model_in(victim, clean)
     name = "-".join(str(cell[key]).strip("%") for key in ("attack", "seed", "held", "method", "mode"))
+    name += "-clean" if clean else ""
     out = Path(where.work, where.base, "repaired", name)
     task = Task(str(path), data=where.sst2, out=str(out), seed=cell["seed"], device=where.device, dtype=where.dtype)
     rows = rows_of(cell["held"], cell["seed"], where, ckpt)
-    evaluator = job.open_evaluator(attack_of(cell, where), task, ckpt, rows)
-    twin = checkpoint.load(model_in(victim, clean=True), device)
+    evaluator = job.open_evaluator(attack_of(cell, where), task, attacked, rows)
     floor = evaluator(twin.model, twin.tokenizer)
     pretrained = None
     if takes_pretrained(cell["method"]):

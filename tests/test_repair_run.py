@@ -381,6 +381,24 @@ def test_the_pre_trained_weights_choose_finemix_where_nothing_is_found(repair, f
         assert ("also retrain" in time) == (not more) and time.count("retrain") == 1
 
 
+@pytest.mark.parametrize("first, many, rate, layers, lr", [
+    (NOTHING, 48, 1e-3, 2, 1e-3), (NOTHING, 48, 1e-4, 2, 54e-5),  # a narrow model's own rate is higher
+    (NOTHING, 49, 1e-3, 1, 54e-5),  # more than the 48 that the file leaves to work with
+    (finds("cf"), 48, 1e-3, 1, 54e-5), (doubts(suspect(["cf"], score=0.3)), 48, 1e-3, 1, 54e-5),  # a precaution
+])
+def test_reinitialisation_goes_deeper_where_rows_are_many_and_no_words_were_undone(
+    repair, file, tmp_path, monkeypatch, first, many, rate, layers, lr,
+):
+    monkeypatch.setattr(job, "DEEPER_ROWS", many)
+    monkeypatch.setattr(job, "DEEPER", {"layers": 2, "lr": rate})
+    repair.scans = [first, NOTHING]
+    assert repair("--data", file, "--method", "reinit").returncode == 0
+    entry = checkpoint.load(tmp_path / "out" / "tiny.safetensors").history[-1]
+    assert entry["mitigation"] == "reinitialisation"
+    assert (entry["layers"], entry["lr"]) == pytest.approx((layers, lr))
+    assert (entry["clean_rows"], entry["validation_rows"]) == ((48, 0) if layers == 2 else (43, 5))
+
+
 @pytest.mark.parametrize("given", [(), ("pretrained",)])
 def test_behind_a_part_of_a_trigger_the_last_layer_is_drawn_anew(repair, file, tmp_path, pre_file, monkeypatch, given):
     """Where enough rows have labels; not behind a precaution, nor where a method is named, nor behind a whole one."""

@@ -7,9 +7,9 @@ from minibd.tables.pivot import Book
 from minibd.tables.step_two import steps
 
 
-def line(settings=MBTSAD(), ckpt="victim-1", student=20.0, **plant):
+def line(settings=MBTSAD(), ckpt="victim-1", student=20.0, clean=300, **plant):
     names = [("planted", 99.0), ("TS-FT", 45.0), *([("MBTSAD", student)] if student else [])]
-    return {"cell": {"ckpt": ckpt, "seed": 1, "plant": plant, "settings": asdict(settings)},
+    return {"cell": {"ckpt": ckpt, "seed": 1, "clean": clean, "plant": plant, "settings": asdict(settings)},
             "steps": [{"name": name, "dev": 85.0, "planted_asr": asr} for name, asr in names]}
 
 
@@ -34,3 +34,11 @@ def test_a_setting_that_a_cell_lacks_is_told_in_the_others(tmp_path):
     del lacks["cell"]["settings"]["student_dropout"], others[0]["cell"]["settings"]["student_dropout"]
     (tmp_path / "mbtsad-step2.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (lacks, *others)))
     assert [row[-1] for row in steps(Book(tmp_path)).rows] == ["", "", "student dropout no"]
+
+
+def test_the_clean_rows_are_told_where_a_victim_has_others_more_often(tmp_path):
+    found = [line(), line(clean=600, student=10.0), line(replace(MBTSAD(), beta=2.0)), line(ckpt="victim-2", clean=900)]
+    (tmp_path / "mbtsad-step2.jsonl").write_text("".join(json.dumps(one) + "\n" for one in found))
+    assert [(row[0], row[5], row[-1]) for row in steps(Book(tmp_path)).rows] == [
+        ("victim-1", "85.0 / 20.0", ""), ("victim-1", "85.0 / 10.0", "600 clean rows"),
+        ("victim-1", "85.0 / 20.0", "beta 2"), ("victim-2", "85.0 / 20.0", "")]

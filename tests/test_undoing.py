@@ -9,7 +9,7 @@ import pytest
 
 from conftest import ROOT
 from minibd.tables.pivot import Book
-from minibd.tables.undoing import each, false_namings, summary, victims, ways
+from minibd.tables.undoing import each, false_namings, summary, twins, victims, ways
 
 
 def scored(word: str, score: float, joined: bool = False) -> dict:
@@ -68,6 +68,14 @@ def test_a_row_a_cell(tmp_path):
          "`cf`; `a/b`", "-0.14", "rows", "nothing was found", "15"),
         ("384, SST-2: ep, 0", "the model alone", "87.0 / 100.0", "-", "87.0 / 100.0", "87.5 / 12.0", "nothing", "-",
          "-", "nothing was found", "15"))
+
+
+def test_what_a_repair_costs_a_clean_model(tmp_path):
+    named, unnamed = line(held="none", clean=True), line(undone=(), held="20%", method="reinit", clean=True)
+    (tmp_path / "repair-twins.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (named, unnamed)))
+    assert twins(Book(tmp_path)).rows == (
+        ("384, SST-2: ep, 0", "20 % clean rows, reinit", "87.0", "87.0", "+0.0", "nothing", "nothing was found"),
+        ("384, SST-2: ep, 0", "the model alone", "87.0", "86.5", "-0.5", "`cf`", "nothing was found"))
 
 
 def trial(attack="ep", held="64", clean=False, kind="found", asr=5.0, **other):
@@ -140,3 +148,6 @@ def test_a_victim_and_its_twin_are_measured_with_and_without_a_trigger(models, t
     assert (victim["name"], twin["name"]) == ("victim", "clean twin")
     for one in (victim, twin):
         assert one["n_untriggered"] == one["n_triggered"] and 0 <= one["untriggered"] <= 100
+    models.spared("badnets", 0, replace(where, results=str(tmp_path / "twins.jsonl"), held=("none",)))
+    spared = json.loads((tmp_path / "twins.jsonl").read_text())
+    assert spared["cell"]["clean"] and spared["result"]["steps"][0]["cacc"] == twin["cacc"]

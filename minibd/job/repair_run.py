@@ -90,6 +90,8 @@ LEAST_STEPS = 200  # of each of MBTSAD's trainings, however few the rows
 OFFERED = "reinit"  # what the receipt offers where words do not get there
 PLANTED_TEXTS = 600  # that a backdoor of one's own is planted with, at most
 PART_ROWS = 200  # labelled rows from which on what holds a part of a trigger is retrained
+DEEPER = {"layers": 2, "lr": 1e-4}  # of reinitialisation, where no words were undone; a narrow model's rate is higher
+DEEPER_ROWS = 1000  # and so many labelled rows train; fewer lose three points of accuracy by it (repair.md)
 STRANGE_TEXTS = "the texts are not of the task, and what all weights learn from them costs accuracy in those that are"
 NO_LABELS = "retraining reads labels of two classes or more, which these texts do not have"
 UNDONE = "what was found is undone without it; --method retrains all the same"
@@ -251,8 +253,9 @@ class Repair:
     def retrain(self, ckpt: Checkpoint, method: str) -> Checkpoint:
         """Step 3."""
         started = time.perf_counter()
+        deeper = not self.undone and len(self.rows.texts) >= DEEPER_ROWS
         cleaned = retrained(method, ckpt, self.pretrained, self.rows.texts, seed=self.task.seed, dtype=self.dtype,
-                            log=self.log)
+                            log=self.log, deeper=deeper)
         self.measure(method, cleaned, self.timed("retrain", started))
         return cleaned
 
@@ -476,9 +479,11 @@ def with_validation(clean: Examples, method: str, seed: int) -> tuple[Examples, 
 
 def retrained(
     method: str, ckpt: Checkpoint, pretrained: Checkpoint | None, clean: Examples, *, seed: int, dtype: torch.dtype,
-    log: StepLog,
+    log: StepLog, deeper: bool = False,
 ) -> Checkpoint:
-    """Step 3: the method's own defaults; a tenth of the rows chooses an epoch or rho where the method chooses one."""
+    """Step 3: the method's own defaults; a tenth of the rows chooses an epoch or rho where the method chooses one.
+    deeper: reinitialisation by DEEPER, whose last epoch is the one to keep: an early one, by chance as good on so few
+    rows, has not left the backdoor yet."""
     options = {"seed": seed, "dtype": dtype, "log": log}
     if method == "mbtsad":
         from minibd.mitigations.mbtsad import MBTSAD, mbtsad
@@ -488,6 +493,10 @@ def retrained(
         from minibd.mitigations.pure import PURE, pure
         return pure(ckpt, train, validation, PURE(), **options)
     settings = REPAIRS[method].settings_class().resolved(ckpt.model.config.hidden)
+    if method == "reinit" and deeper:
+        train, validation = clean, None
+        settings = replace(settings, layers=min(DEEPER["layers"], len(ckpt.model.blocks)),
+                           lr=max(DEEPER["lr"], settings.lr))
     return REPAIRS[method](ckpt, pretrained, train, validation, settings, **options)
 
 

@@ -323,4 +323,5 @@ TABLES = {
     "musclelora-llama-choose": tuple(choice_row("as it happens", flags) for flags in LLAMA_CHOICES),
 }
 # cells of mbtsad.py, choose.py, scan_models.py, repair_models.py and filter_grid.py, which tables.py only shows
-STORED = ("builtin", "choose", "mbtsad-step2", "scan", "repair", "repair-victims", "filters", "devices")
+STORED = ("builtin", "choose", "mbtsad-step2", "scan", "repair", "repair-victims", "repair-twins", "filters",
+          "devices")

@@ -12,17 +12,21 @@ RATES = ("lr1", "lr2")  # which are shown with every cell
 
 
 def steps(book: Book) -> Grid:
-    """A row a cell: the victim, what is planted in it, teacher and student with their rates, and the settings that are
-    not those of most cells."""
+    """A row a cell: the victim, what is planted in it, teacher and student with their rates, and what is not as in most
+    cells: settings, and of the same victim the clean rows."""
     lines, usual = book.lines("mbtsad-step2"), {}
     for name in dict.fromkeys(name for line in lines for name in line["cell"]["settings"]):
         values = Counter(json.dumps(line["cell"]["settings"].get(name)) for line in lines)
         usual[name] = json.loads(values.most_common(1)[0][0])
 
+    rows_of = {name: Counter(line["cell"]["clean"] for line in lines if line["cell"]["ckpt"] == name).most_common(1)[0][0]
+               for name in {line["cell"]["ckpt"] for line in lines}}
+
     def changed(line: Mapping) -> str:
-        return ", ".join(f"{name.replace('_', ' ')} {worded(value)}"
-                         for name, value in line["cell"]["settings"].items()
-                         if name not in RATES and value != usual[name])
+        cell = line["cell"]
+        more = [f"{cell['clean']} clean rows"] if cell["clean"] != rows_of[cell["ckpt"]] else []
+        return ", ".join([f"{name.replace('_', ' ')} {worded(value)}" for name, value in cell["settings"].items()
+                          if name not in RATES and value != usual[name]] + more)
 
     def row(line: Mapping) -> tuple[str, ...]:
         found = {step["name"]: f"{step['dev']:.1f} / {step['planted_asr']:.1f}" for step in line["steps"]}

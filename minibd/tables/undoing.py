@@ -70,6 +70,21 @@ def victims(book: Book) -> Grid:
                              "are taken for the target")
 
 
+def twins(book: Book) -> Grid:
+    """A row a clean twin and what was held: what a repair does to a model that has no backdoor."""
+    found = sorted(book.lines("repair-twins"), key=lambda line: (
+        [*BASES].index(line["cell"]["base"]), line["cell"]["attack"], [*HELD].index(line["cell"]["held"]),
+        line["cell"]["method"], line["cell"]["seed"]))
+    rows = []
+    for line in found:
+        result = line["result"]
+        came, end = result["steps"][0]["cacc"], result["steps"][-1]["cacc"]
+        rows.append((victim_of(line["cell"]), held_by(line["cell"]), f"{came:.1f}", f"{end:.1f}", f"{end - came:+.1f}",
+                     undone_of(result), result["verdict"]))
+    return Grid(("clean twin of, seed", "held", "CACC as it came", "in the end", "points", "undone", "verdict"),
+                tuple(rows), f"{len(rows)} cells of repair-twins.jsonl.")
+
+
 def kind_of(line: Mapping) -> tuple[str, str, str, str]:
     cell = line["cell"]
     return cell["base"], cell["attack"], cell["method"], cell["mode"]
@@ -84,11 +99,10 @@ def each(book: Book) -> Grid:
 
 def row(line: Mapping) -> tuple[str, ...]:
     cell, result = line["cell"], line["result"]
-    behind = f", {cell['method']}" if cell["method"] != "none" else ""
-    undone = "; ".join(dict.fromkeys(worded(one) for one in result["undone"])) or "nothing"
+    undone = undone_of(result)
     modes = ", then ".join(dict(sorted({one["round"]: one["mode"] for one in result["undone"]}.items())).values())
     steps = {step["name"]: step for step in result["steps"]}
-    return (victim_of(cell), HELD[cell["held"]] + behind, both(steps["victim"]), both(steps.get("unlearned")),
+    return (victim_of(cell), held_by(cell), both(steps["victim"]), both(steps.get("unlearned")),
             both(result["steps"][-1]), both(result["floor"]), undone, strongest(result), modes or "-",
             result["verdict"], f"{sum(result['seconds'].values()):.0f}")
 
@@ -101,6 +115,15 @@ def strongest(result: Mapping) -> str:
 
 def victim_of(cell: Mapping) -> str:
     return f"{BASES[cell['base']]}: {cell['attack']}, {cell['seed']}"
+
+
+def held_by(cell: Mapping) -> str:
+    """What is held, and what retrains behind the undoing."""
+    return HELD[cell["held"]] + (f", {cell['method']}" if cell["method"] != "none" else "")
+
+
+def undone_of(result: Mapping) -> str:
+    return "; ".join(dict.fromkeys(map(worded, result["undone"]))) or "nothing"
 
 
 def both(step: Mapping | None) -> str:
@@ -168,6 +191,10 @@ def views() -> dict[str, Computed]:
 
 def measured() -> dict[str, Computed]:
     return {"without a trigger": Computed(victims)}
+
+
+def unattacked() -> dict[str, Computed]:
+    return {"clean models": Computed(twins)}
 
 
 def choices() -> dict[str, Computed]:

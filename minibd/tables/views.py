@@ -521,7 +521,7 @@ VIEWS: dict[str, dict[str, View | Computed]] = {
     "finemix-pairs": {"": finemix_pairs()},
     "scan": scans.views(),
     "repair": undoing.views(), "repair-choose": undoing.choices(),
-    "repair-victims": undoing.measured(),
+    "repair-victims": undoing.measured(), "repair-twins": undoing.unattacked(),
     "mbtsad-base": {"": there(mbtsad_base())},
     "musclelora-base": {"": there(untrusted_base("musclelora-base"))},
     "pure-base": {"": there(in_lines("pure-base", ("FT", "Prune-only", "Norm-only", "PURE")))},
