@@ -18,9 +18,10 @@ def steps(book: Book) -> Grid:
     for name in dict.fromkeys(name for line in lines for name in line["cell"]["settings"]):
         values = Counter(json.dumps(line["cell"]["settings"].get(name)) for line in lines)
         usual[name] = json.loads(values.most_common(1)[0][0])
-
-    rows_of = {name: Counter(line["cell"]["clean"] for line in lines if line["cell"]["ckpt"] == name).most_common(1)[0][0]
-               for name in {line["cell"]["ckpt"] for line in lines}}
+    rows_of = {}
+    for name in {line["cell"]["ckpt"] for line in lines}:
+        rows = Counter(line["cell"]["clean"] for line in lines if line["cell"]["ckpt"] == name)
+        rows_of[name] = rows.most_common(1)[0][0]
 
     def changed(line: Mapping) -> str:
         cell = line["cell"]
