@@ -972,6 +972,20 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             "job/repair_run.py",
+            "reinitialisation goes deep behind an undoing, too",
+            "deeper = not self.undone and len(self.rows.texts) >= DEEPER_ROWS",
+            "deeper = len(self.rows.texts) >= DEEPER_ROWS",
+            ("test_repair_run.py",),
+        ),
+        Mutant(
+            "job/repair_run.py",
+            "a tenth of the rows chooses the epoch of deep reinitialisation",
+            "train, validation = clean, None",
+            "pass",
+            ("test_repair_run.py",),
+        ),
+        Mutant(
+            "job/repair_run.py",
             "what nothing measured is repaired",
             "if unseen := [one for one in newest.values() if one[\"after\"] is None]:",
             "if unseen := []:",
