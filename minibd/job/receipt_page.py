@@ -19,7 +19,7 @@ OWN = """
 .verdict.good { border-color: var(--good); }
 .parts { columns: 22rem; column-gap: 2rem; padding: 0; list-style: none; max-width: none; }
 .parts li { display: flex; justify-content: space-between; gap: 1rem; border-bottom: 1px solid var(--line);
-            break-inside: avoid; }
+            break-inside: avoid; margin: 0; padding: .25rem 0; }
 .undone { table-layout: fixed; }
 """
 
