@@ -973,8 +973,8 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "job/repair_run.py",
             "reinitialisation goes deep behind an undoing, too",
-            "deeper = not self.undone and len(self.rows.texts) >= DEEPER_ROWS",
-            "deeper = len(self.rows.texts) >= DEEPER_ROWS",
+            "return not self.undone and len(self.rows.texts) >= DEEPER_ROWS",
+            "return len(self.rows.texts) >= DEEPER_ROWS",
             ("test_repair_run.py",),
         ),
         Mutant(

@@ -392,7 +392,9 @@ def test_reinitialisation_goes_deeper_where_rows_are_many_and_no_words_were_undo
     monkeypatch.setattr(job, "DEEPER_ROWS", many)
     monkeypatch.setattr(job, "DEEPER", {"layers": 2, "lr": rate})
     repair.scans = [first, NOTHING]
-    assert repair("--data", file, "--method", "reinit").returncode == 0
+    run = repair("--data", file, "--method", "reinit")
+    assert run.returncode == 0 and (job.DEEP in run.stdout) == (layers == 2)
+    assert receipt_in(tmp_path / "out")["retrained"]["why"].endswith(job.DEEP) == (layers == 2)
     entry = checkpoint.load(tmp_path / "out" / "tiny.safetensors").history[-1]
     assert entry["mitigation"] == "reinitialisation"
     assert (entry["layers"], entry["lr"]) == pytest.approx((layers, lr))

@@ -102,6 +102,7 @@ FOUND_AGAIN = "a second scan finds more than was undone"
 PART_UNDONE = "what was undone did less than whole triggers do, and a new last layer passes on less of the rest"
 NOT_FOUND = "nothing was found, and retraining costs accuracy where nothing is there; --method retrains all the same"
 WEIGHTS_AT_HAND = "nothing was found, and Fine-mixing with E-PUR goes back to the pre-trained weights"
+DEEP = f"; {DEEPER['layers']} layers deep, since no words were undone and {DEEPER_ROWS} rows or more train"
 BROUGHT_BACK = "retraining brought them back"
 PRECAUTION = "the scan is inconclusive, these words act as a trigger does, and no text needs their rows: a precaution"
 
@@ -253,9 +254,8 @@ class Repair:
     def retrain(self, ckpt: Checkpoint, method: str) -> Checkpoint:
         """Step 3."""
         started = time.perf_counter()
-        deeper = not self.undone and len(self.rows.texts) >= DEEPER_ROWS
         cleaned = retrained(method, ckpt, self.pretrained, self.rows.texts, seed=self.task.seed, dtype=self.dtype,
-                            log=self.log, deeper=deeper)
+                            log=self.log, deeper=self.deeper)
         self.measure(method, cleaned, self.timed("retrain", started))
         return cleaned
 
@@ -269,6 +269,11 @@ class Repair:
     def part(self) -> bool:
         """Whether what was undone did less than whole triggers do."""
         return self.score is not None and self.score < 0
+
+    @property
+    def deeper(self) -> bool:
+        """Whether reinitialisation goes by DEEPER."""
+        return not self.undone and len(self.rows.texts) >= DEEPER_ROWS
 
     def behind(self, findings: Sequence[Finding]) -> tuple[str, str]:
         """Step 3 as "auto" has it: who retrains the model in which `findings` were undone, and why."""
@@ -296,6 +301,8 @@ class Repair:
             print("undo      nothing: the scan names no words, and to undo what it does not name costs accuracy")
         if method == "auto":
             method, why = self.behind(findings)
+        if method == "reinit" and self.deeper:
+            why += DEEP
         self.retrained = {"method": method, "why": why}
         print(f"retrain   {method}: {why}", flush=True)
         if method != "none":
