@@ -124,8 +124,8 @@ def run() -> None:
     attacks = checked(where)
     where = where if where.results else replace(where, results=file_of(PARTS.get(job, job)))
     if job in FILES:
-        cells = {"one": repaired, "tried": tried, "measured": measured, "spared": spared}[job]
-        cells(attacks[0], int(where.seeds[0]), where)
+        add = {"one": repaired, "tried": tried, "measured": measured, "spared": spared}[job]
+        add(attacks[0], int(where.seeds[0]), where)
         return
     progress().kept = f"victims under {where.work} and cells in {where.results} stay, the same command goes on"
     todo = [(attack, seed) for seed in where.seeds for attack in attacks]
@@ -200,6 +200,7 @@ def spared(attack: str, seed: int, where: Where) -> None:
 
 
 def cells_of(attack: str, seed: int, where: Where) -> list[dict]:
+    """The cells of one victim's repairs, there or not."""
     return [{"base": where.base, "attack": attack, "flags": BASES[where.base][attack], "seed": seed, "held": held,
              "method": "none" if held in UNLABELLED else where.method, "mode": where.mode, "dtype": where.dtype}
             for held in where.held]

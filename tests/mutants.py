@@ -973,15 +973,15 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         Mutant(
             "job/repair_run.py",
             "reinitialisation goes deep behind an undoing, too",
-            "return not self.undone and len(self.rows.texts) >= DEEPER_ROWS",
-            "return len(self.rows.texts) >= DEEPER_ROWS",
+            "return method == \"reinit\" and not self.undone and len(self.rows.texts) >= DEEPER_ROWS",
+            "return method == \"reinit\" and len(self.rows.texts) >= DEEPER_ROWS",
             ("test_repair_run.py",),
         ),
         Mutant(
             "job/repair_run.py",
             "a tenth of the rows chooses the epoch of deep reinitialisation",
-            "train, validation = clean, None",
-            "pass",
+            "(clean, None) if deeper else with_validation(clean, method, seed)",
+            "with_validation(clean, method, seed)",
             ("test_repair_run.py",),
         ),
         Mutant(

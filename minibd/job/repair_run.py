@@ -255,7 +255,7 @@ class Repair:
         """Step 3."""
         started = time.perf_counter()
         cleaned = retrained(method, ckpt, self.pretrained, self.rows.texts, seed=self.task.seed, dtype=self.dtype,
-                            log=self.log, deeper=self.deeper)
+                            log=self.log, deeper=self.goes_deeper(method))
         self.measure(method, cleaned, self.timed("retrain", started))
         return cleaned
 
@@ -270,10 +270,9 @@ class Repair:
         """Whether what was undone did less than whole triggers do."""
         return self.score is not None and self.score < 0
 
-    @property
-    def deeper(self) -> bool:
-        """Whether reinitialisation goes by DEEPER."""
-        return not self.undone and len(self.rows.texts) >= DEEPER_ROWS
+    def goes_deeper(self, method: str) -> bool:
+        """Whether `method` is reinitialisation by DEEPER."""
+        return method == "reinit" and not self.undone and len(self.rows.texts) >= DEEPER_ROWS
 
     def behind(self, findings: Sequence[Finding]) -> tuple[str, str]:
         """Step 3 as "auto" has it: who retrains the model in which `findings` were undone, and why."""
@@ -301,7 +300,7 @@ class Repair:
             print("undo      nothing: the scan names no words, and to undo what it does not name costs accuracy")
         if method == "auto":
             method, why = self.behind(findings)
-        if method == "reinit" and self.deeper:
+        if self.goes_deeper(method):
             why += DEEP
         self.retrained = {"method": method, "why": why}
         print(f"retrain   {method}: {why}", flush=True)
@@ -489,19 +488,18 @@ def retrained(
     log: StepLog, deeper: bool = False,
 ) -> Checkpoint:
     """Step 3: the method's own defaults; a tenth of the rows chooses an epoch or rho where the method chooses one.
-    deeper: reinitialisation by DEEPER, whose last epoch is the one to keep: an early one, by chance as good on so few
-    rows, has not left the backdoor yet."""
+    deeper: reinitialisation by DEEPER, whose last epoch is kept: the one that a tenth of the rows chose left twice as
+    much of a planted sentence (scripts/results/LOG.md)."""
     options = {"seed": seed, "dtype": dtype, "log": log}
     if method == "mbtsad":
         from minibd.mitigations.mbtsad import MBTSAD, mbtsad
         return mbtsad(ckpt, clean, MBTSAD(steps=LEAST_STEPS), **options)
-    train, validation = with_validation(clean, method, seed)
+    train, validation = (clean, None) if deeper else with_validation(clean, method, seed)
     if method == "pure":
         from minibd.mitigations.pure import PURE, pure
         return pure(ckpt, train, validation, PURE(), **options)
     settings = REPAIRS[method].settings_class().resolved(ckpt.model.config.hidden)
-    if method == "reinit" and deeper:
-        train, validation = clean, None
+    if deeper:
         settings = replace(settings, layers=min(DEEPER["layers"], len(ckpt.model.blocks)),
                            lr=max(DEEPER["lr"], settings.lr))
     return REPAIRS[method](ckpt, pretrained, train, validation, settings, **options)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from minibd.tables.pivot import Book, Computed, Grid
 
@@ -14,14 +14,11 @@ RATES = ("lr1", "lr2")  # which are shown with every cell
 def steps(book: Book) -> Grid:
     """A row a cell: the victim, what is planted in it, teacher and student with their rates, and what is not as in most
     cells: settings, and of the same victim the clean rows."""
-    lines, usual = book.lines("mbtsad-step2"), {}
-    for name in dict.fromkeys(name for line in lines for name in line["cell"]["settings"]):
-        values = Counter(json.dumps(line["cell"]["settings"].get(name)) for line in lines)
-        usual[name] = json.loads(values.most_common(1)[0][0])
-    rows_of = {}
-    for name in {line["cell"]["ckpt"] for line in lines}:
-        rows = Counter(line["cell"]["clean"] for line in lines if line["cell"]["ckpt"] == name)
-        rows_of[name] = rows.most_common(1)[0][0]
+    lines = book.lines("mbtsad-step2")
+    usual = {name: commonest(line["cell"]["settings"].get(name) for line in lines)
+             for name in dict.fromkeys(name for line in lines for name in line["cell"]["settings"])}
+    rows_of = {name: commonest(line["cell"]["clean"] for line in lines if line["cell"]["ckpt"] == name)
+               for name in {line["cell"]["ckpt"] for line in lines}}
 
     def changed(line: Mapping) -> str:
         cell = line["cell"]
@@ -38,6 +35,11 @@ def steps(book: Book) -> Grid:
                                             rate(line, "lr2"), changed(line)))
     return Grid(("victim", "planted", "planted victim", "TS-FT", "lr1", "MBTSAD", "lr2", "other settings"),
                 tuple(map(row, lines)), f"{len(lines)} cells of mbtsad-step2.jsonl. Dev accuracy / planted ASR.")
+
+
+def commonest(values: Iterable[object]) -> object:
+    """The value, as JSON has it, that occurs most often; of several the first."""
+    return json.loads(Counter(map(json.dumps, values)).most_common(1)[0][0])
 
 
 def worded(value: object) -> str:

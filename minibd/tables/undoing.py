@@ -12,9 +12,9 @@ BASES = {"sst2": "384, SST-2", "reviews": "128, reviews", "planted": "128, plant
 HELD = {"20%": "20 % clean rows", "300": "300 rows", "64": "64 texts, no labels", "none": "the model alone"}
 
 
-def cells(book: Book) -> list[Mapping]:
+def cells(book: Book, file: str = "repair") -> list[Mapping]:
     """The cells, by base, attack, what is held, and seed."""
-    return sorted(book.lines("repair"), key=lambda line: (
+    return sorted(book.lines(file), key=lambda line: (
         [*BASES].index(line["cell"]["base"]), line["cell"]["attack"], [*HELD].index(line["cell"]["held"]),
         line["cell"]["method"], line["cell"]["mode"], line["cell"]["seed"]))
 
@@ -72,11 +72,8 @@ def victims(book: Book) -> Grid:
 
 def twins(book: Book) -> Grid:
     """A row a clean twin and what was held: what a repair does to a model that has no backdoor."""
-    found = sorted(book.lines("repair-twins"), key=lambda line: (
-        [*BASES].index(line["cell"]["base"]), line["cell"]["attack"], [*HELD].index(line["cell"]["held"]),
-        line["cell"]["method"], line["cell"]["seed"]))
     rows = []
-    for line in found:
+    for line in cells(book, "repair-twins"):
         result = line["result"]
         came, end = result["steps"][0]["cacc"], result["steps"][-1]["cacc"]
         rows.append((victim_of(line["cell"]), held_by(line["cell"]), f"{came:.1f}", f"{end:.1f}", f"{end - came:+.1f}",
