@@ -28,6 +28,7 @@ from minibd.job.victims import is_made, part, trained
 
 if TYPE_CHECKING:
     from minibd.filters.bki import Read
+    from minibd.job.filtering import Train
     from minibd.result_store import ResultStore
 
 FILTERS, VARIANTS = ("onion", "strip", "rap", "bki", "cube"), ("paper", "released")
@@ -173,7 +174,7 @@ def of_victim(name: str, where: Where, store: ResultStore) -> None:
     """Every cell of one victim that is not there yet."""
     from minibd import checkpoint
     from minibd.filters.bki import read_once
-    from minibd.job.filtering import LM
+    from minibd.job.filtering import LM, trained_once
     from minibd.result_store import weights_digest
 
     attack, _, seed = name.rpartition("-")
@@ -192,15 +193,16 @@ def of_victim(name: str, where: Where, store: ResultStore) -> None:
                 todo.append(cell)
     if not todo:
         return
-    victim, read = victim_of(name, where), read_once()
+    victim, read, train = victim_of(name, where), read_once(), trained_once()
     for cell in todo:
-        made = cell_of(cell, victim, where, lm, read)
+        made = cell_of(cell, victim, where, lm, read, train)
         store.add(cell, {"result": made})
         print(f"{name} {cell['filter']} {cell['variant']}: {made['seconds']:.0f} s", flush=True)
 
 
-def cell_of(cell: dict, victim: Path, where: Where, lm: str, read: Read) -> dict:
-    """One filter in one variant: what it was scored, without paths. read: BKI's, of this victim."""
+def cell_of(cell: dict, victim: Path, where: Where, lm: str, read: Read, train: Train) -> dict:
+    """One filter in one variant: what it was scored, without paths. read, train: BKI's and the retraining's, of this
+    victim."""
     from minibd.job import filtering as job
     from minibd.job.builtin_filters import kept_of
 
@@ -220,7 +222,7 @@ def cell_of(cell: dict, victim: Path, where: Where, lm: str, read: Read) -> dict
         found = job.filter_training(
             name, replace(task, data=str(poisoned_of(victim, data, where))),
             Attack(attack="none"), settings, job.Training(*training_of(cell["attack"], where)), clean=str(data),
-            pretrained=where.minilm, retrain=True, read=read)
+            pretrained=where.minilm, retrain=True, read=read, train=train)
     return kept_of(found)
 
 

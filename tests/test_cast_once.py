@@ -10,11 +10,14 @@ from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
 from minibd.cleantrain.peft import PEFT, train_peft
 from minibd.mitigations.mbtsad import MBTSAD, mbtsad
 from minibd.models import cast_once as module
-from minibd.models.cast_once import cast_once, only_asked
+from minibd.models import bert as bert_module
+from minibd.models import gpt2, llama
+from minibd.models.cast_once import cast_input, cast_once, only_asked
 from minibd.records import Examples
 from test_train import ROWS, TEXT, bert, state
 
 HALF = torch.bfloat16
+VOCAB = bert().config.vocab
 LABELLED = Examples(ROWS, ("no", "yes"))
 
 
@@ -85,3 +88,34 @@ def test_a_copy_made_inside_reads_its_own_weights():
         copied[0].bias.data.zero_()
         assert not copied(x).any() and layer(x).any()
     assert not copied(x).any()
+
+
+@pytest.mark.parametrize("build", [
+    bert, lambda: gpt2.Gpt2(gpt2.Gpt2Config(VOCAB, 16, 2, 2, 32)),
+    lambda: llama.Llama(llama.LlamaConfig(VOCAB, 16, 2, 2, 32, positions=48))], ids=["bert", "gpt2", "llama"])
+def test_layers_that_read_one_input_share_its_cast(build, monkeypatch):
+    """The same bits as with a cast in each layer, and each layer gets what is cast already."""
+    model = build().eval()
+    batch, got = TEXT([x for x in ROWS]), []
+    readers = [part for block in model.blocks for name, part in block.named_children()
+               if name in ("query", "key", "value", "gate") or name == "up" and hasattr(block, "gate")]
+    for part in readers:
+        part.register_forward_pre_hook(lambda part, given: got.append(given[0].dtype))
+
+    def logits():
+        with torch.no_grad(), torch.autocast("cpu", HALF):
+            return model(batch).logits
+    ours = logits()
+    assert got == [HALF] * len(readers) and len(readers) >= 6
+    for module_ in (bert_module, gpt2, llama):
+        monkeypatch.setattr(module_, "cast_input", lambda x: x)
+    assert torch.equal(logits(), ours) and torch.float32 in got
+
+
+def test_an_input_is_cast_only_under_autocast_and_without_a_gradient():
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    assert cast_input(x) is x
+    with torch.autocast("cpu", HALF):
+        assert torch.equal(cast_input(x), x.to(HALF)) and cast_input(x).dtype == HALF
+        y = x.clone().requires_grad_()
+        assert cast_input(y) is y

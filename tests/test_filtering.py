@@ -253,6 +253,32 @@ def test_rows_that_show_a_defect(tmp_path):
         "outcome": {"threshold": 2}, "frr": None}
 
 
+def test_filters_that_keep_the_same_rows_share_one_retrained_classifier(tiny, folder, monkeypatch):
+    """Other rows and other seeds are other trainings; what becomes of one classifier leaves the next as trained."""
+    import torch
+
+    from minibd.job import filtering
+
+    made, whole = [], filtering.trained
+    monkeypatch.setattr(filtering, "trained", lambda *given: (made.append(given), whole(*given))[1])
+    train, training = filtering.trained_once(), filtering.Training(1e-3, 1, 16)
+    rows = data.read(folder / "train.tsv")
+
+    def logits(rows, seed: int) -> torch.Tensor:
+        ckpt = train(tiny, rows, training, seed, torch.float32, "retrained")
+        ckpt.history.append("of one filter")
+        with torch.no_grad():
+            found = ckpt.model(ckpt.tokenizer(rows[:4])).logits
+            ckpt.model.classifier.weight.zero_()
+        assert ckpt.history.count("of one filter") == 1
+        return found
+
+    first = logits(rows, 0)
+    assert torch.equal(logits(rows.like(list(rows)), 0), first) and len(made) == 1
+    assert not torch.equal(logits(rows.like(rows[1:]), 0), first) and not torch.equal(logits(rows, 1), first)
+    assert len(made) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name, more, bound", [
     ("onion", {}, 0.12), ("strip", {"copies": 5}, 0.12), ("rap", {"steps": 20, "epochs": 1}, 0.12),

@@ -347,6 +347,9 @@ class Training:
         return Schedule(self.lr, self.epochs, self.batch_size)
 
 
+Train = Callable[[Checkpoint, Examples, Training, int, torch.dtype, str], Checkpoint]
+
+
 def trained(base: Checkpoint, rows: Examples, training: Training, seed: int, dtype: torch.dtype, name: str
             ) -> Checkpoint:
     """A copy of `base` with a new classifier, trained on `rows` as attack.py trains a victim."""
@@ -354,6 +357,20 @@ def trained(base: Checkpoint, rows: Examples, training: Training, seed: int, dty
     fit(ckpt.model, ckpt.tokenizer, ckpt.tokenizer.encode(rows), cross_entropy, training.schedule, seed=seed,
         dtype=dtype, name=name)
     return ckpt
+
+
+def trained_once() -> Train:
+    """`trained`, of the same rows once: filters of one victim that keep the same rows retrain the same classifier. For
+    one base and one precision."""
+    known: dict[tuple[tuple[Example, ...], Training, int], Checkpoint] = {}
+
+    def train(base: Checkpoint, rows: Examples, training: Training, seed: int, dtype: torch.dtype, name: str
+              ) -> Checkpoint:
+        key = (tuple(rows), training, seed)
+        if key not in known:
+            known[key] = trained(base, rows, training, seed, dtype, name)
+        return checkpoint.copy(known[key])  # what it goes through next is the copy's
+    return train
 
 
 def screened_training(name: str, victim: Checkpoint, rows: Examples, clean: Examples | None, settings,
@@ -386,9 +403,10 @@ def training_measures(screen: Screen, rows: Examples, poisoned: set[str] | None)
 
 
 def filter_training(name: str, task: Task, attack: Attack, settings, training: Training, *, clean: str = "",
-                    pretrained: str = "", retrain: bool = False, read: Read | None = None) -> dict:
-    """scripts/filter.py bki|cube: screen training rows; with `retrain`, train on what is kept. read: see bki. Returns
-    result.json."""
+                    pretrained: str = "", retrain: bool = False, read: Read | None = None, train: Train | None = None
+                    ) -> dict:
+    """scripts/filter.py bki|cube: screen training rows; with `retrain`, train on what is kept. read: see bki. train:
+    what the retrained classifier is asked of (default trained), such as trained_once's. Returns result.json."""
     started = time.perf_counter()
     device, dtype, _ = device_of(task.device), products_of(task), texts_at_once(task)
     out = report.output_folder(task.out or Path("out", name), task.ckpt, task.data, clean, pretrained)
@@ -451,7 +469,7 @@ def filter_training(name: str, task: Task, attack: Attack, settings, training: T
         if len({x.label for x in kept}) < 2:
             raise BadInput(f"{len(kept)} rows are kept, all of one class: nothing is trained on them; lower --frr")
         base = sparing(checkpoint.load(base_header, device), task)
-        model = trained(base, kept, training, task.seed, dtype, "retrained")
+        model = (train or trained)(base, kept, training, task.seed, dtype, "retrained")
         model.history.append({"mitigation": name, "kept": len(kept), "of": len(rows), "seed": task.seed,
                               **asdict(settings)})
         if evaluator:

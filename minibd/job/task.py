@@ -1,9 +1,11 @@
 """What every script opens: the device, the checkpoint, its rows, the clean rows that the defender holds."""
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ VALIDATION_SHARE = 0.1  # of the clean rows, where there are no dev rows
 def device_of(name: str) -> torch.device:
     """The device that --device names; auto is CUDA where there is one. Of several processes that torchrun started, each
     meets the others here and gets a device of its own. Raises BadInput if it is not available."""
+    keep_freed_memory()
     if name == "auto":
         return join(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
@@ -33,6 +36,20 @@ def device_of(name: str) -> torch.device:
     except (RuntimeError, AssertionError):
         raise BadInput(f"--device {name} is not available here: use cpu, cuda or auto") from None
     return join(device)
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Let the C library keep what a batch frees for the next batch; whether it does. glibc's default returns it to the
+    system, whose fresh pages take an eighth of the time of a pass without gradients (scripts/results/speed.md); other
+    C libraries are left as they are."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is None:
+        return False
+    # malloc.h's numbers: what lies free at the heap's end before it is given back, and the least piece that has pages
+    # of its own, which go back with it: at most 32 MiB, a batch's tensors are smaller and large weights are not
+    trim_threshold, mmap_threshold = -1, -3
+    return bool(mallopt(trim_threshold, 2 ** 31 - 1) and mallopt(mmap_threshold, 32 << 20))
 
 
 def products_of(task: BaseTask) -> torch.dtype:

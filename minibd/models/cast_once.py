@@ -1,4 +1,4 @@
-"""Frozen weights that autocast would cast at every pass: cast once."""
+"""What autocast would cast more than once: frozen weights at every pass, an input in each layer that reads it."""
 from __future__ import annotations
 
 import copy as copying
@@ -40,6 +40,17 @@ def only_asked(dtype: torch.dtype, model: nn.Module, *others: nn.Module) -> Iter
             stack.enter_context(cast_once(one, dtype, whole=True))
         stack.enter_context(torch.autocast(kind, dtype, enabled=dtype != torch.float32))
         yield
+
+
+def cast_input(x: Tensor) -> Tensor:
+    """`x` in autocast's type where autocast is on, for several linear layers that each would cast it: the same bits.
+
+    An `x` with a gradient stays as it is, so that the layers' gradients are summed in its own type.
+    """
+    kind = x.device.type
+    if x.requires_grad or not torch.is_autocast_enabled(kind):
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
 
 
 class _Cast:

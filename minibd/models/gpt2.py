@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibd.models.attention import attend, merge_heads, split_heads
+from minibd.models.cast_once import cast_input
 from minibd.models.dropout import Dropout
 from minibd.models.encoder import ACTIVATIONS, Encoder, HFMapping, ModelConfig, PackedBatch, check_config, end_of_text
 from minibd.records import Batch
@@ -83,7 +84,7 @@ class Block(nn.Module):
     def attention(
         self, h: Tensor, packed: PackedBatch, head_mask: Tensor | None, want: bool
     ) -> tuple[Tensor, Tensor | None]:
-        x = self.attention_norm(h)  # (N, D)
+        x = cast_input(self.attention_norm(h))  # (N, D)
         # (B, H, T, Dh)
         q, k, v = (split_heads(packed.unpack(proj(x)), self.heads) for proj in (self.query, self.key, self.value))
         if self.prefix is not None:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibd.models.attention import attend, merge_heads, split_heads
+from minibd.models.cast_once import cast_input
 from minibd.models.dropout import Dropout
 from minibd.models.encoder import (
     ACTIVATIONS,
@@ -204,7 +205,7 @@ class Block(nn.Module):
     def attention(
         self, h: Tensor, packed: RotaryPackedBatch, head_mask: Tensor | None, want: bool
     ) -> tuple[Tensor, Tensor | None]:
-        x = self.attention_norm(h)  # (N, D)
+        x = cast_input(self.attention_norm(h))  # (N, D)
         q = split_heads(packed.unpack(packed.rotate(self.query(x), self.heads)), self.heads)  # (B, H, T, Dh)
         k = split_heads(packed.unpack(packed.rotate(self.key(x), self.kv_heads)), self.kv_heads)  # (B, H_kv, T, Dh)
         v = split_heads(packed.unpack(self.value(x)), self.kv_heads)
@@ -216,7 +217,7 @@ class Block(nn.Module):
 
     def feed_forward(self, h: Tensor, context: Tensor) -> Tensor:
         h = h + self.output(context)
-        x = self.norm(h)
+        x = cast_input(self.norm(h))
         return h + self.down(self.act(self.gate(x)) * self.up(x))
 
 
