@@ -9,8 +9,8 @@ from minibd.checkpoint import Checkpoint
 from minibd.cleantrain.musclelora import MuScleLoRA, musclelora
 from minibd.cleantrain.peft import PEFT, train_peft
 from minibd.mitigations.mbtsad import MBTSAD, mbtsad
-from minibd.models import cast_once as module
 from minibd.models import bert as bert_module
+from minibd.models import cast_once as module
 from minibd.models import gpt2, llama
 from minibd.models.cast_once import cast_input, cast_once, only_asked
 from minibd.records import Examples

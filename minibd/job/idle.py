@@ -4,6 +4,7 @@ A script hands the rules of its groups to `cli.parse`, with its own behind them.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,9 +46,9 @@ ATTACK = (
 
 # ---- the rows
 
-def built_in(name: str) -> bool:
-    """Whether --data of scan.py or repair.py names built-in rows, and no file or folder."""
-    return name in ("reviews", "pairs") and not Path(name).exists()
+def built_in(name: str, kinds: Sequence[str] = ("reviews", "pairs")) -> bool:
+    """Whether --data names built-in rows, of these kinds, and no file or folder."""
+    return name in kinds and not Path(name).exists()
 
 
 IN_NO_FILE = Idle(("text_column", "label_column", "pair_column"), lambda v: not v.data or built_in(v.data),

@@ -49,6 +49,7 @@ from minibd.evaluate import Evaluator, asr
 from minibd.job import scanning
 from minibd.job.e_pur import pretrained_of
 from minibd.job.evaluation import evaluator_of
+from minibd.job.idle import built_in
 from minibd.job.planted import KINDS, Planted, plant, trigger_of
 from minibd.job.receipt import (
     CANNOT_SEE,
@@ -407,16 +408,16 @@ def agreement(one: Checkpoint, other: Checkpoint, test: Examples) -> Proportion:
 def open_rows(task: Task, clean: Clean, header: checkpoint.Header) -> Rows:
     """The rows of --data, or the built-in sentences. Raises BadInput."""
     names = labels_of(task, header)
-    path = Path(task.data)
     if not task.data:
         scanning.check_renamed(task, header)
         return held_out(Examples(carrier_sentences(), names), BUILT_IN, task.seed)
-    if task.data == scanning.REVIEWS and not path.exists():
+    if built_in(task.data, (scanning.REVIEWS,)):
         scanning.reviews_of(task, names)  # refuses other classes
         train, _, test = (part.like(replace(x, label=names.index(part.labels[x.label])) for x in part)
                           for part in reviews.splits(**reviews.PAIRS))
         return Rows(Examples(clean_rows(task, clean, train), names), Examples(test, names), True,
                     "the built-in reviews")
+    path = Path(task.data)
     if path.is_file():
         rows = data.read_texts(path, labels=names, **reading_of(task))
         if clean.clean is not None:

@@ -24,6 +24,7 @@ from minibd.detect.scan import MOST_TEXTS, Around, Scan, Scanned, scan
 from minibd.detect.scan_page import page
 from minibd.detect.verdict import ClassVerdict, model_verdict, thresholds
 from minibd.detect.wording import BUILT_IN, FOUND, INCONCLUSIVE, NOTHING, class_names, deed, of_verdict, visible
+from minibd.job.idle import built_in
 from minibd.job.task import device_of, labels_of, print_notes, reading_of, splits_of
 from minibd.models.cast_once import only_asked
 from minibd.precision import dtype_of
@@ -75,9 +76,9 @@ def texts_of(task: Task, header: checkpoint.Header) -> tuple[Sequence[Example], 
     if not task.data:
         check_renamed(task, header)
         return carrier_sentences(), BUILT_IN
-    path = Path(task.data)
-    if task.data == REVIEWS and not path.exists():
+    if built_in(task.data, (REVIEWS,)):
         return reviews_of(task, names), "the built-in reviews"
+    path = Path(task.data)
     if path.is_file():
         return data.read_texts(path, labels=names, **reading_of(task)), path.name
     splits = splits_of(task, header, hold_out=False)

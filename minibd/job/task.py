@@ -15,6 +15,7 @@ from minibd.cli import AllClean, BaseTask, Clean, Resuming, Task, flag_of
 from minibd.data.labels import check_names
 from minibd.data.messages import quoted, shown
 from minibd.distributed import agreed, join
+from minibd.job.idle import built_in
 from minibd.precision import dtype_of
 from minibd.records import BadInput, Example, Examples
 
@@ -172,7 +173,7 @@ def data_of(task: Task, ckpt: checkpoint.Checkpoint | checkpoint.Header) -> dict
 
     `--data pairs` is the built-in pair task, unless a file or folder has that name.
     """
-    if task.data == "pairs" and not Path(task.data).exists():
+    if built_in(task.data, ("pairs",)):
         return {"pairs": reviews.PAIRS}
     if task.data:
         return {"path": os.path.realpath(task.data)}
