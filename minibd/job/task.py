@@ -42,8 +42,8 @@ def device_of(name: str) -> torch.device:
 @cache
 def keep_freed_memory() -> bool:
     """Let the C library keep what a batch frees for the next batch; whether it does. glibc's default returns it to the
-    system, whose fresh pages take an eighth of the time of a pass without gradients (scripts/results/speed.md); other
-    C libraries are left as they are."""
+    system, whose fresh pages take up to an eighth of the time of a pass without gradients (scripts/results/speed.md);
+    other C libraries are left as they are."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None:
         return False
