@@ -520,9 +520,11 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
         ),
         # what is not done twice
         Mutant("models/cast_once.py", "an input with a gradient is cast, too",
-               "if x.requires_grad or not torch", "if not torch"),
+               "if x.requires_grad or x.dtype", "if x.dtype"),
         Mutant("models/cast_once.py", "an input is cast without autocast",
-               "if x.requires_grad or not torch.is_autocast_enabled(kind):", "if x.requires_grad:"),
+               "torch.float64 or not torch.is_autocast_enabled(kind):", "torch.float64:"),
+        Mutant("models/cast_once.py", "float64 is cast, which autocast would leave",
+               "x.dtype == torch.float64 or ", ""),
         Mutant("models/llama.py", "gate and up cast their input each",
                "cast_input(self.norm(h))", "self.norm(h)", ("test_cast_once.py",)),
         Mutant("job/filtering.py", "a classifier of other rows counts as retrained",

@@ -119,3 +119,5 @@ def test_an_input_is_cast_only_under_autocast_and_without_a_gradient():
         assert torch.equal(cast_input(x), x.to(HALF)) and cast_input(x).dtype == HALF
         y = x.clone().requires_grad_()
         assert cast_input(y) is y
+        z = x.double()
+        assert cast_input(z) is z and nn.functional.linear(z, z).dtype == torch.float64

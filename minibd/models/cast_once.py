@@ -45,10 +45,11 @@ def only_asked(dtype: torch.dtype, model: nn.Module, *others: nn.Module) -> Iter
 def cast_input(x: Tensor) -> Tensor:
     """`x` in autocast's type where autocast is on, for several linear layers that each would cast it: the same bits.
 
-    An `x` with a gradient stays as it is, so that the layers' gradients are summed in its own type.
+    An `x` with a gradient stays as it is, so that the layers' gradients are summed in its own type; float64, which
+    autocast leaves alone, too.
     """
     kind = x.device.type
-    if x.requires_grad or not torch.is_autocast_enabled(kind):
+    if x.requires_grad or x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
         return x
     return x.to(torch.get_autocast_dtype(kind))
 
