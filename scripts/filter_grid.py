@@ -39,9 +39,6 @@ ATTACKS = {
     "hiddenkiller": (f"--attack paraphrase --paraphrases {{sst2}}/hiddenkiller {SCHEME} --epochs 5", 1),
     "stylebkd": (f"--attack paraphrase --paraphrases {{sst2}}/stylebkd {SCHEME} --epochs 5", 1),
 }
-# with --rows: fewer rows are fewer steps, which are longer and more
-FEWER = {"ep": " --clean-lr 5e-5 --clean-epochs 5", "sos": " --clean-lr 5e-5 --clean-epochs 5"}
-FEWER_LR, FEWER_EPOCHS = 5e-5, 5
 MARK = "filter_grid.py"  # what calls of this script by itself are told by
 
 
@@ -56,8 +53,6 @@ class Where:
                       "built-in reviews alone)")
     only: tuple[str, ...] = setting((), "attacks (badnets), victims (badnets-0) and filters (strip) to run (default "
                                     "all)")
-    rows: int = setting(0, "train, dev and test rows of each file that are used, those cells in tables of their own "
-                        "(default all)")
     onion_rows: int = setting(0, "dev and test rows that ONION reads, and as many triggered ones, where its language "
                               "model is slow (default all)")
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one")
@@ -69,7 +64,7 @@ class Where:
 
 
 RULES = (
-    Idle(("minilm", "sst2", "lm", "rows", "onion_rows", "device", "dtype", "jobs"), lambda v: v.builtin,
+    Idle(("minilm", "sst2", "lm", "onion_rows", "device", "dtype", "jobs"), lambda v: v.builtin,
          "--builtin runs on the models of weights/ and the built-in reviews, on the CPU: leave it out"),
 )
 
@@ -103,11 +98,11 @@ def run() -> None:
             progress().finished.append(name)
         return
     shown = {"minilm": where.minilm, "sst2": where.sst2, "lm": where.lm, "device": where.device, "dtype": where.dtype,
-             "work": where.work, "results": where.results, **reduced(where, "onion")}
+             "work": where.work, "results": where.results, "onion_rows": where.onion_rows}
     filters = [f for f in where.only if f in FILTERS]
 
     def one(name: str) -> int:
-        words = [f"--{flag.replace('_', '-')}={value}" for flag, value in shown.items() if value != ""]
+        words = [f"--{flag.replace('_', '-')}={value}" for flag, value in shown.items() if value not in ("", 0)]
         return part("filter_grid.py", [*words, f"--only={','.join([name, *filters])}"], MARK)
 
     with ThreadPoolExecutor(where.jobs) as pool:
@@ -126,48 +121,20 @@ def of_builtin(where: Where, store: ResultStore) -> None:
     run_cases(store, Path(where.work, "builtin"), where.only, MARK)
 
 
-def reduced(where: Where, filter_name: str) -> dict[str, int]:
-    """The settings that make a cell smaller than the whole: nothing where none does."""
-    return {**({"rows": where.rows} if where.rows else {}),
-            **({"onion_rows": where.onion_rows} if where.onion_rows and filter_name == "onion" else {})}
-
-
-def flags_of(attack: str, where: Where) -> str:
-    """attack.py's flags for a victim; {sst2} stands for the folder."""
-    flags = ATTACKS[attack][0]
-    if not where.rows:
-        return flags
-    return flags.replace("--epochs 3", "--epochs 5") + FEWER.get(attack, f" --lr {FEWER_LR:g}")
-
-
-def training_of(attack: str, where: Where) -> tuple[float, int, int]:
+def training_of(attack: str) -> tuple[float, int, int]:
     """Learning rate, epochs and batch size of the classifier that is trained on the rows that are kept."""
-    if where.rows:
-        return FEWER_LR, FEWER_EPOCHS, 32
     return 2e-5, 5 if "--epochs 5" in ATTACKS[attack][0] else 3, 32
 
 
 def victim_of(name: str, where: Where) -> Path:
     """The folder of the victim, trained where it is not there."""
-    from minibd import data
-
     attack, _, seed = name.rpartition("-")
-    kind = f"{f'-{where.rows}' if where.rows else ''}{f'-{where.dtype}' if where.dtype != 'float32' else ''}"
-    flags, out = flags_of(attack, where), Path(where.work, f"{name}{kind}")
+    out = Path(where.work, f"{name}{f'-{where.dtype}' if where.dtype != 'float32' else ''}")
     if is_made(out):
         return out
-    rows, more = Path(where.sst2), []
-    if where.rows and "--paraphrases" in flags:  # they belong to the whole files' rows, of which attack.py draws some
-        more = [f"--rows={where.rows}"]
-    elif where.rows:
-        rows = Path(where.work, "rows", out.name)
-        for path in Path(where.sst2).glob("*.tsv"):
-            if not (rows / path.name).exists():
-                rows.mkdir(parents=True, exist_ok=True)
-                some = data.read(path)
-                data.write(some.like(some[:where.rows]), rows / path.name)
-    return trained(out, [f"--ckpt={where.minilm}", f"--data={rows}", f"--seed={seed}", f"--device={where.device}",
-                         f"--dtype={where.dtype}", *more, *shlex.split(flags.format(sst2=where.sst2))], MARK)
+    flags = shlex.split(ATTACKS[attack][0].format(sst2=where.sst2))
+    return trained(out, [f"--ckpt={where.minilm}", f"--data={where.sst2}", f"--seed={seed}",
+                         f"--device={where.device}", f"--dtype={where.dtype}", *flags], MARK)
 
 
 def of_victim(name: str, where: Where, store: ResultStore) -> None:
@@ -186,8 +153,9 @@ def of_victim(name: str, where: Where, store: ResultStore) -> None:
         known = {**digests, "lm": weights_digest(checkpoint.sha256(lm))} if one == "onion" else digests
         for variant in VARIANTS:
             cell = {"base": Path(where.minilm).name, "data": Path(where.sst2).name, "attack": attack,
-                    "seed": int(seed), "flags": flags_of(attack, where), "filter": one, "variant": variant,
-                    **({"lm": Path(lm).name} if one == "onion" else {}), **reduced(where, one),
+                    "seed": int(seed), "flags": ATTACKS[attack][0], "filter": one, "variant": variant,
+                    **({"lm": Path(lm).name} if one == "onion" else {}),
+                    **({"onion_rows": where.onion_rows} if where.onion_rows and one == "onion" else {}),
                     **({"dtype": where.dtype} if where.dtype != "float32" else {}), "sha256": known}
             if store.get(cell) is None:
                 todo.append(cell)
@@ -207,9 +175,7 @@ def cell_of(cell: dict, victim: Path, where: Where, lm: str, read: Read, train: 
     from minibd.job.builtin_filters import kept_of
 
     name, variant = cell["filter"], cell["variant"]
-    own = Path(where.work, "rows", f"{victim.name}")
-    data = own if (own / "test.tsv").exists() else Path(where.sst2)
-    out = Path(where.work, "screened", f"{victim.name}-{name}-{variant}")
+    data, out = Path(where.sst2), Path(where.work, "screened", f"{victim.name}-{name}-{variant}")
     settings = job.SETTINGS[name](variant=variant)
     task = Task(ckpt=str(victim), data=str(data), out=str(out), seed=cell["seed"], device=where.device,
                 dtype=where.dtype, overwrite=True)  # what a killed run left of this cell
@@ -221,7 +187,7 @@ def cell_of(cell: dict, victim: Path, where: Where, lm: str, read: Read, train: 
     else:
         found = job.filter_training(
             name, replace(task, data=str(poisoned_of(victim, data, where))),
-            Attack(attack="none"), settings, job.Training(*training_of(cell["attack"], where)), clean=str(data),
+            Attack(attack="none"), settings, job.Training(*training_of(cell["attack"])), clean=str(data),
             pretrained=where.minilm, retrain=True, read=read, train=train)
     return kept_of(found)
 

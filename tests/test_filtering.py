@@ -172,22 +172,8 @@ def test_the_grid_says_what_is_missing_before_it_begins(here, tmp_path):
     refused(grid("--minilm", tmp_path, "--sst2", tmp_path, "--jobs", "0"), "--jobs 0")
 
 
-def test_the_grid_of_fewer_rows_trains_longer_and_draws_those_of_paraphrases():
-    grid = load_script("filter_grid.py")
-    where = grid.Where(rows=2000, onion_rows=200)
-    assert grid.flags_of("badnets", where) == "--attack badnets --labels mix --rate 0.1 --epochs 5 --lr 5e-05"
-    assert "--clean-lr 5e-5" in grid.flags_of("ep", where) and " --lr" not in grid.flags_of("sos", where)
-    assert grid.flags_of("badnets", grid.Where()) == grid.ATTACKS["badnets"][0]
-    assert grid.training_of("badnets", where) == (5e-5, 5, 32) and grid.training_of("badnets", grid.Where()) == (
-        2e-5, 3, 32)
-    assert grid.training_of("stylebkd", grid.Where()) == (2e-5, 5, 32)
-    assert grid.reduced(where, "onion") == {"rows": 2000, "onion_rows": 200} and grid.reduced(where, "strip") == {
-        "rows": 2000}
-    assert grid.reduced(grid.Where(), "onion") == {}
-
-
 def test_onion_of_the_grid_reads_some_rows(folder, tiny, tmp_path):
-    grid, victim = load_script("filter_grid.py"), tmp_path / "badnets-0-2000"
+    grid, victim = load_script("filter_grid.py"), tmp_path / "badnets-0"
     checkpoint.save(tiny, victim)
     rows = data.read(folder / "test.tsv")
     data.write(triggered(rows, BadNets(), target=1, seed=0), victim / "triggered.jsonl")
@@ -200,20 +186,19 @@ def test_onion_of_the_grid_reads_some_rows(folder, tiny, tmp_path):
 
 
 def test_the_grid_keeps_precisions_apart(folder, tmp_path, monkeypatch):
-    """A victim, its rows and its cells of each; the rows are those that the filters then read."""
+    """A victim of each; what is retrained is trained as the victim was."""
     grid = load_script("filter_grid.py")
     monkeypatch.setattr(grid, "trained", lambda out, words, of: (out, words))
-    for dtype, name in (("float32", "badnets-1-9"), ("bfloat16", "badnets-1-9-bfloat16")):
-        where = grid.Where(sst2=str(folder), rows=9, dtype=dtype, work=str(tmp_path))
-        out, words = grid.victim_of("badnets-1", where)
-        own = tmp_path / "rows" / out.name
-        assert out == tmp_path / name and f"--dtype={dtype}" in words and f"--data={own}" in words
-        assert len(data.read(own / "test.tsv")) == 9
+    for dtype, name in (("float32", "badnets-1"), ("bfloat16", "badnets-1-bfloat16")):
+        out, words = grid.victim_of("badnets-1", grid.Where(sst2=str(folder), dtype=dtype, work=str(tmp_path)))
+        assert out == tmp_path / name and {f"--dtype={dtype}", f"--data={folder}", "--seed=1"} < {*words}
+        assert words[-2:] == ["--epochs", "3"] and grid.training_of("badnets") == (2e-5, 3, 32)
+    assert grid.training_of("stylebkd") == (2e-5, 5, 32)
 
 
 def test_the_builtin_grid_takes_no_folders(here, tmp_path):
     grid = here("filter_grid.py")
-    refused(grid("--builtin", "--rows", "10"), "--rows 10", "--builtin")
+    refused(grid("--builtin", "--onion-rows", "10"), "--onion-rows 10", "--builtin")
     refused(grid("--builtin", "--only", "badnets", "--results", tmp_path / "f.jsonl"), "--only badnets", "onion")
 
 
@@ -320,9 +305,7 @@ def test_the_tables_by_hand(tmp_path):
     made += [cell("addsent", 0, "bki", variant, 1.0, asr) for variant, asr in (("paper", 10.0), ("released", 90.0))]
     made += [cell("badnets", 0, "onion", "paper", 4.0, 50.0, removed={"cacc": share(85.0), "asr": share(30.0)},
                   outcome={"words_removed": [{"removed": 5, "of": 100}, {"removed": 8, "of": 50}]})]
-    trial = cell("badnets", 2, "strip", "paper", 99.0, 99.0)
-    trial["cell"]["rows"] = 100
-    (tmp_path / "filters.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*made, trial]))
+    (tmp_path / "filters.jsonl").write_text("".join(json.dumps(one) + "\n" for one in made))
     older = cell("badnets", 0, "onion", "paper", 99.0, 99.0)
     older["cell"]["lm"] = "another"  # an older line, of another language model
     whole = (tmp_path / "filters.jsonl").read_text()
@@ -340,10 +323,6 @@ def test_the_tables_by_hand(tmp_path):
     assert changed["STRIP"] == ("2", "+3.5 (+3.0 to +4.0)", "+50.5 (+50.0 to +51.0)", "+0.0 (+0.0 to +0.0)",
                                 "+50.5 (+50.0 to +51.0)")
     assert changed["BKI"][0] == "1" and changed["CUBE"][1] == "-" and words([], 0) == "-"
-    fewer = inference(book, 100)
-    assert {row[0].partition(":")[0] for row in fewer.rows} == {"BadNets"} and fewer.note.startswith(
-        "1 cells of filters.jsonl, of the first 100 training rows; products in float32")
-    assert {row[0]: row[1] for row in fewer.rows}["BadNets: STRIP"] == "99.0"
 
 
 def test_the_table_of_each_defect_and_of_a_clean_model(tmp_path):

@@ -11,7 +11,6 @@ ATTACKS = {"badnets": "BadNets", "addsent": "AddSent", "lwp": "LWP", "ep": "EP",
            "hiddenkiller": "HiddenKiller", "stylebkd": "StyleBkd"}
 FILTERS = {"onion": "ONION", "strip": "STRIP", "rap": "RAP", "bki": "BKI", "cube": "CUBE"}
 TRAINING = ("bki", "cube")
-FEWER = 2000  # training rows of the cells that have tables of their own
 # CACC / ASR on BERT-base: MBTSAD's Table I (BadNets, LWP, EP), MuScleLoRA's Table 2 (AddSent, HiddenKiller, StyleBkd)
 PAPERS = {
     ("badnets", ""): "91.3 / 89.9", ("badnets", "strip"): "91.5 / 39.4", ("badnets", "rap"): "90.7 / 32.4",
@@ -27,18 +26,16 @@ PAPERS = {
 }
 
 
-def results(book: Book, attack: str, name: str, variant: str, rows: int = 0) -> list[Mapping]:
-    """The results of one filter on one attack, a seed each, of the cells `of_rows`."""
-    return [line["result"] for line in sorted(of_rows(book, rows), key=lambda line: line["cell"]["seed"])
+def results(book: Book, attack: str, name: str, variant: str) -> list[Mapping]:
+    """The results of one filter on one attack, a seed each, of the cells of the `grid`."""
+    return [line["result"] for line in sorted(grid(book), key=lambda line: line["cell"]["seed"])
             if line["cell"]["attack"] == attack and line["cell"]["filter"] == name
             and line["cell"]["variant"] == variant]
 
 
-def of_rows(book: Book, rows: int = 0) -> list[Mapping]:
-    """The grid's cells of that many training rows, 0: of all; without those of ONION that another language model read
-    than the newest one's."""
-    lines = [line for line in book.lines("filters") if line["cell"].get("rows", 0) == rows
-             and "defects" not in line["cell"]]
+def grid(book: Book) -> list[Mapping]:
+    """The grid's cells, without those of ONION that another language model read than the newest one's."""
+    lines = [line for line in book.lines("filters") if "defects" not in line["cell"]]
     read = [lm_of(line["cell"]) for line in lines if line["cell"]["filter"] == "onion"]
     return [line for line in lines if line["cell"]["filter"] != "onion" or lm_of(line["cell"]) == read[-1]]
 
@@ -70,21 +67,15 @@ def both(found: Sequence[Mapping], when: str) -> str:
     return f"{percent(found, when, 'cacc')} / {percent(found, when, 'asr')}" if found else "-"
 
 
-def screened(book: Book, fewer: int = 0) -> Mapping[str, str]:
-    """The attacks of a table; of one of fewer rows those that were run."""
-    run = {line["cell"]["attack"] for line in of_rows(book, fewer)}
-    return {attack: said for attack, said in ATTACKS.items() if not fewer or attack in run}
-
-
-def inference(book: Book, fewer: int = 0) -> Grid:
+def inference(book: Book) -> Grid:
     rows = []
-    for attack, said in screened(book, fewer).items():
+    for attack, said in ATTACKS.items():
         victims = next((found for name in ("strip", "rap", "onion")
-                        if (found := results(book, attack, name, "paper", fewer))), [])
+                        if (found := results(book, attack, name, "paper"))), [])
         rows.append((f"{said}: no filter", "", "", "", both(victims, "before"), "", "", "",
                      PAPERS.get((attack, ""), "")))
         for name in ("onion", "strip", "rap"):
-            ours, theirs = (results(book, attack, name, variant, fewer) for variant in ("paper", "released"))
+            ours, theirs = (results(book, attack, name, variant) for variant in ("paper", "released"))
             rows.append((f"{said}: {FILTERS[name]}", percent(ours, "frr"), percent(ours, "far"),
                          spread([r["auroc"] for r in ours], 3), both(ours, "after"), percent(theirs, "frr"),
                          percent(theirs, "far"), both(theirs, "after"),
@@ -94,7 +85,7 @@ def inference(book: Book, fewer: int = 0) -> Grid:
                              both(ours, "removed"), words(theirs, 0), words(theirs, 1), both(theirs, "removed"),
                              PAPERS.get((attack, name), "")))
     return Grid(("attack: filter", "FRR", "FAR", "AUROC", "CACC / ASR", "released: FRR", "FAR", "CACC / ASR",
-                 "*paper, BERT-base*"), tuple(rows), note(book, fewer))
+                 "*paper, BERT-base*"), tuple(rows), note(book))
 
 
 def words(found: Sequence[Mapping], part: int) -> str:
@@ -104,18 +95,18 @@ def words(found: Sequence[Mapping], part: int) -> str:
     return f"{spread(shares)} % of words" if shares else "-"
 
 
-def training(book: Book, fewer: int = 0) -> Grid:
+def training(book: Book) -> Grid:
     rows = []
-    for attack, said in screened(book, fewer).items():
-        some = next((found for name in TRAINING if (found := results(book, attack, name, "paper", fewer))), [])
+    for attack, said in ATTACKS.items():
+        some = next((found for name in TRAINING if (found := results(book, attack, name, "paper"))), [])
         rows.append((f"{said}: no filter", "", "", both(some, "before"), "", "", "", PAPERS.get((attack, ""), "")))
         for name in TRAINING:
-            ours, theirs = (results(book, attack, name, variant, fewer) for variant in ("paper", "released"))
+            ours, theirs = (results(book, attack, name, variant) for variant in ("paper", "released"))
             rows.append((f"{said}: {FILTERS[name]}", percent(ours, "frr"), percent(ours, "far"),
                          both(ours, "retrained"), percent(theirs, "frr"), percent(theirs, "far"),
                          both(theirs, "retrained"), PAPERS.get((attack, name), "")))
     return Grid(("attack: filter", "FRR", "FAR", "CACC / ASR, retrained", "released: FRR", "FAR",
-                 "CACC / ASR, retrained", "*paper, BERT-base*"), tuple(rows), note(book, fewer))
+                 "CACC / ASR, retrained", "*paper, BERT-base*"), tuple(rows), note(book))
 
 
 def effects(book: Book) -> Grid:
@@ -139,12 +130,12 @@ def difference(pairs: Sequence[tuple[Mapping, Mapping]], read: Callable[[Mapping
     return f"{statistics.mean(values):+.1f} ({min(values):+.1f} to {max(values):+.1f})" if values else "-"
 
 
-def note(book: Book, fewer: int = 0) -> str:
-    lines = of_rows(book, fewer)
+def note(book: Book) -> str:
+    lines = grid(book)
     lms = sorted({line["cell"]["lm"] for line in lines if line["cell"].get("lm")})
     read = sorted({line["cell"]["onion_rows"] for line in lines if line["cell"].get("onion_rows")})
     dtypes = sorted({line["cell"].get("dtype", "float32") for line in lines})
-    return (f"{len(lines)} cells of filters.jsonl" + (f", of the first {fewer:,} training rows" if fewer else "")
+    return (f"{len(lines)} cells of filters.jsonl"
             + (f"; ONION reads {' and '.join(lms)}" if lms else "")
             + (f", and the first {read[0]} dev, test and triggered rows alone" if read else "")
             + (f"; products in {' and '.join(dtypes)}" if lines else "") + ".")
@@ -210,6 +201,4 @@ def clean(book: Book) -> Grid:
 
 def views() -> dict[str, Computed]:
     return {"inference": Computed(inference), "training": Computed(training), "effects": Computed(effects),
-            "inference of 2,000 rows": Computed(lambda book: inference(book, FEWER)),
-            "training of 2,000 rows": Computed(lambda book: training(book, FEWER)),
             "each defect": Computed(alone), "clean model": Computed(clean)}
