@@ -58,10 +58,10 @@ class Rap:
     low: float = setting(0.1, "least confidence that the word is to take from a clean text", paper="0.1")
     high: float = setting(0.3, "most confidence that it is to take", paper="0.3")
     scale: float = setting(1.0, "weight of the lower bound's loss", paper="1")
-    lr: float | None = setting(None, "first step of the embedding, as a share of its norm (default 0.3; released 0.01, "
+    lr: float | None = setting(None, "first step of the embedding, as a share of its norm (default 0.1; released 0.01, "
                                "times the gradients' sum)", paper="0.01, times the gradient", kind=float)
     epochs: int = setting(5, "passes over the clean rows", paper="5")
-    steps: int = setting(300, "least steps: few rows get more passes (not in the released variant)", paper="-")
+    steps: int = setting(100, "least steps: few rows get more passes (not in the released variant)", paper="-")
     batch_size: int = setting(32, "texts per step", paper="32")
     variant: str = setting("paper", "released: as OpenBackdoor does it", choices=("paper", "released"))
     defects: tuple[str, ...] = setting((), "some of the released code's defects on top of the correct filter: summed, "
@@ -82,7 +82,7 @@ class Rap:
 
     @property
     def rate(self) -> float:
-        return self.lr if self.lr is not None else 0.01 if self.variant == "released" else 0.3
+        return self.lr if self.lr is not None else 0.01 if self.variant == "released" else 0.1
 
 
 @dataclass(frozen=True, slots=True)
