@@ -171,8 +171,8 @@ def sharded(model: nn.Module, dtype: torch.dtype = torch.float32) -> Iterator[No
     is trained."""
     blocks = getattr(model, "blocks", None)
     frozen = [] if blocks is None else [p for p in blocks.parameters() if not p.requires_grad]
-    few = size() == 1 or not getattr(model, "causal", False) or sum(p.numel() for p in frozen) < LARGE
-    if few or not can_shard():
+    if (size() == 1 or not getattr(model, "causal", False) or sum(p.numel() for p in frozen) < LARGE
+            or not can_shard()):
         yield
         return
     from torch.distributed.device_mesh import init_device_mesh
