@@ -39,7 +39,7 @@ from minibd.records import BadInput, Batch
 T = TypeVar("T")
 GIVEN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process
 PATIENCE = timedelta(minutes=30)  # that one process waits for another: one may be writing a large checkpoint
-LARGE = 1_000_000_000  # frozen weights, from which on each process holds a part: 4 GB of float32
+LARGE = 1_000_000_000  # weights of a model's blocks, from which on each process holds a part: 4 GB of float32
 BUCKET = 25_000_000  # numbers that are summed at once: what a sum needs beside the gradients, 100 MB of float32
 
 
@@ -160,47 +160,115 @@ def least(n: int) -> int:
 
 # ---- weights that are too many for each process
 
+class Shards:
+    """Trained matrices of which each process holds a part, for the length of a training.
+
+    matrices: as the model has them there (DTensors of FSDP2); a backward pass leaves in each process the mean over the
+    processes of its part's gradient. own: this process's part of each, in the same memory, for an optimizer to train.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[nn.Parameter, nn.Parameter]] = ()):
+        """pairs: each matrix outside of the training, and the same in it."""
+        self.outside, self.matrices = [p for p, _ in pairs], [m for _, m in pairs]
+        self.own = [nn.Parameter(m.to_local().detach()) for m in self.matrices]
+        self.at = {id(t): i for tensors in (self.matrices, self.own) for i, t in enumerate(tensors)}
+
+    def __bool__(self) -> bool:
+        return bool(self.own)
+
+    def __contains__(self, p: Tensor) -> bool:
+        return id(p) in self.at
+
+    def shard_of(self, p: nn.Parameter) -> nn.Parameter:
+        """What is trained of the model's parameter p: this process's part, or p, where that is whole."""
+        return self.own[self.at[id(p)]] if p in self else p
+
+    def take_gradients(self) -> None:
+        """Give each of `own` its gradient, summed over the processes."""
+        for matrix, own in zip(self.matrices, self.own):
+            own.grad = None if matrix.grad is None else matrix.grad.to_local() * size()
+            matrix.grad = None
+
+    def gathered(self, own: Tensor, value: Tensor) -> Tensor:
+        """Of a tensor like `own`, of which each process has its `value`, the whole: a weight, a moment."""
+        from torch.distributed.tensor import DTensor
+
+        matrix = self.matrices[self.at[id(own)]]
+        whole = DTensor.from_local(value.detach(), matrix.device_mesh, matrix.placements, run_check=False,
+                                   shape=matrix.shape, stride=matrix.stride())
+        with _Watched():
+            return whole.full_tensor()
+
+    def cut(self, whole: Tensor) -> Tensor:
+        """This process's part of what `gathered` gives: of the rows dealt out in order."""
+        parts = whole.chunk(size())
+        return parts[rank()] if rank() < len(parts) else whole[:0]
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """The matrices outside have the values that are trained here."""
+        for p, own in zip(self.outside, self.own):
+            p.copy_(self.gathered(own, own))
+
+
 @contextmanager
-def sharded(model: nn.Module, dtype: torch.dtype = torch.float32) -> Iterator[None]:
+def sharded(model: nn.Module, dtype: torch.dtype = torch.float32, trained: bool = False) -> Iterator[Shards]:
     """Inside, where the blocks of a causal `model` have LARGE frozen weights or more (LoRA, MuScleLoRA), each process
     holds its part of its matrices on its device, and a block's are whole there, in `dtype`, while it computes: FSDP2's
     fully_shard, a block at a time. What is trained, and vectors, are whole in every process, as ever; the frozen
     weights wait in main memory.
 
-    Elsewhere nothing changes: where all is trained, in one process, and before torch 2.7, which cannot leave out what
-    is trained."""
+    trained: the same where LARGE weights or more are trained, for an optimizer that trains the Shards. Those outside
+    wait in main memory, too, and have the trained values once the Shards are settled.
+
+    Elsewhere nothing changes, and there are no Shards: in one process, and before torch 2.7, which cannot leave out
+    what is whole."""
     blocks = getattr(model, "blocks", None)
-    frozen = [] if blocks is None else [p for p in blocks.parameters() if not p.requires_grad]
-    if (size() == 1 or not getattr(model, "causal", False) or sum(p.numel() for p in frozen) < LARGE
-            or not can_shard()):
-        yield
+    asked = [] if blocks is None else [p for p in blocks.parameters() if p.requires_grad is trained]
+    if (size() == 1 or not getattr(model, "causal", False) or sum(p.numel() for p in asked) < LARGE
+            or any(hasattr(p, "to_local") for p in blocks.parameters()) or not can_shard()):
+        yield Shards()
         return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-    # as autocast has it: a matrix is cast for its products, a norm's scale is not
-    policy = MixedPrecisionPolicy(param_dtype=None if dtype == torch.float32 else dtype, cast_forward_inputs=False)
-    device = frozen[0].device
+    # as autocast has it: a matrix is cast for its products, a norm's scale is not; gradients are summed in float32
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False) if dtype == torch.float32 else MixedPrecisionPolicy(
+        param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    device = asked[0].device
     mesh, copies = init_device_mesh(device.type, (size(),)), nn.ModuleList()
+    pairs, waiting = [], []
     for block in blocks:
-        trained = {p for p in block.parameters() if p.requires_grad}
-        one = copy.deepcopy(block, {id(p): p for p in trained})  # the same trained tensors, other frozen ones
-        for p in block.parameters():
-            p.data = p.data if p in trained else p.data.cpu()
-        whole = {p for p in one.parameters() if p.requires_grad or p.dim() < 2}
-        fully_shard(one, mesh=mesh, reshard_after_forward=True, mp_policy=policy, ignored_params=whole)
+        shared = {p for p in block.parameters() if p.requires_grad and not (trained and p.dim() > 1)}
+        one = copy.deepcopy(block, {id(p): p for p in shared})
+        before = dict(block.named_parameters())
+        waiting += [p for p in before.values() if p not in shared]
+        for p in before.values():
+            p.data = p.data if p in shared else p.data.cpu()
+        fully_shard(one, mesh=mesh, reshard_after_forward=True, mp_policy=policy,
+                    ignored_params={p for p in one.parameters() if p in shared or p.dim() < 2})
         for half in ("attention", "feed_forward"):
             register_fsdp_forward_method(one, half)
+        pairs += [(before[name], p) for name, p in one.named_parameters() if p.requires_grad and p not in shared]
         copies.append(one)
     model.blocks = copies
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # of changes in place, which no encoder makes
-            yield
+            yield Shards(pairs)
     finally:
         model.blocks = blocks.train(copies.training)
-        for p in frozen:
+        for p in waiting:
             p.data = p.data.to(device)
+
+
+def gradient_norm(whole: Sequence[Tensor], shards: Sequence[Tensor] = ()) -> Tensor:
+    """The 2-norm of all gradients: of tensors that every process has whole, and of some of which each has a part."""
+    norm = nn.utils.get_total_norm([p.grad for p in whole if p.grad is not None])
+    if not shards:
+        return norm
+    own = nn.utils.get_total_norm([p.grad for p in shards if p.grad is not None]).to(shards[0].device)
+    return (norm.square() + sums([own.square()])[0]).sqrt()
 
 
 def can_shard() -> bool:

@@ -39,7 +39,7 @@ from torch import Tensor
 from minibd.atomic import atomic_write, is_fixed, owner, runs
 from minibd.cli import progress
 from minibd.digest import file_digest
-from minibd.distributed import agreed, leads, meet
+from minibd.distributed import Shards, agreed, leads, meet
 from minibd.lines import one_line
 from minibd.records import BadInput
 from minibd.regular import read_regular
@@ -309,6 +309,7 @@ class Training:
                  optimizer: torch.optim.Optimizer | None = None, parts: Sequence[Stateful] = ()):
         self.kept, self.name, self.course, self.trained = kept_by(log), name, course, trained
         self.optimizer, self.parts = optimizer, list(parts)
+        self.shards = getattr(optimizer, "shards", Shards())  # of `trained` and moments, which are kept whole
         self.began, self.before = time.perf_counter(), 0.0
         self.ended, self.files = False, {}
         if self.kept is None:
@@ -329,25 +330,30 @@ class Training:
         self.course.step = step
         if self.kept is None or step == steps:     # `end` follows
             return
-        if self.kept.due(4 * _size(self.trained), epoch_ended or not step % (self.kept.every or 1)):
+        if self._due(4, epoch_ended or not step % (self.kept.every or 1)):
             self._write(ended=False)
 
     def end(self) -> None:
         """The weights are the result."""
         if self.kept is None or self.ended:
             return
-        if self.kept.due(_size(self.trained), asked=True):
+        if self._due(1, asked=True):
             self._write(ended=True)
+
+    def _due(self, times: int, asked: bool) -> bool:
+        """Whether the weights `times` over are to be kept now; shards are put together by all processes or none."""
+        due = self.kept.due(times * _size(self.trained), asked)
+        return agreed(due) if self.shards else due
 
     # ---- out and in
 
     def _write(self, ended: bool) -> None:
         course, own = self.course, f"{self.number:04}-"
-        state = {f"weights.{i}": tensor for i, tensor in enumerate(self.trained)}
+        state = self._whole(self.trained)
         state |= {f"parts.{i}": part.get_state() for i, part in enumerate(self.parts)}
         tensors, others = {f"{own}{'end' if ended else course.step}.safetensors": state}, {}
         if not ended and self.optimizer is not None:
-            moments, others = _flat(self.optimizer.state_dict())
+            moments, others = _flat(self._changed(self.optimizer.state_dict(), self.shards.gathered))
             state |= moments
         name = f"{own}epoch{course.epoch}.safetensors"
         files = {}
@@ -355,13 +361,14 @@ class Training:
             if name in self.files:                 # written when the epoch had ended
                 files = {name: self.files[name]}
             else:
-                tensors[name] = {f"weights.{i}": tensor for i, tensor in enumerate(course.weights)}
-        self.files = self.kept.write(self.number, {
+                tensors[name] = self._whole(course.weights)
+        files = self.kept.write(self.number, {
             "name": self.name, "ended": ended, "step": course.step, "first": course.first, "losses": course.losses,
             "best": course.best, "epoch": course.epoch, "choice": course.choice, "optimizer": others,
             "steps": [self.logged, len(self.kept.steps)], "files": files,
             "seconds": self.before + time.perf_counter() - self.began,
         }, tensors)
+        self.files = agreed(files) if self.shards else files
 
     def _load(self, entry: dict) -> None:
         course, own, ended = self.course, f"{self.number:04}-", entry["ended"] is True
@@ -370,15 +377,16 @@ class Training:
         course.losses = [float(loss) for loss in entry["losses"]]
         self.files = dict(entry["files"])
         state = self._read(f"{own}{'end' if ended else course.step}.safetensors")
-        put_back(self.trained, [state.pop(f"weights.{i}") for i in range(len(self.trained))])
+        put_back(self.trained, self._own(state))
         for i, part in enumerate(self.parts):
             part.set_state(state.pop(f"parts.{i}"))
         if not ended:
             if self.optimizer is not None:
-                self.optimizer.load_state_dict(_nested(state, entry["optimizer"], self.optimizer.state_dict()))
+                moments = _nested(state, entry["optimizer"], self.optimizer.state_dict())
+                self.optimizer.load_state_dict(self._changed(moments, lambda _, whole: self.shards.cut(whole)))
             if (name := f"{own}epoch{course.epoch}.safetensors") in self.files:
                 weights = self._read(name)
-                course.weights = [weights[f"weights.{i}"].to(p.device) for i, p in enumerate(self.trained)]
+                course.weights = [w.to(p.device) for w, p in zip(self._own(weights), self.trained)]
                 if any(w.shape != p.shape for w, p in zip(course.weights, self.trained)):
                     raise ValueError(f"{name} is of another model")
         first, last = map(int, entry["steps"])
@@ -387,6 +395,29 @@ class Training:
         self.kept.steps += [json.loads(line) for line in self.kept.lines[first:last]]
         self.before, self.ended = float(entry["seconds"]), ended
         self.kept.carry(self.before)
+
+    def _whole(self, weights: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Values of `trained`, by the names under which they are kept. Those of shards the first process alone holds
+        whole: it is the one that writes."""
+        whole = {}
+        for i, (p, value) in enumerate(zip(self.trained, weights)):
+            gathered = self.shards.gathered(p, value) if p in self.shards else value
+            whole[f"weights.{i}"] = gathered if leads() else value
+        return whole
+
+    def _own(self, state: dict[str, Tensor]) -> list[Tensor]:
+        """The values of `trained` among `state`, which are taken out: of shards this process's parts."""
+        values = [state.pop(f"weights.{i}") for i in range(len(self.trained))]
+        return [self.shards.cut(value) if p in self.shards else value for p, value in zip(self.trained, values)]
+
+    def _changed(self, optimizer: dict[str, Any], change: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Any]:
+        """An optimizer's state_dict, `change` applied to the moments of shards: to a shard and its moment."""
+        if not self.shards:
+            return optimizer
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return {**optimizer, "state": {i: {
+            key: change(params[i], value) if params[i] in self.shards and value.dim() else value
+            for key, value in state.items()} for i, state in optimizer["state"].items()}}
 
     def _read(self, name: str) -> dict[str, Tensor]:
         path = self.kept.folder / name

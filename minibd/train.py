@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from minibd.cli import setting
 from minibd.data import batches
-from minibd.distributed import least, sharded, share, size, sum_gradients, sums
+from minibd.distributed import Shards, gradient_norm, least, sharded, share, size, sum_gradients, sums
 from minibd.models.dropout import seed_dropout
 from minibd.models.encoder import Encoder
 from minibd.models.kept_outputs import memory
@@ -236,10 +236,12 @@ def each_batch(
 class ClippedAdamW(torch.optim.AdamW):
     """AdamW over `params`; first the whole gradient is scaled down to the norm `schedule.clip`.
 
-    visited: whose rows are among `params` in place of the word embedding.
+    visited: whose rows are among `params` in place of the word embedding. shards: of which this process's are
+    among them in place of whole matrices.
     """
 
-    def __init__(self, params: Sequence[nn.Parameter], schedule: Schedule, visited: VisitedRows | None = None):
+    def __init__(self, params: Sequence[nn.Parameter], schedule: Schedule, visited: VisitedRows | None = None,
+                 shards: Shards | None = None):
         # Decay shrinks matrices; biases and LayerNorms are scales and offsets, not capacity.
         super().__init__(
             [
@@ -248,7 +250,8 @@ class ClippedAdamW(torch.optim.AdamW):
             ],
             lr=schedule.lr, fused=True,
         )
-        self.params, self.clip, self.visited = params, schedule.clip, visited
+        self.params, self.clip, self.visited, self.shards = params, schedule.clip, visited, shards or Shards()
+        self.leaves = [p for p in params if p not in self.shards]  # whose gradients are yet to be summed
         # what of the model changes, for who keeps it and puts it back
         self.trained = params if visited is None else Trained(params, visited)
 
@@ -256,7 +259,9 @@ class ClippedAdamW(torch.optim.AdamW):
         """Update and return the gradient's norm before clipping. If that is not finite, nothing is changed."""
         if self.visited is not None:
             self.visited.check()
-        norm = nn.utils.clip_grad_norm_(self.params, self.clip)
+        self.shards.take_gradients()
+        norm = gradient_norm(self.leaves, self.shards.own)
+        nn.utils.clip_grads_with_norm_(self.params, self.clip, norm)
         if torch.isfinite(norm):
             super().step()
             if self.visited is not None:
@@ -273,18 +278,21 @@ def dense_optimizer(model: nn.Module, schedule: Schedule) -> ClippedAdamW:
 @contextmanager
 def usual_optimizer(
     model: nn.Module, tokenizer: Tokenizer, rows: Encoded, schedule: Schedule, others: Sequence[Encoded] = (),
+    shards: Shards | None = None,
 ) -> Iterator[ClippedAdamW]:
     """As dense_optimizer, but of the word embedding it trains the rows that the texts visit: `rows`, and `others` that
     the loss reads beside them. The model is the one that dense steps would give when the context ends, and before that
-    whenever it is evaluated, saved or loaded (models/visited_rows.py)."""
+    whenever it is evaluated, saved or loaded (models/visited_rows.py). shards: of the model's matrices, where
+    each process has its own."""
+    shards = shards or Shards()
+    params = [shards.shard_of(p) for p in model.parameters() if p.requires_grad]
     word = model.embeddings.word if isinstance(model, Encoder) else None
     if word is None or not word.weight.requires_grad:
-        yield dense_optimizer(model, schedule)
+        yield ClippedAdamW(params, schedule, shards=shards)
         return
     seen = {i for texts in (rows, *others) for row in texts.ids for i in row}
     with visited_rows(word, seen | {tokenizer.pad}) as visited:
-        params = [visited.rows if p is word.weight else p for p in model.parameters() if p.requires_grad]
-        yield ClippedAdamW(params, schedule, visited)
+        yield ClippedAdamW([visited.rows if p is word.weight else p for p in params], schedule, visited, shards)
 
 
 def backward(
@@ -397,10 +405,19 @@ def fit(
     if max_steps is not None and max_steps < 1:
         raise BadInput(f"{name}: max_steps is {max_steps}, it must be at least 1")
     if optimizer is None:
-        with usual_optimizer(model, tokenizer, rows, schedule) as optimizer:
-            return fit(model, tokenizer, rows, loss, schedule, seed=seed, weights=weights, score=score, log=log,
-                       name=name, dtype=dtype, optimizer=optimizer, on_step=on_step, max_steps=max_steps,
-                       on_choice=on_choice, parts=parts)
+        with (
+            sharded(model, dtype, trained=True) as shards,
+            usual_optimizer(model, tokenizer, rows, schedule, shards=shards) as optimizer,
+        ):
+            try:
+                fit(model, tokenizer, rows, loss, schedule, seed=seed, weights=weights, score=score, log=log,
+                    name=name, dtype=dtype, optimizer=optimizer, on_step=on_step, max_steps=max_steps,
+                    on_choice=on_choice, parts=parts)
+            except StepLimit:
+                shards.settle()
+                raise
+            shards.settle()
+        return model
     device = next(model.parameters()).device
     params = [p for group in optimizer.param_groups for p in group["params"]]
     leaves, trained = (getattr(optimizer, name, params) for name in ("leaves", "trained"))

@@ -14,8 +14,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +44,7 @@ from minibd.pretrain import pretrain
 from minibd.records import BadInput, Batch, Examples
 from minibd.resume import Count, Kept
 from minibd.tokenizer import Tokenizer
-from minibd.train import Schedule, StepLog, cross_entropy, fit
+from minibd.train import Schedule, StepLimit, StepLog, cross_entropy, fit
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *NEUTRAL, "cf", "mn"]
 TEXT = Tokenizer.from_vocab({token: i for i, token in enumerate(TOKENS)}, 24)
@@ -96,7 +96,7 @@ class Stop(Exception):
     pass
 
 
-def gone_on_with() -> dict[str, Tensor]:
+def gone_on_with(made: Callable[[], Checkpoint] = lambda: bert(0.2)) -> dict[str, Tensor]:
     """Stopped before the sixth step, and gone on with from what the first process has kept for all."""
     folder, taken = Path(distributed.agreed(tempfile.mkdtemp())), Count()
 
@@ -106,7 +106,7 @@ def gone_on_with() -> dict[str, Tensor]:
         return cross_entropy(model, batch)
 
     for going_on in (False, True):
-        ckpt, log = bert(0.2), StepLog(kept=Kept(folder / "kept", {}, 1, going_on))
+        ckpt, log = made(), StepLog(kept=Kept(folder / "kept", {}, 1, going_on))
         with suppress(Stop):
             fit(ckpt.model, TEXT, TEXT.encode(ROWS), stopping, Schedule(1e-2, 2, 3), seed=0, log=log,
                 score=lambda model: accuracy(model, TEXT, DEV))
@@ -152,6 +152,19 @@ def aligned(ckpt: Checkpoint | None = None, **settings) -> dict[str, Tensor]:
     return seen(musclelora(ckpt, ROWS, CLEAN, settings, validation=DEV, log=log), log)
 
 
+@contextmanager
+def everything_is_large() -> Iterator[None]:
+    before, distributed.LARGE = distributed.LARGE, 1
+    try:
+        yield
+    finally:
+        distributed.LARGE = before
+
+
+def llama(**more) -> Checkpoint:
+    return made(Llama(LlamaConfig(**{**LLAMA, **more})), LABELS)
+
+
 def sharded(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """A Llama whose frozen weights lie in parts; by the way, that each process holds its half of them alone."""
     seen_parts = []
@@ -162,22 +175,59 @@ def sharded(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
             seen_parts.append(sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel()
                                   for p in model.blocks.parameters() if not p.requires_grad and p.dim() > 1))
 
-    before, distributed.LARGE = distributed.LARGE, 1
-    ckpt = made(Llama(LlamaConfig(**LLAMA)), LABELS)
-    model, frozen = ckpt.model, 0
-    try:
-        model.requires_grad_(False)
-        lora(model, rank=2, alpha=4.0, generator=torch.Generator().manual_seed(1))
-        frozen = sum(p.numel() for p in model.blocks.parameters() if not p.requires_grad and p.dim() > 1)
-        log = Looking()
+    ckpt, log = llama(), Looking()
+    model = ckpt.model
+    model.requires_grad_(False)
+    lora(model, rank=2, alpha=4.0, generator=torch.Generator().manual_seed(1))
+    frozen = sum(p.numel() for p in model.blocks.parameters() if not p.requires_grad and p.dim() > 1)
+    with everything_is_large():
         fit(model, TEXT, TEXT.encode(ROWS), cross_entropy, Schedule(1e-2, 2, 3), seed=0, log=log,
             score=lambda model: accuracy(model, TEXT, DEV), dtype=dtype)
-    finally:
-        distributed.LARGE = before
     parts = distributed.size() if distributed.can_shard() else 1  # before torch 2.7 each process holds all of them
     assert {part * parts for part in seen_parts} == {frozen}
     assert not any(hasattr(p, "to_local") for p in model.parameters())
     return seen(ckpt, log, few=torch.tensor(predict(model, TEXT, ROWS.like(ROWS[:1]))))
+
+
+class Halves(StepLog):
+    """By the way, that each process holds its half of the matrices that are trained, and that no gradient is left."""
+
+    def __init__(self, model: torch.nn.Module, **more):
+        super().__init__(**more)
+        self.model, self.all = model, sum(p.numel() for p in model.blocks.parameters() if p.dim() > 1)
+
+    def __call__(self, step: dict) -> None:
+        super().__call__(step)
+        own = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel()
+                  for p in self.model.blocks.parameters() if p.dim() > 1)
+        assert own * (distributed.size() if distributed.can_shard() else 1) == self.all
+        assert not any(p.grad is not None for p in self.model.parameters() if hasattr(p, "to_local"))
+
+
+def all_in_parts(dtype: torch.dtype = torch.float32, clip: float = 1.0, turns: int = 0, again: bool = False,
+                 max_steps: int | None = None) -> dict[str, Tensor]:
+    """A Llama all of whose weights are trained, its matrices in parts. max_steps: the log is full behind them."""
+    ckpt = llama(attention_dropout=0.1)
+    model, log, chosen = ckpt.model, Halves(ckpt.model, max_steps=max_steps), {}
+    model.micro_batch, model.recompute = turns or None, again
+    with everything_is_large(), suppress(StepLimit):
+        fit(model, TEXT, TEXT.encode(ROWS + DEV[:1]), cross_entropy, Schedule(1e-2, 2, 5, clip=clip), seed=0, log=log,
+            score=lambda model: accuracy(model, TEXT, DEV), dtype=dtype, on_choice=chosen.__setitem__)
+    assert not any(hasattr(p, "to_local") for p in model.parameters())
+    return seen(ckpt, log, best=torch.tensor(chosen.get("best_epoch", 0)))
+
+
+def distilled_in_parts() -> dict[str, Tensor]:
+    ckpt, log = llama(), StepLog()
+    settings = MBTSAD(k=1, lr1=1e-2, lr2=1e-2, epochs1=1, epochs2=1, batch_size=3)
+    with everything_is_large():
+        return seen(mbtsad(ckpt, ROWS, settings, log=log), log)
+
+
+def gone_on_with_in_parts() -> dict[str, Tensor]:
+    """Rows that are no multiple of the processes: one has a row more."""
+    with everything_is_large():
+        return gone_on_with(lambda: llama(ffn=25))
 
 
 def unlearnt(mode: str) -> dict[str, Tensor]:
@@ -274,6 +324,13 @@ CASES: dict[str, Callable[[], dict[str, Tensor]]] = {
     "MuScleLoRA, two passes": lambda: aligned(train_head=True),
     "MuScleLoRA, Llama": lambda: aligned(made(Llama(LlamaConfig(**LLAMA)), ()), bottleneck=4),
     "LoRA, Llama, sharded": sharded,
+    "fine-tuning, Llama, in parts": all_in_parts,
+    "fine-tuning, Llama, in parts, clipped": lambda: all_in_parts(clip=0.01),
+    "fine-tuning, Llama, in parts, in turns": lambda: all_in_parts(turns=2),
+    "fine-tuning, Llama, in parts, activations again": lambda: all_in_parts(again=True),
+    "fine-tuning, Llama, in parts, left early": lambda: all_in_parts(max_steps=3),
+    "fine-tuning, Llama, in parts, gone on with": gone_on_with_in_parts,
+    "MBTSAD, Llama, in parts": distilled_in_parts,
     "unlearning, rows": lambda: unlearnt("rows"),
     "unlearning, whole": lambda: unlearnt("whole"),
     "EP": lambda: embedded("released"),

@@ -1324,6 +1324,22 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "distributed.py", "a batch that is another's counts, too", "(plan[0], False) for", "(plan[0], True) for",
         ),
         Mutant("distributed.py", "each process keeps its own choice", "return box[0]", "return value"),
+        Mutant(
+            "distributed.py", "a part's gradient is the processes' mean", "matrix.grad.to_local() * size()",
+            "matrix.grad.to_local()",
+        ),
+        Mutant(
+            "distributed.py", "the norm is of each process's parts", "return (norm.square() + sums([own.square()])[0])",
+            "return (norm.square() + own.square())",
+        ),
+        Mutant(
+            "distributed.py", "what was trained in parts stays there", "            p.copy_(self.gathered(own, own))\n",
+            "            pass\n",
+        ),
+        Mutant(
+            "train.py", "a run that is cut short has the weights of its start", "            except StepLimit:\n"
+            "                shards.settle()\n", "            except StepLimit:\n", ("test_distributed.py",),
+        ),
         Mutant("distributed.py", "every process writes", "return rank() == 0", "return True"),
         Mutant(
             "train.py", "the gradients stay each process's own", "        sum_gradients(leaves)\n", "",

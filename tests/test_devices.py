@@ -67,3 +67,17 @@ def test_parts_are_an_eighth():
     assert parts["sent"] - whole["sent"] == pytest.approx(4 * 7 / 8 * 2 * matrices / 1e9)
     assert whole["weights"] - parts["weights"] == pytest.approx(
         ((4 + 2) * matrices - 4 * matrices / 8 - 2 * matrices / 32) / 1e9)
+
+
+def test_all_that_is_trained_in_parts():
+    """By hand, of two blocks on 8 devices: matrices an eighth each, everything else whole; one block is copied."""
+    config = LlamaConfig(vocab=10, hidden=4, layers=2, heads=2, ffn=6)
+    block = 4 * 4 * 4 + 3 * 4 * 6
+    whole = 10 * 4 + (2 * 2 + 1) * 4 + 2 * 4  # embedding, norms, classifier
+    found = needed(config, None, parts=True)
+    held = whole + 2 * block / 8
+    assert counts(config, None).matrices == 2 * block and counts(config, None).all == whole + 2 * block
+    assert [found[key] * 1e9 for key in ("weights", "gradients", "moments")] == pytest.approx(
+        [4 * held + 2 * (whole + block), 4 * (held + block), 8 * held])
+    # gathered four times in bfloat16; a part of the sum comes back; what is whole goes around twice
+    assert found["sent"] * 1e9 == pytest.approx(7 / 8 * (4 * 2 * 2 * block + 4 * 2 * block + 2 * 4 * whole))

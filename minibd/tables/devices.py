@@ -2,12 +2,15 @@
 
 The weights are counted in the model itself, built without memory. A step's bytes, products in bfloat16:
 
-    weights      4 a number; 2 more for its copy that products read, which a step keeps until its backward pass
-    gradients    4 a trained number        moments    8 a trained number (AdamW)
+    weights      4 a number; 2 more for its copy that products read, which a step keeps until its backward pass; of
+                 matrices in parts 4 a number of the part, and the copies of the block that computes
+    gradients    4 a trained number, of matrices in parts of the part, and a block's while they are summed
+    moments      8 a trained number (AdamW), of the part as well
     activations  (20 D + 6 F) a token and block of a LoRA, (36 D + 8 F) where all is trained: what the backward pass of
                  a Llama's block reads (D hidden size, F of the feed-forward layer); tests/test_devices.py counts it
     sent         2 (N - 1) / N of the gradients, float32, in a ring of N; a sharded block is gathered 4 times a step, by
-                 each of its halves, forwards and backwards: (N - 1) / N of it each time, in bfloat16
+                 each of its halves, forwards and backwards: (N - 1) / N of it each time, in bfloat16; of its gradients
+                 each process gets its part alone, half as much as all, in float32
 """
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ FULL = (36, 8)
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Numbers of a model. matrices: of its blocks' frozen weights, those that can be sharded."""
+    """Numbers of a model. matrices: of its blocks, those that can be sharded: frozen ones of a LoRA, else all."""
     all: int
     trained: int
     matrices: int
@@ -46,32 +49,34 @@ def counts(config: LlamaConfig, rank: int | None) -> Counts:
         lora(model, rank=rank, alpha=1.0, generator=torch.Generator().manual_seed(0))
     every = list(model.parameters())
     return Counts(sum(p.numel() for p in every), sum(p.numel() for p in every if p.requires_grad),
-                  sum(p.numel() for p in model.blocks.parameters() if not p.requires_grad and p.dim() > 1))
+                  sum(p.numel() for p in model.blocks.parameters()
+                      if p.requires_grad is (rank is None) and p.dim() > 1))
 
 
 def needed(config: LlamaConfig, rank: int | None, groups: int = 1, parts: bool = False) -> dict[str, float]:
     """GB of one of DEVICES devices in a step. groups: 2 where as many clean texts go along (MuScleLoRA). parts: the
-    frozen matrices are sharded, or, where all is trained, all is (FSDP2 whole)."""
+    blocks' matrices are sharded, the frozen ones of a LoRA, else those that are trained."""
     n, of, (d, f) = counts(config, rank), DEVICES, FULL if rank is None else LORA
     whole = n.all - n.matrices  # what each device holds, whatever is sharded
-    block = n.matrices / config.layers
+    block, held = n.matrices / config.layers, whole + n.matrices / of
     tokens = groups * TEXTS * TOKENS / DEVICES
-    if rank is None and parts:
-        weights, moments, gradients = 4 * n.all / of, 8 * n.all / of, 4 * n.all / of
-        weights += 2 * n.all / config.layers  # the block that computes, about
-        sent = (of - 1) / of * (2 * 2 + 4) * n.all  # gathered twice, reduced once
-    else:
-        weights = 4 * whole + 4 * n.matrices / of + 2 * (whole + block) if parts else 6 * n.all
-        gradients, moments = 4 * n.trained, 8 * n.trained
-        sent = 2 * (of - 1) / of * 4 * n.trained + (parts and 4 * (of - 1) / of * 2 * n.matrices)
+    weights, trained, sent = 6 * n.all, n.trained, 2 * (of - 1) / of * 4 * n.trained
+    gradients = 0.0
+    if parts:
+        weights = 4 * held + 2 * (whole + block)
+        sent += 4 * (of - 1) / of * 2 * n.matrices
+        if rank is None:
+            trained, gradients = held, 4 * block
+            sent -= (of - 1) / of * 4 * n.matrices
+    gradients, moments = gradients + 4 * trained, 8 * trained
     activations = tokens * config.layers * (d * config.hidden + f * config.ffn)
     found = {"weights": weights, "gradients": gradients, "moments": moments, "activations": activations}
     return {name: value / GB for name, value in {**found, "in all": sum(found.values()), "sent": sent}.items()}
 
 
 WAYS = {
-    "all weights, each device whole": (None, 1, False, "any script; PURE, Fine-mixing, MBTSAD"),
-    "all weights in parts (FSDP2 whole)": (None, 1, True, "not built"),
+    "all weights, each device whole": (None, 1, False, "any script, under a billion trained weights"),
+    "all weights, matrices in parts": (None, 1, True, "any script that trains by `fit`, from a billion on"),
     "MuScleLoRA, each device whole": (2, 2, False, "`musclelora.py`, under a billion frozen weights"),
     "MuScleLoRA, frozen weights in parts": (2, 2, True, "`musclelora.py`, from a billion on"),
 }
