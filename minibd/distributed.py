@@ -233,8 +233,9 @@ def sharded(model: nn.Module, dtype: torch.dtype = torch.float32, trained: bool 
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     # as autocast has it: a matrix is cast for its products, a norm's scale is not; gradients are summed in float32
-    policy = MixedPrecisionPolicy(cast_forward_inputs=False) if dtype == torch.float32 else MixedPrecisionPolicy(
-        param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    narrow = dtype != torch.float32
+    policy = MixedPrecisionPolicy(param_dtype=dtype if narrow else None, reduce_dtype=torch.float32 if narrow else None,
+                                  cast_forward_inputs=False)
     device = asked[0].device
     mesh, copies = init_device_mesh(device.type, (size(),)), nn.ModuleList()
     pairs, waiting = [], []
@@ -272,7 +273,7 @@ def gradient_norm(whole: Sequence[Tensor], shards: Sequence[Tensor] = ()) -> Ten
 
 
 def can_shard() -> bool:
-    """Whether this torch's fully_shard can leave out what is trained."""
+    """Whether this torch's fully_shard can leave out what is to stay whole."""
     try:
         from torch.distributed.fsdp import fully_shard
     except ImportError:

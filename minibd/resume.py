@@ -411,7 +411,8 @@ class Training:
         return [self.shards.cut(value) if p in self.shards else value for p, value in zip(self.trained, values)]
 
     def _changed(self, optimizer: dict[str, Any], change: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Any]:
-        """An optimizer's state_dict, `change` applied to the moments of shards: to a shard and its moment."""
+        """An optimizer's state_dict, `change` applied to the moments of shards: to a shard and its moment. A count of
+        steps, of no dimension, stays."""
         if not self.shards:
             return optimizer
         params = [p for group in self.optimizer.param_groups for p in group["params"]]

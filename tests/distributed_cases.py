@@ -96,7 +96,7 @@ class Stop(Exception):
     pass
 
 
-def gone_on_with(made: Callable[[], Checkpoint] = lambda: bert(0.2)) -> dict[str, Tensor]:
+def gone_on_with(start: Callable[[], Checkpoint] = lambda: bert(0.2)) -> dict[str, Tensor]:
     """Stopped before the sixth step, and gone on with from what the first process has kept for all."""
     folder, taken = Path(distributed.agreed(tempfile.mkdtemp())), Count()
 
@@ -106,7 +106,7 @@ def gone_on_with(made: Callable[[], Checkpoint] = lambda: bert(0.2)) -> dict[str
         return cross_entropy(model, batch)
 
     for going_on in (False, True):
-        ckpt, log = made(), StepLog(kept=Kept(folder / "kept", {}, 1, going_on))
+        ckpt, log = start(), StepLog(kept=Kept(folder / "kept", {}, 1, going_on))
         with suppress(Stop):
             fit(ckpt.model, TEXT, TEXT.encode(ROWS), stopping, Schedule(1e-2, 2, 3), seed=0, log=log,
                 score=lambda model: accuracy(model, TEXT, DEV))
@@ -204,15 +204,15 @@ class Halves(StepLog):
         assert not any(p.grad is not None for p in self.model.parameters() if hasattr(p, "to_local"))
 
 
-def all_in_parts(dtype: torch.dtype = torch.float32, clip: float = 1.0, turns: int = 0, again: bool = False,
-                 max_steps: int | None = None) -> dict[str, Tensor]:
+def all_in_parts(clip: float = 1.0, turns: int = 0, again: bool = False, max_steps: int | None = None
+                 ) -> dict[str, Tensor]:
     """A Llama all of whose weights are trained, its matrices in parts. max_steps: the log is full behind them."""
     ckpt = llama(attention_dropout=0.1)
     model, log, chosen = ckpt.model, Halves(ckpt.model, max_steps=max_steps), {}
     model.micro_batch, model.recompute = turns or None, again
     with everything_is_large(), suppress(StepLimit):
         fit(model, TEXT, TEXT.encode(ROWS + DEV[:1]), cross_entropy, Schedule(1e-2, 2, 5, clip=clip), seed=0, log=log,
-            score=lambda model: accuracy(model, TEXT, DEV), dtype=dtype, on_choice=chosen.__setitem__)
+            score=lambda model: accuracy(model, TEXT, DEV), on_choice=chosen.__setitem__)
     assert not any(hasattr(p, "to_local") for p in model.parameters())
     return seen(ckpt, log, best=torch.tensor(chosen.get("best_epoch", 0)))
 

@@ -60,15 +60,14 @@ def needed(config: LlamaConfig, rank: int | None, groups: int = 1, parts: bool =
     whole = n.all - n.matrices  # what each device holds, whatever is sharded
     block, held = n.matrices / config.layers, whole + n.matrices / of
     tokens = groups * TEXTS * TOKENS / DEVICES
-    weights, trained, sent = 6 * n.all, n.trained, 2 * (of - 1) / of * 4 * n.trained
-    gradients = 0.0
+    weights, gradients, moments = 6 * n.all, 4 * n.trained, 8 * n.trained
+    sent = 2 * (of - 1) / of * 4 * n.trained
     if parts:
         weights = 4 * held + 2 * (whole + block)
         sent += 4 * (of - 1) / of * 2 * n.matrices
         if rank is None:
-            trained, gradients = held, 4 * block
+            gradients, moments = 4 * (held + block), 8 * held
             sent -= (of - 1) / of * 4 * n.matrices
-    gradients, moments = gradients + 4 * trained, 8 * trained
     activations = tokens * config.layers * (d * config.hidden + f * config.ffn)
     found = {"weights": weights, "gradients": gradients, "moments": moments, "activations": activations}
     return {name: value / GB for name, value in {**found, "in all": sum(found.values()), "sent": sent}.items()}
