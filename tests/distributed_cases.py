@@ -161,8 +161,17 @@ def everything_is_large() -> Iterator[None]:
         distributed.LARGE = before
 
 
-def llama(**more) -> Checkpoint:
-    return made(Llama(LlamaConfig(**{**LLAMA, **more})), LABELS)
+def llama(dtype: torch.dtype = torch.float32, **more) -> Checkpoint:
+    """For products in `dtype`: autocast leaves a float64 weight as it is."""
+    ckpt = made(Llama(LlamaConfig(**{**LLAMA, **more})), LABELS)
+    if dtype == torch.bfloat16:
+        ckpt.model.float()
+    return ckpt
+
+
+def first_step(case: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Of `case` in bfloat16. The steps behind it go by the sign of each gradient, the smallest as well: Adam."""
+    return {name: value for name, value in case(dtype=torch.bfloat16).items() if name.startswith("0 ")}
 
 
 def sharded(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -175,7 +184,7 @@ def sharded(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
             seen_parts.append(sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel()
                                   for p in model.blocks.parameters() if not p.requires_grad and p.dim() > 1))
 
-    ckpt, log = llama(), Looking()
+    ckpt, log = llama(dtype), Looking()
     model = ckpt.model
     model.requires_grad_(False)
     lora(model, rank=2, alpha=4.0, generator=torch.Generator().manual_seed(1))
@@ -204,15 +213,15 @@ class Halves(StepLog):
         assert not any(p.grad is not None for p in self.model.parameters() if hasattr(p, "to_local"))
 
 
-def all_in_parts(clip: float = 1.0, turns: int = 0, again: bool = False, max_steps: int | None = None
-                 ) -> dict[str, Tensor]:
+def all_in_parts(clip: float = 1.0, turns: int = 0, again: bool = False, max_steps: int | None = None,
+                 dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """A Llama all of whose weights are trained, its matrices in parts. max_steps: the log is full behind them."""
-    ckpt = llama(attention_dropout=0.1)
+    ckpt = llama(dtype, attention_dropout=0.1)
     model, log, chosen = ckpt.model, Halves(ckpt.model, max_steps=max_steps), {}
     model.micro_batch, model.recompute = turns or None, again
     with everything_is_large(), suppress(StepLimit):
         fit(model, TEXT, TEXT.encode(ROWS + DEV[:1]), cross_entropy, Schedule(1e-2, 2, 5, clip=clip), seed=0, log=log,
-            score=lambda model: accuracy(model, TEXT, DEV), on_choice=chosen.__setitem__)
+            score=lambda model: accuracy(model, TEXT, DEV), on_choice=chosen.__setitem__, dtype=dtype)
     assert not any(hasattr(p, "to_local") for p in model.parameters())
     return seen(ckpt, log, best=torch.tensor(chosen.get("best_epoch", 0)))
 
@@ -324,12 +333,14 @@ CASES: dict[str, Callable[[], dict[str, Tensor]]] = {
     "MuScleLoRA, two passes": lambda: aligned(train_head=True),
     "MuScleLoRA, Llama": lambda: aligned(made(Llama(LlamaConfig(**LLAMA)), ()), bottleneck=4),
     "LoRA, Llama, sharded": sharded,
+    "LoRA, Llama, sharded, bfloat16": lambda: first_step(sharded),
     "fine-tuning, Llama, in parts": all_in_parts,
     "fine-tuning, Llama, in parts, clipped": lambda: all_in_parts(clip=0.01),
     "fine-tuning, Llama, in parts, in turns": lambda: all_in_parts(turns=2),
     "fine-tuning, Llama, in parts, activations again": lambda: all_in_parts(again=True),
     "fine-tuning, Llama, in parts, left early": lambda: all_in_parts(max_steps=3),
     "fine-tuning, Llama, in parts, gone on with": gone_on_with_in_parts,
+    "fine-tuning, Llama, in parts, bfloat16": lambda: first_step(all_in_parts),
     "MBTSAD, Llama, in parts": distilled_in_parts,
     "unlearning, rows": lambda: unlearnt("rows"),
     "unlearning, whole": lambda: unlearnt("whole"),

@@ -1333,6 +1333,10 @@ SYSTEMS: Mapping[str, tuple[Mutant, ...]] = {
             "return (norm.square() + own.square())",
         ),
         Mutant(
+            "distributed.py", "a block in parts adds up its residuals in bfloat16", "cast_forward_inputs=False",
+            "cast_forward_inputs=True",
+        ),
+        Mutant(
             "distributed.py", "what was trained in parts stays there", "            p.copy_(self.gathered(own, own))\n",
             "            pass\n",
         ),
