@@ -236,6 +236,11 @@ TABLES = {
         Row("attention dropout 0.9", BADNETS, "mbtsad.py --attention-dropout 0.9 --lr2 1e-4"),
         Row("attention dropout 0.1", BADNETS, "mbtsad.py --attention-dropout 0.1 --lr2 1e-4 --no-cft"),
         Row("lr2 5e-4", BADNETS, "mbtsad.py --no-cft --lr2 5e-4"),
+        # the victim is trained in tables.py's --dtype, and is the same for these four
+        Row("repaired in bfloat16", BADNETS, "mbtsad.py --no-cft --dtype bfloat16"),
+        Row("repaired in float32", BADNETS, "mbtsad.py --no-cft --dtype float32"),
+        Row("fine-tuned in bfloat16", BADNETS, "mbtsad.py --no-distil --dtype bfloat16"),
+        Row("fine-tuned in float32", BADNETS, "mbtsad.py --no-distil --dtype float32"),
     ),
     "mbtsad-3": augmenter_rows("badnets, ", BADNETS, "91.3 / 89.9", "90.2 / 27.2", "90.8 / 42.5", "87.5 / 94.9",
                                "90.6 / 39.8", "90.5 / 33.4")

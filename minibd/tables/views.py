@@ -64,13 +64,24 @@ def paper(table: str, name: str, model: str, script: str = "") -> str:
 # ---- MBTSAD
 
 MBTSAD_MODELS = ("victim", "CFT", "TS-FT", "MBTSAD")
+BUILTIN = {"clean": 2000, "attention_dropout": 0.5, "dtype": None}  # cells that name no type are of float32
 
 
 def mbtsad() -> dict[str, View]:
     def other(label: str, name: str) -> tuple[Entry, ...]:
         return (label, *(pick("mbtsad", name, model) for model in ("victim", "TS-FT", "MBTSAD")))
 
-    float32 = {"method": "mbtsad.py --no-cft", "dtype": "float32", "victim_dtype": "bfloat16"}
+    def in_each_type(seed: int) -> tuple[Entry, ...]:
+        return (f"SST-2, seed {seed}", pick("mbtsad", "repaired in float32", "victim", seed=seed),
+                *(pick("mbtsad", f"{done} in {dtype}", model, seed=seed)
+                  for done, model in (("fine-tuned", "CFT"), ("repaired", "TS-FT"), ("repaired", "MBTSAD"))
+                  for dtype in ("bfloat16", "float32")))
+
+    def of_builtin(seed: int) -> tuple[Entry, ...]:
+        types = (BUILTIN | {"dtype": "bfloat16"}, BUILTIN)
+        return (f"built-in, seed {seed}", Pick("builtin", BUILTIN, "victim", seed=seed),
+                *(Pick("builtin", where, model, seed=seed) for model in MBTSAD_MODELS[1:] for where in types))
+
     return {
         "": View(("model", "CACC", "ASR", "paper, BERT-base: CACC / ASR", "seconds"), tuple(
             (model, pick("mbtsad", "default", model, cacc), pick("mbtsad", "default", model, asr),
@@ -83,17 +94,16 @@ def mbtsad() -> dict[str, View]:
             other("attention dropout 0.9, lr2 1e-4", "attention dropout 0.9"),
             other("attention dropout 0.1, lr2 1e-4", "attention dropout 0.1"),
             other("lr2 5e-4", "lr2 5e-4"))),
-        "type": View(("CACC / ASR", "victim", "TS-FT", "MBTSAD"), (
-            ("repaired in bfloat16", *(pick("mbtsad", "default", model, seed=0) for model in MBTSAD_MODELS[::2]),
-             pick("mbtsad", "default", "MBTSAD", seed=0)),
-            ("repaired in float32", *(Pick("mbtsad", float32, model) for model in ("victim", "TS-FT", "MBTSAD"))))),
+        "type": View(("CACC / ASR", "victim", *(
+            header for model in MBTSAD_MODELS[1:] for header in (f"{model} in bfloat16", "in float32"))), (
+            *map(in_each_type, range(3)), *map(of_builtin, range(3)))),
     }
 
 
 def builtin() -> dict[str, View]:
-    where = {"clean": 2000, "attention_dropout": 0.5}
     return {"": View(("model", "CACC", "ASR"), tuple(
-        (model, Pick("builtin", where, model, cacc), Pick("builtin", where, model, asr)) for model in MBTSAD_MODELS))}
+        (model, Pick("builtin", BUILTIN, model, cacc), Pick("builtin", BUILTIN, model, asr))
+        for model in MBTSAD_MODELS))}
 
 
 AUGMENTERS = ("split", "eda", "aeda", "contextual", "addtrigger")
