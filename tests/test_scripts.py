@@ -722,7 +722,7 @@ def test_the_sweeps_of_musclelora_differ_in_their_setting_alone(here):
 
 
 def test_tables_refuses_rows_that_are_not_there(script, tiny_file, folder, tmp_path):
-    refused(script("tables.py", "mbtsad", "--rows", "9"), "--rows 9", "1 to 4", "1 default")
+    refused(script("tables.py", "mbtsad", "--rows", "9"), "--rows 9", "1 to 8", "1 default")
     refused(
         script("tables.py", "attacks", "--base", tiny_file, "--data", folder, "--rows", "14", "--work", tmp_path),
         "--proxy",
